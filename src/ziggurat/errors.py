@@ -1,0 +1,47 @@
+"""The errors that Ziggurat raises on purpose.
+
+A `UserError` is something that the user can mend: a command answers it with one message and exit status 2,
+without a traceback. Any other exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(ValueError):
+    """The user's input is wrong; the message lists every fault with its remedy.
+
+    Args:
+        faults: One sentence per fault: the rule, the offending values, the remedy.
+
+    Example:
+        >>> print(UserError(["epochs must be positive: got 0", "threads must be positive: got -1"]))
+        2 faults:
+          - epochs must be positive: got 0
+          - threads must be positive: got -1
+    """
+
+    def __init__(self, faults: str | Iterable[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__(self.faults)
+
+    def __str__(self) -> str:
+        if len(self.faults) == 1:
+            return self.faults[0]
+        return "\n  - ".join([f"{len(self.faults)} faults:", *self.faults])
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return a hint that names the known name most like `name`, or the known names if none is.
+
+    Example:
+        >>> nearest("batchsize", ["batch_size", "steps"])
+        "did you mean 'batch_size'?"
+    """
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    shown = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
+    return f"known: {shown}"

@@ -1,0 +1,1 @@
+"""Backbones, pyramids and heads: single-device code that knows of no worker."""

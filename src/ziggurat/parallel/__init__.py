@@ -1,0 +1,1 @@
+"""Workers, their start, and exact collectives: knows of no particular model."""

@@ -1,0 +1,1 @@
+"""Joins a model to a mesh: the only place that knows both."""

@@ -1,0 +1,1 @@
+"""Detection (and later classification and segmentation): loss shares, target assignment, decoding, metric."""
