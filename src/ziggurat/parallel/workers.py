@@ -62,7 +62,7 @@ class Workers:
 
         Communication: one broadcast of a pickled object.
         """
-        if self.size == 1:
+        if self.group is None:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=dist.get_global_rank(self.group, 0), group=self.group)
@@ -73,7 +73,7 @@ class Workers:
 
         Communication: one broadcast for each tensor.
         """
-        if self.size == 1:
+        if self.group is None:
             return
         source = dist.get_global_rank(self.group, 0)
         for tensor in tensors:
