@@ -1,0 +1,228 @@
+r"""The canonical sum: one fixed order of addition, whatever the number of workers.
+
+Every microbatch gives one leaf. The leaves are added in a binary tree over the microbatch index that depends on
+nothing but their number:
+
+    leaf   0   1   2   3   4   5   6   7        nodes of 8 leaves: spans [0,1) .. [7,8), [0,2), [2,4), [4,6),
+            \ /     \ /     \ /     \ /         [6,8), [0,4), [4,8), [0,8)
+             +       +       +       +
+              \     /         \     /           of 5 leaves: [0,4) as above, and [0,5) = [0,4) + [4,5)
+                 +               +
+                  \             /              3 workers of 3 + 3 + 2 leaves hold the subtrees
+                        +                      [0,2) [2,3)  |  [3,4) [4,6)  |  [6,8)
+
+Floating-point addition is not associative, so the tree, not the workers, decides who is added to whom. A worker
+folds the subtrees that lie within its own leaves; only their roots travel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.workers import Workers
+
+
+class Span(NamedTuple):
+    """The leaves ``[start, stop)``."""
+
+    start: int
+    stop: int
+
+
+def partition(num_leaves: int, num_workers: int) -> list[range]:
+    """Return the leaves of each worker: consecutive, as even as possible, the larger parts first.
+
+    Example:
+        >>> partition(8, 3)
+        [range(0, 3), range(3, 6), range(6, 8)]
+    """
+    small, larger = divmod(num_leaves, num_workers)
+    starts = [rank * small + min(rank, larger) for rank in range(num_workers + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]
+
+
+def children(span: Span) -> tuple[Span, Span]:
+    """Return the two nodes below a node with more than one leaf.
+
+    The left one holds the largest power of two that is smaller than the node.
+
+    Example:
+        >>> children(Span(0, 5))
+        (Span(start=0, stop=4), Span(start=4, stop=5))
+    """
+    left = 1 << ((span.stop - span.start - 1).bit_length() - 1)
+    middle = span.start + left
+    return Span(span.start, middle), Span(middle, span.stop)
+
+
+def subtrees(leaves: range, node: Span) -> list[Span]:
+    """Return the largest nodes at or below `node` that hold only `leaves`, from left to right.
+
+    Example:
+        >>> subtrees(range(3, 6), Span(0, 8))
+        [Span(start=3, stop=4), Span(start=4, stop=6)]
+    """
+    if leaves.stop <= node.start or node.stop <= leaves.start:
+        return []
+    if leaves.start <= node.start and node.stop <= leaves.stop:
+        return [node]
+    left, right = children(node)
+    return subtrees(leaves, left) + subtrees(leaves, right)
+
+
+def fold(roots: Mapping[Span, Tensor], node: Span) -> Tensor:
+    """Add the roots of subtrees in the order of the tree.
+
+    Args:
+        roots: The sums of disjoint subtrees that together make up `node`, all of one shape.
+        node: The node whose sum is wanted.
+
+    Returns:
+        The sum, in the memory of its leftmost root.
+    """
+    if node in roots:
+        return roots[node]
+    left, right = children(node)
+    return fold(roots, left).add_(fold(roots, right))
+
+
+class Accumulator:
+    """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
+
+    Holds at most ``log2`` of its number of leaves, plus one, tensors at a time.
+    """
+
+    def __init__(self, leaves: range, num_leaves: int) -> None:
+        self.node = Span(0, num_leaves)
+        self.roots: dict[Span, Tensor] = {}
+        self.expected = list(leaves)
+
+    def add(self, leaf: int, value: Tensor) -> None:
+        """Add the next leaf; its memory is taken over.
+
+        Raises:
+            ValueError: If leaves do not come in order.
+        """
+        if not self.expected or leaf != self.expected[0]:
+            raise ValueError(f"leaves must come in order: got {leaf}, expected {self.expected[:1]}")
+        self.expected.pop(0)
+        self.roots[Span(leaf, leaf + 1)] = value
+        done = range(next(iter(self.roots)).start, leaf + 1)
+        self.roots = {span: fold(self.roots, span) for span in subtrees(done, self.node)}
+
+
+class PendingSum:
+    """Turns each worker's subtree roots into the sum of all leaves, in three steps that leave time to compute.
+
+    The steps must be taken in the same order, relative to all other communication, on every worker.
+
+    Args:
+        roots: This worker's subtree roots, flat tensors of one length ``n``; none if it has no leaves.
+        partition_: The leaves of each worker.
+        num_leaves: Leaves of the whole tree, at least one.
+        workers: The workers of the axis.
+        like: Says length and type where this worker has no roots.
+
+    Placement: before, each worker holds the roots of its own leaves; after, every worker holds the same sum.
+
+    Communication: one all-to-all of slices (each worker receives slice ``rank`` of all roots, and adds them in
+    the order of the tree) and one all-gather: ``2 * n * (W - 1) / W`` elements sent by each worker where each
+    has one root, as in a ring all-reduce.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[Span, Tensor],
+        partition_: Sequence[range],
+        num_leaves: int,
+        workers: Workers,
+        like: Tensor | None = None,
+    ) -> None:
+        self.workers = workers
+        self.node = Span(0, num_leaves)
+        sample = next(iter(roots.values())) if roots else like
+        if sample is None:
+            raise ValueError("a worker without leaves must say what the sum looks like")
+        self.length = sample.numel()
+        if workers.group is None:
+            self.total = fold(roots, self.node)
+            return
+        self.spans = [subtrees(leaves, self.node) for leaves in partition_]
+        self.slice = -(-self.length // workers.size)
+        sent = sample.new_zeros((workers.size, len(roots), self.slice))
+        for place, span in enumerate(self.spans[workers.rank]):
+            _by_slices(sent[:, place], roots[span], self.slice)
+        counts = [len(spans) * self.slice for spans in self.spans]
+        self.received = sample.new_empty(sum(counts))
+        self.sent = sent
+        self.work = dist.all_to_all_single(
+            self.received, sent.view(-1), counts, [len(roots) * self.slice] * workers.size,
+            group=workers.group, async_op=True,
+        )  # fmt: skip
+
+    def add_slices(self) -> None:
+        """Wait for the slices, add them in the order of the tree, start the all-gather."""
+        if self.workers.group is None:
+            return
+        _wait(self.work)
+        spans = [span for of_worker in self.spans for span in of_worker]
+        roots = dict(zip(spans, self.received.view(-1, self.slice).unbind(), strict=True))
+        mine = fold(roots, self.node)
+        self.total = mine.new_empty(self.workers.size * self.slice)
+        self.work = dist.all_gather_into_tensor(self.total, mine, group=self.workers.group, async_op=True)
+
+    def result(self) -> Tensor:
+        """Wait for the all-gather and return the sum."""
+        if self.workers.group is None:
+            return self.total
+        _wait(self.work)
+        return self.total[: self.length]
+
+
+def _wait(work: dist.Work | None) -> None:
+    if work is not None:
+        work.wait()
+
+
+def _by_slices(place_Wn: Tensor, root: Tensor, length: int) -> None:
+    """Copy a flat tensor into rows of `length`; the last rows may be short or empty and stay zero."""
+    for row, piece in zip(place_Wn, root.split(length), strict=False):
+        row[: piece.numel()] = piece
+
+
+def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers) -> Tensor:
+    """Return the leaves of all workers, in order of their index.
+
+    Args:
+        leaves: This worker's leaves, shape ``(n, K)``; ``n`` is the length of its part and may be zero.
+        partition_: The leaves of each worker.
+        workers: The workers of the axis.
+
+    Returns:
+        Shape ``(num_leaves, K)``, the same on every worker.
+
+    Communication: one all-gather of ``max(n) * K`` elements for each worker.
+    """
+    if workers.group is None:
+        return leaves
+    longest = max(len(part) for part in partition_)
+    sent = leaves.new_zeros((longest, leaves.shape[1]))
+    sent[: len(leaves)] = leaves
+    received = leaves.new_empty((workers.size * longest, leaves.shape[1]))
+    dist.all_gather_into_tensor(received, sent, group=workers.group)
+    parts = received.view(workers.size, longest, -1)
+    return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
+
+
+def sum_leaves(leaves: Tensor) -> Tensor:
+    """Add the rows of `leaves`, shape ``(n, K)``, in the order of the tree; zeros where there are none."""
+    if not len(leaves):
+        return leaves.new_zeros(leaves.shape[1])
+    rows = leaves.clone().unbind()
+    return fold({Span(i, i + 1): row for i, row in enumerate(rows)}, Span(0, len(rows)))

@@ -1,0 +1,198 @@
+"""The gradient of the global batch by the canonical sum, bucket by bucket, while the last backward pass runs.
+
+    backward of the worker's last microbatch:   ... layer4 ......... layer3 ......... layer2 ......... stem
+    bucket 0 (last layers) complete:                |-- all-to-all --|-- all-gather --|
+    bucket 1                                                         |-- all-to-all --|-- all-gather --|
+
+Buckets hold the parameters in reverse order, as backward reaches them. They are exchanged in the order of their
+number on every worker, so the communication of all workers matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.parallel.canonical import Accumulator, PendingSum, partition
+from ziggurat.parallel.workers import Workers
+
+BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
+
+
+class GradientSum:
+    """Collects one gradient leaf per microbatch and leaves their canonical sum in every ``parameter.grad``.
+
+    A parameter that a backward pass does not reach takes part with zeros.
+
+    Args:
+        parameters: The parameters that require a gradient, in the model's order.
+        workers: The workers of the data parallel axis.
+        bucket_bytes: Size of the pieces that are exchanged at a time.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> gradients = GradientSum(layer.parameters(), Workers())
+        >>> gradients.start(num_leaves=2)
+        >>> for leaf, image in enumerate(torch.eye(2)):
+        ...     with gradients.leaf(leaf):
+        ...         layer(image).backward()
+        >>> gradients.finish()
+        >>> layer.weight.grad
+        tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.workers = workers
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.buckets = [_Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
+        self.hooks = [
+            parameter.register_post_accumulate_grad_hook(partial(self._take, bucket))
+            for bucket in self.buckets
+            for parameter in bucket.parameters
+        ]
+        self.current: int | None = None
+
+    def start(self, num_leaves: int) -> None:
+        """Begin a step whose global batch has `num_leaves` microbatches."""
+        self.num_leaves = num_leaves
+        self.partition = partition(num_leaves, self.workers.size)
+        self.mine = self.partition[self.workers.rank]
+        self.pending: list[PendingSum] = []
+        for bucket in self.buckets:
+            bucket.sum = Accumulator(self.mine, num_leaves)
+        if not self.mine:
+            self._exchange_complete_buckets()
+
+    @contextmanager
+    def leaf(self, index: int) -> Iterator[None]:
+        """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`."""
+        self.current = index
+        yield
+        for bucket in self.buckets:
+            if not bucket.complete:
+                self._fold(bucket)
+        for bucket in self.buckets:
+            bucket.complete = False
+        self.current = None
+
+    def finish(self) -> None:
+        """Wait for all buckets and set every ``parameter.grad`` to its sum."""
+        if self.pending:
+            self.pending[-1].add_slices()
+        for bucket, pending in zip(self.buckets, self.pending, strict=True):
+            for parameter, gradient in zip(bucket.parameters, bucket.views(pending.result()), strict=True):
+                parameter.grad = gradient
+        self.pending = []
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _take(self, bucket: _Bucket, parameter: Tensor) -> None:
+        """Move one parameter's gradient into the leaf of its bucket (called by autograd)."""
+        if self.current is None:
+            return
+        bucket.take(parameter)
+        if bucket.is_full:
+            self._fold(bucket)
+
+    def _fold(self, bucket: _Bucket) -> None:
+        """Add the bucket's leaf to its sum; after the last leaf, exchange all that is complete."""
+        assert self.current is not None and bucket.sum is not None
+        bucket.sum.add(self.current, bucket.pop_leaf())
+        bucket.complete = True
+        if self.current == self.mine[-1]:
+            self._exchange_complete_buckets()
+
+    def _exchange_complete_buckets(self) -> None:
+        while len(self.pending) < len(self.buckets):
+            bucket = self.buckets[len(self.pending)]
+            if self.mine and not bucket.complete:
+                return
+            if self.pending:
+                self.pending[-1].add_slices()
+            assert bucket.sum is not None
+            like = bucket.parameters[0].new_empty(bucket.length)
+            self.pending.append(
+                PendingSum(bucket.sum.roots, self.partition, self.num_leaves, self.workers, like)
+            )
+            bucket.sum = None
+
+
+class _Bucket:
+    """Some parameters, and the flat memory of their gradients in the memory format of the parameters."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
+        self.length = sum(parameter.numel() for parameter in parameters)
+        self.sum: Accumulator | None = None
+        self.complete = False
+        self.places: list[Tensor] = []
+        self.taken: set[int] = set()
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Return one view of `flat` for each parameter, with its shape and strides."""
+        views, offset = [], 0
+        for parameter in self.parameters:
+            dense = parameter.is_non_overlapping_and_dense()  # type: ignore[attr-defined] # not in the stubs
+            strides = parameter.stride() if dense else torch.empty(parameter.shape, device="meta").stride()
+            views.append(flat.as_strided(parameter.shape, strides, offset))
+            offset += parameter.numel()
+        return views
+
+    def take(self, parameter: Tensor) -> None:
+        """Move ``parameter.grad`` to its place in the leaf.
+
+        Raises:
+            RuntimeError: If one backward pass delivers a second gradient (reentrant checkpointing does).
+        """
+        place = self.index[id(parameter)]
+        if place in self.taken:
+            raise RuntimeError(
+                "a parameter received two gradients in one backward pass; "
+                "use torch.utils.checkpoint with use_reentrant=False"
+            )
+        if not self.taken:
+            self.flat = parameter.new_empty(self.length)
+            self.places = self.views(self.flat)
+        assert parameter.grad is not None
+        self.places[place].copy_(parameter.grad)
+        parameter.grad = None
+        self.taken.add(place)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.taken) == len(self.parameters)
+
+    def pop_leaf(self) -> Tensor:
+        """Return the leaf, with zeros where no gradient came."""
+        if not self.taken:
+            return self.parameters[0].new_zeros(self.length)
+        for place, view in enumerate(self.places):
+            if place not in self.taken:
+                view.zero_()
+        self.taken = set()
+        self.places = []
+        return self.flat
+
+
+def _bucket_groups(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
+    """Cut the reversed list of parameters into groups of one type and device, of about `bucket_bytes`."""
+    groups: list[list[nn.Parameter]] = []
+    size = 0
+    kind: Callable[[nn.Parameter], object] = lambda parameter: (parameter.dtype, parameter.device)  # noqa: E731
+    for parameter in reversed(parameters):
+        if not groups or size >= bucket_bytes or kind(parameter) != kind(groups[-1][0]):
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    return groups

@@ -1,0 +1,40 @@
+"""Every test starts from the same seed and leaves no process group, process, thread or environment behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
+
+
+@pytest.fixture(autouse=True)
+def leave_no_trace() -> Iterator[None]:
+    environment = dict(os.environ)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    assert not dist.is_initialized(), "the test left a process group behind"
+    assert not multiprocessing.active_children(), "the test left a process behind"
+    assert torch.get_num_threads() == 1, "the test changed the number of threads"
+    changed = {name for name in os.environ if environment.get(name) != os.environ[name]}
+    assert changed <= {"PYTEST_CURRENT_TEST"}, f"the test changed the environment: {changed}"
+
+
+@pytest.fixture(scope="session")
+def trees() -> Path:
+    """The folder of the tree-crown data set, or a skip with the reason."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "trees"
+    folder = Path(os.environ.get("ZIGGURAT_TREES", default))
+    if not (folder / "train.json").is_file():
+        pytest.skip(f"the tree-crown data set is not at {folder}; set ZIGGURAT_TREES to its folder")
+    return folder
