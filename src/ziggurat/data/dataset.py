@@ -1,0 +1,219 @@
+"""What a detection data set is, and the compact form in which the user's data sets are held.
+
+Boxes, names and sizes live in flat arrays, not in one Python object each: forked loader processes share their
+pages, and a data set of a million boxes takes tens of megabytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ziggurat.data.batch import Objects
+from ziggurat.data.images import read_image
+from ziggurat.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What is known of an image without decoding it.
+
+    Attributes:
+        name: As in the annotations.
+        image_id: As in the annotation file, else counted from 1.
+        height: Rows, upright.
+        width: Columns, upright.
+    """
+
+    name: str
+    image_id: int
+    height: int
+    width: int
+
+
+class DetectionDataset(Protocol):
+    """Images with boxes and labels."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names; an index into them is a label."""
+        ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """COCO category id of each label; from 1 where the format has none."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def record(self, index: int) -> ImageRecord:
+        """Return what is known of an image, without decoding it."""
+        ...
+
+    def objects(self, index: int) -> Objects:
+        """Return the objects of an image, in its pixels."""
+        ...
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+        ...
+
+
+class PackedStrings:
+    """Many strings in two arrays.
+
+    Example:
+        >>> PackedStrings(["p3", "", "größer"])[2]
+        'größer'
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        parts = [string.encode("utf-8", "surrogateescape") for string in strings]
+        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        start, end = self._ends[index], self._ends[index + 1]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of all images, ordered by image, ``M`` in all.
+
+    Attributes:
+        ends: Boxes ``ends[i]`` to ``ends[i + 1]`` belong to image ``i``; int64, shape ``(images + 1,)``.
+        xyxy: Corners in pixels of the image, float32, shape ``(M, 4)``.
+        labels: Indices into the class names, int64, shape ``(M,)``.
+        areas: The object's area in pixels as the annotation gives it, else its box's, float32, shape ``(M,)``.
+        crowd: Whether the box holds a crowd rather than one object, bool, shape ``(M,)``.
+    """
+
+    ends: np.ndarray
+    xyxy: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+
+class FileDataset:
+    """A data set of image files, whatever the format of its annotations was.
+
+    Args:
+        classes: Name of each label.
+        category_ids: COCO category id of each label.
+        names: Name of each image, as in the annotations.
+        paths: File of each image.
+        image_ids: Id of each image, int64, shape ``(images,)``.
+        sizes: Rows and columns of each image, int64, shape ``(images, 2)``.
+        boxes: The boxes of all images.
+        max_pixels: Images with more pixels are refused.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        category_ids: tuple[int, ...],
+        names: Sequence[str],
+        paths: Sequence[str],
+        image_ids: np.ndarray,
+        sizes: np.ndarray,
+        boxes: Boxes,
+        max_pixels: int,
+    ) -> None:
+        self.classes = classes
+        self.category_ids = category_ids
+        self._names = PackedStrings(names)
+        self._paths = PackedStrings(paths)
+        self._image_ids = image_ids
+        self._sizes = sizes
+        self._boxes = boxes
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def record(self, index: int) -> ImageRecord:
+        """Return what is known of image `index`."""
+        height, width = self._sizes[index].tolist()
+        return ImageRecord(self._names[index], int(self._image_ids[index]), height, width)
+
+    def path(self, index: int) -> Path:
+        """Return the file of image `index`."""
+        return Path(self._paths[index])
+
+    def objects(self, index: int) -> Objects:
+        """Return the objects of image `index` that a detector is trained on: those that are no crowd."""
+        every, crowd = self.all_objects(index), self.crowd(index)
+        return Objects(every.boxes_xyxy[~crowd], every.labels[~crowd])
+
+    def all_objects(self, index: int) -> Objects:
+        """Return every annotation of image `index`, with crowds."""
+        rows = self._rows(index)
+        return Objects(torch.tensor(self._boxes.xyxy[rows]), torch.tensor(self._boxes.labels[rows]))
+
+    def crowd(self, index: int) -> Tensor:
+        """Return which of `all_objects` are crowds, bool, shape ``(N,)``."""
+        return torch.tensor(self._boxes.crowd[self._rows(index)])
+
+    def areas(self, index: int) -> Tensor:
+        """Return the area of each of `all_objects` in pixels, float32, shape ``(N,)``."""
+        return torch.tensor(self._boxes.areas[self._rows(index)])
+
+    def image(self, index: int) -> Tensor:
+        """Decode image `index`: RGB, uint8, shape ``(3, H, W)``.
+
+        Raises:
+            UserError: If it cannot be decoded, or is not of the size that its annotations are for.
+        """
+        image = read_image(self.path(index), self._max_pixels)
+        rows, columns = self._sizes[index].tolist()
+        if image.shape[1:] != (rows, columns):
+            raise UserError(
+                f"the image {self.path(index)} has {image.shape[2]} x {image.shape[1]} pixels, its annotations say "
+                f"{columns} x {rows}: correct the size or replace the image"
+            )
+        return image
+
+    def _rows(self, index: int) -> slice:
+        return slice(self._boxes.ends[index], self._boxes.ends[index + 1])
+
+
+class ImageCache:
+    """Keeps the images that were used last, within a number of bytes; each process has its own.
+
+    Args:
+        load: Makes the image of an index.
+        max_bytes: Most bytes that are kept; 0 keeps nothing.
+    """
+
+    def __init__(self, load: Callable[[int], Tensor], max_bytes: int) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._images: OrderedDict[int, Tensor] = OrderedDict()
+        self.bytes = 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return image `index`; it is shared and must not be written to."""
+        if index in self._images:
+            self._images.move_to_end(index)
+            return self._images[index]
+        image = self._load(index)
+        if image.nbytes <= self._max_bytes:
+            self._images[index] = image
+            self.bytes += image.nbytes
+        while self.bytes > self._max_bytes:
+            self.bytes -= self._images.popitem(last=False)[1].nbytes
+        return image

@@ -1,0 +1,63 @@
+"""The samples that a detector is trained on: random crops, each a pure function of (seed, epoch, sample)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ziggurat.config import DataConfig
+from ziggurat.data.batch import Sample, SampleId
+from ziggurat.data.dataset import DetectionDataset, ImageCache
+from ziggurat.data.randomness import Purpose, keyed_generator
+from ziggurat.data.transforms import augment_image, augment_objects, draw_augmentation, resize_factor
+
+
+class TrainingSamples:
+    """Augmented crops of a data set.
+
+    A large image counts for as many samples as crops fit into its area, so that an epoch sees about every pixel
+    once, and objects are seen equally often in large and in small images.
+
+    Args:
+        dataset: The images.
+        config: The crop, and what may happen to it.
+        seed: The run's seed.
+    """
+
+    def __init__(self, dataset: DetectionDataset, config: DataConfig, seed: int) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.seed = seed
+        counts = [self._samples_of(index) for index in range(len(dataset))]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._images = ImageCache(dataset.image, config.cache_bytes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def image_index(self, sample: int) -> int:
+        """Return the image that sample number `sample` is cut from."""
+        return int(np.searchsorted(self._ends, sample, side="right"))
+
+    def sample(self, id: SampleId) -> Sample:
+        """Return one sample: the same bits in every process, in every order.
+
+        Returns:
+            A crop of ``(3, crop, crop)``, uint8, and its objects.
+
+        Raises:
+            UserError: If the image cannot be decoded.
+        """
+        index = self.image_index(id.sample)
+        record = self.dataset.record(index)
+        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
+        augmentation = draw_augmentation(generator, record.height, record.width, self.config)
+        image = augment_image(self._images[index], augmentation, self.config.crop)
+        objects = augment_objects(
+            self.dataset.objects(index), augmentation, self.config.crop, self.config.min_visible
+        )
+        return Sample(id, image, objects)
+
+    def _samples_of(self, index: int) -> int:
+        record = self.dataset.record(index)
+        factor = resize_factor(record.height, record.width, self.config.resize, self.config.resize_limit)
+        return max(1, round(record.height * record.width * factor**2 / self.config.crop**2))
