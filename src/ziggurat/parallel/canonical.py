@@ -175,7 +175,7 @@ class PendingSum:
         roots = dict(zip(spans, self.received.view(-1, self.slice).unbind(), strict=True))
         mine = fold(roots, self.node)
         self.total = mine.new_empty(self.workers.size * self.slice)
-        self.work = dist.all_gather_into_tensor(self.total, mine, group=self.workers.group, async_op=True)
+        self.work = dist.all_gather_single(self.total, mine, group=self.workers.group, async_op=True)
 
     def result(self) -> Tensor:
         """Wait for the all-gather and return the sum."""
@@ -215,8 +215,8 @@ def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers)
     sent = leaves.new_zeros((longest, leaves.shape[1]))
     sent[: len(leaves)] = leaves
     received = leaves.new_empty((workers.size * longest, leaves.shape[1]))
-    dist.all_gather_into_tensor(received, sent, group=workers.group)
-    parts = received.view(workers.size, longest, -1)
+    dist.all_gather_single(received, sent, group=workers.group)
+    parts = received.view(workers.size, longest, leaves.shape[1])
     return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
 
 

@@ -66,8 +66,8 @@ class GradientSum:
         self.pending: list[PendingSum] = []
         for bucket in self.buckets:
             bucket.sum = Accumulator(self.mine, num_leaves)
-        if not self.mine:
-            self._exchange_complete_buckets()
+            for parameter in bucket.parameters:
+                parameter.grad = None  # else autograd would add to the sum of the step before
 
     @contextmanager
     def leaf(self, index: int) -> Iterator[None]:
@@ -83,6 +83,7 @@ class GradientSum:
 
     def finish(self) -> None:
         """Wait for all buckets and set every ``parameter.grad`` to its sum."""
+        self._exchange_complete_buckets()  # a worker without microbatches has had no occasion before
         if self.pending:
             self.pending[-1].add_slices()
         for bucket, pending in zip(self.buckets, self.pending, strict=True):
@@ -114,11 +115,10 @@ class GradientSum:
     def _exchange_complete_buckets(self) -> None:
         while len(self.pending) < len(self.buckets):
             bucket = self.buckets[len(self.pending)]
-            if self.mine and not bucket.complete:
+            if bucket.sum is None or (self.mine and not bucket.complete):
                 return
             if self.pending:
                 self.pending[-1].add_slices()
-            assert bucket.sum is not None
             like = bucket.parameters[0].new_empty(bucket.length)
             self.pending.append(
                 PendingSum(bucket.sum.roots, self.partition, self.num_leaves, self.workers, like)
@@ -142,8 +142,7 @@ class _Bucket:
         """Return one view of `flat` for each parameter, with its shape and strides."""
         views, offset = [], 0
         for parameter in self.parameters:
-            dense = parameter.is_non_overlapping_and_dense()  # type: ignore[attr-defined] # not in the stubs
-            strides = parameter.stride() if dense else torch.empty(parameter.shape, device="meta").stride()
+            strides = torch.empty_like(parameter, device="meta").stride()  # dense, in the same order
             views.append(flat.as_strided(parameter.shape, strides, offset))
             offset += parameter.numel()
         return views

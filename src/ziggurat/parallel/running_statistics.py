@@ -2,7 +2,7 @@
 
 In training a batch norm uses the statistics of its microbatch, and adds them to its running statistics. The order
 of these additions is that of the microbatches, whatever worker computes which: with momentum ``m`` and the
-statistics ``s_i`` of microbatch ``i``, ``r <- (1 - m) * r + m * s_i`` for ``i = 0, 1, ...``.
+statistics ``s_i`` of microbatch ``i``, ``r <- r + m * (s_i - r)`` for ``i = 0, 1, ...``.
 
 While a step runs, the momentum of each layer is 1, so that a forward pass leaves the statistics of its microbatch
 in the layer's own buffers (repeating the forward pass, as activation checkpointing does, changes nothing).
@@ -70,11 +70,19 @@ class RunningStatistics:
         running = self.before
         for i, leaf in enumerate(leaves):
             running = torch.lerp(running, leaf, self._weights(i, running))
+        self._write(running, num_leaves)
+
+    def abandon(self) -> None:
+        """Go back to the running statistics from before the step."""
+        if self.layers:
+            self._write(self.before, 0)
+
+    def _write(self, running: Tensor, num_new: int) -> None:
         for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
             buffer.copy_(value)
         for layer, momentum, batches in zip(self.layers, self.momenta, self.batches, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches + num_leaves)  # type: ignore[union-attr]
+            layer.num_batches_tracked.copy_(batches + num_new)  # type: ignore[union-attr]
         self.leaves = []
 
     def _weights(self, leaf: int, like: Tensor) -> Tensor:

@@ -1,0 +1,187 @@
+"""The commands: each reads its arguments, builds a config, and calls one function.
+
+With ``--json`` the last line of standard output is one JSON object; progress goes to standard error. Exit status 0:
+done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ziggurat.errors import UserError
+
+DONE, NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+RUN_FLAGS: dict[str, tuple[str, str]] = {
+    "--task": ("task", "detect"),
+    "--model": ("model.name", "HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn; BACKBONE is any timm name"),
+    "--plan": ("plan", "degrees of the mesh axes, such as dp=2 (default: every device)"),
+    "--epochs": ("train.epochs", "passes over the data"),
+    "--steps": ("train.steps", "optimizer steps, instead of epochs"),
+    "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
+    "--microbatches": (
+        "train.microbatches",
+        "pieces that the batch is cut into (default: number of workers)",
+    ),
+    "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
+    "--dtype": ("dtype", "bf16 or fp32"),
+    "--seed": ("seed", "keys every random choice"),
+    "--weights": ("model.weights", "weights to start from: safetensors, a torch file, or lite0"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = build_parser().parse_args(arguments)
+    from ziggurat.parallel.launch import Interrupted, WorkerFailed  # imports PyTorch: only after --help
+
+    try:
+        status, result = options.command(options)
+    except UserError as error:
+        print(f"ziggurat: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except WorkerFailed as error:
+        print(f"ziggurat: {error}", file=sys.stderr)
+        return NO
+    except (Interrupted, KeyboardInterrupt):
+        print("ziggurat: interrupted; all workers have ended", file=sys.stderr)
+        return INTERRUPTED
+    if options.json and result is not None:
+        print(json.dumps(result), flush=True)
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="ziggurat",
+        description="Parallel training and inference of pyramid neural networks.",
+        epilog="`ziggurat COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: Callable[..., Any], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(command=function)
+        command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        return command
+
+    demo = add("demo", _demo, "train, evaluate and draw on the embedded data set")
+    _add_settings(demo, ["--task", "--plan"])
+    demo.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/demo-N)")
+
+    train = add("train", _train, "train a model")
+    train.add_argument("data", metavar="DATA", nargs="?", help="a folder, an annotation file, or digits")
+    _add_settings(train, list(RUN_FLAGS))
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/detect-N)")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
+    train.add_argument("--config", metavar="FILE", help="settings as YAML, such as a run's config.yaml")
+
+    evaluate = add("evaluate", _evaluate, "measure a trained run on a data set")
+    evaluate.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    evaluate.add_argument("data", metavar="DATA", help="a folder, an annotation file, or digits")
+    _add_settings(evaluate, ["--plan", "--threads"])
+
+    predict = add("predict", _predict, "find objects in images: COCO results and pictures")
+    predict.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
+    _add_settings(predict, ["--plan", "--threads"])
+    predict.add_argument("--out", metavar="DIR", type=Path, help="default: the run's predictions")
+
+    check = add("check", _check, "list every fault of a data set")
+    check.add_argument("data", metavar="DATA", help="a folder or an annotation file")
+
+    models = add("models", _models, "list what can be built")
+    models.add_argument("--filter", metavar="TEXT", default="", help="only names that hold this text")
+    return parser
+
+
+def _add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
+    for flag in flags:
+        name, text = RUN_FLAGS[flag]
+        command.add_argument(flag, dest=f"setting:{name}", metavar=flag[2:].upper(), help=text)
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting (docs/settings.md)"
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the command line by their dotted names; flags win over ``--set``."""
+    settings: dict[str, Any] = {}
+    faults = []
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            faults.append(f"--set takes key=value: got '{item}'")
+        settings[key.strip()] = value.strip()
+    if faults:
+        raise UserError(faults)
+    given = {name.removeprefix("setting:"): value for name, value in vars(options).items() if ":" in name}
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def _train(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.start import start_training
+
+    return DONE, start_training(
+        options.data, _settings(options), options.out, resume=options.resume, config_file=options.config
+    )
+
+
+def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.demo import run_demo
+
+    return DONE, run_demo(_settings(options), options.out)
+
+
+def _evaluate(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.start import start_evaluation
+
+    result = start_evaluation(options.run, options.data, _settings(options))
+    if result is not None and not options.json:
+        for name, value in result["metrics"].items():
+            print(f"{name}: {value}")
+    return DONE, result
+
+
+def _predict(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.start import start_prediction
+
+    result = start_prediction(options.run, options.images, options.out, _settings(options))
+    if result is not None and not options.json:
+        print(f"{result['images']} images in {result['seconds']:.1f} s: {result['predictions']}")
+    return DONE, result
+
+
+def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.config import DataConfig
+    from ziggurat.data.formats import find_faults
+
+    faults, summary = find_faults(options.data, DataConfig().max_pixels)
+    result = {
+        "ok": not faults,
+        **summary,
+        "faults": [{"file": fault.file, "id": fault.id, "fault": fault.fault} for fault in faults],
+    }
+    if not options.json:
+        for fault in faults:
+            print(f"{fault.file}{'' if fault.id is None else f' [{fault.id}]'}: {fault.fault}")
+        print(", ".join(f"{name} {value}" for name, value in summary.items()) + f": {len(faults)} faults")
+    return (NO if faults else DONE), result
+
+
+def _models(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.models.catalogue import list_models
+
+    rows = [row for row in list_models() if options.filter in row["name"]]
+    if not options.json:
+        for row in rows:
+            print(
+                f"{row['name']:45} {row['task']:8} {row['parameters'] / 1e6:8.1f} M  {', '.join(row['plans'])}"
+            )
+    return DONE, {"models": rows}

@@ -1,0 +1,102 @@
+"""What a run says: a line per step in ``metrics.jsonl``, TensorBoard events, ``log.txt`` and a progress bar.
+
+Only the first worker speaks; on the others every call does nothing. Progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """The log of one run.
+
+    Args:
+        folder: The run's folder.
+        num_steps: Steps of the whole run.
+        first_step: Steps that are done already; later lines of ``metrics.jsonl`` are cut off.
+        active: Whether this worker speaks.
+    """
+
+    def __init__(self, folder: Path, num_steps: int, first_step: int, active: bool) -> None:
+        self.active = active
+        if not active:
+            return
+        self.console = Console(stderr=True)
+        self.text = (folder / "log.txt").open("a", encoding="utf-8")
+        self.metrics = _continue_lines(folder / "metrics.jsonl", first_step).open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        self.progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
+            console=self.console, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.bar = self.progress.add_task("train", total=num_steps, completed=first_step, rate="", loss="")
+        self.num_steps = num_steps
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self.active:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.active:
+            self.progress.stop()
+            self.text.close()
+            self.metrics.close()
+            self.board.close()  # type: ignore[no-untyped-call]
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar, and keep it in ``log.txt``."""
+        if self.active:
+            self.progress.console.print(message, highlight=False, markup=False)
+            self.text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+            self.text.flush()
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Record one step: ``step`` (from 1), ``loss``, ``images_per_second`` and any further numbers."""
+        if not self.active:
+            return
+        self._record(values, "train")
+        rate, loss = f"{values['images_per_second']:.2f} images/s", f"loss {values['loss']:.4f}"
+        self.progress.update(self.bar, completed=values["step"], rate=rate, loss=loss)
+        if self.progress.disable and (
+            time.monotonic() - self.last_line > 10 or values["step"] in (1, self.num_steps)
+        ):
+            self.last_line = time.monotonic()
+            self.say(f"step {values['step']}/{self.num_steps}  {rate}  {loss}  lr {values['lr']:.2e}")
+
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """Record the metrics of an evaluation after `step` steps."""
+        if self.active:
+            self._record({"step": step, **metrics}, "val")
+            shown = {name: value for name, value in metrics.items() if isinstance(value, float)}
+            self.say("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+
+    def _record(self, values: dict[str, Any], kind: str) -> None:
+        self.metrics.write(json.dumps({"kind": kind, **values}) + "\n")
+        self.metrics.flush()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self.board.add_scalar(f"{kind}/{name}", value, values["step"])  # type: ignore[no-untyped-call]
+
+
+def _continue_lines(path: Path, first_step: int) -> Path:
+    """Drop the lines of steps after `first_step`, which will be taken again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= first_step]
+        path.write_text("".join(kept), encoding="utf-8")
+    return path

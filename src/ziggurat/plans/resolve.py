@@ -1,0 +1,122 @@
+"""Completing a run's configuration: what the user left open is decided once, before any process starts.
+
+Plan, microbatches and threads are part of the resolved config, so that a run can be repeated, or go on, elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from ziggurat.config import RunConfig, range_faults
+from ziggurat.errors import UserError
+from ziggurat.plans.plan import Plan, parse_plan
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cuda`` or ``cpu`` for a setting that may be ``auto``.
+
+    Raises:
+        UserError: If ``cuda`` is asked for and there is no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, and PyTorch finds no GPU here: use device=cpu or device=auto")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def resolve_plan(text: str, device: str, world: int | None) -> Plan:
+    """Return the plan; without one, every device (every core where there is no GPU) as dp.
+
+    Args:
+        text: The user's plan, or nothing.
+        device: ``cpu`` or ``cuda``.
+        world: Workers of the world that torchrun has made, or None.
+
+    Raises:
+        UserError: If the plan cannot be read, or does not fit the world or the GPUs.
+    """
+    num_devices = torch.cuda.device_count() if device == "cuda" else available_cores()
+    if not text:
+        return Plan(dp=world or num_devices)
+    plan = parse_plan(text)
+    if world is not None and plan.num_workers != world:
+        raise UserError(
+            f"the plan must have as many workers as there are: {plan} has {plan.num_workers}, torchrun "
+            f"started {world}: change the plan or --nproc-per-node"
+        )
+    if world is None and device == "cuda" and plan.num_workers > num_devices:
+        raise UserError(f"the plan {plan} needs {plan.num_workers} GPUs: this machine has {num_devices}")
+    return plan
+
+
+def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
+    """Complete device, plan and threads: all that says where a run is computed.
+
+    Args:
+        config: As the user gave it.
+        world: Workers of the world that torchrun has made, or None.
+
+    Raises:
+        UserError: Listing every fault, also those of settings out of their range.
+    """
+    faults = range_faults(config)
+    device, plan = "cpu", Plan()
+    try:
+        device = resolve_device(config.device)
+        plan = resolve_plan(config.plan, device, world)
+    except UserError as error:
+        faults += error.faults
+    if faults:
+        raise UserError(faults)
+    local_workers = int(os.environ.get("LOCAL_WORLD_SIZE", plan.num_workers))
+    threads = config.threads or max(1, available_cores() // local_workers)
+    return dataclasses.replace(config, device=device, plan=str(plan), threads=threads)
+
+
+def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
+    """Complete the number of microbatches, and check that batch, microbatches and workers fit.
+
+    Args:
+        config: With or without a plan.
+        world: Workers of the world that torchrun has made, or None.
+
+    Raises:
+        UserError: Listing every fault.
+    """
+    num_workers = resolve_plan(config.plan, resolve_device(config.device), world).num_workers
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or num_workers
+    faults = []
+    if batch_size < microbatches:
+        faults.append(
+            f"a batch must have a sample for each microbatch: batch_size is {batch_size}, microbatches "
+            f"{microbatches}: raise --batch-size or lower --microbatches"
+        )
+    elif batch_size % microbatches:
+        faults.append(
+            f"microbatches must divide the batch: batch_size is {batch_size}, microbatches {microbatches}: use "
+            f"{_nearest_divisor(batch_size, microbatches)} microbatches, or a batch of "
+            f"{-(-batch_size // microbatches) * microbatches}"
+        )
+    if microbatches < num_workers:
+        faults.append(
+            f"each worker needs a microbatch: the plan has {num_workers} workers, and microbatches is "
+            f"{microbatches}: use --plan dp={microbatches} or --microbatches {num_workers}"
+        )
+    if faults:
+        raise UserError(faults)
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    return dataclasses.replace(config, train=train)
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [i for i in range(1, number + 1) if number % i == 0]
+    return min(divisors, key=lambda divisor: abs(divisor - wanted))

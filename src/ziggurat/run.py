@@ -1,0 +1,134 @@
+"""A run's folder: what was asked, on what it ran, and the weights that came out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ziggurat.config import RunConfig, load_config, save_config
+from ziggurat.data.dataset import DetectionDataset
+from ziggurat.errors import UserError
+from ziggurat.models.build import build_model
+from ziggurat.models.detector import Detector
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.yaml"
+CLASSES = "classes.json"
+
+
+def next_run_folder(parent: Path, task: str) -> Path:
+    """Return a folder that does not exist yet: ``detect-1``, ``detect-2``, ..."""
+    numbers = [path.name.removeprefix(f"{task}-") for path in parent.glob(f"{task}-*")]
+    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    return parent / f"{task}-{newest + 1}"
+
+
+def start_run_folder(folder: Path, config: RunConfig, dataset: DetectionDataset) -> None:
+    """Write the resolved config, the environment and the classes.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder / CONFIG)
+        text = json.dumps(environment(), indent=2) + "\n"
+        (folder / "environment.json").write_text(text, encoding="utf-8")
+        facts = {"classes": dataset.classes, "category_ids": dataset.category_ids}
+        (folder / CLASSES).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the run's folder {folder}: {error.strerror}") from None
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions, the commit and the machine that a run depends on."""
+    packages = ["ziggurat", "torch", "torchvision", "timm", "numpy", "pillow", "faster-coco-eval"]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source, or None where it is not a git checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 over the weights and buffers in the order of their names.
+
+    Of each, the name, the shape, the dtype and then the bytes in C order are added.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {list(tensor.shape)} {dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Write the weights and buffers as safetensors, in C order."""
+    state = model.state_dict()
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path, metadata)
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        model: With its weights.
+        config: As it was run.
+        classes: The name of each label.
+        category_ids: The COCO category id of each label.
+    """
+
+    model: Detector
+    config: RunConfig
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def load_run(folder: Path) -> Run:
+    """Build the model of a run and load its weights.
+
+    Raises:
+        UserError: If the folder is not that of a finished run.
+    """
+    for name in (CONFIG, CLASSES, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not the folder of a finished run: it has no {name}")
+    config = load_config(folder / CONFIG)
+    facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    model = build_model(config.model, len(facts["classes"]))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        name = config.model.name
+        raise UserError(f"{folder / WEIGHTS} does not hold the weights of {name}: {error}") from None
+    return Run(model.eval(), config, tuple(facts["classes"]), tuple(facts["category_ids"]))

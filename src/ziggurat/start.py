@@ -1,0 +1,172 @@
+"""From what the user asked to workers at work: completes the config, checks it, and starts the workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ziggurat.config import RunConfig, flatten, load_config, override
+from ziggurat.data.formats import open_dataset
+from ziggurat.errors import UserError
+from ziggurat.evaluate import evaluate_run
+from ziggurat.models.build import parse_model_name
+from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environment
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.plan import parse_plan
+from ziggurat.plans.resolve import resolve_batch, resolve_place
+from ziggurat.predict import predict_files
+from ziggurat.run import CONFIG, load_run, next_run_folder
+from ziggurat.train import train
+
+T = TypeVar("T")
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+
+# What may differ when a run goes on: where it is computed, and what it is not defined by.
+FREE_ON_RESUME = ("plan", "device", "out", "data.path", "data.workers", "data.cache_bytes")
+FREE_ON_RESUME += ("train.checkpoint_every", "train.evaluate_every")
+
+
+def start_training(
+    data: str | None,
+    settings: dict[str, Any],
+    out: str | None,
+    *,
+    resume: bool = False,
+    config_file: str | None = None,
+    defaults: RunConfig | None = None,
+) -> dict[str, Any] | None:
+    """Train as `ziggurat train` does.
+
+    Args:
+        data: The data set; None takes the config's.
+        settings: From dotted names to values; they win over the config file.
+        out: The run's folder; None takes the next ``runs/detect-N``.
+        resume: Go on from the newest checkpoint of `out`.
+        config_file: A YAML file to start from.
+        defaults: The config to start from without a file.
+
+    Returns:
+        The fields of the command's JSON object; None on torchrun's workers but the first.
+
+    Raises:
+        UserError: Listing every fault.
+    """
+    config = defaults or RunConfig()
+    if config_file is not None:
+        config = load_config(Path(config_file))
+    if resume:
+        config, settings = _resumed(out, settings)
+    if data is not None:
+        settings = settings | {"data.path": data}
+    world = world_from_environment()
+    config = _resolved(override(config, settings), world)
+    folder = Path(out) if out else next_run_folder(Path("runs"), config.task)
+    if not resume and (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds a run already: choose another --out, or go on with --resume")
+    config = dataclasses.replace(config, out=str(folder))
+    return _launch(_train_worker, (config, resume), config)
+
+
+def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the config of the run in `out`, and those settings that say only where it goes on."""
+    if out is None or not (Path(out) / CONFIG).is_file():
+        raise UserError(f"--resume needs --out with the folder of a run: got {out}")
+    config = load_config(Path(out) / CONFIG)
+    changed = flatten(override(config, settings))
+    faults = [
+        f"a run goes on as it was defined: {name} was {value}, and cannot become {changed[name]}; remove it, "
+        "or start another run"
+        for name, value in flatten(config).items()
+        if changed[name] != value and name not in FREE_ON_RESUME
+    ]
+    if faults:
+        raise UserError(faults)
+    return config, settings
+
+
+def _resolved(config: RunConfig, world: int | None) -> RunConfig:
+    """Complete the config, and check it together with the model's name and the data; all faults at once."""
+    faults: list[str] = []
+
+    def check(part: Callable[[], T]) -> T | None:
+        try:
+            return part()
+        except UserError as error:
+            faults.extend(fault for fault in error.faults if fault not in faults)
+            return None
+
+    placed = check(lambda: resolve_place(config, world))
+    resolved = check(lambda: resolve_batch(placed or config, world))
+    check(lambda: parse_model_name(config.model.name))
+    check(lambda: _check_data(config))
+    weights = config.model.weights
+    if weights not in ("none", "lite0") and not Path(weights).is_file():
+        faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
+    if faults or resolved is None:
+        raise UserError(faults)
+    return resolved
+
+
+def _check_data(config: RunConfig) -> None:
+    if not config.data.path:
+        raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
+    for split in SPLITS:
+        open_dataset(config.data.path, split, config.digits, config.data.max_pixels)
+
+
+def start_evaluation(folder: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Evaluate a run on the validation split of a data set, as `ziggurat evaluate` does.
+
+    Raises:
+        UserError: If the run, the data, or the settings are not usable.
+    """
+    config = _of_run(folder, settings | {"data.path": data})
+    if open_dataset(data, "val", config.digits, config.data.max_pixels) is None:
+        raise UserError(f"{data} has no validation split: name the annotation file itself")
+    return _launch(_evaluate_worker, (folder, config), config)
+
+
+def start_prediction(
+    folder: Path, images: list[str], out: Path | None, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Run a trained model on images, as `ziggurat predict` does.
+
+    Raises:
+        UserError: If the run, the images, or the settings are not usable.
+    """
+    config = _of_run(folder, settings)
+    return _launch(_predict_worker, (folder, config, images, out or folder / "predictions"), config)
+
+
+def _of_run(folder: Path, settings: dict[str, Any]) -> RunConfig:
+    """Return the config of a run for evaluation or prediction on this machine."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+    here: dict[str, Any] = {"plan": "", "device": "auto", "threads": 0}
+    config = override(load_config(folder / CONFIG), here | settings)
+    return resolve_place(config, world_from_environment())
+
+
+def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str, Any] | None:
+    num_workers = parse_plan(config.plan).num_workers
+    result: dict[str, Any] | None = launch(
+        function, args, num_workers, WorkerSettings(config.threads, config.device)
+    )
+    return result
+
+
+def _train_worker(workers: Workers, config: RunConfig, resume: bool) -> dict[str, Any]:
+    return train(workers, config, Path(config.out), resume)
+
+
+def _evaluate_worker(workers: Workers, folder: Path, config: RunConfig) -> dict[str, Any]:
+    return evaluate_run(load_run(folder), config, workers)
+
+
+def _predict_worker(
+    workers: Workers, folder: Path, config: RunConfig, images: list[str], out: Path
+) -> dict[str, Any]:
+    run = load_run(folder)
+    return predict_files(run.model, None, run.classes, run.category_ids, images, config, workers, out)

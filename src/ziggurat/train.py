@@ -1,0 +1,325 @@
+"""Training: the loop that turns a config and a data set into weights, the same on any number of workers.
+
+Read `train` from top to bottom; `docs/step.md` explains what one step means.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ziggurat.checkpoint import load_checkpoint, save_checkpoint
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.data.dataset import DetectionDataset
+from ziggurat.data.formats import open_dataset
+from ziggurat.data.loader import load_steps
+from ziggurat.data.sampler import Sampler, microbatch_ids
+from ziggurat.data.samples import TrainingSamples
+from ziggurat.errors import UserError
+from ziggurat.evaluate import evaluate_model
+from ziggurat.logging import RunLog
+from ziggurat.models.build import build_model
+from ziggurat.models.detector import Detector
+from ziggurat.models.images import normalize_images
+from ziggurat.models.weights import load_weights
+from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
+from ziggurat.tasks.detection import DetectionTask, make_task
+
+
+def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = False) -> dict[str, Any]:
+    """Train a model, evaluate it, and leave weights and metrics in the run's folder.
+
+    Args:
+        workers: The workers of the data parallel axis.
+        config: The resolved configuration.
+        folder: The run's folder.
+        resume: Go on from the newest checkpoint of the folder.
+
+    Returns:
+        The fields of the command's JSON object.
+
+    Raises:
+        UserError: If the data, the weights or the numbers that come out are not usable.
+    """
+    data = _TrainingData(config)
+    model, weights_report = _build(workers, config, len(data.classes))
+    task = make_task(model, config)
+    optimizer = make_optimizer(model, config.train)
+    average = WeightAverage(model, config.train.ema)
+    parallel = DataParallel(model, workers)
+    outcome = _Outcome(workers, config, folder, model, optimizer, average)
+    first_step = outcome.resume() if resume else 0
+    outcome.start_folder(data)
+
+    with RunLog(folder, data.num_steps, first_step, workers.is_first) as log:
+        log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
+        log.say(weights_report)
+        start = time.perf_counter()
+        for step, microbatches, waited in data.steps(parallel, first_step):
+            begin = time.perf_counter()
+            set_learning_rate(optimizer, learning_rate(step, data.num_steps, config.train))
+            parallel.start(num_leaves=len(data.pieces(step)))
+
+            # What the loss is divided by, over all workers, is known before anything is computed.
+            assignments = [task.assign(microbatch) for microbatch in microbatches]
+            totals = parallel.sum([task.normalizers(a) for a in assignments], len(task.normalizer_names))
+
+            # Each microbatch gives one leaf: of the gradient, of the running statistics, of the loss.
+            losses = []
+            for microbatch, assignment in zip(microbatches, assignments, strict=True):
+                seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
+                with parallel.leaf(microbatch.index):
+                    outputs = _forward(model, microbatch, config)
+                    shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
+                    shares.sum().backward()
+                losses.append(shares.detach().double())
+
+            # Sums over all workers, in an order that does not depend on their number.
+            parallel.finish_gradients()
+            terms = parallel.gather(losses, len(task.term_names))
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm or float("inf"))
+            if not (terms.isfinite().all() and norm.isfinite()):
+                parallel.abandon()
+                outcome.save_checkpoint(step)
+                outcome.save_weights()
+                raise UserError(_not_finite(step, terms, task, data, parallel, model) + outcome.remedies())
+            parallel.finish_statistics()
+
+            optimizer.step()
+            average.update(step)
+
+            log.step(_record(step, data, terms, task, norm, optimizer, time.perf_counter() - begin, waited))
+            if _is_due(step, config.train.checkpoint_every, data.num_steps):
+                outcome.save_checkpoint(step + 1)
+            if _is_due(step, config.train.evaluate_every, data.num_steps):
+                log.evaluation(step + 1, _evaluate(average.model, task, data, config, workers))
+
+        seconds = time.perf_counter() - start
+        parallel.close()
+        outcome.save_checkpoint(data.num_steps)
+        outcome.save_weights()
+        metrics = _evaluate(average.model, task, data, config, workers)
+        log.evaluation(data.num_steps, metrics)
+    samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
+    return outcome.result() | {
+        "steps": data.num_steps,
+        "samples": samples,
+        "seconds": seconds,
+        "images_per_second": samples / seconds,
+        "loss": float(terms.sum()) if samples else None,
+        "metrics": metrics,
+    }
+
+
+def seed_everything(*key: int | tuple[int, ...]) -> None:
+    """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
+
+    Example:
+        >>> seed_everything(7, (0, 3))
+        >>> first = torch.rand(1)
+        >>> seed_everything(7, (0, 3))
+        >>> bool(first == torch.rand(1))
+        True
+    """
+    words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
+    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state % (1 << 32))
+
+
+class _TrainingData:
+    """The data of a run: which samples a step sees, and this worker's part of them."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        opened = open_dataset(config.data.path, "train", config.digits, config.data.max_pixels)
+        assert opened is not None  # only the validation split may be missing
+        self.dataset: DetectionDataset = opened
+        self.validation = open_dataset(config.data.path, "val", config.digits, config.data.max_pixels)
+        self.classes = self.dataset.classes
+        self.samples = TrainingSamples(self.dataset, config.data, config.seed)
+        self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
+        self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
+
+    def __str__(self) -> str:
+        train = self.config.train
+        return (
+            f"{self.config.data.path}: {len(self.dataset)} images, {len(self.samples)} samples an epoch, "
+            f"{self.num_steps} steps of {train.batch_size} samples in {train.microbatches} microbatches"
+        )
+
+    def pieces(self, step: int) -> list[tuple[SampleId, ...]]:
+        """Return the samples of each microbatch of a step."""
+        train = self.config.train
+        return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
+
+    def steps(self, parallel: DataParallel, first: int) -> Iterator[tuple[int, list[Microbatch], float]]:
+        """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
+
+        def mine(step: int) -> list[tuple[int, tuple[SampleId, ...]]]:
+            pieces = self.pieces(step)
+            return [(index, pieces[index]) for index in parallel.leaves_of_worker(len(pieces))]
+
+        device = parallel.workers.device
+        num_loaders, pin = self.config.data.workers, device.type == "cuda"
+        loader = load_steps(self.samples, self.sampler, mine, first, self.num_steps, num_loaders, pin)
+        begin = time.perf_counter()
+        for step, microbatches in enumerate(loader, start=first):
+            yield step, [m.to(device) for m in microbatches], time.perf_counter() - begin
+            begin = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a run leaves in its folder."""
+
+    workers: Workers
+    config: RunConfig
+    folder: Path
+    model: Detector
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+
+    def start_folder(self, data: _TrainingData) -> None:
+        if self.workers.is_first:
+            start_run_folder(self.folder, self.config, data.dataset)
+        self.workers.barrier()
+
+    def resume(self) -> int:
+        """Load the newest checkpoint and return the number of steps that are done."""
+        checkpoints = self.folder / "checkpoints"
+        return load_checkpoint(checkpoints, self.model, self.average.model, self.optimizer)
+
+    def save_checkpoint(self, done: int) -> None:
+        """Write the state after `done` steps."""
+        if self.workers.is_first:
+            checkpoints = self.folder / "checkpoints"
+            save_checkpoint(checkpoints, done, self.model, self.average.model, self.optimizer)
+        self.workers.barrier()
+
+    def save_weights(self) -> None:
+        """Export the averaged weights."""
+        if self.workers.is_first:
+            save_weights(self.average.model, self.folder / WEIGHTS, {"model": self.config.model.name})
+        self.workers.barrier()
+
+    def remedies(self) -> list[str]:
+        weights = self.folder / WEIGHTS
+        return [
+            f"the weights of before this step are in {weights}: lower train.lr, lengthen train.warmup, "
+            "or use --dtype fp32"
+        ]
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder),
+            "task": self.config.task,
+            "model": self.config.model.name,
+            "plan": self.config.plan,
+            "world_size": self.workers.size,
+            "microbatches": self.config.train.microbatches,
+            "weights_sha256": weights_sha256(self.average.model),
+        }
+
+
+def _build(workers: Workers, config: RunConfig, num_classes: int) -> tuple[Detector, str]:
+    """Return the model with its first weights, on the worker's device, and what was loaded."""
+    seed_everything(config.seed)
+    model = build_model(config.model, num_classes)
+    report = "weights: random"
+    if config.model.weights != "none":
+        report = str(load_weights(model, config.model.weights))
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
+    return model.train(), report
+
+
+def _forward(model: Detector, microbatch: Microbatch, config: RunConfig) -> Any:
+    images = normalize_images(microbatch.images_BCHW, microbatch.sizes, model.mean, model.std)
+    if config.train.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+        return model(images)
+
+
+def _evaluate(
+    model: Detector, task: DetectionTask, data: _TrainingData, config: RunConfig, workers: Workers
+) -> dict[str, Any]:
+    """Return the metrics on the validation split; empty where there is none."""
+    if data.validation is None:
+        return {}
+    was_training = model.training
+    metrics = evaluate_model(model, task, data.validation, config, workers)
+    model.train(was_training)
+    return metrics
+
+
+def _is_due(step: int, every: int, num_steps: int) -> bool:
+    """Whether something that happens every so many steps happens after this one (the last is apart)."""
+    return every > 0 and (step + 1) % every == 0 and step + 1 < num_steps
+
+
+def _record(
+    step: int,
+    data: _TrainingData,
+    terms: Tensor,
+    task: DetectionTask,
+    norm: Tensor,
+    optimizer: torch.optim.Optimizer,
+    seconds: float,
+    waited: float,
+) -> dict[str, Any]:
+    """Return the line of ``metrics.jsonl`` for a step."""
+    num_images = len(data.sampler.batch(step))
+    by_term = {f"loss_{n}": v for n, v in zip(task.term_names, terms.sum(dim=0).tolist(), strict=True)}
+    return {
+        "step": step + 1,
+        "epoch": step // data.sampler.steps_per_epoch,
+        "loss": float(terms.sum()),
+        **by_term,
+        "lr": optimizer.param_groups[0]["lr"],
+        "gradient_norm": float(norm),
+        "images": num_images,
+        "images_per_second": num_images / (seconds + waited),
+        "seconds": seconds,
+        "data_seconds": waited,
+    }
+
+
+def _not_finite(
+    step: int,
+    terms: Tensor,
+    task: DetectionTask,
+    data: _TrainingData,
+    parallel: DataParallel,
+    model: Detector,
+) -> list[str]:
+    """Name the microbatches whose loss is not finite, or else the first parameter whose gradient is not."""
+    faults = []
+    for index in (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist():
+        ranks = range(parallel.workers.size)
+        worker = next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
+        values = zip(task.term_names, terms[index].tolist(), strict=True)
+        samples = ", ".join(data.samples.describe(id) for id in data.pieces(step)[index])
+        faults.append(
+            f"the loss is not finite in step {step + 1}, microbatch {index}, on worker {worker} "
+            f"({', '.join(f'{name} {value}' for name, value in values)}); samples: {samples}"
+        )
+    if not faults:
+        gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+        bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
+        faults.append(f"the gradient is not finite in step {step + 1}; first bad parameter: {bad}")
+    return faults

@@ -1,0 +1,78 @@
+"""Running statistics: PyTorch's own sequence of updates, and the same bits on any number of workers."""
+
+import pytest
+import torch
+from torch import nn
+
+from ranks import run_ranks
+from ziggurat.parallel.canonical import partition
+from ziggurat.parallel.running_statistics import RunningStatistics
+from ziggurat.parallel.workers import Workers
+
+
+def make_net(momentum=0.1):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, momentum=momentum),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.BatchNorm2d(5),
+    ).train()
+
+
+def images_of(leaf):
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(leaf)) * (leaf + 1)
+
+
+def canonical_buffers(workers, num_leaves, momentum=0.1, steps=2):
+    net = make_net(momentum)
+    statistics = RunningStatistics(net, workers)
+    for step in range(steps):
+        statistics.start()
+        for leaf in partition(num_leaves, workers.size)[workers.rank]:
+            net(images_of(leaf + step))
+            net(images_of(leaf + step))  # repeated, as activation checkpointing does
+            statistics.take_leaf()
+        statistics.finish(num_leaves)
+    assert [layer.momentum for layer in statistics.layers] == [momentum, 0.1]
+    return {name: value.numpy() for name, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_one_worker_does_what_pytorch_does(momentum):
+    net = make_net(momentum)
+    for step in range(2):
+        for leaf in range(5):
+            net(images_of(leaf + step))
+    found = canonical_buffers(Workers(), 5, momentum)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_leaves", [1, 2, 5])
+def test_the_same_bits_on_any_number_of_workers(num_leaves):
+    expected = canonical_buffers(Workers(), num_leaves)
+    for world in (2, 3):
+        for found in run_ranks(canonical_buffers, world, (num_leaves,)):
+            assert all((found[name] == value).all() for name, value in expected.items())
+
+
+def test_an_abandoned_step_leaves_nothing():
+    net = make_net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    statistics = RunningStatistics(net, Workers())
+    statistics.start()
+    net(images_of(1) * float("nan"))
+    statistics.take_leaf()
+    statistics.abandon()
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net[1].momentum == 0.1
+
+
+def test_models_without_batch_norm_cost_nothing():
+    statistics = RunningStatistics(nn.Conv2d(1, 1, 1), Workers())
+    statistics.start()
+    statistics.take_leaf()
+    statistics.finish(3)
+    assert not statistics.layers
