@@ -57,6 +57,11 @@ class TrainingSamples:
         )
         return Sample(id, image, objects)
 
+    def describe(self, id: SampleId) -> str:
+        """Name a sample in a message: its number, epoch and image."""
+        name = self.dataset.record(self.image_index(id.sample)).name
+        return f"{id.sample} of epoch {id.epoch} ({name})"
+
     def _samples_of(self, index: int) -> int:
         record = self.dataset.record(index)
         factor = resize_factor(record.height, record.width, self.config.resize, self.config.resize_limit)

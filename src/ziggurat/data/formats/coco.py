@@ -1,0 +1,159 @@
+"""COCO JSON: images, annotations and categories, joined by ids.
+
+References:
+    Lin et al., Microsoft COCO: Common Objects in Context, 2014. https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, read_text
+
+
+def read_coco(source: Source) -> Table:
+    """Read one COCO file; whatever is wrong with it stands in the table's faults."""
+    table = Table(source)
+    (file,) = source.files
+    lists = _lists(table, file)
+    if lists is None:
+        return table
+    images, annotations, categories = lists
+    names = _read_categories(table, file, categories, annotations)
+    index_of = _read_images(table, file, images)
+    _read_annotations(table, file, annotations, names, index_of)
+    return table
+
+
+def _lists(table: Table, file: Path) -> tuple[list[Any], list[Any], list[Any]] | None:
+    """Parse the file and return its three lists."""
+    text = read_text(file)
+    if isinstance(text, Fault):
+        table.faults.append(text)
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        table.add_fault(file, None, f"not JSON: {error}")
+        return None
+    if not isinstance(content, dict):
+        table.add_fault(
+            file, None, f"not COCO: an object with images was expected, got a {type(content).__name__}"
+        )
+        return None
+    wrong = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if wrong:
+        table.add_fault(file, None, f"not COCO: there is no list of {' and of '.join(wrong)}")
+        return None
+    return content["images"], content["annotations"], content["categories"]
+
+
+def _read_categories(
+    table: Table, file: Path, categories: list[Any], annotations: list[Any]
+) -> dict[Any, str]:
+    """Return the name of each category id, and declare the classes in the order of their ids."""
+    names: dict[Any, str] = {}
+    for entry in categories:
+        entry = entry if isinstance(entry, dict) else {}
+        id, name = entry.get("id"), entry.get("name")
+        if not _is_whole(id) or not isinstance(name, str) or not name:
+            table.add_fault(
+                file, None, f"unreadable category: it needs a whole id and a name, got {_shown(entry)}"
+            )
+        elif id in names:
+            table.add_fault(file, id, f"duplicate category id: '{names[id]}' and '{name}' have the same")
+        else:
+            names[id] = name
+    used = {_key(entry.get("category_id")) for entry in annotations if isinstance(entry, dict)}
+    for id, name in sorted(names.items()):
+        # Exporters declare one name twice, once as its own parent: the id that has objects counts.
+        if name not in table.categories or (id in used and table.categories[name] not in used):
+            table.categories[name] = id
+    return names
+
+
+def _read_images(table: Table, file: Path, images: list[Any]) -> dict[Any, int]:
+    """Add the images; return the index of each image id."""
+    index_of: dict[Any, int] = {}
+    for entry in images:
+        entry = entry if isinstance(entry, dict) else {}
+        id, name = _key(entry.get("id")), entry.get("file_name")
+        if id is None or not isinstance(name, str) or not name:
+            table.add_fault(
+                file, None, f"unreadable image entry: it needs an id and a file_name, got {_shown(entry)}"
+            )
+        elif id in index_of:
+            other = table.images[index_of[id]].name
+            table.add_fault(file, id, f"duplicate image id: '{other}' and '{name}' have the same")
+        else:
+            index_of[id] = len(table.images)
+            table.images.append(ImageRow(name, id, _size(entry), file, place=id))
+    return index_of
+
+
+def _read_annotations(
+    table: Table, file: Path, annotations: list[Any], names: dict[Any, str], index_of: dict[Any, int]
+) -> None:
+    seen: set[Any] = set()
+    for entry in annotations:
+        if not isinstance(entry, dict):
+            table.add_fault(file, None, f"unreadable annotation: got {_shown(entry)}")
+            continue
+        id, image, category = (_key(entry.get(key)) for key in ("id", "image_id", "category_id"))
+        if id is not None and id in seen:
+            table.remarks.append(
+                Fault(str(file), id, "duplicate annotation id: two annotations have the same")
+            )
+        seen.add(id)
+        box = _corners(entry.get("bbox"))
+        if image not in index_of:
+            table.add_fault(
+                file, id, f"unknown image: the annotation's image_id {image} is not among the images"
+            )
+        elif category not in names:
+            table.add_fault(
+                file, id, f"unknown category: category_id {category} is not among the {len(names)} categories"
+            )
+        elif box is None:
+            table.add_fault(
+                file,
+                id,
+                f"unreadable box: bbox must be [x, y, width, height], got {_shown(entry.get('bbox'))}",
+            )
+        else:
+            crowd = entry.get("iscrowd") in (1, True)
+            area = as_number(entry.get("area"))
+            table.boxes.append(BoxRow(index_of[image], box, names[category], id, area, crowd))
+
+
+def _corners(bbox: object) -> tuple[float, float, float, float] | None:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return None
+    numbers = [None if isinstance(value, str) else as_number(value) for value in bbox]
+    x, y, width, height = numbers
+    if x is None or y is None or width is None or height is None:
+        return None
+    return x, y, x + width, y + height
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = entry.get("height"), entry.get("width")
+    if _is_whole(height) and _is_whole(width) and height > 0 and width > 0:  # type: ignore[operator] # just checked
+        return height, width  # type: ignore[return-value] # just checked
+    return None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _key(value: object) -> int | str | None:
+    """Return an id that can be looked up: a whole number or a word."""
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,151 @@
+"""Joins annotations to image files and judges them: what is missing, where boxes lie, which classes there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ziggurat.data.formats.table import Fault, ImageRow, Source, Table
+from ziggurat.data.images import SUFFIXES, image_size
+from ziggurat.errors import UserError, nearest
+
+OUTSIDE_TOLERANCE = 1.0  # pixels: annotators round, and some tools count from 1
+_HINTS = 20  # missing images for which the nearest name is searched; the search is slow
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the images of a table are.
+
+    Attributes:
+        paths: File of each image, or None where it is missing.
+        faults: The missing ones.
+        remarks: Files that are named twice.
+    """
+
+    paths: list[Path | None]
+    faults: list[Fault]
+    remarks: list[Fault]
+
+
+def place_images(table: Table) -> Placed:
+    """Find the file of each image of a table."""
+    paths: list[Path | None] = []
+    faults: list[Fault] = []
+    remarks: list[Fault] = []
+    first: dict[str, ImageRow] = {}
+    names: list[str] | None = None
+    for row in table.images:
+        found, inside = _search(row, table.source)
+        paths.append(None if found is None else Path(found))
+        if found is not None:
+            other = first.setdefault(found, row)
+            if other is not row:
+                remarks.append(
+                    Fault(str(row.file), row.place, f"duplicate image: {row.name!r} is listed twice")
+                )
+        elif not inside:
+            fault = f"path leaves the data set: {row.name!r} does not lie in {table.source.root}; move the image there"
+            faults.append(Fault(str(row.file), row.place, fault))
+        else:
+            names = _names(table.source) if names is None else names
+            hint = f"; {nearest(Path(row.name).name, names)}" if names and len(faults) < _HINTS else ""
+            faults.append(Fault(str(row.file), row.place, f"missing image: there is no {row.name!r}{hint}"))
+    return Placed(paths, faults, remarks)
+
+
+def _search(row: ImageRow, source: Source) -> tuple[str | None, bool]:
+    """Return the image's file, and whether its name keeps inside the data set.
+
+    Names are judged as they are written: a link in the data set's folder may lead elsewhere, as large data sets
+    often lie on another disk.
+    """
+    root = os.path.abspath(source.root)
+    candidates = [os.path.normpath(os.path.join(os.path.abspath(f), row.name)) for f in source.folders]
+    inside = [path for path in candidates if path.startswith(root.rstrip(os.sep) + os.sep)]
+    for stem in row.stems:
+        for folder in source.folders:
+            spelled = [suffix for lower in SUFFIXES for suffix in (lower, lower.upper())]
+            inside += [os.path.join(os.path.abspath(folder), stem + suffix) for suffix in spelled]
+    return next((path for path in inside if os.path.isfile(path)), None), bool(inside)
+
+
+def _names(source: Source) -> list[str]:
+    """Return the names of the images that lie where images are looked for."""
+    found = {entry.name for folder in source.folders for entry in folder.iterdir()}
+    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+
+
+def header_sizes(
+    table: Table, paths: Sequence[Path | None], max_pixels: int
+) -> tuple[np.ndarray, list[Fault]]:
+    """Return rows and columns of each image, int64, ``(images, 2)``, from its header where the table has none.
+
+    The size of an image that is missing or unreadable is 0.
+    """
+    sizes = np.zeros((len(paths), 2), dtype=np.int64)
+    faults = []
+    for index, (row, path) in enumerate(zip(table.images, paths, strict=True)):
+        if row.size is not None:
+            sizes[index] = row.size
+        elif path is not None:
+            try:
+                sizes[index] = image_size(path, max_pixels)
+            except UserError as error:
+                faults.append(Fault(str(path), row.place, f"undecodable image: {error}"))
+    return sizes, faults
+
+
+def judge_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
+    """Return the faults of boxes: corners that are no numbers, no area, or outside of an image of known size."""
+    boxes = corners(table)
+    image = np.array([row.image for row in table.boxes], dtype=np.int64)
+    extent = sizes[image][:, [1, 0]].astype(np.float64)
+    broken = ~np.isfinite(boxes).all(axis=1)
+    flat = ~broken & ~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    beyond = (boxes[:, :2] < -OUTSIDE_TOLERANCE) | (boxes[:, 2:] > extent + OUTSIDE_TOLERANCE)
+    outside = ~broken & ~flat & beyond.any(axis=1) & (extent > 0).all(axis=1)
+    faults = []
+    for index in np.flatnonzero(broken | flat | outside).tolist():
+        row = table.boxes[index]
+        picture, (rows, columns) = table.images[row.image], sizes[row.image].tolist()
+        shown = ", ".join(f"{value:g}" for value in row.box_xyxy)
+        box = f"({shown}) in {picture.name!r}"
+        if broken[index]:
+            fault = f"box not finite: xmin, ymin, xmax, ymax are {box}"
+        elif flat[index]:
+            fault = f"box without area: xmin, ymin, xmax, ymax are {box}"
+        else:
+            fault = f"box outside the image: xmin, ymin, xmax, ymax are {box}, which has {columns} x {rows} pixels"
+        faults.append(Fault(str(picture.file), row.place, fault))
+    return faults
+
+
+def corners(table: Table) -> np.ndarray:
+    """Return the corners of all boxes, float64, shape ``(M, 4)``; those too large for float32 are infinite."""
+    boxes = np.array([row.box_xyxy for row in table.boxes], dtype=np.float64).reshape(-1, 4)
+    boxes[np.abs(boxes) > np.finfo(np.float32).max] = np.inf
+    return boxes
+
+
+def declared_classes(table: Table) -> dict[str, int]:
+    """Return the category id of each class, in the order of labels: as declared, else by name, counted from 1."""
+    if table.categories:
+        return table.categories
+    names = sorted({row.category for row in table.boxes})
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def judge_classes(table: Table, classes: Sequence[str]) -> list[Fault]:
+    """Return a fault for each class of objects that is not among `classes`, at its first object."""
+    known, faults = set(classes), []
+    for row in table.boxes:
+        if row.category not in known:
+            known.add(row.category)
+            fault = f"unknown category: {row.category!r} is not a class of the training data; {nearest(row.category, classes)}"
+            faults.append(Fault(str(table.images[row.image].file), row.place, fault))
+    return faults

@@ -1,0 +1,78 @@
+"""Pascal VOC: one XML file for each image. Coordinates are taken as they stand in the file.
+
+References:
+    Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, 2010.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc(source: Source) -> Table:
+    """Read all XML files of a split; whatever is wrong with them stands in the table's faults."""
+    table = Table(source)
+    for file in source.files:
+        root = _parse(table, file)
+        if root is not None:
+            _read_image(table, file, root)
+    return table
+
+
+def _parse(table: Table, file: Path) -> ElementTree.Element | None:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        table.add_fault(file, None, f"unreadable file: {error.strerror}")
+        return None
+    if not content.strip():
+        table.add_fault(file, None, "empty annotation file: it holds nothing")
+        return None
+    if b"<!ENTITY" in content:  # annotations have none, but a few can expand to gigabytes
+        table.add_fault(file, None, "not VOC: it declares XML entities; remove them")
+        return None
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        table.add_fault(file, None, f"not XML: {error}")
+        return None
+    if root.tag != "annotation":
+        table.add_fault(file, None, f"not VOC: <annotation> was expected, got <{root.tag}>")
+        return None
+    return root
+
+
+def _read_image(table: Table, file: Path, root: ElementTree.Element) -> None:
+    stem = file.name.removesuffix(".xml")
+    stems = tuple(dict.fromkeys([stem, stem.removesuffix(".voc")]))
+    name = _text(root, "filename") or stems[-1]
+    height, width = (as_number(_text(root, f"size/{side}")) for side in ("height", "width"))
+    size = None
+    if height and width and height > 0 and width > 0 and height.is_integer() and width.is_integer():
+        size = int(height), int(width)
+    table.images.append(ImageRow(name, None, size, file, stems=stems))
+    for number, entry in enumerate(root.iterfind("object"), start=1):
+        _read_object(table, file, number, entry)
+
+
+def _read_object(table: Table, file: Path, number: int, entry: ElementTree.Element) -> None:
+    category = _text(entry, "name")
+    texts = [_text(entry, f"bndbox/{corner}") for corner in CORNERS]
+    x1, y1, x2, y2 = (as_number(text) for text in texts)
+    if not category:
+        table.add_fault(file, number, "unknown category: the object has no name")
+    elif x1 is None or y1 is None or x2 is None or y2 is None:
+        table.add_fault(
+            file, number, f"unreadable box: bndbox needs the numbers {', '.join(CORNERS)}, got {texts}"
+        )
+    else:
+        table.boxes.append(BoxRow(len(table.images) - 1, (x1, y1, x2, y2), category, number))
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
