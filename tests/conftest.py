@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # before any fork: each child would import it again, for seconds, and it sets the environment
 import torch.distributed as dist
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads

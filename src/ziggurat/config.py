@@ -6,6 +6,7 @@ Every part of the program receives its own section only. All faults are found be
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -280,7 +281,10 @@ def _read(kind: Any, value: Any, key: str) -> Any:
     try:
         if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
             raise ValueError
-        return kind(value)
+        number = kind(value)
+        if kind is float and not math.isfinite(number):
+            raise ValueError
+        return number
     except (TypeError, ValueError, OverflowError):
         wanted = {int: "a whole number", float: "a number", str: "a word"}[kind]
         raise UserError(f"{key} must be {wanted}: got '{value}'") from None

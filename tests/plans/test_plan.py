@@ -1,0 +1,88 @@
+"""Plans, and what they resolve to."""
+
+import pytest
+
+from ziggurat.config import RunConfig, override
+from ziggurat.errors import UserError
+from ziggurat.plans.plan import Plan, parse_plan
+from ziggurat.plans.resolve import available_cores, resolve_batch, resolve_place
+
+
+def test_a_plan_reads_back():
+    assert parse_plan("dp=4") == Plan(dp=4)
+    assert str(Plan(dp=4)) == "dp=4"
+    assert parse_plan(" dp = 2 ").num_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("dp=0", ["the degree of dp must be a positive whole number: got '0' in 'dp=0'"]),
+        ("dp=two", ["the degree of dp must be a positive whole number: got 'two' in 'dp=two'"]),
+        ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
+        ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
+        (
+            "sp=2,ddp=2",
+            [
+                "spatial parallel (sp) is not available yet: use dp",
+                "unknown axis 'ddp' in the plan 'sp=2,ddp=2': did you mean 'dp'?",
+            ],
+        ),
+    ],
+)
+def test_every_fault_of_a_plan_is_named(text, faults):
+    with pytest.raises(UserError) as caught:
+        parse_plan(text)
+    assert caught.value.faults == faults
+
+
+def config(**settings):
+    return override(
+        RunConfig(device="cpu"), {name.replace("__", "."): value for name, value in settings.items()}
+    )
+
+
+def test_without_a_plan_every_core_is_a_worker():
+    place = resolve_place(config(), world=None)
+    assert place.plan == f"dp={available_cores()}"
+    assert place.threads == 1
+
+
+def test_threads_are_the_cores_of_a_worker():
+    assert resolve_place(config(plan="dp=1"), None).threads == available_cores()
+    assert resolve_place(config(plan="dp=1", threads=3), None).threads == 3
+
+
+def test_the_world_of_torchrun_is_the_plan():
+    assert resolve_place(config(), world=6).plan == "dp=6"
+    with pytest.raises(
+        UserError, match="dp=2 has 2, torchrun started 6: change the plan or --nproc-per-node"
+    ):
+        resolve_place(config(plan="dp=2"), world=6)
+
+
+def test_microbatches_default_to_the_workers():
+    assert resolve_batch(config(plan="dp=4"), None).train.microbatches == 4
+    assert resolve_batch(config(plan="dp=4", train__microbatches=8), None).train.microbatches == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"plan": "dp=3", "train__microbatches": 2},
+            "the plan has 3 workers, and microbatches is 2: use --plan dp=2 or --microbatches 3",
+        ),
+        ({"plan": "dp=1", "train__microbatches": 3}, "use 2 microbatches, or a batch of 9"),
+        ({"plan": "dp=1", "train__microbatches": 9}, "raise --batch-size or lower --microbatches"),
+    ],
+)
+def test_batch_microbatches_and_workers_must_fit(settings, message):
+    with pytest.raises(UserError, match=message):
+        resolve_batch(config(**settings), None)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="PyTorch finds no GPU here"):
+        resolve_place(override(RunConfig(), {"device": "cuda"}), None)

@@ -1,0 +1,128 @@
+"""Configuration: typed overrides, files, and all faults at once."""
+
+import pytest
+
+from ziggurat.config import (
+    RunConfig,
+    flatten,
+    known_keys,
+    load_config,
+    override,
+    range_faults,
+    save_config,
+)
+from ziggurat.errors import UserError
+
+
+def test_strings_are_read_as_the_settings_type():
+    config = override(
+        RunConfig(),
+        {"train.lr": "0.01", "train.steps": "7", "data.quarter_turns": "true", "data.path": "7"},
+    )
+    assert (config.train.lr, config.train.steps) == (0.01, 7)
+    assert config.data.quarter_turns is True
+    assert config.data.path == "7"
+
+
+def test_every_fault_is_named_with_its_remedy():
+    with pytest.raises(UserError) as caught:
+        override(
+            RunConfig(),
+            {
+                "train.lrr": "1",
+                "train.steps": "many",
+                "model.norm": "layer",
+                "data.quarter_turns": "2",
+                "train": "1",
+            },
+        )
+    assert caught.value.faults == [
+        "unknown setting 'train.lrr': did you mean 'train.lr'?",
+        "train.steps must be a whole number: got 'many'",
+        "model.norm must be one of batch, frozen, group: got 'layer'",
+        "data.quarter_turns must be true or false: got '2'",
+        "unknown setting 'train': did you mean 'train.lr'?",
+    ]
+
+
+@pytest.mark.parametrize("value", ["1.5", 1.5, True, None, "nan", "inf"])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(UserError, match="must be a whole number"):
+        override(RunConfig(), {"train.steps": value})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", float("nan"), "-inf"])
+def test_a_number_must_be_finite(value):
+    with pytest.raises(UserError, match=r"train\.lr must be a number"):
+        override(RunConfig(), {"train.lr": value})
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = override(RunConfig(), {"train.lr": 1e-5, "data.path": "some folder: with # signs", "seed": 3})
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_every_default_is_of_its_type_and_in_range():
+    defaults = flatten(RunConfig())
+    assert list(defaults) == known_keys()
+    assert override(RunConfig(), defaults) == RunConfig()
+    assert range_faults(RunConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- 1\n- 2\n", "must hold settings by name: got list"),
+        (b"a: [", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"train: {lr: fast}", "train.lr must be a number: got 'fast'"),
+        (b"!!python/object/apply:os.system ['true']", "is not YAML"),
+        (b"1: 2\n", "unknown setting '1'"),
+    ],
+)
+def test_a_bad_file_is_answered_with_one_message(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the config .*nothing\.yaml: No such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_ranges_and_relations():
+    config = override(
+        RunConfig(),
+        {"train.lr": 0, "train.epochs": 0, "data.scale_min": 2, "train.ema": 1, "decode.nms_threshold": 1.5},
+    )
+    assert range_faults(config) == [
+        "train.lr must be positive: got 0.0",
+        "train.ema must be in [0, 1): got 1.0",
+        "decode.nms_threshold must be in [0, 1]: got 1.5",
+        "data.scale_min must not exceed data.scale_max: got 2.0 and 1.25",
+        "nothing to do: give train.epochs or train.steps",
+    ]
+
+
+def test_every_setting_is_explained():
+    """The docstring of each section names each of its settings."""
+    import dataclasses
+    import typing
+
+    def sections(record):
+        yield record
+        for hint in typing.get_type_hints(record).values():
+            if dataclasses.is_dataclass(hint):
+                yield from sections(hint)
+
+    for section in sections(RunConfig):
+        for field in dataclasses.fields(section):
+            nested = dataclasses.is_dataclass(typing.get_type_hints(section)[field.name])
+            assert (
+                nested
+                or f"        {field.name}: " in section.__doc__
+                or f"    {field.name}: " in section.__doc__
+            )
