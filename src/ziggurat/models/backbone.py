@@ -1,0 +1,158 @@
+"""Any timm network as the feature extractor of a pyramid."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ziggurat.errors import UserError, nearest
+from ziggurat.models.levels import Level, stride_of
+from ziggurat.models.norm import replace_norms
+
+# what timm's networks raise where they cannot be built or run as asked
+TIMM_ERRORS = (
+    RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError, NotImplementedError
+)  # fmt: skip
+PROBE_ROWS, PROBE_COLUMNS = 256, 320  # multiples of 64, neither of them a network's own input size
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """One output of a timm network: its index, its level and where its channels stand."""
+
+    index: int
+    level: Level
+    layout: Literal["BCHW", "BHWC"]
+
+
+class Backbone(nn.Module):
+    """A timm network that returns its maps by level.
+
+    Attributes:
+        body: The timm network, with timm's own names.
+        levels: The levels that it returns, from the finest to the coarsest.
+    """
+
+    def __init__(self, body: nn.Module, features: dict[str, _Feature]) -> None:
+        super().__init__()
+        self.body = body
+        self.levels = {name: feature.level for name, feature in features.items()}
+        self._layouts = {name: feature.layout for name, feature in features.items()}
+
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the map of each level, shape ``(B, C, H / stride, W / stride)``."""
+        maps = dict(zip(self.levels, self.body(images_BCHW), strict=True))
+        # a view: channels that stand last in memory are PyTorch's channels-last format
+        return {
+            name: m.permute(0, 3, 1, 2) if self._layouts[name] == "BHWC" else m for name, m in maps.items()
+        }
+
+
+def create_backbone(
+    name: str, levels: list[str], norm: Literal["batch", "frozen", "group"], drop_path: float
+) -> Backbone:
+    """Build a timm network, with random weights, that returns those of the wanted levels that it has.
+
+    Args:
+        name: Name of any timm network.
+        levels: Names of the pyramid's levels, from the finest to the coarsest; those that are coarser than the
+            network's coarsest are left to the pyramid.
+        norm: What becomes of its batch norms, see `ModelConfig.norm`.
+        drop_path: Rate of stochastic depth; warns where the network has none.
+
+    Raises:
+        UserError: If timm does not know the name, or the network cannot return maps of those levels for images
+            of any size.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"unknown backbone '{name}': {nearest(name, timm.list_models())}")
+    found = _probe(name)
+    features = {level: found[stride_of(level)] for level in levels if stride_of(level) in found}
+    missing = [level for level in levels if level not in features and stride_of(level) < max(found)]
+    if missing or not features:
+        has = ", ".join(f"p{stride.bit_length() - 1}" for stride in sorted(found))
+        raise UserError(
+            f"backbone '{name}' does not have the levels {', '.join(missing or levels)}: it has {has}; "
+            "change model.levels or choose another backbone"
+        )
+    indices = tuple(feature.index for feature in features.values())
+    body = _create(name, drop_path, out_indices=indices)
+    return Backbone(replace_norms(body, norm), features)
+
+
+def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the deviation of each channel, in [0, 1], that the network's published weights expect."""
+    published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if published is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision has them
+    return tuple(published.mean), tuple(published.std)
+
+
+def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
+    """Create the network; what not every network takes is left out for those that do not take it."""
+    named |= {"dynamic_img_size": True}  # transformers: images of any size
+    if drop_path > 0:
+        named |= {"drop_path_rate": drop_path}
+    for _ in range(3):
+        try:
+            body: nn.Module = timm.create_model(name, pretrained=False, features_only=True, **named)
+            return body
+        except TypeError as error:
+            refused = next((key for key in named if f"'{key}'" in str(error) and key != "out_indices"), None)
+            if refused is None:
+                raise
+            del named[refused]
+            if refused == "drop_path_rate":
+                warnings.warn(
+                    f"model.drop_path has no effect: '{name}' has no stochastic depth", stacklevel=4
+                )
+    raise AssertionError("unreachable: each round leaves one of two arguments out")
+
+
+def _probe(name: str) -> dict[int, _Feature]:
+    """Return the network's outputs by stride, found by running it on a shape that is not its own.
+
+    Raises:
+        UserError: If the network has no outputs of several scales or takes images of one size only.
+    """
+    faults = []
+    for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
+        try:
+            with torch.device(device), torch.no_grad():
+                body = _create(name, 0.0).eval()
+                maps = body(torch.zeros(1, 3, PROBE_ROWS, PROBE_COLUMNS))
+            return _read_features(name, body, maps)
+        except TIMM_ERRORS as error:
+            if isinstance(error, UserError):
+                raise
+            faults.append(str(error) or type(error).__name__)
+    raise UserError(
+        f"backbone '{name}' cannot return maps of several scales for images of any size "
+        f"(timm: {faults[-1].splitlines()[0]}): choose another, such as resnet50"
+    )
+
+
+def _read_features(name: str, body: nn.Module, maps: list[Tensor]) -> dict[int, _Feature]:
+    info: Any = body.feature_info
+    features = {}
+    for index, channels, stride, m in zip(
+        info.out_indices, info.channels(), info.reduction(), maps, strict=True
+    ):
+        rows_columns = (PROBE_ROWS // stride, PROBE_COLUMNS // stride)
+        layouts: dict[tuple[int, ...], Literal["BCHW", "BHWC"]] = {
+            (1, *rows_columns, channels): "BHWC",
+            (1, channels, *rows_columns): "BCHW",
+        }
+        if tuple(m.shape) not in layouts:
+            raise UserError(
+                f"backbone '{name}' must return maps of {channels} channels and stride {stride}: for an image "
+                f"of {PROBE_ROWS} x {PROBE_COLUMNS} it returns {tuple(m.shape)}; choose another"
+            )
+        # of several maps with one stride the last is the deepest
+        features[stride] = _Feature(index, Level(channels, stride), layouts[tuple(m.shape)])
+    return features

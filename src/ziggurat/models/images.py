@@ -1,0 +1,39 @@
+"""From pixels to what a model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normalize_images(
+    images_BCHW: Tensor, sizes: Sequence[tuple[int, int]], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Return ``(pixel / 255 - mean) / std``, and zero in the padding.
+
+    Args:
+        images_BCHW: uint8, padded below and to the right; the memory format is kept.
+        sizes: Rows and columns of each image before padding.
+        mean: Mean of each channel, in [0, 1].
+        std: Deviation of each channel, in [0, 1].
+
+    Returns:
+        float32, of the same shape.
+
+    Example:
+        >>> normalize_images(torch.full((1, 3, 1, 2), 255, dtype=torch.uint8), [(1, 1)], [0.5] * 3, [0.5] * 3)[0, 0]
+        tensor([[1., 0.]])
+    """
+    mean_C11, std_C11 = (
+        torch.tensor(v, device=images_BCHW.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std)
+    )
+    normalized = images_BCHW.to(torch.float32).sub_(mean_C11 * 255).div_(std_C11 * 255)
+    rows, columns = images_BCHW.shape[-2:]
+    for image_CHW, (height, width) in zip(normalized, sizes, strict=True):
+        if height < rows:
+            image_CHW[:, height:].zero_()
+        if width < columns:
+            image_CHW[:, :, width:].zero_()
+    return normalized
