@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check sweep bench clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -29,6 +29,9 @@ check: setup     ## lint, format, types, import boundaries
 
 test: check      ## check, then all tests
 	$(BIN)/python -m pytest
+
+sweep: setup     ## the long tests: every combination that make test takes a selection of
+	$(BIN)/python -m pytest -m slow
 
 bench: setup     ## the benchmarks, each into its results.json
 	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done

@@ -7,6 +7,7 @@ done; 1: it ran and the answer is no; 2: the input is wrong, with one message th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -165,20 +166,24 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     faults, summary = find_faults(options.data, DataConfig().max_pixels)
     result = {
         "ok": not faults,
-        **summary,
+        **dataclasses.asdict(summary),
         "faults": [{"file": fault.file, "id": fault.id, "fault": fault.fault} for fault in faults],
     }
     if not options.json:
         for fault in faults:
             print(f"{fault.file}{'' if fault.id is None else f' [{fault.id}]'}: {fault.fault}")
-        print(", ".join(f"{name} {value}" for name, value in summary.items()) + f": {len(faults)} faults")
+        splits = "; ".join(
+            f"{split}: {counts['images']} images, {counts['annotations']} boxes"
+            for split, counts in summary.splits.items()
+        )
+        print(f"{summary.format}; {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults")
     return (NO if faults else DONE), result
 
 
 def _models(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.models.catalogue import list_models
 
-    rows = [row for row in list_models() if options.filter in row["name"]]
+    rows = list(list_models(options.filter))
     if not options.json:
         for row in rows:
             print(

@@ -48,6 +48,7 @@ class DataConfig:
 
     Attributes:
         path: The data set: a folder, an annotation file, or ``digits`` (the embedded data set).
+        val: What training evaluates on: a folder or an annotation file; empty takes the ``val`` split of `path`.
         crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input.
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size.
         resize_limit: Longest side that ``resize`` may lead to, in pixels.
@@ -64,6 +65,7 @@ class DataConfig:
     """
 
     path: str = ""
+    val: str = ""
     crop: int = 512
     resize: int = 0
     resize_limit: int = 1333

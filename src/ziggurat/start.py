@@ -5,27 +5,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ziggurat.config import RunConfig, flatten, load_config, override
 from ziggurat.data.formats import open_dataset
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
-from ziggurat.models.build import parse_model_name
+from ziggurat.models.build import build_model
 from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environment
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
 from ziggurat.predict import predict_files
 from ziggurat.run import CONFIG, load_run, next_run_folder
-from ziggurat.train import train
+from ziggurat.train import open_validation, train
 
 T = TypeVar("T")
-SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 # What may differ when a run goes on: where it is computed, and what it is not defined by.
-FREE_ON_RESUME = ("plan", "device", "out", "data.path", "data.workers", "data.cache_bytes")
-FREE_ON_RESUME += ("train.checkpoint_every", "train.evaluate_every")
+FREE_ON_RESUME = {
+    "plan", "device", "out", "data.path", "data.val", "data.workers", "data.cache_bytes",
+    "train.checkpoint_every", "train.evaluate_every",
+}  # fmt: skip
 
 
 def start_training(
@@ -99,7 +100,7 @@ def _resolved(config: RunConfig, world: int | None) -> RunConfig:
 
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world))
-    check(lambda: parse_model_name(config.model.name))
+    check(lambda: build_model(config.model, num_classes=1))
     check(lambda: _check_data(config))
     weights = config.model.weights
     if weights not in ("none", "lite0") and not Path(weights).is_file():
@@ -112,8 +113,9 @@ def _resolved(config: RunConfig, world: int | None) -> RunConfig:
 def _check_data(config: RunConfig) -> None:
     if not config.data.path:
         raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
-    for split in SPLITS:
-        open_dataset(config.data.path, split, config.digits, config.data.max_pixels)
+    dataset = open_dataset(config.data.path, "train", config.digits, config.data.max_pixels)
+    if dataset is not None:
+        open_validation(config, dataset.classes)
 
 
 def start_evaluation(folder: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import load_steps
+from ziggurat.data.relabel import with_labels_of
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
@@ -123,6 +124,21 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     }
 
 
+def open_validation(config: RunConfig, classes: tuple[str, ...]) -> DetectionDataset | None:
+    """Open what a run is evaluated on, with the labels of `classes`.
+
+    An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too.
+
+    Raises:
+        UserError: If it cannot be opened, or has classes that the run does not know.
+    """
+    path = config.data.val or config.data.path
+    if Path(path).is_file() and not config.data.val:
+        return None
+    dataset = open_dataset(path, "val", config.digits, config.data.max_pixels)
+    return dataset and with_labels_of(dataset, classes)
+
+
 def seed_everything(*key: int | tuple[int, ...]) -> None:
     """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
 
@@ -148,8 +164,8 @@ class _TrainingData:
         opened = open_dataset(config.data.path, "train", config.digits, config.data.max_pixels)
         assert opened is not None  # only the validation split may be missing
         self.dataset: DetectionDataset = opened
-        self.validation = open_dataset(config.data.path, "val", config.digits, config.data.max_pixels)
         self.classes = self.dataset.classes
+        self.validation = open_validation(config, self.classes)
         self.samples = TrainingSamples(self.dataset, config.data, config.seed)
         self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
         self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
