@@ -1,0 +1,232 @@
+"""How fast is training and inference, against torchvision's own model in a plain loop, and on two workers?
+
+All variants are measured in one run, in rounds that take each variant once, so that a slow moment of the machine
+strikes all of them. Each ratio is taken within its round; the median and the range over rounds are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import fcos_resnet50_fpn
+
+from ziggurat.config import RunConfig, override
+from ziggurat.data.batch import Microbatch, Objects, SampleId
+from ziggurat.models.build import build_model
+from ziggurat.models.images import normalize_images
+from ziggurat.optimization import make_optimizer
+from ziggurat.parallel.launch import WorkerSettings, launch
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.tasks.detection import make_task
+
+CLASSES = 90
+BOXES = 20
+PER_MICROBATCH = 2
+
+
+def make_microbatch(index: int, size: int) -> Microbatch:
+    """Random pixels and boxes; the same for every variant."""
+    generator = torch.Generator().manual_seed(index)
+    images = torch.randint(0, 256, (PER_MICROBATCH, 3, size, size), dtype=torch.uint8, generator=generator)
+    objects = []
+    for _ in range(PER_MICROBATCH):
+        corner = torch.rand((BOXES, 2), generator=generator) * (size - 80)
+        extent = 8 + torch.rand((BOXES, 2), generator=generator) * 70
+        labels = torch.randint(0, CLASSES, (BOXES,), generator=generator)
+        objects.append(Objects(torch.cat([corner, corner + extent], dim=1), labels))
+    ids = tuple(SampleId(0, index * PER_MICROBATCH + i) for i in range(PER_MICROBATCH))
+    return Microbatch(index, ids, images, ((size, size),) * PER_MICROBATCH, tuple(objects))
+
+
+class Peer:
+    """torchvision's model in the loop of its references: SGD, one process; bf16 is autocast."""
+
+    def __init__(self, size: int, dtype: str) -> None:
+        torch.manual_seed(0)
+        self.model = fcos_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=CLASSES, min_size=size, max_size=size
+        )
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+        self.dtype = dtype
+        batch = make_microbatch(0, size)
+        self.images = [image.float() / 255 for image in batch.images_BCHW]
+        self.targets = [{"boxes": o.boxes_xyxy, "labels": o.labels} for o in batch.objects]
+
+    def train_step(self) -> None:
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"):
+            losses = sum(self.model(self.images, self.targets).values())
+        self.optimizer.zero_grad()
+        losses.backward()
+        self.optimizer.step()
+
+    @torch.inference_mode()
+    def infer(self) -> None:
+        self.model.eval()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"):
+            self.model(self.images)
+
+
+class Ours:
+    """The step of `ziggurat.train` on microbatches that are in memory."""
+
+    def __init__(self, size: int, dtype: str, workers: Workers, num_microbatches: int) -> None:
+        settings = {"dtype": dtype, "train.optimizer": "sgd", "train.lr": 1e-4}
+        self.config = override(RunConfig(), settings)
+        torch.manual_seed(0)
+        model = build_model(self.config.model, CLASSES)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.task = make_task(self.model, self.config)
+        self.optimizer = make_optimizer(self.model, self.config.train)
+        self.parallel = DataParallel(self.model, workers)
+        self.num_microbatches = num_microbatches
+        mine = self.parallel.leaves_of_worker(num_microbatches)
+        self.batches = [make_microbatch(index, size) for index in mine]
+
+    def outputs(self, batch: Microbatch) -> dict[str, dict[str, Tensor]]:
+        images = normalize_images(batch.images_BCHW, batch.sizes, self.model.mean, self.model.std)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
+            outputs: dict[str, dict[str, Tensor]] = self.model(images)
+        return outputs
+
+    def train_step(self) -> None:
+        self.model.train()
+        self.parallel.start(self.num_microbatches)
+        assignments = [self.task.assign(batch) for batch in self.batches]
+        width = len(self.task.normalizer_names)
+        totals = self.parallel.sum([self.task.normalizers(a) for a in assignments], width)
+        for batch, assignment in zip(self.batches, assignments, strict=True):
+            with self.parallel.leaf(batch.index):
+                shares = self.task.loss_shares(self.outputs(batch), assignment, totals)
+                torch.stack(list(shares.values())).sum().backward()
+        self.parallel.finish_gradients()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
+        self.parallel.finish_statistics()
+        self.optimizer.step()
+
+    @torch.inference_mode()
+    def infer(self) -> None:
+        self.model.eval()
+        for batch in self.batches:
+            self.task.detections(self.outputs(batch), batch.sizes)
+
+
+def seconds_of(function: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def against_torchvision(size: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each variant in each round; one process, one thread."""
+    torch.set_num_threads(1)
+    variants = {
+        f"{name} {dtype}": Peer(size, dtype) if name == "torchvision" else Ours(size, dtype, Workers(), 1)
+        for name in ("torchvision", "ziggurat")
+        for dtype in ("fp32", "bf16")
+    }
+    report: dict[str, Any] = {}
+    for work in ("train_step", "infer"):
+        for variant in variants.values():
+            getattr(variant, work)()  # warm-up
+        seconds = [
+            {name: seconds_of(getattr(v, work)) for name, v in variants.items()} for _ in range(rounds)
+        ]
+        report[work] = {
+            "images_per_second": {
+                name: round(PER_MICROBATCH / statistics.median(row[name] for row in seconds), 3)
+                for name in variants
+            },
+            "ziggurat bf16 / torchvision fp32 (its default)": ratio(
+                seconds, "torchvision fp32", "ziggurat bf16"
+            ),
+            "ziggurat fp32 / torchvision fp32": ratio(seconds, "torchvision fp32", "ziggurat fp32"),
+            "ziggurat bf16 / torchvision bf16": ratio(seconds, "torchvision bf16", "ziggurat bf16"),
+        }
+    return report
+
+
+def ratio(rows: list[dict[str, float]], slow: str, fast: str) -> dict[str, float]:
+    """How many times faster `fast` is: the median and the range over rounds."""
+    values = sorted(row[slow] / row[fast] for row in rows)
+    return {
+        "median": round(statistics.median(values), 3),
+        "min": round(values[0], 3),
+        "max": round(values[-1], 3),
+        "rounds": len(values),
+    }
+
+
+def timed_steps(workers: Workers, size: int, dtype: str, num_microbatches: int, steps: int) -> list[float]:
+    """Seconds of each step on the slowest worker."""
+    ours = Ours(size, dtype, workers, num_microbatches)
+    ours.train_step()
+    seconds = []
+    for _ in range(steps):
+        workers.barrier()
+        begin = time.perf_counter()
+        ours.train_step()
+        workers.barrier()
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def scaling(size: int, dtype: str, rounds: int, steps: int = 4) -> dict[str, float]:
+    """How many times faster two workers of one thread are than one, on the same global batch."""
+    rows = []
+    for _ in range(rounds):
+        row = {}
+        for count in (1, 2):
+            arguments = (size, dtype, 2, steps)
+            seconds = launch(timed_steps, arguments, count, WorkerSettings(1, "cpu"))
+            assert seconds is not None
+            row[str(count)] = statistics.median(seconds)
+        rows.append(row)
+    return ratio(rows, "1", "2")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[400, 800])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {
+        "environment": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "bf16 units": {
+                "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+                "amx": torch.cpu._is_amx_tile_supported(),
+            },
+            "platform": platform.platform(),
+        },
+        "model": "FCOS ResNet-50 FPN, batches of 2 images",
+    }
+    # The workers are forked, so they are measured before this process has done anything in parallel.
+    for size in options.sizes:
+        report[f"{size} pixels, 2 workers / 1 worker"] = {
+            dtype: scaling(size, dtype, options.rounds) for dtype in ("fp32", "bf16")
+        }
+    for size in options.sizes:
+        report[f"{size} pixels, one thread"] = against_torchvision(size, options.rounds)
+    text = json.dumps(report, indent=2)
+    Path(__file__).with_name("results.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
