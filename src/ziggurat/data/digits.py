@@ -27,7 +27,7 @@ from ziggurat.config import DigitsConfig
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.randomness import Purpose, keyed_generator
-from ziggurat.data.stamps import Stamp, digit_pixels, make_stamp
+from ziggurat.data.stamps import Stamp, digit_pixels, make_stamp, scikit_learn_file
 
 _TRAIN_DIGITS = 1500  # of 1797
 _TRAIN_COLUMNS = 400  # of 640: the photographs' columns that training scenes are cut from
@@ -215,8 +215,9 @@ def _handwriting(split: Literal["train", "val"]) -> np.ndarray:
 @cache
 def _places(split: Literal["train", "val"]) -> tuple[Image.Image, ...]:
     """Return the parts of the photographs that a split's scenes are cut from."""
-    from sklearn.datasets import load_sample_image  # takes a second, which only these scenes should cost
-
-    columns = slice(0, _TRAIN_COLUMNS) if split == "train" else slice(_TRAIN_COLUMNS, None)
-    photographs = (load_sample_image(name) for name in ("china.jpg", "flower.jpg"))
-    return tuple(Image.fromarray(np.ascontiguousarray(pixels[:, columns])) for pixels in photographs)
+    columns = (0, _TRAIN_COLUMNS) if split == "train" else (_TRAIN_COLUMNS, None)
+    places = []
+    for name in ("china.jpg", "flower.jpg"):
+        with Image.open(scikit_learn_file(f"images/{name}")) as photograph:
+            places.append(photograph.crop((columns[0], 0, columns[1] or photograph.width, photograph.height)))
+    return tuple(places)

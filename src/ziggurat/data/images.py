@@ -26,7 +26,7 @@ from torch import Tensor
 from ziggurat.errors import UserError
 
 # Formats whose decoders only read pixels; Pillow would also start Ghostscript for EPS.
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm")
 
 _UPRIGHT = {
@@ -83,9 +83,9 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             with Image.open(path, formats=FORMATS) as image:
                 _check_pixels(path, image, max_pixels)
                 yield image
-    except (UserError, FileNotFoundError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
     except Exception as error:  # decoders raise almost anything for broken files
         raise UserError(f"cannot decode the image {path}: {_reason(error)}") from error
@@ -135,7 +135,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float64))
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > (255 if is_float else 65535):
-        values = (values - low) * (255 / max(high - low, 1e-300))
+        values = (values - low) / max(high - low, 1e-300) * 255
     elif is_float and high <= 1:
         values = values * 255
     elif high > 255:

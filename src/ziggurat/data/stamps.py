@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ziggurat.errors import UserError
+
 _MARGIN = 2  # empty pixels around the 8 x 8 of a digit, so that its edges fade out
-_FINE = 4  # how many times finer the outline is than the pixels
-_INK = 0.5  # where a digit's edge is, as a share of the darkest ink
+_FINE = 8  # how many times finer the outline is than the pixels
+_INK = 0.45  # where a digit's edge is, as a share of the darkest ink
 _SLOPE = 0.6  # how much of the darkest ink an edge rises within one pixel of 8 x 8
 
 
@@ -53,15 +57,27 @@ class DigitPixels:
     labels: np.ndarray
 
 
+def scikit_learn_file(name: str) -> Path:
+    """Return a file that ``sklearn.datasets`` ships.
+
+    The file is found without importing scikit-learn, which takes a second, loads an OpenMP library of its own, and
+    changes the environment of this process and its children.
+    """
+    spec = find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the embedded data set needs scikit-learn: pip install scikit-learn")
+    return Path(spec.submodule_search_locations[0]) / "datasets" / name
+
+
 @cache
 def digit_pixels() -> DigitPixels:
     """Read the digits; once in a process."""
-    from sklearn.datasets import load_digits  # takes a second, which only these scenes should cost
-
-    bunch = load_digits()
-    padded = np.pad(bunch.images / 16, [(0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)])
+    # each line: the ink of 8 x 8 pixels, 0 to 16, then which digit it is
+    table = np.loadtxt(scikit_learn_file("data/digits.csv.gz"), delimiter=",")
+    digits = table[:, :-1].reshape(-1, 8, 8) / 16
+    padded = np.pad(digits, [(0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)])
     images = [Image.fromarray(digit) for digit in padded.astype(np.float32)]
-    return DigitPixels(images, [_outline(image) for image in images], bunch.target)
+    return DigitPixels(images, [_outline(image) for image in images], table[:, -1].astype(np.int64))
 
 
 def _outline(image: Image.Image) -> np.ndarray:
