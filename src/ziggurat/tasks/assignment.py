@@ -1,0 +1,115 @@
+"""Which predictions are positive, and for which object: what a head's loss needs to know of the objects.
+
+Shapes: ``B`` images, ``P`` predictions of one image (levels, then rows, then columns, then anchors), ``M`` objects
+of all images, ``N`` positives of one level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ziggurat.tasks.anchors import Grid, anchors_at
+
+NEGATIVE, IGNORED = -1, -2  # instead of an object's index
+
+
+@dataclass(frozen=True)
+class Places:
+    """Some predictions of one level of a microbatch, each int64 of shape ``(N,)``; no two are the same."""
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
+    anchor: Tensor
+
+
+@dataclass(frozen=True)
+class LevelTargets:
+    """What one level has to predict.
+
+    Attributes:
+        positives: Predictions with an object.
+        ignored: Predictions that take no part in the loss.
+        anchors_xyxy: The anchor of each positive in pixels, float32, shape ``(N, 4)``.
+        boxes_xyxy: The object of each positive in pixels, float32, shape ``(N, 4)``.
+        labels: Its class, int64, shape ``(N,)``.
+    """
+
+    positives: Places
+    ignored: Places
+    anchors_xyxy: Tensor
+    boxes_xyxy: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the outputs of a microbatch have to predict.
+
+    Attributes:
+        levels: The targets by level.
+        positives: Number of positives of each image, float64, shape ``(B,)``.
+    """
+
+    levels: dict[str, LevelTargets]
+    positives: Tensor
+
+
+def collect_targets(
+    matched_BP: Tensor, grids: list[Grid], bases: list[Tensor], boxes_M4: Tensor, labels_M: Tensor
+) -> Assignment:
+    """Turn the objects that predictions are matched to into targets.
+
+    Args:
+        matched_BP: For each prediction the index of its object, or `NEGATIVE` or `IGNORED`.
+        grids: The positions of each level.
+        bases: Each level's anchors about (0, 0).
+        boxes_M4: The objects of all images in pixels.
+        labels_M: Their classes.
+    """
+    levels = {}
+    split = matched_BP.split([len(grid) * len(base) for grid, base in zip(grids, bases, strict=True)], dim=1)
+    for grid, base_A4, matched_BL in zip(grids, bases, split, strict=True):
+        positives = _places(matched_BL >= 0, grid, len(base_A4))
+        objects = matched_BL[matched_BL >= 0]
+        levels[grid.name] = LevelTargets(
+            positives,
+            _places(matched_BL == IGNORED, grid, len(base_A4)),
+            anchors_at(grid, base_A4, positives.row, positives.column, positives.anchor),
+            boxes_M4[objects],
+            labels_M[objects],
+        )
+    return Assignment(levels, (matched_BP >= 0).sum(dim=1).to(torch.float64))
+
+
+def _places(mask_BL: Tensor, grid: Grid, num_anchors: int) -> Places:
+    image, place = mask_BL.nonzero().unbind(dim=1)
+    return places_from_index(image, place, grid, num_anchors)
+
+
+def places_from_index(image: Tensor, index: Tensor, grid: Grid, num_anchors: int) -> Places:
+    """Split the index of predictions of a level (rows, then columns, then anchors) into its parts."""
+    position = torch.div(index, num_anchors, rounding_mode="floor")
+    row = torch.div(position, grid.columns, rounding_mode="floor")
+    return Places(image, row, position % grid.columns, index % num_anchors)
+
+
+def gather(map_BCHW: Tensor, places: Places, num_anchors: int) -> Tensor:
+    """Read a term's values at some predictions.
+
+    Its backward pass is deterministic, because no two places are the same.
+
+    Args:
+        map_BCHW: The channels of one anchor are neighbours.
+        places: The predictions.
+        num_anchors: Predictions at each position.
+
+    Returns:
+        In the map's type, shape ``(N, C / num_anchors)``.
+    """
+    by_anchor: Tensor = map_BCHW.unflatten(1, (num_anchors, -1))
+    values: Tensor = by_anchor[places.image, places.anchor, :, places.row, places.column]
+    return values

@@ -1,0 +1,185 @@
+"""The detection task: from a model's outputs to the loss's shares, and to boxes.
+
+Shapes: ``B`` images, ``N`` positives of all levels, ``K`` normalizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ziggurat.config import DecodeConfig, LossConfig, RunConfig
+from ziggurat.data.batch import Microbatch
+from ziggurat.models.detector import Detector
+from ziggurat.tasks.anchors import Grid, anchors_at, make_grids
+from ziggurat.tasks.assignment import Assignment, collect_targets, gather, places_from_index
+from ziggurat.tasks.detections import Detections, suppress
+from ziggurat.tasks.fcos import FcosRules
+from ziggurat.tasks.focal import focal_sums
+from ziggurat.tasks.retinanet import RetinaNetRules
+
+Outputs = dict[str, dict[str, Tensor]]
+RULES: dict[str, type[FcosRules] | type[RetinaNetRules]] = {"fcos": FcosRules, "retinanet": RetinaNetRules}
+# as the reference implementation of each paper has it
+DEFAULT_NORMALIZER = {"fcos": "positives", "retinanet": "images"}
+
+
+class DetectionTask:
+    """Assigns targets, computes shares of the loss and decodes boxes, for either head.
+
+    Args:
+        model: Gives the facts: levels, head and classes; its weights are not used.
+        loss: The loss.
+        decode: How outputs become boxes.
+
+    Attributes:
+        normalizer_names: What the loss is divided by.
+        term_names: The terms of the loss.
+    """
+
+    def __init__(self, model: Detector, loss: LossConfig, decode: DecodeConfig) -> None:
+        self._model = model
+        self._loss = loss
+        self._decode = decode
+        self._rules: FcosRules | RetinaNetRules = RULES[model.head_kind]()
+        chosen = DEFAULT_NORMALIZER[model.head_kind] if loss.normalizer == "default" else loss.normalizer
+        self.normalizer_names: tuple[str, ...] = (chosen,)
+        self.term_names: tuple[str, ...] = self._rules.term_names
+
+    @torch.no_grad()
+    def assign(self, batch: Microbatch) -> Assignment:
+        """Say which predictions answer for which objects; needs no outputs of the model.
+
+        Args:
+            batch: Its objects, and the rows and columns of its images, are used.
+        """
+        grids = self._grids(*batch.images_BCHW.shape[-2:])
+        boxes = torch.cat([objects.boxes_xyxy for objects in batch.objects])
+        labels = torch.cat([objects.labels for objects in batch.objects])
+        counts = torch.tensor([len(objects) for objects in batch.objects])
+        image = torch.arange(len(counts)).repeat_interleave(counts).to(boxes.device)
+        matched_BP = self._rules.match(boxes, image, len(counts), grids)
+        bases = [self._rules.base_anchors(grid.stride, boxes.device) for grid in grids]
+        return collect_targets(matched_BP, grids, bases, boxes, labels)
+
+    def normalizers(self, assignment: Assignment) -> Tensor:
+        """Return a microbatch's summands of the global normalizers, float64, shape ``(K,)``."""
+        positives = assignment.positives
+        if self.normalizer_names == ("positives",):
+            return positives.sum().view(1)
+        return positives.new_full((1,), len(positives))
+
+    def loss_shares(self, outputs: Outputs, assignment: Assignment, totals: Tensor) -> dict[str, Tensor]:
+        """Return a microbatch's share of each term; summed over all microbatches they are the loss.
+
+        Computed in float32 (or float64, if the outputs are), also under autocast.
+
+        Args:
+            outputs: The model's.
+            assignment: Of the same microbatch.
+            totals: The global normalizers, float64, shape ``(K,)``: the sum of `normalizers` over all microbatches.
+        """
+        device = assignment.positives.device
+        with torch.autocast(device.type, enabled=False):
+            sums, losses = self._class_sums(outputs, assignment), self._positive_losses(outputs, assignment)
+            weight_B = self._image_weights(assignment, totals).to(device=device, dtype=sums.dtype)
+            image_N = torch.cat([level.positives.image for level in assignment.levels.values()])
+            shares = {"classes": (sums * weight_B).sum()}
+            shares |= {term: (loss_N * weight_B[image_N]).sum() for term, loss_N in losses.items()}
+            shares["boxes"] = shares["boxes"] * self._loss.box_weight
+        return shares
+
+    @torch.no_grad()
+    def detections(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Return the objects found in each image, in pixels of the model's input.
+
+        Args:
+            outputs: The model's.
+            sizes: Rows and columns of each image before padding; boxes are clipped to them.
+        """
+        finest, level = next(iter(self._model.levels.items()))
+        rows, columns = outputs[finest]["boxes"].shape[-2:]
+        device = outputs[finest]["boxes"].device
+        with torch.autocast(device.type, enabled=False):
+            found = [
+                self._level_detections(outputs[grid.name], grid)
+                for grid in self._grids(rows * level.stride, columns * level.stride)
+            ]
+            image, boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            bounds = torch.tensor(sizes, device=device, dtype=boxes.dtype).flip(1).repeat(1, 2)
+            boxes = torch.minimum(boxes.clamp(min=0), bounds[image])
+        results = []
+        for number in range(len(sizes)):
+            of_image = (image == number).nonzero().squeeze(1)
+            one = Detections(boxes[of_image], scores[of_image], labels[of_image])
+            results.append(suppress(one, self._decode.nms_threshold, self._decode.max_detections))
+        return results
+
+    def _grids(self, height: int, width: int) -> list[Grid]:
+        model = self._model
+        return make_grids(model.levels, model.level_sizes(height, width), *model.padded_size(height, width))
+
+    def _class_sums(self, outputs: Outputs, assignment: Assignment) -> Tensor:
+        """Return the focal loss of each image, shape ``(B,)``."""
+        alpha, gamma = self._loss.focal_alpha, self._loss.focal_gamma
+        by_level = [
+            focal_sums(outputs[name]["classes"], targets, self._rules.num_anchors, alpha, gamma)
+            for name, targets in assignment.levels.items()
+        ]
+        return torch.stack(by_level).sum(dim=0)
+
+    def _positive_losses(self, outputs: Outputs, assignment: Assignment) -> dict[str, Tensor]:
+        """Return every other term's loss of each positive, shapes ``(N,)``; outputs elsewhere are not touched."""
+        values = {}
+        for term in self.term_names[1:]:
+            parts = [
+                gather(outputs[name][term], targets.positives, self._rules.num_anchors)
+                for name, targets in assignment.levels.items()
+            ]
+            joined = torch.cat(parts)
+            values[term] = joined.to(torch.promote_types(joined.dtype, torch.float32))
+        anchors = torch.cat([targets.anchors_xyxy for targets in assignment.levels.values()])
+        boxes = torch.cat([targets.boxes_xyxy for targets in assignment.levels.values()])
+        return self._rules.losses(values, anchors, boxes)
+
+    def _image_weights(self, assignment: Assignment, totals: Tensor) -> Tensor:
+        """Return what each image's losses are multiplied by, float64, shape ``(B,)``."""
+        positives = assignment.positives
+        total = totals[0].to(positives.device).clamp(min=1)
+        if self.normalizer_names == ("positives",):
+            return torch.ones_like(positives) / total
+        return 1 / (positives.clamp(min=1) * total)
+
+    def _level_detections(
+        self, terms: dict[str, Tensor], grid: Grid
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return image, box, score and label of a level's candidates: images in order, the best first."""
+        num_anchors, num_classes = self._rules.num_anchors, self._model.num_classes
+        terms = {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in terms.items()}
+        scores_BP = self._rules.scores(terms).permute(0, 2, 3, 1).flatten(1)  # a view of channels-last maps
+        indices = [_best(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP]
+        image = torch.arange(len(indices)).repeat_interleave(torch.tensor([len(one) for one in indices]))
+        image, index = image.to(scores_BP.device), torch.cat(indices)
+        prediction = torch.div(index, num_classes, rounding_mode="floor")
+        places = places_from_index(image, prediction, grid, num_anchors)
+        base = self._rules.base_anchors(grid.stride, index.device)
+        anchors = anchors_at(grid, base, places.row, places.column, places.anchor)
+        boxes = self._rules.decode(gather(terms["boxes"], places, num_anchors), anchors)
+        return image, boxes, scores_BP[image, index], index % num_classes
+
+
+def make_task(model: Detector, config: RunConfig) -> DetectionTask:
+    """Return the detection task of a model, as a run's configuration defines it."""
+    return DetectionTask(model, config.loss, config.decode)
+
+
+def _best(scores_P: Tensor, threshold: float, count: int) -> Tensor:
+    """Return the indices of the best scores above the threshold, falling; of equal scores the earlier first."""
+    index = (scores_P > threshold).nonzero().squeeze(1)
+    scores = scores_P[index]
+    if len(index) > count:  # find the last one's score first: sorting everything would cost more
+        kept = scores >= scores.topk(count).values[-1]
+        index, scores = index[kept], scores[kept]
+    return index[scores.argsort(descending=True, stable=True)[:count]]
