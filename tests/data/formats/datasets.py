@@ -1,0 +1,69 @@
+"""Writes small data sets of every format into a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ziggurat.config import DigitsConfig
+from ziggurat.data.dataset import FileDataset
+from ziggurat.data.formats import Fault, find_faults, open_dataset
+from ziggurat.data.formats.table import Split
+
+MAX_PIXELS = 1 << 26
+
+
+def write_image(path: Path, width: int = 40, height: int = 30) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (10, 200, 30)).save(path)
+    return path
+
+
+def coco(*annotations: dict[str, Any], **replaced: Any) -> dict[str, Any]:
+    """Two images, ``a.png`` (id 3) and ``b.png`` (id 8), and two categories, ``cat`` (1) and ``dog`` (5)."""
+    return {
+        "images": [
+            {"id": 3, "file_name": "a.png", "width": 40, "height": 30},
+            {"id": 8, "file_name": "b.png", "width": 40, "height": 30},
+        ],
+        "annotations": list(annotations),
+        "categories": [{"id": 5, "name": "dog"}, {"id": 1, "name": "cat"}],
+        **replaced,
+    }
+
+
+def annotation(id: int = 1, **replaced: Any) -> dict[str, Any]:
+    return {"id": id, "image_id": 3, "category_id": 5, "bbox": [1, 2, 10, 20], "iscrowd": 0, **replaced}
+
+
+def write_coco(folder: Path, content: Any = None, name: str = "train.json") -> Path:
+    """Write the two images and the annotations; `content` may be any JSON."""
+    for image in ("a.png", "b.png"):
+        write_image(folder / image)
+    file = folder / name
+    file.write_text(json.dumps(coco(annotation()) if content is None else content))
+    return file
+
+
+def voc(*objects: tuple[str, str], filename: str = "a.png", size: str = "") -> str:
+    """Return XML with objects of (name, the inside of bndbox)."""
+    entries = "".join(f"<object><name>{n}</name><bndbox>{box}</bndbox></object>" for n, box in objects)
+    return f"<annotation><filename>{filename}</filename>{size}{entries}</annotation>"
+
+
+def corners(*values: object) -> str:
+    names = ("xmin", "ymin", "xmax", "ymax")
+    return "".join(f"<{name}>{value}</{name}>" for name, value in zip(names, values, strict=True))
+
+
+def opened(path: Path, split: Split = "train", classes: tuple[str, ...] | None = None) -> FileDataset:
+    dataset = open_dataset(str(path), split, DigitsConfig(), MAX_PIXELS, classes)
+    assert isinstance(dataset, FileDataset)
+    return dataset
+
+
+def faults_of(path: Path) -> list[Fault]:
+    return find_faults(str(path), MAX_PIXELS)[0]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.formats.datasets import annotation, coco, faults_of, opened, write_coco
+from ziggurat.errors import UserError
+
+
+def test_boxes_labels_and_ids(tmp_path: Path) -> None:
+    content = coco(
+        annotation(1), annotation(2, image_id=8, category_id=1, area=7.5), annotation(3, bbox=[0, 0, 40, 30])
+    )
+    dataset = opened(write_coco(tmp_path, content))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.category_ids == (1, 5)
+    assert [dataset.record(i).image_id for i in range(2)] == [3, 8]
+    assert dataset.objects(0).boxes_xyxy.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30]]
+    assert dataset.objects(0).labels.tolist() == [1, 1]
+    assert dataset.objects(1).labels.tolist() == [0]
+    assert dataset.areas(1).tolist() == [7.5]
+    assert dataset.areas(0).tolist() == [200, 1200]
+    assert not faults_of(tmp_path)
+
+
+def test_crowds(tmp_path: Path) -> None:
+    dataset = opened(write_coco(tmp_path, coco(annotation(1), annotation(2, iscrowd=1))))
+    assert len(dataset.objects(0)) == 1
+    assert dataset.crowd(0).tolist() == [False, True]
+
+
+def test_a_class_declared_twice_counts_once(tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "dog"}, {"id": 5, "name": "dog"}, {"id": 7, "name": "cat"}]
+    dataset = opened(write_coco(tmp_path, coco(annotation(), categories=categories)))
+    assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), (5, 7))
+    assert dataset.objects(0).labels.tolist() == [0]
+
+
+def test_ids_that_are_words(tmp_path: Path) -> None:
+    images = [{"id": "x", "file_name": "a.png"}, {"id": "y", "file_name": "b.png"}]
+    dataset = opened(write_coco(tmp_path, coco(annotation(image_id="y"), images=images)))
+    assert [dataset.record(i).image_id for i in range(2)] == [1, 2]
+    assert [len(dataset.objects(i)) for i in range(2)] == [0, 1]
+    assert (dataset.record(0).height, dataset.record(0).width) == (30, 40), "from the image's header"
+
+
+@pytest.mark.parametrize(
+    ("content", "id", "kind"),
+    [
+        (coco(annotation(4, bbox=[1, 2, 0, 5])), 4, "box without area"),
+        (coco(annotation(4, bbox=[1, 2, -3, 5])), 4, "box without area"),
+        (coco(annotation(4, bbox=[35, 2, 10, 5])), 4, "box outside the image"),
+        (coco(annotation(4, bbox=[1, -3, 10, 5])), 4, "box outside the image"),
+        (coco(annotation(4, bbox=[1, 2, float("nan"), 5])), 4, "box not finite"),
+        (coco(annotation(4, bbox=[1, 2, float("inf"), 5])), 4, "box not finite"),
+        (coco(annotation(4, bbox=[1, 2, 10**400, 5])), 4, "unreadable box"),
+        (coco(annotation(4, bbox=[1, 2, 5])), 4, "unreadable box"),
+        (coco(annotation(4, bbox=["1", 2, 5, 5])), 4, "unreadable box"),
+        (coco(annotation(4, bbox=None)), 4, "unreadable box"),
+        (coco(annotation(4, category_id=9)), 4, "unknown category"),
+        (coco(annotation(4, category_id=[9])), 4, "unknown category"),
+        (coco(annotation(4, image_id=9)), 4, "unknown image"),
+        (coco(annotation(4), annotation(4)), 4, "duplicate annotation id"),
+        (coco("x", annotation()), None, "unreadable annotation"),
+        (
+            coco(annotation(), images=[*coco()["images"], {"id": 3, "file_name": "c.png"}]),
+            3,
+            "duplicate image id",
+        ),
+        (
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "a.png"}]),
+            4,
+            "duplicate image",
+        ),
+        (
+            coco(annotation(), images=[*coco()["images"], {"file_name": "c.png"}]),
+            None,
+            "unreadable image entry",
+        ),
+        (coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "c.png"}]), 4, "missing image"),
+        (
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "c\0\ud800"}]),
+            4,
+            "missing image",
+        ),
+        (
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "../a.png"}]),
+            4,
+            "path leaves the data set",
+        ),
+        (
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "/etc/passwd"}]),
+            4,
+            "path leaves the data set",
+        ),
+        (
+            coco(annotation(), categories=[*coco()["categories"], {"id": 5, "name": "x"}]),
+            5,
+            "duplicate category id",
+        ),
+        (coco(annotation(), categories=[*coco()["categories"], {"id": "z"}]), None, "unreadable category"),
+        (coco(), None, "empty annotation file"),
+        (coco(images=[]), None, "empty annotation file"),
+        ({"images": []}, None, "not COCO"),
+        ([1, 2], None, "not COCO"),
+    ],
+)
+def test_each_fault_is_found(tmp_path: Path, content: Any, id: int | None, kind: str) -> None:
+    folder = tmp_path / "set"
+    file = write_coco(folder, content)
+    found = faults_of(file)
+    assert [(fault.file, fault.id, fault.kind) for fault in found] == [(str(file), id, kind)]
+    if kind not in ("duplicate annotation id", "duplicate image"):
+        with pytest.raises(UserError, match=kind) as raised:
+            opened(file)
+        assert str(file) in str(raised.value)
+    else:
+        assert len(opened(file)) >= 2, "this fault does no harm to training"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty annotation file"),
+        (b" \n", "empty annotation file"),
+        (b"{", "not JSON"),
+        (b'{"images": [' + b"[" * 100_000, "not JSON"),
+        (b"\xff\xfe\x00{", "not text"),
+        (b"7" * 5000, "not JSON"),
+    ],
+)
+def test_what_is_not_json(tmp_path: Path, content: bytes, kind: str) -> None:
+    file = tmp_path / "train.json"
+    file.write_bytes(content)
+    assert [fault.kind for fault in faults_of(file)] == [kind]
+    with pytest.raises(UserError, match=kind):
+        opened(tmp_path)
+
+
+def test_one_pixel_outside_is_rounding(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco(annotation(1, bbox=[-1, 0, 42, 31])))
+    assert not faults_of(file)
+    assert opened(file).objects(0).boxes_xyxy.tolist() == [[-1, 0, 41, 31]]
+
+
+def test_size_mismatch_and_undecodable_image(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco(annotation(), images=[
+        {"id": 1, "file_name": "a.png", "width": 30, "height": 40},
+        {"id": 3, "file_name": "b.png", "width": 40, "height": 30},
+    ]))  # fmt: skip
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
+    first, second = faults_of(file)
+    assert (first.file, first.id) == (str(file), 1)
+    assert first.fault.startswith(
+        "size mismatch: the image 'a.png' has 40 x 30 pixels, the annotation says 30 x 40"
+    )
+    assert (second.file, second.id, second.kind) == (str(tmp_path / "b.png"), 3, "undecodable image")
+
+
+def test_all_faults_in_one_message(tmp_path: Path) -> None:
+    flat = [annotation(id, bbox=[1, 1, 0, 5]) for id in range(1, 11)]
+    file = write_coco(tmp_path, coco(*flat, annotation(20, category_id=9)))
+    with pytest.raises(UserError) as raised:
+        opened(tmp_path)
+    assert len(raised.value.faults) == 5
+    message = str(raised.value)
+    assert f"7 more of 'box without area': run 'ziggurat check {tmp_path}' to see them all" in message
+    assert f"{file}, 20: unknown category" in message
+
+
+def test_missing_image_names_the_nearest(tmp_path: Path) -> None:
+    content = coco(annotation(), images=[{"id": 3, "file_name": "field_01.jpg"}])
+    file = write_coco(tmp_path, content)
+    (tmp_path / "a.png").rename(tmp_path / "field_01.png")
+    (fault,) = faults_of(file)
+    assert fault.fault == "missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?"

@@ -1,0 +1,175 @@
+"""Every layout that is recognised, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.formats.datasets import (
+    MAX_PIXELS,
+    annotation,
+    coco,
+    corners,
+    faults_of,
+    opened,
+    voc,
+    write_coco,
+    write_image,
+)
+from ziggurat.config import DigitsConfig
+from ziggurat.data.formats import open_dataset
+from ziggurat.data.formats.recognise import format_of, recognise
+from ziggurat.errors import UserError
+
+ROW = "image_path,xmin,ymin,xmax,ymax,label\na.png,1,2,11,22,dog\n"
+XML = voc(("dog", corners(1, 2, 11, 22)))
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def named_coco(folder: Path) -> None:
+    for split in ("train", "val"):
+        write(folder / f"{split}.json", json.dumps(coco(annotation())))
+        write_image(folder / split / "a.png")
+        write_image(folder / split / "b.png")
+
+
+def named_csv(folder: Path) -> None:
+    for split in ("train", "val"):
+        write(folder / f"{split}.csv", ROW)
+        write_image(folder / "images" / "a.png")
+
+
+def cocos_own(folder: Path) -> None:
+    for split in ("train", "val"):
+        write(folder / "annotations" / f"instances_{split}2017.json", json.dumps(coco(annotation())))
+        write(folder / "annotations" / f"captions_{split}2017.json", json.dumps(coco()))
+        write_image(folder / f"{split}2017" / "a.png")
+        write_image(folder / f"{split}2017" / "b.png")
+
+
+def vocs_own(folder: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        write(folder / "Annotations" / f"{name}.xml", XML.replace("a.png", f"{name}.png"))
+        write(folder / "ImageSets" / "Main" / f"{split}.txt", f"{name}  1\n")
+        write_image(folder / "JPEGImages" / f"{name}.png")
+
+
+def folders_with_coco(folder: Path) -> None:
+    for split in ("train", "valid"):
+        write(folder / split / "_annotations.coco.json", json.dumps(coco(annotation())))
+        write_image(folder / split / "a.png")
+        write_image(folder / split / "b.png")
+
+
+def folders_with_csv(folder: Path) -> None:
+    for split in ("train", "val"):
+        write(folder / split / "boxes.csv", ROW)
+        write_image(folder / split / "a.png")
+
+
+def folders_with_voc(folder: Path) -> None:
+    for split in ("train", "val"):
+        write(folder / split / "a.xml", XML)
+        write_image(folder / split / "a.png")
+
+
+LAYOUTS = [named_coco, named_csv, cocos_own, vocs_own, folders_with_coco, folders_with_csv, folders_with_voc]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_with_two_splits(tmp_path: Path, layout: object) -> None:
+    layout(tmp_path)  # type: ignore[operator] # one of the functions above
+    for split in ("train", "val"):
+        dataset = opened(tmp_path, split)  # type: ignore[arg-type] # train or val
+        assert dataset.objects(0).boxes_xyxy.tolist() == [[1, 2, 11, 22]]
+        assert dataset.classes[int(dataset.objects(0).labels[0])] == "dog"
+        assert dataset.image(0).shape == (3, 30, 40)
+    assert opened(tmp_path, "train").path(0) != opened(tmp_path, "val").path(0) or layout is named_csv
+    assert not faults_of(tmp_path)
+
+
+def test_one_annotation_file_is_the_train_split(tmp_path: Path) -> None:
+    write_coco(tmp_path, name="boxes.json")
+    assert set(recognise(tmp_path)) == {"train"}
+    assert open_dataset(str(tmp_path), "val", DigitsConfig(), MAX_PIXELS) is None
+    assert len(opened(tmp_path)) == 2
+
+
+def test_a_file_serves_as_both_splits(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    assert opened(file, "val").objects(0).boxes_xyxy.tolist() == opened(file).objects(0).boxes_xyxy.tolist()
+
+
+def test_only_a_val_split(tmp_path: Path) -> None:
+    write_coco(tmp_path, name="val.json")
+    assert len(opened(tmp_path, "val")) == 2
+    with pytest.raises(UserError, match="has no train split: only val was found"):
+        opened(tmp_path)
+
+
+def test_format_is_seen_in_the_content(tmp_path: Path) -> None:
+    for content, expected in [
+        (json.dumps(coco()), "coco"),
+        (XML, "voc"),
+        (ROW, "csv"),
+        ("{}", None),
+        ("", None),
+    ]:
+        write(tmp_path / "annotations.txt", content)
+        assert format_of(tmp_path / "annotations.txt") == expected
+
+
+def test_format_is_seen_at_the_end_of_a_long_file(tmp_path: Path) -> None:
+    content = {"licenses": ["x" * 200_000], "info": {}, "annotations": []}
+    write(tmp_path / "a.json", json.dumps(content))
+    assert format_of(tmp_path / "a.json") == "coco"
+
+
+def test_several_annotation_files(tmp_path: Path) -> None:
+    write_coco(tmp_path, name="one.json")
+    write_coco(tmp_path, name="two.json")
+    with pytest.raises(UserError, match=r"several annotation files \(one\.json, two\.json\)"):
+        recognise(tmp_path)
+
+
+def test_nothing_recognised(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    write(tmp_path / "notes.json", "{}")
+    with pytest.raises(UserError, match=r"no data set is recognised in the folder .*looked for\n"):
+        recognise(tmp_path)
+
+
+def test_a_file_of_no_known_format(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", "hello")
+    with pytest.raises(
+        UserError, match=r"notes\.txt is of no known format: it must be COCO JSON, VOC XML, or CSV"
+    ):
+        recognise(tmp_path / "notes.txt")
+
+
+def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path / "trees" / "train.csv", ROW)
+    with pytest.raises(UserError, match="did you mean 'trees'"):
+        recognise(tmp_path / "tree")
+    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist"):
+        recognise(tmp_path / "nowhere" / "tree")
+
+
+def test_a_list_that_leads_out_of_the_data_set(tmp_path: Path) -> None:
+    vocs_own(tmp_path)
+    write(tmp_path / "ImageSets" / "Main" / "val.txt", "../../secret\n")
+    with pytest.raises(UserError, match=r"val\.txt must name files of its data set: got '\.\./\.\./secret'"):
+        recognise(tmp_path)
+
+
+def test_images_may_lie_beside_the_splits_folder(tmp_path: Path) -> None:
+    content = coco(annotation(), images=[{"id": 3, "file_name": "../pictures/a.png"}])
+    write(tmp_path / "train" / "boxes.json", json.dumps(content))
+    write_image(tmp_path / "pictures" / "a.png")
+    assert opened(tmp_path).path(0) == tmp_path / "pictures" / "a.png"

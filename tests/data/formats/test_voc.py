@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.formats.datasets import corners, faults_of, opened, voc, write_image
+from ziggurat.errors import UserError
+
+SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+
+
+def write(folder: Path, content: str | bytes, name: str = "a.xml") -> Path:
+    write_image(folder / "a.png")
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def test_coordinates_as_they_are_in_the_file(tmp_path: Path) -> None:
+    content = voc(("tree", corners(1, 2, 11.5, 22)), ("bush", corners(0, 0, 40, 30)), size=SIZE)
+    dataset = opened(write(tmp_path, content))
+    assert dataset.classes == ("bush", "tree")
+    assert dataset.category_ids == (1, 2)
+    assert dataset.objects(0).boxes_xyxy.tolist() == [[1, 2, 11.5, 22], [0, 0, 40, 30]]
+    assert dataset.objects(0).labels.tolist() == [1, 0]
+    assert (dataset.record(0).image_id, dataset.record(0).height, dataset.record(0).width) == (1, 30, 40)
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.voc.xml"])
+@pytest.mark.parametrize("filename", ["old.tif", "/home/someone/old.tif", "../old.tif", ""])
+def test_the_image_is_found_by_the_annotations_name(tmp_path: Path, name: str, filename: str) -> None:
+    file = write(tmp_path, voc(("tree", corners(1, 2, 3, 4)), filename=filename), name)
+    assert opened(file).path(0) == tmp_path / "a.png"
+    assert not faults_of(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "id", "kind"),
+    [
+        (voc(("tree", corners(5, 5, 5, 9))), 1, "box without area"),
+        (voc(("tree", corners(1, 1, 9, 9)), ("tree", corners(5, 5, 50, 9))), 2, "box outside the image"),
+        (voc(("tree", corners(1, 1, 9, "nan"))), 1, "box not finite"),
+        (voc(("tree", corners(1, 1, 9, "x"))), 1, "unreadable box"),
+        (voc(("tree", "")), 1, "unreadable box"),
+        (voc(("", corners(1, 1, 9, 9)), ("tree", corners(1, 1, 9, 9))), 1, "unknown category"),
+        (b"", None, "empty annotation file"),
+        (b"<annotation>", None, "not XML"),
+        (b"\xff\xfe\x00\x01", None, "not XML"),
+        (b"<?xml version='1.0' encoding='nonsense'?><annotation/>", None, "not XML"),
+        (b"<html></html>", None, "not VOC"),
+        (b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>&b;</annotation>", None, "not VOC"),
+        (voc(), None, "empty annotation file"),
+    ],
+)
+def test_each_fault_is_found(tmp_path: Path, content: str | bytes, id: int | None, kind: str) -> None:
+    file = write(tmp_path, content)
+    assert [(fault.file, fault.id, fault.kind) for fault in faults_of(file)] == [(str(file), id, kind)]
+    with pytest.raises(UserError, match=kind):
+        opened(file)
+
+
+def test_missing_image(tmp_path: Path) -> None:
+    file = write(tmp_path, voc(("tree", corners(1, 1, 9, 9)), filename="c.png"), "c.xml")
+    assert [(fault.file, fault.kind) for fault in faults_of(file)] == [(str(file), "missing image")]
+
+
+def test_images_without_objects_are_legal(tmp_path: Path) -> None:
+    write_image(tmp_path / "b.png")
+    write(tmp_path, voc(("tree", corners(1, 1, 9, 9))))
+    write(tmp_path, voc(filename="b.png"), "b.xml")
+    dataset = opened(tmp_path)
+    assert [len(dataset.objects(index)) for index in range(2)] == [1, 0]
+    assert not faults_of(tmp_path)
