@@ -29,7 +29,8 @@ def normalize_images(
     mean_C11, std_C11 = (
         torch.tensor(v, device=images_BCHW.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std)
     )
-    normalized = images_BCHW.to(torch.float32).sub_(mean_C11 * 255).div_(std_C11 * 255)
+    # the order of operations is torchvision's: the same bits
+    normalized = images_BCHW.to(torch.float32).div_(255).sub_(mean_C11).div_(std_C11)
     rows, columns = images_BCHW.shape[-2:]
     for image_CHW, (height, width) in zip(normalized, sizes, strict=True):
         if height < rows:

@@ -142,7 +142,8 @@ class DetectionTask:
             values[term] = joined.to(torch.promote_types(joined.dtype, torch.float32))
         anchors = torch.cat([targets.anchors_xyxy for targets in assignment.levels.values()])
         boxes = torch.cat([targets.boxes_xyxy for targets in assignment.levels.values()])
-        return self._rules.losses(values, anchors, boxes)
+        dtype = values["boxes"].dtype
+        return self._rules.losses(values, anchors.to(dtype), boxes.to(dtype))
 
     def _image_weights(self, assignment: Assignment, totals: Tensor) -> Tensor:
         """Return what each image's losses are multiplied by, float64, shape ``(B,)``."""

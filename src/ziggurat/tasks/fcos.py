@@ -81,10 +81,10 @@ class FcosRules:
         """
         found = self.decode(values["boxes"], anchors_N4)
         return {
-            "boxes": generalized_box_iou_loss(found, boxes_N4.to(found.dtype)),
+            "boxes": generalized_box_iou_loss(found, boxes_N4),
             "centerness": functional.binary_cross_entropy_with_logits(
                 values["centerness"].squeeze(1),
-                centerness(anchors_N4, boxes_N4).to(found.dtype),
+                centerness(anchors_N4, boxes_N4),
                 reduction="none",
             ),
         }

@@ -67,7 +67,7 @@ class RetinaNetRules:
             anchors_N4: The anchor of each positive.
             boxes_N4: The object of each positive.
         """
-        target = encode(boxes_N4, anchors_N4).to(values["boxes"].dtype)
+        target = encode(boxes_N4, anchors_N4)
         return {"boxes": functional.l1_loss(values["boxes"], target, reduction="none").sum(dim=1)}
 
     def decode(self, boxes_N4: Tensor, anchors_N4: Tensor) -> Tensor:
