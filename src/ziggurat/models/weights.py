@@ -1,0 +1,139 @@
+"""Loading weights into a detector: what fits, and a plain word about what does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ziggurat.errors import UserError
+from ziggurat.models.detector import Detector
+from ziggurat.models.weight_files import find_file, read_tensors
+from ziggurat.models.weight_names import translate
+
+CLASS_LAYER = ("head.classes.weight", "head.classes.bias")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor that has one shape in the file and another in the model."""
+
+    name: str
+    shape_in_file: tuple[int, ...]
+    shape_in_model: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of a weights file.
+
+    Attributes:
+        path: The file.
+        loaded: Names (the model's) of the tensors that were loaded.
+        missing: Names of the model's tensors that the file does not have; they keep their initial values.
+        unexpected: Names of the file's tensors that the model does not have.
+        mismatched: Tensors of the layer that predicts the classes, if the file has another number of classes; they
+            keep their initial values.
+    """
+
+    path: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+
+    def summary(self) -> str:
+        """Return the report in a few lines."""
+        lines = [f"{self.path}: {len(self.loaded)} tensors loaded"]
+        if self.missing:
+            lines.append(f"not in the file, start at random: {_by_part(self.missing)}")
+        if self.mismatched:
+            names = ", ".join(_describe(one) for one in self.mismatched)
+            lines.append(f"another number of classes, start at random: {names}")
+        if self.unexpected:
+            lines.append(f"not in the model, left out: {_by_part(self.unexpected)}")
+        return "\n".join(lines)
+
+
+def load_weights(model: Detector, path: str) -> WeightsReport:
+    """Load a weights file into a model, as far as it fits.
+
+    Args:
+        model: Is changed in place, unless an error is raised.
+        path: A safetensors or torch file with the weights of such a detector, of torchvision's
+            ``fcos_resnet50_fpn`` or ``retinanet_resnet50_fpn``, or of the backbone alone under timm's or
+            torchvision's names; or ``lite0``.
+
+    Raises:
+        UserError: If the file is not there, is corrupt or would have to be executed, fits nothing, holds numbers
+            that are not finite, or holds tensors of another shape (all are listed; only the layer that predicts
+            the classes may differ).
+    """
+    file = find_file(path)
+    state = model.state_dict()
+    tensors = translate(read_tensors(file), state.keys())
+    both = [name for name in tensors if name in state]
+    mismatched = tuple(
+        Mismatch(name, tuple(tensors[name].shape), tuple(state[name].shape))
+        for name in both
+        if tensors[name].shape != state[name].shape
+    )
+    different = {one.name for one in mismatched}
+    fitting = {name: tensors[name] for name in both if name not in different}
+    _check(file.name, model, tensors, fitting, mismatched)
+    model.load_state_dict(fitting, strict=False)
+    return WeightsReport(
+        path=str(file),
+        loaded=tuple(fitting),
+        missing=_without_counters(name for name in state if name not in tensors),
+        unexpected=_without_counters(name for name in tensors if name not in state),
+        mismatched=mismatched,
+    )
+
+
+def _check(
+    file: str,
+    model: Detector,
+    tensors: dict[str, Tensor],
+    fitting: dict[str, Tensor],
+    mismatched: tuple[Mismatch, ...],
+) -> None:
+    wrong = [one for one in mismatched if one.name not in CLASS_LAYER]
+    if wrong:
+        raise UserError(
+            f"weights of another shape in '{file}': {_describe(one)}; choose the model that they belong to"
+            for one in wrong
+        )
+    if not _without_counters(fitting):
+        raise UserError(
+            f"nothing in the weights file '{file}' fits the model: it holds {_some(tensors)}; the model has "
+            f"{_some(model.state_dict())}; choose the model that they belong to"
+        )
+    broken = [name for name, tensor in fitting.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"weights must be finite: '{file}' has NaN or infinity in {', '.join(broken)}; "
+            "take an earlier checkpoint"
+        )
+
+
+def _without_counters(names: Iterable[str]) -> tuple[str, ...]:
+    """Leave out the counters of batch norms, which change nothing and which many files lack."""
+    return tuple(name for name in names if not name.endswith("num_batches_tracked"))
+
+
+def _describe(one: Mismatch) -> str:
+    return f"{one.name} is {one.shape_in_file} in the file and {one.shape_in_model} in the model"
+
+
+def _by_part(names: Iterable[str]) -> str:
+    """Return how many tensors each part of a model has, such as ``neck.lateral (6)``."""
+    parts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in parts.items())
+
+
+def _some(tensors: dict[str, Tensor]) -> str:
+    names = list(tensors)
+    return ", ".join(names[:3]) + (f", ... ({len(names)} tensors)" if len(names) > 3 else "")
