@@ -81,7 +81,7 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
         ),
         (coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "c.png"}]), 4, "missing image"),
         (
-            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "c\0\ud800"}]),
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "c\0"}]),
             4,
             "missing image",
         ),
@@ -101,6 +101,18 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
             "duplicate category id",
         ),
         (coco(annotation(), categories=[*coco()["categories"], {"id": "z"}]), None, "unreadable category"),
+        (coco(annotation(), categories=[{"id": 5, "name": "\ud800"}]), None, "not text"),
+        (
+            coco(
+                annotation(),
+                images=[
+                    {"id": 3, "file_name": "a.png", "height": 1e300, "width": 10**30},
+                    {"id": 10**40, "file_name": "a.png"},
+                ],
+            ),
+            10**40,
+            "duplicate image",
+        ),
         (coco(), None, "empty annotation file"),
         (coco(images=[]), None, "empty annotation file"),
         ({"images": []}, None, "not COCO"),

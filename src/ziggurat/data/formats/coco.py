@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, read_text
+from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, as_size, read_text
 
 
 def read_coco(source: Source) -> Table:
@@ -35,6 +35,13 @@ def _lists(table: Table, file: Path) -> tuple[list[Any], list[Any], list[Any]] |
         return None
     try:
         content = json.loads(text)
+        if (
+            "\\ud" in text or "\\uD" in text
+        ):  # half of a character can be spelled, but never be printed or written
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        table.add_fault(file, None, "not text: a name holds half a character (a lone \\ud800 to \\udfff)")
+        return None
     except (ValueError, RecursionError) as error:
         table.add_fault(file, None, f"not JSON: {error}")
         return None
@@ -89,7 +96,9 @@ def _read_images(table: Table, file: Path, images: list[Any]) -> dict[Any, int]:
             table.add_fault(file, id, f"duplicate image id: '{other}' and '{name}' have the same")
         else:
             index_of[id] = len(table.images)
-            table.images.append(ImageRow(name, id, _size(entry), file, place=id))
+            table.images.append(
+                ImageRow(name, id, as_size(entry.get("height"), entry.get("width")), file, place=id)
+            )
     return index_of
 
 
@@ -136,13 +145,6 @@ def _corners(bbox: object) -> tuple[float, float, float, float] | None:
     if x is None or y is None or width is None or height is None:
         return None
     return x, y, x + width, y + height
-
-
-def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = entry.get("height"), entry.get("width")
-    if _is_whole(height) and _is_whole(width) and height > 0 and width > 0:  # type: ignore[operator] # just checked
-        return height, width  # type: ignore[return-value] # just checked
-    return None
 
 
 def _is_whole(value: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,9 @@ def place_images(table: Table) -> Placed:
     remarks: list[Fault] = []
     first: dict[str, ImageRow] = {}
     names: list[str] | None = None
+    finder = _Finder(table.source)
     for row in table.images:
-        found, inside = _search(row, table.source)
+        found, inside = finder.find(row)
         paths.append(None if found is None else Path(found))
         if found is not None:
             other = first.setdefault(found, row)
@@ -58,20 +59,36 @@ def place_images(table: Table) -> Placed:
     return Placed(paths, faults, remarks)
 
 
-def _search(row: ImageRow, source: Source) -> tuple[str | None, bool]:
-    """Return the image's file, and whether its name keeps inside the data set.
+class _Finder:
+    """Looks for the files of images.
 
     Names are judged as they are written: a link in the data set's folder may lead elsewhere, as large data sets
     often lie on another disk.
     """
-    root = os.path.abspath(source.root)
-    candidates = [os.path.normpath(os.path.join(os.path.abspath(f), row.name)) for f in source.folders]
-    inside = [path for path in candidates if path.startswith(root.rstrip(os.sep) + os.sep)]
-    for stem in row.stems:
-        for folder in source.folders:
-            spelled = [suffix for lower in SUFFIXES for suffix in (lower, lower.upper())]
-            inside += [os.path.join(os.path.abspath(folder), stem + suffix) for suffix in spelled]
-    return next((path for path in inside if os.path.isfile(path)), None), bool(inside)
+
+    def __init__(self, source: Source) -> None:
+        self._inside = os.path.abspath(source.root).rstrip(os.sep) + os.sep
+        self._folders = [os.path.abspath(folder) for folder in source.folders]
+
+    def find(self, row: ImageRow) -> tuple[str | None, bool]:
+        """Return an image's file, or None, and whether there is a place in the data set where it may lie."""
+        may_lie = False
+        for path in self._candidates(row):
+            may_lie = True
+            if os.path.isfile(path):
+                return path, True
+        return None, may_lie
+
+    def _candidates(self, row: ImageRow) -> Iterator[str]:
+        for folder in self._folders:
+            path = os.path.normpath(os.path.join(folder, row.name))
+            if path.startswith(self._inside):
+                yield path
+        for stem in row.stems:
+            for folder in self._folders:
+                for suffix in SUFFIXES:
+                    yield os.path.join(folder, stem + suffix)
+                    yield os.path.join(folder, stem + suffix.upper())
 
 
 def _names(source: Source) -> list[str]:

@@ -92,7 +92,7 @@ def _join(
         raise UserError(list(_sentences(faults, path)))
     boxes = _sorted_boxes(table, {name: label for label, name in enumerate(declared)})
     ids = [row.id for row in table.images]
-    numbers = [id for id in ids if isinstance(id, int)]
+    numbers = [id for id in ids if isinstance(id, int) and abs(id) < 1 << 63]
     return FileDataset(
         tuple(declared),
         tuple(declared.values()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Format = Literal["coco", "voc", "csv"]
 Split = Literal["train", "val"]
@@ -67,8 +67,7 @@ class Source:
     folders: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class ImageRow:
+class ImageRow(NamedTuple):
     """An image as its annotation file names it.
 
     Attributes:
@@ -88,8 +87,7 @@ class ImageRow:
     stems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class BoxRow:
+class BoxRow(NamedTuple):
     """A box as its annotation file has it.
 
     Attributes:
@@ -161,3 +159,17 @@ def as_number(value: object) -> float | None:
         return float(value)
     except (ValueError, OverflowError):
         return None
+
+
+def as_size(height: object, width: object) -> tuple[int, int] | None:
+    """Return rows and columns if both are whole numbers that an image can have; else its header will tell.
+
+    Example:
+        >>> as_size(480.0, 640), as_size(0, 640), as_size(None, 640)
+        ((480, 640), None, None)
+    """
+    extents = [as_number(value) for value in (height, width)]
+    rows, columns = (
+        int(value) if value and 1 <= value < 1 << 31 and value == int(value) else 0 for value in extents
+    )
+    return (rows, columns) if rows and columns else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number
+from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number, as_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -51,10 +51,7 @@ def _read_image(table: Table, file: Path, root: ElementTree.Element) -> None:
     stem = file.name.removesuffix(".xml")
     stems = tuple(dict.fromkeys([stem, stem.removesuffix(".voc")]))
     name = _text(root, "filename") or stems[-1]
-    height, width = (as_number(_text(root, f"size/{side}")) for side in ("height", "width"))
-    size = None
-    if height and width and height > 0 and width > 0 and height.is_integer() and width.is_integer():
-        size = int(height), int(width)
+    size = as_size(_text(root, "size/height"), _text(root, "size/width"))
     table.images.append(ImageRow(name, None, size, file, stems=stems))
     for number, entry in enumerate(root.iterfind("object"), start=1):
         _read_object(table, file, number, entry)
