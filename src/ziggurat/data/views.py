@@ -1,0 +1,99 @@
+"""How the network sees images of any size, and in what order: which tiles, in which batches, on which worker.
+
+The batches depend on the images and the settings only, never on the number of workers: they are the unit of
+computation, as microbatches are in training.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ziggurat.config import DataConfig
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.tiles import Tile, tile_grid
+from ziggurat.data.transforms import resize_factor
+
+
+@dataclass(frozen=True)
+class View:
+    """How the network sees one image.
+
+    Attributes:
+        height: Rows after resizing.
+        width: Columns after resizing.
+        tiles: What it is cut into; one tile if it is not larger than the crop.
+    """
+
+    height: int
+    width: int
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tile of one image.
+
+    Attributes:
+        image: The image's index.
+        tile: In pixels of the resized image.
+    """
+
+    image: int
+    tile: Tile
+
+
+def make_view(record: ImageRecord, config: DataConfig) -> View:
+    """Say how the network sees an image.
+
+    Example:
+        >>> view = make_view(ImageRecord("a.png", 1, height=300, width=800), DataConfig(crop=600, resize=600))
+        >>> view.height, view.width, [tile.left for tile in view.tiles]
+        (500, 1333, [0, 366, 733])
+    """
+    factor = resize_factor(record.height, record.width, config.resize, config.resize_limit)
+    height, width = (max(1, round(extent * factor)) for extent in (record.height, record.width))
+    return View(height, width, tuple(tile_grid(height, width, config.crop, config.tile_overlap)))
+
+
+def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple[Piece, ...]]:
+    """Put the tiles of all images into batches of one padded shape.
+
+    Images whose tiles have equal shape follow each other, otherwise in their own order; all tiles of an image have
+    the same shape. The result depends on nothing but the arguments.
+
+    Args:
+        views: Of each image.
+        multiple: Tiles are padded to multiples of this number.
+        batch: Most tiles of a batch.
+    """
+
+    def shape(index: int) -> tuple[int, int]:
+        tile = views[index].tiles[0]
+        return -(-tile.height // multiple), -(-tile.width // multiple)
+
+    batches: list[tuple[Piece, ...]] = []
+    for _, same_shape in itertools.groupby(sorted(range(len(views)), key=shape), key=shape):
+        pieces = [Piece(index, tile) for index in same_shape for tile in views[index].tiles]
+        batches += [tuple(pieces[start : start + batch]) for start in range(0, len(pieces), batch)]
+    return batches
+
+
+def batch_pixels(pieces: Sequence[Piece]) -> int:
+    """Return the pixels of a batch."""
+    return sum(piece.tile.height * piece.tile.width for piece in pieces)
+
+
+def share_of(rank: int, size: int, costs: Sequence[int]) -> slice:
+    """Return the run of consecutive parts that a worker takes: those whose middle lies in its share of the cost.
+
+    Example:
+        >>> [share_of(rank, 3, [4, 1, 1, 1, 1]) for rank in range(3)]
+        [slice(0, 1, None), slice(1, 2, None), slice(2, 5, None)]
+    """
+    total = sum(costs)
+    before = itertools.accumulate(costs, initial=0)
+    # In whole numbers, so that all workers agree.
+    owners = [(2 * start + cost) * size // (2 * total) for start, cost in zip(before, costs, strict=False)]
+    return slice(sum(owner < rank for owner in owners), sum(owner <= rank for owner in owners))
