@@ -15,8 +15,12 @@ SIZES = [(128, 150), (128, 256), (128, 131)]  # padded to 128 x 256
 TERMS = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centerness"}
 
 
-@pytest.mark.parametrize(("kind", "num_classes"), [("fcos", 5), ("fcos", 91), ("retinanet", 5), ("retinanet", 91)])
-def test_losses_gradients_and_detections_are_torchvisions(kind: str, num_classes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "num_classes"), [("fcos", 5), ("fcos", 91), ("retinanet", 5), ("retinanet", 91)]
+)
+def test_losses_gradients_and_detections_are_torchvisions(
+    kind: str, num_classes: int, tmp_path: Path
+) -> None:
     theirs, ours, task = make_twins(kind, num_classes, tmp_path)
     batch = make_batch(SIZES, [12, 30, 0], num_classes)
     images_BCHW = normalize_images(batch.images_BCHW, batch.sizes, ours.mean, ours.std)

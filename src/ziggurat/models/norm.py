@@ -67,13 +67,15 @@ def _fused_parts(norm: nn.BatchNorm2d) -> tuple[nn.Module, nn.Module]:
 
 
 def num_groups(channels: int) -> int:
-    """Return the largest number of groups, at most 32, that divides the channels.
+    """Return the largest number of groups, at most 32, that divides the channels into groups of two or more.
+
+    A group of one channel would be zero wherever a map has one position only, as the coarsest levels may.
 
     Example:
-        >>> num_groups(256), num_groups(40)
-        (32, 20)
+        >>> num_groups(256), num_groups(40), num_groups(16)
+        (32, 20, 8)
     """
-    return max(groups for groups in range(1, 33) if channels % groups == 0)
+    return max(groups for groups in range(1, 33) if channels % groups == 0 and 2 * groups <= max(2, channels))
 
 
 def replace_norms(module: nn.Module, norm: Literal["batch", "frozen", "group"]) -> nn.Module:
