@@ -215,17 +215,21 @@ def _read_ahead(
     waiting: deque[tuple[int, Future[Tensor | UserError]]] = deque()
     upcoming = iter(indices)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as thread:
-        try:
-            while True:
-                while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
-                    index = next(upcoming, None)
-                    if index is None:
-                        break
-                    view = views[index]
-                    waiting.append((view.height * view.width, thread.submit(_read, images, view, index)))
-                if not waiting:
+
+        def look_ahead() -> None:
+            while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
+                index = next(upcoming, None)
+                if index is None:
                     return
-                yield waiting.popleft()[1].result()
+                view = views[index]
+                waiting.append((view.height * view.width, thread.submit(_read, images, view, index)))
+
+        try:
+            look_ahead()
+            while waiting:
+                _, future = waiting.popleft()
+                look_ahead()  # the next one is decoded while this one is used
+                yield future.result()
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
 

@@ -22,7 +22,6 @@ from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import load_steps
-from ziggurat.data.relabel import with_labels_of
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
@@ -135,8 +134,7 @@ def open_validation(config: RunConfig, classes: tuple[str, ...]) -> DetectionDat
     path = config.data.val or config.data.path
     if Path(path).is_file() and not config.data.val:
         return None
-    dataset = open_dataset(path, "val", config.digits, config.data.max_pixels)
-    return dataset and with_labels_of(dataset, classes)
+    return open_dataset(path, "val", config.digits, config.data.max_pixels, classes)
 
 
 def seed_everything(*key: int | tuple[int, ...]) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torchvision_twins import make_batch
 
+from torchvision_twins import make_batch
 from ziggurat.config import DecodeConfig, LossConfig, ModelConfig, RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.models.build import build_model

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision_twins import images_of, make_batch, make_twins, targets_of
 
+from torchvision_twins import images_of, make_batch, make_twins, targets_of
 from ziggurat.models.images import normalize_images
 from ziggurat.models.weight_names import torchvision_name
 
@@ -39,7 +39,8 @@ def test_losses_gradients_and_detections_are_torchvisions(
     parameters = dict(ours.named_parameters())
     for name, parameter in theirs.named_parameters():
         gradient, reference = parameters[torchvision_name(name)].grad, parameter.grad
-        assert gradient is not None and reference is not None
+        assert gradient is not None
+        assert reference is not None
         assert (gradient - reference).norm() <= 1e-4 * reference.norm() + 1e-7, name
 
     theirs.eval(), ours.eval()

@@ -71,7 +71,7 @@ def create_backbone(
     """
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}': {nearest(name, timm.list_models())}")
-    found = _probe(name)
+    found, unused = _probe(name, {stride_of(level) for level in levels})
     features = {level: found[stride_of(level)] for level in levels if stride_of(level) in found}
     missing = [level for level in levels if level not in features and stride_of(level) < max(found)]
     if missing or not features:
@@ -81,8 +81,11 @@ def create_backbone(
             "change model.levels or choose another backbone"
         )
     indices = tuple(feature.index for feature in features.values())
-    body = _create(name, drop_path, out_indices=indices)
-    return Backbone(replace_norms(body, norm), features)
+    body = replace_norms(_create(name, drop_path, out_indices=indices), norm)
+    for key, parameter in body.named_parameters():
+        if key in unused:  # it stays, for timm's names, but no optimizer shall decay what has no gradient
+            parameter.requires_grad_(False)
+    return Backbone(body, features)
 
 
 def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -114,8 +117,12 @@ def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
     raise AssertionError("unreachable: each round leaves one of two arguments out")
 
 
-def _probe(name: str) -> dict[int, _Feature]:
-    """Return the network's outputs by stride, found by running it on a shape that is not its own.
+def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str]]:
+    """Run the network on a shape that is not its own.
+
+    Returns:
+        The network's outputs by stride, and the names of the parameters that the outputs of the wanted strides do
+        not depend on.
 
     Raises:
         UserError: If the network has no outputs of several scales or takes images of one size only.
@@ -123,10 +130,11 @@ def _probe(name: str) -> dict[int, _Feature]:
     faults = []
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
         try:
-            with torch.device(device), torch.no_grad():
+            with torch.device(device):
                 body = _create(name, 0.0).eval()
                 maps = body(torch.zeros(1, 3, PROBE_ROWS, PROBE_COLUMNS))
-            return _read_features(name, body, maps)
+            features = _read_features(name, body, maps)
+            return features, _unused_parameters(body, maps, [features[s] for s in strides & features.keys()])
         except TIMM_ERRORS as error:
             if isinstance(error, UserError):
                 raise
@@ -135,6 +143,17 @@ def _probe(name: str) -> dict[int, _Feature]:
         f"backbone '{name}' cannot return maps of several scales for images of any size "
         f"(timm: {faults[-1].splitlines()[0]}): choose another, such as resnet50"
     )
+
+
+def _unused_parameters(body: nn.Module, maps: list[Tensor], features: list[_Feature]) -> set[str]:
+    if not features:
+        return set()
+    info: Any = body.feature_info
+    wanted = {feature.index for feature in features}
+    ends = [m.sum() for index, m in zip(info.out_indices, maps, strict=True) if index in wanted]
+    names, parameters = zip(*body.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(ends, parameters, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is None}
 
 
 def _read_features(name: str, body: nn.Module, maps: list[Tensor]) -> dict[int, _Feature]:

@@ -74,7 +74,7 @@ def load_weights(model: Detector, path: str) -> WeightsReport:
     file = find_file(path)
     state = model.state_dict()
     tensors = translate(read_tensors(file), state.keys())
-    both = [name for name in tensors if name in state]
+    both = [name for name in state if name in tensors]
     mismatched = tuple(
         Mismatch(name, tuple(tensors[name].shape), tuple(state[name].shape))
         for name in both

@@ -55,7 +55,10 @@ def open_dataset(
         UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
     """
     if path == "digits":
-        return DigitScenes(digits, split)
+        scenes = DigitScenes(digits, split)
+        if classes not in (None, scenes.classes):
+            raise UserError(f"the run must know the classes of digits, 0 to 9: it knows {', '.join(classes or ())}")
+        return scenes
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
     sources = recognise(Path(path))
