@@ -5,6 +5,7 @@ from __future__ import annotations
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError, nearest
 from ziggurat.models.backbone import create_backbone, image_statistics
+from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.detector import Detector
 from ziggurat.models.fcos import FcosHead
 from ziggurat.models.fpn import FeaturePyramid
@@ -60,6 +61,7 @@ def build_model(config: ModelConfig, num_classes: int) -> Detector:
     head, backbone_name, neck = parse_name(config.name)
     names = parse_levels(config.levels)
     backbone = create_backbone(backbone_name, names, config.norm, config.drop_path)
+    speed_up_depthwise(backbone)
     pyramid = NECKS[neck](backbone.levels, names, config.channels)
     return Detector(
         backbone,
