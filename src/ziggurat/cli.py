@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ziggurat.parallel.launch import Interrupted, WorkerFailed  # imports PyTorch: only after --help
 
     try:
-        status, result = options.command(options)
+        command: Callable[[argparse.Namespace], tuple[int, dict[str, Any] | None]] = options.command
+        status, result = command(options)
     except UserError as error:
         print(f"ziggurat: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -129,15 +130,22 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _train(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.start import start_training
 
-    return DONE, start_training(
+    result = start_training(
         options.data, _settings(options), options.out, resume=options.resume, config_file=options.config
     )
+    if result is not None and not options.json:
+        print(f"{result['run']}: weights_sha256 {result['weights_sha256']}")
+    return DONE, result
 
 
 def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.demo import run_demo
 
-    return DONE, run_demo(_settings(options), options.out)
+    result = run_demo(_settings(options), options.out)
+    if result is not None and not options.json:
+        print(f"map50 on unseen digits and places: {result['metrics']['map50']:.3f}")
+        print(f"pictures: {result['pictures']} (all in sheet.png)")
+    return DONE, result
 
 
 def _evaluate(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig, RunConfig, TrainConfig
-from ziggurat.run import next_run_folder
-from ziggurat.start import start_pictures, start_training
+from torch import Tensor
 
+from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig, RunConfig, TrainConfig
+from ziggurat.data.dataset import DetectionDataset, ImageRecord
+from ziggurat.data.formats import open_dataset
+from ziggurat.inference import detect_as_configured
+from ziggurat.parallel.workers import Workers
+from ziggurat.run import load_run, next_run_folder
+from ziggurat.start import start_training
+from ziggurat.tasks.detection import make_task
+from ziggurat.tasks.drawing import contact_sheet, draw_comparison
+
+NUM_PICTURES = 16
 DEMO = RunConfig(
-    model=ModelConfig(name="fcos-resnet18-fpn", levels="p2-p5", channels=64, head_depth=2),
+    model=ModelConfig(name="fcos-resnet10t-fpn", levels="p3-p5", channels=64, head_depth=2),
     data=DataConfig(path="digits", crop=128, scale_min=0.8, scale_max=1.25, flip="none", workers=1),
     digits=DigitsConfig(size=128, train_scenes=4000, val_scenes=200),
     decode=DecodeConfig(score_threshold=0.05, nms_threshold=0.5, max_detections=50),
-    train=TrainConfig(steps=500, batch_size=16, lr=2e-3, warmup=0.1, ema=0.99, checkpoint_every=0),
+    train=TrainConfig(steps=1600, batch_size=8, lr=2e-3, warmup=0.1, ema=0.995, checkpoint_every=0),
 )
 
 
@@ -30,8 +38,46 @@ def run_demo(settings: dict[str, Any], out: str | None) -> dict[str, Any] | None
         The fields of the command's JSON object, with ``pictures``; None on torchrun's workers but the first.
     """
     folder = out or str(next_run_folder(Path("runs"), "demo"))
-    result = start_training("digits", settings, folder, defaults=dataclasses.replace(DEMO))
+    result = start_training("digits", settings, folder, defaults=DEMO)
     if result is None:
         return None
-    pictures = start_pictures(Path(folder))
-    return result | {"pictures": pictures}
+    return result | {"pictures": draw_scenes(Path(folder))}
+
+
+def draw_scenes(folder: Path) -> str:
+    """Draw what the run in `folder` finds in scenes of the validation split, beside what is there.
+
+    Returns:
+        The folder of the pictures: one for each scene, and ``sheet.png`` with all of them.
+    """
+    run = load_run(folder)
+    scenes = open_dataset("digits", "val", run.config.digits, run.config.data.max_pixels)
+    assert scenes is not None
+    few = _First(scenes, min(NUM_PICTURES, len(scenes)))
+    found = detect_as_configured(run.model, make_task(run.model, run.config), few, run.config, Workers())
+    out = folder / "predictions"
+    out.mkdir(exist_ok=True)
+    pictures = [
+        draw_comparison(scenes.image(index), detections, scenes.objects(index), run.classes, min_score=0.3)
+        for index, detections in enumerate(found)
+    ]
+    for index, picture in enumerate(pictures):
+        picture.save(out / f"{scenes.record(index).name}.png")
+    contact_sheet(pictures, columns=4).save(out / "sheet.png")
+    return str(out)
+
+
+class _First:
+    """The first images of a data set."""
+
+    def __init__(self, dataset: DetectionDataset, count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def record(self, index: int) -> ImageRecord:
+        return self.dataset.record(index)
+
+    def image(self, index: int) -> Tensor:
+        return self.dataset.image(index)

@@ -33,7 +33,7 @@ class RunLog:
         self.console = Console(stderr=True)
         self.text = (folder / "log.txt").open("a", encoding="utf-8")
         self.metrics = _continue_lines(folder / "metrics.jsonl", first_step).open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(folder), purge_step=first_step + 1)
         self.progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
@@ -55,7 +55,7 @@ class RunLog:
             self.progress.stop()
             self.text.close()
             self.metrics.close()
-            self.board.close()  # type: ignore[no-untyped-call]
+            self.board.close()
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar, and keep it in ``log.txt``."""
@@ -89,7 +89,7 @@ class RunLog:
         self.metrics.flush()
         for name, value in values.items():
             if isinstance(value, float):
-                self.board.add_scalar(f"{kind}/{name}", value, values["step"])  # type: ignore[no-untyped-call]
+                self.board.add_scalar(f"{kind}/{name}", value, values["step"])
 
 
 def _continue_lines(path: Path, first_step: int) -> Path:

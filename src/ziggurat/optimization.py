@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from ziggurat.config import TrainConfig
+
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -48,7 +52,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-class WeightAverage:
+class WeightAverage(Generic[Model]):
     """An exponential moving average of the weights and of the floating-point buffers.
 
     Attributes:
@@ -59,10 +63,10 @@ class WeightAverage:
         decay: Weight of the past; 0 keeps no average.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
         self.source = model
-        self.model = copy.deepcopy(model).requires_grad_(False) if decay else model
+        self.model: Model = copy.deepcopy(model).requires_grad_(False) if decay else model
 
     @torch.no_grad()
     def update(self, step: int) -> None:

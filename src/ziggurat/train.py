@@ -205,7 +205,7 @@ class _Outcome:
     folder: Path
     model: Detector
     optimizer: torch.optim.Optimizer
-    average: WeightAverage
+    average: WeightAverage[Detector]
 
     def start_folder(self, data: _TrainingData) -> None:
         if self.workers.is_first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str) -> Literal["cpu", "cuda"]:
     """Return ``cuda`` or ``cpu`` for a setting that may be ``auto``.
 
     Raises:
@@ -28,9 +29,7 @@ def resolve_device(device: str) -> str:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, and PyTorch finds no GPU here: use device=cpu or device=auto")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def resolve_plan(text: str, device: str, world: int | None) -> Plan:
@@ -69,7 +68,8 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
         UserError: Listing every fault, also those of settings out of their range.
     """
     faults = range_faults(config)
-    device, plan = "cpu", Plan()
+    device: Literal["cpu", "cuda"] = "cpu"
+    plan = Plan()
     try:
         device = resolve_device(config.device)
         plan = resolve_plan(config.plan, device, world)

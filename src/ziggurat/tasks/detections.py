@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+FEW = 500  # up to so many detections one call is faster than one for each class
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -42,8 +44,23 @@ def suppress(detections: Detections, nms_threshold: float, max_detections: int) 
     """
     order = detections.scores.argsort(descending=True, stable=True)
     boxes, scores, labels = (t[order] for t in (detections.boxes_xyxy, detections.scores, detections.labels))
-    by_class = labels.argsort(stable=True)
-    counts = torch.unique_consecutive(labels[by_class], return_counts=True)[1].tolist()
-    kept = [one[nms(boxes[one], scores[one], nms_threshold)] for one in by_class.split(counts) if len(one)]
-    keep = torch.cat(kept).sort().values[:max_detections] if kept else by_class
+    nms_of_classes = _nms_shifted if len(detections) <= FEW else _nms_by_class
+    keep = nms_of_classes(boxes, scores, labels, nms_threshold).sort().values[:max_detections]
     return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def _nms_shifted(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:
+    """Return what remains, from one call: each class is moved to a place of its own (exact enough in float64)."""
+    if not len(boxes_N4):
+        return labels_N
+    moved = boxes_N4.to(torch.float64)
+    extent = moved.max() - moved.min() + 1
+    keep: Tensor = nms(moved + (labels_N * extent)[:, None], scores_N.to(torch.float64), threshold)
+    return keep
+
+
+def _nms_by_class(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:
+    """Return what remains, from a call for each class."""
+    order = labels_N.argsort(stable=True)
+    counts = torch.unique_consecutive(labels_N[order], return_counts=True)[1].tolist()
+    return torch.cat([one[nms(boxes_N4[one], scores_N[one], threshold)] for one in order.split(counts)])

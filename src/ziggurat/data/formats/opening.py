@@ -57,7 +57,9 @@ def open_dataset(
     if path == "digits":
         scenes = DigitScenes(digits, split)
         if classes not in (None, scenes.classes):
-            raise UserError(f"the run must know the classes of digits, 0 to 9: it knows {', '.join(classes or ())}")
+            raise UserError(
+                f"the run must know the classes of digits, 0 to 9: it knows {', '.join(classes or ())}"
+            )
         return scenes
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
