@@ -11,7 +11,6 @@ from torch import nn
 
 from ziggurat.config import TrainConfig
 
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -255,7 +255,7 @@ def _build(workers: Workers, config: RunConfig, num_classes: int) -> tuple[Detec
     model = build_model(config.model, num_classes)
     report = "weights: random"
     if config.model.weights != "none":
-        report = str(load_weights(model, config.model.weights))
+        report = load_weights(model, config.model.weights).summary()
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
     return model.train(), report
