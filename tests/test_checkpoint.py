@@ -38,6 +38,21 @@ def test_the_state_comes_back_in_the_same_bits(tmp_path, name):
     expected, found = tensors(*saved), tensors(*loaded)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert all(expected[key].stride() == found[key].stride() for key in expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_next_step_has_the_same_bits(tmp_path, name):
+    """The moments must have the layout of their weights: fused optimizers walk through both side by side."""
+    saved = make_state(name, steps=3)
+    save_checkpoint(tmp_path, 3, *saved)
+    loaded = make_state(name)
+    load_checkpoint(tmp_path, *loaded)
+    for net, _, optimizer in (saved, loaded):
+        torch.manual_seed(9)
+        net(torch.randn(2, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+    assert all(map(torch.equal, saved[0].state_dict().values(), loaded[0].state_dict().values()))
 
 
 def test_the_newest_are_kept_and_the_newest_is_loaded(tmp_path):

@@ -14,7 +14,9 @@ from ranks import run_ranks
 from ziggurat.config import DigitsConfig, RunConfig, override
 from ziggurat.train import train
 
-SCENES = DigitsConfig(size=64, count_min=0, count_max=1, height_min=12, height_max=48, train_scenes=17, val_scenes=3)
+SCENES = DigitsConfig(
+    size=64, count_min=0, count_max=1, height_min=12, height_max=48, train_scenes=17, val_scenes=3
+)
 SMALL = {
     "data.path": "digits", "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1,
     "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1, "decode.max_detections": 5,
@@ -48,7 +50,9 @@ def config_of(head, norm, dtype, optimizer):
 
 
 def trained(workers, config, folder):
-    result = train(workers, dataclasses.replace(config, plan=f"dp={workers.size}"), folder / str(workers.size))
+    result = train(
+        workers, dataclasses.replace(config, plan=f"dp={workers.size}"), folder / str(workers.size)
+    )
     return result["weights_sha256"], result["loss"], result["metrics"]
 
 

@@ -98,7 +98,16 @@ def load_checkpoint(
         number, _, rest = name.partition(".")
         state.setdefault(int(number), {})[rest] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": record["groups"]})
+    _match_memory_format(optimizer)
     return int(record["step"])
+
+
+def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimizer's moments out as their weights: the fused optimizers walk through both side by side."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _dense(tensor: Tensor) -> Tensor:

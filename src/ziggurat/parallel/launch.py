@@ -198,17 +198,17 @@ def _local_worker(
     folder: str, function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings, parent: int
 ) -> T | None:
     """Run in a new process: set it up, join the others, call the function, report an error to the parent."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # die at once, also inside a collective
-    die_with_parent(parent)
-    if settings.device == "cpu":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # die at once, also inside a collective
+        die_with_parent(parent)
+        if settings.device == "cpu":
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         _set_up(settings)
         store = FileStore(f"{folder}/store-{os.environ['TORCHELASTIC_RESTART_COUNT']}", world)
         result = _in_group(function, args, rank, world, rank, store, settings)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent reports it
         report = {
             "rank": rank,
             "time": time.time(),
