@@ -107,9 +107,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(trained, tmp_path, capfd):
     out = tmp_path / "run"
     every = ["--set", "train.checkpoint_every=1"]
     assert (
-        run(capfd, "train", "digits", "--plan", "dp=1", "--microbatches", "2", "--out", out, *TINY, *every)[
-            0
-        ]
+        run(capfd, "train", "digits", "--plan", "dp=1", "--microbatches", "2", "--out", out, *TINY, *every)[0]
         == 0
     )
     whole = load_file(out / "weights.safetensors")

@@ -35,10 +35,12 @@ def images_of(leaf, dtype=torch.float32):
     return torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(leaf)).to(dtype)
 
 
-def summed_gradients(workers, num_leaves, bucket_bytes, steps=2, dtype=torch.float32):
+def summed_gradients(workers, num_leaves, bucket_bytes, shared=True, dtype=torch.float32):
     net = make_net(dtype)
     gradients = GradientSum(net.parameters(), workers, bucket_bytes)
-    for _ in range(steps):  # a second step must not see the first one's gradients
+    if not shared:
+        gradients.shared_roots = None
+    for _ in range(2):  # a second step must not see the first one's gradients
         gradients.start(num_leaves)
         for leaf in partition(num_leaves, workers.size)[workers.rank]:
             with gradients.leaf(leaf):
@@ -51,10 +53,11 @@ def summed_gradients(workers, num_leaves, bucket_bytes, steps=2, dtype=torch.flo
 
 @pytest.mark.parametrize("num_leaves", [1, 4, 5, 8])
 @pytest.mark.parametrize("bucket_bytes", [1, 500, 1 << 20])
-def test_the_same_bits_on_any_number_of_workers(num_leaves, bucket_bytes):
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_same_bits_on_any_number_of_workers(num_leaves, bucket_bytes, shared):
     expected, _ = summed_gradients(Workers(), num_leaves, bucket_bytes)
     for world in (2, 3):
-        for found, _ in run_ranks(summed_gradients, world, (num_leaves, bucket_bytes)):
+        for found, _ in run_ranks(summed_gradients, world, (num_leaves, bucket_bytes, shared)):
             for name, value in expected.items():
                 assert (found[name] == value).all(), (name, world)
 

@@ -17,7 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.canonical import Accumulator, PendingSum, partition
+from ziggurat.parallel.canonical import Accumulator, Span, partition, subtrees
+from ziggurat.parallel.exchange import Exchange, MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.shared_memory import Arena, arena_bytes, share_memory
 from ziggurat.parallel.workers import Workers
 
 BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
@@ -57,13 +59,15 @@ class GradientSum:
             for parameter in bucket.parameters
         ]
         self.current: int | None = None
+        self.shared_roots = 0 if workers.group is not None and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int) -> None:
         """Begin a step whose global batch has `num_leaves` microbatches."""
         self.num_leaves = num_leaves
         self.partition = partition(num_leaves, self.workers.size)
         self.mine = self.partition[self.workers.rank]
-        self.pending: list[PendingSum] = []
+        self.pending: list[Exchange] = []
+        self._share_memory()
         for bucket in self.buckets:
             bucket.sum = Accumulator(self.mine, num_leaves)
             for parameter in bucket.parameters:
@@ -119,11 +123,33 @@ class GradientSum:
                 return
             if self.pending:
                 self.pending[-1].add_slices()
-            like = bucket.parameters[0].new_empty(bucket.length)
-            self.pending.append(
-                PendingSum(bucket.sum.roots, self.partition, self.num_leaves, self.workers, like)
-            )
+            self.pending.append(self._start_exchange(bucket, bucket.sum.roots))
             bucket.sum = None
+
+    def _start_exchange(self, bucket: _Bucket, roots: dict[Span, Tensor]) -> Exchange:
+        if self.workers.group is None:
+            return NoExchange(roots, self.num_leaves)
+        if bucket.shared is not None:
+            return SharedExchange(roots, self.partition, self.workers, *bucket.shared)
+        return MessageExchange(roots, self.partition, self.workers, bucket.parameters[0], bucket.length)
+
+    def _share_memory(self) -> None:
+        """Map shared memory for the roots of all workers, where there is none yet or too little."""
+        if self.shared_roots is None:
+            return
+        whole = Span(0, self.num_leaves)
+        needed = max(len(subtrees(part, whole)) for part in self.partition)
+        if needed <= self.shared_roots:
+            return
+        pieces: list[tuple[tuple[int, ...], torch.dtype]] = []
+        for bucket in self.buckets:
+            roots, total = (self.workers.size, needed, bucket.length), (bucket.length,)
+            pieces += [(roots, bucket.dtype), (total, bucket.dtype)]
+        memory = share_memory(self.workers, arena_bytes(pieces))
+        self.shared_roots = None if memory is None else needed
+        arena = None if memory is None else Arena(memory)
+        for bucket, places, total in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
+            bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*total))
 
 
 class _Bucket:
@@ -133,6 +159,8 @@ class _Bucket:
         self.parameters = parameters
         self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
         self.length = sum(parameter.numel() for parameter in parameters)
+        self.dtype = parameters[0].dtype
+        self.shared: tuple[Tensor, Tensor] | None = None
         self.sum: Accumulator | None = None
         self.complete = False
         self.places: list[Tensor] = []

@@ -1,0 +1,93 @@
+"""The exchange of subtree roots: by messages and through shared memory, the bits of one worker."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranks import run_ranks
+from ziggurat.parallel import shared_memory
+from ziggurat.parallel.canonical import Accumulator, Span, fold, partition, subtrees
+from ziggurat.parallel.exchange import MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.shared_memory import Arena, arena_bytes, share_memory
+
+
+def leaf_values(num_leaves, length, seed=0):
+    generator = torch.Generator().manual_seed(100 * seed + num_leaves)
+    scale = 10.0 ** torch.randint(-4, 5, (num_leaves, length), generator=generator)
+    return torch.randn((num_leaves, length), generator=generator) * scale
+
+
+def expected_sum(num_leaves, length, seed=0):
+    rows = leaf_values(num_leaves, length, seed)
+    return fold({Span(i, i + 1): row.clone() for i, row in enumerate(rows)}, Span(0, num_leaves)).numpy()
+
+
+def exchanged_sums(workers, num_leaves, length, way):
+    """Two exchanges in a row, in the same shared memory."""
+    parts = partition(num_leaves, workers.size)
+    if way == "shared":
+        capacity = max(len(subtrees(part, Span(0, num_leaves))) for part in parts)
+        pieces = [((workers.size, capacity, length), torch.float32), ((length,), torch.float32)]
+        arena = Arena(share_memory(workers, arena_bytes(pieces)))
+        places, total = (arena.tensor(*piece) for piece in pieces)
+    sums = []
+    for seed in (0, 1):
+        values = leaf_values(num_leaves, length, seed)
+        accumulator = Accumulator(parts[workers.rank], num_leaves)
+        for leaf in parts[workers.rank]:
+            accumulator.add(leaf, values[leaf].clone())
+        if workers.size == 1:
+            pending = NoExchange(accumulator.roots, num_leaves)
+        elif way == "shared":
+            pending = SharedExchange(accumulator.roots, parts, workers, places, total)
+        else:
+            pending = MessageExchange(accumulator.roots, parts, workers, torch.empty(0), length)
+        pending.add_slices()
+        result = pending.result()
+        sums.append(result.clone().numpy())
+        result.mul_(2)  # the caller's own memory: clipping writes into it
+    return sums
+
+
+@pytest.mark.parametrize("way", ["messages", "shared"])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("num_leaves", "length"), [(8, 1000), (5, 7), (4, 1), (7, 3), (2, 11), (1, 5)])
+def test_the_same_bits_on_any_number_of_workers(way, world, num_leaves, length):
+    for sums in run_ranks(exchanged_sums, world, (num_leaves, length, way)):
+        for seed, total in enumerate(sums):
+            assert (total == expected_sum(num_leaves, length, seed)).all()
+
+
+def seen_by_all(workers):
+    memory = share_memory(workers, 1000)
+    memory[workers.rank] = workers.rank + 7
+    workers.barrier()
+    left = [path for path in Path("/dev/shm").iterdir() if path.name.startswith("ziggurat-")]
+    return memory[: workers.size].tolist(), len(left)
+
+
+def test_all_workers_see_what_one_writes_and_no_file_is_left():
+    assert run_ranks(seen_by_all, 3) == [([7, 8, 9], 0)] * 3
+
+
+def without_room(workers, reason):
+    if reason == "no folder":
+        shared_memory.FOLDER = Path("/nowhere")
+    elif reason == "no room":
+        os.posix_fallocate = fail
+    elif workers.rank == 1:  # as on another machine, where the file does not exist
+        shared_memory.Path.exists = lambda path: False
+    memory = share_memory(workers, 1000)
+    left = [path for path in Path("/dev/shm").iterdir() if path.name.startswith("ziggurat-")]
+    return memory is None, len(left)
+
+
+def fail(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("reason", ["no folder", "no room", "another machine"])
+def test_all_workers_do_without_where_one_cannot(reason):
+    assert run_ranks(without_room, 2, (reason,)) == [(True, 0)] * 2
