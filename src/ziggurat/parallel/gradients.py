@@ -148,8 +148,8 @@ class GradientSum:
         memory = share_memory(self.workers, arena_bytes(pieces))
         self.shared_roots = None if memory is None else needed
         arena = None if memory is None else Arena(memory)
-        for bucket, places, total in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
-            bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*total))
+        for bucket, places, result in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
+            bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*result))
 
 
 class _Bucket:
