@@ -1,5 +1,8 @@
 """Configuration: typed overrides, files, and all faults at once."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from ziggurat.config import (
@@ -126,3 +129,13 @@ def test_every_setting_is_explained():
                 or f"        {field.name}: " in section.__doc__
                 or f"    {field.name}: " in section.__doc__
             )
+
+
+def test_the_page_of_settings_has_every_default():
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", page, re.MULTILINE))
+    shown = {
+        name: "(empty)" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in flatten(RunConfig()).items()
+    }
+    assert rows == shown

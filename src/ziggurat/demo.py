@@ -12,7 +12,7 @@ from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.formats import open_dataset
 from ziggurat.inference import detect_as_configured
 from ziggurat.parallel.workers import Workers
-from ziggurat.run import load_run, next_run_folder
+from ziggurat.run import load_run
 from ziggurat.start import start_training
 from ziggurat.tasks.detection import make_task
 from ziggurat.tasks.drawing import contact_sheet, draw_comparison
@@ -37,11 +37,10 @@ def run_demo(settings: dict[str, Any], out: str | None) -> dict[str, Any] | None
     Returns:
         The fields of the command's JSON object, with ``pictures``; None on torchrun's workers but the first.
     """
-    folder = out or str(next_run_folder(Path("runs"), "demo"))
-    result = start_training("digits", settings, folder, defaults=DEMO)
+    result = start_training("digits", settings, out, defaults=DEMO, family="demo")
     if result is None:
         return None
-    return result | {"pictures": draw_scenes(Path(folder))}
+    return result | {"pictures": draw_scenes(Path(result["run"]))}
 
 
 def draw_scenes(folder: Path) -> str:

@@ -37,16 +37,18 @@ def start_training(
     resume: bool = False,
     config_file: str | None = None,
     defaults: RunConfig | None = None,
+    family: str = "detect",
 ) -> dict[str, Any] | None:
     """Train as `ziggurat train` does.
 
     Args:
         data: The data set; None takes the config's.
         settings: From dotted names to values; they win over the config file.
-        out: The run's folder; None takes the next ``runs/detect-N``.
+        out: The run's folder; None takes the next ``runs/FAMILY-N``.
         resume: Go on from the newest checkpoint of `out`.
         config_file: A YAML file to start from.
         defaults: The config to start from without a file.
+        family: The first part of the folder's name where `out` is None.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -61,13 +63,8 @@ def start_training(
         config, settings = _resumed(out, settings)
     if data is not None:
         settings = settings | {"data.path": data}
-    world = world_from_environment()
-    config = _resolved(override(config, settings), world)
-    folder = Path(out) if out else next_run_folder(Path("runs"), config.task)
-    if not resume and (folder / CONFIG).exists():
-        raise UserError(f"{folder} holds a run already: choose another --out, or go on with --resume")
-    config = dataclasses.replace(config, out=str(folder))
-    return _launch(_train_worker, (config, resume), config)
+    config = _resolved(override(config, settings), world_from_environment())
+    return _launch(_train_worker, (config, out, resume, family), config)
 
 
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -159,8 +156,23 @@ def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str
     return result
 
 
-def _train_worker(workers: Workers, config: RunConfig, resume: bool) -> dict[str, Any]:
-    return train(workers, config, Path(config.out), resume)
+def _train_worker(
+    workers: Workers, config: RunConfig, out: str | None, resume: bool, family: str
+) -> dict[str, Any]:
+    # The first worker chooses: under torchrun the others may come when its folder is there already.
+    folder, fault = workers.share_of_first(
+        _choose_folder(out, resume, family) if workers.is_first else ("", "")
+    )
+    if fault:
+        raise UserError(fault)
+    return train(workers, dataclasses.replace(config, out=folder), Path(folder), resume)
+
+
+def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:
+    """Return the folder of a run, and what is wrong with it."""
+    folder = Path(out) if out else next_run_folder(Path("runs"), family)
+    fault = f"{folder} holds a run already: choose another --out, or go on with --resume"
+    return str(folder), fault if not resume and (folder / CONFIG).exists() else ""
 
 
 def _evaluate_worker(workers: Workers, folder: Path, config: RunConfig) -> dict[str, Any]:
