@@ -19,11 +19,11 @@ from ziggurat.tasks.drawing import contact_sheet, draw_comparison
 
 NUM_PICTURES = 16
 DEMO = RunConfig(
-    model=ModelConfig(name="fcos-resnet10t-fpn", levels="p3-p5", channels=64, head_depth=2),
+    model=ModelConfig(name="fcos-resnet10t-fpn", levels="p3-p4", channels=64, head_depth=2),
     data=DataConfig(path="digits", crop=128, scale_min=0.8, scale_max=1.25, flip="none", workers=1),
     digits=DigitsConfig(size=128, train_scenes=4000, val_scenes=200),
     decode=DecodeConfig(score_threshold=0.05, nms_threshold=0.5, max_detections=50),
-    train=TrainConfig(steps=1600, batch_size=8, lr=2e-3, warmup=0.1, ema=0.995, checkpoint_every=0),
+    train=TrainConfig(steps=1200, batch_size=8, lr=3e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
 )
 
 
