@@ -1,0 +1,34 @@
+"""The same promises on GPUs: nccl, cuda autocast, pinned memory. Never run by the authors: no GPU was at hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from test_parity import PAIRWISE, config_of
+from ziggurat.parallel.launch import WorkerSettings, launch
+from ziggurat.start import _train_worker
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and PyTorch finds none here"),
+]
+
+
+def digest_on(num_gpus, case, folder):
+    config = dataclasses.replace(config_of(*case), device="cuda", plan=f"dp={num_gpus}")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))
+    settings = WorkerSettings(threads=1, device="cuda")
+    result = launch(_train_worker, (config, str(folder), False, "detect"), num_gpus, settings)
+    return result["weights_sha256"], result["metrics"]
+
+
+@pytest.mark.parametrize("case", PAIRWISE, ids="-".join)
+def test_a_run_repeats_in_the_same_bits(case, tmp_path):
+    assert digest_on(1, case, tmp_path / "first") == digest_on(1, case, tmp_path / "second")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("case", PAIRWISE, ids="-".join)
+def test_two_gpus_give_the_bits_of_one(case, tmp_path):
+    assert digest_on(1, case, tmp_path / "one") == digest_on(2, case, tmp_path / "two")
