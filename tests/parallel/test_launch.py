@@ -64,7 +64,7 @@ PROGRAM = """
     from ziggurat.parallel.launch import Interrupted, WorkerSettings, launch
 
     def work(workers, how):
-        print("pid", os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
         if how == "collective" and workers.rank == 1:
             workers.barrier()
         time.sleep(600)
@@ -80,8 +80,10 @@ PROGRAM = """
 def start_program(tmp_path, how):
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM))
-    process = subprocess.Popen([sys.executable, str(script), how], stdout=subprocess.PIPE, text=True)
-    return process, [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process cannot clean up
+    command = [sys.executable, str(script), how]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return process, [int(process.stdout.readline()) for _ in range(2)]
 
 
 def wait_until_gone(pids, seconds):
