@@ -195,6 +195,7 @@ def test_models_lists_what_can_be_built(capfd):
         (["digits", "--set", "train.lr"], ["--set takes key=value: got 'train.lr'"]),
         (["digits", "--weights", "nothing.pth"], ["there is no file nothing.pth"]),
         (["digits", "--config", "nothing.yaml"], ["cannot read the config nothing.yaml"]),
+        (["digits", "--resume", "--config", "c.yaml"], ["remove --config c.yaml or --resume"]),
         (["digits", "--resume"], ["--resume needs --out with the folder of a run"]),
         (
             ["nowhere", "--plan", "dp=0", "--model", "x", "--set", "train.lr=-1", "--weights", "no.pth"],
@@ -272,6 +273,44 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_weights(train
     assert "samples: " in error
     saved = load_file(out / "weights.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values()), "the running statistics too"
+
+
+def test_a_gradient_that_is_not_finite_names_its_parameter(tmp_path, capfd, monkeypatch):
+    from torch import nn
+
+    def spoil(parameters, *arguments):
+        parameters = list(parameters)
+        parameters[-1].fill_(float("nan"))
+        return torch.stack([p.norm() for p in parameters]).norm()
+
+    monkeypatch.setattr(nn.utils, "get_total_norm", spoil)
+    status, _, error = run(capfd, "train", "digits", "--plan", "dp=1", "--out", tmp_path / "out", *TINY)
+    assert status == 2
+    assert "the gradient is not finite in step 1; first bad parameter: head." in error
+
+
+def test_a_run_goes_on_with_its_own_data_only(trained, tmp_path, capfd):
+    write_coco(tmp_path / "data", "train", ["a.png", "b.png"])
+    status, _, error = run(capfd, "train", tmp_path / "data", "--out", trained, "--resume", "--plan", "dp=1")
+    assert status == 2
+    assert "a run goes on with the data that it was started with" in error
+
+
+def test_a_folder_of_its_own_is_validated_on(tmp_path, capfd):
+    write_coco(tmp_path / "data", "train", ["a.png", "b.png", "c.png", "d.png"])
+    write_coco(tmp_path / "other", "train", ["e.png"])
+    arguments = [
+        "--plan",
+        "dp=1",
+        "--out",
+        tmp_path / "out",
+        *TINY,
+        "--set",
+        f"data.val={tmp_path / 'other'}",
+    ]
+    status, result, _ = run(capfd, "train", tmp_path / "data", *arguments, "--json")
+    assert status == 0
+    assert "map50" in result["metrics"]
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(trained, capfd):

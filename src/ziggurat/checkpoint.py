@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -66,23 +67,27 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
-    """Read the newest checkpoint into model, average and optimizer.
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint, or None where there is none."""
+    return max(_steps(folder), default=None)
 
-    Returns:
-        The number of steps that are done.
+
+def load_checkpoint(
+    folder: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Read the checkpoint of a step into model, average and optimizer.
 
     Raises:
-        UserError: If there is no checkpoint, or it is not of this model.
+        UserError: If it cannot be read, or is not of this model.
     """
-    steps = sorted(_steps(folder))
-    if not steps:
-        raise UserError(f"nothing to resume: {folder} holds no checkpoint; run without --resume")
-    newest = folder / f"step-{steps[-1]}"
-    tensors = load_file(newest / "state.safetensors")
-    record: dict[str, Any] = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    newest = folder / f"step-{step}"
+    try:
+        tensors = load_file(newest / "state.safetensors")
+        record: dict[str, Any] = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint {newest} cannot be read: {error}; remove it to take an older one"
+        ) from None
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -99,7 +104,6 @@ def load_checkpoint(
         state.setdefault(int(number), {})[rest] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": record["groups"]})
     _match_memory_format(optimizer)
-    return int(record["step"])
 
 
 def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:

@@ -194,18 +194,17 @@ class RunConfig:
         seed: Keys every random choice.
         threads: Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved
             before the run starts.
-        dtype: ``bf16`` (autocast) or ``fp32``.
+        dtype: ``bf16`` (autocast) or ``fp32``; ``auto`` takes bf16 where the device has units for it, and is
+            resolved before the run starts.
         device: ``auto`` takes GPUs where there are any.
-        out: The run's folder.
     """
 
     task: Literal["detect"] = "detect"
     plan: str = ""
     seed: int = 0
     threads: int = 0
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    out: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)
@@ -269,6 +268,8 @@ def _replace(record: Any, key: str, path: list[str], value: Any) -> Any:
 
 def _read(kind: Any, value: Any, key: str) -> Any:
     """Read `value` as `kind`, which is bool, int, float, str or a Literal of strings."""
+    if not isinstance(value, (bool, int, float, str)):
+        raise UserError(f"{key} must be one value: got {value!r}")
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
         if value not in allowed:

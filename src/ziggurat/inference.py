@@ -83,7 +83,7 @@ def detect_images(
     decode: DecodeConfig,
     workers: Workers,
     *,
-    dtype: Literal["bf16", "fp32"],
+    dtype: Literal["auto", "bf16", "fp32"],
     channels_last: bool,
     batch: int,
     progress: ProgressCallback | None = None,
@@ -142,7 +142,7 @@ class _Forward:
     model: Detector
     task: DetectionTask
     device: torch.device
-    dtype: Literal["bf16", "fp32"]
+    dtype: Literal["auto", "bf16", "fp32"]
     channels_last: bool
 
     def __call__(self, tiles: list[Tensor]) -> list[Detections]:

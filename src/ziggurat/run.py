@@ -28,26 +28,40 @@ CONFIG = "config.yaml"
 CLASSES = "classes.json"
 
 
-def next_run_folder(parent: Path, task: str) -> Path:
-    """Return a folder that does not exist yet: ``detect-1``, ``detect-2``, ..."""
-    numbers = [path.name.removeprefix(f"{task}-") for path in parent.glob(f"{task}-*")]
-    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
-    return parent / f"{task}-{newest + 1}"
+def make_run_folder(parent: Path, family: str) -> Path:
+    """Create and return the next of ``detect-1``, ``detect-2``, ...; two runs that start together get two."""
+    parent.mkdir(parents=True, exist_ok=True)
+    numbers = [path.name.removeprefix(f"{family}-") for path in parent.glob(f"{family}-*")]
+    number = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    while True:
+        number += 1
+        folder = parent / f"{family}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
 
 
-def start_run_folder(folder: Path, config: RunConfig, dataset: DetectionDataset) -> None:
+def start_run_folder(folder: Path, config: RunConfig, dataset: DetectionDataset, resume: bool) -> None:
     """Write the resolved config, the environment and the classes.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, or a run is resumed with other data.
     """
+    facts = {"classes": dataset.classes, "category_ids": dataset.category_ids, "images": len(dataset)}
+    text = json.dumps(facts) + "\n"
+    if resume and (folder / CLASSES).read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"a run goes on with the data that it was started with: {config.data.path} has {len(dataset)} images "
+            f"and the classes {', '.join(dataset.classes)}; {folder / CLASSES} says otherwise"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder / CONFIG)
-        text = json.dumps(environment(), indent=2) + "\n"
-        (folder / "environment.json").write_text(text, encoding="utf-8")
-        facts = {"classes": dataset.classes, "category_ids": dataset.category_ids}
-        (folder / CLASSES).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        (folder / CLASSES).write_text(text, encoding="utf-8")
+        machine = json.dumps(environment(), indent=2) + "\n"
+        (folder / "environment.json").write_text(machine, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the run's folder {folder}: {error.strerror}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +16,14 @@ from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
 from ziggurat.predict import predict_files
-from ziggurat.run import CONFIG, load_run, next_run_folder
+from ziggurat.run import CONFIG, load_run, make_run_folder
 from ziggurat.train import open_validation, train
 
 T = TypeVar("T")
 
 # What may differ when a run goes on: where it is computed, and what it is not defined by.
 FREE_ON_RESUME = {
-    "plan", "device", "out", "data.path", "data.val", "data.workers", "data.cache_bytes",
+    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
     "train.checkpoint_every", "train.evaluate_every",
 }  # fmt: skip
 
@@ -56,6 +55,8 @@ def start_training(
     Raises:
         UserError: Listing every fault.
     """
+    if resume and config_file is not None:
+        raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
     config = defaults or RunConfig()
     if config_file is not None:
         config = load_config(Path(config_file))
@@ -63,7 +64,7 @@ def start_training(
         config, settings = _resumed(out, settings)
     if data is not None:
         settings = settings | {"data.path": data}
-    config = _resolved(override(config, settings), world_from_environment())
+    config = _resolved(override(config, settings), world_from_environment(), resume)
     return _launch(_train_worker, (config, out, resume, family), config)
 
 
@@ -84,7 +85,7 @@ def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict
     return config, settings
 
 
-def _resolved(config: RunConfig, world: int | None) -> RunConfig:
+def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     """Complete the config, and check it together with the model's name and the data; all faults at once."""
     faults: list[str] = []
 
@@ -100,7 +101,7 @@ def _resolved(config: RunConfig, world: int | None) -> RunConfig:
     check(lambda: build_model(config.model, num_classes=1))
     check(lambda: _check_data(config))
     weights = config.model.weights
-    if weights not in ("none", "lite0") and not Path(weights).is_file():
+    if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
         faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
     if faults or resolved is None:
         raise UserError(faults)
@@ -143,7 +144,7 @@ def _of_run(folder: Path, settings: dict[str, Any]) -> RunConfig:
     """Return the config of a run for evaluation or prediction on this machine."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    here: dict[str, Any] = {"plan": "", "device": "auto", "threads": 0}
+    here: dict[str, Any] = {"plan": "", "device": "auto"}  # threads stay: they decide the last bits
     config = override(load_config(folder / CONFIG), here | settings)
     return resolve_place(config, world_from_environment())
 
@@ -159,18 +160,28 @@ def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str
 def _train_worker(
     workers: Workers, config: RunConfig, out: str | None, resume: bool, family: str
 ) -> dict[str, Any]:
+    machines = {(one.threads, one.device, one.dtype) for one in workers.gather(config)}
+    if len(machines) > 1:
+        raise UserError(
+            f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
+            "--dtype and --set device=... to all of them"
+        )
     # The first worker chooses: under torchrun the others may come when its folder is there already.
     folder, fault = workers.share_of_first(
         _choose_folder(out, resume, family) if workers.is_first else ("", "")
     )
     if fault:
         raise UserError(fault)
-    return train(workers, dataclasses.replace(config, out=folder), Path(folder), resume)
+    return train(workers, config, Path(folder), resume)
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:
     """Return the folder of a run, and what is wrong with it."""
-    folder = Path(out) if out else next_run_folder(Path("runs"), family)
+    try:
+        folder = Path(out) if out else make_run_folder(Path("runs"), family)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return "", f"cannot make the run's folder: {error}; choose another --out"
     fault = f"{folder} holds a run already: choose another --out, or go on with --resume"
     return str(folder), fault if not resume and (folder / CONFIG).exists() else ""
 

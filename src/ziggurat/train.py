@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ziggurat.checkpoint import load_checkpoint, save_checkpoint
+from ziggurat.checkpoint import load_checkpoint, newest_step, save_checkpoint
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import DetectionDataset
@@ -54,20 +55,23 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         UserError: If the data, the weights or the numbers that come out are not usable.
     """
     data = _TrainingData(config)
-    model, weights_report = _build(workers, config, len(data.classes))
+    model, weights_report = _build(workers, config, len(data.classes), resume)
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
     parallel = DataParallel(model, workers)
     outcome = _Outcome(workers, config, folder, model, optimizer, average)
+    outcome.start_folder(data, resume)
     first_step = outcome.resume() if resume else 0
-    outcome.start_folder(data)
 
-    with RunLog(folder, data.num_steps, first_step, workers.is_first) as log:
+    with (
+        RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
+        closing(data.steps(parallel, first_step)) as steps,
+    ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
         start = time.perf_counter()
-        for step, microbatches, waited in data.steps(parallel, first_step):
+        for step, microbatches, waited in steps:
             begin = time.perf_counter()
             set_learning_rate(optimizer, learning_rate(step, data.num_steps, config.train))
             parallel.start(num_leaves=len(data.pieces(step)))
@@ -89,7 +93,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             # Sums over all workers, in an order that does not depend on their number.
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm or float("inf"))
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             if not (terms.isfinite().all() and norm.isfinite()):
                 parallel.abandon()
                 outcome.save_checkpoint(step)
@@ -97,6 +101,8 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
                 raise UserError(_not_finite(step, terms, task, data, parallel, model) + outcome.remedies())
             parallel.finish_statistics()
 
+            if config.train.clip_norm:
+                nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
             optimizer.step()
             average.update(step)
 
@@ -134,6 +140,9 @@ def open_validation(config: RunConfig, classes: tuple[str, ...]) -> DetectionDat
     path = config.data.val or config.data.path
     if Path(path).is_file() and not config.data.val:
         return None
+    if config.data.val:  # a folder of its own may have one split only, by whatever name
+        own = open_dataset(path, "val", config.digits, config.data.max_pixels, classes)
+        return own or open_dataset(path, "train", config.digits, config.data.max_pixels, classes)
     return open_dataset(path, "val", config.digits, config.data.max_pixels, classes)
 
 
@@ -180,7 +189,9 @@ class _TrainingData:
         train = self.config.train
         return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
 
-    def steps(self, parallel: DataParallel, first: int) -> Iterator[tuple[int, list[Microbatch], float]]:
+    def steps(
+        self, parallel: DataParallel, first: int
+    ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
         """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
 
         def mine(step: int) -> list[tuple[int, tuple[SampleId, ...]]]:
@@ -207,15 +218,19 @@ class _Outcome:
     optimizer: torch.optim.Optimizer
     average: WeightAverage[Detector]
 
-    def start_folder(self, data: _TrainingData) -> None:
+    def start_folder(self, data: _TrainingData, resume: bool) -> None:
         if self.workers.is_first:
-            start_run_folder(self.folder, self.config, data.dataset)
+            start_run_folder(self.folder, self.config, data.dataset, resume)
         self.workers.barrier()
 
     def resume(self) -> int:
-        """Load the newest checkpoint and return the number of steps that are done."""
+        """Load the newest checkpoint, which the first worker chooses, and return the number of steps done."""
         checkpoints = self.folder / "checkpoints"
-        return load_checkpoint(checkpoints, self.model, self.average.model, self.optimizer)
+        step = self.workers.share_of_first(newest_step(checkpoints))
+        if step is None:
+            raise UserError(f"nothing to resume: {checkpoints} holds no checkpoint; run without --resume")
+        load_checkpoint(checkpoints, step, self.model, self.average.model, self.optimizer)
+        return step
 
     def save_checkpoint(self, done: int) -> None:
         """Write the state after `done` steps."""
@@ -249,12 +264,12 @@ class _Outcome:
         }
 
 
-def _build(workers: Workers, config: RunConfig, num_classes: int) -> tuple[Detector, str]:
+def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) -> tuple[Detector, str]:
     """Return the model with its first weights, on the worker's device, and what was loaded."""
     seed_everything(config.seed)
     model = build_model(config.model, num_classes)
-    report = "weights: random"
-    if config.model.weights != "none":
+    report = "weights: of the newest checkpoint" if resume else "weights: random"
+    if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -275,10 +290,7 @@ def _evaluate(
     """Return the metrics on the validation split; empty where there is none."""
     if data.validation is None:
         return {}
-    was_training = model.training
-    metrics = evaluate_model(model, task, data.validation, config, workers)
-    model.train(was_training)
-    return metrics
+    return evaluate_model(model, task, data.validation, config, workers)
 
 
 def _is_due(step: int, every: int, num_steps: int) -> bool:
@@ -335,5 +347,8 @@ def _not_finite(
     if not faults:
         gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
         bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
-        faults.append(f"the gradient is not finite in step {step + 1}; first bad parameter: {bad}")
+        samples = ", ".join(data.samples.describe(id) for piece in data.pieces(step) for id in piece)
+        faults.append(
+            f"the gradient is not finite in step {step + 1}; first bad parameter: {bad}; samples: {samples}"
+        )
     return faults

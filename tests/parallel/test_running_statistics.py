@@ -70,6 +70,26 @@ def test_an_abandoned_step_leaves_nothing():
     assert net[1].momentum == 0.1
 
 
+def skipping_buffers(workers):
+    """Each microbatch runs one of two layers only."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)]).train()
+    statistics = RunningStatistics(layers, workers)
+    statistics.start()
+    for leaf in partition(5, workers.size)[workers.rank]:
+        layers[leaf % 2](images_of(leaf))
+        statistics.take_leaf()
+    statistics.finish(5)
+    return {name: value.numpy() for name, value in layers.state_dict().items()}
+
+
+def test_a_layer_that_a_microbatch_skips_keeps_its_statistics_for_that_microbatch():
+    expected = skipping_buffers(Workers())
+    for world in (2, 3):
+        for found in run_ranks(skipping_buffers, world):
+            assert all((found[name] == value).all() for name, value in expected.items())
+
+
 def test_models_without_batch_norm_cost_nothing():
     statistics = RunningStatistics(nn.Conv2d(1, 1, 1), Workers())
     statistics.start()

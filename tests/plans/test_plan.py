@@ -44,8 +44,25 @@ def config(**settings):
 
 def test_without_a_plan_every_core_is_a_worker():
     place = resolve_place(config(), world=None)
-    assert place.plan == f"dp={available_cores()}"
-    assert place.threads == 1
+    assert place.plan == f"dp={max(n for n in range(1, available_cores() + 1) if 8 % n == 0)}"
+    assert place.dtype in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch", "microbatches", "plan"), [(6, 8, 0, 4), (3, 4, 0, 2), (64, 8, 0, 8), (4, 8, 2, 2)]
+)
+def test_without_a_plan_the_workers_share_the_batch_evenly(monkeypatch, cores, batch, microbatches, plan):
+    monkeypatch.setattr("ziggurat.plans.resolve.available_cores", lambda: cores)
+    chosen = config(train__batch_size=batch, train__microbatches=microbatches)
+    assert resolve_place(chosen, None).plan == f"dp={plan}"
+    assert resolve_batch(chosen, None).train.microbatches == (microbatches or plan)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1)])
+def test_a_containers_quota_limits_the_cores(monkeypatch, quota, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr("ziggurat.plans.resolve._cpu_quota", lambda: quota)
+    assert available_cores() == cores
 
 
 def test_threads_are_the_cores_of_a_worker():

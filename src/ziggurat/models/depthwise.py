@@ -16,19 +16,41 @@ The result is rounded to the input's type, so that the layers around it stay in 
 from __future__ import annotations
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 
-class _Float32OnCpu:
-    """Computes a convolution in float32 where autocast would take bf16 on a CPU (mixed into its class)."""
+def _is_bf16_on_cpu(level_BCHW: Tensor) -> bool:
+    return level_BCHW.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that computes in float32 where autocast would take bf16 on a CPU."""
 
     def forward(self, level_BCHW: Tensor) -> Tensor:
         """Return what the convolution returns, in the type of `level_BCHW`."""
-        if level_BCHW.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(level_BCHW)  # type: ignore[misc, no-any-return] # of the convolution's class
+        if not _is_bf16_on_cpu(level_BCHW):
+            return super().forward(level_BCHW)
         with torch.autocast("cpu", enabled=False):
-            result: Tensor = super().forward(level_BCHW.float())  # type: ignore[misc]
+            return super().forward(level_BCHW.float()).to(level_BCHW.dtype)
+
+
+class Float32Conv2dSame(Conv2dSame):  # type: ignore[misc] # timm is not typed
+    """The same for timm's convolution with the padding of TensorFlow."""
+
+    def forward(self, level_BCHW: Tensor) -> Tensor:
+        """Return what the convolution returns, in the type of `level_BCHW`."""
+        if not _is_bf16_on_cpu(level_BCHW):
+            return super().forward(level_BCHW)
+        with torch.autocast("cpu", enabled=False):
+            result: Tensor = super().forward(level_BCHW.float())
         return result.to(level_BCHW.dtype)
+
+
+FLOAT32_CLASSES: dict[type[nn.Conv2d], type[nn.Conv2d]] = {
+    nn.Conv2d: Float32Conv2d,
+    Conv2dSame: Float32Conv2dSame,
+}
 
 
 def speed_up_depthwise(model: nn.Module) -> None:
@@ -47,8 +69,7 @@ def speed_up_depthwise(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and _is_slow(layer):
-            kind = type(layer)
-            layer.__class__ = type(f"Float32{kind.__name__}", (_Float32OnCpu, kind), {})
+            layer.__class__ = FLOAT32_CLASSES.get(type(layer), type(layer))
 
 
 def _is_slow(layer: nn.Conv2d) -> bool:

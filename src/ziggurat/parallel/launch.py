@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 SHUTDOWN_SECONDS = 2
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the elastic launcher
 LAST_WORD_SECONDS = 0.5  # a failing worker lets others fail first whose end may be the cause of its failure
 
 
@@ -110,6 +111,7 @@ def _join(
 ) -> T | None:
     """Be one of torchrun's workers. Keys of the store are prefixed by the restart attempt."""
     _set_up(settings)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
     store, rank, _ = next(rendezvous("env://", timeout=GROUP_TIMEOUT))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -172,9 +174,10 @@ def _start_local(
             local_addr="127.0.0.1",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            start_method="spawn" if settings.device == "cuda" else "fork",
+            start_method=_start_method(settings),
             shutdown_timeout=SHUTDOWN_SECONDS,
         )
+        handlers = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
         try:
             results = elastic_launch(config, _local_worker)(folder, function, args, settings, os.getpid())
         except ChildFailedError as error:
@@ -183,8 +186,15 @@ def _start_local(
             raise Interrupted from None
         finally:
             os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
+            for number, handler in handlers.items():  # the launcher has replaced them
+                signal.signal(number, handler)
     value: T = results[0]
     return value
+
+
+def _start_method(settings: WorkerSettings) -> str:
+    """Fork where that is safe: not with CUDA, nor with several threads (OpenMP's do not survive a fork)."""
+    return "fork" if settings.device == "cpu" and settings.threads == 1 else "spawn"
 
 
 def _silence_launcher() -> None:
@@ -239,13 +249,16 @@ def _first_failure(folder: Path, error: ChildFailedError) -> Exception:
     A worker that is killed has no last word; the errors of those that were talking to it are consequences.
     """
     for rank, failure in error.failures.items():
+        if -failure.exitcode == signal.SIGINT:
+            return Interrupted()  # Ctrl-C reaches the workers, too, and they may be faster
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
             return WorkerFailed(f"worker {rank} was killed by {signal.Signals(-failure.exitcode).name}")
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("error-*.json")]
     if not reports:
         rank, failure = error.get_first_failure()
         return WorkerFailed(f"worker {rank} ended without a message, with exit status {failure.exitcode}")
-    first = min(reports, key=lambda report: float(report["time"]))
+    # A user's fault is a cause; what its worker's end does to the others is not.
+    first = min(reports, key=lambda report: (report["faults"] is None, float(report["time"])))
     if first["faults"] is not None:
         return UserError(first["faults"])
     return WorkerFailed(f"worker {first['rank']} failed:\n{first['traceback']}")

@@ -21,7 +21,7 @@ class RunningStatistics:
     """Keeps the running statistics of all batch norms of a model in canonical order.
 
     Args:
-        model: Any module; layers whose statistics are frozen or in evaluation mode are left alone.
+        model: Any module; the statistics of layers in evaluation mode stay as they are.
         workers: The workers of the data parallel axis.
     """
 
@@ -57,6 +57,7 @@ class RunningStatistics:
         """Keep the statistics that the forward pass of one microbatch has left."""
         if self.layers:
             self.leaves.append(torch.cat(self.buffers))
+            self._fill(self.before)  # a layer that the next microbatch skips must not show this one's
 
     def finish(self, num_leaves: int) -> None:
         """Combine the statistics of all `num_leaves` microbatches, and restore the layers' momenta.
@@ -78,12 +79,15 @@ class RunningStatistics:
             self._write(self.before, 0)
 
     def _write(self, running: Tensor, num_new: int) -> None:
-        for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
-            buffer.copy_(value)
+        self._fill(running)
         for layer, momentum, batches in zip(self.layers, self.momenta, self.batches, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches + num_new)  # type: ignore[union-attr]
+            layer.num_batches_tracked.copy_(batches + num_new * layer.training)  # type: ignore[union-attr]
         self.leaves = []
+
+    def _fill(self, running: Tensor) -> None:
+        for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
+            buffer.copy_(value)
 
     def _weights(self, leaf: int, like: Tensor) -> Tensor:
         """Return each statistic's weight of the new value; a momentum of None is the cumulative average."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,7 +19,25 @@ from ziggurat.plans.plan import Plan, parse_plan
 
 def available_cores() -> int:
     """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _cpu_quota().partition(" ")
+    return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
+
+
+def _cpu_quota() -> str:
+    """Return the container's quota and period in microseconds, such as ``200000 100000`` for two cores."""
+    path = Path("/sys/fs/cgroup/cpu.max")
+    return path.read_text(encoding="ascii").strip() if path.is_file() else "max"
+
+
+def resolve_dtype(dtype: str, device: str) -> Literal["bf16", "fp32"]:
+    """Return ``bf16`` or ``fp32`` for a setting that may be ``auto``: bf16 where the device has units for it."""
+    if dtype != "auto":
+        return "bf16" if dtype == "bf16" else "fp32"
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_units else "fp32"
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
@@ -32,11 +51,12 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def resolve_plan(text: str, device: str, world: int | None) -> Plan:
+def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> Plan:
     """Return the plan; without one, every device (every core where there is no GPU) as dp.
 
     Args:
         text: The user's plan, or nothing.
+        num_pieces: What the workers share: without a plan their number divides it.
         device: ``cpu`` or ``cuda``.
         world: Workers of the world that torchrun has made, or None.
 
@@ -45,7 +65,8 @@ def resolve_plan(text: str, device: str, world: int | None) -> Plan:
     """
     num_devices = torch.cuda.device_count() if device == "cuda" else available_cores()
     if not text:
-        return Plan(dp=world or num_devices)
+        fitting = [count for count in range(1, num_devices + 1) if num_pieces % count == 0]
+        return Plan(dp=world or max(fitting))
     plan = parse_plan(text)
     if world is not None and plan.num_workers != world:
         raise UserError(
@@ -58,7 +79,7 @@ def resolve_plan(text: str, device: str, world: int | None) -> Plan:
 
 
 def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete device, plan and threads: all that says where a run is computed.
+    """Complete device, plan, threads and dtype: all that depends on the machine.
 
     Args:
         config: As the user gave it.
@@ -72,14 +93,15 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     plan = Plan()
     try:
         device = resolve_device(config.device)
-        plan = resolve_plan(config.plan, device, world)
+        plan = resolve_plan(config.plan, _num_pieces(config), device, world)
     except UserError as error:
         faults += error.faults
     if faults:
         raise UserError(faults)
     local_workers = int(os.environ.get("LOCAL_WORLD_SIZE", plan.num_workers))
     threads = config.threads or max(1, available_cores() // local_workers)
-    return dataclasses.replace(config, device=device, plan=str(plan), threads=threads)
+    dtype = resolve_dtype(config.dtype, device)
+    return dataclasses.replace(config, device=device, plan=str(plan), threads=threads, dtype=dtype)
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
@@ -92,7 +114,8 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     Raises:
         UserError: Listing every fault.
     """
-    num_workers = resolve_plan(config.plan, resolve_device(config.device), world).num_workers
+    device = resolve_device(config.device)
+    num_workers = resolve_plan(config.plan, _num_pieces(config), device, world).num_workers
     batch_size, microbatches = config.train.batch_size, config.train.microbatches or num_workers
     faults = []
     if batch_size < microbatches:
@@ -115,6 +138,11 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
         raise UserError(faults)
     train = dataclasses.replace(config.train, microbatches=microbatches)
     return dataclasses.replace(config, train=train)
+
+
+def _num_pieces(config: RunConfig) -> int:
+    """Return what the workers of a run share: its microbatches, or samples where those are not decided yet."""
+    return config.train.microbatches or config.train.batch_size
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
