@@ -33,6 +33,7 @@ from ziggurat.tasks.detection import make_task
 CLASSES = 90
 BOXES = 20
 PER_MICROBATCH = 2
+PARTS = ["workers", "machine", "torchvision"]
 
 
 def make_microbatch(index: int, size: int) -> Microbatch:
@@ -197,32 +198,61 @@ def scaling(size: int, dtype: str, rounds: int, steps: int = 3) -> dict[str, flo
     return ratio(rows, "1", "2")
 
 
+def timed_peer(workers: Workers, size: int, dtype: str, steps: int) -> list[float]:
+    """Seconds of each step of torchvision's model, in one process with as many threads as it was given."""
+    peer = Peer(size, dtype)
+    peer.train_step()
+    return [seconds_of(peer.train_step) for _ in range(steps)]
+
+
+def whole_machine(size: int, rounds: int, steps: int = 3) -> dict[str, Any]:
+    """Training on two cores: torchvision's default (one process, two threads) and two workers of one thread."""
+    rows = []
+    for _ in range(rounds):
+        ours = launch(timed_steps, (size, "bf16", 2, steps), 2, WorkerSettings(1, "cpu"))
+        peer = launch(timed_peer, (size, "fp32", steps), 1, WorkerSettings(2, "cpu"))
+        assert ours is not None
+        assert peer is not None
+        # Seconds for the images of one microbatch: ours takes two of them a step.
+        rows.append(
+            {"ziggurat bf16": statistics.median(ours) / 2, "torchvision fp32": statistics.median(peer)}
+        )
+    torch.set_num_threads(1)
+    return ratio(rows, "torchvision fp32", "ziggurat bf16")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="at 400 pixels; half as many at 800")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured anew")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, Any] = {
-        "environment": {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "processor": torch.backends.cpu.get_cpu_capability(),
-            "bf16 units": {
-                "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-                "amx": torch.cpu._is_amx_tile_supported(),
-            },
-            "platform": platform.platform(),
+    half = -(-options.rounds // 2)
+    results = Path(__file__).with_name("results.json")
+    report: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    report["environment"] = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "bf16 units": {
+            "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+            "amx": torch.cpu._is_amx_tile_supported(),
         },
-        "model": "FCOS ResNet-50 FPN, batches of 2 images",
+        "platform": platform.platform(),
     }
-    # The workers are forked, so they are measured before this process has done anything in parallel.
-    report["400 pixels, 2 workers / 1 worker"] = {
-        dtype: scaling(400, dtype, options.rounds) for dtype in ("bf16", "fp32")
-    }
-    for size, rounds in ((400, options.rounds), (800, -(-options.rounds // 2))):
-        report[f"{size} pixels, one thread"] = against_torchvision(size, rounds)
+    if "workers" in options.parts:
+        report["400 pixels, 2 workers / 1 worker"] = {
+            dtype: scaling(400, dtype, options.rounds) for dtype in ("bf16", "fp32")
+        }
+    if "machine" in options.parts:
+        report["two cores, 2 workers bf16 / torchvision fp32 with 2 threads"] = {
+            f"{size} pixels": whole_machine(size, rounds)
+            for size, rounds in ((400, options.rounds), (800, half))
+        }
+    if "torchvision" in options.parts:
+        for size, rounds in ((400, options.rounds), (800, half)):
+            report[f"{size} pixels, one thread"] = against_torchvision(size, rounds)
     text = json.dumps(report, indent=2)
-    Path(__file__).with_name("results.json").write_text(text + "\n", encoding="utf-8")
+    results.write_text(text + "\n", encoding="utf-8")
     print(text)
 
 

@@ -35,15 +35,17 @@ class Float32Conv2d(nn.Conv2d):
             return super().forward(level_BCHW.float()).to(level_BCHW.dtype)
 
 
-class Float32Conv2dSame(Conv2dSame):  # type: ignore[misc] # timm is not typed
+class Float32Conv2dSame(Conv2dSame):
     """The same for timm's convolution with the padding of TensorFlow."""
 
     def forward(self, level_BCHW: Tensor) -> Tensor:
         """Return what the convolution returns, in the type of `level_BCHW`."""
+        result: Tensor
         if not _is_bf16_on_cpu(level_BCHW):
-            return super().forward(level_BCHW)
+            result = super().forward(level_BCHW)
+            return result
         with torch.autocast("cpu", enabled=False):
-            result: Tensor = super().forward(level_BCHW.float())
+            result = super().forward(level_BCHW.float())
         return result.to(level_BCHW.dtype)
 
 
