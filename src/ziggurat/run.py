@@ -43,7 +43,9 @@ def make_run_folder(parent: Path, family: str) -> Path:
         return folder
 
 
-def start_run_folder(folder: Path, config: RunConfig, dataset: DetectionDataset, resume: bool) -> None:
+def start_run_folder(
+    folder: Path, config: RunConfig, dataset: DetectionDataset, resume: bool = False
+) -> None:
     """Write the resolved config, the environment and the classes.
 
     Raises:
