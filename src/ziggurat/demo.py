@@ -57,7 +57,7 @@ def draw_scenes(folder: Path) -> str:
     out = folder / "predictions"
     out.mkdir(exist_ok=True)
     pictures = [
-        draw_comparison(scenes.image(index), detections, scenes.objects(index), run.classes, min_score=0.3)
+        draw_comparison(scenes.image(index), detections, scenes.objects(index), run.classes)
         for index, detections in enumerate(found)
     ]
     for index, picture in enumerate(pictures):

@@ -109,9 +109,11 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights and buffers as safetensors, in C order."""
+    """Write the weights and buffers as safetensors, in C order; an older file is replaced at once, or not at all."""
     state = model.state_dict()
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path, metadata)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial, metadata)
+    partial.replace(path)
 
 
 class Run(NamedTuple):

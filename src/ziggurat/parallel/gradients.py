@@ -10,7 +10,7 @@ number on every worker, so the communication of all workers matches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -215,11 +215,14 @@ def _bucket_groups(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> lis
     """Cut the reversed list of parameters into groups of one type and device, of about `bucket_bytes`."""
     groups: list[list[nn.Parameter]] = []
     size = 0
-    kind: Callable[[nn.Parameter], object] = lambda parameter: (parameter.dtype, parameter.device)  # noqa: E731
     for parameter in reversed(parameters):
-        if not groups or size >= bucket_bytes or kind(parameter) != kind(groups[-1][0]):
+        if not groups or size >= bucket_bytes or not _are_alike(parameter, groups[-1][0]):
             groups.append([])
             size = 0
         groups[-1].append(parameter)
         size += parameter.numel() * parameter.element_size()
     return groups
+
+
+def _are_alike(one: nn.Parameter, other: nn.Parameter) -> bool:
+    return one.dtype == other.dtype and one.device == other.device
