@@ -14,7 +14,7 @@ from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.errors import UserError
 from ziggurat.inference import ProgressCallback, detect_as_configured
-from ziggurat.models.detector import Detector
+from ziggurat.models.detector import Detector, place_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.run import Run
 from ziggurat.tasks.coco_metric import GroundTruth, coco_metrics
@@ -79,8 +79,7 @@ def evaluate_run(
         raise UserError(
             f"{config.data.path} has no images to evaluate on: name a data set with a val split, or an annotation file"
         )
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = run.model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = place_model(run.model, workers.device, config.train.channels_last)
     begin = time.perf_counter()
     metrics = evaluate_model(model, make_task(model, config), dataset, config, workers, progress)
     seconds = time.perf_counter() - begin

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ziggurat.config import RunConfig
@@ -21,7 +20,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.images import SUFFIXES, image_size, read_image
 from ziggurat.errors import UserError
 from ziggurat.inference import ProgressCallback, detect_as_configured
-from ziggurat.models.detector import Detector
+from ziggurat.models.detector import Detector, place_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.tasks.detection import DetectionTask, make_task
 from ziggurat.tasks.detections import Detections
@@ -94,8 +93,7 @@ def predict_files(
     """
     begin = time.perf_counter()
     images, pictures = _agreed_input(paths, config.data.max_pixels, out, workers)
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = place_model(model, workers.device, config.train.channels_last)
     task = task or make_task(model, config)
     found = detect_as_configured(model, task, images, config, workers, progress)
     for index in range(workers.rank, len(images), workers.size):

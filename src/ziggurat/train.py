@@ -29,7 +29,7 @@ from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_model
 from ziggurat.logging import RunLog
 from ziggurat.models.build import build_model
-from ziggurat.models.detector import Detector
+from ziggurat.models.detector import Detector, place_model
 from ziggurat.models.images import normalize_images
 from ziggurat.models.weights import load_weights
 from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
@@ -271,9 +271,7 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     report = "weights: of the newest checkpoint" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
-    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model.to(device=workers.device, memory_format=memory_format)  # type: ignore[call-overload]
-    return model.train(), report
+    return place_model(model, workers.device, config.train.channels_last).train(), report
 
 
 def _forward(model: Detector, microbatch: Microbatch, config: RunConfig) -> Any:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ranks import run_ranks
+from ziggurat.errors import UserError
 from ziggurat.parallel.canonical import partition
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
@@ -88,6 +89,24 @@ def test_a_layer_that_a_microbatch_skips_keeps_its_statistics_for_that_microbatc
     for world in (2, 3):
         for found in run_ranks(skipping_buffers, world):
             assert all((found[name] == value).all() for name, value in expected.items())
+
+
+def test_a_buffer_that_is_no_batch_norms_is_never_left_to_drift():
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, images):
+            self.seen += images.mean()
+            return images
+
+    net = nn.Sequential(Counter(), nn.BatchNorm2d(3)).train()
+    statistics = RunningStatistics(net, Workers())
+    statistics.start()
+    net(images_of(1))
+    with pytest.raises(UserError, match=r"changes the buffers 0\.seen, which are not a batch norm's"):
+        statistics.take_leaf()
 
 
 def test_models_without_batch_norm_cost_nothing():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,6 +12,15 @@ from ziggurat.models.backbone import Backbone
 from ziggurat.models.fcos import FcosHead
 from ziggurat.models.fpn import FeaturePyramid
 from ziggurat.models.retinanet import RetinaNetHead
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def place_model(model: Model, device: torch.device, channels_last: bool) -> Model:
+    """Move a model's weights to a device and lay them out in a memory format; return the model itself."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    # PyTorch's stubs know no call with both; at run time it is one pass over the weights
+    return model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
 class Detector(nn.Module):

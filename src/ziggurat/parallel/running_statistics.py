@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ziggurat.errors import UserError
 from ziggurat.parallel.canonical import gather_leaves, partition
 from ziggurat.parallel.workers import Workers
 
@@ -41,20 +42,35 @@ class RunningStatistics:
             for buffer in (layer.running_mean, layer.running_var)
             if buffer is not None
         ]
+        # a layer that tracks statistics has a counter
+        self.counters = [c for layer in self.layers if (c := layer.num_batches_tracked) is not None]
+        known = {id(buffer) for buffer in (*self.buffers, *self.counters)}
+        self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
         self.sizes = [buffer.numel() for buffer in self.buffers]
 
     def start(self) -> None:
         """Begin a step: keep the running statistics, and let each forward pass leave its own."""
+        self.versions = {name: buffer._version for name, buffer in self.others.items()}
         if not self.layers:
             return
         self.before = torch.cat(self.buffers)
-        self.batches = [layer.num_batches_tracked.clone() for layer in self.layers]  # type: ignore[union-attr]
+        self.batches = [counter.clone() for counter in self.counters]
         self.leaves: list[Tensor] = []
         for layer in self.layers:
             layer.momentum = 1.0
 
     def take_leaf(self) -> None:
-        """Keep the statistics that the forward pass of one microbatch has left."""
+        """Keep the statistics that the forward pass of one microbatch has left.
+
+        Raises:
+            UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
+        """
+        changed = [name for name, b in self.others.items() if b._version != self.versions[name]]
+        if changed:
+            raise UserError(
+                f"training changes the buffers {', '.join(changed)}, which are not a batch norm's: they would differ "
+                "between workers; use a model without them, or model.norm=group"
+            )
         if self.layers:
             self.leaves.append(torch.cat(self.buffers))
             self._fill(self.before)  # a layer that the next microbatch skips must not show this one's
@@ -80,9 +96,10 @@ class RunningStatistics:
 
     def _write(self, running: Tensor, num_new: int) -> None:
         self._fill(running)
-        for layer, momentum, batches in zip(self.layers, self.momenta, self.batches, strict=True):
+        for layer, momentum in zip(self.layers, self.momenta, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches + num_new * layer.training)  # type: ignore[union-attr]
+        for layer, counter, batches in zip(self.layers, self.counters, self.batches, strict=True):
+            counter.copy_(batches + num_new * layer.training)
         self.leaves = []
 
     def _fill(self, running: Tensor) -> None:
