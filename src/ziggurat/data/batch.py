@@ -5,10 +5,13 @@ Shapes: ``B`` images, ``C`` = 3 channels, ``H`` rows, ``W`` columns, ``N`` objec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+IGNORED_PIXEL = 255  # of a mask
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,77 @@ class SampleId:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the model will see it, with its objects.
+    """One image as the model will see it, with what is to be predicted.
 
     Attributes:
         id: Which sample of which epoch.
         image_CHW: uint8, shape ``(3, H, W)``.
-        objects: The objects, in pixels of ``image_CHW``.
+        target: The objects, in pixels of ``image_CHW``; or the label of the image; or the label of each pixel,
+            uint8, shape ``(H, W)``, where `IGNORED_PIXEL` takes no part.
     """
 
     id: SampleId
     image_CHW: Tensor
-    objects: Objects
+    target: Target
+
+
+@dataclass(frozen=True)
+class ObjectTargets:
+    """The objects of all images of a microbatch, those of the first image first.
+
+    Attributes:
+        boxes_xyxy: Corners in pixels of the image, float32, shape ``(M, 4)``.
+        labels: int64, shape ``(M,)``.
+        counts: Objects of each image.
+    """
+
+    boxes_xyxy: Tensor
+    labels: Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """The label of each image of a microbatch, int64, shape ``(B,)``."""
+
+    labels_B: Tensor
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """The label of each pixel of a microbatch, uint8, shape ``(B, H, W)``; `IGNORED_PIXEL` in the padding."""
+
+    labels_BHW: Tensor
+
+
+Target = Objects | int | Tensor
+Targets = ObjectTargets | LabelTargets | MaskTargets
+
+
+def stack_targets(targets: Sequence[Target], height: int, width: int) -> Targets:
+    """Join the targets of samples.
+
+    Args:
+        targets: One at least, all of one kind.
+        height: Rows that masks are padded to.
+        width: Columns that masks are padded to.
+
+    Example:
+        >>> stack_targets([3, 1], 8, 8).labels_B
+        tensor([3, 1])
+    """
+    if isinstance(targets[0], Objects):
+        objects = [target for target in targets if isinstance(target, Objects)]
+        boxes = torch.cat([one.boxes_xyxy for one in objects])
+        labels = torch.cat([one.labels for one in objects])
+        return ObjectTargets(boxes, labels, tuple(len(one) for one in objects))
+    if isinstance(targets[0], int):
+        return LabelTargets(torch.tensor(targets))
+    labels_BHW = torch.full((len(targets), height, width), IGNORED_PIXEL, dtype=torch.uint8)
+    for place, mask in zip(labels_BHW, targets, strict=True):
+        assert isinstance(mask, Tensor)
+        place[: mask.shape[0], : mask.shape[1]] = mask
+    return MaskTargets(labels_BHW)
 
 
 @dataclass(frozen=True)
@@ -64,35 +127,28 @@ class Microbatch:
         ids: The samples, in canonical order.
         images_BCHW: uint8, padded with zeros below and to the right.
         sizes: Rows and columns of each image before padding.
-        objects: The objects of each image.
+        targets: What is to be predicted.
     """
 
     index: int
     ids: tuple[SampleId, ...]
     images_BCHW: Tensor
     sizes: tuple[tuple[int, int], ...]
-    objects: tuple[Objects, ...]
+    targets: Targets
 
     def to(self, device: torch.device) -> Microbatch:
         """Return the microbatch with its tensors on `device` (copied asynchronously from pinned memory)."""
-        if device.type == "cpu":
-            return self
-        return replace(
-            self,
-            images_BCHW=self.images_BCHW.to(device, non_blocking=True),
-            objects=tuple(
-                Objects(o.boxes_xyxy.to(device, non_blocking=True), o.labels.to(device, non_blocking=True))
-                for o in self.objects
-            ),
-        )
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Microbatch:
         """Return the microbatch in page-locked memory (called by the data loader)."""
-        return replace(
-            self,
-            images_BCHW=self.images_BCHW.pin_memory(),
-            objects=tuple(Objects(o.boxes_xyxy.pin_memory(), o.labels.pin_memory()) for o in self.objects),
-        )
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
+        tensors = {name: value for name, value in vars(self.targets).items() if isinstance(value, Tensor)}
+        # mypy does not know which of the records it is; their tensors keep their names
+        targets = replace(self.targets, **{n: change(v) for n, v in tensors.items()})  # type: ignore[arg-type]
+        return replace(self, images_BCHW=change(self.images_BCHW), targets=targets)
 
 
 def pad_and_stack(images: list[Tensor], multiple: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a detection data set is, and the compact form in which the user's data sets are held.
+"""What a data set of each task is, and the compact form in which the user's detection data sets are held.
 
 Boxes, names and sizes live in flat arrays, not in one Python object each: forked loader processes share their
 pages, and a data set of a million boxes takes tens of megabytes.
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ class ImageRecord:
     width: int
 
 
-class DetectionDataset(Protocol):
-    """Images with boxes and labels."""
+class ImageDataset(Protocol):
+    """Images, and the names of what is on them."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -59,13 +59,39 @@ class DetectionDataset(Protocol):
         """Return what is known of an image, without decoding it."""
         ...
 
+    def image(self, index: int) -> Tensor:
+        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+        ...
+
+
+@runtime_checkable
+class DetectionDataset(ImageDataset, Protocol):
+    """Images with boxes and labels."""
+
     def objects(self, index: int) -> Objects:
         """Return the objects of an image, in its pixels."""
         ...
 
-    def image(self, index: int) -> Tensor:
-        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+
+@runtime_checkable
+class ClassificationDataset(ImageDataset, Protocol):
+    """Images with one label each."""
+
+    def label(self, index: int) -> int:
+        """Return the label of an image."""
         ...
+
+
+@runtime_checkable
+class SegmentationDataset(ImageDataset, Protocol):
+    """Images with a label for each pixel."""
+
+    def mask(self, index: int) -> Tensor:
+        """Return the label of each pixel, uint8, shape ``(H, W)``; `IGNORED_PIXEL` takes no part."""
+        ...
+
+
+Dataset = DetectionDataset | ClassificationDataset | SegmentationDataset
 
 
 class PackedStrings:

@@ -28,6 +28,7 @@ from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.stamps import Stamp, digit_pixels, make_stamp, scikit_learn_file
+from ziggurat.errors import UserError
 
 _TRAIN_DIGITS = 1500  # of 1797
 _TRAIN_COLUMNS = 400  # of 640: the photographs' columns that training scenes are cut from
@@ -96,6 +97,63 @@ class DigitScenes:
         if self._last is None or self._last[0] != index:
             self._last = index, draw_scene(self.config, self.split, index)
         return self._last[1]
+
+
+class _OfScenes:
+    """What another task sees of the same scenes.
+
+    Args:
+        config: How scenes look, and how many there are.
+        split: ``train`` or ``val``.
+    """
+
+    def __init__(self, config: DigitsConfig, split: Literal["train", "val"]) -> None:
+        self.scenes = DigitScenes(config, split)
+        self.record = self.scenes.record
+        self.image = self.scenes.image
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+class DigitLabels(_OfScenes):
+    """The embedded data set for classification: the label of a scene is that of its largest digit.
+
+    Raises:
+        UserError: If a scene may have no digit.
+    """
+
+    classes = DigitScenes.classes
+    category_ids = DigitScenes.category_ids
+
+    def __init__(self, config: DigitsConfig, split: Literal["train", "val"]) -> None:
+        if config.count_min < 1:
+            raise UserError(
+                f"digits.count_min must be positive: a scene to classify needs a digit, got {config.count_min}"
+            )
+        super().__init__(config, split)
+
+    def label(self, index: int) -> int:
+        """Return which digit the largest one of scene `index` is."""
+        return int(self.scenes.objects(index).labels[0])  # the largest is drawn first
+
+    def height(self, index: int) -> float:
+        """Return the rows of the largest digit of scene `index`."""
+        _, top, _, bottom = self.scenes.objects(index).boxes_xyxy[0].tolist()
+        return float(bottom - top)
+
+
+class DigitMasks(_OfScenes):
+    """The embedded data set for segmentation: the ink of each digit, on background."""
+
+    classes = ("background", *DigitScenes.classes)
+    category_ids = tuple(range(11))
+
+    def mask(self, index: int) -> Tensor:
+        """Return the label of each pixel of scene `index`, uint8, shape ``(S, S)``; 0 is background."""
+        masks_NSS, labels = self.scenes.masks(index), self.scenes.objects(index).labels
+        labels_NSS = masks_NSS * (labels + 1).to(torch.uint8)[:, None, None]
+        return labels_NSS.amax(dim=0) if len(labels) else labels_NSS.new_zeros(labels_NSS.shape[1:])
 
 
 def draw_scene(config: DigitsConfig, split: Literal["train", "val"], index: int) -> Scene:

@@ -1,7 +1,7 @@
 """Loads the microbatches of each step ahead of time, in loader processes beside the worker.
 
 One item of the loader is one microbatch, so that several loader processes help one step. A loader process makes
-the whole microbatch; its images travel through shared memory, its boxes (few bytes) through the pipe.
+the whole microbatch; its tensors, two or three however many images there are, travel through shared memory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ziggurat.data.batch import Microbatch, Objects, Sample, SampleId
+from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_targets
 from ziggurat.data.sampler import Sampler
 from ziggurat.errors import UserError
 
@@ -43,67 +41,38 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """A microbatch on its way between processes: one shared tensor, not two more for each image.
-
-    Attributes:
-        boxes: Boxes of all images, float32, shape ``(M, 4)``.
-        labels: Labels of all images, int64, shape ``(M,)``.
-        counts: Objects of each image.
-    """
-
-    piece: _Piece
-    images_BCHW: Tensor
-    sizes: tuple[tuple[int, int], ...]
-    boxes: np.ndarray
-    labels: np.ndarray
-    counts: list[int]
-
-    def unpack(self) -> Microbatch:
-        boxes = torch.from_numpy(self.boxes).split(self.counts)
-        labels = torch.from_numpy(self.labels).split(self.counts)
-        objects = tuple(map(Objects, boxes, labels))
-        return Microbatch(self.piece.index, self.piece.ids, self.images_BCHW, self.sizes, objects)
-
-    def pin_memory(self) -> Microbatch:
-        """Called by the data loader's own thread."""
-        return self.unpack().pin_memory()
-
-
-@dataclass(frozen=True)
 class _Failure:
     """A user's error in a loader process; torch would wrap its message in a traceback."""
 
     faults: list[str]
 
 
-class _Pieces(Dataset["_Packed | _Failure"]):
+class _Pieces(Dataset["Microbatch | _Failure"]):
     """The loader's view of the samples: from a piece to a microbatch."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
 
-    def __getitem__(self, piece: _Piece) -> _Packed | _Failure:
+    def __getitem__(self, piece: _Piece) -> Microbatch | _Failure:
         try:
-            return _pack(piece, [self._samples.sample(id) for id in piece.ids])
+            return _collate(piece, [self._samples.sample(id) for id in piece.ids])
         except UserError as error:
             return _Failure(error.faults)
 
 
-def _pack(piece: _Piece, samples: list[Sample]) -> _Packed:
+def _collate(piece: _Piece, samples: list[Sample]) -> Microbatch:
     height = max(sample.image_CHW.shape[1] for sample in samples)
     width = max(sample.image_CHW.shape[2] for sample in samples)
     images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
     for place, sample in zip(images, samples, strict=True):
         rows, columns = sample.image_CHW.shape[1:]
         place[:, :rows, :columns] = sample.image_CHW
-    return _Packed(
-        piece,
+    return Microbatch(
+        piece.index,
+        piece.ids,
         images,
         tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
-        torch.cat([sample.objects.boxes_xyxy for sample in samples]).numpy(),
-        torch.cat([sample.objects.labels for sample in samples]).numpy(),
-        [len(sample.objects) for sample in samples],
+        stack_targets([sample.target for sample in samples], height, width),
     )
 
 
@@ -135,7 +104,7 @@ def load_steps(
         ValueError: If `microbatches_of` names samples that are not in the step's global batch.
     """
     pieces = _Schedule(sampler, microbatches_of, first_step, last_step)
-    loader: DataLoader[_Packed | _Failure] = DataLoader(
+    loader: DataLoader[Microbatch | _Failure] = DataLoader(
         _Pieces(samples),
         batch_size=None,
         sampler=pieces,
@@ -171,10 +140,10 @@ class _Schedule:
                 yield _Piece(index, ids)
 
 
-def _received(item: _Packed | Microbatch | _Failure) -> Microbatch:
+def _received(item: Microbatch | _Failure) -> Microbatch:
     if isinstance(item, _Failure):
         raise UserError(item.faults)
-    return item if isinstance(item, Microbatch) else item.unpack()
+    return item
 
 
 def _as_it_is(item: Any) -> Any:

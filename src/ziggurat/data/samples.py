@@ -1,29 +1,36 @@
-"""The samples that a detector is trained on: random crops, each a pure function of (seed, epoch, sample)."""
+"""The samples that a model is trained on: random crops, each a pure function of (seed, epoch, sample)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ziggurat.config import DataConfig
-from ziggurat.data.batch import Sample, SampleId
-from ziggurat.data.dataset import DetectionDataset, ImageCache
+from ziggurat.data.batch import Sample, SampleId, Target
+from ziggurat.data.dataset import ClassificationDataset, Dataset, DetectionDataset, ImageCache
 from ziggurat.data.randomness import Purpose, keyed_generator
-from ziggurat.data.transforms import augment_image, augment_objects, draw_augmentation, resize_factor
+from ziggurat.data.transforms import (
+    Augmentation,
+    augment_image,
+    augment_mask,
+    augment_objects,
+    draw_augmentation,
+    resize_factor,
+)
 
 
 class TrainingSamples:
     """Augmented crops of a data set.
 
     A large image counts for as many samples as crops fit into its area, so that an epoch sees about every pixel
-    once, and objects are seen equally often in large and in small images.
+    once, and objects are seen equally often in large and in small images. An image with one label is one sample.
 
     Args:
-        dataset: The images.
+        dataset: The images; what they are annotated with says what a sample's target is.
         config: The crop, and what may happen to it.
         seed: The run's seed.
     """
 
-    def __init__(self, dataset: DetectionDataset, config: DataConfig, seed: int) -> None:
+    def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
         self.dataset = dataset
         self.config = config
         self.seed = seed
@@ -42,7 +49,7 @@ class TrainingSamples:
         """Return one sample: the same bits in every process, in every order.
 
         Returns:
-            A crop of ``(3, crop, crop)``, uint8, and its objects.
+            A crop of ``(3, crop, crop)``, uint8, and its target.
 
         Raises:
             UserError: If the image cannot be decoded.
@@ -52,17 +59,24 @@ class TrainingSamples:
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
         augmentation = draw_augmentation(generator, record.height, record.width, self.config)
         image = augment_image(self._images[index], augmentation, self.config.crop)
-        objects = augment_objects(
-            self.dataset.objects(index), augmentation, self.config.crop, self.config.min_visible
-        )
-        return Sample(id, image, objects)
+        return Sample(id, image, self._target(index, augmentation))
 
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message: its number, epoch and image."""
         name = self.dataset.record(self.image_index(id.sample)).name
         return f"{id.sample} of epoch {id.epoch} ({name})"
 
+    def _target(self, index: int, augmentation: Augmentation) -> Target:
+        crop, dataset = self.config.crop, self.dataset
+        if isinstance(dataset, DetectionDataset):
+            return augment_objects(dataset.objects(index), augmentation, crop, self.config.min_visible)
+        if isinstance(dataset, ClassificationDataset):
+            return dataset.label(index)
+        return augment_mask(dataset.mask(index), augmentation, crop)
+
     def _samples_of(self, index: int) -> int:
+        if isinstance(self.dataset, ClassificationDataset):
+            return 1
         record = self.dataset.record(index)
         factor = resize_factor(record.height, record.width, self.config.resize, self.config.resize_limit)
         return max(1, round(record.height * record.width * factor**2 / self.config.crop**2))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from ziggurat.config import DataConfig
-from ziggurat.data.batch import Objects
+from ziggurat.data.batch import IGNORED_PIXEL, Objects
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,38 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
     rows = slice(window.out_top, window.out_top + window.out_height)
     columns = slice(window.out_left, window.out_left + window.out_width)
     canvas[:, rows, columns] = pixels
+    return _turn(canvas, augmentation)
+
+
+def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
+    """Return the crop of a mask, moved as `augment_image` moves the image; each pixel takes its nearest.
+
+    Args:
+        mask_HW: The label of each pixel, uint8, shape ``(H, W)``; not written to.
+        augmentation: What happens to the image.
+        crop: Rows and columns of the result.
+
+    Returns:
+        uint8, shape ``(crop, crop)``; `IGNORED_PIXEL` where the image does not reach.
+    """
+    window = augmentation.window
+    labels = mask_HW[window.top : window.top + window.height, window.left : window.left + window.width]
+    size = [window.out_height, window.out_width]
+    resized = functional.resize(labels[None], size, InterpolationMode.NEAREST_EXACT)
+    canvas = mask_HW.new_full((1, crop, crop), IGNORED_PIXEL)
+    rows = slice(window.out_top, window.out_top + window.out_height)
+    columns = slice(window.out_left, window.out_left + window.out_width)
+    canvas[:, rows, columns] = resized
+    return _turn(canvas, augmentation)[0]
+
+
+def _turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
+    """Mirror and turn a square crop."""
     if augmentation.mirror:
-        canvas = functional.horizontal_flip_image(canvas)
+        canvas_CHW = canvas_CHW.flip(2)
     if augmentation.upside_down:
-        canvas = functional.vertical_flip_image(canvas)
-    return torch.rot90(canvas, augmentation.quarter_turns, dims=(1, 2)).contiguous()
+        canvas_CHW = canvas_CHW.flip(1)
+    return torch.rot90(canvas_CHW, augmentation.quarter_turns, dims=(1, 2)).contiguous()
 
 
 def _recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
@@ -204,7 +231,7 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def _turn_boxes(boxes_xyxy: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
-    """Mirror and turn boxes in a square crop; the same moves as in `augment_image`."""
+    """Mirror and turn boxes in a square crop; the same moves as in `_turn`."""
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)
     if augmentation.mirror:
         x1, x2 = crop - x2, crop - x1

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ziggurat.config import DigitsConfig
-from ziggurat.data.dataset import Boxes, DetectionDataset, FileDataset
-from ziggurat.data.digits import DigitScenes
+from ziggurat.config import DataConfig, DigitsConfig, Task
+from ziggurat.data.dataset import Boxes, Dataset, DetectionDataset, FileDataset
+from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
 from ziggurat.data.formats.coco import read_coco
 from ziggurat.data.formats.csv import read_csv
 from ziggurat.data.formats.judge import (
@@ -26,6 +26,11 @@ from ziggurat.data.formats.table import Fault, Format, Source, Split, Table
 from ziggurat.data.formats.voc import read_voc
 from ziggurat.errors import UserError
 
+DIGITS: dict[Task, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
+    "detect": DigitScenes,
+    "classify": DigitLabels,
+    "segment": DigitMasks,
+}
 READERS: dict[Format, Callable[[Source], Table]] = {"coco": read_coco, "voc": read_voc, "csv": read_csv}
 
 _SHOWN = 3  # faults of a kind that are listed one by one
@@ -34,17 +39,19 @@ _SHOWN = 3  # faults of a kind that are listed one by one
 def open_dataset(
     path: str,
     split: Split,
+    task: Task,
+    config: DataConfig,
     digits: DigitsConfig,
-    max_pixels: int,
     classes: tuple[str, ...] | None = None,
-) -> DetectionDataset | None:
+) -> Dataset | None:
     """Open one split of a data set; its images are not decoded yet.
 
     Args:
         path: A folder, an annotation file (which serves as both splits), or ``digits``, the embedded data set.
         split: ``train`` or ``val``.
+        task: What the data set is for; it must have such annotations.
+        config: How images and masks are read.
         digits: How the embedded data set looks.
-        max_pixels: Images with more pixels are refused.
         classes: Names of the labels, such as those that a model was trained with; None takes those of the
             training split, or of this one where there is none.
 
@@ -55,10 +62,10 @@ def open_dataset(
         UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
     """
     if path == "digits":
-        scenes = DigitScenes(digits, split)
+        scenes = DIGITS[task](digits, split)
         if classes not in (None, scenes.classes):
             raise UserError(
-                f"the run must know the classes of digits, 0 to 9: it knows {', '.join(classes or ())}"
+                f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"
             )
         return scenes
     if not path:
@@ -75,7 +82,7 @@ def open_dataset(
         declared = {name: own.get(name, number) for number, name in enumerate(classes, start=1)}
     elif "train" in sources and sources["train"] != sources[split]:
         declared = declared_classes(read_table(sources["train"]))
-    return _join(path, split, table, declared, max_pixels)
+    return _join(path, split, table, declared, config.max_pixels)
 
 
 def read_table(source: Source) -> Table:

@@ -1,0 +1,36 @@
+"""A run's configuration: one nested, frozen record, from defaults, a YAML file and ``key=value`` settings.
+
+All faults are found before any process starts.
+"""
+
+from ziggurat.config.ranges import range_faults
+from ziggurat.config.reading import flatten, known_keys, load_config, override, save_config
+from ziggurat.config.records import (
+    DataConfig,
+    DecodeConfig,
+    DigitsConfig,
+    LossConfig,
+    ModelConfig,
+    PnnConfig,
+    RunConfig,
+    Task,
+    TrainConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "DecodeConfig",
+    "DigitsConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PnnConfig",
+    "RunConfig",
+    "Task",
+    "TrainConfig",
+    "flatten",
+    "known_keys",
+    "load_config",
+    "override",
+    "range_faults",
+    "save_config",
+]
