@@ -9,7 +9,7 @@ from fake_detector import BrightSquares, FindSquares, Squares
 from ranks import run_ranks
 from ziggurat import inference
 from ziggurat.config import DataConfig, DecodeConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch, Objects, SampleId
+from ziggurat.data.batch import Microbatch, Objects, SampleId, stack_targets
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
 from ziggurat.inference import detect_as_configured, detect_images
@@ -196,7 +196,9 @@ def test_training_goes_on_after_detection(head):
     detect_as_configured(model, task, Noise(), config, Workers())
     objects = Objects(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))
     images = torch.rand(1, 3, 64, 64)
-    batch = Microbatch(0, (SampleId(0, 0),), images.to(torch.uint8), ((64, 64),), (objects,))
+    batch = Microbatch(
+        0, (SampleId(0, 0),), images.to(torch.uint8), ((64, 64),), stack_targets([objects], 64, 64)
+    )
     assignment = task.assign(batch)
     shares = task.loss_shares(model.train()(images), assignment, task.normalizers(assignment))
     torch.stack(list(shares.values())).sum().backward()

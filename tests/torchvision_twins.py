@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
 
 from ziggurat.config import DecodeConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch, Objects, pad_and_stack
+from ziggurat.data.batch import Microbatch, Objects, ObjectTargets, pad_and_stack, stack_targets
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
 from ziggurat.models.weights import load_weights
@@ -40,8 +40,8 @@ def make_twins(kind: str, num_classes: int, folder: Path) -> tuple[nn.Module, De
 def make_batch(sizes: list[tuple[int, int]], counts: list[int], num_classes: int) -> Microbatch:
     """Return images of noise with random boxes of 4 to 84 pixels."""
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
-    objects = tuple(make_objects(size, count, num_classes) for size, count in zip(sizes, counts, strict=True))
-    return Microbatch(0, (), pad_and_stack(images, 1), tuple(sizes), objects)
+    objects = [make_objects(size, count, num_classes) for size, count in zip(sizes, counts, strict=True)]
+    return Microbatch(0, (), pad_and_stack(images, 1), tuple(sizes), stack_targets(objects, 0, 0))
 
 
 def make_objects(size: tuple[int, int], count: int, num_classes: int) -> Objects:
@@ -60,4 +60,12 @@ def images_of(batch: Microbatch) -> list[Tensor]:
 
 
 def targets_of(batch: Microbatch) -> list[dict[str, Tensor]]:
-    return [{"boxes": objects.boxes_xyxy, "labels": objects.labels} for objects in batch.objects]
+    return [{"boxes": objects.boxes_xyxy, "labels": objects.labels} for objects in split_objects(batch)]
+
+
+def split_objects(batch: Microbatch) -> list[Objects]:
+    """Return the objects of each image of a microbatch."""
+    targets = batch.targets
+    assert isinstance(targets, ObjectTargets)
+    columns = (targets.boxes_xyxy.split(targets.counts), targets.labels.split(targets.counts))
+    return [Objects(boxes, labels) for boxes, labels in zip(*columns, strict=True)]

@@ -5,7 +5,7 @@ import torch
 
 from ranks import run_ranks
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, Objects, SampleId
+from ziggurat.data.batch import Microbatch, Objects, ObjectTargets, SampleId, stack_targets
 from ziggurat.models.build import build_model
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.tasks.detection import make_task
@@ -34,7 +34,7 @@ def make_microbatch(index):
         boxes = torch.cat([corner, corner + 4 + 26 * torch.rand((count, 2), generator=generator)], dim=1)
         objects.append(Objects(boxes, torch.randint(0, 3, (count,), generator=generator)))
     ids = tuple(SampleId(0, 2 * index + i) for i in range(2))
-    return Microbatch(index, ids, images, ((SIZE, SIZE),) * 2, tuple(objects))
+    return Microbatch(index, ids, images, ((SIZE, SIZE),) * 2, stack_targets(objects, SIZE, SIZE))
 
 
 def plain_gradients(head, normalizer):
@@ -46,7 +46,11 @@ def plain_gradients(head, normalizer):
         tuple(id for part in parts for id in part.ids),
         torch.cat([part.images_BCHW for part in parts]),
         tuple(size for part in parts for size in part.sizes),
-        tuple(objects for part in parts for objects in part.objects),
+        ObjectTargets(
+            torch.cat([part.targets.boxes_xyxy for part in parts]),
+            torch.cat([part.targets.labels for part in parts]),
+            tuple(count for part in parts for count in part.targets.counts),
+        ),
     )
     assignment = task.assign(batch)
     shares = task.loss_shares(model(batch.images_BCHW), assignment, task.normalizers(assignment))

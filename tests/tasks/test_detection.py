@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchvision_twins import make_batch
+from torchvision_twins import make_batch, split_objects
 from ziggurat.config import DecodeConfig, LossConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch
+from ziggurat.data.batch import Microbatch, stack_targets
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
 from ziggurat.models.images import normalize_images
@@ -30,9 +30,8 @@ def small_model(head: str, norm: str = "batch") -> Detector:
 
 def piece(batch: Microbatch, first: int, last: int) -> Microbatch:
     part = slice(first, last)
-    return replace(
-        batch, images_BCHW=batch.images_BCHW[part], sizes=batch.sizes[part], objects=batch.objects[part]
-    )
+    targets = stack_targets(split_objects(batch)[part], 0, 0)
+    return replace(batch, images_BCHW=batch.images_BCHW[part], sizes=batch.sizes[part], targets=targets)
 
 
 def images_of(batch: Microbatch, model: Detector) -> Tensor:

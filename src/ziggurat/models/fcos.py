@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +23,7 @@ class FcosHead(nn.Module):
         https://arxiv.org/abs/2006.09214
     """
 
+    kind: Literal["fcos"] = "fcos"
     num_anchors = 1
 
     def __init__(self, channels: int, num_classes: int, depth: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from ziggurat.models.tower import PRIOR, make_predictor, make_tower
@@ -19,6 +21,7 @@ class RetinaNetHead(nn.Module):
         Lin et al., Focal Loss for Dense Object Detection, 2017, section 4. https://arxiv.org/abs/1708.02002
     """
 
+    kind: Literal["retinanet"] = "retinanet"
     num_anchors = 9
 
     def __init__(self, channels: int, num_classes: int, depth: int) -> None:

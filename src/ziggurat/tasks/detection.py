@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.config import DecodeConfig, LossConfig, RunConfig
-from ziggurat.data.batch import Microbatch
+from ziggurat.data.batch import Microbatch, ObjectTargets
 from ziggurat.models.detector import Detector
 from ziggurat.tasks.anchors import Grid, anchors_at, make_grids
 from ziggurat.tasks.assignment import Assignment, collect_targets, gather, places_from_index
@@ -36,8 +36,11 @@ class DetectionTask:
 
     Attributes:
         normalizer_names: What the loss is divided by.
+        output_sum_names: None: the loss depends on no sum over outputs.
         term_names: The terms of the loss.
     """
+
+    output_sum_names: tuple[str, ...] = ()
 
     def __init__(self, model: Detector, loss: LossConfig, decode: DecodeConfig) -> None:
         self._model = model
@@ -56,13 +59,13 @@ class DetectionTask:
             batch: Its objects, and the rows and columns of its images, are used.
         """
         grids = self._grids(*batch.images_BCHW.shape[-2:])
-        boxes = torch.cat([objects.boxes_xyxy for objects in batch.objects])
-        labels = torch.cat([objects.labels for objects in batch.objects])
-        counts = torch.tensor([len(objects) for objects in batch.objects])
+        targets = batch.targets
+        assert isinstance(targets, ObjectTargets)  # the data set was opened for this task
+        boxes, counts = targets.boxes_xyxy, torch.tensor(targets.counts)
         image = torch.arange(len(counts)).repeat_interleave(counts).to(boxes.device)
         matched_BP = self._rules.match(boxes, image, len(counts), grids)
         bases = [self._rules.base_anchors(grid.stride, boxes.device) for grid in grids]
-        return collect_targets(matched_BP, grids, bases, boxes, labels)
+        return collect_targets(matched_BP, grids, bases, boxes, targets.labels)
 
     def normalizers(self, assignment: Assignment) -> Tensor:
         """Return a microbatch's summands of the global normalizers, float64, shape ``(K,)``."""
@@ -70,6 +73,10 @@ class DetectionTask:
         if self.normalizer_names == ("positives",):
             return positives.sum().view(1)
         return positives.new_full((1,), len(positives))
+
+    def output_sums(self, outputs: Outputs, assignment: Assignment) -> Tensor:
+        """Return nothing, float64, shape ``(0,)``: the loss depends on no sum over outputs."""
+        return assignment.positives.new_zeros(0)
 
     def loss_shares(self, outputs: Outputs, assignment: Assignment, totals: Tensor) -> dict[str, Tensor]:
         """Return a microbatch's share of each term; summed over all microbatches they are the loss.
