@@ -19,8 +19,12 @@ from ziggurat.errors import UserError
 DONE, NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 RUN_FLAGS: dict[str, tuple[str, str]] = {
-    "--task": ("task", "detect"),
-    "--model": ("model.name", "HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn; BACKBONE is any timm name"),
+    "--task": ("task", "detect, classify or segment (default: what the model or the data are for)"),
+    "--model": (
+        "model.name",
+        "HEAD-BACKBONE-NECK such as fcos-resnet50-fpn, timm:NAME, spp-BACKBONE, pnn, pyramidnet-DEPTH-ALPHA, "
+        "smp:DECODER/ENCODER; see `ziggurat models`",
+    ),
     "--plan": ("plan", "degrees of the mesh axes, such as dp=2 (default: every device)"),
     "--epochs": ("train.epochs", "passes over the data"),
     "--steps": ("train.steps", "optimizer steps, instead of epochs"),
@@ -34,6 +38,9 @@ RUN_FLAGS: dict[str, tuple[str, str]] = {
     "--seed": ("seed", "keys every random choice"),
     "--weights": ("model.weights", "weights to start from: safetensors, a torch file, or lite0"),
 }
+
+
+DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,25 +85,36 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/demo-N)")
 
     train = add("train", _train, "train a model")
-    train.add_argument("data", metavar="DATA", nargs="?", help="a folder, an annotation file, or digits")
+    train.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP)
     _add_settings(train, list(RUN_FLAGS))
-    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/detect-N)")
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/TASK-N)")
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
     train.add_argument("--config", metavar="FILE", help="settings as YAML, such as a run's config.yaml")
 
     evaluate = add("evaluate", _evaluate, "measure a trained run on a data set")
-    evaluate.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
-    evaluate.add_argument("data", metavar="DATA", help="a folder, an annotation file, or digits")
-    _add_settings(evaluate, ["--plan", "--threads"])
+    evaluate.add_argument(
+        "run", metavar="RUN", type=Path, help="the folder of a run, or a file of weights (with --model)"
+    )
+    evaluate.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _add_settings(evaluate, ["--model", "--plan", "--threads"])
 
-    predict = add("predict", _predict, "find objects in images: COCO results and pictures")
-    predict.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    predict = add("predict", _predict, "run a model on images: results as JSON, and pictures")
+    predict.add_argument(
+        "run", metavar="RUN", type=Path, help="the folder of a run, or a file of weights (with --model)"
+    )
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
-    _add_settings(predict, ["--plan", "--threads"])
+    _add_settings(predict, ["--model", "--plan", "--threads"])
     predict.add_argument("--out", metavar="DIR", type=Path, help="default: the run's predictions")
 
     check = add("check", _check, "list every fault of a data set")
-    check.add_argument("data", metavar="DATA", help="a folder or an annotation file")
+    check.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _add_settings(check, [])
+
+    convert = add("convert", _convert, "write a data set in another format")
+    convert.add_argument("data", metavar="DATA", help=DATA_HELP)
+    convert.add_argument("out", metavar="OUT", type=Path, help="a folder that does not exist, or is empty")
+    convert.add_argument("--format", metavar="FORMAT", required=True, help="see docs/formats.md")
+    _add_settings(convert, ["--task"])
 
     models = add("models", _models, "list what can be built")
     models.add_argument("--filter", metavar="TEXT", default="", help="only names that hold this text")
@@ -143,7 +161,10 @@ def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
     result = run_demo(_settings(options), options.out)
     if result is not None and not options.json:
-        print(f"map50 on unseen digits and places: {result['metrics']['map50']:.3f}")
+        from ziggurat.evaluate import MAIN_METRIC
+
+        metric = MAIN_METRIC[result["task"]]
+        print(f"{metric} on unseen digits and places: {result['metrics'][metric]:.3f}")
         print(f"pictures: {result['pictures']} (all in sheet.png)")
     return DONE, result
 
@@ -168,10 +189,10 @@ def _predict(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
-    from ziggurat.config import DataConfig
+    from ziggurat.config import RunConfig, override
     from ziggurat.data.formats import find_faults
 
-    faults, summary = find_faults(options.data, DataConfig().max_pixels)
+    faults, summary = find_faults(options.data, override(RunConfig(), _settings(options)).data)
     result = {
         "ok": not faults,
         **dataclasses.asdict(summary),
@@ -181,20 +202,33 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
         for fault in faults:
             print(f"{fault.file}{'' if fault.id is None else f' [{fault.id}]'}: {fault.fault}")
         splits = "; ".join(
-            f"{split}: {counts['images']} images, {counts['annotations']} boxes"
+            f"{split}: {counts['images']} images, {counts['annotations']} annotations"
             for split, counts in summary.splits.items()
         )
-        print(f"{summary.format}; {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults")
+        tasks = ", ".join(summary.tasks)
+        print(f"{summary.format} (to {tasks}); {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults")
     return (NO if faults else DONE), result
+
+
+def _convert(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.config import RunConfig, override
+    from ziggurat.data.formats import convert
+
+    config = override(RunConfig(), _settings(options))
+    task = None if config.task == "auto" else config.task
+    result = convert(options.data, options.out, options.format, task, config.data, config.digits)
+    if not options.json:
+        print(f"{options.out}: {result['images']} images as {options.format}")
+    return DONE, result
 
 
 def _models(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.models.catalogue import list_models
 
-    rows = list(list_models(options.filter))
-    if not options.json:
-        for row in rows:
-            print(
-                f"{row['name']:45} {row['task']:8} {row['parameters'] / 1e6:8.1f} M  {', '.join(row['plans'])}"
-            )
+    rows = []
+    for row in list_models(options.filter):
+        rows.append(row)
+        if not options.json:
+            plans = ", ".join(row["plans"])
+            print(f"{row['name']:45} {row['task']:8} {row['parameters'] / 1e6:8.1f} M  {plans}", flush=True)
     return DONE, {"models": rows}

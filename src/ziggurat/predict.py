@@ -1,67 +1,79 @@
-"""Finding objects in the user's images: COCO results as JSON, and a picture for each image."""
+"""Running a model on the user's images: results as JSON, and a picture for each image."""
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import re
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from PIL import Image
 
-from ziggurat.config import RunConfig
-from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.images import SUFFIXES, image_size, read_image
+from ziggurat.config import RunConfig, Task
+from ziggurat.data.image_files import ImageFiles, expand_paths, inspect_images, picture_names
 from ziggurat.errors import UserError
-from ziggurat.inference import ProgressCallback, detect_as_configured
-from ziggurat.models.detector import Detector, place_model
+from ziggurat.inference.classify import classify_images
+from ziggurat.inference.detect import detect_as_configured
+from ziggurat.inference.segment import segment_images
+from ziggurat.inference.tiles import ProgressCallback, compute_as_configured
+from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.workers import Workers
-from ziggurat.tasks.detection import DetectionTask, make_task
 from ziggurat.tasks.detections import Detections
-from ziggurat.tasks.drawing import draw_detections
+from ziggurat.tasks.drawing import draw_caption, draw_detections
+from ziggurat.tasks.label_drawing import draw_labels, label_image
+from ziggurat.tasks.make import make_task
 
 RESULTS = "predictions.json"
+MASKS = "masks"
+TOP = 5  # classes of an image that are written
 
-PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
 JPEG_QUALITY = 90
-JPEG_SIDE = 65500  # the format's largest
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Image files with known sizes.
+class _Job:
+    """What is predicted, and where it goes.
 
     Attributes:
-        paths: The files.
-        sizes: Rows and columns of each, upright.
-        max_pixels: Larger images are refused.
+        model: On the worker's device.
+        task: Of the model.
+        images: The same on every worker.
+        pictures: The file of each image's picture.
+        classes: The name of each label.
+        category_ids: The COCO category id of each label.
+        config: Of the run.
+        workers: All workers have the same job.
+        out: The folder of all files.
+        progress: Called after each batch of this worker.
     """
 
-    paths: tuple[Path, ...]
-    sizes: tuple[tuple[int, int], ...]
-    max_pixels: int
+    model: VisionModel
+    task: Any
+    images: ImageFiles
+    pictures: list[Path]
+    classes: Sequence[str]
+    category_ids: Sequence[int]
+    config: RunConfig
+    workers: Workers
+    out: Path
+    progress: ProgressCallback | None
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def facts(self, index: int) -> dict[str, Any]:
+        """Return what is written of an image, whatever the task."""
+        record = self.images.record(index)
+        return {"image_id": record.image_id, "file_name": record.name}
 
-    def record(self, index: int) -> ImageRecord:
-        """Return what is known of an image; ids count from 1."""
-        return ImageRecord(self.paths[index].as_posix(), index + 1, *self.sizes[index])
 
-    def image(self, index: int) -> Tensor:
-        """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
-        return read_image(self.paths[index], self.max_pixels)
+Results = tuple[list[dict[str, Any]], dict[str, Any]]
 
 
 def predict_files(
-    model: Detector,
-    task: DetectionTask | None,
+    model: VisionModel,
+    task: Any,
     classes: Sequence[str],
     category_ids: Sequence[int],
     paths: Sequence[str],
@@ -70,22 +82,24 @@ def predict_files(
     out: Path,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Find the objects of images, and write them.
+    """Predict what is on images, and write it.
 
     Args:
         model: Is moved to the worker's device.
-        task: Decodes the model's outputs; None makes the one of the config.
+        task: The task of the model; None makes the one of the config.
         classes: The name of each label.
         category_ids: The COCO category id of each label.
         paths: Files, folders (their images, not those of folders in them) and globs.
         config: Of the run.
         workers: All of them call this.
-        out: Folder of ``predictions.json`` (a list of COCO results) and of the pictures.
+        out: Folder of ``predictions.json`` and of the pictures. The results are a list: of a detector COCO results; of
+            a classifier the best classes of each image; of a segmenter each image's mask (a file in ``masks``, whose
+            values are labels) and its pixels by class.
         progress: Called after each batch of this worker.
 
     Returns:
-        The fields of the command's JSON object: ``images``, ``seconds``, ``images_per_second``, ``detections``,
-        ``predictions`` (the file), ``pictures`` (the folder); on every worker.
+        The fields of the command's JSON object: ``images``, ``seconds``, ``images_per_second``,
+        ``predictions`` (the file), ``pictures`` (the folder), of a detector ``detections``; on every worker.
 
     Raises:
         UserError: On every worker: nothing is found under a path, images cannot be decoded (each is listed), or
@@ -95,11 +109,9 @@ def predict_files(
     images, pictures = _agreed_input(paths, config.data.max_pixels, out, workers)
     model = place_model(model, workers.device, config.train.channels_last)
     task = task or make_task(model, config)
-    found = detect_as_configured(model, task, images, config, workers, progress)
-    for index in range(workers.rank, len(images), workers.size):
-        save_picture(images.image(index), found[index], classes, pictures[index])
+    job = _Job(model, task, images, pictures, classes, category_ids, config, workers, out, progress)
+    results, fields = _PREDICT[model.task](job)
     if workers.is_first:
-        results = coco_results(images, found, classes, category_ids)
         (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
     workers.barrier()
     seconds = time.perf_counter() - begin
@@ -107,100 +119,67 @@ def predict_files(
         "images": len(images),
         "seconds": seconds,
         "images_per_second": len(images) / seconds,
-        "detections": sum(len(detections) for detections in found),
+        **fields,
         "predictions": str(out / RESULTS),
         "pictures": str(out),
     }
 
 
-def expand_paths(paths: Sequence[str]) -> list[Path]:
-    """Return the image files that are meant, each once, in natural order within a folder or glob.
-
-    Args:
-        paths: Files (whatever their suffix), folders and globs (``**`` stands for folders in folders).
-
-    Raises:
-        UserError: Listing every path under which there is no image.
-    """
-    found: dict[Path, Path] = {}  # by where it really is
-    faults = []
-    for path in paths:
-        here = Path(path)
-        if here.is_file():
-            found.setdefault(here.resolve(), here)
-            continue
-        entries = here.iterdir() if here.is_dir() else map(Path, glob.glob(path, recursive=True))
-        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
-        if not images:
-            faults.append(_nothing_found(path))
-        for image in sorted(images, key=natural_key):
-            found.setdefault(image.resolve(), image)
-    if not found and not faults:
-        faults.append("no images are given: name files, folders or globs")
-    if faults:
-        raise UserError(faults)
-    return list(found.values())
+def _detect(job: _Job) -> Results:
+    found = detect_as_configured(job.model, job.task, job.images, job.config, job.workers, job.progress)
+    for index in range(job.workers.rank, len(job.images), job.workers.size):
+        picture = draw_detections(job.images.image(index), found[index], job.classes)
+        save_picture(picture, job.pictures[index])
+    results = coco_results(job.images, found, job.classes, job.category_ids)
+    return results, {"detections": sum(len(detections) for detections in found)}
 
 
-def _nothing_found(path: str) -> str:
-    if Path(path).is_dir():
-        return f"the folder {path} holds no images ({', '.join(SUFFIXES)}): for those of its folders, give '{path}/**/*'"
-    if glob.has_magic(path):
-        return f"no image matches {path}: give a file, a folder or another glob ({', '.join(SUFFIXES)})"
-    return f"there is no file or folder {path}: correct the path"
-
-
-def natural_key(path: Path) -> list[tuple[int, str | int]]:
-    """Order names as people do.
-
-    Example:
-        >>> sorted([Path("a10.png"), Path("a9.png")], key=natural_key)[0].name
-        'a9.png'
-    """
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts]
-
-
-def picture_names(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the file name of each image's picture.
-
-    It is the image's, with the folders that tell it from others of its name, and a number if that is not enough.
-
-    Example:
-        >>> picture_names([Path("day/1.tif"), Path("night/1.tif"), Path("2.bmp")], [(8, 8)] * 3)
-        ['day_1.png', 'night_1.png', '2.png']
-    """
-    stems = Counter(path.stem.lower() for path in paths)
-    parents = [str(path.resolve().parent) for path in paths]
-    common = os.path.commonpath(parents)
-    taken: set[str] = set()
-    names = []
-    for path, parent, size in zip(paths, parents, sizes, strict=True):
-        folders = Path(parent).relative_to(common).parts
-        stem = path.stem if stems[path.stem.lower()] == 1 else "_".join([*folders, path.stem])
-        name = next(
-            n for n in (stem, *(f"{stem}-{k}" for k in range(2, len(paths) + 2))) if n.lower() not in taken
+def _classify(job: _Job) -> Results:
+    compute = compute_as_configured(job.config, job.workers, job.progress)
+    probabilities = classify_images(job.model, job.images, job.config.data, compute)
+    best = probabilities.topk(min(TOP, len(job.classes)), dim=1)
+    results = []
+    for index, (scores, labels) in enumerate(zip(*(part.tolist() for part in best), strict=True)):
+        top = [
+            {"category_id": job.category_ids[label], "category": job.classes[label], "score": score}
+            for label, score in zip(labels, scores, strict=True)
+        ]
+        results.append(job.facts(index) | top[0] | {"top": top})
+    for index in range(job.workers.rank, len(job.images), job.workers.size):
+        row = results[index]
+        text = f"{row['category']} {row['score']:.2f}"
+        save_picture(
+            draw_caption(job.images.image(index), text, best.indices[index, 0].item()), job.pictures[index]
         )
-        taken.add(name.lower())
-        names.append(name + picture_suffix(*size))
-    return names
+    return results, {}
 
 
-def picture_suffix(height: int, width: int) -> str:
-    """Return the format of a picture: PNG for small ones, JPEG for large ones, PNG for what JPEG cannot hold."""
-    return ".jpg" if height * width > PNG_PIXELS and max(height, width) <= JPEG_SIDE else ".png"
+def _segment(job: _Job) -> Results:
+    compute = compute_as_configured(job.config, job.workers, job.progress)
+    labels = segment_images(job.model, job.images, job.config.data, compute)
+    masks = job.out / MASKS
+    masks.mkdir(exist_ok=True)
+    mine = {}
+    for index, labels_HW in labels.items():
+        mask = masks / f"{job.pictures[index].stem}.png"
+        label_image(labels_HW).save(mask)
+        save_picture(draw_labels(job.images.image(index), labels_HW, job.classes), job.pictures[index])
+        counts = torch.bincount(labels_HW.flatten(), minlength=len(job.classes)).tolist()
+        pixels = {name: count for name, count in zip(job.classes, counts, strict=True) if count}
+        mine[index] = job.facts(index) | {"mask": str(mask), "pixels": pixels}
+    rows = {index: row for part in job.workers.gather(mine) for index, row in part.items()}
+    return [rows[index] for index in sorted(rows)], {}
 
 
-def save_picture(image_CHW: Tensor, detections: Detections, classes: Sequence[str], path: Path) -> None:
-    """Draw what was found in an image, and write it.
+_PREDICT: dict[Task, Callable[[_Job], Results]] = {
+    "detect": _detect,
+    "classify": _classify,
+    "segment": _segment,
+}
 
-    Args:
-        image_CHW: RGB, uint8, shape ``(3, H, W)``.
-        detections: In pixels of the image.
-        classes: The name of each label.
-        path: Its suffix says the format.
-    """
-    picture = draw_detections(image_CHW, detections, classes)
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture; the file's suffix says the format."""
     picture.save(path, quality=JPEG_QUALITY, compress_level=1)  # JPEG's and PNG's: each ignores the other's
 
 
@@ -241,7 +220,7 @@ def _agreed_input(
     agreed: tuple[ImageFiles, list[Path]] | UserError | None = None
     if workers.is_first:
         try:
-            images = _inspect(expand_paths(paths), max_pixels)
+            images = inspect_images(expand_paths(paths), max_pixels)
             agreed = images, _prepare(out, images)
         except UserError as error:
             agreed = error
@@ -250,19 +229,6 @@ def _agreed_input(
         raise agreed
     assert agreed is not None  # the first worker always has something to say
     return agreed
-
-
-def _inspect(paths: Sequence[Path], max_pixels: int) -> ImageFiles:
-    """Read the headers of all images; UserError lists every one that is not readable."""
-    sizes, faults = [], []
-    for path in paths:
-        try:
-            sizes.append(image_size(path, max_pixels))
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(faults)
-    return ImageFiles(tuple(paths), tuple(sizes), max_pixels)
 
 
 def _prepare(out: Path, images: ImageFiles) -> list[Path]:

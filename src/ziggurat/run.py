@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ziggurat.config import RunConfig, load_config, save_config
-from ziggurat.data.dataset import DetectionDataset
+from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
-from ziggurat.models.detector import Detector
+from ziggurat.models.vision import VisionModel
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
@@ -43,9 +43,7 @@ def make_run_folder(parent: Path, family: str) -> Path:
         return folder
 
 
-def start_run_folder(
-    folder: Path, config: RunConfig, dataset: DetectionDataset, resume: bool = False
-) -> None:
+def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: bool = False) -> None:
     """Write the resolved config, the environment and the classes.
 
     Raises:
@@ -126,7 +124,7 @@ class Run(NamedTuple):
         category_ids: The COCO category id of each label.
     """
 
-    model: Detector
+    model: VisionModel
     config: RunConfig
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ziggurat.config import RunConfig, flatten, load_config, override
-from ziggurat.data.formats import open_dataset
+from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
-from ziggurat.models.build import build_model
+from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
 from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environment
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
 from ziggurat.predict import predict_files
-from ziggurat.run import CONFIG, load_run, make_run_folder
+from ziggurat.published import load_published, published_config
+from ziggurat.run import CONFIG, Run, load_run, make_run_folder
 from ziggurat.train import open_validation, train
 
 T = TypeVar("T")
@@ -36,18 +37,18 @@ def start_training(
     resume: bool = False,
     config_file: str | None = None,
     defaults: RunConfig | None = None,
-    family: str = "detect",
+    family: str = "",
 ) -> dict[str, Any] | None:
     """Train as `ziggurat train` does.
 
     Args:
         data: The data set; None takes the config's.
         settings: From dotted names to values; they win over the config file.
-        out: The run's folder; None takes the next ``runs/FAMILY-N``.
+        out: The run's folder; None takes the next ``runs/TASK-N``.
         resume: Go on from the newest checkpoint of `out`.
         config_file: A YAML file to start from.
         defaults: The config to start from without a file.
-        family: The first part of the folder's name where `out` is None.
+        family: The first part of the folder's name where `out` is None; empty takes the task.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -65,7 +66,7 @@ def start_training(
     if data is not None:
         settings = settings | {"data.path": data}
     config = _resolved(override(config, settings), world_from_environment(), resume)
-    return _launch(_train_worker, (config, out, resume, family), config)
+    return _launch(_train_worker, (config, out, resume, family or config.task), config)
 
 
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -96,10 +97,12 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
             faults.extend(fault for fault in error.faults if fault not in faults)
             return None
 
+    config = check(lambda: _resolve_task(config)) or config
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world))
-    check(lambda: build_model(config.model, num_classes=1))
-    check(lambda: _check_data(config))
+    if config.task != "auto":
+        check(lambda: build_model(config.model, num_classes=2))
+        check(lambda: _check_data(config))
     weights = config.model.weights
     if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
         faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
@@ -108,45 +111,96 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     return resolved
 
 
-def _check_data(config: RunConfig) -> None:
+def _resolve_task(config: RunConfig) -> RunConfig:
+    """Complete the task, the model and what depends on them.
+
+    Raises:
+        UserError: If the model is for another task.
+    """
+    task, name = config.task, config.model.name
+    if task == "auto":
+        task = task_of(name) if name != "auto" else _natural_task(config)
+    elif name != "auto" and task_of(name) != task:
+        raise UserError(
+            f"model.name must be a model to {task}: '{name}' is one to {task_of(name)}; {GRAMMAR}; "
+            f"or give --task {task_of(name)}"
+        )
+    name = AUTO[task] if name == "auto" else name
+    # a classifier sees whole images, each as large as it takes them
+    resize = config.data.crop if task == "classify" and not config.data.resize else config.data.resize
+    return override(config, {"task": task, "model.name": name, "data.resize": resize})
+
+
+def _natural_task(config: RunConfig) -> Task:
+    """Return what the annotations of the data set are for."""
+    _check_path(config)
+    return "detect" if config.data.path == "digits" else recognise_tasks(config.data.path, config.data)[0]
+
+
+def _check_path(config: RunConfig) -> None:
     if not config.data.path:
         raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
-    dataset = open_dataset(config.data.path, "train", config.digits, config.data.max_pixels)
+
+
+def _check_data(config: RunConfig) -> None:
+    _check_path(config)
+    dataset = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
     if dataset is not None:
         open_validation(config, dataset.classes)
 
 
-def start_evaluation(folder: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+def start_evaluation(run: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Evaluate a run on the validation split of a data set, as `ziggurat evaluate` does.
+
+    Args:
+        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        data: The data set.
+        settings: From dotted names to values.
 
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
-    config = _of_run(folder, settings | {"data.path": data})
-    if open_dataset(data, "val", config.digits, config.data.max_pixels) is None:
+    config = _of_run(run, settings | {"data.path": data})
+    if open_dataset(data, "val", run_task(config), config.data, config.digits) is None:
         raise UserError(f"{data} has no validation split: name the annotation file itself")
-    return _launch(_evaluate_worker, (folder, config), config)
+    return _launch(_evaluate_worker, (run, config), config)
 
 
 def start_prediction(
-    folder: Path, images: list[str], out: Path | None, settings: dict[str, Any]
+    run: Path, images: list[str], out: Path | None, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
+
+    Args:
+        run: As for `start_evaluation`.
+        images: Files, folders and globs.
+        out: Where results and pictures go; None takes the run's ``predictions``.
+        settings: From dotted names to values.
 
     Raises:
         UserError: If the run, the images, or the settings are not usable.
     """
-    config = _of_run(folder, settings)
-    return _launch(_predict_worker, (folder, config, images, out or folder / "predictions"), config)
+    config = _of_run(run, settings)
+    folder = run if run.is_dir() else run.parent
+    return _launch(_predict_worker, (run, config, images, out or folder / "predictions"), config)
 
 
-def _of_run(folder: Path, settings: dict[str, Any]) -> RunConfig:
-    """Return the config of a run for evaluation or prediction on this machine."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+def _of_run(run: Path, settings: dict[str, Any]) -> RunConfig:
+    """Return the config of a run, or of a file of weights, for evaluation or prediction on this machine."""
+    if run.is_file():
+        base = published_config(settings.get("model.name", "auto"), run)
+    elif (run / CONFIG).is_file():
+        base = load_config(run / CONFIG)
+        if settings.get("model.name", base.model.name) != base.model.name:
+            raise UserError(f"--model belongs to a file of weights: the run {run} is of {base.model.name}")
+    else:
+        raise UserError(f"{run} is not the folder of a run (it has no {CONFIG}), nor a file of weights")
     here: dict[str, Any] = {"plan": "", "device": "auto"}  # threads stay: they decide the last bits
-    config = override(load_config(folder / CONFIG), here | settings)
-    return resolve_place(config, world_from_environment())
+    return resolve_place(override(base, here | settings), world_from_environment())
+
+
+def _load(run: Path, config: RunConfig) -> Run:
+    return load_published(run, config) if run.is_file() else load_run(run)
 
 
 def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str, Any] | None:
@@ -186,12 +240,14 @@ def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str
     return str(folder), fault if not resume and (folder / CONFIG).exists() else ""
 
 
-def _evaluate_worker(workers: Workers, folder: Path, config: RunConfig) -> dict[str, Any]:
-    return evaluate_run(load_run(folder), config, workers)
+def _evaluate_worker(workers: Workers, run: Path, config: RunConfig) -> dict[str, Any]:
+    return evaluate_run(_load(run, config), config, workers)
 
 
 def _predict_worker(
-    workers: Workers, folder: Path, config: RunConfig, images: list[str], out: Path
+    workers: Workers, path: Path, config: RunConfig, images: list[str], out: Path
 ) -> dict[str, Any]:
-    run = load_run(folder)
-    return predict_files(run.model, None, run.classes, run.category_ids, images, config, workers, out)
+    run = _load(path, config)
+    classes = run.classes or tuple(str(label) for label in range(run.model.num_classes))
+    category_ids = run.category_ids or tuple(range(run.model.num_classes))
+    return predict_files(run.model, None, classes, category_ids, images, config, workers, out)

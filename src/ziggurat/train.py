@@ -18,25 +18,27 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.checkpoint import load_checkpoint, newest_step, save_checkpoint
-from ziggurat.config import RunConfig
+from ziggurat.config import RunConfig, run_task
 from ziggurat.data.batch import Microbatch, SampleId
-from ziggurat.data.dataset import DetectionDataset
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
-from ziggurat.evaluate import evaluate_model
+from ziggurat.evaluate import Evaluation, evaluate_model
 from ziggurat.logging import RunLog
 from ziggurat.models.build import build_model
-from ziggurat.models.detector import Detector, place_model
 from ziggurat.models.images import normalize_images
+from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.models.weights import load_weights
 from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.report import write_report
 from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
-from ziggurat.tasks.detection import DetectionTask, make_task
+from ziggurat.tasks.make import make_task
+from ziggurat.tasks.task import Task
 
 
 def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -79,11 +81,15 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             # What the loss is divided by, over all workers, is known before anything is computed.
             assignments = [task.assign(microbatch) for microbatch in microbatches]
             totals = parallel.sum([task.normalizers(a) for a in assignments], len(task.normalizer_names))
+            if (
+                task.output_sum_names
+            ):  # what depends on the outputs of all microbatches takes a pass of its own
+                sums = _output_sums(model, task, microbatches, assignments, config)
+                totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
 
             # Each microbatch gives one leaf: of the gradient, of the running statistics, of the loss.
             losses = []
             for microbatch, assignment in zip(microbatches, assignments, strict=True):
-                seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
                 with parallel.leaf(microbatch.index):
                     outputs = _forward(model, microbatch, config)
                     shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
@@ -110,7 +116,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             if _is_due(step, config.train.checkpoint_every, data.num_steps):
                 outcome.save_checkpoint(step + 1)
             if _is_due(step, config.train.evaluate_every, data.num_steps):
-                log.evaluation(step + 1, _evaluate(average.model, task, data, config, workers))
+                log.evaluation(step + 1, _evaluate(average.model, task, data, config, workers).metrics)
 
         seconds = time.perf_counter() - start
         parallel.close()
@@ -129,7 +135,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     }
 
 
-def open_validation(config: RunConfig, classes: tuple[str, ...]) -> DetectionDataset | None:
+def open_validation(config: RunConfig, classes: tuple[str, ...]) -> Dataset | None:
     """Open what a run is evaluated on, with the labels of `classes`.
 
     An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too.
@@ -137,13 +143,13 @@ def open_validation(config: RunConfig, classes: tuple[str, ...]) -> DetectionDat
     Raises:
         UserError: If it cannot be opened, or has classes that the run does not know.
     """
-    path = config.data.val or config.data.path
+    path, task = config.data.val or config.data.path, run_task(config)
     if Path(path).is_file() and not config.data.val:
         return None
-    if config.data.val:  # a folder of its own may have one split only, by whatever name
-        own = open_dataset(path, "val", config.digits, config.data.max_pixels, classes)
-        return own or open_dataset(path, "train", config.digits, config.data.max_pixels, classes)
-    return open_dataset(path, "val", config.digits, config.data.max_pixels, classes)
+    found = open_dataset(path, "val", task, config.data, config.digits, classes)
+    if config.data.val and found is None:  # a folder of its own may have one split only, by whatever name
+        return open_dataset(path, "train", task, config.data, config.digits, classes)
+    return found
 
 
 def seed_everything(*key: int | tuple[int, ...]) -> None:
@@ -168,9 +174,9 @@ class _TrainingData:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        opened = open_dataset(config.data.path, "train", config.digits, config.data.max_pixels)
+        opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
         assert opened is not None  # only the validation split may be missing
-        self.dataset: DetectionDataset = opened
+        self.dataset: Dataset = opened
         self.classes = self.dataset.classes
         self.validation = open_validation(config, self.classes)
         self.samples = TrainingSamples(self.dataset, config.data, config.seed)
@@ -214,9 +220,9 @@ class _Outcome:
     workers: Workers
     config: RunConfig
     folder: Path
-    model: Detector
+    model: VisionModel
     optimizer: torch.optim.Optimizer
-    average: WeightAverage[Detector]
+    average: WeightAverage[VisionModel]
 
     def start_folder(self, data: _TrainingData, resume: bool) -> None:
         if self.workers.is_first:
@@ -264,7 +270,7 @@ class _Outcome:
         }
 
 
-def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) -> tuple[Detector, str]:
+def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) -> tuple[VisionModel, str]:
     """Return the model with its first weights, on the worker's device, and what was loaded."""
     seed_everything(config.seed)
     model = build_model(config.model, num_classes)
@@ -274,7 +280,24 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     return place_model(model, workers.device, config.train.channels_last).train(), report
 
 
-def _forward(model: Detector, microbatch: Microbatch, config: RunConfig) -> Any:
+def _output_sums(
+    model: VisionModel,
+    task: Task,
+    microbatches: list[Microbatch],
+    assignments: list[Any],
+    config: RunConfig,
+) -> list[Tensor]:
+    """Run the model without gradients; running statistics are taken from the second pass, in `parallel.leaf`."""
+    with torch.no_grad():
+        return [
+            task.output_sums(_forward(model, microbatch, config), assignment)
+            for microbatch, assignment in zip(microbatches, assignments, strict=True)
+        ]
+
+
+def _forward(model: VisionModel, microbatch: Microbatch, config: RunConfig) -> Any:
+    """Return the model's outputs; what is random in it depends on the samples only."""
+    seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
     images = normalize_images(microbatch.images_BCHW, microbatch.sizes, model.mean, model.std)
     if config.train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -283,11 +306,11 @@ def _forward(model: Detector, microbatch: Microbatch, config: RunConfig) -> Any:
 
 
 def _evaluate(
-    model: Detector, task: DetectionTask, data: _TrainingData, config: RunConfig, workers: Workers
-) -> dict[str, Any]:
-    """Return the metrics on the validation split; empty where there is none."""
+    model: VisionModel, task: Task, data: _TrainingData, config: RunConfig, workers: Workers
+) -> Evaluation:
+    """Measure the model on the validation split; nothing where there is none."""
     if data.validation is None:
-        return {}
+        return Evaluation({}, None)
     return evaluate_model(model, task, data.validation, config, workers)
 
 
@@ -300,7 +323,7 @@ def _record(
     step: int,
     data: _TrainingData,
     terms: Tensor,
-    task: DetectionTask,
+    task: Task,
     norm: Tensor,
     optimizer: torch.optim.Optimizer,
     seconds: float,
@@ -326,10 +349,10 @@ def _record(
 def _not_finite(
     step: int,
     terms: Tensor,
-    task: DetectionTask,
+    task: Task,
     data: _TrainingData,
     parallel: DataParallel,
-    model: Detector,
+    model: VisionModel,
 ) -> list[str]:
     """Name the microbatches whose loss is not finite, or else the first parameter whose gradient is not."""
     faults = []

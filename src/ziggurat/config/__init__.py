@@ -15,6 +15,7 @@ from ziggurat.config.records import (
     RunConfig,
     Task,
     TrainConfig,
+    run_task,
 )
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "load_config",
     "override",
     "range_faults",
+    "run_task",
     "save_config",
 ]

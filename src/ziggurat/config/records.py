@@ -82,6 +82,7 @@ class DataConfig:
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a
             classifier's images are resized to ``crop``).
         resize_limit: Longest side that ``resize`` may lead to, in pixels.
+        antialias: Smooth what becomes smaller in evaluation and prediction; torchvision's detectors do not.
         scale_min: Smallest factor of the scale jitter.
         scale_max: Largest factor of the scale jitter.
         flip: Mirror images left-right (``horizontal``), also upside down (``both``), or not (``none``).
@@ -101,6 +102,7 @@ class DataConfig:
     crop: int = 512
     resize: int = 0
     resize_limit: int = 1333
+    antialias: bool = True
     scale_min: float = 0.8
     scale_max: float = 1.25
     flip: Literal["none", "horizontal", "both"] = "horizontal"
@@ -253,3 +255,16 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def run_task(config: RunConfig) -> Task:
+    """Return the task of a resolved config.
+
+    Raises:
+        ValueError: If it is ``auto`` still.
+    """
+    if config.task == "auto":
+        raise ValueError(
+            "the task must be resolved: got auto; set RunConfig.task to detect, classify or segment"
+        )
+    return config.task

@@ -7,8 +7,9 @@ computation, as microbatches are in training.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
@@ -24,11 +25,13 @@ class View:
         height: Rows after resizing.
         width: Columns after resizing.
         tiles: What it is cut into; one tile if it is not larger than the crop.
+        antialias: Whether it is smoothed where it becomes smaller.
     """
 
     height: int
     width: int
     tiles: tuple[Tile, ...]
+    antialias: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,24 @@ def make_view(record: ImageRecord, config: DataConfig) -> View:
         (500, 1333, [0, 366, 733])
     """
     factor = resize_factor(record.height, record.width, config.resize, config.resize_limit)
-    height, width = (max(1, round(extent * factor)) for extent in (record.height, record.width))
-    return View(height, width, tuple(tile_grid(height, width, config.crop, config.tile_overlap)))
+    # rounded down, as torchvision's detectors do
+    height, width = (max(1, math.floor(extent * factor)) for extent in (record.height, record.width))
+    tiles = tile_grid(height, width, config.crop, config.tile_overlap)
+    return View(height, width, tuple(tiles), config.antialias)
+
+
+def make_center_view(record: ImageRecord, config: DataConfig) -> View:
+    """Say how a classifier sees an image: its middle, as large as the crop.
+
+    Example:
+        >>> view = make_center_view(ImageRecord("a.png", 1, height=300, width=800), DataConfig(crop=224, resize=256))
+        >>> view.height, view.width, view.tiles[0].top, view.tiles[0].left
+        (256, 682, 16, 229)
+    """
+    whole = make_view(record, config)
+    height, width = min(whole.height, config.crop), min(whole.width, config.crop)
+    middle = Tile((whole.height - height) // 2, (whole.width - width) // 2, height, width)
+    return replace(whole, tiles=(middle,))
 
 
 def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple[Piece, ...]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError, nearest
+from ziggurat.models.images import IMAGENET
 from ziggurat.models.levels import Level, stride_of
 from ziggurat.models.norm import replace_norms
 
@@ -92,7 +93,7 @@ def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the deviation of each channel, in [0, 1], that the network's published weights expect."""
     published = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if published is None:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision has them
+        return IMAGENET
     return tuple(published.mean), tuple(published.std)
 
 

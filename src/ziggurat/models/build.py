@@ -1,72 +1,136 @@
-"""From a model's configuration to the model."""
+"""From a model's configuration to the model: names compose."""
 
 from __future__ import annotations
 
-from ziggurat.config import ModelConfig
+from ziggurat.config import ModelConfig, Task
 from ziggurat.errors import UserError, nearest
-from ziggurat.models.backbone import create_backbone, image_statistics
+from ziggurat.models.atss import AtssHead
+from ziggurat.models.backbone import Backbone, create_backbone, image_statistics
+from ziggurat.models.bifpn import BiFpn
+from ziggurat.models.classifier import build_classifier
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.detector import Detector
 from ziggurat.models.fcos import FcosHead
 from ziggurat.models.fpn import FeaturePyramid
+from ziggurat.models.images import IMAGENET
 from ziggurat.models.levels import parse_levels
+from ziggurat.models.norm import replace_norms
+from ziggurat.models.pafpn import PathAggregation
+from ziggurat.models.pnn import PnnPyramid
 from ziggurat.models.retinanet import RetinaNetHead
+from ziggurat.models.segmenter import build_segmenter
+from ziggurat.models.vision import VisionModel
 
-HEADS: dict[str, type[FcosHead] | type[RetinaNetHead]] = {"fcos": FcosHead, "retinanet": RetinaNetHead}
-NECKS = {"fpn": FeaturePyramid}
+HEADS: dict[str, type[FcosHead] | type[RetinaNetHead] | type[AtssHead]] = {
+    "fcos": FcosHead,
+    "retinanet": RetinaNetHead,
+    "atss": AtssHead,
+}
+NECKS: dict[str, type[FeaturePyramid] | type[PathAggregation] | type[BiFpn]] = {
+    "fpn": FeaturePyramid,
+    "pafpn": PathAggregation,
+    "bifpn": BiFpn,
+}
+AUTO: dict[Task, str] = {
+    "detect": "fcos-resnet50-fpn",
+    "classify": "timm:resnet50",
+    "segment": "smp:unet/resnet34",
+}
+GRAMMAR = """a detector is HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn, or HEAD-pnn; a classifier is timm:NAME, spp-BACKBONE,
+pnn, or pyramidnet-DEPTH-ALPHA; a segmenter is smp:DECODER/ENCODER"""
+
+
+def task_of(name: str) -> Task:
+    """Return the task that a model is for, by its name.
+
+    Raises:
+        UserError: If the name is of no known form.
+
+    Example:
+        >>> task_of("spp-resnet18"), task_of("atss-pnn"), task_of("smp:fpn/resnet18")
+        ('classify', 'detect', 'segment')
+    """
+    if name.startswith("smp:"):
+        return "segment"
+    first, _, rest = name.partition("-")
+    if name == "pnn" or name.startswith("timm:") or first in ("spp", "pyramidnet"):
+        return "classify"
+    if rest:
+        return "detect"
+    raise UserError(f"unknown model.name '{name}': {GRAMMAR}")
+
+
+def build_model(config: ModelConfig, num_classes: int) -> VisionModel:
+    """Build a model with random weights (drawn from PyTorch's global generator).
+
+    Args:
+        config: Its name and parameters; its `weights` are not loaded here.
+        num_classes: Classes; a detector's without a background.
+
+    Raises:
+        UserError: If a part of the name is unknown (with the nearest name), or a setting does not fit it.
+
+    Example:
+        >>> build_model(ModelConfig(name="spp-resnet10t"), num_classes=3).task
+        'classify'
+    """
+    builders = {"detect": build_detector, "classify": build_classifier, "segment": build_segmenter}
+    return builders[task_of(config.name)](config, num_classes)
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
-    """Return the head, backbone and neck of a model's name.
+    """Return the head, backbone and neck of a detector's name; ``pnn`` has no neck.
 
     Raises:
         UserError: If the name does not have three parts, or its head or neck is unknown; lists both.
 
     Example:
-        >>> parse_name("fcos-resnet50-fpn")
-        ('fcos', 'resnet50', 'fpn')
+        >>> parse_name("fcos-resnet50-fpn"), parse_name("fcos-pnn")
+        (('fcos', 'resnet50', 'fpn'), ('fcos', 'pnn', ''))
     """
     head, _, rest = name.partition("-")
-    backbone, _, neck = rest.rpartition("-")
-    if not (head and backbone and neck):
+    backbone, _, neck = ("pnn", "", "") if rest == "pnn" else rest.rpartition("-")
+    if not (head and backbone and (neck or rest == "pnn")):
         raise UserError(
             f"model.name must be HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn: got '{name}' "
             f"(heads: {', '.join(HEADS)}; necks: {', '.join(NECKS)}; backbones: any timm name)"
         )
     faults = []
     for kind, part, known in (("head", head, list(HEADS)), ("neck", neck, list(NECKS))):
-        if part not in known:
+        if part not in known and not (kind == "neck" and rest == "pnn"):
             faults.append(f"unknown {kind} '{part}' in model.name '{name}': {nearest(part, known)}")
     if faults:
         raise UserError(faults)
     return head, backbone, neck
 
 
-def build_model(config: ModelConfig, num_classes: int) -> Detector:
-    """Build a detector with random weights (drawn from PyTorch's global generator).
-
-    Args:
-        config: Its name and parameters; its `weights` are not loaded here.
-        num_classes: Classes, without a background.
+def build_detector(config: ModelConfig, num_classes: int) -> Detector:
+    """Build a detector, see `build_model`.
 
     Raises:
         UserError: If head, backbone or neck is unknown (with the nearest name), or the levels are malformed or
             not the backbone's.
 
     Example:
-        >>> model = build_model(ModelConfig(name="fcos-resnet10t-fpn", channels=32), num_classes=3)
+        >>> model = build_detector(ModelConfig(name="fcos-resnet10t-fpn", channels=32), num_classes=3)
         >>> model.level_sizes(256, 320)["p3"]
         (32, 40)
     """
-    head, backbone_name, neck = parse_name(config.name)
+    _, backbone_name, _ = parse_name(config.name)
     names = parse_levels(config.levels)
+    if backbone_name == "pnn":
+        return assemble_detector(config, num_classes, PnnPyramid(config.pnn, names, config.channels))
     backbone = create_backbone(backbone_name, names, config.norm, config.drop_path)
     speed_up_depthwise(backbone)
-    pyramid = NECKS[neck](backbone.levels, names, config.channels)
-    return Detector(
-        backbone,
-        pyramid,
-        HEADS[head](config.channels, num_classes, config.head_depth),
-        num_classes,
-        image_statistics(backbone_name),
-    )
+    return assemble_detector(config, num_classes, backbone)
+
+
+def assemble_detector(config: ModelConfig, num_classes: int, backbone: Backbone | PnnPyramid) -> Detector:
+    """Put neck and head on a backbone."""
+    head_name, backbone_name, neck_name = parse_name(config.name)
+    head = HEADS[head_name](config.channels, num_classes, config.head_depth)
+    if isinstance(backbone, PnnPyramid):
+        return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET)
+    names = parse_levels(config.levels)
+    neck = NECKS[neck_name](backbone.levels, names, config.channels, config.neck_depth, config.norm)
+    return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name))

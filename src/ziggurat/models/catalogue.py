@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from ziggurat.config import ModelConfig
-from ziggurat.models.build import HEADS, NECKS, build_model
+import torch
+from torch import nn
 
-# A few of timm's backbones, small to large; every other one that gives features is built by its name as well.
+from ziggurat.config import ModelConfig
+from ziggurat.models.backbone import Backbone, create_backbone
+from ziggurat.models.build import HEADS, NECKS, assemble_detector, build_model, task_of
+from ziggurat.models.levels import parse_levels
+from ziggurat.models.segmenter import DECODERS
+
+# A few of timm's networks, small to large; every other one that gives features is built by its name as well.
 BACKBONES = (
     "resnet18", "resnet50", "resnet101", "tf_efficientnet_lite0", "mobilenetv3_large_100", "convnext_tiny",
-    "regnety_016", "pvt_v2_b0", "pvt_v2_b2", "swin_tiny_patch4_window7_224",
+    "regnety_016", "hrnet_w18", "pvt_v2_b0", "pvt_v2_b2", "swin_tiny_patch4_window7_224",
 )  # fmt: skip
+PYRAMIDNETS = (
+    "pyramidnet-110-48", "pyramidnet-110-270", "pyramidnet-164-270-bottleneck", "pyramidnet-110-48-multiplicative",
+)  # fmt: skip
+ENCODERS = ("resnet34", "mobilenet_v2")
+NUM_CLASSES = {"detect": 80, "classify": 1000, "segment": 21}  # COCO, ImageNet, VOC
+PLANS = ["dp"]
 
 
 def list_models(text: str = "") -> Iterator[dict[str, Any]]:
-    """Yield ``name``, ``task``, ``parameters`` and ``plans`` of each model whose name holds `text`."""
-    for head in HEADS:
-        for neck in NECKS:
-            for backbone in BACKBONES:
-                name = f"{head}-{backbone}-{neck}"
-                if text in name:
-                    model = build_model(ModelConfig(name=name), num_classes=80)
-                    count = sum(parameter.numel() for parameter in model.parameters())
-                    yield {"name": name, "task": "detect", "parameters": count, "plans": ["dp"]}
+    """Yield ``name``, ``task``, ``parameters`` and ``plans`` of each model whose name holds `text`.
+
+    The models are built without memory for their weights; the number of classes is that of COCO, ImageNet or VOC.
+    """
+    for name in model_names():
+        if text in name:
+            parameters = sum(parameter.numel() for parameter in _build(name).parameters())
+            yield {"name": name, "task": task_of(name), "parameters": parameters, "plans": PLANS}
+
+
+def model_names() -> list[str]:
+    """Return the name of every model that is listed."""
+    detectors = [f"{head}-{backbone}-{neck}" for head in HEADS for neck in NECKS for backbone in BACKBONES]
+    detectors += [f"{head}-pnn" for head in HEADS]
+    classifiers = ["pnn", *PYRAMIDNETS, *(f"{kind}{b}" for kind in ("spp-", "timm:") for b in BACKBONES)]
+    segmenters = [f"smp:{decoder}/{encoder}" for decoder in DECODERS for encoder in ENCODERS]
+    return detectors + classifiers + segmenters
+
+
+def _build(name: str) -> nn.Module:
+    config = ModelConfig(name=name)
+    num_classes = NUM_CLASSES[task_of(name)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # initialising what has no memory does nothing, and says so
+        if task_of(name) == "detect" and not name.endswith("-pnn"):
+            backbone = _backbone(name.split("-")[1], config.levels)  # no name of ours holds a hyphen
+            with torch.device("meta"):
+                return assemble_detector(config, num_classes, backbone)
+        with torch.device("meta"):
+            return build_model(config, num_classes)
+
+
+@cache
+def _backbone(name: str, levels: str) -> Backbone:
+    with torch.device("meta"):
+        return create_backbone(name, parse_levels(levels), "batch", 0.0)

@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ziggurat.models.backbone import Backbone
-from ziggurat.models.fcos import FcosHead
-from ziggurat.models.fpn import FeaturePyramid
-from ziggurat.models.retinanet import RetinaNetHead
-
-Model = TypeVar("Model", bound=nn.Module)
+from ziggurat.models.levels import Level
+from ziggurat.models.vision import VisionModel
 
 
-def place_model(model: Model, device: torch.device, channels_last: bool) -> Model:
-    """Move a model's weights to a device and lay them out in a memory format; return the model itself."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    # PyTorch's stubs know no call with both; at run time it is one pass over the weights
-    return model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+class Pyramid(Protocol):
+    """Returns maps by level."""
+
+    @property
+    def levels(self) -> dict[str, Level]:
+        """The levels, from the finest to the coarsest."""
+        ...
 
 
-class Detector(nn.Module):
+class Head(Protocol):
+    """Predicts on every level of a pyramid."""
+
+    kind: Literal["fcos", "retinanet", "atss"]
+    num_anchors: int
+
+
+class Detector(VisionModel):
     """A pyramid detector.
 
     Args:
         backbone: Returns maps by level.
-        neck: Makes the pyramid of them.
+        neck: Makes the pyramid of them; None where the backbone's maps are the pyramid.
         head: Predicts on every level of the pyramid.
         num_classes: Classes, without a background.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
 
     Attributes:
         levels: The pyramid's levels, from the finest to the coarsest.
-        mean: Mean of each channel, in [0, 1].
-        std: Deviation of each channel, in [0, 1].
-        head_kind: ``fcos`` or ``retinanet``.
-        num_classes: Classes, without a background.
+        head_kind: ``fcos``, ``retinanet`` or ``atss``.
         num_anchors: Predictions at each position.
-        size_multiple: Images are padded to multiples of this number.
     """
+
+    task = "detect"
 
     def __init__(
         self,
-        backbone: Backbone,
-        neck: FeaturePyramid,
-        head: FcosHead | RetinaNetHead,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        head: nn.Module,
         num_classes: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
     ) -> None:
@@ -55,13 +57,15 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.levels = neck.levels
+        pyramid, facts = cast(Pyramid, neck or backbone), cast(Head, head)
+        self.levels = pyramid.levels
         self.mean, self.std = statistics
-        self.head_kind: Literal["fcos", "retinanet"] = "fcos" if isinstance(head, FcosHead) else "retinanet"
+        self.head_kind = facts.kind
         self.num_classes = num_classes
-        self.num_anchors = head.num_anchors
+        self.num_anchors = facts.num_anchors
         # 32 at least, as torchvision pads, so that the levels lie on the same positions
-        self.size_multiple = max(32, *(level.stride for level in backbone.levels.values()))
+        strides = [level.stride for level in cast(Pyramid, backbone).levels.values()]
+        self.size_multiple = max(32, *strides)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of an image after padding."""
@@ -84,5 +88,6 @@ class Detector(nn.Module):
         height, width = self.padded_size(rows, columns)
         if (height, width) != (rows, columns):
             images_BCHW = functional.pad(images_BCHW, (0, width - columns, 0, height - rows))
-        terms: dict[str, dict[str, Tensor]] = self.head(self.neck(self.backbone(images_BCHW)))
+        maps = self.backbone(images_BCHW)
+        terms: dict[str, dict[str, Tensor]] = self.head(maps if self.neck is None else self.neck(maps))
         return terms

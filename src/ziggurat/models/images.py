@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# mean and deviation of each channel of ImageNet, in [0, 1], as torchvision has them
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def normalize_images(
     images_BCHW: Tensor, sizes: Sequence[tuple[int, int]], mean: Sequence[float], std: Sequence[float]
@@ -14,7 +17,7 @@ def normalize_images(
     """Return ``(pixel / 255 - mean) / std``, and zero in the padding.
 
     Args:
-        images_BCHW: uint8, padded below and to the right; the memory format is kept.
+        images_BCHW: From 0 to 255, padded below and to the right; the memory format is kept.
         sizes: Rows and columns of each image before padding.
         mean: Mean of each channel, in [0, 1].
         std: Deviation of each channel, in [0, 1].
@@ -30,7 +33,7 @@ def normalize_images(
         torch.tensor(v, device=images_BCHW.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std)
     )
     # the order of operations is torchvision's: the same bits
-    normalized = images_BCHW.to(torch.float32).div_(255).sub_(mean_C11).div_(std_C11)
+    normalized = images_BCHW.to(torch.float32, copy=True).div_(255).sub_(mean_C11).div_(std_C11)
     rows, columns = images_BCHW.shape[-2:]
     for image_CHW, (height, width) in zip(normalized, sizes, strict=True):
         if height < rows:

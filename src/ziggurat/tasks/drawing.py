@@ -67,6 +67,22 @@ def draw_comparison(
     return _draw(image_CHW, detections, objects, classes, min_score)
 
 
+def draw_caption(image_CHW: Tensor, text: str, label: int) -> Image.Image:
+    """Write what an image is into its upper left corner.
+
+    Args:
+        image_CHW: RGB, uint8, shape ``(3, H, W)``.
+        text: What is written.
+        label: Says the colour.
+
+    Returns:
+        The picture, as `draw_detections`.
+    """
+    canvas = _Canvas.of(image_CHW, [])
+    canvas.write((0, 0, 0, 0), text, class_color(label))
+    return canvas.picture
+
+
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 8) -> Image.Image:
     """Put pictures into a grid on white, row by row; each lies in the middle of its place.
 

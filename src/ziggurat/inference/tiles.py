@@ -1,0 +1,257 @@
+"""Running a model over images of any size on all workers: what evaluation and prediction share.
+
+1. An image that is larger than the crop, after the resizing that training does, is cut into overlapping tiles.
+2. The tiles of all images form *batches* of one shape, in an order that depends on the images only. A batch is the
+   unit of computation, as a microbatch is in training: hence the same bits on any number of workers.
+3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
+   images, and one large image is spread over all workers.
+4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import pad_and_stack
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.views import Piece, View, batch_pixels, make_batches, share_of
+from ziggurat.errors import UserError
+from ziggurat.models.images import normalize_images
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.workers import Workers
+
+T = TypeVar("T")
+
+# Called after each batch with this worker's tiles: done, and in all.
+ProgressCallback = Callable[[int, int], None]
+
+# Pixels of a batch: enough to fill the device, and no more, so that the work divides evenly.
+BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
+# Pixels of images that are decoded ahead (one image at least).
+AHEAD_PIXELS = 1 << 22
+
+
+class Images(Protocol):
+    """Images with known sizes; every data set is one."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def record(self, index: int) -> ImageRecord:
+        """Return what is known of an image, without decoding it."""
+        ...
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is run.
+
+    Attributes:
+        workers: All of them call `run_tiles`.
+        dtype: As in training.
+        channels_last: As in training.
+        batch: Most tiles that are computed at once.
+        progress: Called after each batch.
+    """
+
+    workers: Workers
+    dtype: Literal["auto", "bf16", "fp32"]
+    channels_last: bool
+    batch: int
+    progress: ProgressCallback | None = None
+
+
+def compute_as_configured(
+    config: RunConfig, workers: Workers, progress: ProgressCallback | None = None
+) -> Compute:
+    """Return how a run's config has its model run."""
+    batch = max(1, BATCH_PIXELS[workers.device.type] // config.data.crop**2)
+    return Compute(workers, config.dtype, config.train.channels_last, batch, progress)
+
+
+@dataclass(frozen=True)
+class Tiled(Generic[T]):
+    """What came out of all tiles.
+
+    Attributes:
+        pieces: Every tile of every image, in the order of computation.
+        first: This worker's results are those of ``pieces[first]`` and the following.
+        results: Of this worker's tiles.
+    """
+
+    pieces: list[Piece]
+    first: int
+    results: list[T]
+
+    @property
+    def mine(self) -> list[Piece]:
+        """The tiles that this worker has computed."""
+        return self.pieces[self.first : self.first + len(self.results)]
+
+
+def run_tiles(
+    model: VisionModel,
+    images: Images,
+    views: Sequence[View],
+    finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]],
+    compute: Compute,
+) -> Tiled[T]:
+    """Run a model on the tiles of all images, together with the other workers.
+
+    Args:
+        model: On the worker's device; its mode (training or evaluation) is restored.
+        images: The same on every worker.
+        views: How the model sees each of them.
+        finish: From the model's outputs and the rows and columns of each tile to a result for each tile.
+        compute: How.
+
+    Raises:
+        UserError: On every worker, listing each image that cannot be decoded.
+
+    Placement:
+        Every worker has the model and can read every image; afterwards each has the results of its tiles.
+
+    Communication:
+        One gather of the faults.
+    """
+    batches = make_batches(views, model.size_multiple, compute.batch)
+    workers = compute.workers
+    share = share_of(workers.rank, workers.size, [batch_pixels(pieces) for pieces in batches])
+    results, faults = _run_batches(_Forward(model, finish, compute), images, views, batches[share], compute)
+    messages = {image: text for by_image in workers.gather(faults) for image, text in by_image.items()}
+    if messages:
+        raise UserError([messages[image] for image in sorted(messages)])
+    first = sum(len(pieces) for pieces in batches[: share.start])
+    return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
+
+
+@dataclass(frozen=True)
+class _Forward(Generic[T]):
+    """Runs the model on a batch."""
+
+    model: VisionModel
+    finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]]
+    compute: Compute
+
+    def __call__(self, tiles: list[Tensor]) -> list[T]:
+        """Return the result of each tile (from 0 to 255, shape ``(3, H, W)``)."""
+        device = self.compute.workers.device
+        sizes = [(tile.shape[1], tile.shape[2]) for tile in tiles]
+        if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
+            tiles = [tile.float() for tile in tiles]
+        stacked = pad_and_stack(tiles, self.model.size_multiple).to(device)
+        if self.compute.channels_last:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        inputs = normalize_images(stacked, sizes, self.model.mean, self.model.std)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16"):
+            outputs = self.model(inputs)
+        return self.finish(outputs, sizes)
+
+
+def _run_batches(
+    forward: _Forward[T],
+    images: Images,
+    views: Sequence[View],
+    batches: Sequence[Sequence[Piece]],
+    compute: Compute,
+) -> tuple[list[T], dict[int, str]]:
+    """Return the result of each tile, and the fault of each image that cannot be decoded, by its index.
+
+    After a fault nothing more is computed, but all images are decoded still, so that every fault is told at once.
+    """
+    results: list[T] = []
+    faults: dict[int, str] = {}
+    pieces = list(itertools.chain.from_iterable(batches))
+    was_training = forward.model.training
+    forward.model.eval()
+    try:
+        with torch.inference_mode(), closing(_read_tiles(images, views, pieces)) as tiles:
+            for batch in batches:
+                pixels = [next(tiles) for _ in batch]
+                faults |= {
+                    p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
+                }
+                if not faults:
+                    results += forward([tile for tile in pixels if isinstance(tile, Tensor)])
+                if compute.progress is not None:
+                    compute.progress(len(results), len(pieces))
+    finally:
+        forward.model.train(was_training)
+    return results, faults
+
+
+def _read_tiles(
+    images: Images, views: Sequence[View], pieces: Sequence[Piece]
+) -> Generator[Tensor | UserError, None, None]:
+    """Yield the pixels of each piece, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded."""
+    indices = [index for index, _ in itertools.groupby(piece.image for piece in pieces)]
+    with closing(_read_ahead(images, views, indices)) as read:
+        for _, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
+            image = next(read)
+            for piece in of_image:
+                if isinstance(image, UserError):
+                    yield image
+                else:
+                    tile = piece.tile
+                    yield image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+
+
+def _read_ahead(
+    images: Images, views: Sequence[View], indices: Sequence[int]
+) -> Generator[Tensor | UserError, None, None]:
+    """Yield each image as the network sees it, decoding the next ones in a thread meanwhile."""
+    waiting: deque[tuple[int, Future[Tensor | UserError]]] = deque()
+    upcoming = iter(indices)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as thread:
+
+        def look_ahead() -> None:
+            while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
+                index = next(upcoming, None)
+                if index is None:
+                    return
+                view = views[index]
+                waiting.append((view.height * view.width, thread.submit(_read, images, view, index)))
+
+        try:
+            look_ahead()
+            while waiting:
+                _, future = waiting.popleft()
+                look_ahead()  # the next one is decoded while this one is used
+                yield future.result()
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(images: Images, view: View, index: int) -> Tensor | UserError:
+    """Return an image as the network sees it, or why there is none."""
+    record = images.record(index)
+    try:
+        image = images.image(index)
+    except UserError as error:
+        return error
+    if image.shape[1:] != (record.height, record.width):
+        return UserError(
+            f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
+            f"{record.height} as its header or annotations say: replace the image or correct its size"
+        )
+    if (view.height, view.width) == (record.height, record.width):
+        return image
+    # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
+    resized: Tensor = functional.resize(image.float(), [view.height, view.width], antialias=view.antialias)
+    return resized
