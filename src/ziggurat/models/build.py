@@ -128,9 +128,9 @@ def build_detector(config: ModelConfig, num_classes: int) -> Detector:
 def assemble_detector(config: ModelConfig, num_classes: int, backbone: Backbone | PnnPyramid) -> Detector:
     """Put neck and head on a backbone."""
     head_name, backbone_name, neck_name = parse_name(config.name)
-    head = HEADS[head_name](config.channels, num_classes, config.head_depth)
+    names = parse_levels(config.levels)
+    head = HEADS[head_name](config.channels, num_classes, config.head_depth, names)
     if isinstance(backbone, PnnPyramid):
         return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET)
-    names = parse_levels(config.levels)
     neck = NECKS[neck_name](backbone.levels, names, config.channels, config.neck_depth, config.norm)
     return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ class FcosHead(nn.Module):
         channels: Channels of every level.
         num_classes: Classes, without a background.
         depth: Convolutions of each tower.
+        levels: Without effect: all levels share all weights.
 
     References:
         Tian et al., FCOS: A simple and strong anchor-free object detector, 2020, section 3.
@@ -26,7 +28,7 @@ class FcosHead(nn.Module):
     kind: Literal["fcos"] = "fcos"
     num_anchors = 1
 
-    def __init__(self, channels: int, num_classes: int, depth: int) -> None:
+    def __init__(self, channels: int, num_classes: int, depth: int, levels: Sequence[str] = ()) -> None:
         super().__init__()
         self.classes_tower = make_tower(channels, depth, norm="group")
         self.boxes_tower = make_tower(channels, depth, norm="group")

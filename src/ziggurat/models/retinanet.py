@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ class RetinaNetHead(nn.Module):
         channels: Channels of every level.
         num_classes: Classes, without a background.
         depth: Convolutions of each tower.
+        levels: Without effect: all levels share all weights.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, section 4. https://arxiv.org/abs/1708.02002
@@ -24,7 +26,7 @@ class RetinaNetHead(nn.Module):
     kind: Literal["retinanet"] = "retinanet"
     num_anchors = 9
 
-    def __init__(self, channels: int, num_classes: int, depth: int) -> None:
+    def __init__(self, channels: int, num_classes: int, depth: int, levels: Sequence[str] = ()) -> None:
         super().__init__()
         self.classes_tower = make_tower(channels, depth, norm="none")
         self.boxes_tower = make_tower(channels, depth, norm="none")
