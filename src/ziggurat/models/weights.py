@@ -1,4 +1,4 @@
-"""Loading weights into a detector: what fits, and a plain word about what does not."""
+"""Loading weights into a model: what fits, and a plain word about what does not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ziggurat.errors import UserError
-from ziggurat.models.detector import Detector
 from ziggurat.models.weight_files import find_file, read_tensors
+from ziggurat.models.vision import VisionModel
 from ziggurat.models.weight_names import translate
 
-CLASS_LAYER = ("head.classes.weight", "head.classes.bias")
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def load_weights(model: Detector, path: str) -> WeightsReport:
+def load_weights(model: VisionModel, path: str) -> WeightsReport:
     """Load a weights file into a model, as far as it fits.
 
     Args:
         model: Is changed in place, unless an error is raised.
-        path: A safetensors or torch file with the weights of such a detector, of torchvision's
-            ``fcos_resnet50_fpn`` or ``retinanet_resnet50_fpn``, or of the backbone alone under timm's or
-            torchvision's names; or ``lite0``.
+        path: A safetensors or torch file with the weights of such a model, of torchvision's
+            ``fcos_resnet50_fpn`` or ``retinanet_resnet50_fpn``, of a timm or smp network under its own names, or of
+            the backbone alone under timm's or torchvision's names; or ``lite0``.
 
     Raises:
         UserError: If the file is not there, is corrupt or would have to be executed, fits nothing, holds numbers
@@ -95,12 +94,12 @@ def load_weights(model: Detector, path: str) -> WeightsReport:
 
 def _check(
     file: str,
-    model: Detector,
+    model: VisionModel,
     tensors: dict[str, Tensor],
     fitting: dict[str, Tensor],
     mismatched: tuple[Mismatch, ...],
 ) -> None:
-    wrong = [one for one in mismatched if one.name not in CLASS_LAYER]
+    wrong = [one for one in mismatched if one.name.rpartition(".")[0] not in model.class_layers]
     if wrong:
         raise UserError(
             f"weights of another shape in '{file}': {_describe(one)}; choose the model that they belong to"
