@@ -71,12 +71,12 @@ def make_grids(
 
 
 @functools.lru_cache(maxsize=64)
-def base_anchors(kind: Literal["fcos", "retinanet"], stride: int, device: torch.device) -> Tensor:
+def base_anchors(kind: Literal["fcos", "retinanet", "atss"], stride: int, device: torch.device) -> Tensor:
     """Return the anchors about the position (0, 0).
 
     Args:
         kind: ``fcos``: one square whose side is the stride; ``retinanet``: three shapes of three sizes from four
-            strides on.
+            strides on; ``atss``: one square of eight strides.
         stride: The level's stride in pixels.
         device: Where they are needed.
 
@@ -87,8 +87,9 @@ def base_anchors(kind: Literal["fcos", "retinanet"], stride: int, device: torch.
         >>> base_anchors("fcos", 8, torch.device("cpu"))
         tensor([[-4., -4.,  4.,  4.]])
     """
-    sizes = torch.tensor([stride] if kind == "fcos" else [int(4 * stride * scale) for scale in SCALES])
-    tall = torch.tensor([1.0] if kind == "fcos" else RATIOS).sqrt()
+    squares = {"fcos": [stride], "atss": [8 * stride]}
+    sizes = torch.tensor(squares.get(kind) or [int(4 * stride * scale) for scale in SCALES])
+    tall = torch.tensor([1.0] if kind in squares else RATIOS).sqrt()
     widths = ((1 / tall)[:, None] * sizes).flatten()
     heights = (tall[:, None] * sizes).flatten()
     return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round().to(device)

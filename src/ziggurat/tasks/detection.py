@@ -15,19 +15,21 @@ from ziggurat.data.batch import Microbatch, ObjectTargets
 from ziggurat.models.detector import Detector
 from ziggurat.tasks.anchors import Grid, anchors_at, make_grids
 from ziggurat.tasks.assignment import Assignment, collect_targets, gather, places_from_index
+from ziggurat.tasks.atss import AtssRules
 from ziggurat.tasks.detections import Detections, suppress
 from ziggurat.tasks.fcos import FcosRules
 from ziggurat.tasks.focal import focal_sums
 from ziggurat.tasks.retinanet import RetinaNetRules
+from ziggurat.tasks.rules import Rules
 
 Outputs = dict[str, dict[str, Tensor]]
-RULES: dict[str, type[FcosRules] | type[RetinaNetRules]] = {"fcos": FcosRules, "retinanet": RetinaNetRules}
+RULES: dict[str, type[Rules]] = {"fcos": FcosRules, "retinanet": RetinaNetRules, "atss": AtssRules}
 # as the reference implementation of each paper has it
-DEFAULT_NORMALIZER = {"fcos": "positives", "retinanet": "images"}
+DEFAULT_NORMALIZER = {"fcos": "positives", "retinanet": "images", "atss": "positives"}
 
 
 class DetectionTask:
-    """Assigns targets, computes shares of the loss and decodes boxes, for either head.
+    """Assigns targets, computes shares of the loss and decodes boxes, for any of the heads.
 
     Args:
         model: Gives the facts: levels, head and classes; its weights are not used.
@@ -35,7 +37,8 @@ class DetectionTask:
         decode: How outputs become boxes.
 
     Attributes:
-        normalizer_names: What the loss is divided by.
+        normalizer_names: What the loss is divided by: the positives, and for the box term what its weights are
+            if they are not 1 each; or the images.
         output_sum_names: None: the loss depends on no sum over outputs.
         term_names: The terms of the loss.
     """
@@ -46,9 +49,10 @@ class DetectionTask:
         self._model = model
         self._loss = loss
         self._decode = decode
-        self._rules: FcosRules | RetinaNetRules = RULES[model.head_kind]()
+        self._rules = RULES[model.head_kind]()
         chosen = DEFAULT_NORMALIZER[model.head_kind] if loss.normalizer == "default" else loss.normalizer
-        self.normalizer_names: tuple[str, ...] = (chosen,)
+        names = ("images",) if chosen == "images" else ("positives", self._rules.box_normalizer)
+        self.normalizer_names: tuple[str, ...] = tuple(dict.fromkeys(names))
         self.term_names: tuple[str, ...] = self._rules.term_names
 
     @torch.no_grad()
@@ -70,9 +74,10 @@ class DetectionTask:
     def normalizers(self, assignment: Assignment) -> Tensor:
         """Return a microbatch's summands of the global normalizers, float64, shape ``(K,)``."""
         positives = assignment.positives
-        if self.normalizer_names == ("positives",):
-            return positives.sum().view(1)
-        return positives.new_full((1,), len(positives))
+        if self.normalizer_names == ("images",):
+            return positives.new_full((1,), len(positives))
+        counts = [positives, self._rules.box_weights(assignment)]
+        return torch.stack([count.sum() for count in counts[: len(self.normalizer_names)]])
 
     def output_sums(self, outputs: Outputs, assignment: Assignment) -> Tensor:
         """Return nothing, float64, shape ``(0,)``: the loss depends on no sum over outputs."""
@@ -91,10 +96,15 @@ class DetectionTask:
         device = assignment.positives.device
         with torch.autocast(device.type, enabled=False):
             sums, losses = self._class_sums(outputs, assignment), self._positive_losses(outputs, assignment)
-            weight_B = self._image_weights(assignment, totals).to(device=device, dtype=sums.dtype)
+            weight_B = self._image_weights(assignment.positives, totals[0]).to(device, sums.dtype)
+            box_weights = self._rules.box_weights(assignment)
+            last = totals[len(self.normalizer_names) - 1]
+            box_weight_B = self._image_weights(box_weights, last).to(device, sums.dtype)
             image_N = torch.cat([level.positives.image for level in assignment.levels.values()])
             shares = {"classes": (sums * weight_B).sum()}
-            shares |= {term: (loss_N * weight_B[image_N]).sum() for term, loss_N in losses.items()}
+            for term, loss_N in losses.items():
+                factor_B = box_weight_B if term == "boxes" else weight_B
+                shares[term] = (loss_N * factor_B[image_N]).sum()
             shares["boxes"] = shares["boxes"] * self._loss.box_weight
         return shares
 
@@ -152,13 +162,17 @@ class DetectionTask:
         dtype = values["boxes"].dtype
         return self._rules.losses(values, anchors.to(dtype), boxes.to(dtype))
 
-    def _image_weights(self, assignment: Assignment, totals: Tensor) -> Tensor:
-        """Return what each image's losses are multiplied by, float64, shape ``(B,)``."""
-        positives = assignment.positives
-        total = totals[0].to(positives.device).clamp(min=1)
-        if self.normalizer_names == ("positives",):
-            return torch.ones_like(positives) / total
-        return 1 / (positives.clamp(min=1) * total)
+    def _image_weights(self, counts_B: Tensor, total: Tensor) -> Tensor:
+        """Return what each image's losses are multiplied by, float64, shape ``(B,)``.
+
+        Args:
+            counts_B: Each image's positives, or the sum of their weights.
+            total: The global normalizer.
+        """
+        total = total.to(counts_B.device).clamp(min=1)
+        if self.normalizer_names == ("images",):
+            return 1 / (counts_B.clamp(min=1) * total)
+        return torch.ones_like(counts_B) / total
 
     def _level_detections(
         self, terms: dict[str, Tensor], grid: Grid

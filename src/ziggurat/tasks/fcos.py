@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
 from ziggurat.tasks.anchors import Grid, base_anchors
-from ziggurat.tasks.assignment import NEGATIVE
+from ziggurat.tasks.assignment import NEGATIVE, Assignment
 
 RADIUS = 1.5  # strides between an object's centre and the positions that answer for it
 FINEST_SIDE, COARSEST_SIDE = 4, 8  # a level's objects: the farthest side is 4 to 8 strides away
@@ -30,8 +30,9 @@ class FcosRules:
         https://arxiv.org/abs/2006.09214
     """
 
-    num_anchors = 1
-    term_names = ("classes", "boxes", "centerness")
+    num_anchors: int = 1
+    term_names: tuple[str, ...] = ("classes", "boxes", "centerness")
+    box_normalizer = "positives"
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the square that stands for a position, see `anchors.base_anchors`."""
@@ -70,6 +71,10 @@ class FcosRules:
                 first += len(grid)
         index_BP = (1 << INDEX_BITS) - 1 - (key_BP & ((1 << INDEX_BITS) - 1))
         return torch.where(key_BP > 0, index_BP, NEGATIVE).view(num_images, num_positions)
+
+    def box_weights(self, assignment: Assignment) -> Tensor:
+        """Return the positives of each image: each weighs 1 in the box term."""
+        return assignment.positives
 
     def losses(self, values: dict[str, Tensor], anchors_N4: Tensor, boxes_N4: Tensor) -> dict[str, Tensor]:
         """Return the loss of each positive for every term but the classes, each of shape ``(N,)``.

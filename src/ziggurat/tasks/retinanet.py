@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ziggurat.models.retinanet import RetinaNetHead
 from ziggurat.tasks.anchors import Grid, base_anchors
-from ziggurat.tasks.assignment import IGNORED, NEGATIVE
+from ziggurat.tasks.assignment import IGNORED, NEGATIVE, Assignment
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
 CHUNK_ELEMENTS = 1 << 20  # IoUs that are held at a time (or those of one object, if they are more)
@@ -28,8 +28,9 @@ class RetinaNetRules:
         Lin et al., Focal Loss for Dense Object Detection, 2017, section 4. https://arxiv.org/abs/1708.02002
     """
 
-    num_anchors = RetinaNetHead.num_anchors
-    term_names = ("classes", "boxes")
+    num_anchors: int = RetinaNetHead.num_anchors
+    term_names: tuple[str, ...] = ("classes", "boxes")
+    box_normalizer = "positives"
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the anchors about (0, 0), see `anchors.base_anchors`."""
@@ -59,6 +60,10 @@ class RetinaNetRules:
             first += len(boxes)
         return torch.stack(matched)
 
+    def box_weights(self, assignment: Assignment) -> Tensor:
+        """Return the positives of each image: each weighs 1 in the box term."""
+        return assignment.positives
+
     def losses(self, values: dict[str, Tensor], anchors_N4: Tensor, boxes_N4: Tensor) -> dict[str, Tensor]:
         """Return the loss of each positive for every term but the classes, each of shape ``(N,)``.
 
@@ -77,10 +82,7 @@ class RetinaNetRules:
             boxes_N4: Shift in units of the anchor's size, and logarithm of the enlargement; x before y.
             anchors_N4: The anchors.
         """
-        size, center = _size_and_center(anchors_N4.to(boxes_N4.dtype))
-        center = center + boxes_N4[:, :2] * size
-        half = size * boxes_N4[:, 2:].clamp(max=LARGEST_ENLARGEMENT).exp() / 2
-        return torch.cat([center - half, center + half], dim=1)
+        return decode(boxes_N4, anchors_N4)
 
     def scores(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the probability of each class.
@@ -95,7 +97,7 @@ class RetinaNetRules:
 
 
 def encode(boxes_N4: Tensor, anchors_N4: Tensor) -> Tensor:
-    """Return what turns anchors into boxes: the inverse of `RetinaNetRules.decode`.
+    """Return what turns anchors into boxes: the inverse of `decode`.
 
     References:
         Girshick et al., Rich feature hierarchies, 2014, appendix C, equations 6 to 9.
@@ -104,6 +106,19 @@ def encode(boxes_N4: Tensor, anchors_N4: Tensor) -> Tensor:
     size, center = _size_and_center(anchors_N4)
     box_size, box_center = _size_and_center(boxes_N4)
     return torch.cat([(box_center - center) / size, (box_size / size).log()], dim=1)
+
+
+def decode(deltas_N4: Tensor, anchors_N4: Tensor) -> Tensor:
+    """Return the corners in pixels of anchors that are shifted and enlarged, shape ``(N, 4)``.
+
+    Args:
+        deltas_N4: Shift in units of the anchor's size, and logarithm of the enlargement; x before y.
+        anchors_N4: The anchors.
+    """
+    size, center = _size_and_center(anchors_N4.to(deltas_N4.dtype))
+    center = center + deltas_N4[:, :2] * size
+    half = size * deltas_N4[:, 2:].clamp(max=LARGEST_ENLARGEMENT).exp() / 2
+    return torch.cat([center - half, center + half], dim=1)
 
 
 def _size_and_center(boxes_N4: Tensor) -> tuple[Tensor, Tensor]:
