@@ -79,7 +79,7 @@ class BiFpn(nn.Module):
             self.repeats.append(BothPaths(widths, channels))
             widths = dict.fromkeys(names, channels)
         initialize(self)
-        self._one_value_fails = norm == "batch"
+        self._has_batch_norms = norm == "batch"
         replace_norms(self, "batch" if norm == "batch" else "group")
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -90,17 +90,24 @@ class BiFpn(nn.Module):
         """
         pyramid = dict(maps)
         top = pyramid[list(pyramid)[-1]]
+        if self.training and self._has_batch_norms:
+            self._check_values(top)
         for name, project in self.extra.items():
             top = functional.max_pool2d(project(top), 3, stride=2, padding=1)
             pyramid[name] = top
-        if self.training and self._one_value_fails and top.numel() == top.shape[1]:
-            raise UserError(
-                f"batch norm needs more than one value of each channel: {list(pyramid)[-1]} is one position of one "
-                "image; use model.norm=group, larger crops, larger microbatches, or fewer levels"
-            )
         for both_paths in self.repeats:
             pyramid = both_paths(pyramid)
         return pyramid
+
+    def _check_values(self, top_BCHW: Tensor) -> None:
+        """Refuse a coarsest level that has one value of each channel, and therefore no deviation."""
+        images, _, rows, columns = top_BCHW.shape
+        factor = 1 << len(self.extra)
+        if images * -(-rows // factor) * -(-columns // factor) == 1:
+            raise UserError(
+                f"batch norm needs more than one value of each channel: {list(self.levels)[-1]} is one position of "
+                "one image; use model.norm=group, larger crops, larger microbatches, or fewer levels"
+            )
 
 
 class BothPaths(nn.Module):

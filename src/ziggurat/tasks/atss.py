@@ -95,8 +95,9 @@ class AtssRules:
             first += len(grid)
         index_MK, anchors_MK4 = torch.cat(indices, dim=1), torch.cat(anchors, dim=1)
         iou_MK = _iou(boxes_M4[:, None], anchors_MK4)
-        correction = 1 if iou_MK.shape[1] > 1 else 0  # one candidate has no deviation
-        deviation_M, mean_M = torch.std_mean(iou_MK, dim=1, correction=correction)
+        mean_M = iou_MK.mean(dim=1)
+        # of one candidate the deviation is 0; torch.std would warn of it, and of no objects
+        deviation_M = ((iou_MK - mean_M[:, None]) ** 2).sum(dim=1).div(max(1, iou_MK.shape[1] - 1)).sqrt()
         center_MK2 = (anchors_MK4[..., :2] + anchors_MK4[..., 2:]) / 2
         before, behind = center_MK2 - boxes_M4[:, None, :2], boxes_M4[:, None, 2:] - center_MK2
         inside_MK = torch.minimum(before, behind).amin(dim=2) > INSIDE
