@@ -79,8 +79,16 @@ def parallel_gradients(workers, head, normalizer):
     return loss, {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet"])
-@pytest.mark.parametrize("normalizer", ["positives", "images"])
+@pytest.mark.parametrize(
+    ("head", "normalizer"),
+    [
+        ("fcos", "positives"),
+        ("fcos", "images"),
+        ("retinanet", "positives"),
+        ("retinanet", "images"),
+        ("atss", "positives"),
+    ],
+)
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_gradients_are_those_of_the_plain_computation(head, normalizer, world):
     expected_loss, expected = plain_gradients(head, normalizer)

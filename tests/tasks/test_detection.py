@@ -12,9 +12,11 @@ from ziggurat.data.batch import Microbatch, stack_targets
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
 from ziggurat.models.images import normalize_images
+from ziggurat.tasks.atss import AtssRules
 from ziggurat.tasks.detection import make_task
+from ziggurat.tasks.fcos import centerness
 
-HEADS = ["fcos", "retinanet"]
+HEADS = ["fcos", "retinanet", "atss"]
 NORMALIZERS = ["positives", "images"]
 SIZES = [(64, 96), (64, 80), (50, 96), (64, 96)]
 
@@ -54,7 +56,8 @@ def test_shares_of_parts_are_the_loss_of_the_whole(head: str, normalizer: str, c
     """Also where the parts hold very different numbers of objects, or none."""
     model = small_model(head, norm="group").double()  # no batch statistics: the images are independent
     task = make_task(model, RunConfig(loss=LossConfig(normalizer=normalizer, box_weight=2.0)))
-    assert task.normalizer_names == (normalizer,)
+    own = ("centerness",) if head == "atss" and normalizer == "positives" else ()
+    assert task.normalizer_names == (normalizer, *own)
     batch = make_batch(SIZES, counts, num_classes=3)
     parts = [piece(batch, 0, 1), piece(batch, 1, 4)]
 
@@ -65,7 +68,9 @@ def test_shares_of_parts_are_the_loss_of_the_whole(head: str, normalizer: str, c
     expected = gradients_of(model)
 
     assignments = [task.assign(part) for part in parts]
-    assert torch.equal(sum(task.normalizers(one) for one in assignments), totals)
+    sums = sum(task.normalizers(one) for one in assignments)
+    assert sums[0] == totals[0]  # a count
+    torch.testing.assert_close(sums, totals, rtol=1e-12, atol=0.0)
     shares = []
     for part, one in zip(parts, assignments, strict=True):
         shares.append(task.loss_shares(model(images_of(part, model).double()), one, totals))
@@ -82,13 +87,39 @@ def test_a_microbatch_without_objects_has_gradients_for_every_parameter(head: st
     task = make_task(model, RunConfig())
     batch = make_batch(SIZES[:2], [0, 0], num_classes=3)
     assignment = task.assign(batch)
-    for totals in (task.normalizers(assignment), torch.tensor([17.0], dtype=torch.float64)):
+    for totals in (task.normalizers(assignment), torch.full((len(task.normalizer_names),), 17.0).double()):
         shares = task.loss_shares(model(images_of(batch, model)), assignment, totals)
         assert all(share.isfinite() for share in shares.values())
         assert shares["classes"] > 0
         assert shares["boxes"] == 0
         sum(shares.values()).backward()
         assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
+
+
+def test_the_box_term_of_atss_is_a_mean_weighted_by_centerness() -> None:
+    """Of the global batch, or of each image where every image weighs the same."""
+    model = small_model("atss").double().eval()
+    batch = make_batch(SIZES, [5, 0, 30, 1], num_classes=3)
+    outputs = model(images_of(batch, model).double())
+    losses = []  # image, weight and loss of each positive
+    task = make_task(model, RunConfig())
+    assignment, rules = task.assign(batch), AtssRules()
+    for name, level in assignment.levels.items():
+        p = level.positives
+        values = {term: outputs[name][term][p.image, :, p.row, p.column] for term in ("boxes", "centerness")}
+        anchors, boxes = level.anchors_xyxy.double(), level.boxes_xyxy.double()
+        columns = p.image, centerness(anchors, boxes), rules.losses(values, anchors, boxes)["boxes"]
+        losses += list(zip(*(column.tolist() for column in columns), strict=True))
+    of_image = [[(w, loss) for image, w, loss in losses if image == number] for number in range(4)]
+    means = [sum(x[1] for x in one) / max(1.0, sum(x[0] for x in one)) for one in of_image]
+    expected = {
+        "positives": sum(loss for _, _, loss in losses) / sum(weight for _, weight, _ in losses),
+        "images": sum(means) / 4,
+    }
+    for normalizer, value in expected.items():
+        task = make_task(model, RunConfig(loss=LossConfig(normalizer=normalizer, box_weight=3.0)))
+        share = task.loss_shares(outputs, assignment, task.normalizers(assignment))["boxes"]
+        assert share.item() == pytest.approx(3 * value, rel=1e-9)
 
 
 def test_normalizers_count_positives_or_images() -> None:
