@@ -14,6 +14,7 @@ from ziggurat.tasks.anchors import Grid
 from ziggurat.tasks.assignment import collect_targets
 from ziggurat.tasks.atss import AtssRules
 from ziggurat.tasks.fcos import centerness
+from ziggurat.tasks.retinanet import encode
 
 RULES = AtssRules()
 CPU = torch.device("cpu")
@@ -148,6 +149,22 @@ def test_decoding_is_by_tenths_of_the_anchor_and_fifths_of_the_logarithm() -> No
     shift = torch.tensor([[1.0, -5.0, 5 * math.log(2), 0.0]]).double()  # x + 6.4, y - 32, twice as wide
     found = RULES.decode(shift, anchor)
     torch.testing.assert_close(found, torch.tensor([[38.4 - 64, -32.0, 38.4 + 64, 32.0]]).double())
+
+
+def test_what_an_object_needs_is_found_where_it_is_assigned() -> None:
+    """Outputs that are exactly right have no box loss, and decode to the objects; anchors have eight strides."""
+    grids = grids_of(96, 128)
+    assert RULES.base_anchors(8, CPU).tolist() == [[-32.0, -32.0, 32.0, 32.0]]
+    boxes = random_boxes(30, 96, 128, 90.0)
+    bases = [RULES.base_anchors(grid.stride, CPU) for grid in grids]
+    matched = RULES.match(boxes, torch.zeros(30, dtype=torch.int64), 1, grids)
+    assignment = collect_targets(matched, grids, bases, boxes, torch.zeros(30, dtype=torch.int64))
+    for level in assignment.levels.values():
+        right = encode(level.boxes_xyxy, level.anchors_xyxy) / torch.tensor([0.1, 0.1, 0.2, 0.2])
+        found = RULES.decode(right, level.anchors_xyxy)
+        torch.testing.assert_close(found, level.boxes_xyxy, rtol=0.0, atol=1e-3)
+        values = {"boxes": right, "centerness": torch.zeros(len(right), 1)}
+        assert (RULES.losses(values, level.anchors_xyxy, level.boxes_xyxy)["boxes"] < 1e-3).all()
 
 
 def test_the_weights_of_the_boxes_are_centernesses() -> None:

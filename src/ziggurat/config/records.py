@@ -49,7 +49,8 @@ class ModelConfig:
         neck_depth: Times that the paths of a neck are repeated; 0 takes the neck's own (bifpn 3, others 1).
         head_depth: Convolutions of each tower of the head.
         norm: Normalization of the backbone: ``batch`` (statistics of a microbatch), ``frozen`` (running
-            statistics, never updated) or ``group`` (each batch norm replaced by a group norm).
+            statistics, never updated) or ``group`` (each batch norm replaced by a group norm). The neck ``bifpn``
+            has batch norms for ``batch`` and group norms for the others.
         weights: File whose weights are loaded before training (safetensors or torch), or ``none``.
         drop_path: Rate of stochastic depth in the backbone, where it has any.
         spp_bins: Bins along each side of the map that spatial pyramid pooling pools to, level by level.
@@ -146,9 +147,10 @@ class LossConfig:
 
     Attributes:
         normalizer: What the loss is divided by: ``default`` is the head's own as its paper's reference
-            implementation has it (FCOS: ``positives``; RetinaNet: ``images``), ``positives`` is the number of
-            positive positions of the global batch, ``images`` weighs each image by its own positives and
-            divides by the images of the global batch.
+            implementation has it (FCOS and ATSS: ``positives``; RetinaNet: ``images``), ``positives`` is the
+            number of positive positions of the global batch (and, for the boxes of ATSS, the sum of their
+            centernesses), ``images`` weighs each image by its own positives and divides by the images of the
+            global batch.
         focal_alpha: Weight of positives in the focal loss.
         focal_gamma: Exponent of the focal loss.
         box_weight: Factor of the box term.
