@@ -109,11 +109,11 @@ def _label_color(label: int, classes: Sequence[str]) -> tuple[int, int, int] | N
 def _tinted(image_CHW: Tensor, labels_HW: Tensor, classes: Sequence[str]) -> Tensor:
     """Return the image with each class's colour mixed in, uint8, shape ``(3, H, W)``."""
     image, labels = image_CHW.cpu(), labels_HW.cpu()
-    tinted = image.clone()
+    tinted, grey = image.clone(), image.to(torch.float32).mean(dim=0)  # its own colour would hide the class's
     for label in _occurring(labels):
         color = _label_color(label, classes)
         if color is not None:
-            mixed = (1 - TINT) * image + TINT * _plane(color)
+            mixed = (1 - TINT) * grey + TINT * _plane(color)
             tinted = torch.where((labels == label).unsqueeze(0), mixed.round().to(torch.uint8), tinted)
     return tinted
 
