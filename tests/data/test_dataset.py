@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ziggurat.data.dataset import Boxes, FileDataset, ImageCache
+from ziggurat.data.dataset import Boxes, FileDataset, FileList, ImageCache, PackedStrings
 from ziggurat.errors import UserError
 
 
@@ -26,12 +26,14 @@ def two_images(folder: Path) -> FileDataset:
     return FileDataset(
         ("x", "y"),
         (3, 7),
-        ["a.png", "b.png"],
-        [str(p) for p in paths],
-        np.array([5, 9]),
-        sizes,
+        FileList(
+            PackedStrings(["a.png", "b.png"]),
+            PackedStrings([str(p) for p in paths]),
+            np.array([5, 9]),
+            sizes,
+            10_000,
+        ),
         boxes,
-        10_000,
     )
 
 

@@ -1,6 +1,6 @@
-"""What a data set of each task is, and the compact form in which the user's detection data sets are held.
+"""What a data set of each task is, and the compact form in which the user's data sets are held: images and boxes.
 
-Boxes, names and sizes live in flat arrays, not in one Python object each: forked loader processes share their
+Labels and masks are in `labels`, `masks` and `outlines`. Boxes, names and sizes live in flat arrays, not in one Python object each: forked loader processes share their
 pages, and a data set of a million boxes takes tens of megabytes.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.data.batch import Objects
-from ziggurat.data.images import read_image
+from ziggurat.data.images import image_size, read_image
 from ziggurat.errors import UserError
 
 
@@ -134,51 +134,92 @@ class Boxes:
     crowd: np.ndarray
 
 
-class FileDataset:
-    """A data set of image files, whatever the format of its annotations was.
+@dataclass(frozen=True)
+class FileList:
+    """The image files of a data set.
+
+    Attributes:
+        names: Name of each image, as in the annotations.
+        paths: File of each image.
+        image_ids: Id of each image, int64, shape ``(images,)``.
+        sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
+        max_pixels: Images with more pixels are refused.
+    """
+
+    names: PackedStrings
+    paths: PackedStrings
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    max_pixels: int
+
+
+class FileImages:
+    """The images of a data set of files, whatever the format and the task are.
 
     Args:
         classes: Name of each label.
         category_ids: COCO category id of each label.
-        names: Name of each image, as in the annotations.
-        paths: File of each image.
-        image_ids: Id of each image, int64, shape ``(images,)``.
-        sizes: Rows and columns of each image, int64, shape ``(images, 2)``.
-        boxes: The boxes of all images.
-        max_pixels: Images with more pixels are refused.
+        files: The images.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        category_ids: tuple[int, ...],
-        names: Sequence[str],
-        paths: Sequence[str],
-        image_ids: np.ndarray,
-        sizes: np.ndarray,
-        boxes: Boxes,
-        max_pixels: int,
-    ) -> None:
+    def __init__(self, classes: tuple[str, ...], category_ids: tuple[int, ...], files: FileList) -> None:
         self.classes = classes
         self.category_ids = category_ids
-        self._names = PackedStrings(names)
-        self._paths = PackedStrings(paths)
-        self._image_ids = image_ids
-        self._sizes = sizes
-        self._boxes = boxes
-        self._max_pixels = max_pixels
+        self._files = files
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._files.names)
 
     def record(self, index: int) -> ImageRecord:
-        """Return what is known of image `index`."""
-        height, width = self._sizes[index].tolist()
-        return ImageRecord(self._names[index], int(self._image_ids[index]), height, width)
+        """Return what is known of image `index`.
+
+        Raises:
+            UserError: If its size has to be read from its header, and cannot be.
+        """
+        height, width = self._size(index)
+        return ImageRecord(self._files.names[index], int(self._files.image_ids[index]), height, width)
 
     def path(self, index: int) -> Path:
         """Return the file of image `index`."""
-        return Path(self._paths[index])
+        return Path(self._files.paths[index])
+
+    def image(self, index: int) -> Tensor:
+        """Decode image `index`: RGB, uint8, shape ``(3, H, W)``.
+
+        Raises:
+            UserError: If it cannot be decoded, or is not of the size that its annotations are for.
+        """
+        image = read_image(self.path(index), self._files.max_pixels)
+        rows, columns = self._files.sizes[index].tolist()
+        if rows and image.shape[1:] != (rows, columns):
+            raise UserError(
+                f"the image {self.path(index)} has {image.shape[2]} x {image.shape[1]} pixels, its annotations say "
+                f"{columns} x {rows}: correct the size or replace the image"
+            )
+        return image
+
+    def _size(self, index: int) -> tuple[int, int]:
+        if not self._files.sizes[index].any():
+            self._files.sizes[index] = image_size(self.path(index), self._files.max_pixels)
+        rows, columns = self._files.sizes[index].tolist()
+        return rows, columns
+
+
+class FileDataset(FileImages):
+    """A detection data set of files.
+
+    Args:
+        classes: Name of each label.
+        category_ids: COCO category id of each label.
+        files: The images.
+        boxes: The boxes of all images.
+    """
+
+    def __init__(
+        self, classes: tuple[str, ...], category_ids: tuple[int, ...], files: FileList, boxes: Boxes
+    ) -> None:
+        super().__init__(classes, category_ids, files)
+        self._boxes = boxes
 
     def objects(self, index: int) -> Objects:
         """Return the objects of image `index` that a detector is trained on: those that are no crowd."""
@@ -197,21 +238,6 @@ class FileDataset:
     def areas(self, index: int) -> Tensor:
         """Return the area of each of `all_objects` in pixels, float32, shape ``(N,)``."""
         return torch.tensor(self._boxes.areas[self._rows(index)])
-
-    def image(self, index: int) -> Tensor:
-        """Decode image `index`: RGB, uint8, shape ``(3, H, W)``.
-
-        Raises:
-            UserError: If it cannot be decoded, or is not of the size that its annotations are for.
-        """
-        image = read_image(self.path(index), self._max_pixels)
-        rows, columns = self._sizes[index].tolist()
-        if image.shape[1:] != (rows, columns):
-            raise UserError(
-                f"the image {self.path(index)} has {image.shape[2]} x {image.shape[1]} pixels, its annotations say "
-                f"{columns} x {rows}: correct the size or replace the image"
-            )
-        return image
 
     def _rows(self, index: int) -> slice:
         return slice(self._boxes.ends[index], self._boxes.ends[index + 1])

@@ -46,7 +46,7 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     Raises:
         UserError: If there is no such image, it cannot be read, or it has more than `max_pixels` pixels.
     """
-    with _opened(path, max_pixels) as image:
+    with open_image(path, max_pixels) as image:
         width, height = image.size
         # Pillow has applied the orientation of a TIFF to its size already.
         turned = image.format != "TIFF" and _orientation(image) >= 5
@@ -66,16 +66,18 @@ def read_image(path: Path, max_pixels: int) -> Tensor:
     Raises:
         UserError: If there is no such image, it cannot be decoded, or it has more than `max_pixels` pixels.
     """
-    with _opened(path, max_pixels) as image:
-        image.load()
-        upright = _UPRIGHT.get(_orientation(image))
-        pixels = _rgb(image.transpose(upright) if upright is not None else image)
+    with open_image(path, max_pixels) as image:
+        pixels = _rgb(upright(image))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image for the body, which may read and decode it; whatever a decoder raises names the file."""
+def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image for the body, which may read and decode it; whatever a decoder raises names the file.
+
+    Raises:
+        UserError: If there is no such image, the body cannot read it, or it has more than `max_pixels` pixels.
+    """
     own_bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `max_pixels` takes its place
     try:
         with warnings.catch_warnings():
@@ -106,6 +108,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is empty or of no known format (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PPM)"
     return f"{type(error).__name__}: {error}"
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image and turn it as its EXIF orientation says."""
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

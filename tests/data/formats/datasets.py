@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from ziggurat.config import DigitsConfig
+from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import FileDataset
 from ziggurat.data.formats import Fault, find_faults, open_dataset
 from ziggurat.data.formats.table import Split
 
-MAX_PIXELS = 1 << 26
+CONFIG = DataConfig(max_pixels=1 << 26)
 
 
 def write_image(path: Path, width: int = 40, height: int = 30) -> Path:
@@ -60,10 +60,10 @@ def corners(*values: object) -> str:
 
 
 def opened(path: Path, split: Split = "train", classes: tuple[str, ...] | None = None) -> FileDataset:
-    dataset = open_dataset(str(path), split, DigitsConfig(), MAX_PIXELS, classes)
+    dataset = open_dataset(str(path), split, "detect", CONFIG, DigitsConfig(), classes)
     assert isinstance(dataset, FileDataset)
     return dataset
 
 
 def faults_of(path: Path) -> list[Fault]:
-    return find_faults(str(path), MAX_PIXELS)[0]
+    return find_faults(str(path), CONFIG)[0]

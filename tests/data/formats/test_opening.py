@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import MAX_PIXELS, annotation, coco, faults_of, opened, write_coco
-from ziggurat.config import DigitsConfig
+from data.formats.datasets import CONFIG, annotation, coco, faults_of, opened, write_coco
+from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.formats import find_faults, open_dataset
@@ -57,12 +57,12 @@ def test_images_larger_than_the_bound(tmp_path: Path) -> None:
     content = coco(annotation(), images=[{"id": 3, "file_name": "a.png"}])
     file = write_coco(tmp_path, content)
     with pytest.raises(UserError, match=r"a\.png has 1200 pixels.*data\.max_pixels=100"):
-        open_dataset(str(file), "train", DigitsConfig(), 100)
+        open_dataset(str(file), "train", "detect", DataConfig(max_pixels=100), DigitsConfig())
 
 
 def test_summary(tmp_path: Path) -> None:
     splits(tmp_path)
-    faults, summary = find_faults(str(tmp_path), MAX_PIXELS)
+    faults, summary = find_faults(str(tmp_path), CONFIG)
     assert not faults
     assert (summary.format, summary.images, summary.annotations) == ("coco", 4, 2)
     assert summary.splits == {
@@ -81,13 +81,16 @@ def test_many_images_are_checked_by_several_processes(tmp_path: Path) -> None:
 
 
 def test_the_embedded_data_set() -> None:
-    dataset = open_dataset("digits", "val", DigitsConfig(val_scenes=7), MAX_PIXELS)
+    dataset = open_dataset("digits", "val", "detect", CONFIG, DigitsConfig(val_scenes=7))
     assert isinstance(dataset, DigitScenes)
     assert len(dataset) == 7
 
 
 def test_no_data_set_is_given() -> None:
-    for attempt in (lambda: open_dataset("", "train", DigitsConfig(), 1), lambda: find_faults("", 1)):
+    for attempt in (
+        lambda: open_dataset("", "train", "detect", CONFIG, DigitsConfig()),
+        lambda: find_faults("", CONFIG),
+    ):
         with pytest.raises(UserError, match="no data set is given"):
             attempt()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.formats.datasets import (
-    MAX_PIXELS,
+    CONFIG,
     annotation,
     coco,
     corners,
@@ -96,8 +96,8 @@ def test_layouts_with_two_splits(tmp_path: Path, layout: object) -> None:
 
 def test_one_annotation_file_is_the_train_split(tmp_path: Path) -> None:
     write_coco(tmp_path, name="boxes.json")
-    assert set(recognise(tmp_path)) == {"train"}
-    assert open_dataset(str(tmp_path), "val", DigitsConfig(), MAX_PIXELS) is None
+    assert set(recognise(tmp_path).splits["detect"]) == {"train"}
+    assert open_dataset(str(tmp_path), "val", "detect", CONFIG, DigitsConfig()) is None
     assert len(opened(tmp_path)) == 2
 
 
@@ -148,7 +148,7 @@ def test_nothing_recognised(tmp_path: Path) -> None:
 def test_a_file_of_no_known_format(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt", "hello")
     with pytest.raises(
-        UserError, match=r"notes\.txt is of no known format: it must be COCO JSON, VOC XML, or CSV"
+        UserError, match=r"notes\.txt is of no known format: it must be COCO JSON, VOC XML, YOLO's data.yaml"
     ):
         recognise(tmp_path / "notes.txt")
 

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from ziggurat.config import DigitsConfig
+from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
-from ziggurat.data.formats.judge import declared_classes, judge_boxes, judge_classes, place_images
-from ziggurat.data.formats.opening import emptiness, read_table
+from ziggurat.data.formats.joining import emptiness, mask_header_faults
+from ziggurat.data.formats.judge import judge_boxes, judge_classes, judge_outlines, place_images
+from ziggurat.data.formats.opening import DIGITS, declare, read_table
+from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
-from ziggurat.data.formats.table import Fault, Summary, Table
+from ziggurat.data.formats.table import Fault, Split, Summary, Table
 from ziggurat.data.images import read_image
+from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.errors import UserError
 
 _FEW = 32  # images that one process decodes before others are worth starting
 
+Result = TypeVar("Result")
 
-def find_faults(path: str, max_pixels: int) -> tuple[list[Fault], Summary]:
-    """Return every fault of a data set, in all its splits; every image is decoded.
+
+def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
+    """Return every fault of a data set, in all its splits and for all that it serves; all images are decoded.
 
     Args:
         path: A folder, an annotation file, or ``digits``.
-        max_pixels: Images with more pixels are a fault.
+        config: How images and masks are read.
 
     Raises:
         UserError: If there is no such data set or none is recognised.
@@ -38,19 +45,58 @@ def find_faults(path: str, max_pixels: int) -> tuple[list[Fault], Summary]:
         return [], _digits_summary()
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
-    sources = recognise(Path(path))
-    if Path(path).is_file():
-        sources = {"train": sources["train"]}  # one file serves as both splits; its faults are listed once
-    tables = {split: read_table(source) for split, source in sources.items()}
-    classes = declared_classes(next(iter(tables.values())))
+    found = recognise(Path(path))
+    tasks = list(found.tasks)
     faults: list[Fault] = []
+    summaries = []
+    for task, sources in found.splits.items():
+        if task == "segment" and task != tasks[0] and not next(iter(sources.values())).masks:
+            continue  # the same annotations as those for detection, whose outlines are judged with their boxes
+        if Path(path).is_file() and sources["train"] == sources.get("val"):
+            sources = {
+                "train": sources["train"]
+            }  # one file serves as both splits; its faults are listed once
+        tables = {split: read_table(source) for split, source in sources.items()}
+        if task == "detect" and not all(map(_is_outlined, tables.values())) and not found.has_masks:
+            tasks = [one for one in tasks if one != "segment"]
+        classes, new = _judge(tables, config)
+        faults += new
+        summaries.append(_summary(found.format, _counts(tables), classes))
+    return faults, replace(summaries[0], tasks=tuple(tasks))
+
+
+def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, ...], list[Fault]]:
+    """Return the classes of a data set and all faults of its splits."""
+    first = next(iter(tables.values()))
+    faults: list[Fault] = []
+    classes = tuple(declare(first))
+    if first.source.masks:
+        classes = ()
+        for table in tables.values():
+            try:
+                palette = find_palette(table, config, None)
+            except UserError as error:
+                places = [table.source.class_file or table.source.masks[0]]
+                faults += [Fault(str(place), None, f"no classes: {error}") for place in places]
+                faults += _table_faults(table, (), config)
+            else:
+                classes = classes or palette.names
+                faults += [*_table_faults(table, (), config), *_pixel_faults(table, palette, config)]
+        return classes, list(dict.fromkeys(faults))
     for table in tables.values():
-        faults += _table_faults(table, tuple(classes), max_pixels)
-    splits: dict[str, dict[str, int]] = {
-        split: {"images": len(table.images), "annotations": len(table.boxes)}
+        faults += _table_faults(table, classes, config)
+    return classes, faults
+
+
+def _is_outlined(table: Table) -> bool:
+    return all(row.outline is not None for row in table.boxes)
+
+
+def _counts(tables: dict[Split, Table]) -> dict[str, dict[str, int]]:
+    return {
+        split: {"images": len(table.images), "annotations": table.num_annotations}
         for split, table in tables.items()
     }
-    return faults, _summary(next(iter(sources.values())).format, splits, tuple(classes))
 
 
 def _summary(format: str, splits: dict[str, dict[str, int]], classes: tuple[str, ...]) -> Summary:
@@ -68,15 +114,17 @@ def _digits_summary() -> Summary:
         }
         for dataset in scenes
     }
-    return _summary("digits", splits, scenes[0].classes)
+    return replace(_summary("digits", splits, scenes[0].classes), tasks=tuple(DIGITS))
 
 
-def _table_faults(table: Table, classes: tuple[str, ...], max_pixels: int) -> list[Fault]:
+def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) -> list[Fault]:
+    """Return the faults of annotations and images; those of masks' pixels are not among them."""
     placed = place_images(table)
     faults = [*table.faults, *table.remarks, *placed.faults, *placed.remarks]
     sizes = np.zeros((len(table.images), 2), dtype=np.int64)
     found = [(index, path) for index, path in enumerate(placed.paths) if path is not None]
-    for (index, path), size in zip(found, _decoded([path for _, path in found], max_pixels), strict=True):
+    decoded = _spread(partial(_decode, max_pixels=config.max_pixels), [path for _, path in found])
+    for (index, path), size in zip(found, decoded, strict=True):
         row = table.images[index]
         if isinstance(size, str):
             faults.append(Fault(str(path), row.place, f"undecodable image: {size}"))
@@ -88,15 +136,30 @@ def _table_faults(table: Table, classes: tuple[str, ...], max_pixels: int) -> li
             )
             faults.append(Fault(str(row.file), row.place, fault))
         sizes[index] = row.size or (0, 0) if isinstance(size, str) else size
-    faults += judge_boxes(table, sizes)
-    faults += judge_classes(table, classes)
+    if table.source.masks:
+        faults += mask_header_faults(table, sizes, config)
+    else:
+        faults += [*judge_boxes(table, sizes), *judge_outlines(table, sizes), *judge_classes(table, classes)]
     return faults + ([] if table.faults else emptiness(table))
 
 
-def _decoded(paths: list[Path], max_pixels: int) -> Iterable[tuple[int, int] | str]:
-    """Return rows and columns of each image, or why it cannot be decoded."""
+def _pixel_faults(table: Table, palette: Palette, config: DataConfig) -> list[Fault]:
+    """Decode every mask and return what is wrong with its pixels."""
+    paths = [row.path for row in table.masks if row.path.suffix.lower() not in INEXACT]
+    judge = partial(mask_faults, palette=palette, max_pixels=config.max_pixels)
+    faults = [
+        Fault(str(path), None, fault)
+        for path, found in zip(paths, _spread(judge, paths), strict=True)
+        for fault in found
+    ]
+    ignored = all_ignored_fault(table, palette, config)
+    return faults if ignored is None else [*faults, ignored]
+
+
+def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterable[Result]:
+    """Return a function's result for each file; many files are spread over processes."""
     if len(paths) <= _FEW:
-        return map(_decode, paths, repeat(max_pixels))
+        return map(function, paths)
     processes = min(len(os.sched_getaffinity(0)), len(paths) // _FEW + 1)
     with ProcessPoolExecutor(
         processes,
@@ -104,10 +167,11 @@ def _decoded(paths: list[Path], max_pixels: int) -> Iterable[tuple[int, int] | s
         initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:
-        return list(pool.map(_decode, paths, repeat(max_pixels), chunksize=8))
+        return list(pool.map(function, paths, chunksize=8))
 
 
 def _decode(path: Path, max_pixels: int) -> tuple[int, int] | str:
+    """Return rows and columns of an image, or why it cannot be decoded."""
     try:
         image = read_image(path, max_pixels)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""CSV with a box on each line: ``image_path,xmin,ymin,xmax,ymax,label``.
+"""CSV with a box on each line, ``image_path,xmin,ymin,xmax,ymax,label``, or with an image, ``image_path,label``.
 
 Columns may stand in any order, others are ignored. A line whose box fields are empty is an image without objects.
 """
@@ -9,17 +9,28 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, read_text
+from ziggurat.config import Task
+from ziggurat.data.formats.table import (
+    BoxRow,
+    Fault,
+    ImageRow,
+    LabelRow,
+    Source,
+    Table,
+    as_number,
+    read_text,
+)
 
 COLUMNS = ("image_path", "xmin", "ymin", "xmax", "ymax", "label")
+LABEL_COLUMNS = ("image_path", "label")
 
 
 def read_csv(source: Source) -> Table:
-    """Read one CSV file; whatever is wrong with it stands in the table's faults."""
+    """Read one CSV file of boxes; whatever is wrong with it stands in the table's faults."""
     table = Table(source)
     (file,) = source.files
     index_of: dict[str, int] = {}
-    for line, fields in _rows(table, file):
+    for line, fields in _rows(table, file, COLUMNS):
         name, *texts, label = fields
         if not name:
             table.add_fault(file, line, "unreadable line: image_path is empty")
@@ -32,22 +43,52 @@ def read_csv(source: Source) -> Table:
     return table
 
 
-def is_header(line: str) -> bool:
-    """Whether a line names all the columns.
+def read_label_csv(source: Source) -> Table:
+    """Read one CSV file of labels; whatever is wrong with it stands in the table's faults."""
+    table = Table(source)
+    (file,) = source.files
+    first: dict[str, tuple[int, str]] = {}
+    for line, (name, label) in _rows(table, file, LABEL_COLUMNS):
+        if not name:
+            table.add_fault(file, line, "unreadable line: image_path is empty")
+        elif not label:
+            table.add_fault(file, line, f"unknown category: the label of {name!r} is empty")
+        elif name not in first:
+            first[name] = line, label
+            table.labels.append(LabelRow(len(table.images), label, line))
+            table.images.append(ImageRow(name, None, None, file, place=line))
+        elif first[name][1] != label:
+            other, known = first[name]
+            table.add_fault(
+                file, line, f"two labels: {name!r} is {label!r} here and {known!r} in line {other}; keep one"
+            )
+        else:
+            fault = f"duplicate image: {name!r} is listed twice"
+            table.remarks.append(Fault(str(file), line, fault))
+    return table
+
+
+def header_task(line: str) -> Task | None:
+    """Return what a file is for whose first line this is, or None if it does not name all the columns.
 
     Example:
-        >>> is_header("label, image_path, xmin, ymin, xmax, ymax"), is_header("a.png,1,2,3,4,Tree")
-        (True, False)
+        >>> header_task("label, image_path, xmin, ymin, xmax, ymax"), header_task("a.png,1,2,3,4,Tree")
+        ('detect', None)
+        >>> header_task("image_path,label,xmin"), header_task("image_path,label,photographer")
+        (None, 'classify')
     """
-    return set(COLUMNS) <= set(_names(line.split(",")))
+    names = set(_names(line.split(",")))
+    if set(COLUMNS) <= names:
+        return "detect"
+    return "classify" if names & set(COLUMNS) == set(LABEL_COLUMNS) else None
 
 
 def _names(fields: list[str]) -> list[str]:
     return [name.strip().strip('"').lower() for name in fields]
 
 
-def _rows(table: Table, file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields, in the order of ``COLUMNS``, of each line with content."""
+def _rows(table: Table, file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the fields, in the order of `columns`, of each line with content."""
     text = read_text(file)
     if isinstance(text, Fault):
         table.faults.append(text)
@@ -55,13 +96,15 @@ def _rows(table: Table, file: Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(text.splitlines())
     try:
         names = _names(next(reader))
-        missing = [column for column in COLUMNS if column not in names]
+        missing = [column for column in columns if column not in names]
         if missing:
-            table.add_fault(
-                file, 1, f"no such column: {', '.join(missing)}; the first line must be {','.join(COLUMNS)}"
+            fault = (
+                f"no such column: {', '.join(missing)}; the first line must be {','.join(columns)} (or "
+                f"{','.join(LABEL_COLUMNS)} for labels of images)"
             )
+            table.add_fault(file, 1, fault)
             return
-        places = [names.index(column) for column in COLUMNS]
+        places = [names.index(column) for column in columns]
         for row in reader:
             if any(row):
                 padded = row + [""] * (len(names) - len(row))

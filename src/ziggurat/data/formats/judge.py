@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ziggurat.data.formats.table import Fault, ImageRow, Source, Table
+from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
 from ziggurat.data.images import SUFFIXES, image_size
+from ziggurat.data.outlines import Outline, outline_fault
 from ziggurat.errors import UserError, nearest
 
 OUTSIDE_TOLERANCE = 1.0  # pixels: annotators round, and some tools count from 1
@@ -119,7 +120,7 @@ def header_sizes(
 
 def judge_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     """Return the faults of boxes: corners that are no numbers, no area, or outside of an image of known size."""
-    boxes = corners(table)
+    boxes = corners(table, sizes)
     image = np.array([row.image for row in table.boxes], dtype=np.int64)
     extent = sizes[image][:, [1, 0]].astype(np.float64)
     broken = ~np.isfinite(boxes).all(axis=1)
@@ -130,7 +131,7 @@ def judge_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     for index in np.flatnonzero(broken | flat | outside).tolist():
         row = table.boxes[index]
         picture, (rows, columns) = table.images[row.image], sizes[row.image].tolist()
-        shown = ", ".join(f"{value:g}" for value in row.box_xyxy)
+        shown = ", ".join(f"{value:g}" for value in boxes[index])
         box = f"({shown}) in {picture.name!r}"
         if broken[index]:
             fault = f"box not finite: xmin, ymin, xmax, ymax are {box}"
@@ -142,27 +143,62 @@ def judge_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     return faults
 
 
-def corners(table: Table) -> np.ndarray:
-    """Return the corners of all boxes, float64, shape ``(M, 4)``; those too large for float32 are infinite."""
+def corners(table: Table, sizes: np.ndarray) -> np.ndarray:
+    """Return the corners of all boxes in pixels, float64, shape ``(M, 4)``.
+
+    Those too large for float32 are infinite. Where boxes are shares of an image whose size is unknown, they stay so.
+    """
     boxes = np.array([row.box_xyxy for row in table.boxes], dtype=np.float64).reshape(-1, 4)
+    if table.unit == "image":
+        image = np.array([row.image for row in table.boxes], dtype=np.int64)
+        boxes *= np.maximum(sizes[image][:, [1, 0, 1, 0]], 1)
     boxes[np.abs(boxes) > np.finfo(np.float32).max] = np.inf
     return boxes
+
+
+def outline_in_pixels(table: Table, row: BoxRow, size: Sequence[int]) -> Outline | None:
+    """Return the outline of an object in pixels of its image, whose rows and columns are `size`."""
+    if row.outline is None or table.unit == "pixel":
+        return row.outline
+    scale = (size[1], size[0])
+    return [[value * scale[place % 2] for place, value in enumerate(part)] for part in row.outline]
+
+
+def judge_outlines(table: Table, sizes: np.ndarray) -> list[Fault]:
+    """Return the faults of outlines in images of known size."""
+    faults = []
+    for row in table.boxes:
+        height, width = sizes[row.image].tolist()
+        outline = outline_in_pixels(table, row, (height, width))
+        fault = outline_fault(outline, height, width) if outline is not None and height else None
+        if fault is not None:
+            faults.append(Fault(str(table.images[row.image].file), row.place, f"unreadable outline: {fault}"))
+    return faults
+
+
+def judge_missing_outlines(table: Table) -> list[Fault]:
+    """Return a fault for each object without an outline: nothing says which pixels it has."""
+    fault = "object without outline: it has a box only; draw its outline, or give --task detect"
+    rows = [row for row in table.boxes if row.outline is None]
+    return [Fault(str(table.images[row.image].file), row.place, fault) for row in rows]
 
 
 def declared_classes(table: Table) -> dict[str, int]:
     """Return the category id of each class, in the order of labels: as declared, else by name, counted from 1."""
     if table.categories:
         return table.categories
-    names = sorted({row.category for row in table.boxes})
+    names = sorted({row.category for row in (*table.boxes, *table.labels)})
     return {name: number for number, name in enumerate(names, start=1)}
 
 
 def judge_classes(table: Table, classes: Sequence[str]) -> list[Fault]:
-    """Return a fault for each class of objects that is not among `classes`, at its first object."""
+    """Return a fault for each class that occurs and is not among `classes`, where it occurs first."""
     known, faults = set(classes), []
-    for row in table.boxes:
-        if row.category not in known:
-            known.add(row.category)
-            fault = f"unknown category: {row.category!r} is not a class of the training data; {nearest(row.category, classes)}"
-            faults.append(Fault(str(table.images[row.image].file), row.place, fault))
+    named = [(row.category, row.image, row.place) for row in table.boxes]
+    named += [(row.category, row.image, row.place) for row in table.labels]
+    for category, image, place in named:
+        if category not in known:
+            known.add(category)
+            fault = f"unknown category: {category!r} is not a class of the training data; {nearest(category, classes)}"
+            faults.append(Fault(str(table.images[image].file), place, fault))
     return faults

@@ -6,24 +6,20 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from ziggurat.config import DataConfig, DigitsConfig, Task
-from ziggurat.data.dataset import Boxes, Dataset, DetectionDataset, FileDataset
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
 from ziggurat.data.formats.coco import read_coco
-from ziggurat.data.formats.csv import read_csv
-from ziggurat.data.formats.judge import (
-    corners,
-    declared_classes,
-    header_sizes,
-    judge_boxes,
-    judge_classes,
-    place_images,
-)
+from ziggurat.data.formats.csv import read_csv, read_label_csv
+from ziggurat.data.formats.imagefolder import read_class_folders
+from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
+from ziggurat.data.formats.judge import declared_classes
+from ziggurat.data.formats.mask_folders import read_mask_folders
+from ziggurat.data.formats.palette import find_palette
 from ziggurat.data.formats.recognise import recognise
-from ziggurat.data.formats.table import Fault, Format, Source, Split, Table
+from ziggurat.data.formats.table import BACKGROUND, Fault, Format, Source, Split, Table
 from ziggurat.data.formats.voc import read_voc
+from ziggurat.data.formats.yolo import read_yolo
 from ziggurat.errors import UserError
 
 DIGITS: dict[Task, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
@@ -31,7 +27,18 @@ DIGITS: dict[Task, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
     "classify": DigitLabels,
     "segment": DigitMasks,
 }
-READERS: dict[Format, Callable[[Source], Table]] = {"coco": read_coco, "voc": read_voc, "csv": read_csv}
+READERS: dict[tuple[Format, Task], Callable[[Source], Table]] = {
+    ("coco", "detect"): read_coco,
+    ("coco", "segment"): read_coco,
+    ("csv", "detect"): read_csv,
+    ("csv", "classify"): read_label_csv,
+    ("imagefolder", "classify"): read_class_folders,
+    ("masks", "segment"): read_mask_folders,
+    ("voc", "detect"): read_voc,
+    ("voc", "segment"): read_mask_folders,
+    ("yolo", "detect"): read_yolo,
+    ("yolo", "segment"): read_yolo,
+}
 
 _SHOWN = 3  # faults of a kind that are listed one by one
 
@@ -68,78 +75,64 @@ def open_dataset(
                 f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"
             )
         return scenes
-    if not path:
-        raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
-    sources = recognise(Path(path))
+    sources = recognise(_given(path)).sources(path, task)
     if split not in sources:
         if split == "val":
             return None
         raise UserError(f"the data set {path} has no train split: only {', '.join(sources)} was found")
-    table = read_table(sources[split])
-    declared = declared_classes(table)
-    if classes is not None:
-        own = declared
-        declared = {name: own.get(name, number) for number, name in enumerate(classes, start=1)}
-    elif "train" in sources and sources["train"] != sources[split]:
-        declared = declared_classes(read_table(sources["train"]))
-    return _join(path, split, table, declared, config.max_pixels)
+    joined = _join(sources, split, config, classes)
+    if joined.dataset is None:
+        raise UserError(_sentences(joined.faults, path))
+    return joined.dataset
+
+
+def recognise_tasks(path: str, config: DataConfig) -> tuple[Task, ...]:
+    """Return what a data set can serve, the most natural first.
+
+    Args:
+        path: A folder, an annotation file, or ``digits``.
+        config: How images and masks are read.
+
+    Raises:
+        UserError: If there is no such data set or none is recognised.
+    """
+    return tuple(DIGITS) if path == "digits" else recognise(_given(path)).tasks
 
 
 def read_table(source: Source) -> Table:
     """Read the annotations of a split."""
-    return READERS[source.format](source)
+    return READERS[source.format, source.task](source)
+
+
+def declare(table: Table) -> dict[str, int]:
+    """Return the category id of each class of a split's boxes, outlines or labels, in the order of labels."""
+    declared = declared_classes(table)
+    if table.source.task != "segment":
+        return declared
+    return {BACKGROUND: 0} | {name: number for name, number in declared.items() if name != BACKGROUND}
+
+
+def _given(path: str) -> Path:
+    if not path:
+        raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
+    return Path(path)
 
 
 def _join(
-    path: str, split: Split, table: Table, declared: dict[str, int], max_pixels: int
-) -> DetectionDataset:
-    """Make a data set of a table and its images, or raise what is wrong with them."""
-    placed = place_images(table)
-    sizes, size_faults = header_sizes(table, placed.paths, max_pixels)
-    faults = [*table.faults, *placed.faults, *size_faults, *judge_boxes(table, sizes)]
-    faults += judge_classes(table, tuple(declared))
-    if not faults:
-        faults = emptiness(table) if split == "train" or not table.images else []
-    if faults:
-        raise UserError(list(_sentences(faults, path)))
-    boxes = _sorted_boxes(table, {name: label for label, name in enumerate(declared)})
-    ids = [row.id for row in table.images]
-    numbers = [id for id in ids if isinstance(id, int) and abs(id) < 1 << 63]
-    return FileDataset(
-        tuple(declared),
-        tuple(declared.values()),
-        [row.name for row in table.images],
-        [str(found) for found in placed.paths],
-        np.array(numbers if len(numbers) == len(ids) else range(1, len(ids) + 1), dtype=np.int64),
-        sizes,
-        boxes,
-        max_pixels,
-    )
-
-
-def _sorted_boxes(table: Table, label_of: dict[str, int]) -> Boxes:
-    """Return the boxes ordered by image; those of an image keep the order of the file."""
-    image = np.array([row.image for row in table.boxes], dtype=np.int64)
-    order = np.argsort(image, kind="stable")
-    xyxy = corners(table).astype(np.float32)
-    box_areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    given = np.array([np.nan if row.area is None else row.area for row in table.boxes], dtype=np.float64)
-    areas = np.where(np.isfinite(given) & (given > 0), given, box_areas).astype(np.float32)
-    labels = np.array([label_of[row.category] for row in table.boxes], dtype=np.int64)
-    crowd = np.array([row.crowd for row in table.boxes], dtype=np.bool_)
-    counts = np.bincount(image, minlength=len(table.images))
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Boxes(ends, xyxy[order], labels[order], areas[order], crowd[order])
-
-
-def emptiness(table: Table) -> list[Fault]:
-    """Return a fault if a split has no images or no boxes at all."""
-    file = str(table.source.files[0] if len(table.source.files) == 1 else table.source.root)
-    if not table.images:
-        return [Fault(file, None, "empty annotation file: it names no image")]
-    if not table.boxes:
-        return [Fault(file, None, "empty annotation file: there is no box in any image")]
-    return []
+    sources: dict[Split, Source], split: Split, config: DataConfig, classes: tuple[str, ...] | None
+) -> Joined:
+    """Read a split, and give its labels the meaning that `classes`, or the training split, gives them."""
+    table = read_table(sources[split])
+    if table.source.masks:
+        return join_masks(table, split, find_palette(table, config, classes), classes, config)
+    declared = declare(table)
+    if classes is not None:
+        own = declared
+        declared = {name: own.get(name, number) for number, name in enumerate(classes, start=1)}
+    elif "train" in sources and sources["train"] != sources[split]:
+        declared = declare(read_table(sources["train"]))
+    join = {"detect": join_boxes, "segment": join_outlines, "classify": join_labels}[table.source.task]
+    return join(table, split, declared, config)
 
 
 def _sentences(faults: list[Fault], path: str) -> list[str]:

@@ -1,29 +1,76 @@
-"""Finds the splits of a data set and the format of their annotations, by looking at names and contents."""
+"""Finds the splits of a data set, the format of their annotations and what they serve, by looking."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ziggurat.data.formats.csv import is_header
-from ziggurat.data.formats.table import Format, Source, Split
+from ziggurat.config import Task
+from ziggurat.data.formats.coco import has_outlines
+from ziggurat.data.formats.csv import header_task
+from ziggurat.data.formats.imagefolder import find_class_folders
+from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
+from ziggurat.data.formats.table import SPLIT_NAMES, Format, Source, Split
+from ziggurat.data.formats.yolo import has_polygons
+from ziggurat.data.formats.yolo_layout import find_in_yaml, find_yolo, is_data_yaml
 from ziggurat.errors import UserError, nearest
 
 LOOKED_FOR = """looked for
-    train.json and val.json (COCO), or train.csv and val.csv (image_path,xmin,ymin,xmax,ymax,label),
+    train.json and val.json (COCO), or train.csv and val.csv (image_path,xmin,ymin,xmax,ymax,label or image_path,label),
     annotations/instances_train*.json and instances_val*.json (COCO's own layout),
     Annotations/*.xml with JPEGImages/ and ImageSets/Main/train.txt and val.txt (VOC),
+    SegmentationClass/*.png with JPEGImages/ and ImageSets/Segmentation/train.txt and val.txt (VOC),
+    data.yaml, or images/ and labels/*.txt with classes.txt (YOLO),
+    images/ and masks/, each with train/ and val/ or without (masks),
     folders train/ and val/, each with one annotation file or with VOC files beside its images,
-    one annotation file, or VOC files beside the images"""
+    one annotation file, or VOC files beside the images,
+    a folder for each class, in train/ and val/ or without (ImageFolder)"""
 
-_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
 _SUFFIXES: dict[str, Format] = {".json": "coco", ".xml": "voc", ".csv": "csv"}
 _HEAD_BYTES = 1 << 16
 
 
-def recognise(path: Path) -> dict[Split, Source]:
-    """Return where each split of a data set lies.
+@dataclass(frozen=True)
+class Recognised:
+    """What a data set is.
+
+    Attributes:
+        format: How its annotations are written.
+        splits: Where each split lies, for each task that the data set serves, the most natural first.
+    """
+
+    format: Format
+    splits: dict[Task, dict[Split, Source]]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it serves, the most natural first."""
+        return tuple(self.splits)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether its masks are files."""
+        return any(source.masks for source in self.splits.get("segment", {}).values())
+
+    def sources(self, path: str, task: Task) -> dict[Split, Source]:
+        """Return where each split lies for a task.
+
+        Raises:
+            UserError: If the data set does not serve it.
+        """
+        if task not in self.splits:
+            serves = " and ".join(self.tasks)
+            raise UserError(
+                f"the data set must serve the task {task}: {path} was recognised as {self.format}, which serves "
+                f"{serves} here; give --task {self.tasks[0]} or another data set"
+            )
+        return self.splits[task]
+
+
+def recognise(path: Path) -> Recognised:
+    """Return what a data set is and where its splits lie.
 
     Args:
         path: A folder, or one annotation file, which then serves as both splits.
@@ -32,21 +79,46 @@ def recognise(path: Path) -> dict[Split, Source]:
         UserError: If there is no such file, nothing is recognised, or it cannot be told which file is meant.
     """
     if path.is_file():
-        kind = format_of(path) or _SUFFIXES.get(path.suffix.lower())
-        if kind is None:
-            raise UserError(
-                f"the file {path} is of no known format: it must be COCO JSON, VOC XML, or CSV whose first line is "
-                "image_path,xmin,ymin,xmax,ymax,label"
-            )
-        source = _file_source(path, kind)
-        return {"train": source, "val": source}
+        return _served(_of_file(path))
     if not path.is_dir():
         raise UserError(_not_there(path))
-    for look in (_named_files, _coco_layout, _voc_layout, _split_folders, _single):
+    looks: list[Callable[[Path], dict[Split, Source]]] = [
+        _named_files, _coco_layout, _voc_layout, find_voc_masks, find_yolo, find_mask_folders, _split_folders, _single,
+        find_class_folders,
+    ]  # fmt: skip
+    for look in looks:
         splits = look(path)
         if splits:
-            return splits
+            return _served(splits)
     raise UserError(f"no data set is recognised in the folder {path}: {LOOKED_FOR}")
+
+
+def _served(splits: dict[Split, Source]) -> Recognised:
+    """Add the other tasks that the same data set serves."""
+    first = next(iter(splits.values()))
+    tasks = {first.task: splits}
+    if first.format == "voc" and first.task == "detect":
+        masks = find_voc_masks(first.root)
+        if masks:
+            tasks["segment"] = masks
+    elif (first.format == "coco" and has_outlines(first.files[0])) or (
+        first.format == "yolo" and has_polygons(first)
+    ):
+        tasks["segment"] = {split: replace(source, task="segment") for split, source in splits.items()}
+    return Recognised(first.format, tasks)
+
+
+def _of_file(path: Path) -> dict[Split, Source]:
+    if path.suffix.lower() in (".yaml", ".yml") and is_data_yaml(path):
+        return find_in_yaml(path)
+    kind = format_of(path) or _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"the file {path} is of no known format: it must be COCO JSON, VOC XML, YOLO's data.yaml, or CSV whose first "
+            "line is image_path,xmin,ymin,xmax,ymax,label or image_path,label"
+        )
+    source = _file_source(path, kind)
+    return {"train": source, "val": source}
 
 
 def format_of(file: Path) -> Format | None:
@@ -63,7 +135,17 @@ def format_of(file: Path) -> Format | None:
         return "coco" if keys.search(head) or keys.search(tail) else None
     if head.startswith("<"):
         return "voc" if "<annotation" in head else None
-    return "csv" if is_header(head.partition("\n")[0]) else None
+    return "csv" if header_task(head.partition("\n")[0]) else None
+
+
+def _csv_task(file: Path) -> Task:
+    """Return what a CSV file is for; a broken one is taken for boxes, and its faults are listed when it is read."""
+    try:
+        with file.open("rb") as stream:
+            line = stream.readline(_HEAD_BYTES).decode("utf-8-sig", "replace")
+    except OSError:
+        return "detect"
+    return header_task(line.strip()) or "detect"
 
 
 def _not_there(path: Path) -> str:
@@ -87,17 +169,18 @@ def _file_source(file: Path, kind: Format, root: Path | None = None) -> Source:
         folders += [parent, *named, parent / "images", *in_images, parent / "JPEGImages"]
     folders += [base / "train", base / "val"]
     root = root or (base.parent if in_annotations else base)
-    return Source(kind, root, (file,), tuple(folder for folder in folders if folder.is_dir()))
+    task = _csv_task(file) if kind == "csv" else "detect"
+    return Source(kind, task, root, (file,), tuple(folder for folder in folders if folder.is_dir()))
 
 
 def _xml_source(files: Sequence[Path], root: Path, folders: Sequence[Path]) -> Source:
-    return Source("voc", root, tuple(files), tuple(folder for folder in folders if folder.is_dir()))
+    return Source("voc", "detect", root, tuple(files), tuple(folder for folder in folders if folder.is_dir()))
 
 
 def _named_files(folder: Path) -> dict[Split, Source]:
     """Find ``train.json``, ``val.json``, ``train.csv``, ``val.csv``; COCO goes first."""
     splits: dict[Split, Source] = {}
-    for split, names in _NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         for suffix in (".json", ".csv"):
             files = [folder / (name + suffix) for name in names if (folder / (name + suffix)).is_file()]
             if files and split not in splits:
@@ -109,7 +192,7 @@ def _coco_layout(folder: Path) -> dict[Split, Source]:
     """Find ``annotations/instances_train2017.json`` and the like."""
     splits: dict[Split, Source] = {}
     for base in (folder / "annotations", folder / "Annotations"):
-        for split in _NAMES:
+        for split in SPLIT_NAMES:
             files = sorted(file for file in base.glob(f"*{split}*.json") if format_of(file) == "coco")
             files = [file for file in files if file.name.startswith("instances_")] or files
             if files and split not in splits:
@@ -125,7 +208,7 @@ def _voc_layout(folder: Path) -> dict[Split, Source]:
         return {}
     folders = [folder / "JPEGImages", folder / "images", base, folder]
     splits: dict[Split, Source] = {}
-    for split in _NAMES:
+    for split in SPLIT_NAMES:
         listed = folder / "ImageSets" / "Main" / f"{split}.txt"
         if listed.is_file():
             lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -144,7 +227,7 @@ def _check_names(names: list[str], listed: Path) -> None:
 def _split_folders(folder: Path) -> dict[Split, Source]:
     """Find folders ``train`` and ``val`` that hold a data set each."""
     splits: dict[Split, Source] = {}
-    for split, names in _NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         for name in names:
             inner = folder / name
             if split not in splits and inner.is_dir():

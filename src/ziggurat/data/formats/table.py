@@ -6,8 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Format = Literal["coco", "voc", "csv"]
+from ziggurat.config import Task
+from ziggurat.data.outlines import Outline
+
+Format = Literal["coco", "voc", "csv", "yolo", "imagefolder", "masks"]
 Split = Literal["train", "val"]
+
+BACKGROUND = "background"  # the class of a segmentation's pixels that belong to no object
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class Fault:
     Attributes:
         file: The file that is wrong.
         id: What is wrong in it: the annotation's or the image's id (COCO), the object's number from 1 (VOC), the
-            line (CSV); None if it is the file itself.
+            line (CSV, YOLO); None if it is the file itself.
         fault: The kind of fault, a colon, and its details with the remedy.
     """
 
@@ -38,9 +47,10 @@ class Summary:
     Attributes:
         format: The format that was recognised, or ``digits``.
         images: Images of all splits.
-        annotations: Boxes of all splits.
-        splits: Images and boxes of each split.
+        annotations: Boxes, labels or masks of all splits.
+        splits: Images and annotations of each split.
         classes: Names of the classes, in the order of their labels.
+        tasks: What it serves, the most natural first.
     """
 
     format: str
@@ -48,6 +58,7 @@ class Summary:
     annotations: int
     splits: dict[str, dict[str, int]]
     classes: tuple[str, ...]
+    tasks: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,23 @@ class Source:
 
     Attributes:
         format: How its annotations are written.
+        task: What its annotations are for.
         root: The data set's folder; no path in an annotation may lead out of it.
-        files: The annotation files.
+        files: The annotation files; lists of images (YOLO).
         folders: Where images are looked for, in this order.
+        listed: Folders whose images are all of the split, where the format names no images.
+        masks: Folders of mask files.
+        class_file: Names the classes, where the format has a file for them.
     """
 
     format: Format
+    task: Task
     root: Path
     files: tuple[Path, ...]
     folders: tuple[Path, ...]
+    listed: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    class_file: Path | None = None
 
 
 class ImageRow(NamedTuple):
@@ -97,6 +116,7 @@ class BoxRow(NamedTuple):
         place: The annotation's id, number or line.
         area: The object's area in pixels, or None for the box's.
         crowd: Whether it holds a crowd rather than one object.
+        outline: The object's outline in the unit of the box, whatever the file has; None where it has none.
     """
 
     image: int
@@ -105,16 +125,46 @@ class BoxRow(NamedTuple):
     place: int | str | None
     area: float | None = None
     crowd: bool = False
+    outline: Outline | None = None
+
+
+class LabelRow(NamedTuple):
+    """The class of an image.
+
+    Attributes:
+        image: Index of the image in the table.
+        category: Name of its class.
+        place: The line in the annotation file.
+    """
+
+    image: int
+    category: str
+    place: int | str | None = None
+
+
+class MaskRow(NamedTuple):
+    """The mask file of an image.
+
+    Attributes:
+        image: Index of the image in the table.
+        path: The mask file.
+    """
+
+    image: int
+    path: Path
 
 
 @dataclass
 class Table:
-    """All rows of a split.
+    """All rows of a split: images, and boxes, labels or masks of them.
 
     Attributes:
         source: Where they are from.
+        unit: What boxes and outlines are measured in: pixels, or the image's width and height.
         images: The images, in the order of the files.
         boxes: The boxes that could be read.
+        labels: The labels, one an image at most.
+        masks: The mask files, one an image at most.
         categories: COCO category id of each class name that the files declare, in the order of labels; empty
             where the format declares none.
         faults: What makes training impossible.
@@ -122,15 +172,28 @@ class Table:
     """
 
     source: Source
+    unit: Literal["pixel", "image"] = "pixel"
     images: list[ImageRow] = field(default_factory=list)
     boxes: list[BoxRow] = field(default_factory=list)
+    labels: list[LabelRow] = field(default_factory=list)
+    masks: list[MaskRow] = field(default_factory=list)
     categories: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     remarks: list[Fault] = field(default_factory=list)
 
+    @property
+    def num_annotations(self) -> int:
+        """Boxes, labels and masks."""
+        return len(self.boxes) + len(self.labels) + len(self.masks)
+
     def add_fault(self, file: Path, place: int | str | None, fault: str) -> None:
         """Note what makes training impossible."""
         self.faults.append(Fault(str(file), place, fault))
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """Return the name of an image file that is known by its path: from the data set's folder on."""
+    return path.relative_to(root).as_posix()
 
 
 def read_text(file: Path) -> str | Fault:

@@ -1,0 +1,148 @@
+"""A folder of images and a folder of masks, paired by name; and VOC's SegmentationClass."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ziggurat.data.formats.table import (
+    SPLIT_NAMES,
+    Fault,
+    Format,
+    ImageRow,
+    MaskRow,
+    Source,
+    Split,
+    Table,
+    read_text,
+    relative_name,
+)
+from ziggurat.data.images import SUFFIXES
+
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+_MASK_FOLDERS = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "gt", "segmentation", "segmentations",
+    "segmentationclass", "ann_dir",
+)  # fmt: skip
+_CLASS_FILES = ("classes.txt", "classes.json")
+
+# What is added to an image's name to name its mask, and what may name the image itself.
+_MASK_ENDING = re.compile(r"[_\-. ](masks?|labels?|gt|seg|segmentation|annotation|l)$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(r"[_\-. ](image|img|sat)$", re.IGNORECASE)
+
+
+def find_mask_folders(folder: Path) -> dict[Split, Source]:
+    """Find ``images`` and ``masks``, or folders of such names, with ``train`` and ``val`` above or below, or without."""
+    splits: dict[Split, Source] = {}
+    images, masks = _named(folder, _IMAGE_FOLDERS), _named(folder, _MASK_FOLDERS)
+    for split, names in SPLIT_NAMES.items():
+        inner = _named(folder, names)
+        if images is not None and masks is not None:
+            _add(splits, split, folder, _named(images, names), _named(masks, names))
+        if inner is not None and split not in splits:
+            _add(splits, split, folder, _named(inner, _IMAGE_FOLDERS), _named(inner, _MASK_FOLDERS))
+    if not splits:
+        _add(splits, "train", folder, images, masks)
+    return splits
+
+
+def find_voc_masks(folder: Path) -> dict[Split, Source]:
+    """Find ``SegmentationClass`` and ``JPEGImages``, divided by ``ImageSets/Segmentation``."""
+    masks, images = folder / "SegmentationClass", folder / "JPEGImages"
+    if not masks.is_dir() or not images.is_dir():
+        return {}
+    splits: dict[Split, Source] = {}
+    for split in SPLIT_NAMES:
+        listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if listed.is_file():
+            splits[split] = _source("voc", folder, images, masks, (listed,))
+    return splits or {"train": _source("voc", folder, images, masks)}
+
+
+def read_mask_folders(source: Source) -> Table:
+    """Pair the images and the masks of a split; what has no other half stands in the table's faults."""
+    table = Table(source)
+    ((images,), (masks,)) = source.listed, source.masks
+    image_of = _by_name(table, images, {})
+    bare = {_IMAGE_ENDING.sub("", name): name for name in image_of}
+    mask_of = _by_name(table, masks, bare | {name: name for name in image_of})
+    if source.files:
+        names = list(_listed_names(table, source.files))
+        image_of = {name: path for name, path in image_of.items() if name in set(names)}
+        mask_of = {name: path for name, path in mask_of.items() if name in set(names)}
+        for line, name in enumerate(names, start=1):
+            if name not in image_of and name not in mask_of:
+                fault = f"missing image: there is no image {name!r} in {images}"
+                table.add_fault(source.files[0], line, fault)
+    for name, path in image_of.items():
+        if name not in mask_of:
+            table.add_fault(path, None, f"image without a mask: there is no mask of its name in {masks}")
+            continue
+        table.masks.append(MaskRow(len(table.images), mask_of[name]))
+        table.images.append(ImageRow(relative_name(path, source.root), None, None, mask_of[name]))
+    for name, path in mask_of.items():
+        if name not in image_of:
+            table.add_fault(path, None, f"mask without an image: there is no image of its name in {images}")
+    return table
+
+
+def _by_name(table: Table, folder: Path, image_names: dict[str, str]) -> dict[str, Path]:
+    """Return the files of a folder by name; masks by the name of their image, where it is among `image_names`."""
+    files: dict[str, Path] = {}
+    for path in _image_files(folder):
+        own = path.relative_to(folder).with_suffix("").as_posix()
+        without = _MASK_ENDING.sub("", own)
+        name = image_names.get(own) or image_names.get(without) or own
+        if name in files:
+            fault = f"two files of one name: {files[name]} is the other; keep one"
+            table.add_fault(path, None, fault)
+        else:
+            files[name] = path
+    return files
+
+
+def _image_files(folder: Path) -> Iterable[Path]:
+    for inner, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(inner, name)
+
+
+def _listed_names(table: Table, files: Sequence[Path]) -> Iterable[str]:
+    for file in files:
+        text = read_text(file)
+        if isinstance(text, Fault):
+            table.faults.append(text)
+        else:
+            yield from (line.split()[0] for line in text.splitlines() if line.strip())
+
+
+def _named(folder: Path | None, names: Sequence[str]) -> Path | None:
+    """Return the folder of one of these names, whatever their case; the first name goes first."""
+    if folder is None or not folder.is_dir():
+        return None
+    inner = {
+        entry.name.lower(): entry.name
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name)
+        if entry.is_dir()
+    }
+    return next((folder / inner[name] for name in names if name in inner), None)
+
+
+def _add(
+    splits: dict[Split, Source], split: Split, root: Path, images: Path | None, masks: Path | None
+) -> None:
+    if images is not None and masks is not None and any(True for _ in _image_files(masks)):
+        splits[split] = _source("masks", root, images, masks)
+
+
+def _source(format: Format, root: Path, images: Path, masks: Path, files: tuple[Path, ...] = ()) -> Source:
+    """Return the source of a pair of folders, with the file of class names that is nearest to the masks."""
+    places = [masks, *masks.parents]
+    places = places[: places.index(root) + 1]
+    files_of_classes = (place / name for place in places for name in _CLASS_FILES)
+    class_file = next((file for file in files_of_classes if file.is_file()), None)
+    return Source(format, "segment", root, files, (root,), (images,), (masks,), class_file)

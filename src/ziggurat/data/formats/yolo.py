@@ -1,0 +1,187 @@
+"""YOLO: a text file for each image, whose lines are ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 ...``.
+
+Numbers are shares of the image's width and height; x and y of a box are its center. The label file of
+``.../images/.../a.jpg`` is ``.../labels/.../a.txt``; an image without one has no objects.
+
+References:
+    Redmon et al., You Only Look Once, 2016; the layout is that of darknet and https://docs.ultralytics.com/datasets
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ziggurat.data.formats.table import (
+    BoxRow,
+    Fault,
+    ImageRow,
+    Source,
+    Table,
+    as_number,
+    read_text,
+    relative_name,
+)
+from ziggurat.data.formats.yolo_layout import read_names
+from ziggurat.data.images import SUFFIXES
+
+_NAMES = ("x", "y", "width", "height")
+_ROUNDING = 1e-6  # beyond 0 and 1
+_SHOWN = 6  # faults of one line
+
+
+def read_yolo(source: Source) -> Table:
+    """Read all label files of a split; whatever is wrong with them stands in the table's faults."""
+    table = Table(source, unit="image")
+    names = read_names(table)
+    label_files: set[Path] = set()
+    for path, listed, place in _images(table):
+        file = label_file(path)
+        label_files.add(file)
+        has_labels = file.is_file()
+        image = ImageRow(relative_name(path, source.root), None, None, file if has_labels else listed, place)
+        table.images.append(image)
+        if has_labels:
+            _read_labels(table, file, names)
+    for folder in source.listed:
+        _find_orphans(table, folder, label_files)
+    return table
+
+
+def label_file(image: Path) -> Path:
+    """Return where the labels of an image are.
+
+    Example:
+        >>> label_file(Path("trees/images/train/a.jpg")).as_posix()
+        'trees/labels/train/a.txt'
+        >>> label_file(Path("trees/a.jpg")).as_posix()
+        'trees/a.txt'
+    """
+    return _labels_of(image.parent) / f"{image.stem}.txt"
+
+
+def has_polygons(source: Source) -> bool:
+    """Whether the first labels that are found are polygons."""
+    for path, _, _ in _images(Table(source)):
+        file = label_file(path)
+        text = read_text(file) if file.is_file() else ""
+        lines = [] if isinstance(text, Fault) else [line for line in text.splitlines() if line.strip()]
+        if lines:
+            return len(lines[0].split()) > 5
+    return False
+
+
+def _labels_of(folder: Path) -> Path:
+    parts = list(folder.parts)
+    for place in range(len(parts) - 1, -1, -1):
+        if parts[place] == "images":
+            return Path(*parts[:place], "labels", *parts[place + 1 :])
+    return folder
+
+
+def _images(table: Table) -> Iterator[tuple[Path, Path, int | None]]:
+    """Yield each image file, where it is listed, and the line there."""
+    source = table.source
+    for folder in source.listed:
+        for inner, folders, names in os.walk(folder, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                if name.lower().endswith(SUFFIXES):
+                    yield Path(inner, name), Path(inner, name), None
+    for file in source.files:
+        text = read_text(file)
+        if isinstance(text, Fault):
+            table.faults.append(text)
+            continue
+        for line, name in enumerate(map(str.strip, text.splitlines()), start=1):
+            path = _listed(table, file, line, name) if name else None
+            if path is not None:
+                yield path, file, line
+
+
+def _listed(table: Table, file: Path, line: int, name: str) -> Path | None:
+    """Return the image that a line of a list names, from the list's folder or the data set's."""
+    root = os.path.abspath(table.source.root)
+    places = [os.path.normpath(os.path.join(base, name)) for base in (os.path.abspath(file.parent), root)]
+    inside = [place for place in places if place.startswith(root + os.sep)]
+    if not inside:
+        fault = f"path leaves the data set: {name!r} does not lie in {root}; move the image there"
+        table.add_fault(file, line, fault)
+        return None
+    found = next((place for place in inside if os.path.isfile(place)), None)
+    if found is None:
+        table.add_fault(file, line, f"missing image: there is no {name!r}")
+        return None
+    return Path(table.source.root, os.path.relpath(found, root))
+
+
+def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
+    text = read_text(file)
+    if isinstance(text, Fault):
+        if not text.fault.startswith("empty"):  # an empty label file is an image without objects
+            table.faults.append(text)
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            row = _row(table, line.split(), number, names)
+            if isinstance(row, str):
+                table.add_fault(file, number, row)
+            else:
+                table.boxes.append(row)
+
+
+def _row(table: Table, texts: list[str], line: int, names: list[str] | None) -> BoxRow | str:
+    """Return the object of a line, or what is wrong with it."""
+    is_polygon = len(texts) >= 7 and len(texts) % 2 == 1
+    if len(texts) != 5 and not is_polygon:
+        return (
+            f"wrong number of values: a line is 'class x y width height', or 'class x1 y1 x2 y2 x3 y3 ...': got "
+            f"{len(texts)} values"
+        )
+    numbers = [as_number(text) for text in texts]
+    faults = list(_number_faults(texts, numbers, is_polygon))
+    if faults:
+        more = f"; {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        return f"wrong numbers: {'; '.join(faults[:_SHOWN])}{more}"
+    label, *values = [number for number in numbers if number is not None]
+    if names is None:
+        category = str(int(label))
+    elif label < len(names):
+        category = names[int(label)]
+    else:
+        return f"unknown class: {int(label)}, there are {len(names)} names (0 to {len(names) - 1})"
+    image = len(table.images) - 1
+    if is_polygon:
+        xs, ys = values[::2], values[1::2]
+        return BoxRow(image, (min(xs), min(ys), max(xs), max(ys)), category, line, outline=[values])
+    x, y, width, height = values
+    corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return BoxRow(image, corners, category, line)
+
+
+def _number_faults(texts: list[str], numbers: list[float | None], is_polygon: bool) -> Iterator[str]:
+    label = numbers[0]
+    if label is None or not (label >= 0 and label == label // 1 and label < 1 << 31):
+        yield f"the class must be a whole number from 0, got {texts[0]}"
+    for place, (text, number) in enumerate(zip(texts[1:], numbers[1:], strict=True)):
+        name = f"{'xy'[place % 2]}{place // 2 + 1}" if is_polygon else _NAMES[place]
+        if number is None or not -_ROUNDING <= number <= 1 + _ROUNDING:
+            yield f"{name} must be in 0 to 1, got {text}"
+        elif not is_polygon and place >= 2 and number <= 0:
+            yield f"{name} must be positive, got {text}"
+
+
+def _find_orphans(table: Table, folder: Path, label_files: set[Path]) -> None:
+    labels = _labels_of(folder)
+    if labels == folder or not labels.is_dir():  # beside the images there may be any text
+        return
+    for inner, folders, names in os.walk(labels, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(inner, name)
+            if name.endswith(".txt") and name != "classes.txt" and file not in label_files:
+                fault = "label file without image: no image of its name lies in " + str(
+                    folder / Path(inner).relative_to(labels)
+                )
+                table.add_fault(file, None, fault)

@@ -1,0 +1,182 @@
+"""Where the splits of a YOLO data set lie: as ``data.yaml`` says, or folders ``images`` and ``labels``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ziggurat.data.formats.table import SPLIT_NAMES, Fault, Source, Split, Table, read_text
+from ziggurat.errors import UserError
+
+_USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+_CLASS_FILES = ("classes.txt", "obj.names")
+
+
+def find_yolo(folder: Path) -> dict[Split, Source]:
+    """Find a YAML file that names classes and splits, or ``images`` and ``labels`` with text files.
+
+    Raises:
+        UserError: If the YAML file cannot be used.
+    """
+    files = [folder / name for name in _USUAL if (folder / name).is_file()]
+    files = files or sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+    for file in files:
+        if is_data_yaml(file):
+            return find_in_yaml(file)
+    places = [folder / name for name in (*_USUAL, *_CLASS_FILES)]
+    places += [folder / "labels" / name for name in _CLASS_FILES]
+    return _find_folders(folder, next((place for place in places if place.is_file()), None))
+
+
+def is_data_yaml(file: Path) -> bool:
+    """Whether a file is YAML that names classes or a number of them, and a split."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
+        return file.name in _USUAL  # whatever is wrong with it, it is meant to be
+    if not isinstance(content, dict):
+        return False
+    splits = [name for names in SPLIT_NAMES.values() for name in names]
+    return ("names" in content or "nc" in content) and any(content.get(name) for name in splits)
+
+
+def find_in_yaml(file: Path) -> dict[Split, Source]:
+    """Return the splits that a YAML file names; they lie in its folder.
+
+    Raises:
+        UserError: If it cannot be read, or for every path that leaves its folder or is not there.
+    """
+    content = _load(file)
+    faults: list[str] = []
+    splits: dict[Split, Source] = {}
+    for split, names in SPLIT_NAMES.items():
+        entry = next((content[name] for name in names if content.get(name)), None)
+        entries = [entry] if isinstance(entry, str) else entry if isinstance(entry, list) else []
+        if entry is not None and not (entries and all(isinstance(one, str) for one in entries)):
+            faults.append(f"{file}: {split} must be a path or a list of paths, got {str(entry)[:80]}")
+            continue
+        base = content.get("path") if isinstance(content.get("path"), str) else ""
+        found = [_resolve(file, str(base or ""), one) for one in entries]
+        faults += [f"{file}: {split}: {one}" for one in found if isinstance(one, str)]
+        places = [one for one in found if isinstance(one, Path)]
+        if places:
+            lists = tuple(place for place in places if place.is_file())
+            folders = tuple(place for place in places if place.is_dir())
+            splits[split] = Source(
+                "yolo", "detect", file.parent, lists, (file.parent,), folders, class_file=file
+            )
+    if faults:
+        raise UserError(faults)
+    return splits
+
+
+def read_names(table: Table) -> list[str] | None:
+    """Return the names of the classes, which are then declared in the table; or None, with a fault in the table."""
+    file = table.source.class_file
+    if file is None:
+        fault = "no class names: write them into classes.txt, one a line, or into data.yaml (names)"
+        table.add_fault(table.source.root, None, fault)
+        return None
+    text = read_text(file)
+    names: list[str] | Fault
+    if isinstance(text, Fault):
+        names = text
+    elif file.suffix in (".yaml", ".yml"):
+        names = _yaml_names(file)
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(names, Fault):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            names = Fault(str(file), None, f"duplicate class name: {', '.join(twice)}")
+    if isinstance(names, Fault):
+        table.faults.append(names)
+        return None
+    table.categories.update({name: number for number, name in enumerate(names, start=1)})
+    return names
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"the file {file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the file {file} must hold names and paths of splits (train: images/train)")
+    return content
+
+
+def _yaml_names(file: Path) -> list[str] | Fault:
+    try:
+        content = _load(file)
+    except UserError as error:
+        return Fault(str(file), None, f"not YAML: {error}")
+    names, count = content.get("names"), content.get("nc")
+    if isinstance(names, dict):
+        numbers = list(range(len(names)))
+        if {type(key) for key in names} != {int} or sorted(names) != numbers:
+            fault = (
+                f"unreadable names: their numbers must be 0 to {len(names) - 1}, each once, got {list(names)}"
+            )
+            return Fault(str(file), None, fault[:200])
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list) or not names:
+        return Fault(str(file), None, "no class names: names must be a list, or numbers with names")
+    wrong = [name for name in names if type(name) not in (str, int, float) or not str(name).strip()]
+    if wrong:
+        fault = f"unreadable names: each must be a word, got {wrong[:5]}; put yes, no, on and off in quotes"
+        return Fault(str(file), None, fault)
+    if count is not None and count != len(names):
+        return Fault(str(file), None, f"wrong number of classes: nc is {count}, there are {len(names)} names")
+    return [str(name).strip() for name in names]
+
+
+def _resolve(file: Path, base: str, entry: str) -> Path | str:
+    """Return the folder or list that an entry means, or what is wrong with it.
+
+    Entries are looked for under ``path``, then beside the YAML file, and without a leading ``../``, which one widely
+    used exporter writes although it means the file's own folder.
+    """
+    root = os.path.abspath(file.parent)
+    bare = entry
+    while bare.startswith("../"):
+        bare = bare[3:]
+    places = [os.path.join(root, base, entry), os.path.join(root, entry), os.path.join(root, bare)]
+    places = [os.path.normpath(place) for place in places]
+    inside = [place for place in places if place == root or place.startswith(root + os.sep)]
+    found = next((place for place in inside if os.path.exists(place)), None)
+    if found is not None:
+        return Path(file.parent, os.path.relpath(found, root))
+    if any(place not in inside and os.path.exists(place) for place in places):
+        return f"path leaves the data set: {entry!r} does not lie in {root}; put {file.name} into the data set's folder"
+    return f"there is no folder or list {entry!r} in {root}"
+
+
+def _find_folders(folder: Path, class_file: Path | None) -> dict[Split, Source]:
+    """Find ``images/train`` with ``labels/train``, ``train/images`` with ``train/labels``, or both without splits."""
+    splits: dict[Split, Source] = {}
+    for split, names in SPLIT_NAMES.items():
+        for name in names:
+            pairs = [
+                (folder / "images" / name, folder / "labels" / name),
+                (folder / name / "images", folder / name / "labels"),
+            ]
+            for images, labels in pairs:
+                if split not in splits and images.is_dir() and _has_texts(labels):
+                    splits[split] = _in_folder(folder, images, class_file)
+    if not splits and (folder / "images").is_dir() and _has_texts(folder / "labels"):
+        splits["train"] = _in_folder(folder, folder / "images", class_file)
+    return splits
+
+
+def _in_folder(root: Path, images: Path, class_file: Path | None) -> Source:
+    return Source("yolo", "detect", root, (), (root,), (images,), class_file=class_file)
+
+
+def _has_texts(labels: Path) -> bool:
+    return labels.is_dir() and any(labels.rglob("*.txt"))
