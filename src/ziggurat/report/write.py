@@ -1,0 +1,136 @@
+"""The report of a run: everything that is shown at its end, in its folder, in TensorBoard and on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from ziggurat.config import RunConfig, Task
+from ziggurat.data.dataset import Dataset
+from ziggurat.evaluate import Evaluation
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.workers import Workers
+from ziggurat.report.findings import Findings, numbers, study
+from ziggurat.report.history import read_history
+from ziggurat.report.pictures import draw_examples
+from ziggurat.report.quality import best_and_worst
+from ziggurat.report.sheets import make_sheet, reduce_picture
+from ziggurat.report.table import print_table
+
+NUM_EXAMPLES = 8  # of the best, and of the worst
+
+_LEGENDS: dict[Task, str] = {
+    "detect": "in colour: found, with class and score; white: annotated",
+    "classify": "in the corner: the predicted class and its probability",
+    "segment": "from the left: image, truth, prediction, errors (white is right, red is wrong, grey takes no part)",
+}
+
+
+class Board(Protocol):
+    """TensorBoard's writer, as far as a report needs it."""
+
+    def add_image(self, tag: str, img_tensor: Any, global_step: Any = None, *, dataformats: str) -> None:
+        """Show a picture."""
+        ...
+
+
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    model: VisionModel,
+    task: Any,
+    dataset: Dataset | None,
+    config: RunConfig,
+    workers: Workers,
+    board: Board,
+    console: Console,
+) -> dict[str, str]:
+    """Write ``report/`` into a run's folder, show its pictures in TensorBoard and print a table.
+
+    ``best.png`` and ``worst.png`` are predictions, ``confusion.png`` and ``precision_recall.png`` (detection and
+    classification) say what is taken for what, and at what price everything is found, ``loss.png`` is the way there,
+    and ``metrics.json`` holds the numbers of every class. Without validation images there is ``loss.png`` only.
+
+    Args:
+        folder: Of the run; holds its ``metrics.jsonl``.
+        evaluation: Of `model` on `dataset`.
+        model: On the worker's device; is run again, on the images that are shown.
+        task: The task of the model.
+        dataset: What was evaluated on; None if nothing was.
+        config: Of the run.
+        workers: Only the first one calls this; it computes alone.
+        board: Shows the pictures too.
+        console: Where the table is printed.
+
+    Returns:
+        From the name of each picture, and ``metrics``, to its file.
+    """
+    # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
+    from ziggurat.report.loss_plot import draw_history
+    from ziggurat.report.plots import draw_confusion, draw_precision_recall
+
+    report = folder / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    files, pictures = {}, {}
+    if dataset is not None and evaluation.predictions is not None and len(dataset):
+        findings = study(evaluation, dataset)
+        examples = _Examples(model, task, dataset, config, workers)
+        best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
+        pictures["best"] = examples.draw(best, findings, "Best predictions")
+        pictures["worst"] = examples.draw(worst, findings, "Worst predictions")
+        pictures["confusion"] = draw_confusion(findings.confusion, findings.labels, findings.unit)
+        if findings.curves is not None:
+            pictures["precision_recall"] = draw_precision_recall(
+                findings.curves, dataset.classes, findings.curve_title
+            )
+        files["metrics"] = str(report / "metrics.json")
+        found = numbers(findings) | {
+            "best": examples.named(best, findings),
+            "worst": examples.named(worst, findings),
+        }
+        Path(files["metrics"]).write_text(
+            json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        print_table(console, findings)
+    history = read_history(folder / "metrics.jsonl")
+    pictures["loss"] = draw_history(history)
+    for name, picture in pictures.items():
+        files[name] = str(report / f"{name}.png")
+        picture.save(files[name])
+        board.add_image(f"report/{name}", np.asarray(picture), history.last_step, dataformats="HWC")
+    return files
+
+
+class _Examples:
+    """Draws images of the data set that was evaluated on."""
+
+    def __init__(
+        self, model: VisionModel, task: Any, dataset: Dataset, config: RunConfig, workers: Workers
+    ) -> None:
+        self.model, self.task, self.dataset, self.config, self.workers = model, task, dataset, config, workers
+
+    def draw(self, indices: list[int], findings: Findings, title: str) -> Image.Image:
+        """Return a sheet of predictions; one image after another, as images may be large."""
+        pictures = []
+        for index in indices:
+            (picture,) = draw_examples(
+                self.model, self.task, self.dataset, [index], self.config, self.workers
+            )
+            pictures.append(reduce_picture(picture))
+        captions = [
+            (self.dataset.record(index).name, f"{findings.quality_name} {float(findings.quality[index]):.2f}")
+            for index in indices
+        ]
+        return make_sheet(pictures, captions, title, _LEGENDS[self.model.task])
+
+    def named(self, indices: list[int], findings: Findings) -> list[dict[str, Any]]:
+        """Return name and quality of each image."""
+        return [
+            {"image": self.dataset.record(index).name, "quality": float(findings.quality[index])}
+            for index in indices
+        ]

@@ -1,0 +1,57 @@
+"""Pictures of predictions, from a model that knows what it must say."""
+
+import numpy as np
+import torch
+from faked import CONFIG, FAKES
+
+from fake_detector import BrightSquares, FindSquares, Squares
+from ziggurat.parallel.workers import Workers
+from ziggurat.report.pictures import draw_examples
+from ziggurat.tasks.drawing import draw_caption, draw_comparison
+from ziggurat.tasks.label_drawing import draw_label_comparison
+
+
+def same(picture, other):
+    return np.array_equal(np.asarray(picture), np.asarray(other))
+
+
+def examples(task, indices):
+    dataset, evaluation, model = FAKES[task](6)
+    return dataset, evaluation.predictions, draw_examples(model, model, dataset, indices, CONFIG, Workers())
+
+
+def test_detection_draws_what_is_found_and_what_is_there():
+    dataset, found, pictures = examples("detect", [4, 1])
+    for index, picture in zip([4, 1], pictures, strict=True):
+        objects = dataset.objects(index)
+        expected = draw_comparison(dataset.image(index), found[index], objects, dataset.classes)
+        assert same(picture, expected)
+
+
+def test_images_that_are_larger_than_a_tile():
+    squares = Squares([(200, 150), (64, 64)])
+    model = BrightSquares()
+    model.task = "detect"
+    (picture,) = draw_examples(model, FindSquares(), squares, [0], CONFIG, Workers())
+    assert picture.size == (150 * 2, 200 * 2)
+    assert squares.decoded == [0, 0]  # nothing else is looked at
+
+
+def test_classification_names_the_true_class_where_it_is_another():
+    dataset, probabilities, pictures = examples("classify", range(6))
+    texts = []
+    for index, picture in enumerate(pictures):
+        predicted, true = int(probabilities[index].argmax()), dataset.label(index)
+        texts.append(f"{predicted} {float(probabilities[index, predicted]):.2f}")
+        texts[-1] += "" if predicted == true else f" (true: {true})"
+        assert same(picture, draw_caption(dataset.image(index), texts[-1], predicted))
+    assert 0 < sum("true" in text for text in texts) < 6
+
+
+def test_segmentation_draws_the_predicted_labels():
+    dataset, _, pictures = examples("segment", [2, 5])
+    _, _, model = FAKES["segment"](6)
+    for index, picture in zip([2, 5], pictures, strict=True):
+        image = dataset.image(index)
+        labels = model(image[None] / 255)["logits"][0].argmax(dim=0).to(torch.uint8)
+        assert same(picture, draw_label_comparison(image, labels, dataset.mask(index), dataset.classes))

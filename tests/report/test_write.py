@@ -1,0 +1,128 @@
+"""The whole report of runs of each task, and of runs with nothing to report."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from ziggurat.data.batch import Objects
+from ziggurat.evaluate import Evaluation, ground_truth
+from ziggurat.parallel.workers import Workers
+from ziggurat.report import write_report
+from ziggurat.tasks.coco_metric import coco_metrics
+from ziggurat.tasks.detections import Detections
+
+
+def report(folder, dataset, evaluation, model, board=None):
+    console = Console(file=io.StringIO(), width=100)
+    board = board or Board()
+    folder.mkdir(exist_ok=True)
+    write_history(folder, num_steps=30)
+    files = write_report(folder, evaluation, model, model, dataset, CONFIG, Workers(), board, console)
+    return files, board, console.file.getvalue()
+
+
+def pixels(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize("task", FAKES)
+def test_everything_is_written_shown_and_printed(tmp_path, task):
+    files, board, printed = report(tmp_path, *FAKES[task](12))
+    names = {"best", "worst", "confusion", "loss"} | ({"precision_recall"} if task != "segment" else set())
+    assert set(files) == names | {"metrics"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"metrics.json"} | {
+        f"{n}.png" for n in names
+    }
+    for name in names:
+        shown = board.shown[f"report/{name}"]
+        assert (shown.step, shown.format) == (30, "HWC")
+        assert np.array_equal(pixels(files[name]), shown.pixels)
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert set("0123456789") <= set(metrics["classes"])
+    assert len(metrics["best"]) == len(metrics["worst"]) == 6
+    best, worst = ([row["quality"] for row in metrics[kind]] for kind in ("best", "worst"))
+    assert best == sorted(best, reverse=True)
+    assert worst == sorted(worst)
+    assert min(best) >= max(worst)
+    assert "the worst first" in printed
+
+
+def test_the_same_bytes_each_time(tmp_path):
+    written = []
+    for name in ("one", "two"):
+        report(tmp_path / name, *fake_detection(5))
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name / "report").iterdir()})
+    assert written[0] == written[1]
+
+
+def test_tensorboard_has_the_pictures(tmp_path):
+    board = SummaryWriter(str(tmp_path / "events"))
+    report(tmp_path, *FAKES["classify"](3), board)
+    board.close()
+    events = EventAccumulator(str(tmp_path / "events"), size_guidance={"images": 0})
+    events.Reload()
+    expected = {f"report/{name}" for name in ("best", "worst", "confusion", "precision_recall", "loss")}
+    assert set(events.Tags()["images"]) == expected
+    (event,) = events.Images("report/confusion")
+    stored = pixels(io.BytesIO(event.encoded_image_string))
+    assert np.array_equal(stored, pixels(tmp_path / "report" / "confusion.png"))
+
+
+@pytest.mark.parametrize("task", FAKES)
+def test_a_single_image(tmp_path, task):
+    files, _, _ = report(tmp_path, *FAKES[task](1))
+    assert pixels(files["best"]).shape == pixels(files["worst"]).shape
+
+
+def nothing():
+    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+def test_nothing_is_found(tmp_path):
+    dataset, _, _ = fake_detection(3)
+    report(tmp_path, dataset, *_blind(dataset, [nothing()] * 3))
+
+
+def test_nothing_is_there(tmp_path):
+    dataset, evaluation, _ = fake_detection(3)
+    dataset.objects = lambda index: Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    _, _, printed = report(tmp_path, dataset, *_blind(dataset, evaluation.predictions))
+    assert "map  " in printed
+    report(tmp_path, dataset, *_blind(dataset, [nothing()] * 3))
+
+
+def test_one_class(tmp_path):
+    dataset, evaluation, _ = fake_detection(3)
+    inner = dataset.objects
+    dataset.classes = ("digit",)
+    dataset.objects = lambda index: Objects(inner(index).boxes_xyxy, inner(index).labels * 0)
+    found = [Detections(one.boxes_xyxy, one.scores, one.labels * 0) for one in evaluation.predictions]
+    report(tmp_path, dataset, *_blind(dataset, found))
+
+
+def _blind(dataset, found):
+    """Return the evaluation and the model of given detections."""
+    truth = [ground_truth(dataset, index) for index in range(len(dataset))]
+    evaluation = Evaluation(coco_metrics(truth, found, dataset.classes, 100), found)
+    return evaluation, Remembering("detect", dataset, found, len(dataset.classes))
+
+
+def test_without_validation_only_the_loss(tmp_path):
+    _, _, model = fake_detection(1)
+    files, board, printed = report(tmp_path, None, Evaluation({}, None), model)
+    assert (set(files), set(board.shown), printed) == ({"loss"}, {"report/loss"}, "")
+
+
+def test_the_models_mode_is_kept(tmp_path):
+    dataset, evaluation, model = fake_detection(2)
+    report(tmp_path, dataset, evaluation, model.train())
+    assert model.training
