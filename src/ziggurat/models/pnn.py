@@ -116,7 +116,13 @@ class PnnClassifier(nn.Module):
     """Every level predicts for itself, and the levels are fused into one prediction.
 
     A level's map is reduced to the largest value of each channel: an object counts wherever it lies, and however
-    little of the image it covers. A layer of hidden units follows, and the logits of the level.
+    little of the image it covers. These maxima are all positive and hardly differ from image to image; a layer norm
+    takes away what they have in common, without which the layers above learn very slowly. It needs no statistics of
+    a batch, so that a microbatch may be one image. A layer of hidden units follows, and the logits of the level.
+
+    The fused prediction looks at the largest value over the levels of each hidden unit, as the pooling looks at the
+    largest over the positions: whichever level sees the object best speaks for it, and the layer that answers is the
+    same for objects of every size. With shared weights all levels' objects train all of it but the norms.
 
     Args:
         config: The network.
@@ -131,18 +137,20 @@ class PnnClassifier(nn.Module):
         self.trunk = PnnTrunk(config, config.levels, config.stages)
         self.level_names = tuple(f"level{number}" for number in range(config.levels))
         networks, _ = _counts(config, config.levels)
+        self.norms = nn.ModuleList(nn.LayerNorm(self.trunk.channels) for _ in range(networks))
         self.hidden = nn.ModuleList(nn.Linear(self.trunk.channels, config.hidden) for _ in range(networks))
         self.predictors = nn.ModuleList(nn.Linear(config.hidden, num_classes) for _ in range(networks))
-        self.fusion = nn.Linear(config.levels * config.hidden, num_classes)
+        self.fusion = nn.Linear(config.hidden, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the logits of each class, shapes ``(B, num_classes)``: ``logits`` are the fused ones."""
         hidden, logits = [], {}
         for number, level_BCHW in enumerate(self.trunk(images_BCHW)):
-            largest_BC = level_BCHW.amax(dim=(2, 3))
+            largest_BC = _of_level(self.norms, number)(level_BCHW.amax(dim=(2, 3)))
             hidden.append(functional.relu(_of_level(self.hidden, number)(largest_BC)))
             logits[self.level_names[number]] = _of_level(self.predictors, number)(hidden[-1])
-        return {"logits": self.fusion(torch.cat(hidden, dim=1)), **logits}
+        fused = self.fusion(torch.stack(hidden).amax(dim=0))
+        return {"logits": fused, **logits}
 
 
 class PnnPyramid(nn.Module):
