@@ -187,7 +187,7 @@ def declared_classes(table: Table) -> dict[str, int]:
     """Return the category id of each class, in the order of labels: as declared, else by name, counted from 1."""
     if table.categories:
         return table.categories
-    names = sorted({row.category for row in (*table.boxes, *table.labels)})
+    names = sorted({row.category for row in table.boxes} | {row.category for row in table.labels})
     return {name: number for number, name in enumerate(names, start=1)}
 
 
