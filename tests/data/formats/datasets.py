@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
-from ziggurat.data.dataset import FileDataset
+from ziggurat.data.dataset import FileDataset, SegmentationDataset
 from ziggurat.data.formats import Fault, find_faults, open_dataset
 from ziggurat.data.formats.table import Split
+from ziggurat.data.labels import LabelDataset
 
 CONFIG = DataConfig(max_pixels=1 << 26)
 
@@ -67,3 +68,23 @@ def opened(path: Path, split: Split = "train", classes: tuple[str, ...] | None =
 
 def faults_of(path: Path) -> list[Fault]:
     return find_faults(str(path), CONFIG)[0]
+
+
+def write_text(path: Path, content: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def open_labels(path: Path, split: Split = "train", classes: tuple[str, ...] | None = None) -> LabelDataset:
+    dataset = open_dataset(str(path), split, "classify", CONFIG, DigitsConfig(), classes)
+    assert isinstance(dataset, LabelDataset)
+    return dataset
+
+
+def open_masks(
+    path: Path, split: Split = "train", classes: tuple[str, ...] | None = None, config: DataConfig = CONFIG
+) -> SegmentationDataset:
+    dataset = open_dataset(str(path), split, "segment", config, DigitsConfig(), classes)
+    assert isinstance(dataset, SegmentationDataset)
+    return dataset

@@ -73,4 +73,5 @@ def _images_of(folder: Path) -> Iterator[Path]:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder))
+    with os.scandir(folder) as entries:  # closed, although it may not be read to its end
+        return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
