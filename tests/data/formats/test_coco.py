@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from data.formats.datasets import annotation, coco, faults_of, opened, write_coco
+from data.formats.datasets import CONFIG, annotation, coco, faults_of, open_masks, opened, write_coco
+from ziggurat.data.formats import find_faults, recognise_tasks
 from ziggurat.errors import UserError
 
 
@@ -188,3 +190,64 @@ def test_missing_image_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.png").rename(tmp_path / "field_01.png")
     (fault,) = faults_of(file)
     assert fault.fault == "missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?"
+
+
+SQUARE = [[2, 3, 12, 3, 12, 9, 2, 9]]
+
+
+def test_outlines_are_masks(tmp_path: Path) -> None:
+    crowd = {"size": [30, 40], "counts": [0, 30 * 5, 30 * 35]}  # the first five columns
+    content = coco(
+        annotation(1, segmentation=SQUARE),
+        annotation(2, category_id=1, segmentation=[[4, 4, 8, 4, 8, 8, 4, 8]]),
+        annotation(3, iscrowd=1, segmentation=crowd),
+    )
+    file = write_coco(tmp_path, content)
+    dataset = open_masks(file)
+    assert (dataset.classes, dataset.category_ids) == (("background", "cat", "dog"), (0, 1, 5))
+    expected = torch.zeros(30, 40, dtype=torch.uint8)
+    expected[:, :5] = 255
+    expected[3:9, 2:12] = 2
+    expected[4:8, 4:8] = 1
+    assert dataset.mask(0).equal(expected)
+    assert not dataset.mask(1).any()
+    assert (
+        recognise_tasks(str(file), CONFIG) == find_faults(str(file), CONFIG)[1].tasks == ("detect", "segment")
+    )
+    known = open_masks(file, classes=("background", "dog", "bird", "cat"))
+    assert (known.category_ids, known.mask(0).unique().tolist()) == ((0, 5, 3, 1), [0, 1, 3, 255])
+
+
+def test_a_category_of_the_background_is_label_0(tmp_path: Path) -> None:
+    categories = [{"id": 5, "name": "background"}, {"id": 7, "name": "cat"}]
+    annotations = [annotation(1, segmentation=SQUARE), annotation(2, category_id=7, segmentation=SQUARE)]
+    dataset = open_masks(write_coco(tmp_path, coco(*annotations, categories=categories)))
+    assert dataset.classes == ("background", "cat")
+    assert dataset.mask(0).unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "kind"),
+    [
+        ([[1, 2, 3, 4]], "unreadable outline"),
+        ({"size": [30, 40], "counts": [3]}, "unreadable outline"),
+        ([[1, 2, 3, 4, 1e6, 3]], "unreadable outline"),
+        ([], "object without outline"),
+    ],
+)
+def test_outlines_that_cannot_be_drawn(tmp_path: Path, segmentation: Any, kind: str) -> None:
+    content = coco(annotation(1, segmentation=SQUARE), annotation(4, segmentation=segmentation))
+    file = write_coco(tmp_path, content)
+    with pytest.raises(UserError, match=f"train.json, 4: {kind}"):
+        open_masks(file)
+    assert len(opened(file).objects(0)) == 2, "boxes are not harmed"
+    faults, summary = find_faults(str(file), CONFIG)
+    assert [(fault.id, fault.kind) for fault in faults] == ([(4, kind)] if segmentation else [])
+    assert summary.tasks == (("detect", "segment") if segmentation else ("detect",))
+
+
+def test_boxes_serve_no_segmentation(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="was recognised as coco, which serves detect here; give --task detect"
+    ):
+        open_masks(write_coco(tmp_path))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import faults_of, opened, write_image
+from data.formats.datasets import CONFIG, faults_of, open_labels, opened, write_image
+from ziggurat.data.formats import find_faults
 from ziggurat.errors import UserError
 
 HEADER = "image_path,xmin,ymin,xmax,ymax,label\n"
@@ -89,3 +90,38 @@ def test_an_image_whose_header_is_broken(tmp_path: Path) -> None:
     assert (fault.file, fault.id, fault.kind) == (str(tmp_path / "a.png"), 2, "undecodable image")
     with pytest.raises(UserError, match="undecodable image"):
         opened(file)
+
+
+def test_labels_of_images(tmp_path: Path) -> None:
+    file = write(tmp_path, "label,who,image_path\ntree,me,b.png\nbush,me,a.png\n")
+    dataset = open_labels(file)
+    assert (dataset.classes, dataset.category_ids) == (("bush", "tree"), (1, 2))
+    assert [(dataset.record(i).name, dataset.label(i)) for i in (0, 1)] == [("b.png", 1), ("a.png", 0)]
+    faults, summary = find_faults(str(tmp_path), CONFIG)
+    assert (faults, summary.format, summary.tasks) == ([], "csv", ("classify",))
+    with pytest.raises(UserError, match="recognised as csv, which serves classify here"):
+        opened(file)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "kind"),
+    [
+        ("a.png,tree\na.png,bush\n", 3, "two labels"),
+        ("a.png,tree\nb.png,\n", 3, "unknown category"),
+        ("a.png,tree\n,bush\n", 3, "unreadable line"),
+        ("a.png,tree\nc.png,bush\n", 3, "missing image"),
+        ("a.png,tree\n../c.png,bush\n", 3, "path leaves the data set"),
+        ("", None, "empty annotation file"),
+    ],
+)
+def test_each_fault_of_labels_is_found(tmp_path: Path, rows: str, line: int | None, kind: str) -> None:
+    file = write(tmp_path, "image_path,label\n" + rows)
+    assert [(fault.file, fault.id, fault.kind) for fault in faults_of(tmp_path)] == [(str(file), line, kind)]
+    with pytest.raises(UserError, match=kind):
+        open_labels(file)
+
+
+def test_an_image_that_is_listed_twice_with_one_label(tmp_path: Path) -> None:
+    file = write(tmp_path, "image_path,label\na.png,tree\na.png,tree\n")
+    assert [(fault.id, fault.kind) for fault in faults_of(file)] == [(3, "duplicate image")]
+    assert len(open_labels(file)) == 1

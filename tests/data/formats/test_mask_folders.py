@@ -102,7 +102,7 @@ def test_black_and_white_masks(tmp_path: Path, classes: str, file: str) -> None:
 
 def test_black_and_white_masks_whose_white_would_be_ignored(tmp_path: Path) -> None:
     write_pair(tmp_path, pixels=values(255, 255))
-    with pytest.raises(UserError, match="--set data.classes=background,object=255"):
+    with pytest.raises(UserError, match=r"--set data\.classes=background,object=255"):
         open_masks(tmp_path, config=replace(CONFIG, classes="background,object"))
 
 
@@ -283,7 +283,7 @@ def test_jpeg_masks_and_float_masks(tmp_path: Path) -> None:
 
 def test_large_masks_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path)
-    with pytest.raises(UserError, match="more than data.max_pixels=1000"):
+    with pytest.raises(UserError, match=r"more than data\.max_pixels=1000"):
         open_masks(tmp_path, config=replace(NAMED, max_pixels=1000))
 
 
