@@ -14,6 +14,7 @@ from ziggurat.tasks.detections import Detections
 class BrightSquares(nn.Module):
     """Passes its input on."""
 
+    task = "detect"
     size_multiple = 32
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)

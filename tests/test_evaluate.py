@@ -19,16 +19,19 @@ from ziggurat.evaluate import evaluate_model, evaluate_run, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.run import WEIGHTS, load_run, start_run_folder
-from ziggurat.tasks.detection import make_task
+from ziggurat.tasks.make import make_task
 
 CONFIG = RunConfig(
-    dtype="fp32", data=DataConfig(crop=64, tile_overlap=0.5), decode=DecodeConfig(max_detections=200)
+    task="detect",
+    dtype="fp32",
+    data=DataConfig(crop=64, tile_overlap=0.5),
+    decode=DecodeConfig(max_detections=200),
 )
 DIGITS = DigitsConfig(size=64, height_max=40, train_scenes=2, val_scenes=9)
 
 
 def evaluate(workers, images, config=CONFIG):
-    return evaluate_model(BrightSquares(), FindSquares(), images, config, workers)
+    return evaluate_model(BrightSquares(), FindSquares(), images, config, workers).metrics
 
 
 def test_a_perfect_detector():
@@ -60,7 +63,9 @@ def evaluate_digits(workers):
     )
     torch.manual_seed(0)
     model = build_model(ModelConfig("retinanet-resnet10t-fpn", levels="p3-p4", channels=16, head_depth=1), 10)
-    return evaluate_model(model, make_task(model, config), DigitScenes(DIGITS, "val"), config, workers)
+    return evaluate_model(
+        model, make_task(model, config), DigitScenes(DIGITS, "val"), config, workers
+    ).metrics
 
 
 def test_a_real_model_on_the_embedded_data_set():
@@ -93,7 +98,7 @@ def test_crowds_and_areas_of_the_annotations_count(tmp_path):
             {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 1},
         ],
     )
-    truth = ground_truth(open_dataset(path, "val", DigitsConfig(), 1 << 20), 1)
+    truth = ground_truth(open_dataset(path, "val", "detect", DataConfig(), DigitsConfig()), 1)
     assert truth.boxes_xyxy.tolist() == [[1, 2, 41, 32], [1, 2, 4, 6]]
     assert (truth.labels.tolist(), truth.areas.tolist(), truth.crowd.tolist()) == (
         [1, 0],

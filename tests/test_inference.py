@@ -7,15 +7,16 @@ import torch
 
 from fake_detector import BrightSquares, FindSquares, Squares
 from ranks import run_ranks
-from ziggurat import inference
 from ziggurat.config import DataConfig, DecodeConfig, ModelConfig, RunConfig
 from ziggurat.data.batch import Microbatch, Objects, SampleId, stack_targets
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
-from ziggurat.inference import detect_as_configured, detect_images
+from ziggurat.inference import tiles
+from ziggurat.inference.detect import detect_as_configured, detect_images
+from ziggurat.inference.tiles import Compute
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
-from ziggurat.tasks.detection import make_task
+from ziggurat.tasks.make import make_task
 
 DECODE = DecodeConfig(max_detections=500)
 SIZES = [(64, 64), (150, 201), (30, 64), (300, 70), (64, 64)]
@@ -23,9 +24,8 @@ SIZES = [(64, 64), (150, 201), (30, 64), (300, 70), (64, 64)]
 
 def detect(images, config, decode=DECODE, workers=None, batch=3, **options):
     options = {"dtype": "fp32", "channels_last": True, "batch": batch} | options
-    return detect_images(
-        BrightSquares(), FindSquares(), images, config, decode, workers or Workers(), **options
-    )
+    compute = Compute(workers or Workers(), **options)
+    return detect_images(BrightSquares(), FindSquares(), images, config, decode, compute)
 
 
 def rows(detections):
@@ -77,10 +77,8 @@ def test_the_number_of_detections_is_of_the_image():
 def test_the_mode_of_the_model_and_the_threads_are_left_as_they_were():
     model = BrightSquares().train()
     before = threading.active_count(), torch.get_num_threads()
-    options = {"dtype": "fp32", "channels_last": False, "batch": 2}
-    found = detect_images(
-        model, FindSquares(), Squares([(64, 64)]), DataConfig(crop=64), DECODE, Workers(), **options
-    )
+    compute = Compute(Workers(), dtype="fp32", channels_last=False, batch=2)
+    found = detect_images(model, FindSquares(), Squares([(64, 64)]), DataConfig(crop=64), DECODE, compute)
     assert model.training
     assert (threading.active_count(), torch.get_num_threads()) == before
     assert not found[0].boxes_xyxy.is_inference()
@@ -99,7 +97,7 @@ def test_progress_counts_tiles():
 
 @pytest.mark.parametrize("ahead", [1, 10 * 64 * 64])
 def test_few_images_are_decoded_ahead(monkeypatch, ahead):
-    monkeypatch.setattr(inference, "AHEAD_PIXELS", ahead)
+    monkeypatch.setattr(tiles, "AHEAD_PIXELS", ahead)
     images = Squares([(64, 64)] * 30)
     decoded = []
     detect(
@@ -177,7 +175,7 @@ def detect_noise(workers, head, dtype):
 
 @pytest.mark.parametrize(("head", "dtype"), [("fcos", "bf16"), ("retinanet", "fp32")])
 def test_the_same_bits_on_any_number_of_workers(head, dtype, monkeypatch):
-    monkeypatch.setitem(inference.BATCH_PIXELS, "cpu", 2 * 64 * 64)
+    monkeypatch.setitem(tiles.BATCH_PIXELS, "cpu", 2 * 64 * 64)
     ((alone, num_tiles),) = run_ranks(detect_noise, 1, (head, dtype))
     assert sum(len(scores) for _, scores, _ in alone) > 50
     for world in (2, 3):

@@ -18,7 +18,7 @@ SCENES = DigitsConfig(
     size=64, count_min=0, count_max=1, height_min=12, height_max=48, train_scenes=17, val_scenes=3
 )
 SMALL = {
-    "data.path": "digits", "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1,
+    "task": "detect", "data.path": "digits", "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1,
     "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1, "decode.max_detections": 5,
     "train.batch_size": 8, "train.microbatches": 4, "train.steps": 4, "train.warmup": 0, "train.clip_norm": 0.5,
 }  # fmt: skip
@@ -81,3 +81,24 @@ def test_another_seed_is_another_result(tmp_path):
     first = run_ranks(trained, 1, (config, tmp_path / "first"))
     second = run_ranks(trained, 1, (dataclasses.replace(config, seed=1), tmp_path / "second"))
     assert first[0][0] != second[0][0]
+
+
+# The other tasks; a Dice of the global batch takes two passes in each step.
+OTHER_TASKS = {
+    "pnn": {"task": "classify", "model.name": "pnn", "model.pnn.channels": 8, "data.resize": 64},
+    "dice": {"task": "segment", "model.name": "smp:unet/tu-resnet10t", "loss.segmentation": "focal+dice"},
+    "manet": {
+        "task": "segment",
+        "model.name": "smp:upernet/resnet18",
+        "dtype": "bf16",
+        "train.optimizer": "sgd",
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TASKS)
+def test_the_other_tasks_too(name, tmp_path):
+    scenes = dataclasses.replace(SCENES, count_min=1, count_max=2)
+    config = dataclasses.replace(override(RunConfig(dtype="fp32"), SMALL | OTHER_TASKS[name]), digits=scenes)
+    outcomes = [run_ranks(trained, world, (config, tmp_path)) for world in (1, 2, 3)]
+    assert len({repr(outcome) for on_ranks in outcomes for outcome in on_ranks}) == 1, outcomes

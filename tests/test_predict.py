@@ -9,9 +9,10 @@ from PIL import Image
 from fake_detector import BrightSquares, FindSquares, Squares
 from ranks import run_ranks
 from ziggurat.config import DataConfig, DecodeConfig, RunConfig
+from ziggurat.data.image_files import expand_paths, picture_names, picture_suffix
 from ziggurat.errors import UserError
 from ziggurat.parallel.workers import Workers
-from ziggurat.predict import expand_paths, picture_names, picture_suffix, predict_files
+from ziggurat.predict import predict_files
 
 CONFIG = RunConfig(
     dtype="fp32", data=DataConfig(crop=64, tile_overlap=0.5), decode=DecodeConfig(max_detections=200)

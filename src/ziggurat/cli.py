@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("data", metavar="DATA", help=DATA_HELP)
     convert.add_argument("out", metavar="OUT", type=Path, help="a folder that does not exist, or is empty")
     convert.add_argument("--format", metavar="FORMAT", required=True, help="see docs/formats.md")
-    _add_settings(convert, ["--task"])
+    _add_settings(convert, [])
 
     models = add("models", _models, "list what can be built")
     models.add_argument("--filter", metavar="TEXT", default="", help="only names that hold this text")
@@ -206,7 +206,9 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
             for split, counts in summary.splits.items()
         )
         tasks = ", ".join(summary.tasks)
-        print(f"{summary.format} (to {tasks}); {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults")
+        print(
+            f"{summary.format} (to {tasks}); {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults"
+        )
     return (NO if faults else DONE), result
 
 
@@ -215,10 +217,10 @@ def _convert(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.data.formats import convert
 
     config = override(RunConfig(), _settings(options))
-    task = None if config.task == "auto" else config.task
-    result = convert(options.data, options.out, options.format, task, config.data, config.digits)
+    result = convert(options.data, options.out, options.format, config.data, config.digits)
     if not options.json:
-        print(f"{options.out}: {result['images']} images as {options.format}")
+        splits = ", ".join(f"{split}: {count} images" for split, count in result["splits"].items())
+        print(f"{options.out}: {options.format}; {splits}")
     return DONE, result
 
 

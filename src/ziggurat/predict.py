@@ -149,7 +149,7 @@ def _classify(job: _Job) -> Results:
         row = results[index]
         text = f"{row['category']} {row['score']:.2f}"
         save_picture(
-            draw_caption(job.images.image(index), text, best.indices[index, 0].item()), job.pictures[index]
+            draw_caption(job.images.image(index), text, int(best.indices[index, 0])), job.pictures[index]
         )
     return results, {}
 

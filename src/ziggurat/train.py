@@ -122,8 +122,12 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         parallel.close()
         outcome.save_checkpoint(data.num_steps)
         outcome.save_weights()
-        metrics = _evaluate(average.model, task, data, config, workers)
-        log.evaluation(data.num_steps, metrics)
+        evaluation = _evaluate(average.model, task, data, config, workers)
+        log.evaluation(data.num_steps, evaluation.metrics)
+        if workers.is_first:
+            model, board, console = average.model, log.board, log.console
+            write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
+        workers.barrier()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
     return outcome.result() | {
         "steps": data.num_steps,
@@ -131,7 +135,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         "seconds": seconds,
         "images_per_second": samples / seconds,
         "loss": float(terms.sum()) if samples else None,
-        "metrics": metrics,
+        "metrics": evaluation.metrics,
     }
 
 

@@ -54,12 +54,12 @@ def test_the_same_seed_is_the_same_model() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ModelConfig("fcos"), ["HEAD-BACKBONE-NECK", "heads: fcos, retinanet"]),
+        (ModelConfig("fcos"), ["unknown model.name 'fcos'", "HEAD-BACKBONE-NECK", "smp:DECODER/ENCODER"]),
         (ModelConfig("fcoss-resnet50-fpnn"), ["did you mean 'fcos'", "did you mean 'fpn'"]),
         (ModelConfig("fcos-resnet5O-fpn"), ["did you mean 'resnet50'"]),
-        (ModelConfig(levels="3-7"), ["such as p3-p7: got '3-7'"]),
-        (ModelConfig(levels="p5-p3"), ["between p2 and p7"]),
-        (ModelConfig(levels="p3-p9"), ["between p2 and p7"]),
+        (ModelConfig("fcos-resnet50-fpn", levels="3-7"), ["such as p3-p7: got '3-7'"]),
+        (ModelConfig("fcos-resnet50-fpn", levels="p5-p3"), ["between p2 and p7"]),
+        (ModelConfig("fcos-resnet50-fpn", levels="p3-p9"), ["between p2 and p7"]),
     ],
 )
 def test_every_fault_is_named(config: ModelConfig, words: list[str]) -> None:

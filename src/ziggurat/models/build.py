@@ -36,8 +36,10 @@ AUTO: dict[Task, str] = {
     "classify": "timm:resnet50",
     "segment": "smp:unet/resnet34",
 }
-GRAMMAR = """a detector is HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn, or HEAD-pnn; a classifier is timm:NAME, spp-BACKBONE,
-pnn, or pyramidnet-DEPTH-ALPHA; a segmenter is smp:DECODER/ENCODER"""
+GRAMMAR = (
+    "a detector is HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn, or HEAD-pnn; a classifier is timm:NAME, "
+    "spp-BACKBONE, pnn, or pyramidnet-DEPTH-ALPHA; a segmenter is smp:DECODER/ENCODER"
+)
 
 
 def task_of(name: str) -> Task:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ziggurat.errors import UserError
-from ziggurat.models.weight_files import find_file, read_tensors
 from ziggurat.models.vision import VisionModel
+from ziggurat.models.weight_files import find_file, read_tensors
 from ziggurat.models.weight_names import translate
-
 
 
 @dataclass(frozen=True)
