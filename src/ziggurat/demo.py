@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig, RunConfig, TrainConfig
+from ziggurat.config import (
+    DataConfig,
+    DecodeConfig,
+    DigitsConfig,
+    LossConfig,
+    ModelConfig,
+    PnnConfig,
+    RunConfig,
+    TrainConfig,
+)
 from ziggurat.data.formats import open_dataset
 from ziggurat.errors import UserError
 from ziggurat.parallel.workers import Workers
@@ -26,17 +35,23 @@ _DETECT = RunConfig(
 )
 _CLASSIFY = RunConfig(
     task="classify",
-    model=ModelConfig(name="pnn"),
-    data=DataConfig(path="digits", crop=128, scale_min=0.9, scale_max=1.1, flip="none", workers=1),
-    digits=DigitsConfig(size=128, count_min=1, count_max=1, train_scenes=4000, val_scenes=500),
-    train=TrainConfig(steps=1000, batch_size=16, lr=3e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
+    model=ModelConfig(name="pnn", pnn=PnnConfig(channels=16, pyramid="laplacian")),
+    data=DataConfig(path="digits", crop=96, scale_min=0.9, scale_max=1.1, flip="none", workers=1),
+    digits=DigitsConfig(
+        size=96, count_min=1, count_max=1, height_min=24, height_max=64, train_scenes=12000, val_scenes=500
+    ),
+    loss=LossConfig(level_weight=1.0),
+    train=TrainConfig(steps=1200, batch_size=16, lr=4e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
 )
 _SEGMENT = RunConfig(
     task="segment",
-    model=ModelConfig(name="smp:unet/tu-resnet10t"),
-    data=DataConfig(path="digits", crop=128, scale_min=0.8, scale_max=1.25, flip="none", workers=1),
-    digits=DigitsConfig(size=128, train_scenes=4000, val_scenes=200),
-    train=TrainConfig(steps=1000, batch_size=8, lr=3e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
+    model=ModelConfig(name="smp:segformer/tu-test_resnet"),
+    data=DataConfig(path="digits", crop=96, scale_min=0.9, scale_max=1.1, flip="none", workers=1),
+    digits=DigitsConfig(
+        size=96, count_min=1, count_max=3, height_min=24, height_max=64, train_scenes=8000, val_scenes=200
+    ),
+    loss=LossConfig(segmentation="ce+dice"),
+    train=TrainConfig(steps=1600, batch_size=8, lr=4e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
 )
 DEMOS: dict[str, RunConfig] = {"detect": _DETECT, "classify": _CLASSIFY, "segment": _SEGMENT}
 

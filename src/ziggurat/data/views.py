@@ -53,7 +53,7 @@ def make_view(record: ImageRecord, config: DataConfig) -> View:
     Example:
         >>> view = make_view(ImageRecord("a.png", 1, height=300, width=800), DataConfig(crop=600, resize=600))
         >>> view.height, view.width, [tile.left for tile in view.tiles]
-        (500, 1333, [0, 366, 733])
+        (499, 1333, [0, 366, 733])
     """
     factor = resize_factor(record.height, record.width, config.resize, config.resize_limit)
     # rounded down, as torchvision's detectors do
