@@ -25,9 +25,9 @@ from ziggurat.evaluate import evaluate_model, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.report.matching import at_least, match
-from ziggurat.report.quality import MIN_SCORE
 from ziggurat.run import load_run
 from ziggurat.start import start_training
+from ziggurat.tasks.drawing import PICTURE_SCORE
 from ziggurat.tasks.make import make_task
 
 BINS = ((12, 20), (20, 34), (34, 65))  # heights of digits, in pixels
@@ -53,7 +53,7 @@ def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     heights, hits = [], []
     for index, detections in enumerate(evaluation.predictions):
         truth = ground_truth(dataset, index)
-        taken = set(match(at_least(detections, MIN_SCORE), truth, same_class=True).tolist())
+        taken = set(match(at_least(detections, PICTURE_SCORE), truth, same_class=True).tolist())
         heights += (truth.boxes_xyxy[:, 3] - truth.boxes_xyxy[:, 1]).tolist()
         hits += [number in taken for number in range(len(truth.labels))]
     return {"map50": evaluation.metrics["map50"], **by_size(heights, hits)}
