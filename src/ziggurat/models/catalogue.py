@@ -25,6 +25,7 @@ PYRAMIDNETS = (
     "pyramidnet-110-48", "pyramidnet-110-270", "pyramidnet-164-270-bottleneck", "pyramidnet-110-48-multiplicative",
 )  # fmt: skip
 ENCODERS = ("resnet34", "mobilenet_v2")
+TRANSFORMERS = ("vit_tiny_patch16_224", "vit_base_patch16_224")  # what the decoder dpt takes
 NUM_CLASSES = {"detect": 80, "classify": 1000, "segment": 21}  # COCO, ImageNet, VOC
 PLANS = ["dp"]
 
@@ -45,7 +46,11 @@ def model_names() -> list[str]:
     detectors = [f"{head}-{backbone}-{neck}" for head in HEADS for neck in NECKS for backbone in BACKBONES]
     detectors += [f"{head}-pnn" for head in HEADS]
     classifiers = ["pnn", *PYRAMIDNETS, *(f"{kind}{b}" for kind in ("spp-", "timm:") for b in BACKBONES)]
-    segmenters = [f"smp:{decoder}/{encoder}" for decoder in DECODERS for encoder in ENCODERS]
+    segmenters = [
+        f"smp:{decoder}/{encoder}"
+        for decoder in DECODERS
+        for encoder in (TRANSFORMERS if decoder == "dpt" else ENCODERS)
+    ]
     return detectors + classifiers + segmenters
 
 
