@@ -45,13 +45,13 @@ _CLASSIFY = RunConfig(
 )
 _SEGMENT = RunConfig(
     task="segment",
-    model=ModelConfig(name="smp:segformer/tu-test_resnet"),
-    data=DataConfig(path="digits", crop=96, scale_min=0.9, scale_max=1.1, flip="none", workers=1),
+    model=ModelConfig(name="smp:segformer/tu-test_resnet", channels=64),
+    data=DataConfig(path="digits", crop=64, scale_min=0.9, scale_max=1.1, flip="none", workers=1),
     digits=DigitsConfig(
-        size=96, count_min=1, count_max=3, height_min=24, height_max=64, train_scenes=8000, val_scenes=200
+        size=64, count_min=1, count_max=2, height_min=24, height_max=56, train_scenes=6000, val_scenes=300
     ),
     loss=LossConfig(segmentation="ce+dice"),
-    train=TrainConfig(steps=1600, batch_size=8, lr=4e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
+    train=TrainConfig(steps=2000, batch_size=16, lr=4e-3, warmup=0.06, ema=0.99, checkpoint_every=0),
 )
 DEMOS: dict[str, RunConfig] = {"detect": _DETECT, "classify": _CLASSIFY, "segment": _SEGMENT}
 

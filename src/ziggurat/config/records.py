@@ -45,7 +45,8 @@ class ModelConfig:
             ``-multiplicative``. A segmenter: ``smp:DECODER/ENCODER``. ``auto`` stands for fcos-resnet50-fpn,
             timm:resnet50 or smp:unet/resnet34, as the task is.
         levels: First and last level of a detector's pyramid, such as ``p3-p7``.
-        channels: Channels of every pyramid level.
+        channels: Channels of every pyramid level; scales the decoder of a segmenter, whose own widths it has at
+            256.
         neck_depth: Times that the paths of a neck are repeated; 0 takes the neck's own (bifpn 3, others 1).
         head_depth: Convolutions of each tower of the head.
         norm: Normalization of the backbone: ``batch`` (statistics of a microbatch), ``frozen`` (running
@@ -76,8 +77,8 @@ class DataConfig:
     Attributes:
         path: The data set: a folder, an annotation file, or ``digits`` (the embedded data set).
         val: What training evaluates on: a folder or an annotation file; empty takes the ``val`` split of `path`.
-        classes: Names of the values of segmentation masks from 0, with commas between; empty takes those that stand
-            beside the masks.
+        classes: Names of the values of segmentation masks from 0, with commas between (``name=255`` gives another
+            value); empty takes those that stand beside the masks.
         ignore: Value of a mask's pixels that take no part in loss and metric.
         crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input.
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a

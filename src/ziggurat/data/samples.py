@@ -6,7 +6,13 @@ import numpy as np
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Sample, SampleId, Target
-from ziggurat.data.dataset import ClassificationDataset, Dataset, DetectionDataset, ImageCache
+from ziggurat.data.dataset import (
+    ClassificationDataset,
+    Dataset,
+    DetectionDataset,
+    ImageCache,
+    SegmentationDataset,
+)
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.transforms import (
     Augmentation,
@@ -37,6 +43,8 @@ class TrainingSamples:
         counts = [self._samples_of(index) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._images = ImageCache(dataset.image, config.cache_bytes)
+        if isinstance(dataset, SegmentationDataset):
+            self._masks = ImageCache(dataset.mask, config.cache_bytes // 4)  # an image has three channels
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -72,7 +80,7 @@ class TrainingSamples:
             return augment_objects(dataset.objects(index), augmentation, crop, self.config.min_visible)
         if isinstance(dataset, ClassificationDataset):
             return dataset.label(index)
-        return augment_mask(dataset.mask(index), augmentation, crop)
+        return augment_mask(self._masks[index], augmentation, crop)
 
     def _samples_of(self, index: int) -> int:
         if isinstance(self.dataset, ClassificationDataset):

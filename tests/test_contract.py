@@ -1,0 +1,220 @@
+"""Every model against every promise.
+
+Ours are built small; the list of timm's backbones has the smallest network of each family. What is only a question of
+more of the same (every promise for every timm backbone) is part of `make sweep`.
+"""
+
+import hashlib
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from ranks import run_ranks
+from ziggurat.config import LossConfig, ModelConfig, PnnConfig, RunConfig
+from ziggurat.data.batch import LabelTargets, MaskTargets, Microbatch, ObjectTargets, SampleId
+from ziggurat.models.build import HEADS, NECKS, build_model
+from ziggurat.models.segmenter import DECODERS
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.tasks.make import make_task
+
+CLASSES = 5
+TINY = {"levels": "p3-p5", "channels": 16, "head_depth": 1, "pnn": PnnConfig(channels=4, hidden=8, depth=1)}
+DETECTORS = [f"{head}-resnet10t-{neck}" for head in HEADS for neck in NECKS] + [
+    f"{head}-pnn" for head in HEADS
+]
+CLASSIFIERS = [
+    "pnn", "spp-resnet10t", "pyramidnet-20-12", "pyramidnet-29-18-bottleneck", "pyramidnet-20-12-multiplicative",
+    "timm:resnet10t", "timm:mobilenetv3_small_050", "timm:convnext_atto", "timm:pvt_v2_b0", "timm:hrnet_w18_small",
+]  # fmt: skip
+SEGMENTERS = [f"smp:{d}/{'vit_tiny_patch16_224' if d == 'dpt' else 'tu-resnet10t'}" for d in DECODERS]
+OURS = DETECTORS + CLASSIFIERS + SEGMENTERS
+TIMM = [
+    "resnet18", "resnet10t", "legacy_seresnet18", "resnext26ts", "regnetx_002", "regnety_002",
+    "efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv2_035", "mobilenetv3_small_050", "mobilenetv4_conv_small_035",
+    "convnext_atto", "convnextv2_atto", "pvt_v2_b0", "swin_tiny_patch4_window7_224", "hrnet_w18_small", "densenet121",
+    "dla34", "rexnet_100", "ghostnet_050", "edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0",
+    "fastvit_t8", "poolformer_s12", "mnasnet_small", "res2net50_14w_8s", "resnest14d", "skresnet18", "cspresnet50",
+    "cspdarknet53", "darknet17", "dpn48b", "hardcorenas_a", "focalnet_tiny_srf", "nextvit_small", "mobileone_s0",
+    "repvgg_a0", "hgnetv2_b0", "lcnet_035", "tinynet_e", "fbnetc_100", "gernet_s", "ese_vovnet19b_dw", "selecsls42",
+    "xception41", "inception_next_atto", "semnasnet_050", "repghostnet_050",
+]  # fmt: skip
+
+
+def tiny(name: str) -> ModelConfig:
+    return ModelConfig(name=name, **TINY)
+
+
+def build(name: str, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party advice at construction
+        return build_model(tiny(name), CLASSES)
+
+
+def leaves(outputs) -> list[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [leaf for value in outputs.values() for leaf in leaves(value)]
+
+
+def side_of(model) -> int:
+    return max(64, model.size_multiple)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_shapes_at_odd_sizes(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        outputs = model(torch.rand(2, 3, 67, 93))
+    if model.task == "detect":
+        for level, size in model.level_sizes(67, 93).items():
+            assert outputs[level]["classes"].shape == (2, CLASSES * model.num_anchors, *size)
+            assert outputs[level]["boxes"].shape == (2, 4 * model.num_anchors, *size)
+            assert model.levels[level].stride == 2 ** int(level[1:])
+    elif model.task == "classify":
+        assert all(leaf.shape == (2, CLASSES) for leaf in leaves(outputs))
+    else:
+        assert outputs["logits"].shape == (2, CLASSES, 67, 93)
+    assert all(leaf.isfinite().all() for leaf in leaves(outputs))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_gradients_reach_every_parameter(name):
+    check_gradients(build(name))
+
+
+def check_gradients(model):
+    side = side_of(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # scales that begin at zero would hide what lies behind them
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    outputs = leaves(model.train()(torch.rand(2, 3, side, side, generator=generator)))
+    sum((leaf * torch.randn(leaf.shape, generator=generator)).sum() for leaf in outputs).backward()
+    without = [
+        parameter_name
+        for parameter_name, parameter in model.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_neighbours_in_a_batch_change_nothing(name):
+    check_independence(build(name))
+
+
+def check_independence(model):
+    model = model.double().eval()
+    side = side_of(model)
+    images = torch.rand(3, 3, side, side, dtype=torch.float64)
+    with torch.no_grad():
+        together, alone = leaves(model(images)), leaves(model(images[1:2]))
+    for many, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(many[1:2], one, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_weights_come_back_from_a_file(name):
+    check_file(build(name), build(name, seed=1))
+
+
+def check_file(model, other):
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    other.load_state_dict(load(save(state)))
+    images = torch.rand(1, 3, side_of(model), side_of(model))
+    with torch.no_grad():
+        pairs = zip(leaves(model.eval()(images)), leaves(other.eval()(images)), strict=True)
+        assert all(torch.equal(one, again) for one, again in pairs)
+
+
+def make_batch(model, index: int) -> Microbatch:
+    generator = torch.Generator().manual_seed(index)
+    side = side_of(model)
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
+    boxes = torch.tensor([[2.0, 3, 40, 50], [20, 10, 60, 30]])
+    targets = {
+        "detect": ObjectTargets(boxes, torch.tensor([0, 3]), (index % 2, 2 - index % 2)),
+        "classify": LabelTargets(torch.randint(0, CLASSES, (2,), generator=generator)),
+        "segment": MaskTargets(
+            torch.randint(0, CLASSES, (2, side, side), generator=generator).to(torch.uint8)
+        ),
+    }
+    return Microbatch(index, (SampleId(0, index),) * 2, images, ((side, side),) * 2, targets[model.task])
+
+
+def step_digests(workers, names) -> dict[str, str]:
+    """Take one step of each model's own loss, and return a hash of gradients and buffers."""
+    torch.set_num_threads(1)
+    return {name: step_digest(workers, name) for name in names}
+
+
+def step_digest(workers, name: str, num_leaves: int = 3) -> str:
+    model = build(name).train()
+    task = make_task(model, RunConfig(model=tiny(name), loss=LossConfig(segmentation="ce+dice")))
+    parallel = DataParallel(model, workers)
+    parallel.start(num_leaves)
+    batches = [make_batch(model, index) for index in parallel.mine]
+    assignments = [task.assign(batch) for batch in batches]
+    totals = parallel.sum([task.normalizers(a) for a in assignments], len(task.normalizer_names))
+    if task.output_sum_names:
+        with torch.no_grad():
+            sums = [
+                task.output_sums(model(batch.images_BCHW / 255), a)
+                for batch, a in zip(batches, assignments, strict=True)
+            ]
+        totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
+    for batch, assignment in zip(batches, assignments, strict=True):
+        torch.manual_seed(batch.index)  # dropout
+        with parallel.leaf(batch.index):
+            sum(task.loss_shares(model(batch.images_BCHW / 255), assignment, totals).values()).backward()
+    parallel.finish_gradients()
+    parallel.finish_statistics()
+    parallel.close()
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            digest.update(parameter.grad.contiguous().numpy().tobytes())
+    for buffer in model.buffers():
+        digest.update(buffer.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_bits(names):
+    alone, *others = [run_ranks(step_digests, world, (names,)) for world in (1, 2, 3)]
+    for on_ranks in others:
+        assert all(digests == alone[0] for digests in on_ranks)
+
+
+@pytest.mark.parametrize("names", [DETECTORS, CLASSIFIERS, SEGMENTERS], ids=["detect", "classify", "segment"])
+def test_the_same_bits_on_1_2_and_3_workers(names):
+    check_bits(names)
+
+
+@pytest.mark.parametrize("backbone", TIMM)
+def test_levels_of_timms_backbones(backbone):
+    with torch.device("meta"):
+        model = build(f"fcos-{backbone}-fpn").eval()
+        outputs = model(torch.zeros(2, 3, 96, 160))
+    for level, (rows, columns) in model.level_sizes(96, 160).items():
+        assert outputs[level]["classes"].shape == (2, CLASSES, rows, columns)
+        assert (rows, columns) == tuple(
+            -(-extent // model.levels[level].stride) for extent in model.padded_size(96, 160)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", TIMM)
+def test_every_promise_for_timms_backbones(backbone):
+    name = f"fcos-{backbone}-fpn"
+    check_gradients(build(name))
+    check_independence(build(name))
+    check_file(build(name), build(name, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", TIMM)
+def test_the_same_bits_with_timms_backbones(backbone):
+    check_bits([f"fcos-{backbone}-fpn"])
