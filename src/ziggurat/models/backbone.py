@@ -20,6 +20,7 @@ TIMM_ERRORS = (
     RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError, NotImplementedError
 )  # fmt: skip
 PROBE_ROWS, PROBE_COLUMNS = 256, 320  # multiples of 64, neither of them a network's own input size
+ODD_ROWS, ODD_COLUMNS = 96, 160  # odd multiples of 32: a few networks resize maps of an odd number of rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Backbone(nn.Module):
     Attributes:
         body: The timm network, with timm's own names.
         levels: The levels that it returns, from the finest to the coarsest.
+        size_multiple: Its maps have the sizes of their levels for images whose sides are multiples of this number.
     """
 
-    def __init__(self, body: nn.Module, features: dict[str, _Feature]) -> None:
+    def __init__(self, body: nn.Module, features: dict[str, _Feature], size_multiple: int) -> None:
         super().__init__()
         self.body = body
         self.levels = {name: feature.level for name, feature in features.items()}
+        self.size_multiple = size_multiple
         self._layouts = {name: feature.layout for name, feature in features.items()}
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
@@ -72,7 +75,7 @@ def create_backbone(
     """
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}': {nearest(name, timm.list_models())}")
-    found, unused = _probe(name, {stride_of(level) for level in levels})
+    found, unused, size_multiple = _probe(name, {stride_of(level) for level in levels})
     features = {level: found[stride_of(level)] for level in levels if stride_of(level) in found}
     missing = [level for level in levels if level not in features and stride_of(level) < max(found)]
     if missing or not features:
@@ -86,7 +89,7 @@ def create_backbone(
     for key, parameter in body.named_parameters():
         if key in unused:  # it stays, for timm's names, but no optimizer shall decay what has no gradient
             parameter.requires_grad_(False)
-    return Backbone(body, features)
+    return Backbone(body, features, size_multiple)
 
 
 def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -118,12 +121,12 @@ def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
     raise AssertionError("unreachable: each round leaves one of two arguments out")
 
 
-def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str]]:
+def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str], int]:
     """Run the network on a shape that is not its own.
 
     Returns:
-        The network's outputs by stride, and the names of the parameters that the outputs of the wanted strides do
-        not depend on.
+        The network's outputs by stride; the names of the parameters that the outputs of the wanted strides do not
+        depend on; and what the sides of images must be multiples of.
 
     Raises:
         UserError: If the network has no outputs of several scales or takes images of one size only.
@@ -135,7 +138,8 @@ def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str]]
                 body = _create(name, 0.0).eval()
                 maps = body(torch.zeros(1, 3, PROBE_ROWS, PROBE_COLUMNS))
             features = _read_features(name, body, maps)
-            return features, _unused_parameters(body, maps, [features[s] for s in strides & features.keys()])
+            unused = _unused_parameters(body, maps, [features[s] for s in strides & features.keys()])
+            return features, unused, _size_multiple(body, features, device)
         except TIMM_ERRORS as error:
             if isinstance(error, UserError):
                 raise
@@ -144,6 +148,26 @@ def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str]]
         f"backbone '{name}' cannot return maps of several scales for images of any size "
         f"(timm: {faults[-1].splitlines()[0]}): choose another, such as resnet50"
     )
+
+
+def _size_multiple(body: nn.Module, features: dict[int, _Feature], device: str) -> int:
+    """Return 32, or 64 where maps have other sizes than their levels for odd multiples of 32."""
+    try:
+        with torch.no_grad():
+            maps = body(torch.zeros(1, 3, ODD_ROWS, ODD_COLUMNS, device=device))
+    except TIMM_ERRORS:
+        return 64
+    info: Any = body.feature_info
+    sizes = {
+        stride: maps[info.out_indices.index(f.index)].shape[
+            slice(2, 4) if f.layout == "BCHW" else slice(1, 3)
+        ]
+        for stride, f in features.items()
+    }
+    whole = all(
+        tuple(size) == (-(-ODD_ROWS // s), -(-ODD_COLUMNS // s)) for s, size in sizes.items() if s <= 32
+    )
+    return 32 if whole else 64
 
 
 def _unused_parameters(body: nn.Module, maps: list[Tensor], features: list[_Feature]) -> set[str]:

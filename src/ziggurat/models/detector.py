@@ -66,7 +66,7 @@ class Detector(VisionModel):
         self.num_anchors = facts.num_anchors
         # 32 at least, as torchvision pads, so that the levels lie on the same positions
         strides = [level.stride for level in cast(Pyramid, backbone).levels.values()]
-        self.size_multiple = max(32, *strides)
+        self.size_multiple = max(32, getattr(backbone, "size_multiple", 32), *strides)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of an image after padding."""
