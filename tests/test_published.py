@@ -18,7 +18,12 @@ from ziggurat.errors import UserError
 from ziggurat.published import coco_classes, load_published, published_config
 from ziggurat.start import start_evaluation, start_prediction
 
-SIZES = [(90, 120), (200, 130), (128, 160), (97, 301)]  # smaller, larger, as it is, limited by its longer side
+SIZES = [
+    (90, 120),
+    (200, 130),
+    (128, 160),
+    (97, 301),
+]  # smaller, larger, as it is, limited by its longer side
 SETTINGS = {"data.resize": 128, "data.resize_limit": 256, "data.crop": 256, "plan": "dp=1", "threads": 1}
 
 
