@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from torchvision_twins import split_objects
 from ziggurat.data.batch import Microbatch, Objects, Sample, SampleId
 from ziggurat.data.loader import load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
@@ -62,7 +63,7 @@ def test_steps_hold_this_workers_microbatches(
         assert microbatch.images_BCHW.is_contiguous()
         assert microbatch.images_BCHW.shape[3] == max(width for _, width in microbatch.sizes)
         for id, image, size, objects in zip(
-            microbatch.ids, microbatch.images_BCHW, microbatch.sizes, microbatch.objects, strict=True
+            microbatch.ids, microbatch.images_BCHW, microbatch.sizes, split_objects(microbatch), strict=True
         ):
             assert size == (4, 4 + id.sample % 3)
             assert (image[:, :, : size[1]] == id.sample).all()

@@ -42,7 +42,7 @@ class Plain:
 
 
 def digest(sample: Sample) -> str:
-    tensors = [sample.image_CHW, sample.objects.boxes_xyxy, sample.objects.labels]
+    tensors = [sample.image_CHW, sample.target.boxes_xyxy, sample.target.labels]
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
 
 
@@ -100,7 +100,7 @@ def test_a_sample_is_a_crop(size: tuple[int, int]) -> None:
     sample = samples.sample(SampleId(0, 0))
     assert sample.image_CHW.shape == (3, 64, 64)
     assert sample.image_CHW.dtype == torch.uint8
-    boxes = sample.objects.boxes_xyxy
+    boxes = sample.target.boxes_xyxy
     assert ((boxes >= 0) & (boxes <= 64)).all()
 
 
