@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,30 +73,22 @@ def write_report(
     """
     # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
     from ziggurat.report.loss_plot import draw_history
-    from ziggurat.report.plots import draw_confusion, draw_precision_recall
 
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
-    files, pictures = {}, {}
+    files: dict[str, str] = {}
+    pictures: dict[str, Image.Image] = {}
     if dataset is not None and evaluation.predictions is not None and len(dataset):
         findings = study(evaluation, dataset)
-        examples = _Examples(model, task, dataset, config, workers)
+        examples = _Examples(model, task, dataset, config, workers, findings)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
-        pictures["best"] = examples.draw(best, findings, "Best predictions")
-        pictures["worst"] = examples.draw(worst, findings, "Worst predictions")
-        pictures["confusion"] = draw_confusion(findings.confusion, findings.labels, findings.unit)
-        if findings.curves is not None:
-            pictures["precision_recall"] = draw_precision_recall(
-                findings.curves, dataset.classes, findings.curve_title
-            )
+        pictures["best"] = examples.draw(best, "Best predictions")
+        pictures["worst"] = examples.draw(worst, "Worst predictions")
+        pictures |= _draw_findings(findings, dataset.classes)
         files["metrics"] = str(report / "metrics.json")
-        found = numbers(findings) | {
-            "best": examples.named(best, findings),
-            "worst": examples.named(worst, findings),
-        }
-        Path(files["metrics"]).write_text(
-            json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
+        text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+        Path(files["metrics"]).write_text(text, encoding="utf-8")
         print_table(console, findings)
     history = read_history(folder / "metrics.jsonl")
     pictures["loss"] = draw_history(history)
@@ -106,31 +99,41 @@ def write_report(
     return files
 
 
+def _draw_findings(findings: Findings, classes: tuple[str, ...]) -> dict[str, Image.Image]:
+    """Draw what is taken for what and, where the task has them, precision and recall."""
+    from ziggurat.report.plots import draw_confusion, draw_precision_recall  # here, as matplotlib is slow
+
+    pictures = {"confusion": draw_confusion(findings.confusion, findings.labels, findings.unit)}
+    if findings.curves is not None:
+        curves, title = findings.curves, findings.curve_title
+        pictures["precision_recall"] = draw_precision_recall(curves, classes, title)
+    return pictures
+
+
+@dataclass(frozen=True)
 class _Examples:
     """Draws images of the data set that was evaluated on."""
 
-    def __init__(
-        self, model: VisionModel, task: Any, dataset: Dataset, config: RunConfig, workers: Workers
-    ) -> None:
-        self.model, self.task, self.dataset, self.config, self.workers = model, task, dataset, config, workers
+    model: VisionModel
+    task: Any
+    dataset: Dataset
+    config: RunConfig
+    workers: Workers
+    findings: Findings
 
-    def draw(self, indices: list[int], findings: Findings, title: str) -> Image.Image:
+    def draw(self, indices: list[int], title: str) -> Image.Image:
         """Return a sheet of predictions; one image after another, as images may be large."""
-        pictures = []
+        pictures: list[Image.Image] = []
         for index in indices:
-            (picture,) = draw_examples(
-                self.model, self.task, self.dataset, [index], self.config, self.workers
-            )
-            pictures.append(reduce_picture(picture))
-        captions = [
-            (self.dataset.record(index).name, f"{findings.quality_name} {float(findings.quality[index]):.2f}")
-            for index in indices
+            one = draw_examples(self.model, self.task, self.dataset, [index], self.config, self.workers)
+            pictures += map(reduce_picture, one)
+        named = [
+            (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
+            for row in self.named(indices)
         ]
-        return make_sheet(pictures, captions, title, _LEGENDS[self.model.task])
+        return make_sheet(pictures, named, title, _LEGENDS[self.model.task])
 
-    def named(self, indices: list[int], findings: Findings) -> list[dict[str, Any]]:
+    def named(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return name and quality of each image."""
-        return [
-            {"image": self.dataset.record(index).name, "quality": float(findings.quality[index])}
-            for index in indices
-        ]
+        quality = self.findings.quality.tolist()
+        return [{"image": self.dataset.record(index).name, "quality": quality[index]} for index in indices]
