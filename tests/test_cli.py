@@ -174,7 +174,9 @@ def test_check_lists_faults_with_status_1(tmp_path, capfd):
 def test_models_lists_what_can_be_built(capfd):
     status, result, _ = run(capfd, "models", "--filter", "fcos-resnet18", "--json")
     assert status == 0
-    assert [row["name"] for row in result["models"]] == ["fcos-resnet18-fpn"]
+    assert [row["name"] for row in result["models"]] == [
+        f"fcos-resnet18-{neck}" for neck in ("fpn", "pafpn", "bifpn")
+    ]
     assert result["models"][0]["parameters"] > 11e6
 
 
@@ -323,7 +325,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(trained, capfd):
 def test_a_folder_without_a_run(command, tmp_path, capfd):
     status, _, error = run(capfd, command, tmp_path, "digits")
     assert status == 2
-    assert "is not the folder of a run: it has no config.yaml" in error
+    assert "is not the folder of a run (it has no config.yaml), nor a file of weights" in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--speed", "9"]])

@@ -100,7 +100,9 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     config = check(lambda: _resolve_task(config)) or config
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world))
-    if config.task != "auto":
+    if config.task == "auto":  # a fault of its own; the data may have others
+        check(lambda: _natural_task(config))
+    else:
         check(lambda: build_model(config.model, num_classes=2))
         check(lambda: _check_data(config))
     weights = config.model.weights
