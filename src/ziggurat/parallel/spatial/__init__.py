@@ -1,0 +1,29 @@
+"""Spatial parallelism: one image over several workers, with any convolutional model, unmodified.
+
+`SpatialTensor` carries a worker's band and says the whole's shape; `table` knows what each operation needs of the
+neighbours; `exchange` moves rows; `geometry` says which.
+"""
+
+from ziggurat.parallel.spatial import operations  # fills the table
+from ziggurat.parallel.spatial.mesh import spatial_mesh
+from ziggurat.parallel.spatial.table import declare
+from ziggurat.parallel.spatial.tensor import (
+    SpatialMesh,
+    SpatialTensor,
+    UnsupportedOperation,
+    cut,
+    gather,
+    whole_tensor,
+)
+
+__all__ = [
+    "SpatialMesh",
+    "SpatialTensor",
+    "UnsupportedOperation",
+    "cut",
+    "declare",
+    "gather",
+    "operations",
+    "spatial_mesh",
+    "whole_tensor",
+]

@@ -1,0 +1,387 @@
+"""Rows that one worker has and others need: one primitive, and its adjoint.
+
+`fetch` moves rows between the workers of one mesh axis: halos of any width over any number of neighbours, a change
+of bounds, or all rows to every worker. Every worker knows the geometry of all of them, so no shapes are exchanged.
+
+    worker 1 has [4, 8) and needs [2, 9)
+
+        worker 0  [0 1 2 3]            worker 2  [8 9 ..]
+                       2 3 ------+  +------ 8
+                                 v  v
+        worker 1              [2 3|4 5 6 7|8]
+
+Gradients go back the same way and are added to the owner's, in the order of the workers.
+
+**Partial gradients.** A tensor that is whole on every worker has, on each of them, a *part* of its gradient: the
+parts of all workers add up to it. So the gradient of rows that several workers have fetched is the sum of theirs, the
+gradient of a sum over workers is the sum of theirs, and parameters are summed once, after the backward pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
+from ziggurat.parallel.workers import Workers
+
+
+@dataclass
+class Traffic:
+    """What an axis has cost so far.
+
+    Attributes:
+        bytes_sent: By this worker.
+        messages: Sent by this worker; a sum over workers counts as one.
+        seconds: In which this worker waited for others.
+    """
+
+    bytes_sent: int = 0
+    messages: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Axis:
+    """One spatial axis of the mesh.
+
+    Attributes:
+        workers: Its workers.
+        place: Which of a tensor's spatial dims it cuts: 0 for rows (of volumes: slices), 1 for columns.
+        traffic: What it has cost.
+    """
+
+    workers: Workers
+    place: int
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def size(self) -> int:
+        """How many workers."""
+        return self.workers.size
+
+    @property
+    def rank(self) -> int:
+        """This worker's number along the axis."""
+        return self.workers.rank
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Which rows move along one dim.
+
+    Attributes:
+        dim: The dim of the local tensors.
+        have: Bounds of the bands.
+        need: Rows that each worker needs; virtual ones are filled.
+        fill: Value of virtual rows.
+    """
+
+    dim: int
+    have: tuple[int, ...]
+    need: tuple[Range, ...]
+    fill: float = 0.0
+
+    @property
+    def extent(self) -> int:
+        """Rows of the whole."""
+        return self.have[-1]
+
+    def is_local(self) -> bool:
+        """Whether every worker needs exactly its own rows."""
+        return all(need == band for need, band in zip(self.need, ranges(self.have), strict=True))
+
+    def piece(self, source: int, target: int) -> Range:
+        """Return the rows that `source` has and `target` needs."""
+        return intersect(ranges(self.have)[source], self.need[target])
+
+    def virtual(self, rank: int) -> tuple[int, int]:
+        """Return the numbers of virtual rows before and after a worker's real ones."""
+        start, stop = self.need[rank]
+        if stop <= 0 or start >= self.extent:
+            return stop - start, 0
+        return max(0, -start), max(0, stop - self.extent)
+
+
+def start_swap(
+    sends: dict[int, Tensor], receives: dict[int, Tensor], axis: Axis
+) -> tuple[list[Any], list[Tensor]]:
+    """Start sending tensors to workers and receiving others from them.
+
+    Args:
+        sends: By the target's rank, contiguous.
+        receives: By the source's rank, contiguous; overwritten.
+        axis: Whose workers.
+
+    Returns:
+        The works to wait for, and what must live until then.
+    """
+    group = axis.workers.group
+    operations = [
+        dist.P2POp(dist.irecv, tensor, group=group, group_peer=rank) for rank, tensor in receives.items()
+    ]
+    operations += [
+        dist.P2POp(dist.isend, tensor, group=group, group_peer=rank) for rank, tensor in sends.items()
+    ]
+    axis.traffic.bytes_sent += sum(t.numel() * t.element_size() for t in sends.values())
+    axis.traffic.messages += len(sends)
+    return (dist.batch_isend_irecv(operations) if operations else []), [*sends.values()]
+
+
+def wait_all(works: Sequence[Any], axis: Axis) -> None:
+    """Wait for what was started, and note how long."""
+    begin = time.perf_counter()
+    for work in works:
+        work.wait()
+    axis.traffic.seconds += time.perf_counter() - begin
+
+
+def _wire_order(num_dims: int, dim: int) -> tuple[int, ...]:
+    """Return the order of dims on the wire: channels last where rows of maps travel."""
+    return (0, *range(2, num_dims), 1) if num_dims > 3 and dim >= 2 else tuple(range(num_dims))
+
+
+def _pack(rows: Tensor, dim: int) -> Tensor:
+    return rows.permute(_wire_order(rows.dim(), dim)).contiguous()
+
+
+def _room(like: Tensor, dim: int, count: int) -> Tensor:
+    """Return empty memory for rows, in the order of the wire."""
+    shape = list(like.shape)
+    shape[dim] = count
+    order = _wire_order(like.dim(), dim)
+    return torch.empty([shape[d] for d in order], dtype=like.dtype, device=like.device)
+
+
+def _unpack(room: Tensor, dim: int) -> Tensor:
+    order = _wire_order(room.dim(), dim)
+    return room.permute([order.index(d) for d in range(room.dim())])
+
+
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """Return channels-last if the tensor is laid out so, and not also contiguous."""
+    for format, num_dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if tensor.dim() == num_dims and tensor.is_contiguous(memory_format=format):
+            return torch.contiguous_format if tensor.is_contiguous() else format
+    return torch.contiguous_format
+
+
+class Halos:
+    """The rows of other workers that one worker has received, in the order of their owners.
+
+    Args:
+        band: This worker's rows.
+        plan: What moves.
+        axis: Between whom.
+    """
+
+    def __init__(self, band: Tensor, plan: Fetch, axis: Axis) -> None:
+        self.plan = plan
+        self.rank = axis.rank
+        me, dim = axis.rank, plan.dim
+        start = plan.have[me]
+        sends, rooms = {}, {}
+        for other in range(axis.size):
+            if other == me:
+                continue
+            first, last = plan.piece(me, other)
+            if first < last:
+                sends[other] = _pack(band.narrow(dim, first - start, last - first), dim)
+            first, last = plan.piece(other, me)
+            if first < last:
+                rooms[other] = _room(band, dim, last - first)
+        self.works, self._alive = start_swap(sends, rooms, axis)
+        self.axis = axis
+        self.rooms = rooms
+
+    def wait(self) -> list[Tensor]:
+        """Return the received rows, in the order of their owners."""
+        wait_all(self.works, self.axis)
+        self._alive = []
+        return [_unpack(self.rooms[owner], self.plan.dim) for owner in self.owners]
+
+    @property
+    def owners(self) -> list[int]:
+        """The workers that rows come from."""
+        return sorted(self.rooms)
+
+
+def assemble(band: Tensor, received: Sequence[Tensor], plan: Fetch, rank: int) -> Tensor:
+    """Join a worker's rows with received and virtual ones; the memory format is the band's."""
+    dim = plan.dim
+    shape = list(band.shape)
+    shape[dim] = plan.need[rank][1] - plan.need[rank][0]
+    out = torch.empty(
+        shape, dtype=band.dtype, device=band.device, memory_format=memory_format_of(band)
+    )
+    before, after = plan.virtual(rank)
+    if before:
+        out.narrow(dim, 0, before).fill_(plan.fill)
+    if after:
+        out.narrow(dim, shape[dim] - after, after).fill_(plan.fill)
+    place, waiting = before, list(received)
+    for source in range(len(plan.need)):
+        first, last = plan.piece(source, rank)
+        if first == last:
+            continue
+        if source == rank:
+            rows = band.narrow(dim, first - plan.have[rank], last - first)
+        else:
+            rows = waiting.pop(0)
+        out.narrow(dim, place, last - first).copy_(rows)
+        place += last - first
+    return out
+
+
+def return_rows(gradient: Tensor, band_shape: Sequence[int], plan: Fetch, axis: Axis) -> Tensor:
+    """Return the gradient of a worker's own rows: the adjoint of `assemble` with its exchange.
+
+    Args:
+        gradient: Of the assembled rows.
+        band_shape: Of the worker's own rows.
+        plan: What moved.
+        axis: Between whom.
+
+    Communication:
+        The rows of the forward exchange, the other way.
+    """
+    me, dim = axis.rank, plan.dim
+    place, _ = plan.virtual(me)
+    sends, rooms = {}, {}
+    mine = None
+    for source in range(axis.size):
+        first, last = plan.piece(source, me)
+        if first < last:
+            rows = gradient.narrow(dim, place, last - first)
+            if source == me:
+                mine = rows
+            else:
+                sends[source] = _pack(rows, dim)
+            place += last - first
+        first, last = plan.piece(me, source)
+        if source != me and first < last:
+            rooms[source] = _room(gradient, dim, last - first)
+    works, alive = start_swap(sends, rooms, axis)
+    own = plan.piece(me, me)
+    if own == ranges(plan.have)[me] and mine is not None:
+        result = mine.contiguous(memory_format=memory_format_of(gradient)) if not rooms else mine.clone()
+    else:
+        result = torch.empty(
+            list(band_shape),
+            dtype=gradient.dtype,
+            device=gradient.device,
+            memory_format=memory_format_of(gradient),
+        ).zero_()
+        if mine is not None:
+            result.narrow(dim, own[0] - plan.have[me], own[1] - own[0]).copy_(mine)
+    wait_all(works, axis)
+    del alive
+    for target in sorted(rooms):
+        first, last = plan.piece(me, target)
+        result.narrow(dim, first - plan.have[me], last - first).add_(_unpack(rooms[target], dim))
+    return result
+
+
+class _FetchRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
+        ctx.plan, ctx.axis, ctx.shape = plan, axis, band.shape
+        return assemble(band, Halos(band, plan, axis).wait(), plan, axis.rank)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return return_rows(gradients[0], ctx.shape, ctx.plan, ctx.axis), None, None
+
+
+def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
+    """Return the rows that this worker needs.
+
+    Args:
+        band: This worker's rows, ``plan.have[rank] .. plan.have[rank + 1]`` of the whole.
+        plan: What moves, the same on every worker.
+        axis: Between whom.
+
+    Placement:
+        Before, each worker holds its band; after, the rows that it needs, with virtual rows filled.
+
+    Communication:
+        Each row goes from its owner to each other worker that needs it; backward the same rows return.
+    """
+    if plan.is_local():
+        return band
+    rows: Tensor = _FetchRows.apply(band, plan, axis)
+    return rows
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return reduce_over(part, axis)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return reduce_over(gradients[0], ctx.axis), None
+
+
+def reduce_over(part: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+    """Return the sum (or another reduction) of a tensor over the workers of an axis, without autograd.
+
+    Communication:
+        One all-reduce.
+    """
+    total = part.detach().clone(memory_format=torch.contiguous_format)
+    begin = time.perf_counter()
+    dist.all_reduce(total, operation, group=axis.workers.group)
+    axis.traffic.seconds += time.perf_counter() - begin
+    axis.traffic.bytes_sent += total.numel() * total.element_size()
+    axis.traffic.messages += 1
+    return total
+
+
+def sum_over(part: Tensor, axis: Axis) -> Tensor:
+    """Return the sum of a tensor over the workers of an axis.
+
+    Communication:
+        One all-reduce, and one of the gradient (whose parts add up, too).
+    """
+    total: Tensor = _Sum.apply(part, axis)
+    return total
+
+
+class _Largest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dims: tuple[int, ...], axes: tuple[Axis, ...]) -> Tensor:
+        largest = values.amax(dims, keepdim=True)
+        for axis in axes:
+            largest = reduce_over(largest, axis, dist.ReduceOp.MAX)
+        ctx.dims, ctx.axes = dims, axes
+        ctx.save_for_backward(values, largest)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        values, largest = ctx.saved_tensors
+        ties = values == largest
+        count, gradient = ties.sum(ctx.dims, keepdim=True).to(values.dtype), gradients[0]
+        for axis in ctx.axes:
+            count, gradient = reduce_over(count, axis), reduce_over(gradient, axis)
+        return ties * (gradient / count), None, None
+
+
+def largest_over(values: Tensor, dims: tuple[int, ...], axes: tuple[Axis, ...]) -> Tensor:
+    """Return the largest value over local dims and over the workers of axes; dims are kept with size 1.
+
+    The gradient is divided evenly among equal values, as PyTorch's ``amax`` does.
+
+    Communication:
+        One all-reduce for each axis; two in backward.
+    """
+    largest: Tensor = _Largest.apply(values, dims, axes)
+    return largest

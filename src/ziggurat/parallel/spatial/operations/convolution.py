@@ -1,0 +1,230 @@
+"""Convolutions and transposed convolutions of any number of spatial dims.
+
+What backward needs is the band and its halos, which are kept apart and joined again: the widened band would cost the
+memory of a second copy, and the band itself is there anyway, being the output of the layer before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ziggurat.parallel.spatial.geometry import (
+    Range,
+    transposed_extent,
+    transposed_input,
+    window_extent,
+    window_input,
+)
+from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
+from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor
+
+
+@dataclass(frozen=True)
+class ConvolutionKind:
+    """The parameters of the local convolution.
+
+    Attributes:
+        stride: Of each spatial dim, as the following.
+        padding: Zero along dims that are computed in bands: their padding is among the rows.
+        dilation: Steps between taps.
+        transposed: Whether it is a transposed convolution.
+        output_padding: Of a transposed convolution, zero along dims in bands.
+        groups: Of channels.
+        crop: For each step, where a transposed convolution's own rows begin, and their number.
+        shape: Of the local output.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+    crop: tuple[Range, ...]
+    shape: tuple[int, ...]
+
+    def run(self, rows: Tensor, weight: Tensor, bias: Tensor | None, steps: tuple[Step, ...]) -> Tensor:
+        """Return the worker's rows of the output."""
+        if 0 in self.shape:
+            return rows.new_empty(self.shape)
+        out = torch.convolution(
+            rows, weight, bias, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups,
+        )  # fmt: skip
+        for step, (start, count) in zip(steps, self.crop, strict=False):
+            out = out.narrow(step.dim, start, count)
+        return out
+
+    def gradients(
+        self, gradient: Tensor, rows: Tensor, weight: Tensor, has_bias: bool, mask: list[bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of rows, weight and bias that the mask asks for."""
+        sizes = [weight.shape[1] * self.groups if self.transposed else weight.shape[0]] if has_bias else None
+        result: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+            gradient, rows, weight, sizes, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups, mask,
+        )  # fmt: skip
+        return result
+
+    def uncrop(self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]) -> Tensor:
+        """Return the gradient of all rows that a transposed convolution has computed."""
+        for step, (start, count) in zip(steps, self.crop, strict=False):
+            i = step.dim - 2
+            full = transposed_extent(
+                rows.shape[step.dim], kernel[i], self.stride[i], self.padding[i], self.dilation[i], 0
+            )
+            widths = [0, 0] * (gradient.dim() - step.dim - 1) + [start, full - start - count]
+            gradient = functional.pad(gradient, widths)
+        return gradient
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, band: Tensor, weight: Tensor, bias: Tensor | None, kind: ConvolutionKind,
+        steps: tuple[Step, ...], mesh: SpatialMesh,
+    ) -> Tensor:  # fmt: skip
+        rows, widened = Rows.exchange(band, steps, mesh, 0.0)
+        received = [tensor for of_step in rows.received for tensor in of_step]
+        ctx.counts = [len(of_step) for of_step in rows.received]
+        rows.received = []  # tensors are kept by save_for_backward, so that hooks of saved tensors see them
+        ctx.rows, ctx.kind, ctx.has_bias = rows, kind, bias is not None
+        ctx.save_for_backward(band, weight, *received)
+        return kind.run(widened, weight, bias, steps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        band, weight, *received = ctx.saved_tensors
+        rows, kind, places = ctx.rows, ctx.kind, iter(received)
+        rows.received = [[next(places) for _ in range(count)] for count in ctx.counts]
+        widened = rows.join(band)
+        rows.received = []
+        wants_band, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        of_band = of_weight = of_bias = None
+        if 0 in kind.shape:
+            of_rows: Tensor | None = torch.zeros_like(widened)
+            of_weight = torch.zeros_like(weight)
+            of_bias = weight.new_zeros(gradients[0].shape[1]) if wants_bias else None
+        else:
+            gradient = kind.uncrop(gradients[0], rows.steps, widened, tuple(weight.shape[2:]))
+            mask = [wants_band, wants_weight, wants_bias]
+            of_rows, of_weight, of_bias = kind.gradients(gradient, widened, weight, ctx.has_bias, mask)
+        del widened
+        if wants_band and of_rows is not None:
+            of_band = rows.give_back(of_rows)
+        return of_band, of_weight, of_bias, None, None, None
+
+
+def _convolve(plan: WindowPlan, weight: Tensor, bias: Tensor | None, kind: ConvolutionKind) -> SpatialTensor:
+    band, mesh = plan.x.local, plan.x.mesh
+    device = band.device.type
+    if torch.is_autocast_enabled(device):  # as autocast treats convolutions
+        dtype = torch.get_autocast_dtype(device)
+        band, weight = band.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        out = _Convolution.apply(band, weight, bias, kind, plan.steps, mesh)
+    return plan.finish(out)
+
+
+@operation("window", "conv1d", "conv2d", "conv3d")
+def _conv(call: Call) -> Any:
+    bound = call.bind(
+        "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
+    )
+    x, weight, bias = bound["input"], bound["weight"], bound["bias"]
+    if not isinstance(x, SpatialTensor):
+        raise call.unsupported("only its weight is spread over workers")
+    n = weight.dim() - 2
+    if len(x.dims) == n + 1:
+        return call.func(x.unsqueeze(0), *call.args[1:], **call.named).squeeze(0)
+    stride, dilation = per_dim(bound["stride"], n), per_dim(bound["dilation"], n)
+    kernel = tuple(weight.shape[2:])
+    x, padding = _paddings(x, bound["padding"], kernel, dilation)
+    extents = [
+        window_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)
+    ]
+    plan = plan_windows(
+        call, x, weight.shape[0], extents,
+        lambda i, out: window_input(out, kernel[i], stride[i], padding[i][0], dilation[i]),
+    )  # fmt: skip
+    banded = {step.dim - 2 for step in plan.steps}
+    # padding is the same on both sides wherever a dim is not computed in bands, see `_paddings`
+    local_padding = tuple(0 if i in banded else padding[i][0] for i in range(n))
+    if plan.is_local:  # such as a kernel of one: no halo, and PyTorch's own backward
+        local = call.func(plan.x.local, weight, bias, stride, local_padding, dilation, bound["groups"])
+        return plan.finish(local)
+    kind = ConvolutionKind(
+        stride, local_padding, dilation, transposed=False, output_padding=(0,) * n, groups=bound["groups"],
+        crop=(), shape=_local_shape(plan),
+    )  # fmt: skip
+    return _convolve(plan, weight, bias, kind)
+
+
+def _paddings(
+    x: SpatialTensor, padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[SpatialTensor, tuple[Range, ...]]:
+    """Return the padding before and after each dim; what is not the same on both sides is padded beforehand."""
+    n = len(kernel)
+    if padding == "valid":
+        return x, ((0, 0),) * n
+    if padding != "same":
+        return x, tuple((p, p) for p in per_dim(padding, n))
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    sides = [(total // 2, total - total // 2) for total in totals]
+    for i, (before, after) in enumerate(sides):
+        if before != after:
+            widths = [0, 0] * (n - 1 - i) + [0, after - before]
+            x = functional.pad(x, widths)
+    return x, tuple((before, before) for before, _ in sides)
+
+
+def _local_shape(plan: WindowPlan) -> tuple[int, ...]:
+    ranks = plan.x.mesh.ranks
+    return (
+        plan.x.local.shape[0],
+        *(dim[0].local(ranks) for dim in plan.dims[1:]),
+    )
+
+
+@operation("window", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _conv_transpose(call: Call) -> Any:
+    bound = call.bind(
+        "input weight bias stride padding output_padding groups dilation",
+        bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+    )  # fmt: skip
+    x, weight, bias, groups = bound["input"], bound["weight"], bound["bias"], bound["groups"]
+    if not isinstance(x, SpatialTensor):
+        raise call.unsupported("only its weight is spread over workers")
+    n = weight.dim() - 2
+    if len(x.dims) == n + 1:
+        return call.func(x.unsqueeze(0), *call.args[1:], **call.named).squeeze(0)
+    stride, dilation = per_dim(bound["stride"], n), per_dim(bound["dilation"], n)
+    padding, extra = per_dim(bound["padding"], n), per_dim(bound["output_padding"], n)
+    kernel = tuple(weight.shape[2:])
+    extents = [
+        transposed_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], extra[i])
+        for i in range(n)
+    ]
+    plan = plan_windows(
+        call, x, weight.shape[1] * groups, extents,
+        lambda i, out: transposed_input(out, kernel[i], stride[i], padding[i], dilation[i]),
+    )  # fmt: skip
+    banded = {step.dim - 2 for step in plan.steps}
+    crop = []
+    for step in plan.steps:
+        i, rank = step.dim - 2, plan.x.mesh.ranks[step.axis]
+        out = step.out[rank]
+        crop.append((out[0] - (step.rows[rank][0] * stride[i] - padding[i]), out[1] - out[0]))
+    kind = ConvolutionKind(
+        stride, tuple(0 if i in banded else padding[i] for i in range(n)), dilation, transposed=True,
+        output_padding=tuple(0 if i in banded else extra[i] for i in range(n)), groups=groups,
+        crop=tuple(crop), shape=_local_shape(plan),
+    )  # fmt: skip
+    return _convolve(plan, weight, bias, kind)

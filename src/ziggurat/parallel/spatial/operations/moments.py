@@ -1,0 +1,243 @@
+"""Sums, means and extremes: local over the dims that are whole, and one small exchange where a dim is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.spatial.exchange import largest_over
+from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, size_of
+from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
+from ziggurat.parallel.spatial.table import Call, operation, wrap
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather
+
+
+def normal_dims(dim: Any, num_dims: int) -> tuple[int, ...]:
+    """Return dims counted from the front, rising; all of them for None."""
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return tuple(range(num_dims))
+    given = (dim,) if isinstance(dim, int) else tuple(dim)
+    return tuple(sorted(d % num_dims for d in given))
+
+
+def reduced(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> Dims:
+    """Return the layout that is left; a dim that is kept still knows which axis could cut it."""
+    kept = []
+    for d, dim in enumerate(x.dims):
+        if d not in dims:
+            kept.append(dim)
+        elif keepdim:
+            kept.append((Factor(1, dim[0].axis if len(dim) == 1 else None),))
+    return tuple(kept)
+
+
+def axes_of(x: SpatialTensor, dims: Sequence[int]) -> list[int]:
+    """Return the axes that cut some of the dims."""
+    return [f.axis for d in dims for f in x.dims[d] if f.is_cut and f.axis is not None]
+
+
+def total(
+    x: SpatialTensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype | None = None
+) -> SpatialTensor:
+    """Return the sum over dims."""
+    local = x.local.sum(tuple(dims), keepdim=keepdim, dtype=dtype) if dims else x.local
+    return SpatialTensor(add_up(local, x.mesh, axes_of(x, dims)), reduced(x, dims, keepdim), x.mesh)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
+
+
+def _arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, dict[str, Any]]:
+    bound = call.bind("input dim keepdim", dim=None, keepdim=False)
+    if "axis" in bound:
+        bound["dim"] = bound["axis"]
+    x = bound.get("input", bound.get("self"))
+    return x, normal_dims(bound["dim"], len(x.dims)), bool(bound["keepdim"]), bound
+
+
+@operation("moments", "sum")
+def _sum(call: Call) -> Any:
+    bound = call.bind("input dim keepdim", dim=None, keepdim=False, dtype=None)
+    x = bound["input"]
+    return total(x, normal_dims(bound["dim"], len(x.dims)), bound["keepdim"], bound["dtype"])
+
+
+@operation("moments", "mean")
+def _mean(call: Call) -> Any:
+    x, dims, keepdim, bound = _arguments(call)
+    dtype = bound.get("dtype") or x.local.dtype
+    count = math.prod(size_of(x.dims[d]) for d in dims)
+    summed = total(x, dims, keepdim, _precise(dtype))
+    return wrap((summed.local / count).to(dtype), summed)
+
+
+@operation("moments", "var", "std")
+def _var(call: Call) -> Any:
+    x, dims, keepdim, correction = _var_arguments(call)
+    variance, _ = _moments(x, dims, keepdim, correction)
+    return wrap(variance.local.sqrt(), variance) if call.name == "std" else variance
+
+
+@operation("moments", "var_mean", "std_mean")
+def _var_mean(call: Call) -> Any:
+    x, dims, keepdim, correction = _var_arguments(call)
+    variance, mean = _moments(x, dims, keepdim, correction)
+    return (wrap(variance.local.sqrt(), variance) if call.name == "std_mean" else variance), mean
+
+
+def _var_arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, float]:
+    bound = call.bind("input dim unbiased keepdim", dim=None, unbiased=True, keepdim=False)
+    x = bound["input"]
+    if isinstance(bound["dim"], bool):  # var(unbiased)
+        bound["dim"], bound["unbiased"] = None, bound["dim"]
+    correction = bound.get("correction", 1.0 if bound["unbiased"] else 0.0)
+    return x, normal_dims(bound["dim"], len(x.dims)), bound["keepdim"], correction
+
+
+def _moments(
+    x: SpatialTensor, dims: Sequence[int], keepdim: bool, correction: float
+) -> tuple[SpatialTensor, SpatialTensor]:
+    """Return variance and mean, in two passes: deviations are from the mean of the whole."""
+    count = math.prod(size_of(x.dims[d]) for d in dims)
+    dtype = x.local.dtype
+    values = x.local.to(_precise(dtype))
+    mean = add_up(values.sum(tuple(dims), keepdim=True), x.mesh, axes_of(x, dims)) / count
+    squares = add_up((values - mean).square().sum(tuple(dims), keepdim=True), x.mesh, axes_of(x, dims))
+    variance = squares / max(count - correction, 0)
+    if not keepdim:
+        mean, variance = mean.squeeze(tuple(dims)), variance.squeeze(tuple(dims))
+    layout = reduced(x, dims, keepdim)
+    return SpatialTensor(variance.to(dtype), layout, x.mesh), SpatialTensor(mean.to(dtype), layout, x.mesh)
+
+
+@operation("moments", "amax")
+def _amax(call: Call) -> Any:
+    x, dims, keepdim, _ = _arguments(call)
+    return _largest(x, dims, keepdim)
+
+
+@operation("moments", "amin")
+def _amin(call: Call) -> Any:
+    x, dims, keepdim, _ = _arguments(call)
+    smallest = _largest(wrap(-x.local, x), dims, keepdim)
+    return wrap(-smallest.local, smallest)
+
+
+def _largest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
+    axes = axes_of(x, dims)
+    if axes:
+        local = largest_over(x.local, tuple(dims), tuple(x.mesh.axes[a] for a in axes))
+        local = local if keepdim else local.squeeze(tuple(dims))
+    else:
+        local = x.local.amax(tuple(dims), keepdim=keepdim)
+    return SpatialTensor(local, reduced(x, dims, keepdim), x.mesh)
+
+
+@operation("moments", "max", "min")
+def _max(call: Call) -> Any:
+    """Three operations have this name: of all elements, of one dim with indices, and of two tensors."""
+    second = call.args[1] if len(call.args) > 1 else call.named.get("other", call.named.get("dim"))
+    if isinstance(second, Tensor):
+        return run_pointwise(call)
+    x = call.args[0]
+    if second is None:
+        dims = tuple(range(len(x.dims)))
+        return _largest(x, dims, False) if call.name == "max" else -_largest(wrap(-x.local, x), dims, False)
+    return _along_dim(call)
+
+
+@operation("moments", "norm", "linalg_vector_norm", "vector_norm")
+def _norm(call: Call) -> Any:
+    bound = call.bind("input p dim keepdim", p=2, dim=None, keepdim=False)
+    if "ord" in bound:
+        bound["p"] = bound["ord"]
+    x, p = bound["input"], 2.0 if bound["p"] in ("fro", None) else float(bound["p"])
+    dims = normal_dims(bound["dim"], len(x.dims))
+    if not axes_of(x, dims):
+        local = torch.linalg.vector_norm(x.local, p, dims, bound["keepdim"])
+        return SpatialTensor(local, reduced(x, dims, bound["keepdim"]), x.mesh)
+    if math.isinf(p):
+        return _largest(wrap(x.local.abs(), x), dims, bound["keepdim"])
+    powers = total(wrap(x.local.abs() ** p, x), dims, bound["keepdim"])
+    return wrap(powers.local ** (1 / p), powers)
+
+
+@operation("moments", "any", "all", "count_nonzero")
+def _any(call: Call) -> Any:
+    x, dims, keepdim, _ = _arguments(call)
+    wanted = ~x.local.bool() if call.name == "all" else x.local.bool()
+    found = total(wrap(wanted.long(), x), dims, keepdim)
+    answers = {"any": found.local > 0, "all": found.local == 0, "count_nonzero": found.local}
+    return wrap(answers[call.name], found)
+
+
+@operation("moments", "softmax", "log_softmax", "softmin")
+def _softmax(call: Call) -> Any:
+    bound = call.bind("input dim", dim=None, dtype=None)
+    x = bound["input"]
+    d = int(bound["dim"]) % len(x.dims)
+    if not is_cut(x.dims[d]):
+        return wrap(call.func(x.local, *call.args[1:], **call.named), x)
+    if call.name == "softmin":
+        raise call.unsupported("its dim is cut")
+    if bound["dtype"] is not None:
+        x = x.to(bound["dtype"])
+    shifted = x - x.detach().amax(d, keepdim=True)
+    if call.name == "softmax":
+        powers = shifted.exp()
+        return powers / powers.sum(d, keepdim=True)
+    return shifted - shifted.exp().sum(d, keepdim=True).log()
+
+
+@operation("moments", "logsumexp")
+def _logsumexp(call: Call) -> Any:
+    x, dims, keepdim, _ = _arguments(call)
+    if not axes_of(x, dims):
+        return SpatialTensor(x.local.logsumexp(dims, keepdim), reduced(x, dims, keepdim), x.mesh)
+    largest = x.detach().amax(dims, keepdim=True)
+    logs = (x - largest).exp().sum(dims, keepdim=True).log() + largest
+    return logs if keepdim else logs.squeeze(dims)
+
+
+ALONG = "argmax argmin cumsum cumprod sort argsort topk prod glu normalize cosine_similarity kthvalue median logcumsumexp"
+
+
+@operation("moments", *ALONG.split())
+def _along(call: Call) -> Any:
+    return _along_dim(call)
+
+
+def _along_dim(call: Call) -> Any:
+    """Compute along one dim that is whole; a cut one is gathered first."""
+    positions = {"topk": 2, "kthvalue": 2, "normalize": 2, "cosine_similarity": 2}
+    defaults: dict[str, int | None] = {
+        "topk": -1, "sort": -1, "argsort": -1, "glu": -1, "normalize": 1, "cosine_similarity": 1, "kthvalue": -1,
+    }  # fmt: skip
+    x, place = call.args[0], positions.get(call.name, 1)
+    given = call.args[place] if len(call.args) > place else call.named.get("dim", defaults.get(call.name))
+    dims = normal_dims(given, len(x.dims))
+    if axes_of(x, dims):
+        x = gather(x, call.name, only=dims)
+    others = [a.local if isinstance(a, SpatialTensor) else a for a in call.args[1:]]
+    if any(isinstance(a, SpatialTensor) and a.dims != x.dims for a in call.args[1:]):
+        raise call.unsupported("its arguments are cut differently")
+    results = call.func(x.local, *others, **call.named)
+    if isinstance(results, Tensor):
+        return SpatialTensor(results, _layout_along(x, dims, results), x.mesh)
+    wrapped = [SpatialTensor(r, _layout_along(x, dims, r), x.mesh) for r in results]
+    return type(results)(wrapped)
+
+
+def _layout_along(x: SpatialTensor, dims: Sequence[int], result: Tensor) -> Dims:
+    """Return the layout of a result by its shape: the dims may be gone, or of another size."""
+    if result.dim() < len(x.dims):
+        return tuple(dim for d, dim in enumerate(x.dims) if d not in dims)
+    return tuple(
+        (Factor(result.shape[d]),) if d in dims and result.shape[d] != size_of(dim) else dim
+        for d, dim in enumerate(x.dims)
+    )

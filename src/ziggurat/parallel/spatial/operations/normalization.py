@@ -1,0 +1,261 @@
+"""Norms: their moments are those of the whole image, or microbatch, over all bands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from ziggurat.parallel.spatial.exchange import Axis, reduce_over
+from ziggurat.parallel.spatial.layout import is_cut
+from ziggurat.parallel.spatial.operations.moments import _moments
+from ziggurat.parallel.spatial.table import Call, operation, wrap
+from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
+
+
+def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) -> tuple[float, Tensor, Tensor]:
+    """Join the moments of all workers of an axis.
+
+    Args:
+        count: Of this worker's values.
+        mean: Of its values, shape ``(K,)``.
+        variance: Of its values, divided by the count, shape ``(K,)``.
+        axis: The workers.
+
+    Returns:
+        Count, mean and variance of all values.
+
+    Communication:
+        One all-gather of ``2 * K + 1`` numbers.
+
+    References:
+        Chan et al., Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    """
+    mine = torch.cat([mean.new_tensor([count]), mean, variance])
+    every = mine.new_empty(axis.size * mine.numel())
+    dist.all_gather_single(every, mine, group=axis.workers.group)
+    axis.traffic.bytes_sent += mine.numel() * mine.element_size()
+    axis.traffic.messages += 1
+    rows = every.view(axis.size, -1)
+    counts, means, variances = rows[:, :1], *rows[:, 1:].chunk(2, dim=1)
+    number = counts.sum()
+    joined = (counts * means).sum(0) / number
+    squares = (counts * (variances + (means - joined).square())).sum(0)
+    return float(number), joined, squares / number
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, band: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[Axis, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        count = float(band.numel() // band.shape[1])
+        mean, variance = _channel_moments(band)
+        for axis in axes:
+            count, mean, variance = combine_moments(count, mean, variance, axis)
+        ctx.save_for_backward(band, weight, mean, variance)
+        ctx.eps, ctx.axes, ctx.count = eps, axes, count
+        out = functional.batch_norm(band, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        band, weight, mean, variance = ctx.saved_tensors
+        # In evaluation mode PyTorch gives the part of the gradient that does not go through the moments, and the sums
+        # that the other part needs.
+        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], band, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])
+        for axis in ctx.axes:
+            sums = reduce_over(sums, axis)
+        scale = (variance + ctx.eps).rsqrt()
+        outer = scale if weight is None else scale * weight
+        slope = -outer * scale * sums[0] / ctx.count
+        offset = -outer * sums[1] / ctx.count - slope * mean
+        through = functional.batch_norm(  # band * slope + offset, in one pass
+            band, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0
+        )
+        of_band = direct.add_(through)
+        given = weight is not None
+        return of_band, of_weight if given else None, of_bias if given else None, None, None
+
+
+def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel of a worker's band, in float32 at least; zeros of an empty band."""
+    precise = torch.promote_types(band.dtype, torch.float32)
+    mean = torch.zeros(band.shape[1], dtype=precise, device=band.device)
+    if band.numel() == 0:
+        return mean, mean.clone()
+    if band.device.type == "cpu":
+        unused = torch.zeros_like(mean), torch.ones_like(mean)
+        found: tuple[Tensor, Tensor] = torch.batch_norm_update_stats(band, *unused, 0.0)
+        return found
+    dims = [d for d in range(band.dim()) if d != 1]
+    variance, mean = torch.var_mean(band.to(precise), dims, correction=0)
+    return mean, variance
+
+
+@operation("moments", "batch_norm")
+def _batch_norm(call: Call) -> Any:
+    bound = call.bind(
+        "input running_mean running_var weight bias training momentum eps",
+        weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
+    )  # fmt: skip
+    x, running_mean, running_var = bound["input"], bound["running_mean"], bound["running_var"]
+    weight, bias, eps = bound["weight"], bound["bias"], bound["eps"]
+    axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
+    if not bound["training"] or not axes:
+        named = {name: value for name, value in bound.items() if name not in ("input", "cudnn_enabled")}
+        if bound["training"]:
+            _check_count(x)
+        return wrap(functional.batch_norm(x.local, **named), x)
+    if is_cut(x.dims[1]):
+        raise call.unsupported("its channels are cut")
+    count = _check_count(x)
+    with torch.autocast(x.local.device.type, enabled=False):
+        out, mean, variance = _BatchNorm.apply(x.local, weight, bias, eps, axes)
+    if running_mean is not None:
+        momentum = bound["momentum"]
+        with torch.no_grad():
+            running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+            unbiased = variance * (count / (count - 1))
+            running_var.mul_(1 - momentum).add_(unbiased.to(running_var.dtype), alpha=momentum)
+    return wrap(out, x)
+
+
+def _check_count(x: SpatialTensor) -> int:
+    count: int = x.numel() // x.shape[1]
+    if count < 2:
+        # in PyTorch's words, which callers look for
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
+    return count
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, band: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float,
+        axes: tuple[Axis, ...], positions: int,
+    ) -> Tensor:  # fmt: skip
+        batch, channels = band.shape[:2]
+        precise = torch.promote_types(band.dtype, torch.float32)
+        dims = tuple(range(2, band.dim()))
+        values = band.to(precise)
+        sums = values.sum(dims).view(batch, groups, -1).sum(-1)
+        count = positions * (channels // groups)
+        for axis in axes:
+            sums = reduce_over(sums, axis)
+        mean_NG = sums / count
+        mean = mean_NG.repeat_interleave(channels // groups, 1).view(batch, channels, *(1 for _ in dims))
+        squares = (values - mean).square().sum(dims).view(batch, groups, -1).sum(-1)
+        for axis in axes:
+            squares = reduce_over(squares, axis)
+        scale = (squares / count + eps).rsqrt().repeat_interleave(channels // groups, 1).view_as(mean)
+        slope = scale if weight is None else scale * weight.to(precise).view(1, channels, *(1 for _ in dims))
+        offset = -mean * slope
+        if bias is not None:
+            offset = offset + bias.to(precise).view(1, channels, *(1 for _ in dims))
+        ctx.save_for_backward(band, weight, mean, scale)
+        ctx.groups, ctx.axes, ctx.count, ctx.has_bias = groups, axes, count, bias is not None
+        return torch.addcmul(offset, values, slope).to(band.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        band, weight, mean, scale = ctx.saved_tensors
+        batch, channels = band.shape[:2]
+        precise, dims = mean.dtype, tuple(range(2, band.dim()))
+        gradient = gradients[0].to(precise)
+        normal = (band.to(precise) - mean) * scale
+        of_bias_NC, of_weight_NC = gradient.sum(dims), (gradient * normal).sum(dims)
+        factor = torch.ones_like(of_bias_NC[0]) if weight is None else weight.to(precise)
+        sums = torch.stack([of_bias_NC * factor, of_weight_NC * factor])
+        sums = sums.view(2, batch, ctx.groups, -1).sum(-1)
+        for axis in ctx.axes:
+            sums = reduce_over(sums, axis)
+        spread = (sums / ctx.count).repeat_interleave(channels // ctx.groups, 2)
+        spread = spread.view(2, *mean.shape)
+        slope = factor.view(1, channels, *(1 for _ in dims))
+        of_band = scale * (gradient * slope - spread[0] - normal * spread[1])
+        return (
+            of_band.to(band.dtype), None,
+            None if weight is None else of_weight_NC.sum(0).to(weight.dtype),
+            of_bias_NC.sum(0).to(band.dtype if weight is None else weight.dtype) if ctx.has_bias else None,
+            None, None, None,
+        )  # fmt: skip
+
+
+def _normalize_groups(
+    x: SpatialTensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> SpatialTensor:
+    positions = x.numel() // (x.shape[0] * x.shape[1])
+    axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
+    with torch.autocast(x.local.device.type, enabled=False):
+        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes, positions)
+    return wrap(local, x)
+
+
+def _cut_over(x: SpatialTensor, call: Call) -> bool:
+    """Whether the positions of a tensor ``(B, C, *spatial)`` are cut."""
+    if is_cut(x.dims[0]) or is_cut(x.dims[1]):
+        if any(is_cut(dim) for dim in x.dims[1:]):
+            raise call.unsupported("its channels are cut")
+        return False  # a batch of windows: each is on one worker
+    return bool(cut_axes(x))
+
+
+@operation("moments", "group_norm")
+def _group_norm(call: Call) -> Any:
+    bound = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
+    x, groups = bound["input"], bound["num_groups"]
+    if not _cut_over(x, call):
+        return wrap(functional.group_norm(x.local, groups, bound["weight"], bound["bias"], bound["eps"]), x)
+    return _normalize_groups(x, groups, bound["weight"], bound["bias"], bound["eps"])
+
+
+@operation("moments", "instance_norm")
+def _instance_norm(call: Call) -> Any:
+    bound = call.bind(
+        "input running_mean running_var weight bias use_input_stats momentum eps",
+        running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
+    )  # fmt: skip
+    x = bound["input"]
+    if not bound["use_input_stats"]:
+        return functional.batch_norm(
+            x, bound["running_mean"], bound["running_var"], bound["weight"], bound["bias"], False, 0.0, bound["eps"]
+        )
+    if bound["running_mean"] is not None:
+        raise call.unsupported("running statistics of single images are not kept (track_running_stats)")
+    if not _cut_over(x, call):
+        named = {name: bound[name] for name in ("weight", "bias", "eps")}
+        return wrap(functional.instance_norm(x.local, **named), x)
+    return _normalize_groups(x, x.shape[1], bound["weight"], bound["bias"], bound["eps"])
+
+
+@operation("moments", "layer_norm", "rms_norm")
+def _layer_norm(call: Call) -> Any:
+    bound = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=None)
+    x, shape = bound["input"], tuple(bound["normalized_shape"])
+    dims = tuple(range(len(x.dims) - len(shape), len(x.dims)))
+    if not any(is_cut(x.dims[d]) for d in dims):
+        return wrap(call.func(x.local, *call.args[1:], **call.named), x)
+    if call.name == "rms_norm":
+        raise call.unsupported("it normalizes over a dim that is cut")
+    variance, mean = _moments(x, dims, True, 0.0)
+    normal = (x - mean) * (variance + (1e-5 if bound["eps"] is None else bound["eps"])).rsqrt()
+    for name, combine in (("weight", torch.mul), ("bias", torch.add)):
+        if bound[name] is not None:
+            normal = combine(normal, bound[name])
+    return normal
+
+
+@operation("moments", "local_response_norm")
+def _local_response_norm(call: Call) -> Any:
+    x = call.args[0]
+    if is_cut(x.dims[1]):
+        raise call.unsupported("its channels are cut")
+    return wrap(functional.local_response_norm(x.local, *call.args[1:], **call.named), x)

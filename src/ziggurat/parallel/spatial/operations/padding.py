@@ -1,0 +1,76 @@
+"""Padding of the whole: only the bands at its edges get any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ziggurat.parallel.spatial.geometry import Range
+from ziggurat.parallel.spatial.layout import size_of
+from ziggurat.parallel.spatial.operations.rows import arange, replace_dim, rows_by_index, select
+from ziggurat.parallel.spatial.operations.windows import simple_dims
+from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.tensor import SpatialTensor
+
+
+@operation("window", "pad", "constant_pad_nd")
+def _pad(call: Call) -> Any:
+    bound = call.bind("input pad mode value", mode="constant", value=None)
+    if call.name == "constant_pad_nd":
+        bound = call.bind("input pad value", value=0) | {"mode": "constant"}
+    x, widths, mode = bound["input"], [int(w) for w in bound["pad"]], bound["mode"]
+    fill = float(bound["value"] or 0.0)
+    for pair in range(len(widths) // 2):
+        before, after = widths[2 * pair : 2 * pair + 2]
+        if before or after:
+            x = _pad_dim(x, len(x.dims) - 1 - pair, before, after, mode, fill, call)
+    return x
+
+
+def _pad_dim(
+    x: SpatialTensor, d: int, before: int, after: int, mode: str, fill: float, call: Call
+) -> SpatialTensor:
+    x = simple_dims(x, [d], call.name)
+    factor = x.dims[d][0]
+    extent = factor.size + before + after
+    if factor.axis is None:
+        local = _pad_local(x.local, d, before, after, mode, fill)
+        return replace_dim(x, local, d, (x.mesh.factor(extent, None),))
+    if mode == "constant":
+        return rows_by_index(
+            x, d, extent, lambda out: (out[0] - before, out[1] - before), lambda rows, out, first: rows, fill
+        )
+
+    def index(out: Range) -> Tensor:
+        return _source_rows(arange(out, x.local), before, size_of(x.dims[d]), mode, call)
+
+    def source(out: Range) -> Range:
+        rows = index(out)
+        return int(rows.min()), int(rows.max()) + 1
+
+    return rows_by_index(
+        x, d, extent, source, lambda rows, out, first: select(rows, d, index(out) - first)
+    )
+
+
+def _pad_local(local: Tensor, d: int, before: int, after: int, mode: str, fill: float) -> Tensor:
+    if mode == "constant":
+        return functional.pad(local, [0, 0] * (local.dim() - 1 - d) + [before, after], value=fill)
+    index = torch.arange(local.shape[d] + before + after, device=local.device)
+    return select(local, d, _source_rows(index, before, local.shape[d], mode, None))
+
+
+def _source_rows(index: Tensor, before: int, extent: int, mode: str, call: Call | None) -> Tensor:
+    """Return the input row that each padded row is a copy of."""
+    place = index - before
+    if mode == "replicate":
+        return place.clamp(0, extent - 1)
+    if mode == "circular":
+        return place % extent
+    if mode == "reflect":
+        place = place.abs()
+        return (extent - 1) - ((extent - 1) - place).abs()
+    raise ValueError(f"padding is constant, reflect, replicate or circular: got {mode} ({call})")

@@ -1,0 +1,114 @@
+"""Facts about a tensor: those of the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ziggurat.parallel.spatial.layout import size_of
+from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, cuts
+
+# answered by the local tensor: they are the same for the whole
+LOCAL_FACTS = (
+    "dtype device requires_grad is_leaf layout is_cuda is_sparse is_quantized is_meta is_cpu itemsize is_nested "
+    "is_mps is_xpu is_mkldnn names is_sparse_csr is_xla is_ipu is_vulkan is_mtia is_maia is_hpu is_ort retains_grad "
+    "_backward_hooks output_nr _version volatile"
+).split()
+
+
+@operation("question", *(f"get {name}" for name in LOCAL_FACTS))
+def _fact(call: Call) -> Any:
+    return call.func(call.args[0].local)
+
+
+@operation("question", "get grad_fn")
+def _grad_fn(call: Call) -> Any:
+    return call.args[0].local.grad_fn
+
+
+@operation("question", "get shape", "size")
+def _size(call: Call) -> Any:
+    x = call.args[0]
+    shape = torch.Size([size_of(dim) for dim in x.dims])
+    bound = call.bind("self dim")
+    return shape if bound.get("dim") is None else shape[bound["dim"]]
+
+
+@operation("question", "get ndim", "dim", "ndimension")
+def _dim(call: Call) -> int:
+    return len(call.args[0].dims)
+
+
+@operation("question", "numel", "nelement")
+def _numel(call: Call) -> int:
+    count = 1
+    for dim in call.args[0].dims:
+        count *= size_of(dim)
+    return count
+
+
+@operation("question", "len")
+def _len(call: Call) -> int:
+    return size_of(call.args[0].dims[0])
+
+
+@operation(
+    "question", "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "is_inference",
+    "is_conj", "is_neg", "is_signed", "data_ptr_", "is_pinned", "is_tensor",
+)  # fmt: skip
+def _local_answer(call: Call) -> Any:
+    return call.func(call.args[0].local, *call.args[1:], **call.named)
+
+
+@operation("question", "item", "as bool", "as float", "as int", "as index", "tolist", "numpy")
+def _value(call: Call) -> Any:
+    x = call.args[0]
+    if cuts(x.dims):
+        raise call.unsupported("no worker has all of its values")
+    return call.func(x.local, *call.args[1:], **call.named)
+
+
+@operation("question", "get grad")
+def _grad(call: Call) -> Any:
+    x = call.args[0]
+    return None if x.local.grad is None else SpatialTensor(x.local.grad, x.dims, x.mesh)
+
+
+@operation("question", "retain_grad")
+def _retain_grad(call: Call) -> None:
+    call.args[0].local.retain_grad()
+
+
+@operation("question", "get data")
+def _data(call: Call) -> Any:
+    x = call.args[0]
+    return SpatialTensor(x.local.detach(), x.dims, x.mesh)
+
+
+@operation("question", "backward")
+def _backward(call: Call) -> None:
+    """Start backward from a scalar that every worker has: each worker contributes one part of its gradient."""
+    bound = call.bind("self gradient retain_graph create_graph inputs", retain_graph=None, create_graph=False)
+    x = bound["self"]
+    if bound.get("gradient") is not None or x.local.numel() != 1 or cuts(x.dims):
+        raise call.unsupported("backward starts from one number that every worker has: call sum() or mean() first")
+    x.mesh.start_backward(x.local, bound["retain_graph"])
+
+
+@operation("question", "iter")
+def _iter(call: Call) -> Any:
+    return iter(call.args[0].unbind(0))
+
+
+@operation("question", "format", "repr", "str")
+def _text(call: Call) -> str:
+    x = call.args[0]
+    return str(x.local.item()) if not x.dims else SpatialTensor.__repr__(x)
+
+
+@operation("question", "deepcopy")
+def _deepcopy(call: Call) -> Any:
+    x = call.args[0]
+    return as_whole(x.local.detach().clone(), x.mesh, x.dims)

@@ -1,0 +1,167 @@
+"""The table of operations: every operation that a model may use on bands, by kind.
+
+| kind | what it takes |
+|---|---|
+| pointwise | nothing: every worker computes its band |
+| window | halos of the neighbours |
+| resample | rows about the band's own, at another scale |
+| moments | one small sum over workers |
+| layout | nothing, or rows where a cut does not fall on a multiple |
+| gather | rows of all workers: counted and reported |
+| question | nothing: shapes, types and other facts |
+
+An operation that is not in the table raises `UnsupportedOperation`. Names are those of PyTorch, without what tells
+apart ``torch.relu``, ``Tensor.relu``, ``Tensor.relu_`` and ``torch.nn.functional.relu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, UnsupportedOperation
+
+Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
+REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}
+BY_OPERATOR = {
+    "truediv": "div", "floordiv": "floor_divide", "mod": "remainder", "or": "bitwise_or", "and": "bitwise_and",
+    "xor": "bitwise_xor", "invert": "bitwise_not", "rtruediv": "rdiv",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation.
+
+    Attributes:
+        func: What was called.
+        name: Its name in the table.
+        args: Positional arguments.
+        named: Other arguments.
+        mesh: Of the tensors among them.
+    """
+
+    func: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    mesh: SpatialMesh
+
+    def bind(self, names: str, **defaults: Any) -> dict[str, Any]:
+        """Return the arguments by name.
+
+        Args:
+            names: The operation's parameters in order, parted by spaces.
+            defaults: Of those that may be missing.
+        """
+        bound = defaults | dict(zip(names.split(), self.args, strict=False)) | self.named
+        return bound
+
+    def unsupported(self, reason: str) -> UnsupportedOperation:
+        """Return the error that says why this call cannot be computed."""
+        return self.mesh.unsupported(self.name, reason)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An entry of the table."""
+
+    kind: Kind
+    run: Callable[[Call], Any]
+
+
+TABLE: dict[str, Operation] = {}
+Handler = TypeVar("Handler", bound=Callable[[Call], Any])
+
+
+def operation(kind: Kind, *names: str) -> Callable[[Handler], Handler]:
+    """Enter a function into the table as what computes the operations of these names."""
+
+    def enter(handler: Handler) -> Handler:
+        for name in names:
+            if name in TABLE:
+                raise ValueError(f"an operation is declared once: '{name}' is {TABLE[name].kind} already")
+            TABLE[name] = Operation(kind, handler)
+        return handler
+
+    return enter
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name of an operation in the table.
+
+    Example:
+        >>> [name_of(f) for f in (torch.relu, torch.Tensor.relu_, torch.Tensor.__radd__, torch.Tensor.shape.__get__)]
+        ['relu', 'relu', 'add', 'get shape']
+    """
+    name = getattr(func, "__name__", str(func))
+    if name in ("__get__", "__set__"):
+        owner = getattr(func, "__self__", None)
+        return f"{name.strip('_')} {getattr(owner, '__name__', '?')}"
+    if name.startswith("__") and name.endswith("__"):
+        name = name[2:-2]
+        if name in ("bool", "float", "int", "index"):
+            return f"as {name}"  # bool(x), not x.bool()
+        if name[0] == "i" and name[1:] in ("add", "sub", "mul", "truediv", "floordiv", "pow", "and", "or"):
+            name = name[1:]
+        name = REFLECTED.get(name, name)
+        return BY_OPERATOR.get(name, name)
+    return name.strip("_")
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[SpatialTensor]:
+    """Yield the spatial tensors among values, and in lists among them."""
+    for value in values:
+        if isinstance(value, SpatialTensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Compute an operation of which at least one argument is a spatial tensor.
+
+    Raises:
+        UnsupportedOperation: If it has no declared kind, or cannot be computed on bands.
+    """
+    tensors = list(tensors_in((*args, *named.values())))
+    if not tensors:  # a class method such as Tensor.__torch_function__ asks nothing of us
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **named)
+    mesh, name = tensors[0].mesh, name_of(func)
+    _refuse_foreign_autograd(tensors, mesh)
+    entry = TABLE.get(name)
+    if entry is None:
+        raise mesh.unsupported(name, "it has no declared kind")
+    return entry.run(Call(func, name, args, named, mesh))
+
+
+def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:
+    """Raise if a tensor came out of an autograd function written for plain tensors: its gradient would be lost."""
+    with torch._C.DisableTorchFunctionSubclass():
+        for tensor in tensors:
+            if tensor.grad_fn is not None:
+                raise mesh.unsupported(
+                    tensor.grad_fn.name(), "a custom autograd function computes its gradient on plain tensors"
+                )
+
+
+def wrap(result: Tensor, like: SpatialTensor) -> SpatialTensor:
+    """Return a spatial tensor with the layout of another; the other one itself where it was changed in place."""
+    return like if result is like.local else SpatialTensor(result, like.dims, like.mesh)
+
+
+def declare(name: str, kind: Literal["pointwise"]) -> None:
+    """Declare an operation of one's own, or one of PyTorch's that is not in the table.
+
+    Args:
+        name: The function's name.
+        kind: ``pointwise``: each element of the result depends on that element of the arguments alone.
+    """
+    from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
+
+    operation(kind, name)(run_pointwise)

@@ -1,0 +1,334 @@
+"""A tensor that is spread over workers, and looks like the whole one to the model that computes with it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.spatial.exchange import Axis, Fetch, fetch, reduce_over, sum_over
+from ziggurat.parallel.spatial.geometry import Range, partition, ranges
+from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, local_size, plain, size_of
+
+MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
+
+
+class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
+    """An operation of no declared kind, or one that cannot be computed on bands."""
+
+
+@dataclass
+class SpatialMesh:
+    """The spatial axes of the mesh, and what they have cost.
+
+    Attributes:
+        axes: At most one for each spatial dim.
+        min_rows: The apex: an extent that gives a worker fewer rows is gathered, and computed by every worker.
+        names: Name of each module of the model, by its ``id``, for messages and reports.
+        parameters: Of the model; a backward pass from a spatial tensor leaves the whole's gradient in them.
+        gathers: Bytes that this worker has received for each layer and operation that had to gather.
+        apex: The same, for levels that are too small to cut.
+    """
+
+    axes: tuple[Axis, ...]
+    min_rows: int = MIN_ROWS
+    names: dict[int, str] = field(default_factory=dict)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    gathers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    apex: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """This worker's number along each axis."""
+        return tuple(axis.rank for axis in self.axes)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all axes."""
+        count = 1
+        for axis in self.axes:
+            count *= axis.size
+        return count
+
+    def is_cut(self, extent: int, axis: int) -> bool:
+        """Whether an extent is cut: a rule of the extent alone, the same for every operation."""
+        return extent >= self.axes[axis].size * self.min_rows
+
+    def factor(self, extent: int, axis: int | None) -> Factor:
+        """Return a factor with the bounds that the extent has by the rule."""
+        if axis is None:
+            return Factor(extent)
+        bounds = partition(extent, self.axes[axis].size) if self.is_cut(extent, axis) else None
+        return Factor(extent, axis, bounds)
+
+    def layer(self) -> str:
+        """Return the name of the layer that is being computed, as far as the call stack tells."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and id(owner) in self.names:
+                return self.names[id(owner)] or type(owner).__name__
+            frame = frame.f_back  # type: ignore[assignment]
+        return "?"
+
+    def start_backward(self, loss: Tensor, retain_graph: bool | None = None) -> None:
+        """Run backward from a number that every worker has, and add the gradient to that of every parameter.
+
+        Communication:
+            One all-reduce of all gradients for each axis.
+        """
+        before = [parameter.grad for parameter in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        (loss / self.num_workers).backward(retain_graph=retain_graph)
+        self.sum_gradients()
+        for parameter, old in zip(self.parameters, before, strict=True):
+            if old is not None:
+                parameter.grad = old if parameter.grad is None else old.add_(parameter.grad)
+
+    def sum_gradients(self) -> None:
+        """Replace each parameter's gradient, of which every worker has a part, by the sum of the parts."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for gradient in gradients:
+            by_type.setdefault(gradient.dtype, []).append(gradient)
+        for alike in by_type.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in alike])
+            for axis in self.axes:
+                flat = reduce_over(flat, axis)
+            parts = flat.split([gradient.numel() for gradient in alike])
+            for gradient, part in zip(alike, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+    def unsupported(self, operation: str, reason: str) -> UnsupportedOperation:
+        """Return the error for an operation, with the layer and the remedy."""
+        return UnsupportedOperation(
+            f"{operation} in the layer '{self.layer()}' cannot run on bands of an image: {reason}; run the model "
+            "without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
+        )
+
+
+class SpatialTensor(torch.Tensor):
+    """A tensor of which each worker holds a part; its shape is that of the whole.
+
+    Args:
+        local: This worker's part.
+        dims: How the whole lies on the workers.
+        mesh: The workers.
+
+    Attributes:
+        local: As the argument; autograd works on it.
+        dims: As the argument.
+        mesh: As the argument.
+    """
+
+    local: Tensor
+    dims: Dims
+    mesh: SpatialMesh
+
+    @staticmethod
+    def __new__(cls, local: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
+        tensor: SpatialTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            [size_of(dim) for dim in dims],
+            dtype=local.dtype,
+            device=local.device,
+            requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
+        )
+        tensor.local, tensor.dims, tensor.mesh = local, dims, mesh
+        return tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        from ziggurat.parallel.spatial.table import run_operation
+
+        return run_operation(func, tuple(args), kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Refuse what has slipped past `__torch_function__` (scripted code, operators written in C++)."""
+        first = next((a for a in args if isinstance(a, SpatialTensor)), None)
+        if first is None:
+            raise UnsupportedOperation(f"{func} cannot run on bands of an image")
+        raise first.mesh.unsupported(str(func), "it is called from compiled code, out of the engine's sight")
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"SpatialTensor(shape={tuple(size_of(d) for d in self.dims)}, dims={self.dims})"
+
+
+def cut(whole: Tensor, mesh: SpatialMesh, first: int = 2) -> SpatialTensor:
+    """Cut a tensor that every worker has into bands.
+
+    Args:
+        whole: Shape ``(B, C, *spatial)``.
+        mesh: The workers; its axes cut the spatial dims.
+        first: Number of the first spatial dim.
+    """
+    return keep_own(whole, band_dims(whole.shape, mesh, first), mesh)
+
+
+def band_dims(shape: Sequence[int], mesh: SpatialMesh, first: int = 2) -> Dims:
+    """Return how a tensor of some shape is cut by the rule; its spatial dims begin at `first`.
+
+    Raises:
+        UserError: If it has fewer spatial dims than the mesh has axes.
+    """
+    axes = {first + axis.place: number for number, axis in enumerate(mesh.axes)}
+    if max(axes) >= len(shape):
+        raise UserError(
+            f"the plan cuts dim {max(axes)}: got a tensor of shape {tuple(shape)}; take a plan with fewer spatial axes"
+        )
+    return tuple((mesh.factor(size, axes.get(d)),) for d, size in enumerate(shape))
+
+
+def keep_own(whole: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
+    """Keep this worker's part of a tensor that every worker has whole."""
+    return SpatialTensor(slice_local(whole, dims, mesh), dims, mesh)
+
+
+def as_whole(local: Tensor, mesh: SpatialMesh, dims: Dims | None = None) -> SpatialTensor:
+    """Return a tensor that every worker has whole."""
+    return SpatialTensor(local, dims or tuple(plain(size) for size in local.shape), mesh)
+
+
+def slice_local(whole: Tensor, dims: Dims, mesh: SpatialMesh) -> Tensor:
+    """Return this worker's part of a whole tensor; dims of size 1 are broadcast, and stay.
+
+    Args:
+        whole: Its dims are the last ones of `dims`.
+        dims: How the result is cut.
+        mesh: The workers.
+    """
+    offset = len(dims) - whole.dim()
+    for d in range(whole.dim()):
+        dim = dims[offset + d]
+        if whole.shape[d] != 1 or size_of(dim) == 1:
+            for k, factor in enumerate(dim):
+                if factor.is_cut:
+                    band = ranges(factor.bounds or ())[mesh.ranks[factor.axis or 0]]
+                    whole = _narrow_factor(whole, d, dim[:k], dim, k, band, mesh)
+    return whole
+
+
+def _narrow_factor(
+    tensor: Tensor, d: int, done: Dim, dim: Dim, k: int, band: Range, mesh: SpatialMesh
+) -> Tensor:
+    """Narrow one factor of a dim whose earlier factors have been narrowed already."""
+    if len(dim) == 1:
+        return tensor.narrow(d, band[0], band[1] - band[0])
+    sizes = [f.local(mesh.ranks) for f in done] + [f.size for f in dim[k:]]
+    opened = tensor.reshape(*tensor.shape[:d], *sizes, *tensor.shape[d + 1 :])
+    opened = opened.narrow(d + k, band[0], band[1] - band[0])
+    return opened.flatten(d, d + len(sizes) - 1)
+
+
+def move(x: SpatialTensor, d: int, k: int, need: Sequence[Range], fill: float = 0.0) -> Tensor:
+    """Return the local tensor with the rows of one factor that each worker needs.
+
+    Args:
+        x: Cut along the factor, or whole.
+        d: Number of the dim.
+        k: Place of the factor in it, which must be spatial.
+        need: Rows that each worker of the factor's axis needs; virtual ones are filled.
+        fill: Value of virtual rows.
+
+    Communication:
+        None where the factor is whole.
+    """
+    dim, mesh = x.dims[d], x.mesh
+    factor = dim[k]
+    assert factor.axis is not None
+    axis = mesh.axes[factor.axis]
+    local, place, sizes = x.local, d, [f.local(mesh.ranks) for f in dim]
+    if len(dim) > 1:
+        local = local.reshape(*local.shape[:d], *sizes, *local.shape[d + 1 :])
+        place = d + k
+    if factor.bounds is None:
+        moved = take_rows(local, place, need[axis.rank], fill)
+    else:
+        moved = fetch(local, Fetch(place, factor.bounds, tuple(need), fill), axis)
+    return moved.flatten(d, d + len(dim) - 1) if len(dim) > 1 else moved
+
+
+def take_rows(whole: Tensor, dim: int, rows: Range, fill: float = 0.0) -> Tensor:
+    """Return rows of a whole tensor; virtual ones are filled."""
+    extent = whole.shape[dim]
+    start, stop = max(0, min(rows[0], extent)), min(extent, max(rows[1], 0))
+    stop = max(start, stop)
+    inner = whole.narrow(dim, start, stop - start)
+    before, after = max(0, start - rows[0]), max(0, rows[1] - stop)
+    if rows[1] - rows[0] != before + after + stop - start:  # wholly virtual
+        before, after = rows[1] - rows[0], 0
+    if before or after:
+        widths = [0, 0] * (whole.dim() - dim - 1) + [before, after]
+        inner = nn.functional.pad(inner, widths, value=fill)
+    return inner
+
+
+def recut(x: SpatialTensor, d: int, k: int, bounds: tuple[int, ...] | None) -> SpatialTensor:
+    """Return the tensor with one factor cut at other bounds, or whole.
+
+    Communication:
+        The rows that change their owner; to make it whole, every row to every worker.
+    """
+    factor = x.dims[d][k]
+    if factor.bounds == bounds:
+        return x
+    assert factor.axis is not None
+    if bounds is None:
+        need = [(0, factor.size)] * x.mesh.axes[factor.axis].size
+    else:
+        need = ranges(bounds)
+    local = move(x, d, k, need)
+    dim = (*x.dims[d][:k], replace(factor, bounds=bounds), *x.dims[d][k + 1 :])
+    return SpatialTensor(local, (*x.dims[:d], dim, *x.dims[d + 1 :]), x.mesh)
+
+
+def gather(x: SpatialTensor, operation: str = "", only: Iterable[int] | None = None) -> SpatialTensor:
+    """Return the tensor whole on every worker, counted under the layer and the operation.
+
+    Args:
+        x: The tensor.
+        operation: What needs it whole; empty for the apex.
+        only: Dims to make whole; all of them by default.
+    """
+    chosen = range(len(x.dims)) if only is None else only
+    for d in chosen:
+        for k, factor in enumerate(x.dims[d]):
+            if factor.is_cut:
+                before = x.local.numel()
+                x = recut(x, d, k, None)
+                received = (x.local.numel() - before) * x.local.element_size()
+                counter = x.mesh.gathers if operation else x.mesh.apex
+                counter[x.mesh.layer(), operation or "apex"] += received
+    return x
+
+
+def add_up(local: Tensor, mesh: SpatialMesh, axes: Iterable[int]) -> Tensor:
+    """Return the sum of a tensor over the workers of some axes."""
+    for number in axes:
+        local = sum_over(local, mesh.axes[number])
+    return local
+
+
+def whole_tensor(x: Tensor, operation: str = "the caller") -> Tensor:
+    """Return the plain tensor of all that the workers hold together (the tensor itself, if it is plain)."""
+    return gather(x, operation).local if isinstance(x, SpatialTensor) else x
+
+
+def ranks_shape(x: SpatialTensor) -> list[int]:
+    """Return the shape of this worker's part, as the layout says."""
+    return [local_size(dim, x.mesh.ranks) for dim in x.dims]
+
+
+def cut_axes(x: SpatialTensor) -> list[int]:
+    """Return the numbers of the axes that cut a tensor."""
+    return list(cuts(x.dims))
