@@ -172,6 +172,13 @@ def memory_format_of(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def crop(rows: Tensor, dim: int, start: int, count: int) -> Tensor:
+    """Return some rows, dense and in the memory format of all; all of them are returned as they are."""
+    if count == rows.shape[dim]:
+        return rows
+    return rows.narrow(dim, start, count).contiguous(memory_format=memory_format_of(rows))
+
+
 class Halos:
     """The rows of other workers that one worker has received, in the order of their owners.
 
@@ -217,9 +224,7 @@ def assemble(band: Tensor, received: Sequence[Tensor], plan: Fetch, rank: int) -
     dim = plan.dim
     shape = list(band.shape)
     shape[dim] = plan.need[rank][1] - plan.need[rank][0]
-    out = torch.empty(
-        shape, dtype=band.dtype, device=band.device, memory_format=memory_format_of(band)
-    )
+    out = torch.empty(shape, dtype=band.dtype, device=band.device, memory_format=memory_format_of(band))
     before, after = plan.virtual(rank)
     if before:
         out.narrow(dim, 0, before).fill_(plan.fill)
@@ -230,10 +235,7 @@ def assemble(band: Tensor, received: Sequence[Tensor], plan: Fetch, rank: int) -
         first, last = plan.piece(source, rank)
         if first == last:
             continue
-        if source == rank:
-            rows = band.narrow(dim, first - plan.have[rank], last - first)
-        else:
-            rows = waiting.pop(0)
+        rows = band.narrow(dim, first - plan.have[rank], last - first) if source == rank else waiting.pop(0)
         out.narrow(dim, place, last - first).copy_(rows)
         place += last - first
     return out

@@ -12,6 +12,7 @@ A *range* ``(start, stop)`` is half open. Rows of a range that lie below 0 or pa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 Range = tuple[int, int]
@@ -47,7 +48,7 @@ def ranges(bounds: Sequence[int]) -> list[Range]:
         >>> ranges((0, 2, 4, 7))
         [(0, 2), (2, 4), (4, 7)]
     """
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def intersect(one: Range, other: Range) -> Range:
@@ -134,9 +135,7 @@ def transposed_input(outputs: Range, kernel: int, stride: int, padding: int, dil
     return first, max((stop - 1 + padding) // stride, -((reach - padding - stop + 1) // stride)) + 1
 
 
-def pooled_extent(
-    extent: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
-) -> int:
+def pooled_extent(extent: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     """Return the number of output rows of a pooling; with `ceil_mode` no window starts in the right padding.
 
     Example:

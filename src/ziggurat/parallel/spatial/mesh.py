@@ -49,7 +49,7 @@ def _line(workers: Workers, degree: int, stride: int) -> Workers:
             continue
         ranks = [first + stride * number for number in range(degree)]
         group = dist.new_group([world[rank] for rank in ranks])
-        if workers.rank in ranks:
+        if workers.rank in ranks and isinstance(group, dist.ProcessGroup):
             mine = Workers(ranks.index(workers.rank), degree, workers.device, group)
     assert mine is not None
     return mine

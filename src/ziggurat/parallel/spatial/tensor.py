@@ -6,13 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.spatial.exchange import Axis, Fetch, fetch, reduce_over, sum_over
+from ziggurat.parallel.spatial.exchange import Axis, Fetch, fetch, memory_format_of, reduce_over, sum_over
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, local_size, plain, size_of
 
@@ -69,12 +70,12 @@ class SpatialMesh:
 
     def layer(self) -> str:
         """Return the name of the layer that is being computed, as far as the call stack tells."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and id(owner) in self.names:
                 return self.names[id(owner)] or type(owner).__name__
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return "?"
 
     def start_backward(self, loss: Tensor, retain_graph: bool | None = None) -> None:
@@ -134,7 +135,8 @@ class SpatialTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, local: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
-        tensor: SpatialTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        """Make a tensor of the whole's shape that has no memory of its own."""
+        tensor: SpatialTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             [size_of(dim) for dim in dims],
             dtype=local.dtype,
@@ -153,7 +155,9 @@ class SpatialTensor(torch.Tensor):
         return run_operation(func, tuple(args), kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # PyTorch's stub forgets that it is a class method
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Refuse what has slipped past `__torch_function__` (scripted code, operators written in C++)."""
         first = next((a for a in args if isinstance(a, SpatialTensor)), None)
         if first is None:
@@ -172,7 +176,9 @@ def cut(whole: Tensor, mesh: SpatialMesh, first: int = 2) -> SpatialTensor:
         mesh: The workers; its axes cut the spatial dims.
         first: Number of the first spatial dim.
     """
-    return keep_own(whole, band_dims(whole.shape, mesh, first), mesh)
+    dims = band_dims(whole.shape, mesh, first)
+    band = slice_local(whole, dims, mesh).contiguous(memory_format=memory_format_of(whole))
+    return SpatialTensor(band, dims, mesh)
 
 
 def band_dims(shape: Sequence[int], mesh: SpatialMesh, first: int = 2) -> Dims:
@@ -283,10 +289,7 @@ def recut(x: SpatialTensor, d: int, k: int, bounds: tuple[int, ...] | None) -> S
     if factor.bounds == bounds:
         return x
     assert factor.axis is not None
-    if bounds is None:
-        need = [(0, factor.size)] * x.mesh.axes[factor.axis].size
-    else:
-        need = ranges(bounds)
+    need = [(0, factor.size)] * x.mesh.axes[factor.axis].size if bounds is None else ranges(bounds)
     local = move(x, d, k, need)
     dim = (*x.dims[d][:k], replace(factor, bounds=bounds), *x.dims[d][k + 1 :])
     return SpatialTensor(local, (*x.dims[:d], dim, *x.dims[d + 1 :]), x.mesh)

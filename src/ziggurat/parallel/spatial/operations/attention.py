@@ -8,21 +8,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import is_cut
-from ziggurat.parallel.spatial.operations.pointwise import align, slice_local
+from ziggurat.parallel.spatial.operations.pointwise import align
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather
+from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather, slice_local
 
 
 @operation("gather", "scaled_dot_product_attention")
 def _attention(call: Call) -> Any:
     bound = call.bind(
-        "query key value attn_mask dropout_p is_causal", attn_mask=None, dropout_p=0.0, is_causal=False, scale=None
+        "query key value attn_mask dropout_p is_causal",
+        attn_mask=None,
+        dropout_p=0.0,
+        is_causal=False,
+        scale=None,
     )
     if bound["is_causal"]:
         raise call.unsupported("a causal mask")
     mesh = call.mesh
     query, key, value = (
-        t if isinstance(t, SpatialTensor) else as_whole(t, mesh) for t in (bound["query"], bound["key"], bound["value"])
+        t if isinstance(t, SpatialTensor) else as_whole(t, mesh)
+        for t in (bound["query"], bound["key"], bound["value"])
     )
     if any(is_cut(t.dims[-1]) for t in (query, key, value)):
         raise call.unsupported("its channels are cut")

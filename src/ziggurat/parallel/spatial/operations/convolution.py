@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import (
     Range,
     transposed_extent,
@@ -58,7 +59,7 @@ class ConvolutionKind:
             self.output_padding, self.groups,
         )  # fmt: skip
         for step, (start, count) in zip(steps, self.crop, strict=False):
-            out = out.narrow(step.dim, start, count)
+            out = crop(out, step.dim, start, count)
         return out
 
     def gradients(
@@ -72,7 +73,9 @@ class ConvolutionKind:
         )  # fmt: skip
         return result
 
-    def uncrop(self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    def uncrop(
+        self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]
+    ) -> Tensor:
         """Return the gradient of all rows that a transposed convolution has computed."""
         for step, (start, count) in zip(steps, self.crop, strict=False):
             i = step.dim - 2
@@ -136,7 +139,12 @@ def _convolve(plan: WindowPlan, weight: Tensor, bias: Tensor | None, kind: Convo
 @operation("window", "conv1d", "conv2d", "conv3d")
 def _conv(call: Call) -> Any:
     bound = call.bind(
-        "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
+        "input weight bias stride padding dilation groups",
+        bias=None,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups=1,
     )
     x, weight, bias = bound["input"], bound["weight"], bound["bias"]
     if not isinstance(x, SpatialTensor):
@@ -147,9 +155,7 @@ def _conv(call: Call) -> Any:
     stride, dilation = per_dim(bound["stride"], n), per_dim(bound["dilation"], n)
     kernel = tuple(weight.shape[2:])
     x, padding = _paddings(x, bound["padding"], kernel, dilation)
-    extents = [
-        window_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)
-    ]
+    extents = [window_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)]
     plan = plan_windows(
         call, x, weight.shape[0], extents,
         lambda i, out: window_input(out, kernel[i], stride[i], padding[i][0], dilation[i]),
@@ -181,7 +187,8 @@ def _paddings(
     for i, (before, after) in enumerate(sides):
         if before != after:
             widths = [0, 0] * (n - 1 - i) + [0, after - before]
-            x = functional.pad(x, widths)
+            padded: Any = functional.pad(x, widths)
+            x = padded
     return x, tuple((before, before) for before, _ in sides)
 
 

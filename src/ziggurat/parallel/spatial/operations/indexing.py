@@ -42,8 +42,10 @@ def _getitem(call: Call) -> Any:
             dims.append(plain(1))
             continue
         if isinstance(item, slice):
-            dims.append(x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d]))))))
-        elif isinstance(item, Tensor) or isinstance(item, (list, bool)):
+            dims.append(
+                x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d])))))
+            )
+        elif isinstance(item, (Tensor, list, bool)):
             return _advanced(x, local_items, call)
         d += 1
     return SpatialTensor(x.local[tuple(local_items)], tuple(dims), x.mesh)
@@ -51,7 +53,8 @@ def _getitem(call: Call) -> Any:
 
 def _take_cut_dims(x: SpatialTensor, items: list[Any], call: Call) -> tuple[SpatialTensor, list[Any]]:
     """Apply the slices of cut dims, and return what is left to do locally."""
-    left, d = [], 0
+    left: list[Any] = []
+    d = 0
     for item in items:
         if item is None:
             left.append(item)
@@ -136,7 +139,9 @@ def _setitem(call: Call) -> None:
         if item != slice(None) and is_cut(x.dims[d]):
             raise call.unsupported("values are set in rows of a dim that is cut")
         if not isinstance(item, int):
-            dims.append(x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d]))))))
+            dims.append(
+                x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d])))))
+            )
     x.local[tuple(items)] = local_part(value, tuple(dims), x.mesh, call.name)
 
 

@@ -56,7 +56,9 @@ def _cat_bands(parts: list[SpatialTensor], d: int, layout: Dims, operation: str)
     out = mesh.factor(extent, axis)
     if axis is None or not out.is_cut:
         wholes = [gather(t, operation, only=[d]).local for t in parts]
-        return SpatialTensor(torch.cat(wholes, dim=d), (*layout[:d], (Factor(extent, axis),), *layout[d + 1 :]), mesh)
+        return SpatialTensor(
+            torch.cat(wholes, dim=d), (*layout[:d], (Factor(extent, axis),), *layout[d + 1 :]), mesh
+        )
     outputs, start, pieces = output_ranges(out, mesh), 0, []
     for t in parts:
         size = size_of(t.dims[d])
@@ -83,4 +85,3 @@ def _stack(call: Call) -> Any:
     tensors = bound["tensors"]
     d = bound["dim"] % (tensors[0].dim() + 1)
     return cat([t.unsqueeze(d) for t in tensors], d, call.mesh, call.name)
-

@@ -65,4 +65,3 @@ def _cross_entropy(call: Call) -> Any:
     weights = valid.to(local.dtype) if weight is None else weight[part.clamp(min=0)] * valid
     count = add_up(weights.sum().detach(), call.mesh, cut_axes(losses))
     return SpatialTensor(summed.local / count, (), call.mesh)
-

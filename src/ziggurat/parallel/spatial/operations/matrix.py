@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dim, plain, size_of
-from ziggurat.parallel.spatial.operations.pointwise import align, slice_local
+from ziggurat.parallel.spatial.operations.pointwise import align
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, add_up, gather
+from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, add_up, gather, slice_local
 
 
 def contract(
@@ -72,9 +72,7 @@ def contract(
         else:
             layout = tuple(chosen.get(n, plain(s)) for n, s in zip(names, operand.shape, strict=True))
             locals_.append(slice_local(operand, layout, mesh))
-            layout = tuple(
-                plain(s) if s == 1 else dim for s, dim in zip(operand.shape, layout, strict=True)
-            )
+            layout = tuple(plain(s) if s == 1 else dim for s, dim in zip(operand.shape, layout, strict=True))
         for name, dim in zip(names, layout, strict=True):
             if name not in sizes or size_of(sizes[name]) == 1:
                 sizes[name] = dim
@@ -110,7 +108,9 @@ def _matmul(call: Call) -> Any:
         raise call.unsupported("a product of numbers")
     heads = max(first, second, 2) - 2
     left = [f"b{i}" for i in range(heads - max(first - 2, 0), heads)] + (["m"] if first > 1 else []) + ["k"]
-    right = [f"b{i}" for i in range(heads - max(second - 2, 0), heads)] + ["k"] + (["n"] if second > 1 else [])
+    right = (
+        [f"b{i}" for i in range(heads - max(second - 2, 0), heads)] + ["k"] + (["n"] if second > 1 else [])
+    )
     result = [f"b{i}" for i in range(heads)] + (["m"] if first > 1 else []) + (["n"] if second > 1 else [])
     return contract([one, other], [left, right], result, torch.matmul, call.mesh, call.name)
 

@@ -56,7 +56,7 @@ def _arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, dict[s
     bound = call.bind("input dim keepdim", dim=None, keepdim=False)
     if "axis" in bound:
         bound["dim"] = bound["axis"]
-    x = bound.get("input", bound.get("self"))
+    x: SpatialTensor = bound["input"]
     return x, normal_dims(bound["dim"], len(x.dims)), bool(bound["keepdim"]), bound
 
 

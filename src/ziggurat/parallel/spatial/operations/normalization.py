@@ -132,7 +132,9 @@ def _check_count(x: SpatialTensor) -> int:
     count: int = x.numel() // x.shape[1]
     if count < 2:
         # in PyTorch's words, which callers look for
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}"
+        )
     return count
 
 
@@ -226,7 +228,14 @@ def _instance_norm(call: Call) -> Any:
     x = bound["input"]
     if not bound["use_input_stats"]:
         return functional.batch_norm(
-            x, bound["running_mean"], bound["running_var"], bound["weight"], bound["bias"], False, 0.0, bound["eps"]
+            x,
+            bound["running_mean"],
+            bound["running_var"],
+            bound["weight"],
+            bound["bias"],
+            False,
+            0.0,
+            bound["eps"],
         )
     if bound["running_mean"] is not None:
         raise call.unsupported("running statistics of single images are not kept (track_running_stats)")

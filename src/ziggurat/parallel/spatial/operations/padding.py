@@ -51,9 +51,7 @@ def _pad_dim(
         rows = index(out)
         return int(rows.min()), int(rows.max()) + 1
 
-    return rows_by_index(
-        x, d, extent, source, lambda rows, out, first: select(rows, d, index(out) - first)
-    )
+    return rows_by_index(x, d, extent, source, lambda rows, out, first: select(rows, d, index(out) - first))
 
 
 def _pad_local(local: Tensor, d: int, before: int, after: int, mode: str, fill: float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import (
@@ -118,7 +119,9 @@ def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:
     local = x.local
     for k, (factor, target) in enumerate(zip(x.dims[d], wanted, strict=True)):
         if not factor.is_cut and target.is_cut:
-            raise x.mesh.unsupported("alignment", f"a dim is cut in one factor and whole in another ({factor}, {k})")
+            raise x.mesh.unsupported(
+                "alignment", f"a dim is cut in one factor and whole in another ({factor}, {k})"
+            )
     return SpatialTensor(local, (*x.dims[:d], wanted, *x.dims[d + 1 :]), x.mesh)
 
 
@@ -129,7 +132,8 @@ def run_pointwise(call: Call) -> Any:
     if len(operands) == 1 and isinstance(operands[0], SpatialTensor):
         x = operands[0]
         local = call.func(
-            *(x.local if a is x else a for a in args), **{n: x.local if a is x else a for n, a in named.items()}
+            *(x.local if a is x else a for a in args),
+            **{n: x.local if a is x else a for n, a in named.items()},
         )
         return wrap(local, x)
     lead = args[0] if _is_in_place(call) and isinstance(args[0], SpatialTensor) else None
@@ -184,8 +188,7 @@ def _feature_dropout(call: Call) -> Any:
 
 
 def _times_mask(x: SpatialTensor, shape: tuple[int, ...], p: float, in_place: bool) -> SpatialTensor:
-    channels_last = x.local.dim() == 4 and not x.local.is_contiguous() and len(shape) == 4
-    format = torch.channels_last if channels_last else torch.contiguous_format
+    format = memory_format_of(x.local)  # the order in which the whole's mask is drawn
     mask = torch.empty(shape, dtype=x.local.dtype, device=x.local.device, memory_format=format)
     mask = mask.bernoulli_(1 - p).div_(1 - p) if p < 1 else mask.zero_()
     part = slice_local(mask, x.dims, x.mesh)

@@ -42,7 +42,11 @@ def _pool_plan(
         for i in range(n)
     ]
     return plan_windows(
-        call, x, None, extents, lambda i, out: window_input(out, kernel[i], stride[i], padding[i], dilation[i])
+        call,
+        x,
+        None,
+        extents,
+        lambda i, out: window_input(out, kernel[i], stride[i], padding[i], dilation[i]),
     )
 
 
@@ -184,7 +188,9 @@ def _average_bins(x: SpatialTensor, d: int, bins: int) -> SpatialTensor:
         assert outputs.bounds is not None
         need = [_bins_input(out, factor.size, bins) for out in ranges(outputs.bounds)]
         rank = mesh.ranks[factor.axis]
-        local = _bin_matrix(move(x, d, 0, need), d, need[rank], ranges(outputs.bounds)[rank], factor.size, bins)
+        local = _bin_matrix(
+            move(x, d, 0, need), d, need[rank], ranges(outputs.bounds)[rank], factor.size, bins
+        )
         return SpatialTensor(local, (*x.dims[:d], (outputs,), *x.dims[d + 1 :]), mesh)
     rows = (0, factor.size)
     if factor.bounds is not None and factor.axis is not None:
@@ -206,7 +212,8 @@ def _bin_matrix(local: Tensor, d: int, rows: Range, outputs: Range, extent: int,
         first, last = bin_range(index, extent, bins)
         matrix[number, max(0, first - rows[0]) : max(0, last - rows[0])] = 1 / (last - first)
     matrix = matrix.to(local.device, local.dtype)
-    return torch.tensordot(matrix, local, dims=([1], [d])).movedim(0, d)
+    binned: Tensor = torch.tensordot(matrix, local, dims=([1], [d]))
+    return binned.movedim(0, d)
 
 
 @operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
@@ -216,7 +223,9 @@ def _adaptive_max_pool(call: Call) -> Any:
         raise call.unsupported("indices into the whole image are not kept (return_indices)")
     x, extents, first = _adaptive(call)
     n = len(extents)
-    pool = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)[n - 1]
+    pool = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)[
+        n - 1
+    ]
     for i in sorted(range(n), key=lambda i: x.dims[first + i][0].is_cut):
         d = first + i
         if extents[i] == x.shape[d]:

@@ -6,16 +6,42 @@ from typing import Any
 
 import torch
 
-from ziggurat.parallel.spatial.layout import size_of
+from ziggurat.parallel.spatial.layout import cuts, size_of
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, cuts
+from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
 
 # answered by the local tensor: they are the same for the whole
-LOCAL_FACTS = (
-    "dtype device requires_grad is_leaf layout is_cuda is_sparse is_quantized is_meta is_cpu itemsize is_nested "
-    "is_mps is_xpu is_mkldnn names is_sparse_csr is_xla is_ipu is_vulkan is_mtia is_maia is_hpu is_ort retains_grad "
-    "_backward_hooks output_nr _version volatile"
-).split()
+LOCAL_FACTS = [
+    "dtype",
+    "device",
+    "requires_grad",
+    "is_leaf",
+    "layout",
+    "is_cuda",
+    "is_sparse",
+    "is_quantized",
+    "is_meta",
+    "is_cpu",
+    "itemsize",
+    "is_nested",
+    "is_mps",
+    "is_xpu",
+    "is_mkldnn",
+    "names",
+    "is_sparse_csr",
+    "is_xla",
+    "is_ipu",
+    "is_vulkan",
+    "is_mtia",
+    "is_maia",
+    "is_hpu",
+    "is_ort",
+    "retains_grad",
+    "_backward_hooks",
+    "output_nr",
+    "_version",
+    "volatile",
+]
 
 
 @operation("question", *(f"get {name}" for name in LOCAL_FACTS))
@@ -93,7 +119,9 @@ def _backward(call: Call) -> None:
     bound = call.bind("self gradient retain_graph create_graph inputs", retain_graph=None, create_graph=False)
     x = bound["self"]
     if bound.get("gradient") is not None or x.local.numel() != 1 or cuts(x.dims):
-        raise call.unsupported("backward starts from one number that every worker has: call sum() or mean() first")
+        raise call.unsupported(
+            "backward starts from one number that every worker has: call sum() or mean() first"
+        )
     x.mesh.start_backward(x.local, bound["retain_graph"])
 
 

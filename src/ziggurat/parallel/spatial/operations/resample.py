@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import Factor
 from ziggurat.parallel.spatial.operations.rows import output_ranges, replace_dim, select, with_multiples
@@ -101,7 +102,7 @@ class Scaling:
         offset = 0.5 if self.align_corners else 0.0
         first = (centre + offset - support + 0.5).floor().clamp(min=0).long()
         last = (centre + offset + support + 0.5).floor().clamp(max=self.before).long()
-        count = int(math.ceil(2 * support)) + 2
+        count = math.ceil(2 * support) + 2
         rows = first.unsqueeze(1) + torch.arange(count, device=place.device)
         distance = (rows - (centre + offset).unsqueeze(1) + 0.5) / stretch
         weights = _cubic_kernel(distance) if self.mode == "bicubic" else (1 - distance.abs()).clamp(min=0)
@@ -147,13 +148,15 @@ def _interpolate(call: Call) -> Any:
     else:
         given = bound["scale_factor"]
         given = [float(given)] * n if isinstance(given, (int, float)) else [float(g) for g in given]
-        after = [int(math.floor(extent * g)) for extent, g in zip(extents, given, strict=True)]
+        after = [math.floor(extent * g) for extent, g in zip(extents, given, strict=True)]
         if not bound["recompute_scale_factor"]:
             factors = list(given)
     if mode == "area":
         return getattr(functional, f"adaptive_avg_pool{n}d")(x, after)
     scalings = [
-        Scaling(extents[i], after[i], factors[i], mode, bool(bound["align_corners"]), bool(bound["antialias"]))
+        Scaling(
+            extents[i], after[i], factors[i], mode, bool(bound["align_corners"]), bool(bound["antialias"])
+        )
         for i in range(n)
     ]
     in_bands = [i for i in range(n) if x.dims[2 + i][0].axis is not None]
@@ -163,7 +166,9 @@ def _interpolate(call: Call) -> Any:
     return x
 
 
-def _resample_local(x: SpatialTensor, dims: list[int], scalings: list[Scaling], bound: dict[str, Any]) -> SpatialTensor:
+def _resample_local(
+    x: SpatialTensor, dims: list[int], scalings: list[Scaling], bound: dict[str, Any]
+) -> SpatialTensor:
     """Resample the dims that are whole by PyTorch; the others stay as they are."""
     if all(scalings[i].is_identity for i in dims):
         return x
@@ -171,7 +176,11 @@ def _resample_local(x: SpatialTensor, dims: list[int], scalings: list[Scaling], 
     size = [scalings[i].after if i in dims else x.local.shape[2 + i] for i in range(n)]
     if all(scalings[i].factor is None for i in dims):
         local = functional.interpolate(
-            x.local, size, mode=bound["mode"], align_corners=bound["align_corners"], antialias=bound["antialias"]
+            x.local,
+            size,
+            mode=bound["mode"],
+            align_corners=bound["align_corners"],
+            antialias=bound["antialias"],
         )
         result = x
         for i in dims:
@@ -201,7 +210,7 @@ def _resample_dim(x: SpatialTensor, d: int, scaling: Scaling, num_dims: int) -> 
         rows = move(x, d, 0, need)
         local = _by_pytorch(rows, d, whole_scale, scaling, num_dims)
         start = outputs[rank][0] - need[rank][0] * whole_scale
-        local = local.narrow(d, start, outputs[rank][1] - outputs[rank][0])
+        local = crop(local, d, start, outputs[rank][1] - outputs[rank][0])
     else:
         need = []
         for o in outputs:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.geometry import Range, ranges, scaled_partition
 from ziggurat.parallel.spatial.layout import Dim, Factor
 from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, gather, move, recut
@@ -62,7 +63,7 @@ def rows_by_index(
 
 def select(local: Tensor, d: int, index: Tensor) -> Tensor:
     """Return rows by their number, in the memory format of the input."""
-    if local.dim() == 4 and d > 1 and not local.is_contiguous():
+    if d > 1 and memory_format_of(local) == torch.channels_last:
         return local.permute(0, 2, 3, 1).index_select(d - 1, index).permute(0, 3, 1, 2)
     return local.index_select(d, index)
 

@@ -13,7 +13,7 @@ from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, ranks_shape
 
 
 def _shape_argument(call: Call, start: int = 1) -> list[int]:
-    given = call.args[start:]
+    given: Any = call.args[start:]
     if not given:
         given = call.named.get("shape", call.named.get("size", call.named.get("sizes")))
     elif len(given) == 1 and isinstance(given[0], (tuple, list)):
