@@ -1,8 +1,15 @@
 """The examples do what they say."""
 
+import contextlib
 import importlib.util
+import io
+import runpy
 from pathlib import Path
 
+import pytest
+import torch
+
+import ziggurat
 from ranks import run_ranks
 from ziggurat.config import load_config, range_faults
 
@@ -20,3 +27,21 @@ def test_the_recipes_are_configs():
     recipes = list(EXAMPLES.glob("*.yaml"))
     assert recipes
     assert all(range_faults(load_config(path)) == [] for path in recipes)
+
+
+def printed(workers, script: str) -> str:
+    """Run an example in this process, with these workers for those that torchrun would have made."""
+    torch.set_num_threads(1)
+    text = io.StringIO()
+    ziggurat.join_world = lambda: contextlib.nullcontext(workers)
+    with contextlib.redirect_stdout(text):
+        runpy.run_path(str(EXAMPLES / script))
+    return text.getvalue()
+
+
+def test_one_loop_for_one_worker_and_for_several():
+    (alone,) = run_ranks(printed, 1, ("single.py",))
+    together, _ = run_ranks(printed, 2, ("parallel.py",))
+    losses = [[float(line.split()[-1]) for line in text.splitlines()] for text in (alone, together)]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

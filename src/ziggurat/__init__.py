@@ -6,6 +6,7 @@ The public names, imported when they are first used:
 - `load_run`: the model of a finished run.
 - `RunConfig`: every setting, with its default.
 - `launch`, `Workers`, `DataParallel`: the same exactness for a training loop of your own.
+- `join_world`, `spread`: one image over several workers, in a training loop of your own.
 - `UserError`: what a wrong input raises.
 """
 
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ziggurat.config import RunConfig as RunConfig
     from ziggurat.errors import UserError as UserError
+    from ziggurat.parallel.launch import join_world as join_world
     from ziggurat.parallel.launch import launch as launch
     from ziggurat.parallel.workers import Workers as Workers
     from ziggurat.plans.data_parallel import DataParallel as DataParallel
+    from ziggurat.plans.spread import spread as spread
     from ziggurat.run import load_run as load_run
     from ziggurat.start import start_evaluation as start_evaluation
     from ziggurat.start import start_prediction as start_prediction
@@ -30,8 +33,10 @@ _HOMES = {
     "RunConfig": "ziggurat.config",
     "UserError": "ziggurat.errors",
     "Workers": "ziggurat.parallel.workers",
+    "join_world": "ziggurat.parallel.launch",
     "launch": "ziggurat.parallel.launch",
     "load_run": "ziggurat.run",
+    "spread": "ziggurat.plans.spread",
     "start_evaluation": "ziggurat.start",
     "start_prediction": "ziggurat.start",
     "start_training": "ziggurat.start",

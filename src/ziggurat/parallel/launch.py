@@ -19,7 +19,8 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -92,7 +93,7 @@ def launch(
     """
     world = world_from_environment()
     if world is not None:
-        return _join(function, args, world, settings)
+        return _join(function, args, settings)
     if num_workers == 1:
         return _run_alone(function, args, settings)
     return _start_local(function, args, num_workers, settings)
@@ -106,29 +107,40 @@ def _run_alone(function: Callable[..., T], args: tuple[Any, ...], settings: Work
         raise Interrupted from None
 
 
-def _join(
-    function: Callable[..., T], args: tuple[Any, ...], world: int, settings: WorkerSettings
-) -> T | None:
-    """Be one of torchrun's workers. Keys of the store are prefixed by the restart attempt."""
+def _join(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T | None:
+    with join_world(settings) as workers:
+        result = function(workers, *args)
+    return result if workers.is_first else None
+
+
+@contextmanager
+def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
+    """Be one of torchrun's workers while a block runs; outside of torchrun, the only worker.
+
+    Args:
+        settings: Threads and device; by default one thread on the CPU, a GPU where there is one.
+
+    Yields:
+        All workers. Keys of the store are prefixed by the restart attempt.
+    """
+    settings = settings or WorkerSettings(1, "cuda" if torch.cuda.is_available() else "cpu")
     _set_up(settings)
+    if world_from_environment() is None:
+        yield Workers(device=_device(settings, 0))
+        return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
-    store, rank, _ = next(rendezvous("env://", timeout=GROUP_TIMEOUT))
+    store, rank, world = next(rendezvous("env://", timeout=GROUP_TIMEOUT))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     store = PrefixStore(f"ziggurat/attempt-{attempt}", store)
-    result = _in_group(function, args, rank, world, local_rank, store, settings)
-    return result if rank == 0 else None
+    with _process_group(rank, world, local_rank, store, settings) as workers:
+        yield workers
 
 
-def _in_group(
-    function: Callable[..., T],
-    args: tuple[Any, ...],
-    rank: int,
-    world: int,
-    local_rank: int,
-    store: Store,
-    settings: WorkerSettings,
-) -> T:
+@contextmanager
+def _process_group(
+    rank: int, world: int, local_rank: int, store: Store, settings: WorkerSettings
+) -> Iterator[Workers]:
     device = _device(settings, local_rank)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -139,7 +151,7 @@ def _in_group(
         device_id=device if device.type == "cuda" else None,
     )
     try:
-        return function(Workers(rank, world, device, dist.group.WORLD if world > 1 else None), *args)
+        yield Workers(rank, world, device, dist.group.WORLD if world > 1 else None)
     finally:
         dist.destroy_process_group()
 
@@ -217,7 +229,8 @@ def _local_worker(
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         _set_up(settings)
         store = FileStore(f"{folder}/store-{os.environ['TORCHELASTIC_RESTART_COUNT']}", world)
-        result = _in_group(function, args, rank, world, rank, store, settings)
+        with _process_group(rank, world, rank, store, settings) as workers:
+            result = function(workers, *args)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent reports it
         report = {
             "rank": rank,

@@ -77,6 +77,14 @@ class _MaxPool2d(torch.autograd.Function):
         return ctx.rows.give_back(of_rows), None, None, None
 
 
+@operation(
+    "window", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_unpool1d",
+    "max_unpool2d", "max_unpool3d", "fractional_max_pool2d", "fractional_max_pool3d",
+)  # fmt: skip
+def _with_indices(call: Call) -> Any:
+    raise call.unsupported("indices into the whole image are not kept (return_indices)")
+
+
 @operation("window", "max_pool1d", "max_pool2d", "max_pool3d")
 def _max_pool(call: Call) -> Any:
     bound = call.bind(
