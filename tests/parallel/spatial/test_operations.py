@@ -70,6 +70,13 @@ def fused(t):
     return F.scaled_dot_product_attention(t.unsqueeze(1), t.unsqueeze(1), t.unsqueeze(1)).squeeze(1)
 
 
+def position_attention(x):
+    """MAnet's: the result's tokens are read as channels."""
+    b, c, h, w = x.shape
+    mixed = (x.flatten(2).transpose(1, 2) @ x.flatten(2)).view(b, -1).softmax(1).view(b, h * w, h * w)
+    return x + (mixed @ x.flatten(2).transpose(1, 2)).reshape(b, c, h, w)
+
+
 def focus(x):
     return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)
 
@@ -202,6 +209,7 @@ LAYOUTS = {
     "windows of odd count": Case(windows, (2, 4, 20, 12)),
     "attention": Case(functools.partial(tokens, attention=explicit)),
     "fused attention": Case(functools.partial(tokens, attention=fused)),
+    "position attention": Case(position_attention),
     "einsum over channels": Case(lambda x: torch.einsum("bchw,dc->bdhw", x, torch.ones(3, 4, dtype=x.dtype))),
     "einsum over positions": Case(lambda x: torch.einsum("bchw,bdhw->bcd", x, x * 2)),
     "bands that differ": Case(lambda x: F.pixel_shuffle(x, 2)[:, :, :13, :11] + x[:, :1]),

@@ -20,8 +20,28 @@ from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, local_size
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
 
 
+GRADIENT_BYTES = 8 << 20  # gradients are summed in pieces of about this size
+
+
 class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
-    """An operation of no declared kind, or one that cannot be computed on bands."""
+    """An operation of no declared kind, or one that cannot be computed on bands.
+
+    Attributes:
+        operation: Its name.
+        layer: The layer that uses it, as far as is known.
+        reason: Why it cannot be computed.
+    """
+
+    def __init__(self, operation: str, layer: str, reason: str) -> None:
+        super().__init__(
+            f"{operation} in the layer '{layer}' cannot run on bands of an image: {reason}; run the model without "
+            "sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
+        )
+        self.operation, self.layer, self.reason = operation, layer, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Travel between processes."""
+        return type(self), (self.operation, self.layer, self.reason)
 
 
 @dataclass
@@ -95,24 +115,30 @@ class SpatialMesh:
 
     def sum_gradients(self) -> None:
         """Replace each parameter's gradient, of which every worker has a part, by the sum of the parts."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for gradient in gradients:
-            by_type.setdefault(gradient.dtype, []).append(gradient)
-        for alike in by_type.values():
-            flat = torch.cat([gradient.reshape(-1) for gradient in alike])
-            for axis in self.axes:
-                flat = reduce_over(flat, axis)
-            parts = flat.split([gradient.numel() for gradient in alike])
-            for gradient, part in zip(alike, parts, strict=True):
-                gradient.copy_(part.view(gradient.shape))
+        piece: list[Tensor] = []
+        for gradient in [p.grad for p in self.parameters if p.grad is not None]:
+            if piece and (piece[0].dtype != gradient.dtype or sum(map(_bytes, piece)) > GRADIENT_BYTES):
+                self._sum_piece(piece)
+                piece = []
+            piece.append(gradient)
+        if piece:
+            self._sum_piece(piece)
+
+    def _sum_piece(self, gradients: list[Tensor]) -> None:
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        for axis in self.axes:
+            flat = reduce_over(flat, axis)
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def unsupported(self, operation: str, reason: str) -> UnsupportedOperation:
         """Return the error for an operation, with the layer and the remedy."""
-        return UnsupportedOperation(
-            f"{operation} in the layer '{self.layer()}' cannot run on bands of an image: {reason}; run the model "
-            "without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
-        )
+        return UnsupportedOperation(operation, self.layer(), reason)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class SpatialTensor(torch.Tensor):
@@ -161,7 +187,9 @@ class SpatialTensor(torch.Tensor):
         """Refuse what has slipped past `__torch_function__` (scripted code, operators written in C++)."""
         first = next((a for a in args if isinstance(a, SpatialTensor)), None)
         if first is None:
-            raise UnsupportedOperation(f"{func} cannot run on bands of an image")
+            raise UnsupportedOperation(
+                str(func), "?", "its arguments hide a tensor that is spread over workers"
+            )
         raise first.mesh.unsupported(str(func), "it is called from compiled code, out of the engine's sight")
 
     def __repr__(self) -> str:  # type: ignore[override]

@@ -51,7 +51,9 @@ def broadcast_dims(operands: Sequence[Any], mesh: SpatialMesh, lead: SpatialTens
         return lead.dims
     dims: list[Dim] = []
     used: set[int] = set()
-    for d, size in enumerate(shape):
+    for d, size in reversed(
+        list(enumerate(shape))
+    ):  # of dims that one axis cuts, positions win over channels
         candidates = []
         for operand, own in zip(tensors, shapes, strict=True):
             place = d - len(shape) + len(own)
@@ -62,7 +64,7 @@ def broadcast_dims(operands: Sequence[Any], mesh: SpatialMesh, lead: SpatialTens
             dim = tuple(factor.whole() for factor in dim)
         used |= {f.axis for f in dim if f.is_cut and f.axis is not None}
         dims.append(dim)
-    return tuple(dims)
+    return tuple(reversed(dims))
 
 
 def _rank(dim: Dim) -> tuple[bool, bool]:

@@ -105,9 +105,10 @@ def plan_windows(
     """
     mesh, first = x.mesh, len(x.dims) - len(extents)
     x = simple_dims(x, range(first, len(x.dims)), call.name)
+    x = gather(
+        x, call.name, only=[first - 1]
+    )  # channels are cut where a reshape has mixed them with positions
     head = x.dims[:first] if channels is None else (*x.dims[: first - 1], plain(channels))
-    if any(f.is_cut for f in x.dims[first - 1]):
-        raise call.unsupported("its channels are cut")
     steps, dims, after = [], list(head), []
     for i, extent in enumerate(extents):
         d = first + i
