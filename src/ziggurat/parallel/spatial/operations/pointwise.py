@@ -15,6 +15,7 @@ from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import (
     SpatialMesh,
     SpatialTensor,
+    as_whole,
     gather,
     keep_own,
     recut,
@@ -219,6 +220,12 @@ def _new(call: Call) -> Any:
     dims = x.dims if tuple(size) == _shape(x) else tuple((Factor(s),) for s in size)
     local = call.func(x.local, [_local(dim, x.mesh) for dim in dims], *rest, **named)
     return SpatialTensor(local, dims, x.mesh)
+
+
+@operation("pointwise", "new_tensor")
+def _new_tensor(call: Call) -> Any:
+    """Make a tensor of numbers that every worker has."""
+    return as_whole(call.func(call.args[0].local, *call.args[1:], **call.named), call.mesh)
 
 
 def _local(dim: Dim, mesh: SpatialMesh) -> int:
