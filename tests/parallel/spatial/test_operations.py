@@ -70,6 +70,13 @@ def fused(t):
     return F.scaled_dot_product_attention(t.unsqueeze(1), t.unsqueeze(1), t.unsqueeze(1)).squeeze(1)
 
 
+def dynamic_convolution(x):
+    """Weights that are computed from the image itself."""
+    b, c, h, w = x.shape
+    weight = torch.sigmoid(x.mean((2, 3))).view(b * c, 1, 1, 1) * x.new_tensor([1.0, 2, 1]).view(1, 1, 3, 1)
+    return F.conv2d(x.reshape(1, b * c, h, w), weight, padding=(1, 0), groups=b * c).view(b, c, h, w)
+
+
 def position_attention(x):
     """MAnet's: the result's tokens are read as channels."""
     b, c, h, w = x.shape
@@ -209,6 +216,7 @@ LAYOUTS = {
     "windows of odd count": Case(windows, (2, 4, 20, 12)),
     "attention": Case(functools.partial(tokens, attention=explicit)),
     "fused attention": Case(functools.partial(tokens, attention=fused)),
+    "dynamic convolution": Case(dynamic_convolution),
     "position attention": Case(position_attention),
     "einsum over channels": Case(lambda x: torch.einsum("bchw,dc->bdhw", x, torch.ones(3, 4, dtype=x.dtype))),
     "einsum over positions": Case(lambda x: torch.einsum("bchw,bdhw->bcd", x, x * 2)),

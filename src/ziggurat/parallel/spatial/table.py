@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, UnsupportedOperation
+from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, UnsupportedOperation, gather
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
 REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}
@@ -60,6 +60,10 @@ class Call:
         """
         bound = defaults | dict(zip(names.split(), self.args, strict=False)) | self.named
         return bound
+
+    def weight(self, value: Any) -> Any:
+        """Return a weight as every worker has it; one that is computed from an image may have been spread."""
+        return gather(value, self.name).local if isinstance(value, SpatialTensor) else value
 
     def unsupported(self, reason: str) -> UnsupportedOperation:
         """Return the error that says why this call cannot be computed."""

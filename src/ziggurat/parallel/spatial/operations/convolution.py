@@ -146,7 +146,7 @@ def _conv(call: Call) -> Any:
         dilation=1,
         groups=1,
     )
-    x, weight, bias = bound["input"], bound["weight"], bound["bias"]
+    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
     if not isinstance(x, SpatialTensor):
         raise call.unsupported("only its weight is spread over workers")
     n = weight.dim() - 2
@@ -206,7 +206,8 @@ def _conv_transpose(call: Call) -> Any:
         "input weight bias stride padding output_padding groups dilation",
         bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
     )  # fmt: skip
-    x, weight, bias, groups = bound["input"], bound["weight"], bound["bias"], bound["groups"]
+    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
+    groups = bound["groups"]
     if not isinstance(x, SpatialTensor):
         raise call.unsupported("only its weight is spread over workers")
     n = weight.dim() - 2

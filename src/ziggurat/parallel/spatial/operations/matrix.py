@@ -85,7 +85,7 @@ def contract(
 @operation("moments", "linear")
 def _linear(call: Call) -> Any:
     bound = call.bind("input weight bias", bias=None)
-    x, weight, bias = bound["input"], bound["weight"], bound["bias"]
+    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
     if not isinstance(x, SpatialTensor):
         raise call.unsupported("only its weight is spread over workers")
     if not any(f.is_cut for f in x.dims[-1]):

@@ -15,7 +15,6 @@ from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import (
     SpatialMesh,
     SpatialTensor,
-    as_whole,
     gather,
     keep_own,
     recut,
@@ -225,7 +224,7 @@ def _new(call: Call) -> Any:
 @operation("pointwise", "new_tensor")
 def _new_tensor(call: Call) -> Any:
     """Make a tensor of numbers that every worker has."""
-    return as_whole(call.func(call.args[0].local, *call.args[1:], **call.named), call.mesh)
+    return call.func(call.args[0].local, *call.args[1:], **call.named)
 
 
 def _local(dim: Dim, mesh: SpatialMesh) -> int:
