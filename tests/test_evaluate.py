@@ -18,6 +18,7 @@ from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_model, evaluate_run, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.run import WEIGHTS, load_run, start_run_folder
 from ziggurat.tasks.make import make_task
 
@@ -31,7 +32,7 @@ DIGITS = DigitsConfig(size=64, height_max=40, train_scenes=2, val_scenes=9)
 
 
 def evaluate(workers, images, config=CONFIG):
-    return evaluate_model(BrightSquares(), FindSquares(), images, config, workers).metrics
+    return evaluate_model(BrightSquares(), FindSquares(), images, config, make_mesh(workers)).metrics
 
 
 def test_a_perfect_detector():
@@ -64,7 +65,7 @@ def evaluate_digits(workers):
     torch.manual_seed(0)
     model = build_model(ModelConfig("retinanet-resnet10t-fpn", levels="p3-p4", channels=16, head_depth=1), 10)
     return evaluate_model(
-        model, make_task(model, config), DigitScenes(DIGITS, "val"), config, workers
+        model, make_task(model, config), DigitScenes(DIGITS, "val"), config, make_mesh(workers)
     ).metrics
 
 

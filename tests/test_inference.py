@@ -16,6 +16,7 @@ from ziggurat.inference.detect import detect_as_configured, detect_images
 from ziggurat.inference.tiles import Compute
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.tasks.make import make_task
 
 DECODE = DecodeConfig(max_detections=500)
@@ -24,7 +25,7 @@ SIZES = [(64, 64), (150, 201), (30, 64), (300, 70), (64, 64)]
 
 def detect(images, config, decode=DECODE, workers=None, batch=3, **options):
     options = {"dtype": "fp32", "channels_last": True, "batch": batch} | options
-    compute = Compute(workers or Workers(), **options)
+    compute = Compute(make_mesh(workers or Workers()), **options)
     return detect_images(BrightSquares(), FindSquares(), images, config, decode, compute)
 
 
@@ -77,7 +78,7 @@ def test_the_number_of_detections_is_of_the_image():
 def test_the_mode_of_the_model_and_the_threads_are_left_as_they_were():
     model = BrightSquares().train()
     before = threading.active_count(), torch.get_num_threads()
-    compute = Compute(Workers(), dtype="fp32", channels_last=False, batch=2)
+    compute = Compute(make_mesh(Workers()), dtype="fp32", channels_last=False, batch=2)
     found = detect_images(model, FindSquares(), Squares([(64, 64)]), DataConfig(crop=64), DECODE, compute)
     assert model.training
     assert (threading.active_count(), torch.get_num_threads()) == before
@@ -168,7 +169,12 @@ def detect_noise(workers, head, dtype):
     model = small_model(head)
     tiles = []
     found = detect_as_configured(
-        model, make_task(model, config), Noise(), config, workers, lambda done, total: tiles.append(total)
+        model,
+        make_task(model, config),
+        Noise(),
+        config,
+        make_mesh(workers),
+        lambda done, total: tiles.append(total),
     )
     return [(d.boxes_xyxy.tolist(), d.scores.tolist(), d.labels.tolist()) for d in found], tiles[-1]
 
@@ -191,7 +197,7 @@ def test_training_goes_on_after_detection(head):
     config = RunConfig(dtype="fp32", data=DataConfig(crop=64))
     model = small_model(head)
     task = make_task(model, config)
-    detect_as_configured(model, task, Noise(), config, Workers())
+    detect_as_configured(model, task, Noise(), config, make_mesh(Workers()))
     objects = Objects(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))
     images = torch.rand(1, 3, 64, 64)
     batch = Microbatch(

@@ -24,6 +24,7 @@ from ziggurat.demo import DEMOS
 from ziggurat.evaluate import evaluate_model, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.report.matching import at_least, match
 from ziggurat.run import load_run
 from ziggurat.start import start_training
@@ -48,7 +49,9 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     """Return map50, and the share of objects of each size that are found and rightly named (IoU 0.5)."""
     dataset = open_dataset("digits", "val", "detect", run.config.data, run.config.digits)
-    evaluation = evaluate_model(run.model, make_task(run.model, run.config), dataset, run.config, workers)
+    evaluation = evaluate_model(
+        run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
+    )
     heights, hits = [], []
     for index, detections in enumerate(evaluation.predictions):
         truth = ground_truth(dataset, index)
@@ -66,7 +69,9 @@ def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
 def right_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     """Return top1, for all scenes and for those of each size."""
     dataset = open_dataset("digits", "val", "classify", run.config.data, run.config.digits)
-    evaluation = evaluate_model(run.model, make_task(run.model, run.config), dataset, run.config, workers)
+    evaluation = evaluate_model(
+        run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
+    )
     labels = torch.tensor([dataset.label(index) for index in range(len(dataset))])
     hits = (evaluation.predictions.argmax(dim=1) == labels).tolist()
     return {

@@ -25,13 +25,16 @@ RUN_FLAGS: dict[str, tuple[str, str]] = {
         "HEAD-BACKBONE-NECK such as fcos-resnet50-fpn, timm:NAME, spp-BACKBONE, pnn, pyramidnet-DEPTH-ALPHA, "
         "smp:DECODER/ENCODER; see `ziggurat models`",
     ),
-    "--plan": ("plan", "degrees of the mesh axes, such as dp=2 (default: every device)"),
+    "--plan": (
+        "plan",
+        "degrees of the mesh axes, such as dp=2, sp=2 or dp=2,sp=2x2 (default: every device as dp)",
+    ),
     "--epochs": ("train.epochs", "passes over the data"),
     "--steps": ("train.steps", "optimizer steps, instead of epochs"),
     "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
     "--microbatches": (
         "train.microbatches",
-        "pieces that the batch is cut into (default: number of workers)",
+        "pieces that the batch is cut into (default: degree of dp)",
     ),
     "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
     "--dtype": ("dtype", "bf16 or fp32"),

@@ -19,6 +19,7 @@ from ziggurat.inference.segment import segment_images
 from ziggurat.inference.tiles import ProgressCallback, compute_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import Mesh, make_mesh
 from ziggurat.run import Run
 from ziggurat.tasks.classification import classification_metrics
 from ziggurat.tasks.coco_metric import GroundTruth, coco_metrics
@@ -61,7 +62,7 @@ def evaluate_model(
     task: Any,
     dataset: Dataset,
     config: RunConfig,
-    workers: Workers,
+    mesh: Mesh,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Measure a model on a data set: the same digits on any number of workers.
@@ -71,7 +72,7 @@ def evaluate_model(
         task: The task of the model.
         dataset: With the labels of the model.
         config: Of the run: ``data`` says how images are seen, ``decode`` how many detections count.
-        workers: All of them call this.
+        mesh: All of its workers call this.
         progress: Called after each batch of this worker.
 
     Raises:
@@ -82,12 +83,12 @@ def evaluate_model(
     """
     if model.task == "detect":
         assert isinstance(dataset, DetectionDataset)
-        return _evaluate_detection(model, task, dataset, config, workers, progress)
+        return _evaluate_detection(model, task, dataset, config, mesh, progress)
     if model.task == "classify":
         assert isinstance(dataset, ClassificationDataset)
-        return _evaluate_classification(model, dataset, config, workers, progress)
+        return _evaluate_classification(model, dataset, config, mesh, progress)
     assert isinstance(dataset, SegmentationDataset)
-    return _evaluate_segmentation(model, dataset, config, workers, progress)
+    return _evaluate_segmentation(model, dataset, config, mesh, progress)
 
 
 def _evaluate_detection(
@@ -95,25 +96,25 @@ def _evaluate_detection(
     task: DetectionTask,
     dataset: DetectionDataset,
     config: RunConfig,
-    workers: Workers,
+    mesh: Mesh,
     progress: ProgressCallback | None,
 ) -> Evaluation:
-    found = detect_as_configured(model, task, dataset, config, workers, progress)
+    found = detect_as_configured(model, task, dataset, config, mesh, progress)
     metrics: dict[str, Any] = {}
-    if workers.is_first:
+    if mesh.workers.is_first:
         truth = [ground_truth(dataset, index) for index in range(len(dataset))]
         metrics = coco_metrics(truth, found, dataset.classes, config.decode.max_detections)
-    return Evaluation(workers.share_of_first(metrics), found)
+    return Evaluation(mesh.workers.share_of_first(metrics), found)
 
 
 def _evaluate_classification(
     model: VisionModel,
     dataset: ClassificationDataset,
     config: RunConfig,
-    workers: Workers,
+    mesh: Mesh,
     progress: ProgressCallback | None,
 ) -> Evaluation:
-    compute = compute_as_configured(config, workers, progress)
+    compute = compute_as_configured(config, mesh, progress)
     probabilities = classify_images(model, dataset, config.data, compute)
     labels = torch.tensor([dataset.label(index) for index in range(len(dataset))], dtype=torch.int64)
     return Evaluation(classification_metrics(probabilities, labels, dataset.classes), probabilities)
@@ -123,14 +124,14 @@ def _evaluate_segmentation(
     model: VisionModel,
     dataset: SegmentationDataset,
     config: RunConfig,
-    workers: Workers,
+    mesh: Mesh,
     progress: ProgressCallback | None,
 ) -> Evaluation:
     num_classes = len(dataset.classes)
     total = torch.zeros((num_classes, num_classes), dtype=torch.int64)
     quality: dict[int, float] = {}
     faults: dict[int, str] = {}
-    labels = segment_images(model, dataset, config.data, compute_as_configured(config, workers, progress))
+    labels = segment_images(model, dataset, config.data, compute_as_configured(config, mesh, progress))
     for index, predicted in labels.items():
         try:
             confusion = confusion_matrix(predicted, dataset.mask(index), num_classes)
@@ -139,7 +140,7 @@ def _evaluate_segmentation(
             continue
         total += confusion
         quality[index] = image_quality(confusion)
-    gathered = workers.gather((total, quality, faults))
+    gathered = mesh.workers.gather((total, quality, faults))
     messages = {index: text for _, _, by_image in gathered for index, text in by_image.items()}
     if messages:
         raise UserError([messages[index] for index in sorted(messages)])
@@ -179,8 +180,9 @@ def evaluate_run(
             f"{run.model.num_classes}"
         )
     model = place_model(run.model, workers.device, config.train.channels_last)
+    mesh = make_mesh(workers, config.plan)
     begin = time.perf_counter()
-    metrics = evaluate_model(model, make_task(model, config), dataset, config, workers, progress).metrics
+    metrics = evaluate_model(model, make_task(model, config), dataset, config, mesh, progress).metrics
     seconds = time.perf_counter() - begin
     return {
         "metrics": metrics,

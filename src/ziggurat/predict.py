@@ -22,6 +22,7 @@ from ziggurat.inference.segment import segment_images
 from ziggurat.inference.tiles import ProgressCallback, compute_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import Mesh, make_mesh
 from ziggurat.tasks.detections import Detections
 from ziggurat.tasks.drawing import draw_caption, draw_detections
 from ziggurat.tasks.label_drawing import draw_labels, label_image
@@ -46,7 +47,7 @@ class _Job:
         classes: The name of each label.
         category_ids: The COCO category id of each label.
         config: Of the run.
-        workers: All workers have the same job.
+        mesh: All of its workers have the same job.
         out: The folder of all files.
         progress: Called after each batch of this worker.
     """
@@ -58,9 +59,14 @@ class _Job:
     classes: Sequence[str]
     category_ids: Sequence[int]
     config: RunConfig
-    workers: Workers
+    mesh: Mesh
     out: Path
     progress: ProgressCallback | None
+
+    @property
+    def workers(self) -> Workers:
+        """All workers."""
+        return self.mesh.workers
 
     def facts(self, index: int) -> dict[str, Any]:
         """Return what is written of an image, whatever the task."""
@@ -109,7 +115,8 @@ def predict_files(
     images, pictures = _agreed_input(paths, config.data.max_pixels, out, workers)
     model = place_model(model, workers.device, config.train.channels_last)
     task = task or make_task(model, config)
-    job = _Job(model, task, images, pictures, classes, category_ids, config, workers, out, progress)
+    mesh = make_mesh(workers, config.plan)
+    job = _Job(model, task, images, pictures, classes, category_ids, config, mesh, out, progress)
     results, fields = _PREDICT[model.task](job)
     if workers.is_first:
         (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
@@ -126,7 +133,7 @@ def predict_files(
 
 
 def _detect(job: _Job) -> Results:
-    found = detect_as_configured(job.model, job.task, job.images, job.config, job.workers, job.progress)
+    found = detect_as_configured(job.model, job.task, job.images, job.config, job.mesh, job.progress)
     for index in range(job.workers.rank, len(job.images), job.workers.size):
         picture = draw_detections(job.images.image(index), found[index], job.classes)
         save_picture(picture, job.pictures[index])
@@ -135,7 +142,7 @@ def _detect(job: _Job) -> Results:
 
 
 def _classify(job: _Job) -> Results:
-    compute = compute_as_configured(job.config, job.workers, job.progress)
+    compute = compute_as_configured(job.config, job.mesh, job.progress)
     probabilities = classify_images(job.model, job.images, job.config.data, compute)
     best = probabilities.topk(min(TOP, len(job.classes)), dim=1)
     results = []
@@ -155,7 +162,7 @@ def _classify(job: _Job) -> Results:
 
 
 def _segment(job: _Job) -> Results:
-    compute = compute_as_configured(job.config, job.workers, job.progress)
+    compute = compute_as_configured(job.config, job.mesh, job.progress)
     labels = segment_images(job.model, job.images, job.config.data, compute)
     masks = job.out / MASKS
     masks.mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ from ziggurat.models.weights import load_weights
 from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.mesh import Mesh, make_mesh
 from ziggurat.report import write_report
 from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
 from ziggurat.tasks.make import make_task
@@ -45,7 +46,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     """Train a model, evaluate it, and leave weights and metrics in the run's folder.
 
     Args:
-        workers: The workers of the data parallel axis.
+        workers: All workers.
         config: The resolved configuration.
         folder: The run's folder.
         resume: Go on from the newest checkpoint of the folder.
@@ -56,14 +57,17 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
     """
-    data = _TrainingData(config)
+    mesh = make_mesh(workers, config.plan)
+    data = _TrainingData(config, mesh)
     model, weights_report = _build(workers, config, len(data.classes), resume)
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
-    parallel = DataParallel(model, workers)
+    parallel = DataParallel(model, mesh.dp, mesh.sp)
     outcome = _Outcome(workers, config, folder, model, optimizer, average)
     outcome.start_folder(data, resume)
+    mesh.name_layers(model)
+    mesh.name_layers(average.model)
     first_step = outcome.resume() if resume else 0
 
     with (
@@ -80,18 +84,18 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
 
             # What the loss is divided by, over all workers, is known before anything is computed.
             assignments = [task.assign(microbatch) for microbatch in microbatches]
-            totals = parallel.sum([task.normalizers(a) for a in assignments], len(task.normalizer_names))
-            if (
-                task.output_sum_names
-            ):  # what depends on the outputs of all microbatches takes a pass of its own
-                sums = _output_sums(model, task, microbatches, assignments, config)
+            counts = [task.normalizers(assignment) for assignment in assignments]
+            totals = parallel.sum(counts, len(task.normalizer_names), parts=task.normalizers_are_parts)
+            # What depends on the outputs of all microbatches takes a pass of its own.
+            if task.output_sum_names:
+                sums = _output_sums(model, task, microbatches, assignments, config, mesh)
                 totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
 
             # Each microbatch gives one leaf: of the gradient, of the running statistics, of the loss.
             losses = []
             for microbatch, assignment in zip(microbatches, assignments, strict=True):
                 with parallel.leaf(microbatch.index):
-                    outputs = _forward(model, microbatch, config)
+                    outputs = _forward(model, microbatch, config, mesh)
                     shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
                     shares.sum().backward()
                 losses.append(shares.detach().double())
@@ -116,13 +120,13 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             if _is_due(step, config.train.checkpoint_every, data.num_steps):
                 outcome.save_checkpoint(step + 1)
             if _is_due(step, config.train.evaluate_every, data.num_steps):
-                log.evaluation(step + 1, _evaluate(average.model, task, data, config, workers).metrics)
+                log.evaluation(step + 1, _evaluate(average.model, task, data, config, mesh).metrics)
 
         seconds = time.perf_counter() - start
         parallel.close()
         outcome.save_checkpoint(data.num_steps)
         outcome.save_weights()
-        evaluation = _evaluate(average.model, task, data, config, workers)
+        evaluation = _evaluate(average.model, task, data, config, mesh)
         log.evaluation(data.num_steps, evaluation.metrics)
         if workers.is_first:
             model, board, console = average.model, log.board, log.console
@@ -176,14 +180,15 @@ def seed_everything(*key: int | tuple[int, ...]) -> None:
 class _TrainingData:
     """The data of a run: which samples a step sees, and this worker's part of them."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         self.config = config
         opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
         assert opened is not None  # only the validation split may be missing
         self.dataset: Dataset = opened
         self.classes = self.dataset.classes
         self.validation = open_validation(config, self.classes)
-        self.samples = TrainingSamples(self.dataset, config.data, config.seed)
+        part = mesh.part(config.data.crop, config.data.crop)
+        self.samples = TrainingSamples(self.dataset, config.data, config.seed, part)
         self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
         self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
 
@@ -290,32 +295,33 @@ def _output_sums(
     microbatches: list[Microbatch],
     assignments: list[Any],
     config: RunConfig,
+    mesh: Mesh,
 ) -> list[Tensor]:
     """Run the model without gradients; running statistics are taken from the second pass, in `parallel.leaf`."""
     with torch.no_grad():
         return [
-            task.output_sums(_forward(model, microbatch, config), assignment)
+            task.output_sums(_forward(model, microbatch, config, mesh), assignment)
             for microbatch, assignment in zip(microbatches, assignments, strict=True)
         ]
 
 
-def _forward(model: VisionModel, microbatch: Microbatch, config: RunConfig) -> Any:
+def _forward(model: VisionModel, microbatch: Microbatch, config: RunConfig, mesh: Mesh) -> Any:
     """Return the model's outputs; what is random in it depends on the samples only."""
     seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
-    images = normalize_images(microbatch.images_BCHW, microbatch.sizes, model.mean, model.std)
+    images = normalize_images(microbatch.images_BCHW, microbatch.own_sizes, model.mean, model.std)
     if config.train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
-        return model(images)
+        return model(mesh.spread(images, microbatch.part))
 
 
 def _evaluate(
-    model: VisionModel, task: Task, data: _TrainingData, config: RunConfig, workers: Workers
+    model: VisionModel, task: Task, data: _TrainingData, config: RunConfig, mesh: Mesh
 ) -> Evaluation:
     """Measure the model on the validation split; nothing where there is none."""
     if data.validation is None:
         return Evaluation({}, None)
-    return evaluate_model(model, task, data.validation, config, workers)
+    return evaluate_model(model, task, data.validation, config, mesh)
 
 
 def _is_due(step: int, every: int, num_steps: int) -> bool:

@@ -15,6 +15,22 @@ def test_a_plan_reads_back():
 
 
 @pytest.mark.parametrize(
+    ("text", "plan", "workers", "name"),
+    [
+        ("sp=2", Plan(sp=(2,)), 2, "sp=2"),
+        ("sp=2x3,dp=2", Plan(dp=2, sp=(2, 3)), 12, "dp=2,sp=2x3"),
+        ("sp=1x2", Plan(sp=(1, 2)), 2, "sp=1x2"),
+        ("dp=2,sp=3x1", Plan(dp=2, sp=(3,)), 6, "dp=2,sp=3"),
+        ("dp=1,sp=1x1", Plan(), 1, "dp=1"),
+    ],
+)
+def test_a_spatial_plan_reads_back(text, plan, workers, name):
+    assert parse_plan(text) == plan
+    assert (plan.num_workers, str(plan)) == (workers, name)
+    assert parse_plan(name) == plan
+
+
+@pytest.mark.parametrize(
     ("text", "faults"),
     [
         ("dp=0", ["the degree of dp must be a positive whole number: got '0' in 'dp=0'"]),
@@ -22,10 +38,14 @@ def test_a_plan_reads_back():
         ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
         ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
         (
-            "sp=2,ddp=2",
+            "pp=2,ddp=2,sp=2x0,sp=2x2x2",
             [
-                "spatial parallel (sp) is not available yet: use dp",
-                "unknown axis 'ddp' in the plan 'sp=2,ddp=2': did you mean 'dp'?",
+                "pipeline parallel (pp) is not available yet: use dp, sp",
+                "unknown axis 'ddp' in the plan 'pp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
+                "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x0' in "
+                "'pp=2,ddp=2,sp=2x0,sp=2x2x2'",
+                "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x2x2' in "
+                "'pp=2,ddp=2,sp=2x0,sp=2x2x2'",
             ],
         ),
     ],
@@ -83,12 +103,25 @@ def test_microbatches_default_to_the_workers():
     assert resolve_batch(config(plan="dp=4", train__microbatches=8), None).train.microbatches == 8
 
 
+def test_workers_that_share_images_share_microbatches():
+    assert resolve_batch(config(plan="sp=4"), None).train.microbatches == 1
+    assert resolve_batch(config(plan="dp=2,sp=2x2"), None).train.microbatches == 2
+    assert resolve_batch(config(plan="sp=4", train__microbatches=1), None).train.microbatches == 1
+    assert resolve_place(config(plan="sp=2x2,dp=2"), world=8).plan == "dp=2,sp=2x2"
+    with pytest.raises(UserError, match="dp=2,sp=2 has 4, torchrun started 2"):
+        resolve_place(config(plan="dp=2,sp=2"), world=2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (
             {"plan": "dp=3", "train__microbatches": 2},
-            "the plan has 3 workers, and microbatches is 2: use --plan dp=2 or --microbatches 3",
+            "the plan dp=3 has 3, and microbatches is 2: use --plan dp=2 or --microbatches 3",
+        ),
+        (
+            {"plan": "dp=3,sp=2", "train__microbatches": 2},
+            "the plan dp=3,sp=2 has 3, and microbatches is 2: use --plan dp=2,sp=2 or --microbatches 3",
         ),
         ({"plan": "dp=1", "train__microbatches": 3}, "use 2 microbatches, or a batch of 9"),
         ({"plan": "dp=1", "train__microbatches": 9}, "raise --batch-size or lower --microbatches"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ziggurat.data.tiles import Tile
+
 IGNORED_PIXEL = 255  # of a mask
 
 
@@ -44,19 +46,50 @@ class SampleId:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The part of an image that one worker has, where several share each image.
+
+    Attributes:
+        height: Rows of the whole image.
+        width: Columns of the whole image.
+        tile: The rows and columns that the worker has: all of an extent that is too small to be cut.
+        own: Those that it answers for: every pixel is one worker's.
+    """
+
+    height: int
+    width: int
+    tile: Tile
+    own: Tile
+
+    def sizes(self, whole: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return what the part holds of each image, rows and columns.
+
+        Args:
+            whole: Rows and columns of each image before padding.
+        """
+        tile = self.tile
+        return [
+            (min(max(height - tile.top, 0), tile.height), min(max(width - tile.left, 0), tile.width))
+            for height, width in whole
+        ]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image as the model will see it, with what is to be predicted.
 
     Attributes:
         id: Which sample of which epoch.
-        image_CHW: uint8, shape ``(3, H, W)``.
-        target: The objects, in pixels of ``image_CHW``; or the label of the image; or the label of each pixel,
-            uint8, shape ``(H, W)``, where `IGNORED_PIXEL` takes no part.
+        image_CHW: uint8, shape ``(3, H, W)``; of a part, its pixels only.
+        target: The objects, in pixels of the whole image; or the label of the image; or the label of each pixel,
+            uint8, shape ``(H, W)``, where `IGNORED_PIXEL` takes no part (of a part, of those that it answers for).
+        part: Which part of the image this is; None for all of it.
     """
 
     id: SampleId
     image_CHW: Tensor
     target: Target
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -125,9 +158,10 @@ class Microbatch:
     Attributes:
         index: Place in the global batch, from 0.
         ids: The samples, in canonical order.
-        images_BCHW: uint8, padded with zeros below and to the right.
-        sizes: Rows and columns of each image before padding.
+        images_BCHW: uint8, padded with zeros below and to the right; of a part, its pixels only.
+        sizes: Rows and columns of each whole image before padding.
         targets: What is to be predicted.
+        part: Which part of the padded images this is; None for all of them.
     """
 
     index: int
@@ -135,6 +169,20 @@ class Microbatch:
     images_BCHW: Tensor
     sizes: tuple[tuple[int, int], ...]
     targets: Targets
+    part: Part | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns of the whole padded images."""
+        if self.part is not None:
+            return self.part.height, self.part.width
+        rows, columns = self.images_BCHW.shape[-2:]
+        return rows, columns
+
+    @property
+    def own_sizes(self) -> Sequence[tuple[int, int]]:
+        """Rows and columns that `images_BCHW` holds of each image, without padding."""
+        return self.sizes if self.part is None else self.part.sizes(self.sizes)
 
     def to(self, device: torch.device) -> Microbatch:
         """Return the microbatch with its tensors on `device` (copied asynchronously from pinned memory)."""
@@ -168,6 +216,11 @@ def pad_and_stack(images: list[Tensor], multiple: int) -> Tensor:
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
     height, width = (-(-extent // multiple) * multiple for extent in (height, width))
+    return stack_padded(images, height, width)
+
+
+def stack_padded(images: list[Tensor], height: int, width: int) -> Tensor:
+    """Stack images of shape ``(3, H, W)``, padded with zeros to a size that holds each of them."""
     stacked = images[0].new_zeros((len(images), images[0].shape[0], height, width))
     for place, image in zip(stacked, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image

@@ -61,6 +61,16 @@ class _Pieces(Dataset["Microbatch | _Failure"]):
 
 
 def _collate(piece: _Piece, samples: list[Sample]) -> Microbatch:
+    part = samples[0].part
+    if part is not None:
+        return Microbatch(
+            piece.index,
+            piece.ids,
+            torch.stack([sample.image_CHW for sample in samples]),
+            ((part.height, part.width),) * len(samples),
+            stack_targets([sample.target for sample in samples], part.own.height, part.own.width),
+            part,
+        )
     height = max(sample.image_CHW.shape[1] for sample in samples)
     width = max(sample.image_CHW.shape[2] for sample in samples)
     images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ziggurat.config import DataConfig
-from ziggurat.data.batch import Sample, SampleId, Target
+from ziggurat.data.batch import Part, Sample, SampleId, Target
 from ziggurat.data.dataset import (
     ClassificationDataset,
     Dataset,
@@ -14,6 +14,7 @@ from ziggurat.data.dataset import (
     SegmentationDataset,
 )
 from ziggurat.data.randomness import Purpose, keyed_generator
+from ziggurat.data.tiles import cut_out
 from ziggurat.data.transforms import (
     Augmentation,
     augment_image,
@@ -34,12 +35,14 @@ class TrainingSamples:
         dataset: The images; what they are annotated with says what a sample's target is.
         config: The crop, and what may happen to it.
         seed: The run's seed.
+        part: The part of each crop that is wanted; None for all of it.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
+    def __init__(self, dataset: Dataset, config: DataConfig, seed: int, part: Part | None = None) -> None:
         self.dataset = dataset
         self.config = config
         self.seed = seed
+        self.part = part
         counts = [self._samples_of(index) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._images = ImageCache(dataset.image, config.cache_bytes)
@@ -57,7 +60,7 @@ class TrainingSamples:
         """Return one sample: the same bits in every process, in every order.
 
         Returns:
-            A crop of ``(3, crop, crop)``, uint8, and its target.
+            A crop of ``(3, crop, crop)``, uint8, or a part of it; and its target.
 
         Raises:
             UserError: If the image cannot be decoded.
@@ -67,7 +70,9 @@ class TrainingSamples:
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
         augmentation = draw_augmentation(generator, record.height, record.width, self.config)
         image = augment_image(self._images[index], augmentation, self.config.crop)
-        return Sample(id, image, self._target(index, augmentation))
+        if self.part is not None:
+            image = cut_out(image, self.part.tile)
+        return Sample(id, image, self._target(index, augmentation), self.part)
 
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message: its number, epoch and image."""
@@ -80,7 +85,8 @@ class TrainingSamples:
             return augment_objects(dataset.objects(index), augmentation, crop, self.config.min_visible)
         if isinstance(dataset, ClassificationDataset):
             return dataset.label(index)
-        return augment_mask(self._masks[index], augmentation, crop)
+        mask = augment_mask(self._masks[index], augmentation, crop)
+        return mask if self.part is None else cut_out(mask, self.part.own)
 
     def _samples_of(self, index: int) -> int:
         if isinstance(self.dataset, ClassificationDataset):

@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -29,6 +32,29 @@ class Tile:
     left: int
     height: int
     width: int
+
+
+def cut_out(pixels: Tensor, tile: Tile) -> Tensor:
+    """Return the pixels of a window as a tensor of its own; rows and columns are the last two dims."""
+    rows = slice(tile.top, tile.top + tile.height)
+    columns = slice(tile.left, tile.left + tile.width)
+    return pixels[..., rows, columns].clone(memory_format=torch.contiguous_format)
+
+
+def clip(tile: Tile, part: Tile) -> Tile:
+    """Return what lies in a part of a tile.
+
+    Args:
+        tile: In pixels of the image.
+        part: In pixels of the tile; may reach beyond it.
+
+    Example:
+        >>> clip(Tile(10, 0, 6, 4), Tile(4, 0, 4, 4))
+        Tile(top=14, left=0, height=2, width=4)
+    """
+    top, left = min(part.top, tile.height), min(part.left, tile.width)
+    height, width = min(part.height, tile.height - top), min(part.width, tile.width - left)
+    return Tile(tile.top + top, tile.left + left, height, width)
 
 
 def tile_grid(height: int, width: int, tile: int, overlap: float) -> list[Tile]:

@@ -99,6 +99,13 @@ def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple
     return batches
 
 
+def batch_extent(pieces: Sequence[Piece], multiple: int) -> tuple[int, int]:
+    """Return the rows and columns that the tiles of a batch are padded to."""
+    height = max(piece.tile.height for piece in pieces)
+    width = max(piece.tile.width for piece in pieces)
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
 def batch_pixels(pieces: Sequence[Piece]) -> int:
     """Return the pixels of a batch."""
     return sum(piece.tile.height * piece.tile.width for piece in pieces)

@@ -11,6 +11,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.views import make_center_view
 from ziggurat.inference.tiles import Compute, Images, run_tiles
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.own import whole_output
 
 
 def classify_images(model: VisionModel, images: Images, config: DataConfig, compute: Compute) -> Tensor:
@@ -33,13 +34,14 @@ def classify_images(model: VisionModel, images: Images, config: DataConfig, comp
     """
 
     def finish(outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        return list(outputs["logits"].float().softmax(dim=1).cpu())
+        logits_BK, _ = whole_output(outputs["logits"])
+        return list(logits_BK.float().softmax(dim=1).cpu())
 
     views = [make_center_view(images.record(index), config) for index in range(len(images))]
     tiled = run_tiles(model, images, views, finish, compute)
     empty = torch.zeros((0, model.num_classes))
     own = torch.stack(tiled.results) if tiled.results else empty
-    in_order = torch.cat(compute.workers.gather(own))
+    in_order = torch.cat(compute.mesh.dp.gather(own))
     result = torch.empty_like(in_order)
     result[torch.tensor([piece.image for piece in tiled.pieces], dtype=torch.int64)] = in_order
     return result

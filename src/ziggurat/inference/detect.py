@@ -12,7 +12,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.views import View, make_view
 from ziggurat.inference.tiles import Compute, Images, ProgressCallback, compute_as_configured, run_tiles
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import Mesh
 from ziggurat.tasks.detection import DetectionTask
 from ziggurat.tasks.detections import Detections
 from ziggurat.tasks.merging import concatenate, merge_tiles
@@ -23,11 +23,11 @@ def detect_as_configured(
     task: DetectionTask,
     images: Images,
     config: RunConfig,
-    workers: Workers,
+    mesh: Mesh,
     progress: ProgressCallback | None = None,
 ) -> list[Detections]:
     """Call `detect_images` with the settings of a run."""
-    compute = compute_as_configured(config, workers, progress)
+    compute = compute_as_configured(config, mesh, progress)
     return detect_images(model, task, images, config.data, config.decode, compute)
 
 
@@ -71,7 +71,7 @@ def detect_images(
     views = [make_view(images.record(index), config) for index in range(len(images))]
     tiled = run_tiles(model, images, views, finish, compute)
     # Runs of tiles follow each other in the order of the workers.
-    in_order = itertools.chain.from_iterable(map(_unpack, compute.workers.gather(_pack(tiled.results))))
+    in_order = itertools.chain.from_iterable(map(_unpack, compute.mesh.dp.gather(_pack(tiled.results))))
     of_image: dict[int, list[Detections]] = {index: [] for index in range(len(images))}
     for piece, detections in zip(tiled.pieces, in_order, strict=True):
         of_image[piece.image].append(detections)

@@ -15,6 +15,7 @@ from ziggurat.data.tiles import Tile
 from ziggurat.data.views import Piece, View, make_view
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.spatial import SpatialTensor, whole_tensor
 from ziggurat.parallel.workers import Workers
 from ziggurat.tasks.label_tiles import join_tiles
 
@@ -34,7 +35,7 @@ def segment_images(
 
     Returns:
         The label of each pixel of those images that are this worker's, by their index: uint8, shape ``(H, W)`` in the
-        image's own pixels, on the CPU. Every image is one worker's.
+        image's own pixels, on the CPU. Every image is one worker's (of workers that share images, in turn).
 
     Raises:
         UserError: On every worker, listing each image that cannot be decoded.
@@ -48,15 +49,30 @@ def segment_images(
     """
 
     def finish(outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        labels_BHW = outputs["logits"].argmax(dim=1).to(torch.uint8).cpu()
+        labels_BHW = whole_labels(outputs["logits"]).cpu()
         return [labels[:height, :width] for labels, (height, width) in zip(labels_BHW, sizes, strict=True)]
 
     views = [make_view(images.record(index), config) for index in range(len(images))]
     tiled = run_tiles(model, images, views, finish, compute)
+    owned = _tiles_of_own_images(tiled, compute.mesh.dp)
+    sp = compute.mesh.sp  # all of them have these tiles: each joins those of some images
     return {
-        index: _to_own_pixels(join_tiles(tiles), views[index], images.record(index))
-        for index, tiles in _tiles_of_own_images(tiled, compute.workers).items()
+        index: _to_own_pixels(join_tiles(owned[index]), views[index], images.record(index))
+        for index in list(owned)[sp.rank :: sp.size]
     }
+
+
+def whole_labels(logits_BKHW: Tensor) -> Tensor:
+    """Return the best class of each pixel, uint8, shape ``(B, H, W)``.
+
+    Communication:
+        Where several workers share each image: one gather (a byte for each pixel).
+    """
+    if not isinstance(logits_BKHW, SpatialTensor):
+        return logits_BKHW.argmax(dim=1).to(torch.uint8)
+    x = logits_BKHW
+    labels = x.local.argmax(dim=1).to(torch.uint8)
+    return whole_tensor(SpatialTensor(labels, (x.dims[0], *x.dims[2:]), x.mesh), "the labels of all pixels")
 
 
 def _tiles_of_own_images(tiled: Tiled[Tensor], workers: Workers) -> dict[int, list[LabelledTile]]:

@@ -5,6 +5,7 @@
    unit of computation, as a microbatch is in training: hence the same bits on any number of workers.
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
+   Workers that share each image (sp) take the same batches, and each computes its part of every tile.
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -23,13 +24,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from ziggurat.config import RunConfig
-from ziggurat.data.batch import pad_and_stack
+from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.views import Piece, View, batch_pixels, make_batches, share_of
+from ziggurat.data.tiles import clip
+from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_batches, share_of
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import Mesh
 
 T = TypeVar("T")
 
@@ -63,26 +65,24 @@ class Compute:
     """How a model is run.
 
     Attributes:
-        workers: All of them call `run_tiles`.
+        mesh: All of its workers call `run_tiles`.
         dtype: As in training.
         channels_last: As in training.
         batch: Most tiles that are computed at once.
         progress: Called after each batch.
     """
 
-    workers: Workers
+    mesh: Mesh
     dtype: Literal["auto", "bf16", "fp32"]
     channels_last: bool
     batch: int
     progress: ProgressCallback | None = None
 
 
-def compute_as_configured(
-    config: RunConfig, workers: Workers, progress: ProgressCallback | None = None
-) -> Compute:
+def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallback | None = None) -> Compute:
     """Return how a run's config has its model run."""
-    batch = max(1, BATCH_PIXELS[workers.device.type] // config.data.crop**2)
-    return Compute(workers, config.dtype, config.train.channels_last, batch, progress)
+    batch = max(1, BATCH_PIXELS[mesh.workers.device.type] // config.data.crop**2)
+    return Compute(mesh, config.dtype, config.train.channels_last, batch, progress)
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,20 @@ def run_tiles(
         UserError: On every worker, listing each image that cannot be decoded.
 
     Placement:
-        Every worker has the model and can read every image; afterwards each has the results of its tiles.
+        Every worker has the model and can read every image; afterwards each has the results of its tiles (workers
+        that share images have the same ones).
 
     Communication:
-        One gather of the faults.
+        One gather of the faults; along sp that of the model, and one of the faults for each batch.
     """
     batches = make_batches(views, model.size_multiple, compute.batch)
-    workers = compute.workers
+    compute.mesh.name_layers(model)
+    workers = compute.mesh.dp
     share = share_of(workers.rank, workers.size, [batch_pixels(pieces) for pieces in batches])
     results, faults = _run_batches(_Forward(model, finish, compute), images, views, batches[share], compute)
-    messages = {image: text for by_image in workers.gather(faults) for image, text in by_image.items()}
+    messages = {
+        image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
+    }
     if messages:
         raise UserError([messages[image] for image in sorted(messages)])
     first = sum(len(pieces) for pieces in batches[: share.start])
@@ -149,18 +153,28 @@ class _Forward(Generic[T]):
     finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]]
     compute: Compute
 
-    def __call__(self, tiles: list[Tensor]) -> list[T]:
-        """Return the result of each tile (from 0 to 255, shape ``(3, H, W)``)."""
-        device = self.compute.workers.device
-        sizes = [(tile.shape[1], tile.shape[2]) for tile in tiles]
+    def __call__(self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None) -> list[T]:
+        """Return the result of each tile.
+
+        Args:
+            batch: The tiles.
+            tiles: Their pixels, or of each those that lie in `part`: from 0 to 255, shape ``(3, H, W)``.
+            part: What this worker has of each; None for all.
+        """
+        mesh = self.compute.mesh
+        sizes = [(piece.tile.height, piece.tile.width) for piece in batch]
         if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
             tiles = [tile.float() for tile in tiles]
-        stacked = pad_and_stack(tiles, self.model.size_multiple).to(device)
+        height, width = batch_extent(batch, self.model.size_multiple)
+        if part is not None:
+            height, width = part.tile.height, part.tile.width
+        stacked = stack_padded(tiles, height, width).to(mesh.workers.device)
         if self.compute.channels_last:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
-        inputs = normalize_images(stacked, sizes, self.model.mean, self.model.std)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16"):
-            outputs = self.model(inputs)
+        own_sizes = sizes if part is None else part.sizes(sizes)
+        inputs = normalize_images(stacked, own_sizes, self.model.mean, self.model.std)
+        with torch.autocast(stacked.device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16"):
+            outputs = self.model(mesh.spread(inputs, part))
         return self.finish(outputs, sizes)
 
 
@@ -178,17 +192,20 @@ def _run_batches(
     results: list[T] = []
     faults: dict[int, str] = {}
     pieces = list(itertools.chain.from_iterable(batches))
+    mesh, multiple = compute.mesh, forward.model.size_multiple
+    parts = [mesh.part(*batch_extent(batch, multiple)) for batch in batches]
+    of_piece = [part for batch, part in zip(batches, parts, strict=True) for _ in batch]
     was_training = forward.model.training
     forward.model.eval()
     try:
-        with torch.inference_mode(), closing(_read_tiles(images, views, pieces)) as tiles:
-            for batch in batches:
+        with torch.inference_mode(), closing(_read_tiles(images, views, pieces, of_piece)) as tiles:
+            for batch, part in zip(batches, parts, strict=True):
                 pixels = [next(tiles) for _ in batch]
                 faults |= {
                     p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
                 }
-                if not faults:
-                    results += forward([tile for tile in pixels if isinstance(tile, Tensor)])
+                if not any(mesh.sp.gather(faults)):  # workers that share images go on together, or not at all
+                    results += forward(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
                 if compute.progress is not None:
                     compute.progress(len(results), len(pieces))
     finally:
@@ -197,18 +214,23 @@ def _run_batches(
 
 
 def _read_tiles(
-    images: Images, views: Sequence[View], pieces: Sequence[Piece]
+    images: Images, views: Sequence[View], pieces: Sequence[Piece], parts: Sequence[Part | None]
 ) -> Generator[Tensor | UserError, None, None]:
-    """Yield the pixels of each piece, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded."""
+    """Yield the pixels of each piece, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded.
+
+    Of a piece of which this worker has a part only, the pixels that lie in the part.
+    """
+    part_of = iter(parts)
     indices = [index for index, _ in itertools.groupby(piece.image for piece in pieces)]
     with closing(_read_ahead(images, views, indices)) as read:
         for _, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
             image = next(read)
             for piece in of_image:
+                part = next(part_of)
                 if isinstance(image, UserError):
                     yield image
                 else:
-                    tile = piece.tile
+                    tile = piece.tile if part is None else clip(piece.tile, part.tile)
                     yield image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
 
 

@@ -104,7 +104,7 @@ def expand_image(coarse_BChw: Tensor, height: int, width: int) -> Tensor:
 def _blur(padded_BCHW: Tensor, taps: tuple[float, ...], stride: int) -> Tensor:
     """Apply the taps along rows, then along columns, to every channel by itself."""
     channels = padded_BCHW.shape[1]
-    taps_T = padded_BCHW.new_tensor(taps)
+    taps_T = torch.tensor(taps, dtype=padded_BCHW.dtype, device=padded_BCHW.device)
     across = taps_T.view(1, 1, 1, -1).expand(channels, 1, 1, len(taps))
     along = taps_T.view(1, 1, -1, 1).expand(channels, 1, len(taps), 1)
     narrow = functional.conv2d(padded_BCHW, across, stride=(1, stride), groups=channels)

@@ -1,4 +1,8 @@
-"""Data parallelism: the microbatches of a step are spread over workers, and their sums do not depend on how."""
+"""Data parallelism: the microbatches of a step are spread over workers, and their sums do not depend on how.
+
+Where several workers share each image (sp), each has a *part* of a microbatch's gradient and losses: the parts are
+added up after the canonical sum over dp, so that the result has the same bits on any degree of dp.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.parallel.canonical import gather_leaves, partition, sum_leaves
@@ -29,11 +34,15 @@ class DataParallel:
     Args:
         model: Its weights are made those of the first worker.
         workers: The workers of the dp axis.
+        sharing: The workers that share each image (the sp axis); by default this one alone.
     """
 
-    def __init__(self, model: nn.Module, workers: Workers) -> None:
+    def __init__(self, model: nn.Module, workers: Workers, sharing: Workers | None = None) -> None:
         self.workers = workers
-        workers.copy_from_first(list(model.state_dict().values()))
+        self.sharing = sharing or Workers(device=workers.device)
+        for axis in (self.sharing, workers):
+            axis.copy_from_first(list(model.state_dict().values()))
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradients = GradientSum(model.parameters(), workers)
         self.statistics = RunningStatistics(model, workers)
 
@@ -55,27 +64,52 @@ class DataParallel:
             yield
         self.statistics.take_leaf()
 
-    def gather(self, mine: Sequence[Tensor], width: int) -> Tensor:
+    def gather(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
         """Return a vector of each microbatch of the step, from all workers, in order.
 
         Args:
             mine: Vectors of this worker's microbatches, float64, shape ``(width,)``.
             width: Length of each vector.
+            parts: Whether the workers that share an image have a part of its vector each, or each the whole.
 
         Returns:
             Shape ``(num_leaves, width)``, the same on every worker.
+
+        Communication:
+            One all-gather over dp; of parts one all-reduce over sp.
         """
         empty = torch.zeros((0, width), dtype=torch.float64, device=self.workers.device)
         leaves = torch.stack(list(mine)) if mine else empty
-        return gather_leaves(leaves, partition(self.num_leaves, self.workers.size), self.workers)
+        gathered = gather_leaves(leaves, partition(self.num_leaves, self.workers.size), self.workers)
+        return self._add_parts(gathered) if parts else gathered
 
-    def sum(self, mine: Sequence[Tensor], width: int) -> Tensor:
+    def sum(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
         """Return the canonical sum of a vector of each microbatch of the step, shape ``(width,)``."""
-        return sum_leaves(self.gather(mine, width))
+        return sum_leaves(self.gather(mine, width, parts))
 
     def finish_gradients(self) -> None:
-        """Wait for the exchange; every ``parameter.grad`` is then that of the global batch."""
+        """Wait for the exchange; every ``parameter.grad`` is then that of the global batch.
+
+        Communication:
+            The canonical sum over dp; then one all-reduce of all gradients over sp.
+        """
         self.gradients.finish()
+        if self.sharing.size > 1:
+            self._add_gradient_parts()
+
+    def _add_gradient_parts(self) -> None:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            alike = [gradient for gradient in gradients if gradient.dtype == dtype]
+            flat = self._add_parts(torch.cat([gradient.reshape(-1) for gradient in alike]))
+            for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
+                gradient.copy_(total.view(gradient.shape))
+
+    def _add_parts(self, part: Tensor) -> Tensor:
+        """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""
+        if self.sharing.size > 1:
+            dist.all_reduce(part, group=self.sharing.group)
+        return part
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError, nearest
@@ -15,7 +16,7 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp",)
+AVAILABLE = ("dp", "sp")
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,40 @@ class Plan:
 
     Attributes:
         dp: Workers that the samples of a step are spread over.
+        sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
     """
 
     dp: int = 1
+    sp: tuple[int, ...] = (1,)
+
+    @property
+    def num_spatial(self) -> int:
+        """Workers that share an image."""
+        return math.prod(self.sp)
 
     @property
     def num_workers(self) -> int:
         """The product of all degrees."""
-        return math.prod((self.dp,))
+        return self.dp * self.num_spatial
 
     def __str__(self) -> str:
-        return f"dp={self.dp}"
+        texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp))}
+        return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
 
 
 def parse_plan(text: str) -> Plan:
-    """Read a plan such as ``dp=2``.
+    """Read a plan such as ``dp=2``, ``sp=2`` (bands of rows), ``sp=2x2`` (tiles) or ``dp=2,sp=1x2``.
 
     Raises:
         UserError: Listing every axis that is unknown, not available or without a positive degree.
 
     Example:
-        >>> parse_plan("dp=3").num_workers
-        3
+        >>> plan = parse_plan("dp=3,sp=2x1")
+        >>> plan.num_workers, str(plan)
+        (6, 'dp=3,sp=2')
     """
-    faults, degrees = [], {}
+    faults = []
+    degrees: dict[str, tuple[int, ...]] = {}
     for item in text.split(","):
         axis, _, degree = (part.strip() for part in item.partition("="))
         if axis not in AXES:
@@ -56,10 +67,16 @@ def parse_plan(text: str) -> Plan:
             faults.append(f"{AXES[axis]} ({axis}) is not available yet: use {', '.join(AVAILABLE)}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
-        elif not degree.isdecimal() or int(degree) < 1:
-            faults.append(f"the degree of {axis} must be a positive whole number: got '{degree}' in '{text}'")
+        elif not re.fullmatch(
+            r"[0-9]+(x[0-9]+)?" if axis == "sp" else r"[0-9]+", degree
+        ) or "0" in degree.split("x"):
+            forms = ", or rows x columns such as 2x2" if axis == "sp" else ""
+            faults.append(
+                f"the degree of {axis} must be a positive whole number{forms}: got '{degree}' in '{text}'"
+            )
         else:
-            degrees[axis] = int(degree)
+            degrees[axis] = tuple(map(int, degree.split("x")))
     if faults:
         raise UserError(faults)
-    return Plan(**degrees)
+    sp = degrees.get("sp", (1,))
+    return Plan(degrees.get("dp", (1,))[0], sp[:1] if sp[-1] == 1 else sp)

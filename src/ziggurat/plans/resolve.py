@@ -105,7 +105,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete the number of microbatches, and check that batch, microbatches and workers fit.
+    """Complete the number of microbatches (one for each worker of the dp axis), and check that all fits together.
 
     Args:
         config: With or without a plan.
@@ -115,8 +115,8 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
         UserError: Listing every fault.
     """
     device = resolve_device(config.device)
-    num_workers = resolve_plan(config.plan, _num_pieces(config), device, world).num_workers
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or num_workers
+    plan = resolve_plan(config.plan, _num_pieces(config), device, world)
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.dp
     faults = []
     if batch_size < microbatches:
         faults.append(
@@ -129,10 +129,11 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
             f"{_nearest_divisor(batch_size, microbatches)} microbatches, or a batch of "
             f"{-(-batch_size // microbatches) * microbatches}"
         )
-    if microbatches < num_workers:
+    if microbatches < plan.dp:
+        fitting = dataclasses.replace(plan, dp=microbatches)
         faults.append(
-            f"each worker needs a microbatch: the plan has {num_workers} workers, and microbatches is "
-            f"{microbatches}: use --plan dp={microbatches} or --microbatches {num_workers}"
+            f"each worker of the dp axis needs a microbatch: the plan {plan} has {plan.dp}, and microbatches is "
+            f"{microbatches}: use --plan {fitting} or --microbatches {plan.dp}"
         )
     if faults:
         raise UserError(faults)

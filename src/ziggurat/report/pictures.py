@@ -24,6 +24,7 @@ from ziggurat.inference.segment import segment_images
 from ziggurat.inference.tiles import compute_as_configured
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.tasks.drawing import draw_caption, draw_comparison
 from ziggurat.tasks.label_drawing import draw_label_comparison
 
@@ -53,7 +54,7 @@ def draw_examples(
     Raises:
         UserError: Listing each image that cannot be decoded.
     """
-    alone = Workers(device=workers.device)
+    alone = make_mesh(Workers(device=workers.device))
     images = _Chosen(dataset, tuple(indices))
     if model.task == "detect":
         found = detect_as_configured(model, task, images, config, alone)

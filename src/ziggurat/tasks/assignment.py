@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.tasks.anchors import Grid, anchors_at
+from ziggurat.tasks.own import Block
 
 NEGATIVE, IGNORED = -1, -2  # instead of an object's index
 
@@ -24,6 +25,20 @@ class Places:
     row: Tensor
     column: Tensor
     anchor: Tensor
+
+    def inside(self, block: Block) -> Tensor:
+        """Return which predictions lie in a block of the level's map, bool, shape ``(N,)``."""
+        return (
+            (self.row >= block.rows[0])
+            & (self.row < block.rows[1])
+            & (self.column >= block.columns[0])
+            & (self.column < block.columns[1])
+        )
+
+    def take(self, chosen: Tensor, block: Block) -> Places:
+        """Return some predictions, with rows and columns counted from the block's first ones."""
+        row, column = self.row[chosen] - block.rows[0], self.column[chosen] - block.columns[0]
+        return Places(self.image[chosen], row, column, self.anchor[chosen])
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,17 @@ class LevelTargets:
     anchors_xyxy: Tensor
     boxes_xyxy: Tensor
     labels: Tensor
+
+    def of_block(self, block: Block) -> LevelTargets:
+        """Return the targets of a block of the level's map."""
+        chosen = self.positives.inside(block)
+        return LevelTargets(
+            self.positives.take(chosen, block),
+            self.ignored.take(self.ignored.inside(block), block),
+            self.anchors_xyxy[chosen],
+            self.boxes_xyxy[chosen],
+            self.labels[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -87,14 +113,14 @@ def collect_targets(
 
 def _places(mask_BL: Tensor, grid: Grid, num_anchors: int) -> Places:
     image, place = mask_BL.nonzero().unbind(dim=1)
-    return places_from_index(image, place, grid, num_anchors)
+    return places_from_index(image, place, grid.columns, num_anchors)
 
 
-def places_from_index(image: Tensor, index: Tensor, grid: Grid, num_anchors: int) -> Places:
-    """Split the index of predictions of a level (rows, then columns, then anchors) into its parts."""
+def places_from_index(image: Tensor, index: Tensor, columns: int, num_anchors: int) -> Places:
+    """Split the index of predictions of a map (rows, then columns, then anchors) into its parts."""
     position = torch.div(index, num_anchors, rounding_mode="floor")
-    row = torch.div(position, grid.columns, rounding_mode="floor")
-    return Places(image, row, position % grid.columns, index % num_anchors)
+    row = torch.div(position, max(1, columns), rounding_mode="floor")
+    return Places(image, row, position % max(1, columns), index % num_anchors)
 
 
 def gather(map_BCHW: Tensor, places: Places, num_anchors: int) -> Tensor:

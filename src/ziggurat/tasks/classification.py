@@ -16,6 +16,7 @@ from ziggurat.config import LossConfig
 from ziggurat.data.batch import LabelTargets, Microbatch
 from ziggurat.models.classifier import Classifier
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.own import whole_output
 
 TOP = 5  # classes among which the right one shall be, besides the best one
 
@@ -27,12 +28,16 @@ class ClassificationTask:
         model: Gives the names of its levels' predictions, if it has any; its weights are not used.
         loss: The loss.
 
+    Where several workers share each image, each has the logits, and takes an equal part of the loss.
+
     Attributes:
+        normalizers_are_parts: No: every worker knows all labels.
         normalizer_names: What the loss is divided by.
         output_sum_names: None: the loss is a sum over images.
         term_names: The terms of the loss.
     """
 
+    normalizers_are_parts = False
     normalizer_names: tuple[str, ...] = ("images",)
     output_sum_names: tuple[str, ...] = ()
 
@@ -76,14 +81,15 @@ class ClassificationTask:
 
     def probabilities(self, outputs: dict[str, Tensor]) -> Tensor:
         """Return the probability of each class, float32 (or float64, if the outputs are), shape ``(B, K)``."""
-        return _widen(outputs["logits"]).softmax(dim=1)
+        return _widen(whole_output(outputs["logits"])[0]).softmax(dim=1)
 
     def _share(self, logits_BK: Tensor, labels_B: Tensor, totals: Tensor) -> Tensor:
+        logits_BK, num_workers = whole_output(logits_BK)
         logits_BK = _widen(logits_BK)
         losses = functional.cross_entropy(
             logits_BK, labels_B, reduction="sum", label_smoothing=self._loss.smoothing
         )
-        return losses / totals[0].to(device=losses.device, dtype=losses.dtype).clamp(min=1)
+        return losses / (totals[0].to(device=losses.device, dtype=losses.dtype).clamp(min=1) * num_workers)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: ``B`` images, ``N`` positives of all levels, ``K`` normalizers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from torch import Tensor
 from ziggurat.config import DecodeConfig, LossConfig, RunConfig
 from ziggurat.data.batch import Microbatch, ObjectTargets
 from ziggurat.models.detector import Detector
+from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.tasks.anchors import Grid, anchors_at, make_grids
-from ziggurat.tasks.assignment import Assignment, collect_targets, gather, places_from_index
+from ziggurat.tasks.assignment import Assignment, Places, collect_targets, gather, places_from_index
 from ziggurat.tasks.atss import AtssRules
+from ziggurat.tasks.candidates import Candidates, best_scores, join_candidates
 from ziggurat.tasks.detections import Detections, suppress
 from ziggurat.tasks.fcos import FcosRules
 from ziggurat.tasks.focal import focal_sums
+from ziggurat.tasks.own import own_block, own_part
 from ziggurat.tasks.retinanet import RetinaNetRules
 from ziggurat.tasks.rules import Rules
 
@@ -31,18 +35,23 @@ DEFAULT_NORMALIZER = {"fcos": "positives", "retinanet": "images", "atss": "posit
 class DetectionTask:
     """Assigns targets, computes shares of the loss and decodes boxes, for any of the heads.
 
+    Where several workers share each image, each assigns the targets of all positions (it knows all boxes) and computes
+    the loss of those that it answers for.
+
     Args:
         model: Gives the facts: levels, head and classes; its weights are not used.
         loss: The loss.
         decode: How outputs become boxes.
 
     Attributes:
+        normalizers_are_parts: No: targets of all positions are known to every worker.
         normalizer_names: What the loss is divided by: the positives, and for the box term what its weights are
             if they are not 1 each; or the images.
         output_sum_names: None: the loss depends on no sum over outputs.
         term_names: The terms of the loss.
     """
 
+    normalizers_are_parts = False
     output_sum_names: tuple[str, ...] = ()
 
     def __init__(self, model: Detector, loss: LossConfig, decode: DecodeConfig) -> None:
@@ -62,7 +71,7 @@ class DetectionTask:
         Args:
             batch: Its objects, and the rows and columns of its images, are used.
         """
-        grids = self._grids(*batch.images_BCHW.shape[-2:])
+        grids = self._grids(*batch.extent)
         targets = batch.targets
         assert isinstance(targets, ObjectTargets)  # the data set was opened for this task
         boxes, counts = targets.boxes_xyxy, torch.tensor(targets.counts)
@@ -94,13 +103,14 @@ class DetectionTask:
             totals: The global normalizers, float64, shape ``(K,)``: the sum of `normalizers` over all microbatches.
         """
         device = assignment.positives.device
+        outputs, own = own_outputs(outputs, assignment)
         with torch.autocast(device.type, enabled=False):
-            sums, losses = self._class_sums(outputs, assignment), self._positive_losses(outputs, assignment)
+            sums, losses = self._class_sums(outputs, own), self._positive_losses(outputs, own)
             weight_B = self._image_weights(assignment.positives, totals[0]).to(device, sums.dtype)
             box_weights = self._rules.box_weights(assignment)
             last = totals[len(self.normalizer_names) - 1]
             box_weight_B = self._image_weights(box_weights, last).to(device, sums.dtype)
-            image_N = torch.cat([level.positives.image for level in assignment.levels.values()])
+            image_N = torch.cat([level.positives.image for level in own.levels.values()])
             shares = {"classes": (sums * weight_B).sum()}
             for term, loss_N in losses.items():
                 factor_B = box_weight_B if term == "boxes" else weight_B
@@ -115,16 +125,25 @@ class DetectionTask:
         Args:
             outputs: The model's.
             sizes: Rows and columns of each image before padding; boxes are clipped to them.
+
+        Communication:
+            Where several workers share each image: one gather of the candidates along each axis.
         """
         finest, level = next(iter(self._model.levels.items()))
         rows, columns = outputs[finest]["boxes"].shape[-2:]
         device = outputs[finest]["boxes"].device
         with torch.autocast(device.type, enabled=False):
             found = [
-                self._level_detections(outputs[grid.name], grid)
+                self._candidates(outputs[grid.name], grid)
                 for grid in self._grids(rows * level.stride, columns * level.stride)
             ]
-            image, boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            boxes_of_finest = outputs[finest]["boxes"]
+            if isinstance(boxes_of_finest, SpatialTensor):
+                found = join_candidates(found, self._decode.candidates, boxes_of_finest.mesh)
+            image, boxes, scores, labels = (
+                torch.cat([getattr(level, name) for level in found])
+                for name in ("image", "boxes_xyxy", "scores", "labels")
+            )
             bounds = torch.tensor(sizes, device=device, dtype=boxes.dtype).flip(1).repeat(1, 2)
             boxes = torch.minimum(boxes.clamp(min=0), bounds[image])
         results = []
@@ -174,34 +193,41 @@ class DetectionTask:
             return 1 / (counts_B.clamp(min=1) * total)
         return torch.ones_like(counts_B) / total
 
-    def _level_detections(
-        self, terms: dict[str, Tensor], grid: Grid
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return image, box, score and label of a level's candidates: images in order, the best first."""
+    def _candidates(self, terms: dict[str, Tensor], grid: Grid) -> Candidates:
+        """Return a level's candidates among the positions that this worker answers for."""
         num_anchors, num_classes = self._rules.num_anchors, self._model.num_classes
+        block = own_block(terms["boxes"])
+        terms = {name: own_part(t) for name, t in terms.items()}
         terms = {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in terms.items()}
         scores_BP = self._rules.scores(terms).permute(0, 2, 3, 1).flatten(1)  # a view of channels-last maps
-        indices = [_best(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP]
+        indices = [
+            best_scores(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP
+        ]
         image = torch.arange(len(indices)).repeat_interleave(torch.tensor([len(one) for one in indices]))
         image, index = image.to(scores_BP.device), torch.cat(indices)
         prediction = torch.div(index, num_classes, rounding_mode="floor")
-        places = places_from_index(image, prediction, grid, num_anchors)
+        here = places_from_index(image, prediction, block.width, num_anchors)
+        places = Places(image, here.row + block.rows[0], here.column + block.columns[0], here.anchor)
         base = self._rules.base_anchors(grid.stride, index.device)
         anchors = anchors_at(grid, base, places.row, places.column, places.anchor)
-        boxes = self._rules.decode(gather(terms["boxes"], places, num_anchors), anchors)
-        return image, boxes, scores_BP[image, index], index % num_classes
+        boxes = self._rules.decode(gather(terms["boxes"], here, num_anchors), anchors)
+        labels = index % num_classes
+        in_level = (places.row * grid.columns + places.column) * num_anchors + places.anchor
+        return Candidates(image, in_level * num_classes + labels, boxes, scores_BP[image, index], labels)
+
+
+def own_outputs(outputs: Outputs, assignment: Assignment) -> tuple[Outputs, Assignment]:
+    """Return outputs and targets of the positions that this worker answers for; all of them, if it is alone."""
+    if not any(isinstance(term, SpatialTensor) for terms in outputs.values() for term in terms.values()):
+        return outputs, assignment
+    levels = {
+        name: targets.of_block(own_block(outputs[name]["boxes"]))
+        for name, targets in assignment.levels.items()
+    }
+    own = {name: {term: own_part(t) for term, t in outputs[name].items()} for name in levels}
+    return own, replace(assignment, levels=levels)
 
 
 def make_task(model: Detector, config: RunConfig) -> DetectionTask:
     """Return the detection task of a model, as a run's configuration defines it."""
     return DetectionTask(model, config.loss, config.decode)
-
-
-def _best(scores_P: Tensor, threshold: float, count: int) -> Tensor:
-    """Return the indices of the best scores above the threshold, falling; of equal scores the earlier first."""
-    index = (scores_P > threshold).nonzero().squeeze(1)
-    scores = scores_P[index]
-    if len(index) > count:  # find the last one's score first: sorting everything would cost more
-        kept = scores >= scores.topk(count).values[-1]
-        index, scores = index[kept], scores[kept]
-    return index[scores.argsort(descending=True, stable=True)[:count]]

@@ -14,6 +14,7 @@ from ziggurat.config import LossConfig
 from ziggurat.data.batch import IGNORED_PIXEL, MaskTargets, Microbatch
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.own import own_part
 from ziggurat.tasks.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
 
 
@@ -47,7 +48,10 @@ class SegmentationTask:
         model: Gives the number of classes; its weights are not used.
         loss: The loss.
 
+    Where several workers share each image, each has the masks of the pixels that it answers for.
+
     Attributes:
+        normalizers_are_parts: Yes: a worker counts the pixels that it has.
         normalizer_names: Valid pixels; with Dice also the pixels of each class.
         output_sum_names: With Dice, ``I`` and ``P`` of each class; otherwise none.
         term_names: The terms of the loss.
@@ -56,6 +60,8 @@ class SegmentationTask:
         Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4. https://arxiv.org/abs/1708.02002
         Milletari et al., V-Net, 2016, section 3. https://arxiv.org/abs/1606.04797 (there with squares)
     """
+
+    normalizers_are_parts = True
 
     def __init__(self, model: VisionModel, loss: LossConfig) -> None:
         self._num_classes = model.num_classes
@@ -105,7 +111,7 @@ class SegmentationTask:
         if not self.output_sum_names:
             return assignment.counts_K.new_zeros(0)
         with torch.autocast(assignment.counts_K.device.type, enabled=False):
-            return torch.cat(overlap_sums(outputs["logits"], assignment.labels_BHW))
+            return torch.cat(overlap_sums(own_part(outputs["logits"]), assignment.labels_BHW))
 
     def loss_shares(
         self, outputs: dict[str, Tensor], assignment: PixelTargets, totals: Tensor
@@ -119,7 +125,7 @@ class SegmentationTask:
             assignment: Of the same microbatch.
             totals: Sums over all microbatches of `normalizers`, then of `output_sums`, float64.
         """
-        logits_BKHW, labels_BHW = outputs["logits"], assignment.labels_BHW
+        logits_BKHW, labels_BHW = own_part(outputs["logits"]), assignment.labels_BHW
         totals = totals.to(logits_BKHW.device)
         shares = {}
         with torch.autocast(logits_BKHW.device.type, enabled=False):

@@ -21,7 +21,7 @@ def spatial_mesh(workers: Workers, degrees: tuple[int, ...], min_rows: int = MIN
         ValueError: If the number of workers is not the product.
 
     Communication:
-        Every worker of the world makes the same process groups, in the same order.
+        The workers of each line meet to make its process group.
     """
     count = 1
     for degree in degrees:
@@ -41,15 +41,10 @@ def _line(workers: Workers, degree: int, stride: int) -> Workers:
     """Return the workers of one axis that this worker is among."""
     if degree == workers.size:
         return workers
-    mine = None
     assert workers.group is not None
-    world = [dist.get_global_rank(workers.group, rank) for rank in range(workers.size)]
-    for first in range(workers.size):
-        if first // stride % degree:
-            continue
-        ranks = [first + stride * number for number in range(degree)]
-        group = dist.new_group([world[rank] for rank in ranks])
-        if workers.rank in ranks and isinstance(group, dist.ProcessGroup):
-            mine = Workers(ranks.index(workers.rank), degree, workers.device, group)
-    assert mine is not None
-    return mine
+    first = workers.rank - workers.rank // stride % degree * stride
+    ranks = [dist.get_global_rank(workers.group, first + stride * number) for number in range(degree)]
+    # named by its members: where images of several groups are computed, each of these makes its own lines
+    group = dist.new_group(ranks, use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+    return Workers((workers.rank - first) // stride, degree, workers.device, group)

@@ -1,0 +1,111 @@
+"""The mesh: all workers of a run, arranged along the axes of its plan. The only place that makes process groups.
+
+    dp=2, sp=2            sp 0      sp 1
+                 dp 0   worker 0  worker 1      share the images of the first half of the microbatches
+                 dp 1   worker 2  worker 3      share those of the second half
+
+Neighbours along sp have neighbouring ranks, as they exchange the most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ziggurat.data.batch import Part
+from ziggurat.data.tiles import Tile
+from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
+from ziggurat.parallel.spatial.geometry import Range, partition, ranges
+from ziggurat.parallel.spatial.tensor import band_dims
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.plan import Plan, parse_plan
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This worker's view of all workers.
+
+    Attributes:
+        workers: All of them.
+        dp: Those that have the same part of other images.
+        sp: Those that have other parts of the same images.
+        spatial: How the latter cut an image; None where each worker has whole images.
+    """
+
+    workers: Workers
+    dp: Workers
+    sp: Workers
+    spatial: SpatialMesh | None = None
+
+    def name_layers(self, model: nn.Module) -> None:
+        """Let messages about a model's layers name them."""
+        if self.spatial is not None:
+            self.spatial.names |= {id(module): name for name, module in model.named_modules()}
+
+    def part(self, height: int, width: int) -> Part | None:
+        """Return the part of images of a size that is this worker's; None where it has them whole."""
+        if self.spatial is None:
+            return None
+        has, own = [(0, height), (0, width)], [(0, height), (0, width)]
+        for number, axis in enumerate(self.spatial.axes):
+            extent = (height, width)[axis.place]
+            own[axis.place] = ranges(partition(extent, axis.size))[axis.rank]
+            if self.spatial.is_cut(extent, number):
+                has[axis.place] = own[axis.place]
+        return Part(height, width, _tile(*has), _tile(*own))
+
+    def spread(self, part_BCHW: Tensor, part: Part | None) -> Tensor:
+        """Return this worker's part of images as a tensor that looks like the whole.
+
+        Args:
+            part_BCHW: The rows and columns of ``part.tile``.
+            part: As `part` gives it; None leaves the images as they are.
+        """
+        if part is None or self.spatial is None:
+            return part_BCHW
+        dims = band_dims((*part_BCHW.shape[:2], part.height, part.width), self.spatial)
+        return SpatialTensor(part_BCHW, dims, self.spatial)
+
+
+def _tile(rows: Range, columns: Range) -> Tile:
+    return Tile(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+
+
+def make_mesh(workers: Workers, text: str = "") -> Mesh:
+    """Arrange all workers as a plan says.
+
+    Args:
+        workers: All workers of the run.
+        text: The plan, of as many workers; without one samples are spread over all of them.
+
+    Raises:
+        UserError: If the plan cannot be read.
+        ValueError: If the plan has another number of workers.
+
+    Communication:
+        The workers of each new process group meet; all workers call this together.
+    """
+    plan = parse_plan(text) if text else Plan(dp=workers.size)
+    if plan.num_workers != workers.size:
+        raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
+    if plan.num_spatial == 1:
+        return Mesh(workers, workers, Workers(device=workers.device))
+    first = workers.rank // plan.num_spatial * plan.num_spatial
+    sp = _subset(workers, range(first, first + plan.num_spatial))
+    dp = _subset(workers, range(workers.rank - first, workers.size, plan.num_spatial))
+    return Mesh(workers, dp, sp, spatial_mesh(sp, plan.sp))
+
+
+def _subset(workers: Workers, ranks: range) -> Workers:
+    """Return some of the workers, this one among them; only these have to call this."""
+    if len(ranks) == workers.size:
+        return workers
+    if len(ranks) == 1:
+        return Workers(device=workers.device)
+    assert workers.group is not None
+    world = [dist.get_global_rank(workers.group, rank) for rank in ranks]
+    group = dist.new_group(world, use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+    return Workers(ranks.index(workers.rank), len(ranks), workers.device, group)
