@@ -200,6 +200,24 @@ def test_models_lists_what_can_be_built(capfd):
         (["digits", "--resume", "--config", "c.yaml"], ["remove --config c.yaml or --resume"]),
         (["digits", "--resume"], ["--resume needs --out with the folder of a run"]),
         (
+            [
+                "digits",
+                "--model",
+                "smp:upernet/resnet18",
+                "--set",
+                "data.crop=64",
+                "--set",
+                "digits.size=64",
+                "--set",
+                "digits.train_scenes=17",
+                "--batch-size",
+                "8",
+                "--microbatches",
+                "4",
+            ],
+            ["microbatches of two images at least", "17 samples", "--batch-size 12", "model.norm=group"],
+        ),
+        (
             ["nowhere", "--plan", "dp=0", "--model", "x", "--set", "train.lr=-1", "--weights", "no.pth"],
             [
                 "5 faults:",
