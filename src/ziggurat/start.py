@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
@@ -107,8 +108,11 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
         check(lambda: _natural_task(config))
     else:
         model = check(lambda: build_model(config.model, num_classes=2))
-        num_samples = check(lambda: _check_data(config)) or 0
-        if resolved is not None and model is not None and num_samples:
+        dataset = check(lambda: _open_training(config))
+        if config.data.path:  # two splits, two lists of faults
+            check(partial(open_validation, config, dataset.classes if dataset is not None else None))
+        if resolved is not None and model is not None and dataset is not None:
+            num_samples = len(TrainingSamples(dataset, config.data, config.seed))
             check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights = config.model.weights
     if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
@@ -149,14 +153,9 @@ def _check_path(config: RunConfig) -> None:
         raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
 
 
-def _check_data(config: RunConfig) -> int:
-    """Open what a run is trained and evaluated on, and return the number of samples of an epoch."""
+def _open_training(config: RunConfig) -> Dataset | None:
     _check_path(config)
-    dataset = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
-    if dataset is None:
-        return 0
-    open_validation(config, dataset.classes)
-    return len(TrainingSamples(dataset, config.data, config.seed))
+    return open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
 
 
 def start_evaluation(run: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:
