@@ -200,6 +200,24 @@ def test_models_lists_what_can_be_built(capfd):
         (["digits", "--resume", "--config", "c.yaml"], ["remove --config c.yaml or --resume"]),
         (["digits", "--resume"], ["--resume needs --out with the folder of a run"]),
         (
+            [
+                "digits",
+                "--model",
+                "smp:upernet/resnet18",
+                "--set",
+                "data.crop=64",
+                "--set",
+                "digits.size=64",
+                "--set",
+                "digits.train_scenes=17",
+                "--batch-size",
+                "8",
+                "--microbatches",
+                "4",
+            ],
+            ["microbatches of two images at least", "17 samples", "--batch-size 12", "model.norm=group"],
+        ),
+        (
             ["nowhere", "--plan", "dp=0", "--model", "x", "--set", "train.lr=-1", "--weights", "no.pth"],
             [
                 "5 faults:",
@@ -218,6 +236,31 @@ def test_bad_input_is_answered_before_anything_starts(arguments, messages, tmp_p
     assert status == 2
     assert all(message in error for message in messages), error
     assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_lists_the_faults_of_both_splits_and_of_masks_that_others_have_too(tmp_path, capfd):
+    for number, split in enumerate(("train", "train", "train", "val", "val")):
+        for kind, mode in (("images", "RGB"), ("masks", "L")):
+            folder = tmp_path / "data" / kind / split
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (64, 64)).save(folder / f"{number}.png")
+    masks = tmp_path / "data" / "masks"
+    (tmp_path / "data" / "classes.txt").write_text("background\nroad\n")
+    Image.new("L", (64, 64), 7).save(masks / "train" / "0.png")
+    Image.new("L", (32, 64)).save(masks / "train" / "1.png")
+    Image.new("L", (64, 64), 9).save(masks / "val" / "3.png")
+    (masks / "val" / "4.png").unlink()
+    status, _, error = run(capfd, "train", tmp_path / "data", "--out", tmp_path / "out")
+    assert status == 2
+    lines = error.splitlines()
+    for file, fault in [
+        ("masks/train/0.png", "unknown class: 7"),
+        ("masks/train/1.png", "size mismatch"),
+        ("masks/val/3.png", "unknown class: 9"),
+        ("images/val/4.png", "image without a mask"),
+    ]:
+        assert any(file in line and fault in line for line in lines), error
     assert not (tmp_path / "out").exists()
 
 

@@ -89,7 +89,7 @@ OTHER_TASKS = {
     "dice": {"task": "segment", "model.name": "smp:unet/tu-resnet10t", "loss.segmentation": "focal+dice"},
     "manet": {
         "task": "segment",
-        "model.name": "smp:upernet/resnet18",
+        "model.name": "smp:manet/resnet18",
         "dtype": "bf16",
         "train.optimizer": "sgd",
     },

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
+from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
 from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
@@ -15,6 +18,7 @@ from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environm
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
+from ziggurat.plans.single_images import check_smallest_microbatch
 from ziggurat.predict import predict_files
 from ziggurat.published import load_published, published_config
 from ziggurat.run import CONFIG, Run, load_run, make_run_folder
@@ -103,8 +107,13 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     if config.task == "auto":  # a fault of its own; the data may have others
         check(lambda: _natural_task(config))
     else:
-        check(lambda: build_model(config.model, num_classes=2))
-        check(lambda: _check_data(config))
+        model = check(lambda: build_model(config.model, num_classes=2))
+        dataset = check(lambda: _open_training(config))
+        if config.data.path:  # two splits, two lists of faults
+            check(partial(open_validation, config, dataset.classes if dataset is not None else None))
+        if resolved is not None and model is not None and dataset is not None:
+            num_samples = len(TrainingSamples(dataset, config.data, config.seed))
+            check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights = config.model.weights
     if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
         faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
@@ -144,11 +153,9 @@ def _check_path(config: RunConfig) -> None:
         raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
 
 
-def _check_data(config: RunConfig) -> None:
+def _open_training(config: RunConfig) -> Dataset | None:
     _check_path(config)
-    dataset = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
-    if dataset is not None:
-        open_validation(config, dataset.classes)
+    return open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
 
 
 def start_evaluation(run: Path, data: str, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -143,8 +143,8 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     }
 
 
-def open_validation(config: RunConfig, classes: tuple[str, ...]) -> Dataset | None:
-    """Open what a run is evaluated on, with the labels of `classes`.
+def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Dataset | None:
+    """Open what a run is evaluated on, with the labels of `classes` (its own where these are not known).
 
     An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too.
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ziggurat.data.batch import SampleId
-from ziggurat.data.sampler import Sampler, microbatch_ids
+from ziggurat.data.sampler import Sampler, microbatch_ids, smallest_microbatch
 
 numbers = st.integers(1, 60)
 ORDER_OF_SEED_0 = [4, 0, 7, 3, 5, 2, 1, 6]
@@ -54,6 +54,14 @@ def test_microbatches_are_fixed_pieces(size: int, count: int, data: st.DataObjec
     assert [len(piece) for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
     assert 1 <= len(pieces[-1]) <= size
     assert len(pieces) <= count
+
+
+@given(numbers, st.integers(1, 8), st.integers(1, 6), st.integers(0, 20))
+def test_the_smallest_microbatch_of_a_run(num_samples: int, size: int, count: int, num_steps: int) -> None:
+    sampler = Sampler(num_samples, size * count, 0)
+    steps = range(num_steps or sampler.steps_per_epoch)
+    pieces = [piece for step in steps for piece in microbatch_ids(sampler.batch(step), size * count, count)]
+    assert smallest_microbatch(num_samples, size * count, count, num_steps) == min(map(len, pieces))
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(8, 3), (2, 4)])

@@ -14,7 +14,6 @@ from ziggurat.errors import UserError
 from ziggurat.models.segmenter import DECODERS, Segmenter, build_segmenter, parse_segmenter_name
 
 SMALL = dict.fromkeys(DECODERS, "resnet10t") | {"dpt": "vit_tiny_patch16_224"}
-POOLED = ("pan", "deeplabv3", "deeplabv3plus", "upernet")  # a batch norm follows a pooling to one position
 
 
 def build(
@@ -31,7 +30,7 @@ def build(
 def test_contract(decoder: str) -> None:
     """Shapes at odd sizes, gradients, independence of batch neighbours, and the state of another."""
     model = build(decoder)
-    assert (model.task, model.num_classes, model.min_images) == ("segment", 5, 2 if decoder in POOLED else 1)
+    assert (model.task, model.num_classes) == ("segment", 5)
     images = torch.randn(2, 3, 70, 93)
     logits = model.train()(images)["logits"]
     assert logits.shape == (2, 5, 70, 93)
@@ -115,7 +114,6 @@ def test_norm_is_that_of_the_whole_network(norm: Literal["frozen", "group"]) -> 
     for decoder in ("unet", "deeplabv3plus"):
         model = build(decoder, norm=norm)
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
-        assert model.min_images == 1
         assert model.train()(torch.randn(1, 3, 32, 32))["logits"].shape == (1, 5, 32, 32)
 
 

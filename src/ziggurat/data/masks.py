@@ -147,7 +147,7 @@ class MaskDataset(FileImages):
         if labels.shape != self._size(index):
             faults.append(size_fault(labels.shape, self._size(index), self.path(index)))
         if faults:
-            raise UserError([f"{path}: {fault}" for fault in faults])
+            raise UserError([f"{path}: {fault} ('ziggurat check' finds every such mask)" for fault in faults])
         return torch.from_numpy(labels)
 
 

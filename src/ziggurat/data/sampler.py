@@ -89,3 +89,24 @@ def microbatch_ids(
             f"the number of microbatches must divide the batch size: got {num_microbatches} and {batch_size}"
         )
     return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+
+def smallest_microbatch(num_samples: int, batch_size: int, num_microbatches: int, num_steps: int = 0) -> int:
+    """Return the samples of the smallest microbatch of a run: of the last one of an epoch, if it comes to it.
+
+    Args:
+        num_samples: Samples of an epoch, at least 1.
+        batch_size: Samples of a full global batch.
+        num_microbatches: Pieces of a full global batch; a divisor of `batch_size`.
+        num_steps: Steps of the run; 0 stands for whole epochs.
+
+    Example:
+        >>> smallest_microbatch(17, batch_size=8, num_microbatches=4)
+        1
+        >>> smallest_microbatch(17, batch_size=8, num_microbatches=4, num_steps=2)
+        2
+    """
+    size = batch_size // num_microbatches
+    if 0 < num_steps * batch_size < num_samples:
+        return size
+    return num_samples % batch_size % size or size

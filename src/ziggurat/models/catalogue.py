@@ -22,7 +22,7 @@ BACKBONES = (
     "regnety_016", "hrnet_w18", "pvt_v2_b0", "pvt_v2_b2", "swin_tiny_patch4_window7_224",
 )  # fmt: skip
 PYRAMIDNETS = (
-    "pyramidnet-110-48", "pyramidnet-110-270", "pyramidnet-164-270-bottleneck", "pyramidnet-110-48-multiplicative",
+    "pyramidnet-110-48", "pyramidnet-110-270", "pyramidnet-164-270-bottleneck", "pyramidnet-110-27-multiplicative",
 )  # fmt: skip
 ENCODERS = ("resnet34", "mobilenet_v2")
 TRANSFORMERS = ("vit_tiny_patch16_224", "vit_base_patch16_224")  # what the decoder dpt takes

@@ -20,7 +20,7 @@ from ziggurat.models.norm import replace_norms
 from ziggurat.models.pnn import PnnClassifier
 from ziggurat.models.pyramidnet import PyramidNet, parse_pyramidnet
 from ziggurat.models.spp import SppClassifier, parse_bins
-from ziggurat.models.vision import VisionModel
+from ziggurat.models.vision import ONE_VALUE, VisionModel
 
 FORMS = "timm:NAME, spp-BACKBONE, pnn, and pyramidnet-DEPTH-ALPHA"
 MULTIPLES = (
@@ -37,7 +37,6 @@ MULTIPLES = (
     128,
 )  # what a timm network's images may have to be multiples of
 PROBES = ((260, 330), (400, 260))  # rows and columns, about: neither squares nor a network's own input size
-BATCH_NORM_FAULT = "Expected more than 1 value per channel"  # what PyTorch's batch norms say in training
 
 
 class Classifier(VisionModel):
@@ -95,7 +94,7 @@ class Classifier(VisionModel):
         try:
             outputs = self.body(images_BCHW)
         except ValueError as error:
-            if BATCH_NORM_FAULT not in str(error):
+            if ONE_VALUE not in str(error):
                 raise
             raise UserError(
                 f"a batch norm in training needs more than one value of each channel: got {len(images_BCHW)} image "

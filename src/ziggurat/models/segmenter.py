@@ -21,7 +21,7 @@ from ziggurat.errors import UserError, nearest
 from ziggurat.models.backbone import TIMM_ERRORS, image_statistics
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.norm import replace_norms
-from ziggurat.models.vision import VisionModel
+from ziggurat.models.vision import ONE_VALUE, VisionModel
 
 DECODERS: tuple[str, ...] = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 # Widths of smp's decoders, for model.channels = 256; those without an entry have one width only.
@@ -46,7 +46,6 @@ TIMM_TWINS = {
     "inceptionresnetv2": "inception_resnet_v2",
     "xception": "legacy_xception",
 }
-ONE_VALUE = "Expected more than 1 value per channel"  # how PyTorch's batch norm complains
 
 
 class Segmenter(VisionModel):
@@ -56,12 +55,10 @@ class Segmenter(VisionModel):
         body: Returns logits of the input's size, if its rows and columns are multiples of `size_multiple`.
         num_classes: Classes, with the background if there is one.
         size_multiple: Images are padded to multiples of this number.
-        min_images: Fewest images of a microbatch that it can be trained on.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
 
     Attributes:
         body: The network, with smp's own names.
-        min_images: As the argument: 2 where a batch norm follows a pooling to a single position, otherwise 1.
     """
 
     task = "segment"
@@ -71,14 +68,12 @@ class Segmenter(VisionModel):
         body: nn.Module,
         num_classes: int,
         size_multiple: int,
-        min_images: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
     ) -> None:
         super().__init__()
         self.body = body
         self.num_classes = num_classes
         self.size_multiple = size_multiple
-        self.min_images = min_images
         self.mean, self.std = statistics
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
@@ -137,7 +132,7 @@ def build_segmenter(config: ModelConfig, num_classes: int) -> Segmenter:
     speed_up_depthwise(body)
     plain = encoder.removeprefix("tu-")
     statistics = image_statistics(TIMM_TWINS.get(plain, plain))
-    return Segmenter(body, num_classes, facts.size_multiple, facts.min_images, statistics)
+    return Segmenter(body, num_classes, facts.size_multiple, statistics)
 
 
 def parse_segmenter_name(name: str) -> tuple[str, str]:
@@ -236,12 +231,10 @@ class _Facts:
 
     Attributes:
         size_multiple: Smallest power of two times the encoder's stride that every image size may be a multiple of.
-        min_images: Fewest images that it can be trained on.
         unused: Names of the parameters that the logits do not depend on.
     """
 
     size_multiple: int
-    min_images: int
     unused: set[str]
 
 
@@ -265,7 +258,7 @@ def _probe(body: Any, name: str) -> _Facts:
             names, parameters = zip(*trial.named_parameters(), strict=True)
             gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
             unused = {key for key, gradient in zip(names, gradients, strict=True) if gradient is None}
-            return _Facts(multiple, _fewest_images(trial, multiple, device), unused)
+            return _Facts(multiple, unused)
     raise UserError(
         f"model.name '{name}' does not take images of any size ({faults[-1]}); choose another encoder, such as resnet34"
     )
@@ -282,14 +275,3 @@ def _run_odd_multiples(trial: nn.Module, multiple: int, device: str) -> Tensor:
         if logits.shape[-2:] != (rows, columns):
             raise ValueError(f"the logits of an image of {rows} x {columns} are {tuple(logits.shape[-2:])}")
     return logits
-
-
-def _fewest_images(trial: nn.Module, multiple: int, device: str) -> int:
-    """Return 2 if one image, however large, is too few for a batch norm, otherwise 1."""
-    try:
-        trial.train()(torch.zeros(1, 3, 3 * multiple, 5 * multiple, device=device))
-    except ValueError as error:
-        if not str(error).startswith(ONE_VALUE):
-            raise
-        return 2
-    return 1

@@ -9,6 +9,7 @@ from torch import nn
 
 from ziggurat.config import Task
 
+ONE_VALUE = "Expected more than 1 value per channel"  # how PyTorch's batch norms complain in training
 Model = TypeVar("Model", bound=nn.Module)
 
 

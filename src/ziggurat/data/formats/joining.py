@@ -28,7 +28,7 @@ from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.errors import UserError
 
-_LOOKED_AT = 4  # masks that are decoded when a data set is opened; the others are judged when they are read
+_LOOKED_AT = 64  # masks that are decoded when a data set is opened; the others are judged when they are read
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,11 @@ def join_masks(
     sizes, faults = header_sizes(table, placed.paths, config.max_pixels)
     faults = [*table.faults, *placed.faults, *faults, *mask_header_faults(table, sizes, config)]
     faults = faults or _emptiness(table, split)
+    sound = [row for row in table.masks if str(row.path) not in {fault.file for fault in faults}]
+    for row in sound[:: max(1, len(sound) // _LOOKED_AT)][:_LOOKED_AT]:
+        found = mask_faults(row.path, palette, config.max_pixels)
+        faults += [Fault(str(row.path), None, fault) for fault in found]
     if not faults:
-        some = table.masks[:: max(1, len(table.masks) // _LOOKED_AT)][:_LOOKED_AT]
-        for row in some:
-            faults += [
-                Fault(str(row.path), None, fault)
-                for fault in mask_faults(row.path, palette, config.max_pixels)
-            ]
         ignored = all_ignored_fault(table, palette, config) if split == "train" else None
         faults += [] if ignored is None else [ignored]
     if faults:

@@ -1,0 +1,34 @@
+"""Trying a model before a run starts, on shapes alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from ziggurat.errors import UserError
+from ziggurat.models.backbone import TIMM_ERRORS
+from ziggurat.models.vision import ONE_VALUE, VisionModel
+
+
+@torch.no_grad()
+def takes_one_image(model: VisionModel, side: int) -> bool:
+    """Whether the model can be trained on a microbatch of one image: each batch norm gets more than one value.
+
+    A batch norm that follows a pooling to one position has one value of each channel, as has one on a level that is
+    coarser than half the image. A copy of the model is run; its running statistics stay as they are.
+
+    Args:
+        model: On the CPU.
+        side: Rows and columns of the image.
+    """
+    for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
+        trial = copy.deepcopy(model).to(device).train()
+        try:
+            trial(torch.zeros(1, 3, side, side, device=device))
+        except TIMM_ERRORS as error:
+            if isinstance(error, UserError) or str(error).startswith(ONE_VALUE):
+                return False
+            continue
+        return True
+    return True  # what cannot be run at all says so itself
