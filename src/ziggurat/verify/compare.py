@@ -84,8 +84,9 @@ def worst_of(values: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> 
         references: The same names.
 
     Example:
-        >>> worst_of({"a": torch.tensor([1e-9, 0.0]), "b": torch.ones(1)}, {"a": torch.zeros(2), "b": torch.ones(1)})
-        (1e-06, 'a')
+        >>> references = {"bias": torch.zeros(2), "weight": torch.tensor([1000.0])}
+        >>> worst_of({"bias": torch.tensor([0.25, 0.0]), "weight": torch.tensor([1000.0])}, references)
+        (0.25, 'bias')
     """
     scales = {name: largest(reference) for name, reference in references.items()}
     floor = FLOOR * max(
