@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -35,6 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [tuple(case.split(":")) for case in options.cases]
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the network's processes, too
     results = load(options.results)
     begin = time.monotonic()
     for family, name in all_networks():

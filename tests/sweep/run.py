@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ranks import run_ranks
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
+from ziggurat.parallel.launch import die_with_parent
 from ziggurat.parallel.workers import Workers
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
@@ -96,6 +97,7 @@ def _end_group(group: int | None) -> None:
 
 
 def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
+    die_with_parent(os.getppid())
     os.setsid()
     torch.set_num_threads(1)
     outcome = Outcome(family, name, "exact")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut
 from ziggurat.verify.memory import PeakBytes
+from ziggurat.verify.precision import KeepFloat64
 
 Objective = Callable[[list[Tensor]], Tensor]
 """From all outputs of a network to the loss, a number."""
@@ -116,7 +117,8 @@ def run_step(
     begin = time.perf_counter()
     with memory, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own, once for each worker
-        outputs = list(tensors_of(model(given)))
+        with KeepFloat64():
+            outputs = list(tensors_of(model(given)))
         loss = objective(outputs)
         loss.backward()
     seconds = time.perf_counter() - begin
