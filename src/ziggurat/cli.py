@@ -109,6 +109,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(predict, ["--model", "--plan", "--threads"])
     predict.add_argument("--out", metavar="DIR", type=Path, help="default: the run's predictions")
 
+    verify = add("verify", _verify, "prove for a model that one step on several workers is the step on one")
+    verify.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a name of ours, timm:NAME, smp:DECODER/ENCODER, torchvision:NAME, or package.module:function",
+    )
+    verify.add_argument("--input", metavar="SHAPE", help="BxCxHxW, BxCxL or BxCxDxHxW (default: 2x3x256x256)")
+    verify.add_argument("--dtype", metavar="DTYPE", default="fp64", help="fp64 (default) or fp32")
+    verify.add_argument("--plan", metavar="PLAN", default="sp=2", help="sp=N or sp=RxC (default: sp=2)")
+    _add_settings(verify, [])
+
     check = add("check", _check, "list every fault of a data set")
     check.add_argument("data", metavar="DATA", help=DATA_HELP)
     _add_settings(check, [])
@@ -189,6 +200,17 @@ def _predict(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     if result is not None and not options.json:
         print(f"{result['images']} images in {result['seconds']:.1f} s: {result['predictions']}")
     return DONE, result
+
+
+def _verify(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
+    from ziggurat.verify import DEFAULT_INPUT, format_result, verify
+
+    result = verify(
+        options.model, options.input or DEFAULT_INPUT, options.plan, options.dtype, _settings(options)
+    )
+    if result is not None and not options.json:
+        print(format_result(result))
+    return (DONE if result is None or result["ok"] else NO), result
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:

@@ -1,0 +1,150 @@
+"""How far a step under a plan is from the same step on one worker: relative errors.
+
+The error of a tensor is the largest absolute difference, divided by the largest absolute value of the reference. A
+gradient that is zero but for rounding has no scale of its own: that of a bias before a batch norm, or of a batch
+norm's weight before a depthwise convolution and another batch norm. Therefore the divisor is no smaller than a
+thousandth of the largest of all gradients (for a buffer: of all buffers); in fp32 a tenth, as its rounding is coarser
+against its bound.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.parallel.spatial.tensor import slice_local
+from ziggurat.verify.step import Step
+
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
+FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient
+LARGEST = sys.float_info.max  # stands for an infinite error: JSON knows none
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors of one step.
+
+    Attributes:
+        loss: Of the loss.
+        outputs: Largest of all outputs.
+        gradient: Largest of all parameters' gradients.
+        worst_parameter: The parameter whose gradient that is; empty if there are no parameters.
+        input: Of the input's gradient.
+        buffers: Largest of all buffers.
+        worst_buffer: The buffer; empty if there are none.
+    """
+
+    loss: float
+    outputs: float
+    gradient: float
+    worst_parameter: str
+    input: float
+    buffers: float
+    worst_buffer: str
+
+    @property
+    def largest(self) -> float:
+        """The largest of all."""
+        return max(self.loss, self.outputs, self.gradient, self.input, self.buffers)
+
+
+def relative_error(value: Tensor, reference: Tensor, scale: float | None = None) -> float:
+    """Return the largest difference, relative to the largest value of the reference (or to a scale).
+
+    Example:
+        >>> relative_error(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0]))
+        0.1
+    """
+    if value.shape != reference.shape:
+        return LARGEST
+    if value.numel() == 0:
+        return 0.0
+    difference = float((value.detach().double() - reference.detach().double()).abs().max())
+    if difference == 0:
+        return 0.0
+    scale = largest(reference) if scale is None else scale
+    error = difference / scale if scale > 0 else LARGEST
+    return error if error < LARGEST else LARGEST  # also where it is not a number
+
+
+def largest(tensor: Tensor) -> float:
+    """Return the largest absolute value; 0 of an empty tensor."""
+    return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+
+
+def worst_of(values: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> tuple[float, str]:
+    """Return the largest error of named tensors of one kind, and its name.
+
+    Args:
+        values: By name.
+        references: The same names.
+
+    Example:
+        >>> references = {"bias": torch.zeros(2), "weight": torch.tensor([10.0])}
+        >>> worst_of({"bias": torch.tensor([0.25, 0.0]), "weight": torch.tensor([10.0])}, references)
+        (0.25, 'bias')
+    """
+    scales = {name: largest(reference) for name, reference in references.items()}
+    floors = [FLOORS.get(r.dtype, 0.0) * scales[name] for name, r in references.items()]
+    floor = max(floors, default=0.0)
+    errors = [
+        (relative_error(values[name], reference, max(floor, scales[name])), name)
+        for name, reference in references.items()
+    ]
+    return max(errors, default=(0.0, ""))
+
+
+def compare_steps(step: Step, reference: Step) -> Errors:
+    """Return the errors of what this worker holds of a step.
+
+    Args:
+        step: Under a plan.
+        reference: On one worker.
+    """
+    gradient, parameter = worst_of(step.gradients, reference.gradients)
+    buffers, buffer = worst_of(step.buffers, reference.buffers)
+    return Errors(
+        loss=relative_error(step.loss, reference.loss),
+        outputs=_outputs_error(step.outputs, reference.outputs),
+        gradient=gradient,
+        worst_parameter=parameter,
+        input=_part_error(step.input_gradient, reference.input_gradient),
+        buffers=buffers,
+        worst_buffer=buffer,
+    )
+
+
+def _outputs_error(outputs: list[Tensor], references: list[Tensor]) -> float:
+    if len(outputs) != len(references):
+        return LARGEST
+    return max((_part_error(o, r) for o, r in zip(outputs, references, strict=True)), default=0.0)
+
+
+def _part_error(value: Tensor, reference: Tensor) -> float:
+    """Return the error of this worker's part of a tensor, relative to the whole reference."""
+    if value.shape != reference.shape:
+        return LARGEST
+    scale = largest(reference)
+    if isinstance(value, SpatialTensor):
+        return relative_error(value.local, slice_local(reference, value.dims, value.mesh), scale)
+    return relative_error(value, reference, scale)
+
+
+def join_errors(errors: list[Errors]) -> Errors:
+    """Return the largest errors of all workers."""
+    gradient = max(errors, key=lambda e: e.gradient)
+    buffers = max(errors, key=lambda e: e.buffers)
+    return Errors(
+        loss=max(e.loss for e in errors),
+        outputs=max(e.outputs for e in errors),
+        gradient=gradient.gradient,
+        worst_parameter=gradient.worst_parameter,
+        input=max(e.input for e in errors),
+        buffers=buffers.buffers,
+        worst_buffer=buffers.worst_buffer,
+    )

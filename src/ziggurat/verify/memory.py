@@ -1,0 +1,68 @@
+"""How many bytes of tensors are alive at once: counted, so that it is the same in every run.
+
+PyTorch keeps no statistics of its CPU allocator, and the resident size of a process also depends on what the
+allocator has kept from before. What is counted is every tensor that PyTorch's dispatcher returns, by its storage, from
+the moment it is made until the last reference is gone: activations, what autograd has saved, gradients, halos, and
+the weights. What a kernel allocates and frees inside of one operation is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of tensors while it is active.
+
+    Args:
+        present: Tensors that are there already: weights, buffers, the input.
+
+    Attributes:
+        now: Bytes that are alive.
+        peak: Most bytes that were alive at once.
+
+    Example:
+        >>> with PeakBytes([]) as memory:
+        ...     total = (torch.zeros(1000, dtype=torch.float64) + 1).sum()
+        >>> memory.peak, memory.now
+        (16000, 8)
+    """
+
+    def __init__(self, present: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        for tensor in present:
+            self._count(tensor)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        if tensor.layout != torch.strided or tensor.is_meta:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def forget(_: Any) -> None:
+            self._alive.pop(key, None)
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, forget)
+        self.now += size
+        self.peak = max(self.peak, self.now)

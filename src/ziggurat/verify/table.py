@@ -1,0 +1,66 @@
+"""The result of a verification for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MEGABYTE = 1e6
+MOST_GATHERS = 10  # lines; the JSON object has all
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """Return the lines that the command prints.
+
+    Args:
+        result: The fields of the command's JSON object.
+    """
+    head = f"{result['model']}, {result['input']}, {result['dtype']}: {result['plan']} against one worker"
+    body = _unsupported(result) if result["unsupported"] else [*_errors(result), "", *_costs(result)]
+    return "\n".join([head, "", *body, "", _verdict(result)])
+
+
+def _errors(result: dict[str, Any]) -> list[str]:
+    rows = [
+        ("loss", result["loss_error"], ""),
+        ("outputs", result["output_error"], ""),
+        ("gradients", result["gradient_error"], result["worst_parameter"]),
+        ("input's gradient", result["input_error"], ""),
+        ("buffers", result["buffer_error"], result["worst_buffer"]),
+    ]
+    lines = [f"{'':18}{'relative error':>15}   worst"]
+    for name, error, worst in rows:
+        mark = "" if error <= result["bound"] else "   BROKEN"
+        lines.append(f"{name:18}{error:15.1e}   {worst}{mark}".rstrip())
+    return lines
+
+
+def _costs(result: dict[str, Any]) -> list[str]:
+    count = result["world_size"]
+    lines = [f"{'':18}{'seconds a step':>15}{'peak MB a worker':>19}"]
+    for name, cost in (("1 worker", result["single"]), (f"{count} workers", result["workers"])):
+        lines.append(f"{name:18}{cost['step_seconds']:15.2f}{cost['peak_bytes'] / MEGABYTE:19.1f}")
+    lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
+    if result["gathers"]:
+        lines += ["", "gathered whole (MB that a worker receives, layer, operation):"]
+    for gather in result["gathers"][:MOST_GATHERS]:
+        lines.append(f"{gather['bytes'] / MEGABYTE:10.3f}  {gather['layer']}  {gather['operation']}")
+    if len(result["gathers"]) > MOST_GATHERS:
+        lines.append(f"{'':10}  and {len(result['gathers']) - MOST_GATHERS} more")
+    return lines
+
+
+def _unsupported(result: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['operation']} in the layer '{one['layer']}': {one['remedy']}" for one in result["unsupported"]
+    ]
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    if result["ok"]:
+        return f"ok: all errors are within {result['bound']:.0e}"
+    if result["unsupported"]:
+        return f"no: the model cannot run under {result['plan']}"
+    return (
+        f"no: a bound of {result['bound']:.0e} is broken; the worst parameter is {result['worst_parameter']} "
+        f"({result['gradient_error']:.1e})"
+    )

@@ -1,0 +1,163 @@
+"""One network of the sweep: built once, one reference for each size, and the same step under every plan.
+
+Everything happens in a process of its own, with a time limit: a network that fails, hangs or crashes ends nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ranks import run_ranks
+from ziggurat.config import ModelConfig
+from ziggurat.errors import UserError
+from ziggurat.parallel.launch import die_with_parent
+from ziggurat.parallel.workers import Workers
+from ziggurat.verify.check import Check, check_step
+from ziggurat.verify.compare import BOUNDS
+from ziggurat.verify.networks import build_network
+from ziggurat.verify.step import RandomWeighting, Step, run_step
+
+SIZES = {"square": (96, 96), "odd": (99, 115), "prime": (101, 127)}
+CASES = (("2", "square"), ("3", "odd"), ("2x2", "prime"))
+SMALL = ModelConfig(
+    channels=64, head_depth=2
+)  # pyramids and heads of ours: the same operations, less of each
+FRAMES = 5
+BATCH = 2
+SEED = 3
+OBJECTIVE = RandomWeighting(seed=1)
+
+
+@dataclass
+class Outcome:
+    """What came of one network.
+
+    Attributes:
+        family: As in the table.
+        name: As ``ziggurat verify`` takes it.
+        verdict: ``exact``; ``wrong`` (a bound is broken); ``raised`` (an operation is unsupported); ``failed`` (it
+            ends by another error under a plan); ``not built`` (it does not run on one worker either).
+        why: Of everything but ``exact``.
+        error: The largest relative error of all plans.
+        size: Where the network takes one size only.
+        cases: By plan and size, each with its verdict, its errors and what it had to gather.
+        seconds: All together.
+    """
+
+    family: str
+    name: str
+    verdict: str
+    why: str = ""
+    error: float = 0.0
+    size: str = ""
+    cases: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run_network(family: str, name: str, cases: Any = CASES, limit: float = 120) -> Outcome:
+    """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(send, family, name, cases))
+    begin = time.monotonic()
+    process.start()
+    send.close()
+    outcome = Outcome(family, name, "failed", f"no answer in {limit:.0f} s")
+    try:
+        while receive.poll(max(0.0, begin + limit - time.monotonic())):
+            outcome = receive.recv()
+    except EOFError:  # it has ended
+        pass
+    finally:
+        _end_group(process.pid)
+        process.join()
+        receive.close()
+    outcome.seconds = round(time.monotonic() - begin, 1)
+    return outcome
+
+
+def _end_group(group: int | None) -> None:
+    try:
+        if group is not None:
+            os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
+    die_with_parent(os.getppid())
+    os.setsid()
+    torch.set_num_threads(1)
+    outcome = Outcome(family, name, "exact")
+    try:
+        torch.manual_seed(SEED)
+        model = build_network(name, SMALL).double()
+    except UserError as error:
+        pipe.send(Outcome(family, name, "not built", str(error)))
+        return
+    references: dict[tuple[int, ...], tuple[Step, Tensor]] = {}
+    for degrees, size in cases:
+        shape = _shape(model, family, size)
+        if shape not in references:
+            generator = torch.Generator().manual_seed(SEED)
+            images = torch.randn(shape, generator=generator, dtype=torch.float64)
+            try:
+                references[shape] = run_step(copy.deepcopy(model), images, OBJECTIVE, SEED), images
+            except Exception as error:  # noqa: BLE001 - the network's own code
+                pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
+                return
+        reference, images = references[shape]
+        _add_case(outcome, degrees, images, model, reference)
+        pipe.send(outcome)
+
+
+def _shape(model: Any, family: str, size: str) -> tuple[int, ...]:
+    only = getattr(model, "only_size", None)
+    rows, columns = (only, only) if only else SIZES[size]
+    if family.endswith("video"):
+        return (1, 3, FRAMES, rows // 2, columns // 2)
+    return (BATCH, 3, rows, columns)
+
+
+def _add_case(outcome: Outcome, degrees: str, images: Tensor, model: nn.Module, reference: Step) -> None:
+    """Run one plan, and join its verdict to those before."""
+    sizes = tuple(int(degree) for degree in degrees.split("x"))
+    key = f"sp={degrees} {'x'.join(str(n) for n in images.shape)}"
+    try:
+        check: Check = run_ranks(_on_worker, math.prod(sizes), (sizes, model, images, reference))[0]
+    except (RuntimeError, TimeoutError):
+        why = traceback.format_exc().strip()
+        outcome.cases[key] = {"verdict": "failed", "why": why}
+        outcome.verdict = outcome.verdict if outcome.verdict == "wrong" else "failed"
+        outcome.why = outcome.why or why.splitlines()[-1]
+        return
+    if check.errors is None:
+        found = check.unsupported[0]
+        why = f"{found['operation']} in {found['layer']}: {found['remedy']}"
+        outcome.cases[key] = {"verdict": "raised", "why": why, **found}
+        if outcome.verdict == "exact":
+            outcome.verdict, outcome.why = "raised", why
+        return
+    error = check.errors.largest
+    verdict = "exact" if error <= BOUNDS[images.dtype] else "wrong"
+    gathers = {f"{layer} {operation}": size for (layer, operation), size in check.gathers.items()}
+    outcome.cases[key] = {"verdict": verdict, "gathers": gathers, **asdict(check.errors)}
+    outcome.error = max(outcome.error, error)
+    if verdict == "wrong":
+        outcome.verdict, outcome.why = "wrong", f"{key}: {check.errors}"
+
+
+def _on_worker(workers: Workers, sizes: Any, model: nn.Module, images: Tensor, reference: Step) -> Check:
+    return check_step(workers, sizes, model, images, OBJECTIVE, SEED, reference)

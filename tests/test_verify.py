@@ -1,0 +1,213 @@
+"""`ziggurat verify`: what it proves, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ziggurat.cli import main
+from ziggurat.errors import UserError
+from ziggurat.verify.compare import compare_steps, relative_error
+from ziggurat.verify.memory import PeakBytes
+from ziggurat.verify.networks import build_network, check_name, torchvision_names
+from ziggurat.verify.request import read_request
+from ziggurat.verify.step import RandomWeighting, run_step, tensors_of
+
+FIELDS = {
+    "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
+    "single", "workers", "communication_bytes", "gathers", "unsupported",
+}  # fmt: skip
+
+
+def run_verify(capfd: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main(["verify", *arguments, "--json"])
+    return status, json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "plan"),
+    [
+        ("timm:mobilenetv3_small_050", "2x3x67x96", "sp=2"),
+        ("torchvision:resnet18_fpn", "1x3x64x64", "sp=2x2"),
+        ("pnn", "2x3x61x40", "sp=3"),
+        ("verify_networks:noisy", "2x3x21x16", "sp=1x2"),
+        ("verify_networks:volumes", "1x2x9x10x8", "sp=2x1x2"),
+    ],
+)
+def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str) -> None:
+    status, result = run_verify(capfd, name, "--input", shape, "--plan", plan)
+    assert status == 0
+    assert result["ok"]
+    assert set(result) >= FIELDS
+    assert result["unsupported"] == []
+    errors = [result[f"{of}_error"] for of in ("loss", "output", "gradient", "input", "buffer")]
+    assert max(errors) <= 1e-10
+    assert result["world_size"] == math.prod(int(n) for n in plan.removeprefix("sp=").split("x"))
+    for cost in (result["single"], result["workers"]):
+        assert cost["step_seconds"] > 0
+        assert cost["peak_bytes"] > 0
+    assert result["communication_bytes"] > 0
+
+
+def test_fp32(capfd: pytest.CaptureFixture[str]) -> None:
+    status, result = run_verify(capfd, "verify_networks:noisy", "--input", "2x3x24x24", "--dtype", "fp32")
+    assert status == 0
+    assert 1e-10 < result["gradient_error"] <= result["bound"] == 1e-4
+
+
+def test_what_cannot_run_on_bands_is_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    status, result = run_verify(capfd, "verify_networks:custom", "--input", "1x3x16x16")
+    assert status == 1
+    assert not result["ok"]
+    assert result["gradient_error"] is None
+    (one,) = result["unsupported"]
+    assert "Doubled" in one["operation"]
+    assert "declare" in one["remedy"]
+
+
+def test_a_broken_bound_names_the_worst_parameter(capfd: pytest.CaptureFixture[str]) -> None:
+    status, result = run_verify(capfd, "verify_networks:cheat", "--input", "1x3x16x16")
+    assert status == 1
+    assert not result["ok"]
+    assert result["worst_parameter"] in ("first.weight", "first.bias", "last.weight")
+    assert 1e-4 < result["gradient_error"] < 1e-2
+    assert main(["verify", "verify_networks:cheat", "--input", "1x3x16x16"]) == 1
+    text = capfd.readouterr().out
+    assert "BROKEN" in text
+    assert f"the worst parameter is {result['worst_parameter']}" in text
+
+
+def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "verify_networks:noisy", "--input", "2x3x21x16"]) == 0
+    text = capfd.readouterr().out
+    for word in (
+        "loss",
+        "outputs",
+        "gradients",
+        "input's gradient",
+        "buffers",
+        "1 worker",
+        "2 workers",
+        "ok",
+    ):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["timm:resnt18"], "did you mean 'resnet18'?"),
+        (["resnet18"], "did you mean 'timm:resnet18'?"),
+        (["fcn_resnet50"], "did you mean 'torchvision:fcn_resnet50'?"),
+        (["fcos-resnet50-fpm"], "did you mean 'fpn'?"),
+        (["fkos-resnet50-fpn"], "did you mean 'fcos-resnet50-fpn'?"),
+        (["smp:unett/resnet18"], "did you mean 'unet'?"),
+        (["torchvision:resnet19"], "did you mean 'resnet1"),
+        (["no_such_module:function"], "cannot import 'no_such_module'"),
+        (["verify_networks:costum"], "did you mean 'custom'?"),
+        (["verify_networks:no_network"], "must return an nn.Module: got int"),
+        (["verify_networks:broken"], "raised KeyError"),
+        (["timm:resnet18", "--input", "nonsense"], "--input must be BxCxHxW"),
+        (["timm:resnet18", "--input", "2x3x0x8"], "--input must be BxCxHxW"),
+        (["timm:resnet18", "--plan", "sp=1"], "a spatial plan of two workers at least"),
+        (["timm:resnet18", "--plan", "sp=2x2x2"], "cuts 3 spatial dims"),
+        (["timm:resnet18", "--dtype", "fp8"], "--dtype must be one of fp64, fp32"),
+        (["timm:resnet18", "--set", "model.nrom=group"], "did you mean 'model.norm'?"),
+        (["timm:resnet18", "--input", "1x3x8x8"], "a batch norm in training needs more than one value"),
+        (["verify_networks:noisy", "--input", "1x4x8x8"], "on one worker either"),
+    ],
+)  # fmt: skip
+def test_wrong_input(capfd: pytest.CaptureFixture[str], arguments: list[str], remedy: str) -> None:
+    assert main(["verify", *arguments]) == 2
+    captured = capfd.readouterr()
+    assert remedy in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_all_faults_at_once() -> None:
+    with pytest.raises(UserError, match="4 faults"):
+        read_request("timm:resnt18", "3", "tp=2", "fp8", {})
+
+
+def test_a_setting_without_effect_warns() -> None:
+    with pytest.warns(UserWarning, match=r"no use for the settings train\.lr"):
+        read_request("pnn", "2x3x8x8", "sp=2", "fp64", {"train.lr": "0.1"})
+
+
+def test_the_current_directory_is_importable(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Conv2d(3, 4, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    status, result = run_verify(capfd, "my_networks:make", "--input", "1x3x12x12")
+    assert (status, result["ok"]) == (0, True)
+
+
+def test_detectors_of_torchvision_are_dense() -> None:
+    names = torchvision_names()
+    assert {"resnet50_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn", "lraspp_mobilenet_v3_large"} <= set(
+        names
+    )
+    check_name("torchvision:ssdlite320_mobilenet_v3_large")
+    model = build_network(
+        "torchvision:fasterrcnn_mobilenet_v3_large_fpn",
+        read_request("pnn", "1x3x8x8", "sp=2", "fp64", {}).config,
+    )
+    outputs = list(tensors_of(model.eval()(torch.zeros(1, 3, 64, 64))))
+    assert outputs[0].shape == (1, 15, 2, 2)
+
+
+def test_errors_are_relative() -> None:
+    reference = torch.tensor([0.0, -2.0], dtype=torch.float64)
+    assert relative_error(torch.tensor([0.5, -2.0]), reference) == 0.25
+    assert relative_error(torch.tensor([0.0, math.nan]), reference) > 1e300
+    assert relative_error(torch.zeros(3), reference) > 1e300
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert relative_error(torch.ones(2), torch.zeros(2)) > 1e300
+
+
+def test_a_missing_gradient_is_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).double()
+    images = torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    step = run_step(model, images, RandomWeighting(0), seed=0)
+    assert compare_steps(step, step).largest == 0
+    model[0].requires_grad_(False)
+    errors = compare_steps(run_step(model, images, RandomWeighting(0), seed=0), step)
+    assert errors.gradient == 1
+    assert errors.worst_parameter.startswith("0.")
+
+
+def test_tensors_of_records() -> None:
+    one, two = torch.zeros(1), torch.ones(2)
+    assert [len(t) for t in tensors_of({"a": (one, [two]), "b": None, "c": 3})] == [1, 2]
+
+
+def test_peak_counts_storages_once() -> None:
+    start = torch.zeros(100, dtype=torch.float64)
+    with PeakBytes([start]) as memory:
+        view = start[:50]
+        assert memory.now == 800
+        other = view + 1
+        assert memory.now == 1200
+        del other
+        assert (memory.now, memory.peak) == (800, 1200)
+
+
+def test_peak_sees_what_autograd_keeps() -> None:
+    weight = torch.ones(1000, dtype=torch.float64, requires_grad=True)
+    with PeakBytes([weight]) as memory:
+        result = weight.exp().exp().sum()
+        assert memory.now == 3 * 8000 + 8  # the weight, and the two results that backward needs
+        result.backward()
+        del result
+    assert memory.now == 2 * 8000  # the weight and its gradient
