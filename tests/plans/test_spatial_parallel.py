@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 import pytest
-
 from spatial_steps import CASES, steps
+
 from ranks import run_ranks
 
 PLANS = {"sp=2": 2, "sp=3": 3, "sp=1x2": 2, "sp=2x2": 4, "dp=2,sp=2": 4}
