@@ -20,7 +20,8 @@ gradient of a sum over workers is the sum of theirs, and parameters are summed o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +41,20 @@ class Traffic:
         bytes_sent: By this worker.
         messages: Sent by this worker; a sum over workers counts as one.
         seconds: In which this worker waited for others.
+        moving: Seconds in which it copied rows and handed them over.
     """
 
     bytes_sent: int = 0
     messages: int = 0
     seconds: float = 0.0
+    moving: float = 0.0
+
+    @contextmanager
+    def move(self) -> Iterator[None]:
+        """Count the seconds of a block as moving, except those in which it waits."""
+        begin, waited = time.perf_counter(), self.seconds
+        yield
+        self.moving += time.perf_counter() - begin - (self.seconds - waited)
 
 
 @dataclass
@@ -294,11 +304,13 @@ class _FetchRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
         ctx.plan, ctx.axis, ctx.shape = plan, axis, band.shape
-        return assemble(band, Halos(band, plan, axis).wait(), plan, axis.rank)
+        with axis.traffic.move():
+            return assemble(band, Halos(band, plan, axis).wait(), plan, axis.rank)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return return_rows(gradients[0], ctx.shape, ctx.plan, ctx.axis), None, None
+        with ctx.axis.traffic.move():
+            return return_rows(gradients[0], ctx.shape, ctx.plan, ctx.axis), None, None
 
 
 def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:

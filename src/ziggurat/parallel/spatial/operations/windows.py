@@ -174,9 +174,10 @@ class Rows:
                 rows.received.append([])
             else:
                 axis, plan = mesh.axes[step.axis], step.fetch(fill)
-                received = Halos(band, plan, axis).wait()
-                rows.received.append(received)
-                band = assemble(band, received, plan, axis.rank)
+                with axis.traffic.move():
+                    received = Halos(band, plan, axis).wait()
+                    rows.received.append(received)
+                    band = assemble(band, received, plan, axis.rank)
         return rows, band
 
     def join(self, band: Tensor) -> Tensor:
@@ -186,7 +187,8 @@ class Rows:
             if step.bounds is None:
                 band = take_rows(band, step.dim, step.rows[rank], self.fill)
             elif not step.fetch(self.fill).is_local():
-                band = assemble(band, received, step.fetch(self.fill), rank)
+                with self.mesh.axes[step.axis].traffic.move():
+                    band = assemble(band, received, step.fetch(self.fill), rank)
         return band
 
     def give_back(self, gradient: Tensor) -> Tensor:
@@ -195,7 +197,9 @@ class Rows:
             if step.bounds is None:
                 gradient = _put_rows(gradient, step.dim, step.rows[self.mesh.ranks[step.axis]], shape)
             elif not step.fetch(self.fill).is_local():
-                gradient = return_rows(gradient, shape, step.fetch(self.fill), self.mesh.axes[step.axis])
+                axis = self.mesh.axes[step.axis]
+                with axis.traffic.move():
+                    gradient = return_rows(gradient, shape, step.fetch(self.fill), axis)
         return gradient
 
 

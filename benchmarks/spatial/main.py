@@ -1,0 +1,184 @@
+"""What does cutting one image over workers cost and gain? Memory, speed and where the time goes, as ratios in one run.
+
+A training step, and inference, of FCOS ResNet-50-FPN on one image in bf16, on one worker of one thread and on several.
+One worker and several take turns inside the same processes: while one computes alone, the others wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ziggurat.config import RunConfig, override
+from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
+from ziggurat.data.tiles import cut_out
+from ziggurat.models.build import build_model
+from ziggurat.models.vision import place_model
+from ziggurat.parallel.launch import WorkerSettings, launch
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.mesh import Mesh, make_mesh
+from ziggurat.tasks.make import make_task
+from ziggurat.verify.memory import PeakBytes
+
+CONFIG = override(RunConfig(), {"model.name": "fcos-resnet50-fpn"})
+NUM_CLASSES, NUM_OBJECTS = 80, 60
+
+
+def make_batch(height: int, width: int) -> Microbatch:
+    """Return one image with objects, from 16 to 400 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
+    sides = 16 + 384 * torch.rand((NUM_OBJECTS, 2), generator=generator).square()
+    corners = torch.rand((NUM_OBJECTS, 2), generator=generator) * (torch.tensor([width, height]) - sides)
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    labels = torch.randint(0, NUM_CLASSES, (NUM_OBJECTS,), generator=generator)
+    targets = ObjectTargets(boxes, labels, (NUM_OBJECTS,))
+    return Microbatch(0, (SampleId(0, 0),), images, ((height, width),), targets)
+
+
+class Steps:
+    """Training steps and inference under one mesh."""
+
+    def __init__(self, mesh: Mesh, batch: Microbatch) -> None:
+        torch.manual_seed(0)
+        self.mesh = mesh
+        self.model = place_model(build_model(CONFIG.model, NUM_CLASSES), torch.device("cpu"), True)
+        self.task = make_task(self.model, CONFIG)
+        self.parallel = DataParallel(self.model, mesh.dp, mesh.sp)
+        part = mesh.part(*batch.extent)
+        self.batch = batch
+        if part is not None:
+            self.batch = replace(batch, images_BCHW=cut_out(batch.images_BCHW, part.tile), part=part)
+
+    def forward(self) -> Any:
+        images = (self.batch.images_BCHW / 255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(self.mesh.spread(images, self.batch.part))
+
+    def train(self) -> None:
+        """Take one step, without the optimizer's."""
+        self.model.train()
+        self.parallel.start(1)
+        assignment = self.task.assign(self.batch)
+        names, parts = self.task.normalizer_names, self.task.normalizers_are_parts
+        totals = self.parallel.sum([self.task.normalizers(assignment)], len(names), parts=parts)
+        with self.parallel.leaf(0):
+            sum(self.task.loss_shares(self.forward(), assignment, totals).values()).backward()
+        self.parallel.finish_gradients()
+        self.parallel.finish_statistics()
+
+    def infer(self) -> None:
+        """Run the model, without what comes after it."""
+        self.model.eval()
+        with torch.inference_mode():
+            self.forward()
+
+
+def timed(action: Callable[[], None], mesh: Mesh) -> dict[str, float]:
+    """Run once, and say where the time went."""
+    traffic = [axis.traffic for axis in mesh.spatial.axes] if mesh.spatial else []
+    before = [(t.seconds, t.moving, t.bytes_sent) for t in traffic]
+    begin = time.perf_counter()
+    action()
+    seconds = time.perf_counter() - begin
+    waiting, halo, sent = (
+        (
+            sum(now - then[i] for now, then in zip(values, before, strict=True))
+            for i, values in enumerate(
+                zip(*((t.seconds, t.moving, t.bytes_sent) for t in traffic), strict=True)
+            )
+        )
+        if traffic
+        else (0.0, 0.0, 0.0)
+    )
+    return {
+        "seconds": seconds, "waiting": waiting, "halo": halo, "compute": seconds - waiting - halo,
+        "megabytes": sent / 1e6,
+    }  # fmt: skip
+
+
+def run(workers: Workers, plan: str, size: tuple[int, int], rounds: int, what: str) -> dict[str, Any]:
+    """Measure memory once, and time in turns; returns all workers' figures on the first."""
+    warnings.simplefilter("ignore")
+    batch = make_batch(*size)
+    alone = Steps(make_mesh(Workers()), batch)
+    together = Steps(make_mesh(workers, plan), batch)
+    peaks = []
+    for steps in (alone, together):
+        workers.barrier()
+        if steps is together or workers.is_first:
+            with PeakBytes([]) as memory:  # weights are not counted; their gradients in backward are
+                getattr(steps, what)()
+            peaks.append(memory.peak)
+        workers.barrier()
+    times: list[tuple[float, dict[str, float]]] = []
+    for number in range(rounds):
+        order = (alone, together) if number % 2 == 0 else (together, alone)
+        seconds: dict[Any, dict[str, float]] = {}
+        for steps in order:
+            workers.barrier()
+            if steps is together or workers.is_first:
+                seconds[steps] = timed(getattr(steps, what), steps.mesh)
+            workers.barrier()
+        times.append((seconds[alone]["seconds"] if alone in seconds else 0.0, seconds[together]))
+    of_all = workers.gather((peaks[-1], [together_ for _, together_ in times]))
+    return {
+        "memory": [peak / peaks[0] for peak, _ in of_all],
+        "peak_megabytes": {"alone": peaks[0] / 1e6, "together": [peak / 1e6 for peak, _ in of_all]},
+        "speed": [one / max(w[1][i]["seconds"] for w in of_all) for i, (one, _) in enumerate(times)],
+        "seconds_alone": [one for one, _ in times],
+        "of_each_worker": [
+            {key: statistics.median(t[key] for t in of_worker) for key in of_worker[0]} for _, of_worker in of_all
+        ],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure every plan, print the table and write results.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[2048, 1536], help="rows and columns of the image"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plans", nargs="+", default=["sp=2", "sp=4"])
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    for what in ("train", "infer"):
+        for plan in options.plans:
+            world = int(plan.split("=")[1])
+            found = launch(
+                run, (plan, tuple(options.size), options.rounds, what), world, WorkerSettings(1, "cpu")
+            )
+            assert found is not None
+            results[f"{what}, {plan}"] = found
+            speeds = found["speed"]
+            print(
+                f"{what}, {plan}: memory {max(found['memory']):.3f}, speed {statistics.median(speeds):.2f} "
+                f"({min(speeds):.2f}-{max(speeds):.2f})", flush=True,
+            )  # fmt: skip
+            for rank, worker in enumerate(found["of_each_worker"]):
+                print(
+                    f"   worker {rank}: " + ", ".join(f"{k} {v:.2f}" for k, v in worker.items()), flush=True
+                )
+    result = {
+        "size": options.size,
+        "torch": torch.__version__,
+        "processor": platform.processor(),
+        "results": results,
+    }
+    Path(__file__).with_name("results.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
