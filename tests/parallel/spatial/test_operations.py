@@ -84,6 +84,17 @@ def position_attention(x):
     return x + (mixed @ x.flatten(2).transpose(1, 2)).reshape(b, c, h, w)
 
 
+def class_token(x):
+    """A token before the image's, as vision transformers have it, and the image's tokens back as a map."""
+    b, c, h, w = x.shape
+    tokens = torch.cat([x.mean((2, 3)).unsqueeze(1), x.flatten(2).transpose(1, 2)], 1)
+    mixed = tokens.clone()
+    mixed[:, 1:] = (tokens[:, 1:].reshape(b, h, w, c) * 2).reshape(b, h * w, c)
+    return torch.cat(
+        [mixed[:, 1:].transpose(1, 2).reshape(b, c, h, w), x * mixed[:, :1].transpose(1, 2).unsqueeze(3)], 1
+    )
+
+
 def focus(x):
     return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)
 
@@ -227,6 +238,8 @@ LAYOUTS = {
     "in place": Case(lambda x: x.clone().mul_(2).add_(x).relu_()),
     "inplace argument": Case(lambda x: F.relu(x * 2, inplace=True)),
     "set channels": Case(lambda x: _set_channels(x)),
+    "set rows": Case(lambda x: _set_rows(x)),
+    "tokens with a class token": Case(class_token),
     "boolean mask": Case(lambda x: x.masked_fill(x > 0, 0.5) + torch.where(x < 0, x, x * 2)),
     "repeat": Case(lambda x: x.repeat(1, 2, 1, 1)),
     "reshape of heads": Case(lambda x: x.reshape(2, 2, 2, 13, 11).transpose(1, 2).reshape(2, 4, 13, 11)),
@@ -260,6 +273,13 @@ class _ChannelsLast(nn.Module):
 def _set_channels(x):
     y = x.clone()
     y[:, 1:3] = x[:, :2] * 3
+    return y
+
+
+def _set_rows(x):
+    y = x.clone()
+    y[:, :, 2:9] = x[:, :, 4:11] * 3
+    y[..., :5] = 0.0
     return y
 
 

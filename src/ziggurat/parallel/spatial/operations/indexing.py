@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range
-from ziggurat.parallel.spatial.layout import is_cut, plain, size_of
+from ziggurat.parallel.spatial.layout import Dim, Factor, is_cut, plain, size_of
 from ziggurat.parallel.spatial.operations.joining import cat
 from ziggurat.parallel.spatial.operations.moments import normal_dims
 from ziggurat.parallel.spatial.operations.pointwise import local_part
@@ -134,15 +134,30 @@ def _setitem(call: Call) -> None:
     items = _expand_index(index, len(x.dims))
     if any(item is not None and not isinstance(item, (int, slice)) for item in items) or None in items:
         raise call.unsupported("values are set by an index that is no slice")
-    dims = []
+    dims: list[Dim] = []
     for d, item in enumerate(items):
-        if item != slice(None) and is_cut(x.dims[d]):
-            raise call.unsupported("values are set in rows of a dim that is cut")
-        if not isinstance(item, int):
-            dims.append(
-                x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d])))))
-            )
+        if item == slice(None):
+            dims.append(x.dims[d])
+        elif is_cut(x.dims[d]):
+            items[d], dim = _rows_to_set(x, d, item, call)
+            dims.append(dim)
+        elif isinstance(item, slice):
+            dims.append(plain(len(range(*item.indices(size_of(x.dims[d]))))))
     x.local[tuple(items)] = local_part(value, tuple(dims), x.mesh, call.name)
+
+
+def _rows_to_set(x: SpatialTensor, d: int, item: Any, call: Call) -> tuple[slice, Dim]:
+    """Return which local rows a slice of a cut dim is, and how the values that are set are cut."""
+    factor = simple_dims(x, [d], call.name).dims[d][0]
+    start, stop, step = item.indices(factor.size) if isinstance(item, slice) else (0, 0, 0)
+    if step != 1 or factor.bounds is None or factor.axis is None:
+        raise call.unsupported("values are set in single rows, or every so many, of a dim that is cut")
+    inside = [min(max(bound, start), max(stop, start)) for bound in factor.bounds]
+    rank = x.mesh.ranks[factor.axis]
+    first = factor.bounds[rank]
+    bounds = tuple(bound - start for bound in inside)
+    rows = slice(inside[rank] - first, inside[rank + 1] - first)
+    return rows, (Factor(max(stop - start, 0), factor.axis, bounds),)
 
 
 @operation("layout", "narrow")

@@ -97,6 +97,9 @@ def align(x: SpatialTensor, dims: Dims, operation: str) -> SpatialTensor:
         own = x.dims[d]
         if own == wanted or (size_of(own) == 1 and size_of(wanted) != 1):
             continue
+        if len(own) > 1 and len(wanted) == 1:
+            x = join_factors(x, d)
+            own = x.dims[d]
         if len(own) == len(wanted) and all(a.size == b.size for a, b in zip(own, wanted, strict=True)):
             for k, (factor, target) in enumerate(zip(own, wanted, strict=True)):
                 if factor.is_cut and (factor.axis != target.axis or not target.is_cut):
@@ -108,6 +111,16 @@ def align(x: SpatialTensor, dims: Dims, operation: str) -> SpatialTensor:
             x = gather(x, operation, only=[d])
         x = _slice_dim(x, d, wanted)
     return x
+
+
+def join_factors(x: SpatialTensor, d: int) -> SpatialTensor:
+    """Return a tensor one of whose dims is one factor, if it can be without moving rows: if only its first is cut."""
+    first, inner = x.dims[d][0], size_of(x.dims[d][1:])
+    if any(factor.is_cut for factor in x.dims[d][1:]):
+        return x
+    bounds = None if first.bounds is None else tuple(bound * inner for bound in first.bounds)
+    joined = Factor(first.size * inner, first.axis if first.is_cut else None, bounds)
+    return SpatialTensor(x.local, (*x.dims[:d], (joined,), *x.dims[d + 1 :]), x.mesh)
 
 
 def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:

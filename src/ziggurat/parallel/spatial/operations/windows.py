@@ -12,6 +12,7 @@ from torch import Tensor
 from ziggurat.parallel.spatial.exchange import Fetch, Halos, assemble, return_rows
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.layout import Dims, Factor, plain
+from ziggurat.parallel.spatial.operations.pointwise import join_factors
 from ziggurat.parallel.spatial.table import Call
 from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, gather, take_rows
 
@@ -134,8 +135,13 @@ def plan_windows(
 
 
 def simple_dims(x: SpatialTensor, dims: Sequence[int] | range, operation: str) -> SpatialTensor:
-    """Return a tensor whose given dims are one factor each, so that their rows can be counted."""
+    """Return a tensor whose given dims are one factor each, so that their rows can be counted.
+
+    Rows and columns that were flattened together are rows of one dim already, where only the rows are cut.
+    """
     for d in dims:
+        if len(x.dims[d]) > 1:
+            x = join_factors(x, d)
         if len(x.dims[d]) > 1:
             x = gather(x, operation, only=[d])
             size = x.local.shape[d]
