@@ -315,6 +315,23 @@ def test_extents_that_are_too_small_to_cut_are_computed_by_every_worker(group):
         assert max(result.values()) < 1e-10, (name, result)
 
 
+@pytest.mark.parametrize("degrees", [(5,), (8,), (2, 4)])
+def test_up_to_eight_workers(degrees):
+    names = [
+        "conv3x3",
+        "conv7x7 s2",
+        "conv3x3 dilated far",
+        "maxpool 3/2/1",
+        "bilinear to a size",
+        "batch norm",
+        "windows",
+    ]
+    every = {name: case for cases in GROUPS.values() for name, case in cases.items()}
+    for name, result in compare({name: every[name] for name in names}, degrees).items():
+        assert isinstance(result, dict), (name, result)
+        assert max(result.values()) < 1e-10, (name, result)
+
+
 @pytest.mark.parametrize("extent", [1, 2, 3, 5])
 def test_fewer_rows_than_workers(extent):
     names = ["conv3x3", "conv3x3 s2", "maxpool 3/2/1", "bilinear x2", "batch norm", "mean", "cat of channels"]

@@ -251,53 +251,70 @@ def assemble(band: Tensor, received: Sequence[Tensor], plan: Fetch, rank: int) -
     return out
 
 
-def return_rows(gradient: Tensor, band_shape: Sequence[int], plan: Fetch, axis: Axis) -> Tensor:
-    """Return the gradient of a worker's own rows: the adjoint of `assemble` with its exchange.
+class ReturnedRows:
+    """The gradient of a worker's own rows: the adjoint of `assemble` with its exchange, begun.
 
     Args:
         gradient: Of the assembled rows.
         band_shape: Of the worker's own rows.
         plan: What moved.
         axis: Between whom.
+        owned: Whether the gradient is the caller's alone, and may be changed.
 
     Communication:
         The rows of the forward exchange, the other way.
     """
-    me, dim = axis.rank, plan.dim
-    place, _ = plan.virtual(me)
-    sends, rooms = {}, {}
-    mine = None
-    for source in range(axis.size):
-        first, last = plan.piece(source, me)
-        if first < last:
-            rows = gradient.narrow(dim, place, last - first)
-            if source == me:
-                mine = rows
-            else:
-                sends[source] = _pack(rows, dim)
-            place += last - first
-        first, last = plan.piece(me, source)
-        if source != me and first < last:
-            rooms[source] = _room(gradient, dim, last - first)
-    works, alive = start_swap(sends, rooms, axis)
-    own = plan.piece(me, me)
-    if own == ranges(plan.have)[me] and mine is not None:
-        result = mine.contiguous(memory_format=memory_format_of(gradient)) if not rooms else mine.clone()
-    else:
+
+    def __init__(
+        self, gradient: Tensor, band_shape: Sequence[int], plan: Fetch, axis: Axis, owned: bool = False
+    ) -> None:
+        self.plan, self.axis = plan, axis
+        me, dim = axis.rank, plan.dim
+        place, _ = plan.virtual(me)
+        sends: dict[int, Tensor] = {}
+        self.rooms: dict[int, Tensor] = {}
+        mine = None
+        for other in range(axis.size):
+            first, last = plan.piece(other, me)
+            if first < last:
+                rows = gradient.narrow(dim, place, last - first)
+                if other == me:
+                    mine = rows
+                else:
+                    sends[other] = _pack(rows, dim)
+                place += last - first
+            first, last = plan.piece(me, other)
+            if other != me and first < last:
+                self.rooms[other] = _room(gradient, dim, last - first)
+        self.works, self._alive = start_swap(sends, self.rooms, axis)
+        self.result = self._own_rows(gradient, mine, band_shape, owned)
+
+    def _own_rows(
+        self, gradient: Tensor, mine: Tensor | None, band_shape: Sequence[int], owned: bool
+    ) -> Tensor:
+        """Return what this worker itself has computed of its rows' gradient, in memory that may be added to."""
+        format, me, dim = memory_format_of(gradient), self.axis.rank, self.plan.dim
+        own, band = self.plan.piece(me, me), ranges(self.plan.have)[me]
+        if mine is not None and own == band:
+            in_place = mine.is_contiguous(memory_format=format) and (owned or not self.rooms)
+            return mine if in_place else mine.clone(memory_format=format)
         result = torch.empty(
-            list(band_shape),
-            dtype=gradient.dtype,
-            device=gradient.device,
-            memory_format=memory_format_of(gradient),
+            list(band_shape), dtype=gradient.dtype, device=gradient.device, memory_format=format
         ).zero_()
         if mine is not None:
-            result.narrow(dim, own[0] - plan.have[me], own[1] - own[0]).copy_(mine)
-    wait_all(works, axis)
-    del alive
-    for target in sorted(rooms):
-        first, last = plan.piece(me, target)
-        result.narrow(dim, first - plan.have[me], last - first).add_(_unpack(rooms[target], dim))
-    return result
+            result.narrow(dim, own[0] - band[0], own[1] - own[0]).copy_(mine)
+        return result
+
+    def wait(self) -> Tensor:
+        """Return the gradient, with what other workers have computed of it added in their order."""
+        wait_all(self.works, self.axis)
+        self._alive = []
+        start = self.plan.have[self.axis.rank]
+        for target in sorted(self.rooms):
+            first, last = self.plan.piece(self.axis.rank, target)
+            rows = self.result.narrow(self.plan.dim, first - start, last - first)
+            rows.add_(_unpack(self.rooms[target], self.plan.dim))
+        return self.result
 
 
 class _FetchRows(torch.autograd.Function):
@@ -310,7 +327,7 @@ class _FetchRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         with ctx.axis.traffic.move():
-            return return_rows(gradients[0], ctx.shape, ctx.plan, ctx.axis), None, None
+            return ReturnedRows(gradients[0], ctx.shape, ctx.plan, ctx.axis).wait(), None, None
 
 
 def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:

@@ -109,18 +109,21 @@ class _Convolution(torch.autograd.Function):
         widened = rows.join(band)
         rows.received = []
         wants_band, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        of_band = of_weight = of_bias = None
         if 0 in kind.shape:
-            of_rows: Tensor | None = torch.zeros_like(widened)
-            of_weight = torch.zeros_like(weight)
+            of_band = rows.give_back(torch.zeros_like(widened)) if wants_band else None
             of_bias = weight.new_zeros(gradients[0].shape[1]) if wants_bias else None
-        else:
-            gradient = kind.uncrop(gradients[0], rows.steps, widened, tuple(weight.shape[2:]))
-            mask = [wants_band, wants_weight, wants_bias]
-            of_rows, of_weight, of_bias = kind.gradients(gradient, widened, weight, ctx.has_bias, mask)
-        del widened
-        if wants_band and of_rows is not None:
-            of_band = rows.give_back(of_rows)
+            return of_band, torch.zeros_like(weight), of_bias, None, None, None
+        gradient = kind.uncrop(gradients[0], rows.steps, widened, tuple(weight.shape[2:]))
+        finish = None
+        if wants_band:  # the halo's gradient travels while that of the weight is computed
+            of_rows, _, _ = kind.gradients(gradient, widened, weight, ctx.has_bias, [True, False, False])
+            assert of_rows is not None
+            finish = rows.start_return(of_rows, owned=True)
+        of_weight = of_bias = None
+        if wants_weight or wants_bias:
+            mask = [False, wants_weight, wants_bias]
+            _, of_weight, of_bias = kind.gradients(gradient, widened, weight, ctx.has_bias, mask)
+        of_band = None if finish is None else finish()
         return of_band, of_weight, of_bias, None, None, None
 
 

@@ -74,7 +74,7 @@ class _MaxPool2d(torch.autograd.Function):
         widened = ctx.rows.join(band)
         of_rows = torch.ops.aten.max_pool2d_with_indices_backward(gradients[0], widened, *ctx.sizes, indices)
         ctx.rows.received = []
-        return ctx.rows.give_back(of_rows), None, None, None
+        return ctx.rows.give_back(of_rows, owned=True), None, None, None
 
 
 @operation(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.spatial.exchange import Fetch, Halos, assemble, return_rows
+from ziggurat.parallel.spatial.exchange import Fetch, Halos, ReturnedRows, assemble
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.layout import Dims, Factor, plain
 from ziggurat.parallel.spatial.operations.pointwise import join_factors
@@ -197,16 +197,44 @@ class Rows:
                     band = assemble(band, received, step.fetch(self.fill), rank)
         return band
 
-    def give_back(self, gradient: Tensor) -> Tensor:
+    def start_return(self, gradient: Tensor, owned: bool = False) -> Callable[[], Tensor]:
+        """Begin the adjoint of `exchange`; the function returned waits for the gradient of the band.
+
+        Args:
+            gradient: Of the widened band.
+            owned: Whether it is the caller's alone, and may be changed.
+        """
+        steps = list(zip(self.steps, self.shapes, strict=True))
+        while steps and self._is_local(steps[-1][0]):
+            steps.pop()
+        if not steps:
+            return lambda: gradient
+        step, shape = steps.pop()
+        if step.bounds is None:
+            started = _put_rows(gradient, step.dim, step.rows[self.mesh.ranks[step.axis]], shape)
+            return lambda: self._finish_return(started, steps)
+        axis = self.mesh.axes[step.axis]
+        with axis.traffic.move():
+            returned = ReturnedRows(gradient, shape, step.fetch(self.fill), axis, owned)
+
+        def finish() -> Tensor:
+            with axis.traffic.move():
+                rows = returned.wait()
+            return self._finish_return(rows, steps)
+
+        return finish
+
+    def _finish_return(self, gradient: Tensor, steps: list[tuple[Step, torch.Size]]) -> Tensor:
+        """Give back what the steps before the last one have fetched."""
+        earlier = Rows(tuple(s for s, _ in steps), self.mesh, self.fill, [], [shape for _, shape in steps])
+        return earlier.start_return(gradient, owned=True)()
+
+    def _is_local(self, step: Step) -> bool:
+        return step.bounds is not None and step.fetch(self.fill).is_local()
+
+    def give_back(self, gradient: Tensor, owned: bool = False) -> Tensor:
         """Return the gradient of the band from that of the widened band: the adjoint of `exchange`."""
-        for step, shape in zip(reversed(self.steps), reversed(self.shapes), strict=True):
-            if step.bounds is None:
-                gradient = _put_rows(gradient, step.dim, step.rows[self.mesh.ranks[step.axis]], shape)
-            elif not step.fetch(self.fill).is_local():
-                axis = self.mesh.axes[step.axis]
-                with axis.traffic.move():
-                    gradient = return_rows(gradient, shape, step.fetch(self.fill), axis)
-        return gradient
+        return self.start_return(gradient, owned)()
 
 
 def _put_rows(gradient: Tensor, dim: int, rows: Range, shape: torch.Size) -> Tensor:
