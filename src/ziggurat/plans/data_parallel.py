@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.gradients import GradientSum
+from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 
@@ -91,19 +92,11 @@ class DataParallel:
         """Wait for the exchange; every ``parameter.grad`` is then that of the global batch.
 
         Communication:
-            The canonical sum over dp; then one all-reduce of all gradients over sp.
+            The canonical sum over dp; then all-reduces of all gradients over sp.
         """
         self.gradients.finish()
         if self.sharing.size > 1:
-            self._add_gradient_parts()
-
-    def _add_gradient_parts(self) -> None:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-            alike = [gradient for gradient in gradients if gradient.dtype == dtype]
-            flat = self._add_parts(torch.cat([gradient.reshape(-1) for gradient in alike]))
-            for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
-                gradient.copy_(total.view(gradient.shape))
+            add_up_in_pieces((p.grad for p in self.parameters if p.grad is not None), self._add_parts)
 
     def _add_parts(self, part: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.spatial.exchange import Axis, Fetch, fetch, memory_format_of, reduce_over, sum_over
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, local_size, plain, size_of
 
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
-
-
-GRADIENT_BYTES = 8 << 20  # gradients are summed in pieces of about this size
 
 
 class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
@@ -115,30 +113,17 @@ class SpatialMesh:
 
     def sum_gradients(self) -> None:
         """Replace each parameter's gradient, of which every worker has a part, by the sum of the parts."""
-        piece: list[Tensor] = []
-        for gradient in [p.grad for p in self.parameters if p.grad is not None]:
-            if piece and (piece[0].dtype != gradient.dtype or sum(map(_bytes, piece)) > GRADIENT_BYTES):
-                self._sum_piece(piece)
-                piece = []
-            piece.append(gradient)
-        if piece:
-            self._sum_piece(piece)
 
-    def _sum_piece(self, gradients: list[Tensor]) -> None:
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        for axis in self.axes:
-            flat = reduce_over(flat, axis)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
+        def add_up(part: Tensor) -> Tensor:
+            for axis in self.axes:
+                part = reduce_over(part, axis)
+            return part
+
+        add_up_in_pieces((p.grad for p in self.parameters if p.grad is not None), add_up)
 
     def unsupported(self, operation: str, reason: str) -> UnsupportedOperation:
         """Return the error for an operation, with the layer and the remedy."""
         return UnsupportedOperation(operation, self.layer(), reason)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 class SpatialTensor(torch.Tensor):
