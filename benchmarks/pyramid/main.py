@@ -1,8 +1,11 @@
 """What is the pyramid worth? The same backbone and budget, with and without it, by the size of the objects.
 
-Detection: one level (p3), then FPN, PAFPN and BiFPN over p3 to p5. Classification: a network that sees one scale,
-spatial pyramid pooling, and the image-pyramid network. All on the embedded data set, each from the same seed, with the
-same number of steps and samples. A difference below the spread over seeds (``--seeds``) says nothing.
+Detection: each of p2, p3, p4 alone, then FPN, PAFPN and BiFPN over all three, with the head ATSS. Alone, a level finds
+positives for fewer objects (``positives``): a part of what it is behind. The control has FCOS on p3 alone and on p3 to p5: its
+finest level takes whatever ends within eight strides of a position, here every digit, so that both train on the same
+positives of p3, and differ only in what p3 has seen. Classification: a network that sees one scale, spatial pyramid
+pooling, and the image-pyramid network. All on the embedded data set, each from the same seed, with the same number of
+steps and samples. A difference below the spread over seeds (``--seeds``) says nothing.
 """
 
 from __future__ import annotations
@@ -12,31 +15,38 @@ import json
 import platform
 import statistics
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ziggurat.config import override
+from ziggurat.config import RunConfig, override
+from ziggurat.data.batch import Microbatch, SampleId, stack_targets
 from ziggurat.data.formats import open_dataset
+from ziggurat.data.samples import TrainingSamples
 from ziggurat.demo import DEMOS
 from ziggurat.evaluate import evaluate_model, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
-from ziggurat.report.matching import at_least, match
+from ziggurat.report.matching import match
 from ziggurat.run import load_run
 from ziggurat.start import start_training
-from ziggurat.tasks.drawing import PICTURE_SCORE
 from ziggurat.tasks.make import make_task
 
+VAL_SCENES = 1000
 BINS = ((12, 20), (20, 34), (34, 65))  # heights of digits, in pixels
 DETECTORS: dict[str, dict[str, Any]] = {
-    "one level, p3": {"model.name": "fcos-resnet10t-fpn", "model.levels": "p3"},
-    "fpn": {"model.name": "fcos-resnet10t-fpn", "model.levels": "p3-p5"},
-    "pafpn": {"model.name": "fcos-resnet10t-pafpn", "model.levels": "p3-p5"},
-    "bifpn": {"model.name": "fcos-resnet10t-bifpn", "model.levels": "p3-p5"},
+    "atss, p2 alone": {"model.name": "atss-resnet10t-fpn", "model.levels": "p2"},
+    "atss, p3 alone": {"model.name": "atss-resnet10t-fpn", "model.levels": "p3"},
+    "atss, p4 alone": {"model.name": "atss-resnet10t-fpn", "model.levels": "p4"},
+    "atss, fpn": {"model.name": "atss-resnet10t-fpn", "model.levels": "p2-p4"},
+    "atss, pafpn": {"model.name": "atss-resnet10t-pafpn", "model.levels": "p2-p4"},
+    "atss, bifpn": {"model.name": "atss-resnet10t-bifpn", "model.levels": "p2-p4"},
+    "fcos, p3 alone": {"model.name": "fcos-resnet10t-fpn", "model.levels": "p3"},
+    "fcos, fpn": {"model.name": "fcos-resnet10t-fpn", "model.levels": "p3-p5"},
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "one scale (pnn of one level)": {"model.name": "pnn", "model.pnn.levels": 1},
@@ -55,12 +65,11 @@ def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     heights, hits = [], []
     for index, detections in enumerate(evaluation.predictions):
         truth = ground_truth(dataset, index)
-        shown = at_least(detections, PICTURE_SCORE)
         # the best detection of any class that lies on an object speaks for it
-        takers = {o: d for d, o in enumerate(match(shown, truth, same_class=False).tolist())}
+        takers = {o: d for d, o in enumerate(match(detections, truth, same_class=False).tolist())}
         heights += (truth.boxes_xyxy[:, 3] - truth.boxes_xyxy[:, 1]).tolist()
         hits += [
-            number in takers and bool(shown.labels[takers[number]] == label)
+            number in takers and bool(detections.labels[takers[number]] == label)
             for number, label in enumerate(truth.labels)
         ]
     return {"map50": evaluation.metrics["map50"], **by_size(heights, hits)}
@@ -80,13 +89,14 @@ def right_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     }
 
 
-def by_size(heights: list[float], hits: list[bool]) -> dict[str, float]:
-    """Return the share of hits among the objects of each range of heights."""
+def by_size(heights: list[float], hits: list[bool]) -> dict[str, Any]:
+    """Return the share of hits among the objects of each range of heights, and how many these are."""
     of_object, right = np.array(heights), np.array(hits, dtype=float)
-    return {
-        f"{low}-{high - 1}": float(right[(of_object >= low) & (of_object < high)].mean())
-        for low, high in BINS
-    }
+    result: dict[str, Any] = {}
+    for low, high in BINS:
+        inside = right[(of_object >= low) & (of_object < high)]
+        result |= {f"{low}-{high - 1}": float(inside.mean()), f"objects {low}-{high - 1}": len(inside)}
+    return result
 
 
 def measure(task: str, settings: dict[str, Any], seed: int, steps: int, plan: str) -> dict[str, Any]:
@@ -97,47 +107,72 @@ def measure(task: str, settings: dict[str, Any], seed: int, steps: int, plan: st
         "plan": plan,
         "digits.height_min": 12,
         "digits.height_max": 64,
+        "digits.val_scenes": VAL_SCENES,
     }
     with tempfile.TemporaryDirectory() as folder:
-        result = start_training("digits", settings | fixed, f"{folder}/run", defaults=DEMOS[task])
-        assert result is not None
+        start_training("digits", settings | fixed, f"{folder}/run", defaults=DEMOS[task])
         run = load_run(Path(folder) / "run")
         measured = (found_by_size if task == "detect" else right_by_size)(run, Workers())
-    model = build_model(override(DEMOS[task], settings).model, 10)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return measured | {"parameters": count, "images_per_second": result["images_per_second"]}
+    config = override(DEMOS[task], settings | fixed)
+    model = build_model(config.model, 10)
+    facts = {
+        "seed": seed,
+        "steps": steps,
+        "plan": plan,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return measured | facts | (positives(model, config) if task == "detect" else {})
+
+
+def positives(model: Any, config: RunConfig) -> dict[str, Any]:
+    """Return the share of objects that have a positive, and each level's share of the positives, over 200 samples."""
+    dataset = open_dataset("digits", "train", "detect", config.data, config.digits)
+    samples = TrainingSamples(dataset, config.data, config.seed)
+    task, count, answered, objects = make_task(model, config), Counter(), 0, 0
+    for number in range(200):
+        sample = samples.sample(SampleId(0, number))
+        targets = stack_targets([sample.target], config.data.crop, config.data.crop)
+        size = (config.data.crop, config.data.crop)
+        found = task.assign(Microbatch(0, (sample.id,), sample.image_CHW[None], (size,), targets)).levels
+        count += Counter({name: len(level.boxes_xyxy) for name, level in found.items()})
+        boxes = torch.cat([level.boxes_xyxy for level in found.values()])
+        answered += len(torch.unique(boxes, dim=0)) if len(boxes) else 0
+        objects += len(targets.boxes_xyxy)
+    levels = {f"positives on {name}": count[name] / count.total() for name in model.levels}
+    return {"objects with a positive": answered / objects, **levels}
 
 
 def main() -> None:
     """Measure every variant, print the tables and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps of each variant")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each variant")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant")
     parser.add_argument("--plan", default="dp=2")
-    parser.add_argument("--tasks", nargs="+", default=["detect", "classify"], choices=["detect", "classify"])
+    parser.add_argument(
+        "--only", default="", help="variants whose name has this in it; the others' results stay"
+    )
     options = parser.parse_args()
-    tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    file = Path(__file__).with_name("results.json")
+    tables = json.loads(file.read_text())["tables"] if options.only and file.is_file() else {}
     for task, variants in (("detect", DETECTORS), ("classify", CLASSIFIERS)):
-        if task not in options.tasks:
-            continue
-        tables[task] = {}
-        for name, settings in variants.items():
-            runs = [
-                measure(task, settings, seed, options.steps, options.plan) for seed in range(options.seeds)
-            ]
-            tables[task][name] = runs
-            medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-            cells = "  ".join(f"{k} {v:.3f}" for k, v in medians.items() if isinstance(v, float) and v <= 1)
-            print(f"{task:9} {name:30} {cells}  {medians['parameters'] / 1e6:.2f} M", flush=True)
-    result = {
-        "steps": options.steps,
-        "seeds": options.seeds,
-        "plan": options.plan,
-        "torch": torch.__version__,
-        "processor": platform.processor(),
-        "tables": tables,
+        for name in [name for name in variants if options.only in f"{task} {name}"]:
+            seeds = range(options.seeds)
+            runs = [measure(task, variants[name], seed, options.steps, options.plan) for seed in seeds]
+            tables.setdefault(task, {})[name] = runs
+            versions = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+            file.write_text(
+                json.dumps(versions | {"tables": tables}, indent=2) + "\n"
+            )  # what is measured stays
+            print(f"{task:9} {name:30} {row(runs)}", flush=True)
+
+
+def row(runs: list[dict[str, Any]]) -> str:
+    """Return the medians of a variant's shares, and its parameters."""
+    medians = {
+        k: statistics.median(run[k] for run in runs) for k, v in runs[0].items() if not isinstance(v, str)
     }
-    Path(__file__).with_name("results.json").write_text(json.dumps(result, indent=2) + "\n")
+    shares = "  ".join(f"{k} {v:.3f}" for k, v in medians.items() if isinstance(v, float) and v <= 1)
+    return f"{shares}  {medians['parameters'] / 1e6:.2f} M"
 
 
 if __name__ == "__main__":
