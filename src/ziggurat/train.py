@@ -128,6 +128,8 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         outcome.save_weights()
         evaluation = _evaluate(average.model, task, data, config, mesh)
         log.evaluation(data.num_steps, evaluation.metrics)
+        for line in mesh.gathers():
+            log.say(line)
         if workers.is_first:
             model, board, console = average.model, log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
@@ -368,11 +370,13 @@ def _not_finite(
     faults = []
     for index in (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist():
         ranks = range(parallel.workers.size)
-        worker = next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
+        place = next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
+        first, sharing = place * parallel.sharing.size, parallel.sharing.size
+        worker = f"worker {first}" if sharing == 1 else f"workers {first} to {first + sharing - 1}"
         values = zip(task.term_names, terms[index].tolist(), strict=True)
         samples = ", ".join(data.samples.describe(id) for id in data.pieces(step)[index])
         faults.append(
-            f"the loss is not finite in step {step + 1}, microbatch {index}, on worker {worker} "
+            f"the loss is not finite in step {step + 1}, microbatch {index}, on {worker} "
             f"({', '.join(f'{name} {value}' for name, value in values)}); samples: {samples}"
         )
     if not faults:

@@ -80,7 +80,8 @@ class DataConfig:
         classes: Names of the values of segmentation masks from 0, with commas between (``name=255`` gives another
             value); empty takes those that stand beside the masks.
         ignore: Value of a mask's pixels that take no part in loss and metric.
-        crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input.
+        crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input. Larger
+            than an image: it is trained on whole, at a random place of a black crop, and predicted as one piece.
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a
             classifier's images are resized to ``crop``).
         resize_limit: Longest side that ``resize`` may lead to, in pixels.
@@ -197,8 +198,8 @@ class TrainConfig:
         epochs: Passes over the data; unused if ``steps`` is positive.
         steps: Optimizer steps; 0 trains for ``epochs``.
         batch_size: Samples of one optimizer step, over all workers (the global batch).
-        microbatches: Pieces that the global batch is cut into; 0 stands for the number of workers that the
-            run is started with, and is resolved before it starts.
+        microbatches: Pieces that the global batch is cut into; 0 stands for the degree of dp that the run is
+            started with, and is resolved before it starts.
         optimizer: ``adamw`` or ``sgd``.
         lr: Peak learning rate.
         momentum: Momentum of SGD, or the first beta of AdamW.
@@ -237,7 +238,8 @@ class RunConfig:
     Attributes:
         task: ``detect``, ``classify`` or ``segment``; ``auto`` is resolved before the run starts, from the model's
             name, else from the data.
-        plan: Degrees of the mesh axes, such as ``dp=2``; says where each piece is computed, not what.
+        plan: Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of rows),
+            ``sp=2x2`` (in tiles), ``dp=2,sp=2`` (both); says where each piece is computed, not what.
         seed: Keys every random choice.
         threads: Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved
             before the run starts.

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.images import image_size, read_image
+from ziggurat.data.tiles import Tile
+from ziggurat.data.windows import read_window
 from ziggurat.errors import UserError
 
 
@@ -197,6 +199,10 @@ class FileImages:
                 f"{columns} x {rows}: correct the size or replace the image"
             )
         return image
+
+    def window(self, index: int, tile: Tile) -> Tensor | None:
+        """Read a window of image `index` without the rest of its file; None where that is not possible."""
+        return read_window(self.path(index), self._files.max_pixels, self._size(index), tile)
 
     def _size(self, index: int) -> tuple[int, int]:
         if not self._files.sizes[index].any():

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.images import SUFFIXES, image_size, read_image
+from ziggurat.data.tiles import Tile
+from ziggurat.data.windows import read_window
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
@@ -44,6 +46,10 @@ class ImageFiles:
     def image(self, index: int) -> Tensor:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
         return read_image(self.paths[index], self.max_pixels)
+
+    def window(self, index: int, tile: Tile) -> Tensor | None:
+        """Read a window of an image without the rest of its file; None where that is not possible."""
+        return read_window(self.paths[index], self.max_pixels, self.sizes[index], tile)
 
 
 def expand_paths(paths: Sequence[str]) -> list[Path]:

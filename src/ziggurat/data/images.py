@@ -49,7 +49,7 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     with open_image(path, max_pixels) as image:
         width, height = image.size
         # Pillow has applied the orientation of a TIFF to its size already.
-        turned = image.format != "TIFF" and _orientation(image) >= 5
+        turned = image.format != "TIFF" and orientation(image) >= 5
     return (width, height) if turned else (height, width)
 
 
@@ -113,11 +113,11 @@ def _reason(error: Exception) -> str:
 def upright(image: Image.Image) -> Image.Image:
     """Decode an image and turn it as its EXIF orientation says."""
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId, Target
@@ -13,8 +14,9 @@ from ziggurat.data.dataset import (
     ImageCache,
     SegmentationDataset,
 )
+from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
-from ziggurat.data.tiles import cut_out
+from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import (
     Augmentation,
     augment_image,
@@ -23,6 +25,7 @@ from ziggurat.data.transforms import (
     draw_augmentation,
     resize_factor,
 )
+from ziggurat.data.windows import ReadsWindows
 
 
 class TrainingSamples:
@@ -69,15 +72,25 @@ class TrainingSamples:
         record = self.dataset.record(index)
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
         augmentation = draw_augmentation(generator, record.height, record.width, self.config)
-        image = augment_image(self._images[index], augmentation, self.config.crop)
-        if self.part is not None:
-            image = cut_out(image, self.part.tile)
-        return Sample(id, image, self._target(index, augmentation), self.part)
+        return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
 
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message: its number, epoch and image."""
         name = self.dataset.record(self.image_index(id.sample)).name
         return f"{id.sample} of epoch {id.epoch} ({name})"
+
+    def _image(self, index: int, augmentation: Augmentation) -> Tensor:
+        crop = self.config.crop
+        if self.part is None:
+            return augment_image(self._images[index], augmentation, crop)
+        if needs_whole_window(augmentation):
+            return cut_out(augment_image(self._images[index], augmentation, crop), self.part.tile)
+        return augment_part(lambda tile: self._read(index, tile), augmentation, crop, self.part.tile)
+
+    def _read(self, index: int, tile: Tile) -> Tensor:
+        """Return a window of an image, read from its file without the rest where that is possible."""
+        pixels = self.dataset.window(index, tile) if isinstance(self.dataset, ReadsWindows) else None
+        return cut_out(self._images[index], tile) if pixels is None else pixels
 
     def _target(self, index: int, augmentation: Augmentation) -> Target:
         crop, dataset = self.config.crop, self.dataset

@@ -146,12 +146,12 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
     if (window.height, window.width) != (window.out_height, window.out_width):
         # antialias only acts where the image gets smaller
         pixels = functional.resize(pixels, [window.out_height, window.out_width], antialias=True)
-    pixels = _recolor(pixels, augmentation)
+    pixels = recolor(pixels, augmentation)
     canvas = image_CHW.new_zeros((3, crop, crop))
     rows = slice(window.out_top, window.out_top + window.out_height)
     columns = slice(window.out_left, window.out_left + window.out_width)
     canvas[:, rows, columns] = pixels
-    return _turn(canvas, augmentation)
+    return turn(canvas, augmentation)
 
 
 def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
@@ -173,11 +173,11 @@ def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tens
     rows = slice(window.out_top, window.out_top + window.out_height)
     columns = slice(window.out_left, window.out_left + window.out_width)
     canvas[:, rows, columns] = resized
-    return _turn(canvas, augmentation)[0]
+    return turn(canvas, augmentation)[0]
 
 
-def _turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
-    """Mirror and turn a square crop."""
+def turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
+    """Mirror and turn a crop, or a part of one."""
     if augmentation.mirror:
         canvas_CHW = canvas_CHW.flip(2)
     if augmentation.upside_down:
@@ -185,7 +185,8 @@ def _turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
     return torch.rot90(canvas_CHW, augmentation.quarter_turns, dims=(1, 2)).contiguous()
 
 
-def _recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
+def recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
+    """Change brightness, contrast and saturation."""
     if augmentation.brightness != 1:
         pixels_CHW = functional.adjust_brightness(pixels_CHW, augmentation.brightness)
     if augmentation.contrast != 1:
@@ -231,7 +232,7 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def _turn_boxes(boxes_xyxy: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
-    """Mirror and turn boxes in a square crop; the same moves as in `_turn`."""
+    """Mirror and turn boxes in a square crop; the same moves as in `turn`."""
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)
     if augmentation.mirror:
         x1, x2 = crop - x2, crop - x1

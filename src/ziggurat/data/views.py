@@ -76,6 +76,38 @@ def make_center_view(record: ImageRecord, config: DataConfig) -> View:
     return replace(whole, tiles=(middle,))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The pixels of one image that a worker needs.
+
+    Attributes:
+        image: The image's index.
+        region: In pixels of the resized image; holds all of `tiles`.
+        tiles: One after the other.
+    """
+
+    image: int
+    region: Tile
+    tiles: tuple[Tile, ...]
+
+
+def wanted_pixels(pieces: Sequence[Piece]) -> list[Wanted]:
+    """Return what is needed of each image, for pieces of which those of an image follow each other.
+
+    Example:
+        >>> wanted_pixels([Piece(3, Tile(0, 0, 4, 4)), Piece(3, Tile(2, 0, 4, 4))])[0].region
+        Tile(top=0, left=0, height=6, width=4)
+    """
+    wanted = []
+    for image, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
+        tiles = tuple(piece.tile for piece in of_image)
+        top, left = min(tile.top for tile in tiles), min(tile.left for tile in tiles)
+        bottom = max(tile.top + tile.height for tile in tiles)
+        right = max(tile.left + tile.width for tile in tiles)
+        wanted.append(Wanted(image, Tile(top, left, bottom - top, right - left), tiles))
+    return wanted
+
+
 def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple[Piece, ...]]:
     """Put the tiles of all images into batches of one padded shape.
 

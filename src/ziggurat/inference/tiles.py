@@ -26,8 +26,18 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.tiles import clip
-from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_batches, share_of
+from ziggurat.data.tiles import Tile, clip, cut_out
+from ziggurat.data.views import (
+    Piece,
+    View,
+    Wanted,
+    batch_extent,
+    batch_pixels,
+    make_batches,
+    share_of,
+    wanted_pixels,
+)
+from ziggurat.data.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
@@ -191,14 +201,13 @@ def _run_batches(
     """
     results: list[T] = []
     faults: dict[int, str] = {}
-    pieces = list(itertools.chain.from_iterable(batches))
     mesh, multiple = compute.mesh, forward.model.size_multiple
     parts = [mesh.part(*batch_extent(batch, multiple)) for batch in batches]
-    of_piece = [part for batch, part in zip(batches, parts, strict=True) for _ in batch]
+    pieces = [_own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch]
     was_training = forward.model.training
     forward.model.eval()
     try:
-        with torch.inference_mode(), closing(_read_tiles(images, views, pieces, of_piece)) as tiles:
+        with torch.inference_mode(), closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
             for batch, part in zip(batches, parts, strict=True):
                 pixels = [next(tiles) for _ in batch]
                 faults |= {
@@ -213,42 +222,41 @@ def _run_batches(
     return results, faults
 
 
-def _read_tiles(
-    images: Images, views: Sequence[View], pieces: Sequence[Piece], parts: Sequence[Part | None]
-) -> Generator[Tensor | UserError, None, None]:
-    """Yield the pixels of each piece, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded.
+def _own_pixels(piece: Piece, part: Part | None) -> Piece:
+    """Return what this worker has of a tile."""
+    return piece if part is None else Piece(piece.image, clip(piece.tile, part.tile))
 
-    Of a piece of which this worker has a part only, the pixels that lie in the part.
-    """
-    part_of = iter(parts)
-    indices = [index for index, _ in itertools.groupby(piece.image for piece in pieces)]
-    with closing(_read_ahead(images, views, indices)) as read:
-        for _, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
-            image = next(read)
-            for piece in of_image:
-                part = next(part_of)
-                if isinstance(image, UserError):
-                    yield image
+
+def _read_tiles(
+    images: Images, views: Sequence[View], wanted: Sequence[Wanted]
+) -> Generator[Tensor | UserError, None, None]:
+    """Yield the pixels of each tile, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded."""
+    with closing(_read_ahead(images, views, wanted)) as read:
+        for one in wanted:
+            pixels = next(read)
+            for tile in one.tiles:
+                if isinstance(pixels, UserError):
+                    yield pixels
                 else:
-                    tile = piece.tile if part is None else clip(piece.tile, part.tile)
-                    yield image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+                    top, left = tile.top - one.region.top, tile.left - one.region.left
+                    yield pixels[:, top : top + tile.height, left : left + tile.width]
 
 
 def _read_ahead(
-    images: Images, views: Sequence[View], indices: Sequence[int]
+    images: Images, views: Sequence[View], wanted: Sequence[Wanted]
 ) -> Generator[Tensor | UserError, None, None]:
-    """Yield each image as the network sees it, decoding the next ones in a thread meanwhile."""
+    """Yield the region that is wanted of each image, decoding the next ones in a thread meanwhile."""
     waiting: deque[tuple[int, Future[Tensor | UserError]]] = deque()
-    upcoming = iter(indices)
+    upcoming = iter(wanted)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as thread:
 
         def look_ahead() -> None:
             while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
-                index = next(upcoming, None)
-                if index is None:
+                one = next(upcoming, None)
+                if one is None:
                     return
-                view = views[index]
-                waiting.append((view.height * view.width, thread.submit(_read, images, view, index)))
+                view = views[one.image]
+                waiting.append((view.height * view.width, thread.submit(read_region, images, view, one)))
 
         try:
             look_ahead()
@@ -260,10 +268,19 @@ def _read_ahead(
             thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(images: Images, view: View, index: int) -> Tensor | UserError:
-    """Return an image as the network sees it, or why there is none."""
-    record = images.record(index)
+def read_region(images: Images, view: View, wanted: Wanted) -> Tensor | UserError:
+    """Return what is wanted of an image as the network sees it, or why there is none.
+
+    Only that much is read where the image is not resized and its file can be read in parts.
+    """
+    index, record = wanted.image, images.record(wanted.image)
+    is_resized = (view.height, view.width) != (record.height, record.width)
+    whole = Tile(0, 0, view.height, view.width)
     try:
+        if not is_resized and wanted.region != whole and isinstance(images, ReadsWindows):
+            pixels = images.window(index, wanted.region)
+            if pixels is not None:
+                return pixels
         image = images.image(index)
     except UserError as error:
         return error
@@ -272,8 +289,7 @@ def _read(images: Images, view: View, index: int) -> Tensor | UserError:
             f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
             f"{record.height} as its header or annotations say: replace the image or correct its size"
         )
-    if (view.height, view.width) == (record.height, record.width):
-        return image
-    # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
-    resized: Tensor = functional.resize(image.float(), [view.height, view.width], antialias=view.antialias)
-    return resized
+    if is_resized:
+        # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
+        image = functional.resize(image.float(), [view.height, view.width], antialias=view.antialias)
+    return image if wanted.region == whole else cut_out(image, wanted.region)

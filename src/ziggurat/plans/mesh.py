@@ -68,6 +68,15 @@ class Mesh:
         dims = band_dims((*part_BCHW.shape[:2], part.height, part.width), self.spatial)
         return SpatialTensor(part_BCHW, dims, self.spatial)
 
+    def gathers(self) -> list[str]:
+        """Return a line for each layer whose operation needs all positions, with what this worker has received."""
+        counted = self.spatial.gathers if self.spatial is not None else {}
+        return [
+            f"gathered over sp: {layer}, {operation}: {num_bytes / 1e6:.1f} MB"
+            for (layer, operation), num_bytes in counted.items()
+            if layer != "?"  # not a layer: what this program gathers of the outputs
+        ]
+
 
 def _tile(rows: Range, columns: Range) -> Tile:
     return Tile(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])

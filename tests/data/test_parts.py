@@ -1,0 +1,74 @@
+"""A part of a crop, made from a part of the image, is that part of the crop."""
+
+import numpy as np
+import pytest
+import torch
+
+from ziggurat.config import DataConfig
+from ziggurat.data.batch import Part, SampleId
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.parts import augment_part, needs_whole_window
+from ziggurat.data.samples import TrainingSamples
+from ziggurat.data.tiles import Tile, cut_out
+from ziggurat.data.transforms import augment_image, draw_augmentation
+
+FIXED = {"scale_min": 1.0, "scale_max": 1.0}
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (40, 30), (64, 200)])
+def test_a_part_of_a_crop(height, width):
+    config = DataConfig(crop=64, flip="both", quarter_turns=True, color_jitter=0.0, **FIXED)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    for seed in range(40):
+        augmentation = draw_augmentation(np.random.default_rng(seed), height, width, config)
+        assert not needs_whole_window(augmentation)
+        whole = augment_image(image, augmentation, 64)
+        for part in (Tile(0, 0, 32, 64), Tile(32, 0, 32, 64), Tile(0, 21, 64, 22), Tile(32, 32, 32, 32)):
+            found = augment_part(lambda tile: cut_out(image, tile), augmentation, 64, part)
+            assert torch.equal(found, cut_out(whole, part)), (seed, part)
+
+
+class Windows:
+    """A classification data set that counts the pixels it has been asked for."""
+
+    classes, category_ids = ("a",), (1,)
+
+    def __init__(self):
+        self.pixels = torch.randint(0, 256, (3, 80, 100), dtype=torch.uint8)
+        self.read = 0
+
+    def __len__(self):
+        return 1
+
+    def record(self, index):
+        return ImageRecord("a.tif", 1, 80, 100)
+
+    def label(self, index):
+        return 0
+
+    def image(self, index):
+        self.read += 80 * 100
+        return self.pixels
+
+    def window(self, index, tile):
+        self.read += tile.height * tile.width
+        return cut_out(self.pixels, tile)
+
+
+@pytest.mark.parametrize(
+    ("settings", "read"), [(FIXED, 32 * 64), ({**FIXED, "color_jitter": 0.2}, 80 * 100), ({}, 80 * 100)]
+)
+def test_a_worker_reads_its_band_where_that_is_enough(settings, read):
+    config, dataset = DataConfig(crop=64, cache_bytes=0, **settings), Windows()
+    whole = TrainingSamples(dataset, config, seed=0)
+    band = TrainingSamples(
+        dataset, config, seed=0, part=Part(64, 64, Tile(32, 0, 32, 64), Tile(32, 0, 32, 64))
+    )
+    for number in range(4):
+        expected = whole.sample(SampleId(0, number)).image_CHW if number == 0 else None
+        dataset.read = 0
+        sample = band.sample(SampleId(0, 0))
+        assert dataset.read == read
+        assert sample.image_CHW.shape == (3, 32, 64)
+        if expected is not None:
+            assert torch.equal(sample.image_CHW, expected[:, 32:])

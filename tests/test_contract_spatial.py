@@ -1,0 +1,70 @@
+"""Every model of ours lists the plan sp: its outputs on bands are those of one worker, in training and evaluation.
+
+In float64, at sizes that are no multiples; the gradients of whole steps are compared in tests/plans.
+"""
+
+import warnings
+
+import pytest
+import torch
+
+import ranks
+from ranks import run_ranks
+from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build, leaves
+from ziggurat.data.tiles import cut_out
+from ziggurat.models.catalogue import BACKBONES
+from ziggurat.parallel.spatial import whole_tensor
+from ziggurat.plans.mesh import make_mesh
+
+FEW = [
+    "fcos-resnet10t-bifpn",
+    "retinanet-pnn",
+    "atss-resnet10t-pafpn",
+    "timm:convnext_atto",
+    "timm:pvt_v2_b0",
+]
+FEW += [f"smp:{decoder}/tu-resnet10t" for decoder in ("fpn", "pspnet", "manet", "deeplabv3plus")]
+LISTED = [f"fcos-{backbone}-fpn" for backbone in BACKBONES]
+REST = [name for name in DETECTORS + CLASSIFIERS + SEGMENTERS if name not in FEW]
+
+
+def errors(workers, names):
+    """Return how far the outputs of each model are from those of one worker, relative to the largest."""
+    mesh = make_mesh(workers, "sp=2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party advice
+        return {name: _error(build(name).double(), mesh) for name in names}
+
+
+def _error(model, mesh):
+    mesh.name_layers(model)
+    side = max(96, model.size_multiple)
+    images = torch.rand(2, 3, side + 5, side - 3, dtype=torch.float64)
+    part, worst = mesh.part(*images.shape[-2:]), 0.0
+    for training in (False, True):
+        model.train(training)
+        with torch.no_grad():
+            torch.manual_seed(1)  # dropout
+            expected = leaves(model(images))
+            torch.manual_seed(1)
+            outputs = leaves(model(mesh.spread(cut_out(images, part.tile), part)))
+        for output, true in zip(outputs, expected, strict=True):
+            assert output.shape == true.shape
+            apart = (whole_tensor(output) - true).abs().max() / true.abs().max()
+            worst = max(worst, float(apart))
+    return worst
+
+
+def check(names):
+    for found in run_ranks(errors, 2, (names,)):
+        assert {name: error for name, error in found.items() if not error < 1e-10} == {}
+
+
+def test_a_few_models_on_bands():
+    check(FEW)
+
+
+@pytest.mark.slow
+def test_every_model_on_bands(monkeypatch):
+    monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 900)
+    check(REST + LISTED)

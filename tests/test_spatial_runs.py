@@ -1,0 +1,162 @@
+"""Whole runs under sp: training, evaluation and prediction of every task, against the same run on one worker.
+
+They differ by rounding from those of one worker (tests/plans compares in float64), and are the same bits on any degree
+of dp.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ranks import run_ranks
+from ziggurat.cli import main
+from ziggurat.config import DigitsConfig, RunConfig, override
+from ziggurat.run import load_run
+from ziggurat.train import train
+
+SCENES = DigitsConfig(
+    size=64, count_min=1, count_max=2, height_min=12, height_max=48, train_scenes=8, val_scenes=3
+)
+SMALL = {
+    "data.path": "digits", "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1, "dtype": "fp32",
+    "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1, "decode.max_detections": 5,
+    "train.batch_size": 4, "train.microbatches": 2, "train.steps": 2, "train.warmup": 0, "train.optimizer": "sgd",
+    "train.lr": 0.01, "data.flip": "both", "data.quarter_turns": True, "data.color_jitter": 0.2,
+}  # fmt: skip
+TASKS = {
+    "detect": {"model.name": "fcos-resnet10t-fpn"},
+    "classify": {"model.name": "pnn", "model.pnn.channels": 8, "data.resize": 64},
+    "segment": {"model.name": "smp:unet/tu-resnet10t", "loss.segmentation": "focal+dice"},
+}
+
+
+def config_of(task, **settings):
+    config = override(RunConfig(), SMALL | {"task": task} | TASKS[task] | settings)
+    return dataclasses.replace(config, digits=SCENES)
+
+
+def trained(workers, plan, folder, configs):
+    """Return of each config the hash of the weights, the loss, and every number of the steps."""
+    results = []
+    for number, config in enumerate(configs):
+        out = folder / f"{plan}-{number}"
+        result = train(workers, dataclasses.replace(config, plan=plan), out)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        steps = [(one["loss"], one["gradient_norm"]) for one in lines if one["kind"] == "train"]
+        results.append((result["weights_sha256"], steps, result["metrics"]))
+    return results
+
+
+def test_runs_of_every_task(tmp_path):
+    configs = [config_of(task) for task in TASKS]
+    (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
+    pair = run_ranks(trained, 2, ("sp=2", tmp_path, configs))
+    four = run_ranks(trained, 4, ("dp=2,sp=2", tmp_path, configs))
+    for number in range(len(configs)):
+        outcomes = {repr(on_rank[number]) for on_rank in [*pair, *four]}
+        assert len(outcomes) == 1, "the workers agree, and dp changes nothing"
+        (loss, norm), (later, _) = pair[0][number][1]
+        (true_loss, true_norm), (true_later, _) = alone[number][1]
+        assert loss == pytest.approx(true_loss, rel=1e-5)
+        # as far as either is from float64: a batch norm of few, nearly equal values magnifies rounding
+        assert norm == pytest.approx(true_norm, rel=1e-3)
+        assert later == pytest.approx(true_later, rel=1e-3)
+        assert pair[0][number][2].keys() == alone[number][2].keys()
+
+
+def test_bf16_on_bands(tmp_path):
+    configs = [config_of(task, dtype="bf16") for task in TASKS]
+    (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
+    tiles = run_ranks(trained, 2, ("sp=1x2", tmp_path, configs))
+    for number in range(len(configs)):
+        assert repr(tiles[0][number]) == repr(tiles[1][number])
+        losses = [[loss for loss, _ in case[number][1]] for case in (alone, tiles[0])]
+        assert losses[1] == pytest.approx(losses[0], rel=0.05)  # bfloat16 has 8 bits
+
+
+def run(capfd, *arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+    return json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+
+
+def test_the_commands(tmp_path, capfd):
+    """Train with loader processes, evaluate and predict under sp; the latter two as on one worker."""
+    settings = SMALL | TASKS["detect"] | {"data.workers": 1, "decode.score_threshold": 0.0}
+    sets = [
+        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
+    ]
+    sets += [
+        part
+        for key, value in dataclasses.asdict(SCENES).items()
+        for part in ("--set", f"digits.{key}={value}")
+    ]
+    out = tmp_path / "run"
+    result = run(capfd, "train", "digits", "--plan", "sp=2", "--out", out, "--json", *sets)
+    assert (result["plan"], result["world_size"], result["microbatches"]) == ("sp=2", 2, 2)
+    assert load_run(out).config.plan == "sp=2"
+
+    metrics = [
+        run(capfd, "evaluate", out, "digits", "--plan", plan, "--threads", 1, "--json")["metrics"]
+        for plan in ("dp=1", "sp=2")
+    ]
+    assert metrics[0]["map"] == pytest.approx(metrics[1]["map"], abs=1e-6)
+
+    rng = np.random.default_rng(0)
+    image = tmp_path / "image.tif"  # read in parts
+    Image.fromarray(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(image)
+    found = []
+    for plan in ("dp=1", "sp=2", "sp=1x2"):
+        folder = tmp_path / plan
+        run(capfd, "predict", out, image, "--plan", plan, "--threads", 1, "--out", folder, "--json",
+            "--set", "data.crop=96")  # fmt: skip
+        found.append(json.loads((folder / "predictions.json").read_text()))
+    assert len(found[0]) == 5
+    for rows in found[1:]:
+        assert [row["category_id"] for row in rows] == [row["category_id"] for row in found[0]]
+        for name in ("bbox", "score"):
+            values = np.array([row[name] for row in rows])
+            assert values == pytest.approx(np.array([row[name] for row in found[0]]), abs=1e-4, rel=1e-5)
+
+
+def test_whole_large_images(trees, tmp_path, capfd):
+    """A photograph of 2299 x 742 pixels as one piece: trained on, and found in it what one worker finds."""
+    sets = [
+        part
+        for key, value in {
+            "model.levels": "p4-p6", "model.channels": 8, "model.head_depth": 0, "data.crop": 2304, "data.workers": 0,
+            "data.scale_min": 1, "data.scale_max": 1, "decode.score_threshold": 0.0, "decode.max_detections": 50,
+            "device": "cpu", "train.warmup": 0,
+        }.items()
+        for part in ("--set", f"{key}={value}")
+    ]  # fmt: skip
+    run_folder, image = tmp_path / "run", trees / "val" / "yellowstone_b.png"
+    # one image: the other photograph, and nothing to evaluate on
+    result = run(
+        capfd, "train", trees / "val.json", "--plan", "sp=2", "--threads", 1, "--batch-size", 1, "--steps", 1,
+        "--dtype", "fp32", "--model", "fcos-resnet10t-fpn", "--out", run_folder, "--json", *sets,
+    )  # fmt: skip
+    assert np.isfinite(result["loss"])
+    found = []
+    for plan in ("dp=1", "sp=2"):
+        run(
+            capfd,
+            "predict",
+            run_folder,
+            image,
+            "--plan",
+            plan,
+            "--threads",
+            1,
+            "--out",
+            tmp_path / plan,
+            "--json",
+        )
+        found.append(json.loads((tmp_path / plan / "predictions.json").read_text()))
+    assert len(found[0]) == len(found[1]) == 50
+    boxes = [np.array([row["bbox"] for row in rows]) for rows in found]
+    scores = [np.array([row["score"] for row in rows]) for rows in found]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    assert boxes[1] == pytest.approx(boxes[0], abs=1e-2)  # pixels, of 2299: float32
