@@ -108,6 +108,7 @@ def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
         pipe.send(Outcome(family, name, "not built", str(error)))
         return
     references: dict[tuple[int, ...], tuple[Step, Tensor]] = {}
+    outcome.size = str(getattr(model, "only_size", None) or "")
     for degrees, size in cases:
         shape = _shape(model, family, size)
         if shape not in references:
@@ -145,7 +146,7 @@ def _add_case(outcome: Outcome, degrees: str, images: Tensor, model: nn.Module, 
         return
     if check.errors is None:
         found = check.unsupported[0]
-        why = f"{found['operation']} in {found['layer']}: {found['remedy']}"
+        why = f"{found['operation']} in {found['layer']}: {found['reason']}"
         outcome.cases[key] = {"verdict": "raised", "why": why, **found}
         if outcome.verdict == "exact":
             outcome.verdict, outcome.why = "raised", why

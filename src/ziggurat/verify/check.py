@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,9 +12,7 @@ from ziggurat.parallel.workers import Workers
 from ziggurat.verify.compare import Errors, compare_steps, join_errors
 from ziggurat.verify.step import Objective, Step, run_step
 
-REASON = re.compile(
-    r"^(?P<operation>.+?) in the layer '(?P<layer>.*?)' cannot run on bands of an image: (?P<rest>.*)$", re.S
-)
+REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Check:
 
     Attributes:
         errors: Largest of all workers; None where the network cannot run under the plan.
-        unsupported: Each with ``operation``, ``layer`` and ``remedy``.
+        unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
         communication_bytes: Sent by all workers together.
@@ -70,7 +67,8 @@ def check_step(
     try:
         step = run_step(model, images, objective, seed, mesh, count_bytes=measure)
     except UnsupportedOperation as error:
-        return Check(None, [_describe(error)])
+        facts = {"operation": error.operation, "layer": error.layer, "reason": error.reason, "remedy": REMEDY}
+        return Check(None, [facts])
     sent = sum(axis.traffic.bytes_sent for axis in mesh.axes)
     gathers = dict(mesh.gathers)
     errors = compare_steps(step, reference)
@@ -83,11 +81,3 @@ def check_step(
         communication_bytes=sum(sent for *_, sent, _ in of_all),
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
     )
-
-
-def _describe(error: UnsupportedOperation) -> dict[str, str]:
-    """Return the operation, the layer and the rest of the message, which ends with the remedy."""
-    found = REASON.match(str(error))
-    if found is None:
-        return {"operation": "?", "layer": "?", "remedy": str(error)}
-    return {"operation": found["operation"], "layer": found["layer"], "remedy": found["rest"]}

@@ -51,7 +51,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
 
 def _unsupported(result: dict[str, Any]) -> list[str]:
     return [
-        f"{one['operation']} in the layer '{one['layer']}': {one['remedy']}" for one in result["unsupported"]
+        f"{one['operation']} in the layer '{one['layer']}': {one['reason']}; {one['remedy']}"
+        for one in result["unsupported"]
     ]
 
 
