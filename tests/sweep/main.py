@@ -44,7 +44,7 @@ def main() -> None:
     cases = tuple(itertools.product((plan for plan, _ in CASES), SIZES)) if options.every_pair else CASES
     results = load(options.out)
     begin = time.monotonic()
-    for family, name in all_networks():
+    for family, name in in_rounds(all_networks()):
         known = results.get(name)
         wanted = any(text in name or text in family for text in options.only)
         if not wanted or (known is not None and known.verdict not in options.again):
@@ -57,6 +57,15 @@ def main() -> None:
             flush=True,
         )
     write(options.out, results)
+
+
+def in_rounds(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first network of each family, then the second ones, ...: a part of the sweep is a fair sample."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        families.setdefault(row[0], []).append(row)
+    rounds = itertools.zip_longest(*families.values())
+    return [row for of_round in rounds for row in of_round if row is not None]
 
 
 def load(path: Path) -> dict[str, Outcome]:
