@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from torch import nn
 
 from ziggurat.cli import main
 from ziggurat.errors import UserError
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.compare import compare_steps, relative_error
+from ziggurat.verify.losses import tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.networks import build_network, check_name, torchvision_names
 from ziggurat.verify.request import read_request
-from ziggurat.verify.step import RandomWeighting, run_step, tensors_of
+from ziggurat.verify.step import Trial, run_step
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
@@ -37,7 +41,9 @@ def run_verify(capfd: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
         ("torchvision:resnet18_fpn", "1x3x64x64", "sp=2x2"),
         ("pnn", "2x3x61x40", "sp=3"),
         ("verify_networks:noisy", "2x3x21x16", "sp=1x2"),
-        ("verify_networks:volumes", "1x2x9x10x8", "sp=2x1x2"),
+        ("verify_networks:volumes", "1x2x9x10x8", "sp=2x2"),
+        ("verify_networks:noisy", "4x3x21x16", "dp=2"),
+        ("verify_networks:noisy", "4x3x21x16", "dp=2,sp=2"),
     ],
 )
 def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str) -> None:
@@ -48,11 +54,26 @@ def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str)
     assert result["unsupported"] == []
     errors = [result[f"{of}_error"] for of in ("loss", "output", "gradient", "input", "buffer")]
     assert max(errors) <= 1e-10
-    assert result["world_size"] == math.prod(int(n) for n in plan.removeprefix("sp=").split("x"))
+    assert result["world_size"] == math.prod(int(n) for n in re.findall("[0-9]+", plan))
     for cost in (result["single"], result["workers"]):
         assert cost["step_seconds"] > 0
         assert cost["peak_bytes"] > 0
-    assert result["communication_bytes"] > 0
+    assert (result["communication_bytes"] is None) == plan.startswith("dp")
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("fcos-resnet10t-fpn", "sp=2"),
+        ("retinanet-resnet10t-pafpn", "sp=2x2"),
+        ("atss-resnet10t-bifpn", "dp=2,sp=2"),
+        ("spp-resnet10t", "sp=3"),
+    ],
+)
+def test_a_task_of_ours_has_its_own_loss(capfd: pytest.CaptureFixture[str], name: str, plan: str) -> None:
+    small = ["--set", "model.channels=32", "--set", "model.head_depth=1", "--set", "model.levels=p3-p5"]
+    status, result = run_verify(capfd, name, "--input", "2x3x67x64", "--plan", plan, *small)
+    assert (status, result["ok"]) == (0, True), result
 
 
 def test_fp32(capfd: pytest.CaptureFixture[str]) -> None:
@@ -115,8 +136,11 @@ def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
         (["verify_networks:broken"], "raised KeyError"),
         (["timm:resnet18", "--input", "nonsense"], "--input must be BxCxHxW"),
         (["timm:resnet18", "--input", "2x3x0x8"], "--input must be BxCxHxW"),
-        (["timm:resnet18", "--plan", "sp=1"], "a spatial plan of two workers at least"),
-        (["timm:resnet18", "--plan", "sp=2x2x2"], "cuts 3 spatial dims"),
+        (["timm:resnet18", "--plan", "sp=1"], "a plan of two workers at least"),
+        (["timm:resnet18", "--plan", "sp=2x2x2"], "the degree of sp must be"),
+        (["timm:resnet18", "--plan", "xp=2"], "unknown axis 'xp'"),
+        (["timm:resnet18", "--plan", "sp=2x2", "--input", "2x3x64"], "cuts 2 spatial dims"),
+        (["timm:resnet18", "--plan", "dp=2", "--input", "3x3x64x64"], "the batch must be a multiple of dp"),
         (["timm:resnet18", "--dtype", "fp8"], "--dtype must be one of fp64, fp32"),
         (["timm:resnet18", "--set", "model.nrom=group"], "did you mean 'model.norm'?"),
         (["timm:resnet18", "--input", "1x3x8x8"], "a batch norm in training needs more than one value"),
@@ -179,10 +203,11 @@ def test_errors_are_relative() -> None:
 def test_a_missing_gradient_is_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).double()
     images = torch.randn(1, 3, 9, 9, dtype=torch.float64)
-    step = run_step(model, images, RandomWeighting(0), seed=0)
+    mesh = make_mesh(Workers())
+    step = run_step(model, Trial(images), mesh)
     assert compare_steps(step, step).largest == 0
     model[0].requires_grad_(False)
-    errors = compare_steps(run_step(model, images, RandomWeighting(0), seed=0), step)
+    errors = compare_steps(run_step(model, Trial(images), mesh), step)
     assert errors.gradient == 1
     assert errors.worst_parameter.startswith("0.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -72,3 +73,8 @@ def no_network() -> int:
 
 def broken() -> nn.Module:
     raise KeyError("weights")
+
+
+def endless() -> nn.Module:
+    while True:
+        time.sleep(1)

@@ -1,13 +1,14 @@
 """Verify many networks under spatial plans, and write what came of it: ``make sweep``.
 
-    python tests/sweep/main.py [--only TEXT ...] [--limit SECONDS] [--results FILE] [--again VERDICT ...]
+    python tests/sweep/main.py [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
 
-Results are kept after each network: a sweep that is stopped goes on where it was.
+Results are kept after each network: a sweep that is stopped goes on where it was. Delete the results to begin anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -21,48 +22,64 @@ import torch
 import torch._dynamo  # before any fork
 
 from sweep.networks import all_networks
-from sweep.run import CASES, Outcome, run_network
+from sweep.run import CASES, SIZES, Outcome, run_network
+from sweep.table import format_page
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+OUT = Path(__file__).resolve().parents[2] / "docs" / "spatial-models.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run every network that has no result yet, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
-    parser.add_argument("--limit", type=float, default=120, help="seconds for each network")
-    parser.add_argument("--results", type=Path, default=DOCS / "spatial-models.json")
     parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
-    parser.add_argument("--cases", nargs="*", default=[":".join(case) for case in CASES], help="PLAN:SIZE")
+    parser.add_argument("--every-pair", action="store_true", help="each plan at each size")
+    parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
+    parser.add_argument("--out", type=Path, default=OUT, help="the results; the page stands beside them")
     options = parser.parse_args()
-    cases = [tuple(case.split(":")) for case in options.cases]
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the network's processes, too
-    results = load(options.results)
+    cases = tuple(itertools.product((plan for plan, _ in CASES), SIZES)) if options.every_pair else CASES
+    results = load(options.out)
     begin = time.monotonic()
-    for family, name in all_networks():
+    for family, name in in_rounds(all_networks()):
         known = results.get(name)
-        if not any(text in name or text in family for text in options.only):
+        wanted = any(text in name or text in family for text in options.only)
+        if not wanted or (known is not None and known.verdict not in options.again):
             continue
-        if known is not None and known.verdict not in options.again:
-            continue
-        outcome = run_network(family, name, cases, options.limit)
-        results[name] = outcome
-        save(options.results, results)
+        outcome = results[name] = run_network(family, name, cases, options.limit)
+        write(options.out, results)
+        seconds = time.monotonic() - begin
         print(
-            f"{time.monotonic() - begin:6.0f} s  {outcome.verdict:9} {outcome.error:8.1e}  {name}  {outcome.why[:150]}",
+            f"{seconds:6.0f} s  {outcome.verdict:9} {outcome.error:8.1e}  {name}  {outcome.why[:150]}",
             flush=True,
         )
+    write(options.out, results)
+
+
+def in_rounds(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first network of each family, then the second ones, ...: a part of the sweep is a fair sample."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        families.setdefault(row[0], []).append(row)
+    rounds = itertools.zip_longest(*families.values())
+    return [row for of_round in rounds for row in of_round if row is not None]
 
 
 def load(path: Path) -> dict[str, Outcome]:
+    """Return the results so far, by name."""
     if not path.is_file():
         return {}
     return {row["name"]: Outcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def save(path: Path, results: dict[str, Outcome]) -> None:
-    rows = [asdict(results[name]) for _, name in all_networks() if name in results]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+def write(path: Path, results: dict[str, Outcome]) -> None:
+    """Write the results and the page, both in the order of the list."""
+    rows = [results[name] for _, name in all_networks() if name in results]
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(format_page(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

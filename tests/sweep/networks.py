@@ -14,22 +14,22 @@ spp-tf_efficientnet_lite0 spp-convnext_tiny spp-pvt_v2_b0
 """
 
 TIMM = {
-    "resnet": """resnet10t resnet18 resnet18d resnet26t resnet34 resnet50 resnet50_gn resnet50s resnet50c resnetaa34d
-        resnetaa50 resnetblur18 resnetrs50 seresnet18 seresnet50 ecaresnet26t ecaresnet50d_pruned ecaresnetlight
-        resnext50_32x4d seresnext26t_32x4d seresnext26d_32x4d ecaresnext26t_32x4d wide_resnet50_2""",
+    "resnet": """resnet10t resnet18 resnet18d resnet26t resnet34 resnet50 resnet50_gn resnetaa34d
+        resnetaa50 resnetblur18 seresnet18 seresnet50 ecaresnet26t ecaresnetlight
+        resnext50_32x4d seresnext26t_32x4d ecaresnext26t_32x4d wide_resnet50_2""",
     "senet": "legacy_seresnet18 legacy_seresnext26_32x4d",
-    "resnetv2, bit": "resnetv2_18 resnetv2_50 resnetv2_50d_gn resnetv2_50d_evos resnetv2_50d_frn resnetv2_50x1_bit",
-    "regnet": "regnetx_002 regnetx_008 regnety_002 regnety_008 regnety_040_sgn regnetz_005 regnetv_040",
+    "resnetv2, bit": "resnetv2_18 resnetv2_50 resnetv2_50d_gn resnetv2_50d_evos resnetv2_50x1_bit",
+    "regnet": "regnetx_002 regnetx_008 regnety_002 regnety_008 regnetz_005",
     "efficientnet": """efficientnet_b0 efficientnet_b0_gn efficientnet_b1_pruned efficientnet_lite0 efficientnet_es
         efficientnet_cc_b0_4e efficientnet_blur_b0 tf_efficientnet_b0 tf_efficientnet_lite0 tf_efficientnet_es
-        tf_efficientnet_cc_b0_4e efficientnet_x_b3 mixnet_s tf_mixnet_s tinynet_e tinynet_a""",
+        tf_efficientnet_cc_b0_4e mixnet_s tf_mixnet_s tinynet_e tinynet_a""",
     "efficientnetv2": "tf_efficientnetv2_b0 efficientnetv2_rw_t gc_efficientnetv2_rw_t",
     "mobilenet v1 to v5": """mobilenetv1_100 mobilenetv1_100h mobilenetv2_035 mobilenetv2_100 mobilenetv2_110d
         mobilenetv3_small_050 mobilenetv3_large_100 mobilenetv3_rw tf_mobilenetv3_small_minimal_100
-        tf_mobilenetv3_large_100 mobilenetv4_conv_small_035 mobilenetv4_conv_aa_medium mobilenetv4_conv_blur_medium
+        tf_mobilenetv3_large_100 mobilenetv4_conv_small_035 mobilenetv4_conv_aa_medium
         mobilenetv4_hybrid_medium_075 mobilenet_edgetpu_v2_xs""",
     "mnasnet, fbnet, hardcorenas, lcnet": """mnasnet_small mnasnet_100 semnasnet_050 spnasnet_100 fbnetc_100
-        fbnetv3_b hardcorenas_a hardcorenas_f lcnet_035 lcnet_100 lcnetv2_small""",
+        fbnetv3_b hardcorenas_a lcnet_035 lcnet_100 lcnetv2_small""",
     "ghostnet, repghost": "ghostnet_050 ghostnetv2_100 ghostnetv3_050 repghostnet_050",
     "convnext": "convnext_atto convnext_atto_ols convnext_atto_rms convnext_zepto_rms convnext_tiny_hnf convnextv2_atto",
     "densenet": "densenet121 densenetblur121d",
@@ -38,23 +38,23 @@ TIMM = {
     "hrnet": "hrnet_w18_small hrnet_w18_ssld",
     "inception": "inception_v3 inception_v4 inception_resnet_v2 inception_next_atto",
     "xception": "legacy_xception xception41 xception41p",
-    "vgg": "vgg11 vgg11_bn vgg16_bn",
+    "vgg": "vgg11 vgg11_bn",
     "vovnet": "ese_vovnet19b_slim_dw ese_vovnet19b_dw vovnet39a eca_vovnet39b ese_vovnet39b_evos",
-    "repvgg, mobileone": "repvgg_a0 repvgg_b1g4 repvgg_d2se mobileone_s0 mobileone_s4",
+    "repvgg, mobileone": "repvgg_a0 mobileone_s0",
     "res2net": "res2net50_14w_8s res2net50d res2next50",
-    "resnest": "resnest14d resnest50d_4s2x40d",
-    "sknet": "skresnet18 skresnext50_32x4d",
-    "cspnet, darknet": """cspresnet50 cspresnext50 cspdarknet53 darknet17 darknet53 darknetaa53 sedarknet21
-        cs3darknet_s cs3darknet_focus_s cs3sedarknet_xdw cs3edgenet_x cspnext_tiny""",
-    "nfnet": "nf_regnet_b0 nf_resnet26 nf_seresnet26 nf_ecaresnet26 nfnet_l0 eca_nfnet_l0 dm_nfnet_f0",
+    "resnest": "resnest14d",
+    "sknet": "skresnet18",
+    "cspnet, darknet": """cspresnet50 cspresnext50 darknet17 sedarknet21
+        cs3darknet_s cs3darknet_focus_s cs3sedarknet_xdw cspnext_tiny""",
+    "nfnet": "nf_regnet_b0 nf_resnet26 nf_seresnet26 nfnet_l0 eca_nfnet_l0",
     "rexnet": "rexnet_100 rexnetr_100",
-    "selecsls": "selecsls42 selecsls60",
-    "tresnet": "tresnet_m tresnet_v2_l",
+    "selecsls": "selecsls42",
+    "tresnet": "tresnet_m",
     "gernet, byobnet": """gernet_s regnetz_b16 regnetz_b16_evos resnet32ts resnet33ts seresnet33ts resnet51q
         resnext26ts gcresnet33ts gcresnext26ts eca_resnext26ts bat_resnext26ts resnet50_mlp resnet50_clip""",
     "byoanet": """botnet26t_256 sebotnet33ts_256 halonet26t haloregnetz_b eca_halonext26ts lambda_resnet26t
-        lambda_resnet26rpt_256 lamhalobotnet50ts_256""",
-    "nasnet, pnasnet": "nasnetalarge pnasnet5large",
+        lambda_resnet26rpt_256""",
+    "nasnet, pnasnet": "nasnetalarge",
     "edgenext": "edgenext_xx_small edgenext_small_rw",
     "mobilevit": "mobilevit_xxs mobilevitv2_050",
     "fastvit": "fastvit_t8 fastvit_sa12 fastvit_mci0",
@@ -67,7 +67,7 @@ TIMM = {
     "nextvit": "nextvit_small",
     "efficientformer": "efficientformer_l1 efficientformerv2_s0",
     "efficientvit": "efficientvit_b0 efficientvit_l1 efficientvit_m0",
-    "hgnet": "hgnet_tiny hgnetv2_b0 hgnetv2_b4",
+    "hgnet": "hgnet_tiny hgnetv2_b0",
     "maxvit, coatnet": """maxvit_pico_rw_256 maxvit_tiny_tf_224 maxxvit_rmlp_nano_rw_256 maxxvitv2_nano_rw_256
         coatnet_pico_rw_224 coatnet_rmlp_nano_rw_224 coatnext_nano_rw_224""",
     "mambaout": "mambaout_femto",

@@ -30,7 +30,7 @@ class Errors:
     """Relative errors of one step.
 
     Attributes:
-        loss: Of the loss.
+        loss: Largest of the losses of all microbatches.
         outputs: Largest of all outputs.
         gradient: Largest of all parameters' gradients.
         worst_parameter: The parameter whose gradient that is; empty if there are no parameters.
@@ -108,12 +108,15 @@ def compare_steps(step: Step, reference: Step) -> Errors:
     """
     gradient, parameter = worst_of(step.gradients, reference.gradients)
     buffers, buffer = worst_of(step.buffers, reference.buffers)
+    pairs = [(piece, reference.pieces[index]) for index, piece in step.pieces.items()]
     return Errors(
-        loss=relative_error(step.loss, reference.loss),
-        outputs=_outputs_error(step.outputs, reference.outputs),
+        loss=max((relative_error(one.loss, other.loss) for one, other in pairs), default=0.0),
+        outputs=max((_outputs_error(one.outputs, other.outputs) for one, other in pairs), default=0.0),
         gradient=gradient,
         worst_parameter=parameter,
-        input=_part_error(step.input_gradient, reference.input_gradient),
+        input=max(
+            (_part_error(one.input_gradient, other.input_gradient) for one, other in pairs), default=0.0
+        ),
         buffers=buffers,
         worst_buffer=buffer,
     )

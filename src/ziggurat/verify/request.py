@@ -10,15 +10,16 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from ziggurat.config import ModelConfig, RunConfig, override
+from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
+from ziggurat.plans.plan import Plan, parse_plan
 from ziggurat.verify.networks import check_name
 
 T = TypeVar("T")
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 DEFAULT_INPUT = "2x3x256x256"
-EFFECTIVE = ("seed", "threads", "model.")  # settings that change what is verified
+EFFECTIVE = ("seed", "threads", "model.", "loss.")  # settings that change what is verified
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,16 @@ class Request:
     Attributes:
         name: The network's.
         shape: The input's, ``(B, C, *spatial)``.
-        plan: As the user wrote it.
-        degrees: Workers along each spatial dim.
+        plan: Whose step is compared with that of one worker.
         dtype: ``fp64`` or ``fp32``.
-        config: Settings of a network of ours.
-        seed: Of weights, input, weights of the loss, dropout.
-        threads: Of every worker, and of the one that takes the reference.
+        config: Its seed, threads, model and loss are used.
     """
 
     name: str
     shape: tuple[int, ...]
-    plan: str
-    degrees: tuple[int, ...]
+    plan: Plan
     dtype: Literal["fp64", "fp32"] = "fp64"
-    config: ModelConfig = field(default_factory=ModelConfig)
-    seed: int = 0
-    threads: int = 1
+    config: RunConfig = field(default_factory=RunConfig)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -68,22 +63,32 @@ def read_request(name: str, shape: str, plan: str, dtype: str, settings: Mapping
 
     check(check_name, name)
     sizes = check(read_shape, shape)
-    degrees = check(read_spatial_plan, plan)
+    parsed = check(read_plan, plan)
     config = check(override, RunConfig(), settings)
     if dtype not in DTYPES:
         faults.append(f"--dtype must be one of {', '.join(DTYPES)}: got '{dtype}'")
-    if sizes and degrees and len(degrees) > len(sizes) - 2:
-        faults.append(
-            f"the plan '{plan}' cuts {len(degrees)} spatial dims: the input {shape} has {len(sizes) - 2}; give a "
-            "larger --input or fewer factors"
-        )
-    if faults or sizes is None or degrees is None or config is None:
+    if sizes and parsed:
+        faults += _shape_faults(sizes, shape, parsed)
+    if faults or sizes is None or parsed is None or config is None:
         raise UserError(faults)
     without_effect = [key for key in settings if not key.startswith(EFFECTIVE)]
     if without_effect:
         warnings.warn(f"verify has no use for the settings {', '.join(without_effect)}", stacklevel=2)
     kind: Literal["fp64", "fp32"] = "fp64" if dtype == "fp64" else "fp32"
-    return Request(name, sizes, plan, degrees, kind, config.model, config.seed, max(1, config.threads))
+    config = override(config, {"model.name": name, "threads": max(1, config.threads)})
+    return Request(name, sizes, parsed, kind, config)
+
+
+def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:
+    faults = []
+    if plan.num_spatial > 1 and len(plan.sp) > len(sizes) - 2:
+        faults.append(
+            f"the plan {plan} cuts {len(plan.sp)} spatial dims: the input {shape} has {len(sizes) - 2}; take a plan "
+            "of fewer"
+        )
+    if sizes[0] % plan.dp:
+        faults.append(f"the batch must be a multiple of dp: got {sizes[0]} images for {plan}; change --input")
+    return faults
 
 
 def read_shape(text: str) -> tuple[int, ...]:
@@ -103,20 +108,19 @@ def read_shape(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split("x"))
 
 
-def read_spatial_plan(text: str) -> tuple[int, ...]:
-    """Return the workers along each spatial dim of a plan.
+def read_plan(text: str) -> Plan:
+    """Return the plan.
 
     Raises:
-        UserError: If it is not ``sp`` alone, with two workers at least.
+        UserError: If it cannot be read, or is for one worker.
 
     Example:
-        >>> read_spatial_plan("sp=3"), read_spatial_plan("sp=2x2")
-        ((3,), (2, 2))
+        >>> read_plan("sp=3").num_workers, read_plan("dp=2,sp=2x2").num_workers
+        (3, 8)
     """
-    found = re.fullmatch(r"\s*sp\s*=\s*([1-9][0-9]*(?:x[1-9][0-9]*){0,2})\s*", text)
-    degrees = tuple(int(degree) for degree in found[1].split("x")) if found else ()
-    if not degrees or max(degrees) == 1:
+    plan = parse_plan(text)
+    if plan.num_workers == 1:
         raise UserError(
-            f"verify takes a spatial plan of two workers at least, such as sp=2 (bands) or sp=2x2 (tiles): got '{text}'"
+            f"verify compares a plan of two workers at least with one worker: got '{text}'; take sp=2"
         )
-    return degrees
+    return plan

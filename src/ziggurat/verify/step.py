@@ -1,27 +1,59 @@
-"""One training step, forward and backward, on one worker or on the bands of several: the same code.
+"""One training step, forward and backward, on one worker or under a plan: the same code.
 
 What it leaves behind is what is compared: outputs, loss, gradients of the parameters and of the input, buffers.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut
+from ziggurat.config import RunConfig
+from ziggurat.parallel.spatial import SpatialTensor, cut
+from ziggurat.parallel.spatial.tensor import add_up
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.mesh import Mesh
+from ziggurat.verify.losses import Objective, make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64
 
-Objective = Callable[[list[Tensor]], Tensor]
-"""From all outputs of a network to the loss, a number."""
+
+@dataclass(frozen=True)
+class Trial:
+    """The step that is taken once by one worker, and once under a plan.
+
+    Attributes:
+        images: The whole input, shape ``(B, C, *spatial)``.
+        seed: Of the loss; of dropout and drop path, so that every worker draws the masks of the whole.
+        num_microbatches: Pieces of the batch, which a plan's dp axis spreads over workers.
+        config: Its model's name decides on the loss, see `make_objective`.
+    """
+
+    images: Tensor
+    seed: int = 0
+    num_microbatches: int = 1
+    config: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one microbatch leaves behind.
+
+    Attributes:
+        outputs: All tensors that the network returned, in order; spatial tensors where images are cut.
+        loss: The microbatch's share, a number.
+        input_gradient: Of its images; a spatial tensor where they are cut.
+    """
+
+    outputs: list[Tensor]
+    loss: Tensor
+    input_gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,77 +61,65 @@ class Step:
     """What one step leaves behind.
 
     Attributes:
-        outputs: All tensors that the network returned, in order; spatial tensors under a plan.
-        loss: A number.
+        pieces: By the number of the microbatch: those of this worker.
         gradients: By the parameter's name; zeros where it had none.
-        input_gradient: Of the images; a spatial tensor under a plan.
         buffers: By name.
-        seconds: Of forward and backward.
+        seconds: Of forward and backward, and of the sums over workers.
         peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted.
     """
 
-    outputs: list[Tensor]
-    loss: Tensor
+    pieces: dict[int, Piece]
     gradients: dict[str, Tensor]
-    input_gradient: Tensor
     buffers: dict[str, Tensor]
     seconds: float
     peak_bytes: int
 
 
-@dataclass(frozen=True)
-class RandomWeighting:
-    """A loss for any network: the sum of all its outputs, each number with a random weight of its own.
+class OwnLoop:
+    """Of `DataParallel`, what a loop of one's own does: one microbatch, and gradients summed over the mesh.
 
-    Attributes:
-        seed: Of the weights, which depend on it and on the outputs' shapes alone.
+    Args:
+        model: Its parameters.
+        mesh: The workers.
     """
 
-    seed: int
+    def __init__(self, model: nn.Module, mesh: Mesh) -> None:
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.mesh = mesh
+        self.mine = range(1)
 
-    def __call__(self, outputs: list[Tensor]) -> Tensor:
-        """Return the weighted sum of all outputs that are not integers, divided by the root of their number."""
-        generator = torch.Generator().manual_seed(self.seed)
-        terms = []
-        for output in outputs:
-            if output.is_floating_point():
-                weights = torch.randn(tuple(output.shape), generator=generator, dtype=torch.float64)
-                scale = max(1, weights.numel()) ** -0.5
-                terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
-        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+    def start(self, num_leaves: int) -> None:
+        """Begin a step."""
 
+    @contextmanager
+    def leaf(self, index: int) -> Iterator[None]:
+        """Run forward and backward."""
+        yield
 
-def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of what a network returned: a tensor, a record, or containers of such, in order."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from tensors_of(value)
-    elif isinstance(outputs, (list, tuple)):
-        for value in outputs:
-            yield from tensors_of(value)
-    elif dataclasses.is_dataclass(outputs):
-        for item in dataclasses.fields(outputs):
-            yield from tensors_of(getattr(outputs, item.name))
+    def finish_gradients(self) -> None:
+        """Add up the parts of all workers."""
+        if self.mesh.spatial is not None:
+            self.mesh.spatial.parameters = self.parameters
+            self.mesh.spatial.sum_gradients()
+            self.mesh.spatial.parameters = []
+
+    def finish_statistics(self) -> None:
+        """Do nothing: the layers have updated their own."""
+
+    def close(self) -> None:
+        """Do nothing: the model has no hooks."""
 
 
-def run_step(
-    model: nn.Module,
-    images: Tensor,
-    objective: Objective,
-    seed: int,
-    mesh: SpatialMesh | None = None,
-    count_bytes: bool = False,
-) -> Step:
+def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False) -> Step:
     """Take one step in training mode, from zero gradients.
+
+    A batch of several microbatches takes the step of ``ziggurat train`` (`DataParallel`); a single one that of a loop
+    of one's own.
 
     Args:
         model: Its gradients and buffers are changed.
-        images: The whole input, shape ``(B, C, *spatial)``.
-        objective: The loss.
-        seed: Of dropout and drop path: every worker draws the masks of the whole.
-        mesh: Cuts the images; None runs on this worker alone.
+        trial: The step.
+        mesh: The workers; of one worker for the reference.
         count_bytes: Whether to count the bytes of tensors, which slows the step.
 
     Raises:
@@ -110,43 +130,69 @@ def run_step(
     """
     model.train()
     model.zero_grad(set_to_none=True)
-    leaf, given = _place(images, mesh)
-    torch.manual_seed(seed)
-    present = [leaf, *model.parameters(), *model.buffers()]
-    memory = PeakBytes(present) if count_bytes else nullcontext()
-    begin = time.perf_counter()
-    with memory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the network's own, once for each worker
-        with KeepFloat64():
-            outputs = list(tensors_of(model(given)))
-        loss = objective(outputs)
-        loss.backward()
-    seconds = time.perf_counter() - begin
+    mesh.name_layers(model)
+    several = trial.num_microbatches > 1
+    pieces = {}
+    with closing(DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)) as parallel:
+        objective = make_objective(
+            model, trial.images.shape, trial.num_microbatches, trial.config, trial.seed, mesh
+        )
+        memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
+        begin = time.perf_counter()
+        with memory, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network's own, once for each worker
+            parallel.start(trial.num_microbatches)
+            totals = _totals(objective, trial.num_microbatches, mesh)
+            for index in parallel.mine:
+                with parallel.leaf(index):
+                    pieces[index] = _run_piece(model, trial, index, objective, totals, mesh)
+            parallel.finish_gradients()
+            parallel.finish_statistics()
+        seconds = time.perf_counter() - begin
     return Step(
-        outputs=[_detached(output) for output in outputs],
-        loss=_local(loss).detach(),
+        pieces=pieces,
         gradients={
             name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
         },
-        input_gradient=_like(given, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad),
         buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
         seconds=seconds,
         peak_bytes=memory.peak if isinstance(memory, PeakBytes) else 0,
     )
 
 
-def _place(images: Tensor, mesh: SpatialMesh | None) -> tuple[Tensor, Tensor]:
+def _totals(objective: Objective, num_microbatches: int, mesh: Mesh) -> Tensor:
+    """Return what the loss is divided by: every worker draws the targets of all microbatches."""
+    totals = torch.stack([objective.normalizers(index) for index in range(num_microbatches)]).sum(0)
+    return _add_parts(totals, mesh) if objective.normalizers_are_parts else totals
+
+
+def _add_parts(part: Tensor, mesh: Mesh) -> Tensor:
+    return part if mesh.spatial is None else add_up(part, mesh.spatial, range(len(mesh.spatial.axes)))
+
+
+def _run_piece(
+    model: nn.Module, trial: Trial, index: int, objective: Objective, totals: Tensor, mesh: Mesh
+) -> Piece:
+    """Run forward and backward of one microbatch; gradients are parts where workers share its images."""
+    leaf, given = _place(trial.images.chunk(trial.num_microbatches)[index], mesh)
+    torch.manual_seed(trial.seed + index)
+    with KeepFloat64():
+        outputs = model(given)
+    loss = objective.loss(outputs, index, totals)
+    loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
+    share = loss.local.detach() if isinstance(loss, SpatialTensor) else _add_parts(loss.detach(), mesh)
+    gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return Piece([_detached(output) for output in tensors_of(outputs)], share, _like(given, gradient))
+
+
+def _place(images: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
     """Return the leaf that receives the input's gradient, and what the network is given."""
-    if mesh is None:
+    if mesh.spatial is None:
         leaf = images.clone().requires_grad_()
         return leaf, leaf
-    bands = cut(images, mesh)
+    bands = cut(images, mesh.spatial)
     leaf = bands.local.clone().requires_grad_()
-    return leaf, SpatialTensor(leaf, bands.dims, mesh)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.local if isinstance(tensor, SpatialTensor) else tensor
+    return leaf, SpatialTensor(leaf, bands.dims, mesh.spatial)
 
 
 def _like(tensor: Tensor, local: Tensor) -> Tensor:
@@ -154,4 +200,4 @@ def _like(tensor: Tensor, local: Tensor) -> Tensor:
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    return _like(tensor, _local(tensor).detach())
+    return _like(tensor, (tensor.local if isinstance(tensor, SpatialTensor) else tensor).detach())

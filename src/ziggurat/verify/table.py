@@ -39,7 +39,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
     lines = [f"{'':18}{'seconds a step':>15}{'peak MB a worker':>19}"]
     for name, cost in (("1 worker", result["single"]), (f"{count} workers", result["workers"])):
         lines.append(f"{name:18}{cost['step_seconds']:15.2f}{cost['peak_bytes'] / MEGABYTE:19.1f}")
-    lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
+    if result["communication_bytes"] is not None:
+        lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
     if result["gathers"]:
         lines += ["", "gathered whole (MB that a worker receives, layer, operation):"]
     for gather in result["gathers"][:MOST_GATHERS]:
@@ -51,7 +52,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
 
 def _unsupported(result: dict[str, Any]) -> list[str]:
     return [
-        f"{one['operation']} in the layer '{one['layer']}': {one['remedy']}" for one in result["unsupported"]
+        f"{one['operation']} in the layer '{one['layer']}': {one['reason']}; {one['remedy']}"
+        for one in result["unsupported"]
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,11 +14,12 @@ from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.launch import WorkerSettings, launch
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.request import DEFAULT_INPUT, Request, read_request
-from ziggurat.verify.step import Objective, RandomWeighting, Step, run_step
+from ziggurat.verify.step import Step, Trial, run_step
 
 
 def verify(
@@ -33,9 +34,9 @@ def verify(
     Args:
         name: The network's.
         shape: The input's, such as ``2x3x256x256``.
-        plan: Such as ``sp=2`` or ``sp=2x2``.
+        plan: Such as ``sp=2``, ``sp=2x2``, ``dp=2`` or ``dp=2,sp=2``.
         dtype: ``fp64`` or ``fp32``.
-        settings: From dotted names to values; ``seed``, ``threads`` and ``model.*`` have an effect.
+        settings: From dotted names to values; ``seed``, ``threads``, ``model.*`` and ``loss.*`` have an effect.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -47,8 +48,8 @@ def verify(
     return launch(
         verify_on_worker,
         (request,),
-        math.prod(request.degrees),
-        WorkerSettings(request.threads, "cpu"),
+        request.plan.num_workers,
+        WorkerSettings(request.config.threads, "cpu"),
     )
 
 
@@ -67,44 +68,61 @@ class Single:
 
 def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
     """Be one worker of a verification; the first one takes the step alone before, while the others wait."""
-    if workers.size != math.prod(request.degrees):
+    if workers.size != request.plan.num_workers:
         raise UserError(
-            f"the plan {request.plan} needs {math.prod(request.degrees)} workers: got {workers.size}"
+            f"the plan {request.plan} needs {request.plan.num_workers} workers: got {workers.size}; change --plan or "
+            "--nproc-per-node"
         )
-    images, objective = draw_images(request), RandomWeighting(request.seed + 1)
-    single = None
-    if workers.is_first:
-        single = _measure_single(build(request), images, objective, request)
-    single = workers.share_of_first(single)
-    assert single is not None
-    model = build(request)
-    check = check_step(
-        workers, request.degrees, model, images, objective, request.seed, single.step, measure=True
-    )
+    trial = Trial(draw_images(request), request.config.seed, request.plan.dp, request.config)
+    single = _measure_single(build(request), trial, request) if workers.is_first else None
+    single = _from_first(workers, single)
+    check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
     return describe(request, single, check)
+
+
+def _from_first(workers: Workers, single: Single | None) -> Single:
+    """Return what the first worker has measured, on every worker.
+
+    Communication:
+        One broadcast of its bytes (as a tensor: `Workers.share_of_first` is slow with hundreds of megabytes).
+    """
+    buffer = io.BytesIO()
+    if single is not None:
+        torch.save(single, buffer)
+    size = workers.share_of_first(buffer.getbuffer().nbytes)
+    data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8) if single is not None else None
+    received = torch.empty(size, dtype=torch.uint8) if data is None else data
+    workers.copy_from_first([received])
+    if single is None:
+        single = torch.load(
+            io.BytesIO(received.numpy().tobytes()), weights_only=False
+        )  # from this run's own worker
+    assert single is not None
+    return single
 
 
 def build(request: Request) -> nn.Module:
     """Build the network from the request's seed."""
-    torch.manual_seed(request.seed)
-    return build_network(request.name, request.config).to(request.torch_dtype)
+    torch.manual_seed(request.config.seed)
+    return build_network(request.name, request.config.model).to(request.torch_dtype)
 
 
 def draw_images(request: Request) -> Tensor:
     """Return the input: normally distributed, the same on every worker."""
-    generator = torch.Generator().manual_seed(request.seed)
+    generator = torch.Generator().manual_seed(request.config.seed)
     return torch.randn(request.shape, generator=generator, dtype=torch.float64).to(request.torch_dtype)
 
 
-def _measure_single(model: nn.Module, images: Tensor, objective: Objective, request: Request) -> Single:
+def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
     """Take the reference, and the same step again for its time.
 
     Raises:
         UserError: If the network does not take the input, or its results are not finite.
     """
+    mesh = make_mesh(Workers())
     try:
-        step = run_step(model, images, objective, request.seed, count_bytes=True)
-        seconds = run_step(model, images, objective, request.seed).seconds
+        step = run_step(model, trial, mesh, count_bytes=True)
+        seconds = run_step(model, trial, mesh).seconds
     except TIMM_ERRORS as error:
         if isinstance(error, UserError):
             raise
@@ -112,7 +130,9 @@ def _measure_single(model: nn.Module, images: Tensor, objective: Objective, requ
             f"{request.name} does not take a training step on one worker either, with an input of "
             f"{'x'.join(map(str, request.shape))} ({type(error).__name__}: {error}); give another --input"
         ) from error
-    values = [step.loss, step.input_gradient, *step.outputs, *step.gradients.values()]
+    values = list(step.gradients.values())
+    for piece in step.pieces.values():
+        values += [piece.loss, piece.input_gradient, *piece.outputs]
     if not all(bool(value.isfinite().all()) for value in values):
         raise UserError(
             f"{request.name} gives numbers that are not finite on one worker: they cannot be compared"
@@ -129,8 +149,8 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "model": request.name,
         "input": "x".join(str(size) for size in request.shape),
         "dtype": request.dtype,
-        "plan": request.plan,
-        "world_size": math.prod(request.degrees),
+        "plan": str(request.plan),
+        "world_size": request.plan.num_workers,
         "bound": bound,
         "loss_error": errors and errors["loss"],
         "output_error": errors and errors["outputs"],

@@ -1,0 +1,179 @@
+"""The loss of a verified step: a random weighting of all outputs, or a model's own task on synthetic targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import (
+    LabelTargets,
+    MaskTargets,
+    Microbatch,
+    Objects,
+    SampleId,
+    Targets,
+    stack_targets,
+)
+from ziggurat.models.vision import VisionModel
+from ziggurat.plans.mesh import Mesh
+from ziggurat.tasks.make import make_task
+
+MOST_OBJECTS = 4  # of an image
+
+
+class Objective(Protocol):
+    """The loss of a step of one or more microbatches."""
+
+    def normalizers(self, index: int) -> Tensor:
+        """Return a microbatch's summands of what the loss is divided by, float64, one-dimensional."""
+        ...
+
+    @property
+    def normalizers_are_parts(self) -> bool:
+        """Whether workers that share an image each know a part of them."""
+        ...
+
+    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
+        """Return a microbatch's loss: a spatial tensor that is the whole's, or each worker's part of it."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWeighting:
+    """A loss for any network: the sum of all its outputs, each number with a random weight of its own.
+
+    Attributes:
+        seed: Of the weights, which depend on it, the microbatch and the outputs' shapes alone.
+    """
+
+    seed: int
+    normalizers_are_parts: bool = False
+
+    def normalizers(self, index: int) -> Tensor:
+        """Return nothing: the loss is divided by what a microbatch knows itself."""
+        return torch.zeros(0, dtype=torch.float64)
+
+    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
+        """Return the weighted sum of all outputs that are not integers, divided by the root of their number."""
+        generator = torch.Generator().manual_seed(self.seed + index)
+        terms = []
+        for output in tensors_of(outputs):
+            if output.is_floating_point():
+                weights = torch.randn(tuple(output.shape), generator=generator, dtype=torch.float64)
+                scale = max(1, weights.numel()) ** -0.5
+                terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
+        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+
+class TaskLoss:
+    """The loss that a model of ours is trained with, on targets that are drawn at random.
+
+    Args:
+        model: Says what it is for.
+        shape: Of the images of all microbatches.
+        num_microbatches: Pieces that these are cut into.
+        config: Of the loss.
+        seed: Of the targets.
+        mesh: Says which pixels this worker answers for.
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        shape: Sequence[int],
+        num_microbatches: int,
+        config: RunConfig,
+        seed: int,
+        mesh: Mesh,
+    ) -> None:
+        self.task = make_task(model, config)
+        if self.task.output_sum_names:
+            raise ValueError("verify takes losses without sums over all outputs: set loss.segmentation=ce")
+        count = shape[0] // num_microbatches
+        self.assignments = [
+            self.task.assign(_draw_targets(model, (count, *shape[1:]), index, seed + index, mesh))
+            for index in range(num_microbatches)
+        ]
+
+    @property
+    def normalizers_are_parts(self) -> bool:
+        """As the task's."""
+        return self.task.normalizers_are_parts
+
+    def normalizers(self, index: int) -> Tensor:
+        """Return those of the task."""
+        return self.task.normalizers(self.assignments[index])
+
+    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
+        """Return the sum of the task's terms: this worker's part."""
+        return torch.stack(
+            list(self.task.loss_shares(outputs, self.assignments[index], totals).values())
+        ).sum()
+
+
+def make_objective(
+    model: nn.Module, shape: Sequence[int], num_microbatches: int, config: RunConfig, seed: int, mesh: Mesh
+) -> Objective:
+    """Return the loss of a model's own task; of networks that are not of ours, a random weighting.
+
+    Args: as `TaskLoss` has them.
+    """
+    if isinstance(model, VisionModel) and not config.model.name.startswith(("timm:", "smp:")):
+        return TaskLoss(model, shape, num_microbatches, config, seed, mesh)
+    return RandomWeighting(seed)
+
+
+def _draw_targets(model: VisionModel, shape: Sequence[int], index: int, seed: int, mesh: Mesh) -> Microbatch:
+    """Return a microbatch of random targets; its images are not used."""
+    count, _, rows, columns = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int, below: int) -> Tensor:
+        return torch.randint(0, below, size, generator=generator)
+
+    part = mesh.part(rows, columns)
+    targets: Targets
+    if model.task == "detect":
+        targets = stack_targets(
+            [_draw_objects(model, rows, columns, draw) for _ in range(count)], rows, columns
+        )
+    elif model.task == "classify":
+        targets = LabelTargets(draw(count, below=model.num_classes))
+    else:
+        labels_BHW = draw(count, rows, columns, below=model.num_classes).to(torch.uint8)
+        if part is not None:
+            own = part.own
+            labels_BHW = labels_BHW[:, own.top : own.top + own.height, own.left : own.left + own.width]
+        targets = MaskTargets(labels_BHW)
+    ids = tuple(SampleId(0, number) for number in range(count))
+    images = torch.zeros((count, 3, rows, columns), dtype=torch.uint8)
+    return Microbatch(index, ids, images, ((rows, columns),) * count, targets, part)
+
+
+def _draw_objects(model: VisionModel, rows: int, columns: int, draw: Any) -> Objects:
+    """Return one object at least: boxes of two pixels up to the whole image."""
+    number = 1 + int(draw(1, below=MOST_OBJECTS))
+    corners = [torch.stack([draw(number, below=size), draw(number, below=size)]) for size in (columns, rows)]
+    low = torch.stack([c.amin(0) for c in corners], dim=1).clamp(max=min(rows, columns) - 2)
+    high = torch.maximum(torch.stack([c.amax(0) for c in corners], dim=1), low + 2)
+    return Objects(torch.cat([low, high], dim=1).float(), draw(number, below=model.num_classes))
+
+
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of what a network returned: a tensor, a record, or containers of such, in order."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from tensors_of(value)
+    elif isinstance(outputs, (list, tuple)):
+        for value in outputs:
+            yield from tensors_of(value)
+    elif dataclasses.is_dataclass(outputs):
+        for item in dataclasses.fields(outputs):
+            yield from tensors_of(getattr(outputs, item.name))
