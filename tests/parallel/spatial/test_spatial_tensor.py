@@ -137,6 +137,27 @@ def test_autocast_and_channels_last_are_kept():
     assert max(run_ranks(precision, 2)) < 0.02  # a unit of bf16 in the last place is 0.008
 
 
+def halved(workers):
+    """Norms whose own parameters are bf16."""
+    worst = 0.0
+    for norm in (nn.BatchNorm2d(4), nn.GroupNorm(2, 4)):
+        whole, bands, mesh = spread(workers)
+        norm.to(torch.bfloat16)
+        mesh.parameters = list(norm.parameters())
+        gradients = []
+        for images in (whole.bfloat16(), bands.bfloat16()):
+            norm.zero_grad()
+            (norm(images) * 1.5).square().mean().backward()
+            assert norm.weight.grad.dtype == torch.bfloat16
+            gradients.append(norm.weight.grad.float())
+        worst = max(worst, float((gradients[1] - gradients[0]).abs().max() / gradients[0].abs().max()))
+    return worst
+
+
+def test_norms_in_half_precision():
+    assert max(run_ranks(halved, 2)) < 0.02
+
+
 def checkpointed(workers):
     gradients = []
     for checkpointing in (False, True):

@@ -56,6 +56,8 @@ class _BatchNorm(torch.autograd.Function):
         mean, variance = _channel_moments(band)
         for axis in axes:
             count, mean, variance = combine_moments(count, mean, variance, axis)
+        ctx.dtype = None if weight is None else weight.dtype
+        weight, bias = _precise(weight, mean), _precise(bias, mean)
         ctx.save_for_backward(band, weight, mean, variance)
         ctx.eps, ctx.axes, ctx.count = eps, axes, count
         out = functional.batch_norm(band, mean, variance, weight, bias, False, 0.0, eps)
@@ -65,24 +67,58 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         band, weight, mean, variance = ctx.saved_tensors
-        # In evaluation mode PyTorch gives the part of the gradient that does not go through the moments, and the sums
-        # that the other part needs.
-        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], band, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
-        )
+        direct, of_weight, of_bias = _direct_gradient(gradients[0], band, weight, mean, variance, ctx.eps)
         sums = torch.stack([of_weight, of_bias])
         for axis in ctx.axes:
             sums = reduce_over(sums, axis)
-        scale = (variance + ctx.eps).rsqrt()
-        outer = scale if weight is None else scale * weight
-        slope = -outer * scale * sums[0] / ctx.count
-        offset = -outer * sums[1] / ctx.count - slope * mean
-        through = functional.batch_norm(  # band * slope + offset, in one pass
-            band, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0
-        )
-        of_band = direct.add_(through)
-        given = weight is not None
-        return of_band, of_weight if given else None, of_bias if given else None, None, None
+        of_band = _add_gradient_of_moments(direct, band, sums, ctx.count, mean, variance, ctx.eps, weight)
+        if weight is None:
+            return of_band, None, None, None, None
+        return of_band, of_weight.to(ctx.dtype), of_bias.to(ctx.dtype), None, None
+
+
+def _precise(parameter: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return a parameter in the type of the moments."""
+    return None if parameter is None else parameter.to(like.dtype)
+
+
+def _direct_gradient(
+    gradient: Tensor, band: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the part of the band's gradient that does not go through the moments, and those of weight and bias.
+
+    It is what PyTorch computes in evaluation mode; the latter two are also the sums that the other part needs.
+    """
+    parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient, band, weight, mean, variance, None, None, False, eps, [True, True, True]
+    )
+    return parts
+
+
+def _add_gradient_of_moments(
+    direct: Tensor, band: Tensor, sums: Tensor, count: float, mean: Tensor, variance: Tensor, eps: float,
+    weight: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Add the part of the band's gradient that goes through the moments.
+
+    Args:
+        direct: The other part; overwritten.
+        band: The input, shape ``(B, C, *spatial)``.
+        sums: Of gradient times normalized value, and of the gradient, over all that the moments are of, shape ``(2, C)``.
+        count: How many values that is.
+        mean: Of each channel.
+        variance: Of each channel.
+        eps: As the norm has it.
+        weight: Of each channel; None where it is among the sums.
+    """
+    scale = (variance + eps).rsqrt()
+    outer = scale if weight is None else scale * weight
+    slope = -outer * scale * sums[0] / count
+    offset = -outer * sums[1] / count - slope * mean
+    through = functional.batch_norm(  # band * slope + offset, in one pass
+        band, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0
+    )
+    return direct.add_(through)
 
 
 def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,65 +175,77 @@ def _check_count(x: SpatialTensor) -> int:
 
 
 class _GroupNorm(torch.autograd.Function):
+    """Group norm, image by image: with the moments of its group, a channel is normalized as batch norm does it."""
+
     @staticmethod
     def forward(
         ctx: Any, band: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float,
-        axes: tuple[Axis, ...], positions: int,
+        axes: tuple[Axis, ...],
     ) -> Tensor:  # fmt: skip
         batch, channels = band.shape[:2]
-        precise = torch.promote_types(band.dtype, torch.float32)
-        dims = tuple(range(2, band.dim()))
-        values = band.to(precise)
-        sums = values.sum(dims).view(batch, groups, -1).sum(-1)
-        count = positions * (channels // groups)
+        count, mean, variance = _group_moments(band, groups)
         for axis in axes:
-            sums = reduce_over(sums, axis)
-        mean_NG = sums / count
-        mean = mean_NG.repeat_interleave(channels // groups, 1).view(batch, channels, *(1 for _ in dims))
-        squares = (values - mean).square().sum(dims).view(batch, groups, -1).sum(-1)
-        for axis in axes:
-            squares = reduce_over(squares, axis)
-        scale = (squares / count + eps).rsqrt().repeat_interleave(channels // groups, 1).view_as(mean)
-        slope = scale if weight is None else scale * weight.to(precise).view(1, channels, *(1 for _ in dims))
-        offset = -mean * slope
-        if bias is not None:
-            offset = offset + bias.to(precise).view(1, channels, *(1 for _ in dims))
-        ctx.save_for_backward(band, weight, mean, scale)
-        ctx.groups, ctx.axes, ctx.count, ctx.has_bias = groups, axes, count, bias is not None
-        return torch.addcmul(offset, values, slope).to(band.dtype)
+            count, mean, variance = combine_moments(count, mean, variance, axis)
+        mean, variance = (
+            m.view(batch, groups).repeat_interleave(channels // groups, 1) for m in (mean, variance)
+        )
+        ctx.dtypes = tuple(None if given is None else given.dtype for given in (weight, bias))
+        weight, bias = _precise(weight, mean), _precise(bias, mean)
+        ctx.save_for_backward(band, weight, mean, variance)
+        ctx.groups, ctx.axes, ctx.count, ctx.eps = groups, axes, count, eps
+        images = [
+            functional.batch_norm(one, m, v, weight, bias, False, 0.0, eps)
+            for one, m, v in zip(band.split(1), mean, variance, strict=True)
+        ]
+        return images[0] if batch == 1 else torch.cat(images)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        band, weight, mean, scale = ctx.saved_tensors
+        band, weight, mean_NC, variance_NC = ctx.saved_tensors
         batch, channels = band.shape[:2]
-        precise, dims = mean.dtype, tuple(range(2, band.dim()))
-        gradient = gradients[0].to(precise)
-        normal = (band.to(precise) - mean) * scale
-        of_bias_NC, of_weight_NC = gradient.sum(dims), (gradient * normal).sum(dims)
-        factor = torch.ones_like(of_bias_NC[0]) if weight is None else weight.to(precise)
-        sums = torch.stack([of_bias_NC * factor, of_weight_NC * factor])
-        sums = sums.view(2, batch, ctx.groups, -1).sum(-1)
+        parts = [
+            _direct_gradient(gradient, one, weight, mean, variance, ctx.eps)
+            for gradient, one, mean, variance in zip(
+                gradients[0].split(1), band.split(1), mean_NC, variance_NC, strict=True
+            )
+        ]
+        of_weight, of_bias = (torch.stack([part[i] for part in parts]) for i in (1, 2))
+        factor = torch.ones_like(mean_NC[0]) if weight is None else weight
+        sums = torch.stack([of_weight * factor, of_bias * factor]).view(2, batch, ctx.groups, -1).sum(-1)
         for axis in ctx.axes:
             sums = reduce_over(sums, axis)
-        spread = (sums / ctx.count).repeat_interleave(channels // ctx.groups, 2)
-        spread = spread.view(2, *mean.shape)
-        slope = factor.view(1, channels, *(1 for _ in dims))
-        of_band = scale * (gradient * slope - spread[0] - normal * spread[1])
-        return (
-            of_band.to(band.dtype), None,
-            None if weight is None else of_weight_NC.sum(0).to(weight.dtype),
-            of_bias_NC.sum(0).to(band.dtype if weight is None else weight.dtype) if ctx.has_bias else None,
-            None, None, None,
+        sums = sums.repeat_interleave(channels // ctx.groups, 2)
+        images = [
+            _add_gradient_of_moments(part[0], one, sums[:, i], ctx.count, mean, variance, ctx.eps, None)
+            for i, (part, one, mean, variance) in enumerate(
+                zip(parts, band.split(1), mean_NC, variance_NC, strict=True)
+            )
+        ]
+        of_band = images[0] if batch == 1 else torch.cat(images)
+        of_weight, of_bias = (
+            None if dtype is None else total.sum(0).to(dtype)
+            for dtype, total in zip(ctx.dtypes, (of_weight, of_bias), strict=True)
         )  # fmt: skip
+        return of_band, None, of_weight, of_bias, None, None
+
+
+def _group_moments(band: Tensor, groups: int) -> tuple[float, Tensor, Tensor]:
+    """Return count, mean and variance of each group of each image of a worker's band, float32 at least."""
+    batch, channels = band.shape[:2]
+    positions = band.numel() // (batch * channels)
+    moments = [_channel_moments(one) for one in band.split(1)]
+    mean, variance = (torch.stack(m).view(batch, groups, -1) for m in zip(*moments, strict=True))
+    joined = mean.mean(-1, keepdim=True)  # the channels of a group have as many values each
+    spread = (variance + (mean - joined).square()).mean(-1)
+    return float(positions * (channels // groups)), joined.flatten(), spread.flatten()
 
 
 def _normalize_groups(
     x: SpatialTensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> SpatialTensor:
-    positions = x.numel() // (x.shape[0] * x.shape[1])
     axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
     with torch.autocast(x.local.device.type, enabled=False):
-        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes, positions)
+        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes)
     return wrap(local, x)
 
 
