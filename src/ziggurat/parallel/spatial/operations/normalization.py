@@ -222,11 +222,11 @@ class _GroupNorm(torch.autograd.Function):
             )
         ]
         of_band = images[0] if batch == 1 else torch.cat(images)
-        of_weight, of_bias = (
+        of_parameters = [
             None if dtype is None else total.sum(0).to(dtype)
             for dtype, total in zip(ctx.dtypes, (of_weight, of_bias), strict=True)
-        )  # fmt: skip
-        return of_band, None, of_weight, of_bias, None, None
+        ]
+        return of_band, None, *of_parameters, None, None
 
 
 def _group_moments(band: Tensor, groups: int) -> tuple[float, Tensor, Tensor]:
