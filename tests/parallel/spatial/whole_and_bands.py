@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ranks import run_ranks
 from ziggurat.parallel.spatial import cut, spatial_mesh, whole_tensor
-from ziggurat.parallel.spatial.exchange import reduce_over
+from ziggurat.parallel.spatial.sums import reduce_over
 from ziggurat.parallel.spatial.tensor import cut_axes, slice_local
 
 BOUND = 1e-10  # relative, in float64

@@ -5,16 +5,9 @@ neighbours; `exchange` moves rows; `geometry` says which.
 """
 
 from ziggurat.parallel.spatial import operations  # fills the table
-from ziggurat.parallel.spatial.mesh import spatial_mesh
+from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation, spatial_mesh
 from ziggurat.parallel.spatial.table import declare
-from ziggurat.parallel.spatial.tensor import (
-    SpatialMesh,
-    SpatialTensor,
-    UnsupportedOperation,
-    cut,
-    gather,
-    whole_tensor,
-)
+from ziggurat.parallel.spatial.tensor import SpatialTensor, cut, gather, whole_tensor
 
 __all__ = [
     "SpatialMesh",

@@ -20,66 +20,16 @@ gradient of a sum over workers is the sum of theirs, and parameters are summed o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
-from ziggurat.parallel.workers import Workers
-
-
-@dataclass
-class Traffic:
-    """What an axis has cost so far.
-
-    Attributes:
-        bytes_sent: By this worker.
-        messages: Sent by this worker; a sum over workers counts as one.
-        seconds: In which this worker waited for others.
-        moving: Seconds in which it copied rows and handed them over.
-    """
-
-    bytes_sent: int = 0
-    messages: int = 0
-    seconds: float = 0.0
-    moving: float = 0.0
-
-    @contextmanager
-    def move(self) -> Iterator[None]:
-        """Count the seconds of a block as moving, except those in which it waits."""
-        begin, waited = time.perf_counter(), self.seconds
-        yield
-        self.moving += time.perf_counter() - begin - (self.seconds - waited)
-
-
-@dataclass
-class Axis:
-    """One spatial axis of the mesh.
-
-    Attributes:
-        workers: Its workers.
-        place: Which of a tensor's spatial dims it cuts: 0 for rows (of volumes: slices), 1 for columns.
-        traffic: What it has cost.
-    """
-
-    workers: Workers
-    place: int
-    traffic: Traffic = field(default_factory=Traffic)
-
-    @property
-    def size(self) -> int:
-        """How many workers."""
-        return self.workers.size
-
-    @property
-    def rank(self) -> int:
-        """This worker's number along the axis."""
-        return self.workers.rank
 
 
 @dataclass(frozen=True)
@@ -348,71 +298,3 @@ def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
         return band
     rows: Tensor = _FetchRows.apply(band, plan, axis)
     return rows
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return reduce_over(part, axis)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return reduce_over(gradients[0], ctx.axis), None
-
-
-def reduce_over(part: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Tensor:
-    """Return the sum (or another reduction) of a tensor over the workers of an axis, without autograd.
-
-    Communication:
-        One all-reduce.
-    """
-    total = part.detach().clone(memory_format=torch.contiguous_format)
-    begin = time.perf_counter()
-    dist.all_reduce(total, operation, group=axis.workers.group)
-    axis.traffic.seconds += time.perf_counter() - begin
-    axis.traffic.bytes_sent += total.numel() * total.element_size()
-    axis.traffic.messages += 1
-    return total
-
-
-def sum_over(part: Tensor, axis: Axis) -> Tensor:
-    """Return the sum of a tensor over the workers of an axis.
-
-    Communication:
-        One all-reduce, and one of the gradient (whose parts add up, too).
-    """
-    total: Tensor = _Sum.apply(part, axis)
-    return total
-
-
-class _Largest(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, dims: tuple[int, ...], axes: tuple[Axis, ...]) -> Tensor:
-        largest = values.amax(dims, keepdim=True)
-        for axis in axes:
-            largest = reduce_over(largest, axis, dist.ReduceOp.MAX)
-        ctx.dims, ctx.axes = dims, axes
-        ctx.save_for_backward(values, largest)
-        return largest
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        values, largest = ctx.saved_tensors
-        ties = values == largest
-        count, gradient = ties.sum(ctx.dims, keepdim=True).to(values.dtype), gradients[0]
-        for axis in ctx.axes:
-            count, gradient = reduce_over(count, axis), reduce_over(gradient, axis)
-        return ties * (gradient / count), None, None
-
-
-def largest_over(values: Tensor, dims: tuple[int, ...], axes: tuple[Axis, ...]) -> Tensor:
-    """Return the largest value over local dims and over the workers of axes; dims are kept with size 1.
-
-    The gradient is divided evenly among equal values, as PyTorch's ``amax`` does.
-
-    Communication:
-        One all-reduce for each axis; two in backward.
-    """
-    largest: Tensor = _Largest.apply(values, dims, axes)
-    return largest

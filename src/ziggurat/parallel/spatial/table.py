@@ -23,7 +23,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, UnsupportedOperation, gather
+from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
 REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}

@@ -2,128 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from types import FrameType
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.pieces import add_up_in_pieces
-from ziggurat.parallel.spatial.exchange import Axis, Fetch, fetch, memory_format_of, reduce_over, sum_over
-from ziggurat.parallel.spatial.geometry import Range, partition, ranges
-from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, local_size, plain, size_of
-
-MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
-
-
-class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
-    """An operation of no declared kind, or one that cannot be computed on bands.
-
-    Attributes:
-        operation: Its name.
-        layer: The layer that uses it, as far as is known.
-        reason: Why it cannot be computed.
-    """
-
-    def __init__(self, operation: str, layer: str, reason: str) -> None:
-        super().__init__(
-            f"{operation} in the layer '{layer}' cannot run on bands of an image: {reason}; run the model without "
-            "sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
-        )
-        self.operation, self.layer, self.reason = operation, layer, reason
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        """Travel between processes."""
-        return type(self), (self.operation, self.layer, self.reason)
-
-
-@dataclass
-class SpatialMesh:
-    """The spatial axes of the mesh, and what they have cost.
-
-    Attributes:
-        axes: At most one for each spatial dim.
-        min_rows: The apex: an extent that gives a worker fewer rows is gathered, and computed by every worker.
-        names: Name of each module of the model, by its ``id``, for messages and reports.
-        parameters: Of the model; a backward pass from a spatial tensor leaves the whole's gradient in them.
-        gathers: Bytes that this worker has received for each layer and operation that had to gather.
-        apex: The same, for levels that are too small to cut.
-    """
-
-    axes: tuple[Axis, ...]
-    min_rows: int = MIN_ROWS
-    names: dict[int, str] = field(default_factory=dict)
-    parameters: list[nn.Parameter] = field(default_factory=list)
-    gathers: Counter[tuple[str, str]] = field(default_factory=Counter)
-    apex: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """This worker's number along each axis."""
-        return tuple(axis.rank for axis in self.axes)
-
-    @property
-    def num_workers(self) -> int:
-        """Workers of all axes."""
-        count = 1
-        for axis in self.axes:
-            count *= axis.size
-        return count
-
-    def is_cut(self, extent: int, axis: int) -> bool:
-        """Whether an extent is cut: a rule of the extent alone, the same for every operation."""
-        return extent >= self.axes[axis].size * self.min_rows
-
-    def factor(self, extent: int, axis: int | None) -> Factor:
-        """Return a factor with the bounds that the extent has by the rule."""
-        if axis is None:
-            return Factor(extent)
-        bounds = partition(extent, self.axes[axis].size) if self.is_cut(extent, axis) else None
-        return Factor(extent, axis, bounds)
-
-    def layer(self) -> str:
-        """Return the name of the layer that is being computed, as far as the call stack tells."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and id(owner) in self.names:
-                return self.names[id(owner)] or type(owner).__name__
-            frame = frame.f_back
-        return "?"
-
-    def start_backward(self, loss: Tensor, retain_graph: bool | None = None) -> None:
-        """Run backward from a number that every worker has, and add the gradient to that of every parameter.
-
-        Communication:
-            One all-reduce of all gradients for each axis.
-        """
-        before = [parameter.grad for parameter in self.parameters]
-        for parameter in self.parameters:
-            parameter.grad = None
-        (loss / self.num_workers).backward(retain_graph=retain_graph)
-        self.sum_gradients()
-        for parameter, old in zip(self.parameters, before, strict=True):
-            if old is not None:
-                parameter.grad = old if parameter.grad is None else old.add_(parameter.grad)
-
-    def sum_gradients(self) -> None:
-        """Replace each parameter's gradient, of which every worker has a part, by the sum of the parts."""
-
-        def add_up(part: Tensor) -> Tensor:
-            for axis in self.axes:
-                part = reduce_over(part, axis)
-            return part
-
-        add_up_in_pieces((p.grad for p in self.parameters if p.grad is not None), add_up)
-
-    def unsupported(self, operation: str, reason: str) -> UnsupportedOperation:
-        """Return the error for an operation, with the layer and the remedy."""
-        return UnsupportedOperation(operation, self.layer(), reason)
+from ziggurat.parallel.spatial.exchange import Fetch, fetch, memory_format_of
+from ziggurat.parallel.spatial.geometry import Range, ranges
+from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, plain, size_of
+from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
+from ziggurat.parallel.spatial.sums import sum_over
 
 
 class SpatialTensor(torch.Tensor):

@@ -21,9 +21,10 @@ from ziggurat.parallel.spatial.geometry import (
     window_extent,
     window_input,
 )
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor
+from ziggurat.parallel.spatial.tensor import SpatialTensor
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range, intersect
 from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, plain, size_of
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.pointwise import align, broadcast_dims
 from ziggurat.parallel.spatial.operations.rows import output_ranges
 from ziggurat.parallel.spatial.operations.windows import simple_dims
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, as_whole, gather, move
+from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather, move
 
 
 @operation("layout", "cat", "concat", "concatenate")

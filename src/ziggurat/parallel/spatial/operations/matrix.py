@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dim, plain, size_of
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.pointwise import align
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, add_up, gather, slice_local
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, slice_local
 
 
 def contract(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.spatial.exchange import largest_over
 from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, size_of
 from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
+from ziggurat.parallel.spatial.sums import largest_over
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather
 

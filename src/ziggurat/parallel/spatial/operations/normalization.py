@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.exchange import Axis, reduce_over
+from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.operations.moments import _moments
+from ziggurat.parallel.spatial.sums import reduce_over
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
 

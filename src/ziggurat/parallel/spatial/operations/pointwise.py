@@ -11,15 +11,9 @@ from torch.nn import functional
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.table import Call, operation, wrap
-from ziggurat.parallel.spatial.tensor import (
-    SpatialMesh,
-    SpatialTensor,
-    gather,
-    keep_own,
-    recut,
-    slice_local,
-)
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
     "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu rrelu hardswish hardsigmoid "

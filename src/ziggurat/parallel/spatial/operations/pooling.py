@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ziggurat.parallel.spatial.geometry import Range, bin_range, pooled_extent, ranges, window_input
 from ziggurat.parallel.spatial.layout import Factor, plain
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.windows import (
     Rows,
     Step,
@@ -22,7 +23,7 @@ from ziggurat.parallel.spatial.operations.windows import (
     widen,
 )
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, add_up, gather, move
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, move
 
 POOLS = {
     1: (functional.max_pool1d, functional.avg_pool1d),

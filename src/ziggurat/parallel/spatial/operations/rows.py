@@ -10,7 +10,8 @@ from torch import Tensor
 from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.geometry import Range, ranges, scaled_partition
 from ziggurat.parallel.spatial.layout import Dim, Factor
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, gather, move, recut
+from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, move, recut
 
 
 def replace_dim(x: SpatialTensor, local: Tensor, d: int, dim: Dim) -> SpatialTensor:

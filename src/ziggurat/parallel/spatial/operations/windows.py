@@ -12,9 +12,10 @@ from torch import Tensor
 from ziggurat.parallel.spatial.exchange import Fetch, Halos, ReturnedRows, assemble
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.layout import Dims, Factor, plain
+from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.pointwise import join_factors
 from ziggurat.parallel.spatial.table import Call
-from ziggurat.parallel.spatial.tensor import SpatialMesh, SpatialTensor, gather, take_rows
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, take_rows
 
 
 def per_dim(value: int | Sequence[int] | None, num_dims: int, default: int = 0) -> tuple[int, ...]:
