@@ -185,7 +185,10 @@ def test_models_lists_what_can_be_built(capfd):
     [
         (["nowhere"], ["there is no data set nowhere"]),
         ([], ["no data set: give DATA"]),
-        (["digits", "--plan", "dp=3", "--microbatches", "2"], ["each worker needs a microbatch"]),
+        (
+            ["digits", "--plan", "dp=3", "--microbatches", "2"],
+            ["each worker of the dp axis needs a microbatch"],
+        ),
         (["digits", "--plan", "dq=3"], ["unknown axis 'dq' in the plan 'dq=3': did you mean 'dp'?"]),
         (
             ["digits", "--batch-size", "2", "--microbatches", "4"],

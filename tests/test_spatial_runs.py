@@ -6,6 +6,7 @@ of dp.
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 
 from ranks import run_ranks
 from ziggurat.cli import main
-from ziggurat.config import DigitsConfig, RunConfig, override
+from ziggurat.config import DigitsConfig, RunConfig, load_config, override
+from ziggurat.errors import UserError
 from ziggurat.run import load_run
 from ziggurat.train import train
 
@@ -75,6 +77,37 @@ def test_bf16_on_bands(tmp_path):
         assert repr(tiles[0][number]) == repr(tiles[1][number])
         losses = [[loss for loss, _ in case[number][1]] for case in (alone, tiles[0])]
         assert losses[1] == pytest.approx(losses[0], rel=0.05)  # bfloat16 has 8 bits
+
+
+def spoiled(workers, folder):
+    config = dataclasses.replace(config_of("detect", **{"train.lr": 1e30, "train.clip_norm": 0}), plan="sp=2")
+    with pytest.raises(UserError) as caught:
+        train(workers, config, folder)
+    return caught.value.faults
+
+
+def test_all_workers_see_that_a_loss_is_not_finite(tmp_path):
+    first, second = run_ranks(spoiled, 2, (tmp_path / "run",))
+    assert first == second
+    assert "the loss is not finite in step 2, microbatch 0, on workers 0 to 1" in first[0]
+
+
+def resumed(workers, plan, folder):
+    return train(
+        workers, dataclasses.replace(load_config(folder / "config.yaml"), plan=plan), folder, resume=True
+    )
+
+
+def test_a_run_goes_on_under_another_plan(tmp_path):
+    ((_, steps, _),) = run_ranks(
+        trained, 1, ("dp=1", tmp_path, [config_of("detect", **{"train.checkpoint_every": 1})])
+    )[0]
+    folder = tmp_path / "dp=1-0"
+    shutil.rmtree(folder / "checkpoints" / "step-2")
+    results = run_ranks(resumed, 2, ("sp=1x2", folder))
+    assert {result["weights_sha256"] for result in results} == {results[0]["weights_sha256"]}
+    assert results[0]["samples"] == 4, "one step is left"
+    assert results[0]["loss"] == pytest.approx(steps[1][0], rel=1e-5)
 
 
 def run(capfd, *arguments):

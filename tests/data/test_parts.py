@@ -56,19 +56,23 @@ class Windows:
 
 
 @pytest.mark.parametrize(
-    ("settings", "read"), [(FIXED, 32 * 64), ({**FIXED, "color_jitter": 0.2}, 80 * 100), ({}, 80 * 100)]
+    ("settings", "read"),
+    [
+        (FIXED, 32 * 64),  # the band
+        ({**FIXED, "color_jitter": 0.2}, 64 * 64),  # the mean of the crop is needed
+        ({"scale_min": 2.0, "scale_max": 2.0}, 32 * 32),  # the crop is enlarged
+        ({**FIXED, "cache_bytes": 1 << 20, "color_jitter": 0.2}, 80 * 100),  # decoded once, and kept
+    ],
 )
-def test_a_worker_reads_its_band_where_that_is_enough(settings, read):
-    config, dataset = DataConfig(crop=64, cache_bytes=0, **settings), Windows()
+def test_a_worker_reads_what_it_needs(settings, read):
+    config, dataset = DataConfig(**({"crop": 64, "cache_bytes": 0} | settings)), Windows()
     whole = TrainingSamples(dataset, config, seed=0)
     band = TrainingSamples(
         dataset, config, seed=0, part=Part(64, 64, Tile(32, 0, 32, 64), Tile(32, 0, 32, 64))
     )
     for number in range(4):
-        expected = whole.sample(SampleId(0, number)).image_CHW if number == 0 else None
+        expected = whole.sample(SampleId(number, 0)).image_CHW
         dataset.read = 0
-        sample = band.sample(SampleId(0, 0))
-        assert dataset.read == read
-        assert sample.image_CHW.shape == (3, 32, 64)
-        if expected is not None:
-            assert torch.equal(sample.image_CHW, expected[:, 32:])
+        found = band.sample(SampleId(number, 0)).image_CHW
+        assert torch.equal(found, expected[:, 32:])
+        assert dataset.read == (0 if number and "cache_bytes" in settings else read)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch import Tensor
 
@@ -81,11 +83,16 @@ class TrainingSamples:
 
     def _image(self, index: int, augmentation: Augmentation) -> Tensor:
         crop = self.config.crop
-        if self.part is None:
-            return augment_image(self._images[index], augmentation, crop)
-        if needs_whole_window(augmentation):
-            return cut_out(augment_image(self._images[index], augmentation, crop), self.part.tile)
-        return augment_part(lambda tile: self._read(index, tile), augmentation, crop, self.part.tile)
+        if self.part is not None and not needs_whole_window(augmentation):
+            return augment_part(lambda tile: self._read(index, tile), augmentation, crop, self.part.tile)
+        window, record = augmentation.window, self.dataset.record(index)
+        if 3 * record.height * record.width > self.config.cache_bytes:  # it would be decoded anew each time
+            pixels = self._read(index, Tile(window.top, window.left, window.height, window.width))
+            augmentation = replace(augmentation, window=replace(window, top=0, left=0))
+        else:
+            pixels = self._images[index]
+        image = augment_image(pixels, augmentation, crop)
+        return image if self.part is None else cut_out(image, self.part.tile)
 
     def _read(self, index: int, tile: Tile) -> Tensor:
         """Return a window of an image, read from its file without the rest where that is possible."""
