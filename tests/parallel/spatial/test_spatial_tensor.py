@@ -192,6 +192,23 @@ def test_dropout_draws_what_one_worker_draws():
     assert all(run_ranks(dropped, 3))
 
 
+def dropped_in_one_order(workers):
+    """The format of a band may differ between workers, by chance of the extents: the mask must not."""
+    mesh = spatial_mesh(workers, (2,))
+    whole = torch.rand((2, 4, 8, 6)).contiguous(memory_format=torch.channels_last)
+    bands = cut(whole, mesh)
+    if workers.rank == 1:
+        bands.local = bands.local.contiguous()
+    torch.manual_seed(3)
+    together = whole_tensor(F.dropout(bands, 0.5))
+    torch.manual_seed(3)
+    return torch.equal(together, F.dropout(whole, 0.5))
+
+
+def test_dropout_is_drawn_in_one_order_whatever_the_format_of_a_band():
+    assert all(run_ranks(dropped_in_one_order, 2))
+
+
 def accumulated(workers):
     torch.manual_seed(0)
     model = nn.Conv2d(4, 2, 3)

@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ReduceOp
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.sums import reduce_over
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
-    "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu rrelu hardswish hardsigmoid "
+    "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu hardswish hardsigmoid "
     "hardtanh mish softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid log_sigmoid exp exp2 expm1 "
     "log log2 log10 log1p sqrt rsqrt square reciprocal sin cos tan asin acos atan sinh cosh erf erfc sign sgn floor "
     "ceil round trunc frac clamp clip clamp_min clamp_max isnan isinf isfinite logical_not bitwise_not nan_to_num to "
@@ -173,6 +175,14 @@ def _prelu(call: Call) -> Any:
     return wrap(functional.prelu(x.local, weight), x)
 
 
+@operation("pointwise", "rrelu")
+def _rrelu(call: Call) -> Any:
+    bound = call.bind("input lower upper training inplace", training=False)
+    if bound["training"]:
+        raise call.unsupported("its slopes are not drawn alike on all workers")
+    return run_pointwise(call)
+
+
 @operation("pointwise", "dropout", "alpha_dropout", "feature_alpha_dropout")
 def _dropout(call: Call) -> Any:
     """Draw the mask of the whole, on every worker the same, and keep the band's part of it."""
@@ -197,11 +207,25 @@ def _feature_dropout(call: Call) -> Any:
 
 
 def _times_mask(x: SpatialTensor, shape: tuple[int, ...], p: float, in_place: bool) -> SpatialTensor:
-    format = memory_format_of(x.local)  # the order in which the whole's mask is drawn
+    format = _common_format(x) if len(shape) == 4 else torch.contiguous_format
     mask = torch.empty(shape, dtype=x.local.dtype, device=x.local.device, memory_format=format)
     mask = mask.bernoulli_(1 - p).div_(1 - p) if p < 1 else mask.zero_()
     part = slice_local(mask, x.dims, x.mesh)
     return wrap(x.local.mul_(part) if in_place else x.local * part, x)
+
+
+def _common_format(x: SpatialTensor) -> torch.memory_format:
+    """Return the memory format of the whole: the order in which one worker would draw.
+
+    The bands of some workers may be laid out otherwise, by chance of their extents.
+
+    Communication:
+        One all-reduce of one number for each axis.
+    """
+    last = torch.tensor(int(memory_format_of(x.local) == torch.channels_last), device=x.local.device)
+    for axis in x.mesh.axes:
+        last = reduce_over(last, axis, ReduceOp.MAX)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @operation("pointwise", "bernoulli", "uniform", "normal", "rand_like", "randn_like")
