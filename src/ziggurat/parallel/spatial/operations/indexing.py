@@ -18,13 +18,21 @@ from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
 
-def _expand_index(index: Any, num_dims: int) -> list[Any]:
+def _expand_index(index: Any, x: SpatialTensor) -> list[Any]:
+    """Return one item for each dim (and None for new ones); what takes all of a dim is ``slice(None)``."""
+    num_dims = len(x.dims)
     items = list(index) if isinstance(index, tuple) else [index]
     used = sum(1 for item in items if item is not None and item is not Ellipsis)
     if Ellipsis not in [item if item is Ellipsis else None for item in items]:
         items.append(Ellipsis)
     place = next(i for i, item in enumerate(items) if item is Ellipsis)
-    return items[:place] + [slice(None)] * (num_dims - used) + items[place + 1 :]
+    items = items[:place] + [slice(None)] * (num_dims - used) + items[place + 1 :]
+    sizes = iter(x.shape)
+    return [item if item is None else _all_or(item, next(sizes)) for item in items]
+
+
+def _all_or(item: Any, size: int) -> Any:
+    return slice(None) if isinstance(item, slice) and item.indices(size) == (0, size, 1) else item
 
 
 @operation("layout", "getitem")
@@ -32,7 +40,7 @@ def _getitem(call: Call) -> Any:
     x, index = call.args
     if not isinstance(x, SpatialTensor) or isinstance(index, SpatialTensor):
         raise call.unsupported("an index that is spread over workers")
-    items = _expand_index(index, len(x.dims))
+    items = _expand_index(index, x)
     d = 0
     x, local_items = _take_cut_dims(x, items, call)
     dims = []
@@ -131,7 +139,7 @@ def _setitem(call: Call) -> None:
     x, index, value = call.args
     if not isinstance(x, SpatialTensor):
         raise call.unsupported("values that are spread over workers are put into a plain tensor")
-    items = _expand_index(index, len(x.dims))
+    items = _expand_index(index, x)
     if any(item is not None and not isinstance(item, (int, slice)) for item in items) or None in items:
         raise call.unsupported("values are set by an index that is no slice")
     dims: list[Dim] = []
