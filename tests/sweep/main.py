@@ -79,7 +79,7 @@ def write(path: Path, results: dict[str, Outcome]) -> None:
     """Write the results and the page, both in the order of the list."""
     rows = [results[name] for _, name in all_networks() if name in results]
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(format_page(rows), encoding="utf-8")
+    path.with_suffix(".md").write_text(format_page(rows, len(all_networks()) - len(rows)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,13 @@ VERDICTS = {
 MOST_WORDS = 240
 
 
-def format_page(outcomes: Iterable[Outcome]) -> str:
-    """Return the page, in Markdown."""
+def format_page(outcomes: Iterable[Outcome], num_missing: int = 0) -> str:
+    """Return the page, in Markdown.
+
+    Args:
+        outcomes: In the order of the list.
+        num_missing: Networks of the list that have not been run.
+    """
     rows = list(outcomes)
     counted = [row for row in rows if row.verdict != "not built"]
     exact = sum(row.verdict == "exact" for row in counted)
@@ -36,13 +41,14 @@ def format_page(outcomes: Iterable[Outcome]) -> str:
         "parameters and of the input, and all buffers are compared as [verify.md](verify.md) says.",
         "",
         *[f"- {name}: {text}" for name, text in VERDICTS.items()],
+        *([f"- {num_missing} networks of the list have not been run yet"] if num_missing else []),
         "",
         *_by_family(rows),
         "",
         *_not_exact(rows),
         "## All networks",
         "",
-        "| family | network | verdict | largest error | only size | gathered whole, besides what is pooled (layer, operation) |",
+        "| family | network | verdict | largest error | only size | gathered whole (layer operation) |",
         "|---|---|---|---|---|---|",
         *[_line(row) for row in rows],
     ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
 from ziggurat.parallel.spatial import SpatialTensor, cut
-from ziggurat.parallel.spatial.tensor import add_up
+from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
 from ziggurat.verify.losses import Objective, make_objective, tensors_of
@@ -182,7 +182,15 @@ def _run_piece(
     loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
     share = loss.local.detach() if isinstance(loss, SpatialTensor) else _add_parts(loss.detach(), mesh)
     gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    return Piece([_detached(output) for output in tensors_of(outputs)], share, _like(given, gradient))
+    return Piece([_detached(output) for output in tensors_of(outputs)], share, _whole_parts(given, gradient))
+
+
+def _whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
+    """Return the input's gradient; of an extent that is too small to be cut, each worker has a part."""
+    if not isinstance(given, SpatialTensor):
+        return gradient
+    uncut = set(range(len(given.mesh.axes))) - set(cut_axes(given))
+    return SpatialTensor(add_up(gradient, given.mesh, sorted(uncut)), given.dims, given.mesh)
 
 
 def _place(images: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
