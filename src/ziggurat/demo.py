@@ -94,5 +94,6 @@ def draw_scenes(folder: Path) -> str:
     pictures = draw_examples(run.model, task, scenes, range(count), run.config, Workers())
     for index, picture in enumerate(pictures):
         picture.save(out / f"{scenes.record(index).name}.png")
-    contact_sheet(pictures, columns=4).save(out / "sheet.png")
+    is_row = pictures[0].width >= 2 * pictures[0].height  # a comparison of labels
+    contact_sheet(pictures, columns=2 if is_row else 4).save(out / "sheet.png")
     return str(out)

@@ -28,7 +28,7 @@ NUM_EXAMPLES = 8  # of the best, and of the worst
 _LEGENDS: dict[Task, str] = {
     "detect": "in colour: found, with class and score; white: annotated",
     "classify": "in the corner: the predicted class and its probability",
-    "segment": "from the left: image, truth, prediction, errors (white is right, red is wrong, grey takes no part)",
+    "segment": "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)",
 }
 
 

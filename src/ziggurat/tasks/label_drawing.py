@@ -44,7 +44,7 @@ def draw_label_comparison(
 ) -> Image.Image:
     """Draw the image, the truth, the prediction and the errors side by side, and below them a legend.
 
-    The errors: white is right, red is wrong, grey takes no part.
+    The errors: pale is right, red is wrong, grey takes no part.
 
     Args:
         image_CHW: RGB, uint8, shape ``(3, H, W)``.
@@ -61,8 +61,11 @@ def draw_label_comparison(
         _enlarged(_tinted(image_CHW, predicted_HW, classes), scale, Image.Resampling.NEAREST),
         _enlarged(errors, scale, Image.Resampling.NEAREST),
     ]
-    titled = [_stack([_title(text, one.width), one]) for text, one in zip(_TITLES, panels, strict=True)]
-    width = sum(one.width for one in titled) + gap * (len(titled) - 1)
+    width = sum(one.width for one in panels) + gap * (len(panels) - 1)
+    letters = _letters(width)  # of the whole row: those of the legend
+    titled = [
+        _stack([_title(text, one.width, letters), one]) for text, one in zip(_TITLES, panels, strict=True)
+    ]
     row = Image.new("RGB", (width, titled[0].height), _WHITE)
     for number, one in enumerate(titled):
         row.paste(one, (number * (one.width + gap), 0))
@@ -141,8 +144,7 @@ def _letters(width: int) -> int:
     return min(28, max(14, width // 45))
 
 
-def _title(text: str, width: int) -> Image.Image:
-    letters = _letters(width)
+def _title(text: str, width: int, letters: int) -> Image.Image:
     strip = Image.new("RGB", (width, letters + letters // 2), _WHITE)
     ImageDraw.Draw(strip).text((letters // 4, letters // 8), text, fill=_BLACK, font=_font(letters))
     return strip
