@@ -8,7 +8,7 @@ import ziggurat
 with ziggurat.join_world() as workers:
     torch.manual_seed(0)
     model = smp.Unet("resnet18", encoder_weights=None, classes=2)
-    ziggurat.spread(model, str(workers.size), workers)
+    ziggurat.spread(model, f"sp={workers.size}", workers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     criterion = torch.nn.CrossEntropyLoss()
     generator = torch.Generator().manual_seed(0)

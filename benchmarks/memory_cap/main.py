@@ -43,7 +43,7 @@ def step(workers: Workers, side: int, budget: int) -> float:
     model = (
         smp.Unet("resnet18", encoder_weights=None, classes=2).to(memory_format=torch.channels_last).train()
     )
-    spread(model, str(workers.size), workers)
+    spread(model, f"sp={workers.size}", workers)
     tiny = model(torch.rand(2, 3, 64 * workers.size, 64))  # libraries take their own memory at first use
     tiny.square().mean().backward()
     model.zero_grad()

@@ -8,30 +8,14 @@ from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut, spatial_mesh
+from ziggurat.parallel.spatial.mesh import MIN_ROWS
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.plan import parse_plan
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def parse_degrees(text: str) -> tuple[int, ...]:
-    """Read the degrees of the spatial axes: bands of rows, or rows x columns.
-
-    Raises:
-        UserError: If they are not positive whole numbers joined by ``x``.
-
-    Example:
-        >>> parse_degrees("2"), parse_degrees("1x2"), parse_degrees("2x2")
-        ((2,), (1, 2), (2, 2))
-    """
-    parts = text.strip().split("x")
-    if len(parts) > 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(
-            f"the degree of sp must be N (bands of rows), or ROWSxCOLUMNS such as 2x2: got '{text}'"
-        )
-    return tuple(int(part) for part in parts)
-
-
-def spread(model: Model, degrees: str, workers: Workers, min_rows: int | None = None) -> Model:
+def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) -> Model:
     """Let several workers compute each image together, each a band or tile of it.
 
     The model is unmodified: its first argument, images of which every worker has all or a `SpatialTensor` of its band,
@@ -40,15 +24,15 @@ def spread(model: Model, degrees: str, workers: Workers, min_rows: int | None = 
 
     Args:
         model: Any module.
-        degrees: Workers along the spatial dims: ``"2"`` (bands of rows), ``"1x2"`` (of columns), ``"2x2"`` (tiles).
-        workers: As many as the product of the degrees; with one, nothing is changed.
+        plan: ``"sp=2"`` (bands of rows), ``"sp=1x2"`` (of columns) or ``"sp=2x2"`` (tiles).
+        workers: As many as the plan has; with one, nothing is changed.
         min_rows: Fewest rows of a worker; smaller levels are computed by all of them.
 
     Returns:
         The model itself.
 
     Raises:
-        UserError: If the degrees do not fit the workers. While it runs: `UnsupportedOperation`, if the model uses an
+        UserError: If the plan has another axis, or another number of workers. While it runs: `UnsupportedOperation`, if the model uses an
             operation that cannot be computed on bands.
 
     Placement:
@@ -57,17 +41,15 @@ def spread(model: Model, degrees: str, workers: Workers, min_rows: int | None = 
     Communication:
         Halos and moments in every layer that needs them; after backward one all-reduce of the gradients.
     """
-    parsed = parse_degrees(degrees)
-    count = 1
-    for degree in parsed:
-        count *= degree
-    if count != workers.size:
+    parsed = parse_plan(plan)
+    if parsed.dp != 1 or parsed.num_spatial != workers.size:
         raise UserError(
-            f"sp={degrees} needs {count} workers: there are {workers.size}; change it or --nproc-per-node"
+            f"a model is spread by a plan of sp alone, with as many workers as there are: got {plan} and "
+            f"{workers.size} workers; use --plan sp={workers.size}, or another --nproc-per-node"
         )
     if workers.size == 1:
         return model
-    mesh = spatial_mesh(workers, parsed, **({} if min_rows is None else {"min_rows": min_rows}))
+    mesh = spatial_mesh(workers, parsed.sp, min_rows)
     attach(model, mesh)
     workers.copy_from_first(list(model.state_dict().values()))
 
