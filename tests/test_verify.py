@@ -18,11 +18,11 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.compare import compare_steps, relative_error
-from ziggurat.verify.losses import tensors_of
+from ziggurat.verify.losses import RandomWeighting, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.networks import build_network, check_name, torchvision_names
 from ziggurat.verify.request import read_request
-from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.step import Piece, Step, Trial, run_step
 from ziggurat.verify.verify import Single
 
 FIELDS = {
@@ -200,6 +200,17 @@ def test_errors_are_relative() -> None:
     assert relative_error(torch.zeros(3), reference) > 1e300
     assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
     assert relative_error(torch.ones(2), torch.zeros(2)) > 1e300
+
+
+def test_a_loss_that_cancels_has_the_scale_of_its_terms() -> None:
+    outputs = [torch.tensor([3.0, -3.0]), torch.tensor([4.0])]
+    assert RandomWeighting(0).typical_size(outputs) == 5
+    gradient = torch.ones(1)
+    reference = Piece(outputs, torch.tensor(1e-8), gradient, typical_loss=5.0)
+    step, alone = (
+        Step({0: p}, {}, {}, 0.0, 0) for p in (Piece(outputs, torch.tensor(5e-6), gradient), reference)
+    )
+    assert 0.5e-6 < compare_steps(step, alone).loss < 2e-6
 
 
 def test_a_missing_gradient_is_an_error() -> None:

@@ -31,9 +31,16 @@ from ziggurat.verify.networks import build_network
 from ziggurat.verify.step import Step, Trial, run_step
 
 SIZES = {"square": (96, 96), "odd": (99, 115), "prime": (101, 127)}
+# many batch norms in a row over a handful of values amplify rounding: the last maps would be of 1 x 2 pixels
 LARGE_SIZES = {"square": (160, 160), "odd": (155, 171), "prime": (151, 163)}
-# many batch norms in a row over a handful of values amplify rounding: their last maps would be of 1 x 2 pixels
-LARGE = ("inception_v3", "inception_v4", "inception_resnet_v2")
+# its auxiliary classifier has a window of 5 x 5 on a map that it has pooled
+LARGEST_SIZES = {"square": (304, 304), "odd": (301, 315), "prime": (307, 311)}
+SIZES_OF = {
+    "timm:inception_v3": LARGE_SIZES,
+    "timm:inception_v4": LARGE_SIZES,
+    "timm:inception_resnet_v2": LARGE_SIZES,
+    "torchvision:inception_v3": LARGEST_SIZES,
+}
 CASES = (("2", "square"), ("3", "odd"), ("2x2", "prime"))
 SMALL = ModelConfig(
     channels=64, head_depth=2
@@ -130,8 +137,7 @@ def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
 
 def _shape(model: Any, family: str, name: str, size: str) -> tuple[int, ...]:
     only = getattr(model, "only_size", None)
-    sizes = LARGE_SIZES if name.endswith(LARGE) else SIZES
-    rows, columns = (only, only) if only else sizes[size]
+    rows, columns = (only, only) if only else SIZES_OF.get(name, SIZES)[size]
     if family.endswith("video"):
         return (1, 3, FRAMES, rows // 2, columns // 2)
     return (BATCH, 3, rows, columns)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import slice_local
-from ziggurat.verify.step import Step
+from ziggurat.verify.step import Piece, Step
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient
@@ -110,7 +110,7 @@ def compare_steps(step: Step, reference: Step) -> Errors:
     buffers, buffer = worst_of(step.buffers, reference.buffers)
     pairs = [(piece, reference.pieces[index]) for index, piece in step.pieces.items()]
     return Errors(
-        loss=max((relative_error(one.loss, other.loss) for one, other in pairs), default=0.0),
+        loss=max((_loss_error(one, other) for one, other in pairs), default=0.0),
         outputs=max((_outputs_error(one.outputs, other.outputs) for one, other in pairs), default=0.0),
         gradient=gradient,
         worst_parameter=parameter,
@@ -120,6 +120,11 @@ def compare_steps(step: Step, reference: Step) -> Errors:
         buffers=buffers,
         worst_buffer=buffer,
     )
+
+
+def _loss_error(piece: Piece, reference: Piece) -> float:
+    """Return the loss's error; a loss that is near 0 because its terms cancel has no scale of its own."""
+    return relative_error(piece.loss, reference.loss, max(largest(reference.loss), reference.typical_loss))
 
 
 def _outputs_error(outputs: list[Tensor], references: list[Tensor]) -> float:

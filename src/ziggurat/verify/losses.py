@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,6 +43,10 @@ class Objective(Protocol):
         """Return a microbatch's loss: a spatial tensor that is the whole's, or each worker's part of it."""
         ...
 
+    def typical_size(self, outputs: list[Tensor]) -> float:
+        """Return how large a loss of such outputs is typically, where its terms may cancel; otherwise 0."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class RandomWeighting:
@@ -68,6 +73,13 @@ class RandomWeighting:
                 scale = max(1, weights.numel()) ** -0.5
                 terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+    def typical_size(self, outputs: list[Tensor]) -> float:
+        """Return the deviation of the loss over random weights: it may come out near 0 by chance."""
+        squares = [
+            float(o.detach().double().square().mean()) for o in outputs if o.is_floating_point() and o.numel()
+        ]
+        return math.sqrt(sum(squares))
 
 
 class TaskLoss:
@@ -114,6 +126,10 @@ class TaskLoss:
         return torch.stack(
             list(self.task.loss_shares(outputs, self.assignments[index], totals).values())
         ).sum()
+
+    def typical_size(self, outputs: list[Tensor]) -> float:
+        """Return 0: the terms are positive."""
+        return 0.0
 
 
 def make_objective(

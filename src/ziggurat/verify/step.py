@@ -49,11 +49,13 @@ class Piece:
         outputs: All tensors that the network returned, in order; spatial tensors where images are cut.
         loss: The microbatch's share, a number.
         input_gradient: Of its images; a spatial tensor where they are cut.
+        typical_loss: See `Objective.typical_size`; of a reference only.
     """
 
     outputs: list[Tensor]
     loss: Tensor
     input_gradient: Tensor
+    typical_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ def _run_piece(
     loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
     share = loss.local.detach() if isinstance(loss, SpatialTensor) else _add_parts(loss.detach(), mesh)
     gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    return Piece([_detached(output) for output in tensors_of(outputs)], share, _whole_parts(given, gradient))
+    kept = [_detached(output) for output in tensors_of(outputs)]
+    typical = objective.typical_size(kept) if mesh.spatial is None else 0.0
+    return Piece(kept, share, _whole_parts(given, gradient), typical)
 
 
 def _whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
