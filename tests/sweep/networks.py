@@ -43,13 +43,13 @@ TIMM = {
     "repvgg, mobileone": "repvgg_a0 mobileone_s0",
     "res2net": "res2net50_14w_8s res2net50d res2next50",
     "resnest": "resnest14d",
-    "sknet": "skresnet18",
+    "sknet": "skresnet18 skresnext50_32x4d",
     "cspnet, darknet": """cspresnet50 cspresnext50 darknet17 sedarknet21
         cs3darknet_s cs3darknet_focus_s cs3sedarknet_xdw cspnext_tiny""",
     "nfnet": "nf_regnet_b0 nf_resnet26 nf_seresnet26 nfnet_l0 eca_nfnet_l0",
     "rexnet": "rexnet_100 rexnetr_100",
     "selecsls": "selecsls42",
-    "tresnet": "tresnet_m",
+    "tresnet": "tresnet_m tresnet_v2_l",
     "gernet, byobnet": """gernet_s regnetz_b16 regnetz_b16_evos resnet32ts resnet33ts seresnet33ts resnet51q
         resnext26ts gcresnet33ts gcresnext26ts eca_resnext26ts bat_resnext26ts resnet50_mlp resnet50_clip""",
     "byoanet": """botnet26t_256 sebotnet33ts_256 halonet26t haloregnetz_b eca_halonext26ts lambda_resnet26t

@@ -37,7 +37,9 @@ def format_page(outcomes: Iterable[Outcome], num_missing: int = 0) -> str:
         f"{version('segmentation_models_pytorch')}, torchvision {version('torchvision')}.",
         "",
         f"Each network takes one training step in float64 with {BATCH} images, on one worker and under {plans} (networks "
-        "of one size only: at that size; video: volumes of half these sizes, cut along time and height). Outputs, loss, the gradients of all "
+        "of one size only: at that size; video: volumes of half these sizes, cut along time and height; inception networks, whose last batch norms "
+        "would see a handful of values: larger, see `tests/sweep/run.py`). Models of ours and decoders of smp are built "
+        "narrow (`model.channels=64`, `model.head_depth=2`). Outputs, loss, the gradients of all "
         "parameters and of the input, and all buffers are compared as [verify.md](verify.md) says.",
         "",
         *[f"- {name}: {text}" for name, text in VERDICTS.items()],
