@@ -170,4 +170,4 @@ def test_other_faults_of_a_network_are_not_hidden() -> None:
             raise ValueError("something else")
 
     with pytest.raises(ValueError, match="something else"):
-        Classifier(Broken(), 3, IMAGENET)(torch.rand(1, 3, 8, 8))
+        Classifier(Broken(), 3, IMAGENET, [])(torch.rand(1, 3, 8, 8))

@@ -173,3 +173,26 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -
     assert "did you mean" in fault(model, tmp_path / "weight.pth")
     assert "does not exist either" in fault(model, tmp_path / "runs" / "weights.pth")
     assert "is a folder: did you mean" in fault(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:resnet10t", "timm:convnext_atto", "spp-resnet10t", "pnn", "pyramidnet-20-12", "smp:unet/tu-resnet10t",
+        "smp:dpt/vit_tiny_patch16_224", "fcos-resnet10t-fpn",
+    ],
+)  # fmt: skip
+def test_weights_of_another_number_of_classes_leave_the_layers_that_predict_them(name, tmp_path):
+    config = ModelConfig(name=name, channels=32)
+    known, other = build_model(config, 5), build_model(config, 3)
+    file = tmp_path / "weights.safetensors"
+    save_file({key: value.contiguous() for key, value in known.state_dict().items()}, file)
+    report = load_weights(other, str(file))
+    layers = {one.name.rpartition(".")[0] for one in report.mismatched}
+    assert layers == set(other.class_layers)
+    state = other.state_dict()
+    assert all(
+        torch.equal(state[key], value)
+        for key, value in known.state_dict().items()
+        if key.rpartition(".")[0] not in layers
+    )

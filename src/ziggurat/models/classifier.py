@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import timm
@@ -46,6 +46,7 @@ class Classifier(VisionModel):
         body: Returns the logits, shape ``(B, num_classes)``, or a dict with ``logits`` and those of single levels.
         num_classes: Classes.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
+        class_layers: Names in `body` of the layers whose outputs are the classes.
         size_multiple: Images are padded to multiples of this number.
         level_names: Names of the logits of single levels, which the loss may supervise too.
         only_size: Rows and columns of the only images that the network takes; None if they may have any size.
@@ -58,6 +59,7 @@ class Classifier(VisionModel):
         body: nn.Module,
         num_classes: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        class_layers: Iterable[str],
         size_multiple: int = 1,
         level_names: tuple[str, ...] = (),
         only_size: int | None = None,
@@ -66,6 +68,7 @@ class Classifier(VisionModel):
         self.body = body
         self.num_classes = num_classes
         self.mean, self.std = statistics
+        self.class_layers = tuple(f"body.{name}" for name in class_layers)
         self.size_multiple = size_multiple
         self.level_names = level_names
         self.only_size = only_size
@@ -145,13 +148,14 @@ def _build_pnn(config: ModelConfig, num_classes: int) -> Classifier:
         raise UserError(f"unknown classifier '{config.name}': did you mean 'pnn'?")
     _warn_of_drop_path(config)
     body = PnnClassifier(config.pnn, num_classes)
-    return Classifier(body, num_classes, IMAGENET, level_names=body.level_names)
+    names = ["fusion", *(f"predictors.{number}" for number in range(len(body.predictors)))]
+    return Classifier(body, num_classes, IMAGENET, names, level_names=body.level_names)
 
 
 def _build_pyramidnet(config: ModelConfig, num_classes: int) -> Classifier:
     body = PyramidNet(parse_pyramidnet(config.name), num_classes)
     _warn_of_drop_path(config)
-    return Classifier(body, num_classes, IMAGENET)
+    return Classifier(body, num_classes, IMAGENET, ["predictor"])
 
 
 def _warn_of_drop_path(config: ModelConfig) -> None:
@@ -165,7 +169,7 @@ def _build_spp(config: ModelConfig, num_classes: int) -> Classifier:
     backbone = create_backbone(name, [_coarsest_level(name)], config.norm, config.drop_path)
     (level,) = backbone.levels.values()
     body = SppClassifier(backbone, bins, num_classes)
-    return Classifier(body, num_classes, image_statistics(name), size_multiple=level.stride)
+    return Classifier(body, num_classes, image_statistics(name), ["predictor"], size_multiple=level.stride)
 
 
 def _coarsest_level(name: str) -> str:
@@ -187,7 +191,9 @@ def _build_timm(config: ModelConfig, num_classes: int) -> Classifier:
     for key, parameter in body.named_parameters():
         if key in unused:  # it stays, for timm's names, but no optimizer shall decay what has no gradient
             parameter.requires_grad_(False)
-    return Classifier(body, num_classes, image_statistics(name), multiple, only_size=only_size)
+    given: str | tuple[str, ...] = cast(Any, body).default_cfg["classifier"]
+    names = [given] if isinstance(given, str) else given
+    return Classifier(body, num_classes, image_statistics(name), names, multiple, only_size=only_size)
 
 
 BUILDERS: dict[str, Callable[[ModelConfig, int], Classifier]] = {

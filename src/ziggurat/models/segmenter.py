@@ -75,6 +75,9 @@ class Segmenter(VisionModel):
         self.num_classes = num_classes
         self.size_multiple = size_multiple
         self.mean, self.std = statistics
+        convolutions = [name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+        head = [name for name in convolutions if name.startswith("segmentation_head.")]
+        self.class_layers = (f"body.{head[-1]}",)
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the logits of each pixel's classes.
