@@ -176,6 +176,19 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    "name", ["fcos-resnet10t-fpn", "spp-resnet10t", "timm:resnet10t", "smp:unet/tu-resnet10t"]
+)
+def test_timms_weights_fit_every_kind_of_model(name, tmp_path):
+    network = timm.create_model("resnet10t", pretrained=False)
+    file = tmp_path / "resnet10t.safetensors"
+    save_file(network.state_dict(), file)
+    model = build_model(ModelConfig(name=name), 3)
+    report = load_weights(model, str(file))
+    assert sum("layer4.0.conv2.weight" in loaded for loaded in report.loaded) == 1
+    assert not report.unexpected or all(one.startswith("fc.") for one in report.unexpected)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "timm:resnet10t", "timm:convnext_atto", "spp-resnet10t", "pnn", "pyramidnet-20-12", "smp:unet/tu-resnet10t",

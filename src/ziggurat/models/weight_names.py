@@ -81,7 +81,7 @@ def _rename_lite0(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _body_name(name: str, known: Collection[str]) -> str:
     """Return our name of a tensor of a network that a model is made of; timm's extractors change some names."""
     for changed in (name, f"model.{name}", f"body.{name}", name.replace(".", "_", 1)):
-        for part in ("backbone.body.", "body."):
+        for part in ("backbone.body.", "body.backbone.body.", "body."):  # of detectors, spp, and all others
             if part + changed in known:
                 return part + changed
     return name
