@@ -22,6 +22,13 @@ TORCHVISION_PARTS = {
     "head.regression_head.bbox_ctrness.": "head.centerness.",
 }
 
+BODIES = (
+    "backbone.body.",
+    "body.backbone.body.",
+    "body.encoder.",
+    "body.",
+)  # of detectors, spp, segmenters, classifiers
+
 
 def translate(tensors: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
     """Rename tensors to the names of a model, as far as their origin is recognised.
@@ -81,7 +88,7 @@ def _rename_lite0(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _body_name(name: str, known: Collection[str]) -> str:
     """Return our name of a tensor of a network that a model is made of; timm's extractors change some names."""
     for changed in (name, f"model.{name}", f"body.{name}", name.replace(".", "_", 1)):
-        for part in ("backbone.body.", "body.backbone.body.", "body."):  # of detectors, spp, and all others
+        for part in BODIES:
             if part + changed in known:
                 return part + changed
     return name
