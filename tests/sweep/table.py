@@ -32,7 +32,7 @@ def format_page(outcomes: Iterable[Outcome], num_missing: int = 0) -> str:
     lines = [
         "# Networks under spatial plans",
         "",
-        f"**{exact} of {len(counted)} networks ({exact / max(1, len(counted)):.1%}) are exact.** Written by `make sweep`; "
+        f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `make sweep`; "
         f"do not edit. PyTorch {version('torch')}, timm {version('timm')}, segmentation_models_pytorch "
         f"{version('segmentation_models_pytorch')}, torchvision {version('torchvision')}.",
         "",
