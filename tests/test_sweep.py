@@ -36,5 +36,5 @@ def test_what_is_not_exact_says_why() -> None:
     assert "custom autograd function" in outcomes[0].why
     assert "no answer in 2 s" in outcomes[3].why
     page = format_page(outcomes)
-    assert "0 of 3 networks (0.0%) are exact" in page
+    assert "0 of 3 networks that were run (0.0%) are exact" in page
     assert "`verify_networks:broken`: " in page
