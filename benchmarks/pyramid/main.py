@@ -51,7 +51,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "one scale (pnn of one level)": {"model.name": "pnn", "model.pnn.levels": 1},
     "pnn, three levels": {"model.name": "pnn", "model.pnn.levels": 3},
-    # from ImageNet weights: from random ones, ResNet-10-T and this network are at chance after so few steps
+    # from ImageNet weights: from random ones ResNet-10-T was at chance after so few steps
     "one scale (lite0)": {
         "model.name": "timm:tf_efficientnet_lite0",
         "model.weights": "lite0",

@@ -68,7 +68,7 @@ class SpatialTensor(torch.Tensor):
             )
         raise first.mesh.unsupported(str(func), "it is called from compiled code, out of the engine's sight")
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:  # type: ignore[override]  # PyTorch's takes contents
         return f"SpatialTensor(shape={tuple(size_of(d) for d in self.dims)}, dims={self.dims})"
 
 

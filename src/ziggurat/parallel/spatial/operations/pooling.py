@@ -65,7 +65,7 @@ class _MaxPool2d(torch.autograd.Function):
         rows.received = []
         ctx.rows, ctx.sizes = rows, sizes
         ctx.save_for_backward(band, indices, *received)
-        return out  # type: ignore[no-any-return]
+        return out  # type: ignore[no-any-return]  # torch.ops is untyped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
