@@ -108,8 +108,13 @@ def timed(action: Callable[[], None], mesh: Mesh) -> dict[str, float]:
     }  # fmt: skip
 
 
-def run(workers: Workers, plan: str, size: tuple[int, int], rounds: int, what: str) -> dict[str, Any]:
-    """Measure memory once, and time in turns; returns all workers' figures on the first."""
+def run(
+    workers: Workers, plan: str, size: tuple[int, int], warm_up: int, rounds: int, what: str
+) -> dict[str, Any]:
+    """Measure memory once, and time in turns; returns all workers' figures on the first.
+
+    In the first rounds, which are not counted, the processes get their memory from the system, page by page.
+    """
     warnings.simplefilter("ignore")
     batch = make_batch(*size)
     alone = Steps(make_mesh(Workers()), batch)
@@ -123,7 +128,7 @@ def run(workers: Workers, plan: str, size: tuple[int, int], rounds: int, what: s
             peaks.append(memory.peak)
         workers.barrier()
     times: list[tuple[float, dict[str, float]]] = []
-    for number in range(rounds):
+    for number in range(warm_up + rounds):
         order = (alone, together) if number % 2 == 0 else (together, alone)
         seconds: dict[Any, dict[str, float]] = {}
         for steps in order:
@@ -131,7 +136,8 @@ def run(workers: Workers, plan: str, size: tuple[int, int], rounds: int, what: s
             if steps is together or workers.is_first:
                 seconds[steps] = timed(getattr(steps, what), steps.mesh)
             workers.barrier()
-        times.append((seconds[alone]["seconds"] if alone in seconds else 0.0, seconds[together]))
+        if number >= warm_up:
+            times.append((seconds[alone]["seconds"] if alone in seconds else 0.0, seconds[together]))
     of_all = workers.gather((peaks[-1], [together_ for _, together_ in times]))
     return {
         "memory": [peak / peaks[0] for peak, _ in of_all],
@@ -150,7 +156,8 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, default=[2048, 1536], help="rows and columns of the image"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=4, help="rounds that are not counted")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plans", nargs="+", default=["sp=2", "sp=4"])
     options = parser.parse_args()
     results: dict[str, Any] = {}
@@ -158,7 +165,10 @@ def main() -> None:
         for plan in options.plans:
             world = int(plan.split("=")[1])
             found = launch(
-                run, (plan, tuple(options.size), options.rounds, what), world, WorkerSettings(1, "cpu")
+                run,
+                (plan, tuple(options.size), options.warm_up, options.rounds, what),
+                world,
+                WorkerSettings(1, "cpu"),
             )
             assert found is not None
             results[f"{what}, {plan}"] = found
@@ -173,6 +183,7 @@ def main() -> None:
                 )
     result = {
         "size": options.size,
+        "warm_up": options.warm_up,
         "torch": torch.__version__,
         "processor": platform.processor(),
         "results": results,

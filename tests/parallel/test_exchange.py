@@ -10,6 +10,7 @@ from ranks import run_ranks
 from ziggurat.parallel import shared_memory
 from ziggurat.parallel.canonical import Accumulator, Span, fold, partition, subtrees
 from ziggurat.parallel.exchange import MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.pieces import PartSum
 from ziggurat.parallel.shared_memory import Arena, arena_bytes, share_memory
 
 
@@ -91,3 +92,28 @@ def fail(*arguments):
 @pytest.mark.parametrize("reason", ["no folder", "no room", "another machine"])
 def test_all_workers_do_without_where_one_cannot(reason):
     assert run_ranks(without_room, 2, (reason,)) == [(True, 0)] * 2
+
+
+def sums_of_parts(workers, room, dtype, way):
+    if way == "messages":
+        shared_memory.FOLDER = Path("/nowhere")
+    add_up = PartSum(workers, room)
+    sums = []
+    for seed in (0, 1):  # the memory of the first sum is used again
+        part = torch.from_numpy(leaf_values(workers.size, 1003, seed)[workers.rank].numpy()).to(dtype)
+        sums.append(add_up(part).clone().numpy())
+    return sums, add_up.memory is not None
+
+
+@pytest.mark.parametrize("way", ["messages", "shared"])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("room", [256, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_of_parts_is_that_of_all_workers(way, world, room, dtype):
+    for sums, is_shared in run_ranks(sums_of_parts, world, (room, dtype, way)):
+        assert is_shared == (way == "shared" and world > 1)
+        for seed, total in enumerate(sums):
+            expected = leaf_values(world, 1003, seed).double().sum(0)
+            scale = leaf_values(world, 1003, seed).double().abs().sum(0)
+            error = (torch.from_numpy(total).double() - expected).abs() / scale
+            assert error.max() < 4 * torch.finfo(dtype).eps

@@ -10,7 +10,7 @@ number on every worker, so the communication of all workers matches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -85,13 +85,19 @@ class GradientSum:
             bucket.complete = False
         self.current = None
 
-    def finish(self) -> None:
-        """Wait for all buckets and set every ``parameter.grad`` to its sum."""
+    def finish(self, add_parts: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Wait for all buckets and set every ``parameter.grad`` to its sum.
+
+        Args:
+            add_parts: From a bucket's flat sum to that of the workers which have other parts of the same microbatches;
+                it may overwrite its argument.
+        """
         self._exchange_complete_buckets()  # a worker without microbatches has had no occasion before
         if self.pending:
             self.pending[-1].add_slices()
         for bucket, pending in zip(self.buckets, self.pending, strict=True):
-            for parameter, gradient in zip(bucket.parameters, bucket.views(pending.result()), strict=True):
+            total = pending.result() if add_parts is None else add_parts(pending.result())
+            for parameter, gradient in zip(bucket.parameters, bucket.views(total), strict=True):
                 parameter.grad = gradient
         self.pending = []
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from ziggurat.parallel.canonical import Span
+from ziggurat.parallel.exchange import SharedExchange
+from ziggurat.parallel.shared_memory import Arena, share_memory
+from ziggurat.parallel.workers import Workers
 
 PIECE_BYTES = 8 << 20
 
@@ -45,3 +51,51 @@ def _add_up(tensors: list[Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
     flat = add_up(torch.cat([tensor.reshape(-1) for tensor in tensors]))
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view(tensor.shape))
+
+
+class PartSum:
+    """The sum of a flat tensor over workers: through the memory of one machine where they share it, else by messages.
+
+    Args:
+        workers: Of one axis.
+        room_bytes: Shared memory for each worker, which is mapped at the first sum.
+
+    Placement:
+        Before, each worker has a part; after, every worker has the same sum.
+
+    Communication:
+        Two barriers for each `room_bytes` of a tensor; by messages one all-reduce.
+    """
+
+    def __init__(self, workers: Workers, room_bytes: int = PIECE_BYTES) -> None:
+        self.workers = workers
+        self.room_bytes = room_bytes
+        self.memory: Tensor | None = None
+        self.is_mapped = workers.group is None or workers.device.type != "cpu"  # then there is nothing to map
+
+    def __call__(self, part: Tensor) -> Tensor:
+        """Return the sum; the part, flat and contiguous, is overwritten with it."""
+        if self.workers.group is None:
+            return part
+        if not self.is_mapped:
+            self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
+            self.is_mapped = True
+        if self.memory is None:
+            dist.all_reduce(part, group=self.workers.group)
+            return part
+        for piece in part.split(self.room_bytes // part.element_size()):
+            self._add_shared(piece, self.memory)
+        return part
+
+    def _add_shared(self, piece: Tensor, memory: Tensor) -> None:
+        rank, size, length = self.workers.rank, self.workers.size, piece.numel()
+        arena, room = (
+            Arena(memory),
+            self.room_bytes // piece.element_size(),
+        )  # each place stays, whatever the length
+        places = arena.tensor((size, 1, room), piece.dtype)[:, :, :length]
+        total = arena.tensor((room,), piece.dtype)[:length]
+        parts = [range(number, number + 1) for number in range(size)]
+        exchange = SharedExchange({Span(rank, rank + 1): piece}, parts, self.workers, places, total)
+        exchange.add_slices()
+        piece.copy_(exchange.result())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.gradients import GradientSum
-from ziggurat.parallel.pieces import add_up_in_pieces
+from ziggurat.parallel.pieces import PartSum
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 
@@ -43,9 +43,9 @@ class DataParallel:
         self.sharing = sharing or Workers(device=workers.device)
         for axis in (self.sharing, workers):
             axis.copy_from_first(list(model.state_dict().values()))
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradients = GradientSum(model.parameters(), workers)
         self.statistics = RunningStatistics(model, workers)
+        self.sum_of_parts = PartSum(self.sharing)
 
     def leaves_of_worker(self, num_leaves: int, rank: int | None = None) -> range:
         """Return the microbatches of a worker (this one by default) in a step that has `num_leaves`."""
@@ -92,11 +92,9 @@ class DataParallel:
         """Wait for the exchange; every ``parameter.grad`` is then that of the global batch.
 
         Communication:
-            The canonical sum over dp; then all-reduces of all gradients over sp.
+            The canonical sum over dp; then the sum of all gradients over sp, see `PartSum`.
         """
-        self.gradients.finish()
-        if self.sharing.size > 1:
-            add_up_in_pieces((p.grad for p in self.parameters if p.grad is not None), self._add_parts)
+        self.gradients.finish(self.sum_of_parts if self.sharing.size > 1 else None)
 
     def _add_parts(self, part: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""
