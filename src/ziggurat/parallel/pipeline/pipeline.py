@@ -43,6 +43,7 @@ class Work:
         begin: Called before forward of a microbatch on every stage: seeds what is random.
         after_forward: Called with stage and microbatch.
         leaf: A context in which backward of a stage and microbatch runs.
+        compute: A context in which the network computes: autocast.
     """
 
     count: int
@@ -51,6 +52,7 @@ class Work:
     begin: Callable[[int], None] = lambda microbatch: None
     after_forward: Callable[[int, int], None] = lambda stage, microbatch: None
     leaf: Callable[[int, int], AbstractContextManager[None]] = _no_context
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass
@@ -141,7 +143,8 @@ class Pipeline:
     def _run(self, work: Work, orders: list[Order]) -> tuple[dict[int, Any], dict[int, Tensor]]:
         images = [work.images(index) for index in range(work.count)] if 0 in self.mine else []
         specs = self.workers.share_of_first([spec_of(one) for one in images])
-        of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
+        with work.compute():
+            of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
         graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
         step = _Step(work, graphs, stages, orders)
         self.peak_alive = 0
@@ -169,7 +172,8 @@ class Pipeline:
         if state is not None:
             _set_random_state(state, self.workers.device)
         before = _random_state(self.workers.device)
-        held = self.runner.forward(stage, step.graphs[index], dict(sorted(received.items())))
+        with step.work.compute():
+            held = self.runner.forward(stage, step.graphs[index], dict(sorted(received.items())))
         after = _random_state(self.workers.device)
         drawn = state is not None or not torch.equal(before, after)
         if number == self.num_stages - 1:
