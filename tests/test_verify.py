@@ -47,6 +47,9 @@ def run_verify(capfd: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
         ("verify_networks:volumes", "1x2x3x10x8", "sp=2x2"),
         ("verify_networks:noisy", "4x3x21x16", "dp=2"),
         ("verify_networks:noisy", "4x3x21x16", "dp=2,sp=2"),
+        ("verify_networks:noisy", "5x3x21x16", "pp=3"),
+        ("verify_networks:noisy", "4x3x21x16", "dp=2,pp=2"),
+        ("verify_networks:noisy", "4x3x21x16", "sp=2,pp=2"),
     ],
 )
 def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str) -> None:
@@ -191,6 +194,47 @@ def test_detectors_of_torchvision_are_dense() -> None:
     )
     outputs = list(tensors_of(model.eval()(torch.zeros(1, 3, 64, 64))))
     assert outputs[0].shape == (1, 15, 2, 2)
+
+
+SMALL = ["--set", "model.channels=8", "--set", "model.head_depth=1"]
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
+def test_stages(capfd: pytest.CaptureFixture[str], schedule: str) -> None:
+    arguments = ["--input", "7x3x64x64", "--plan", "pp=2", "--microbatches", "4", *SMALL]
+    status, result = run_verify(capfd, "fcos-resnet10t-fpn", *arguments, "--set", f"plan.schedule={schedule}")
+    assert status == 0
+    assert (result["microbatches"], result["schedule"]) == (4, schedule)
+    assert [stage["worker"] for stage in result["stages"]] == [0, 1, 0, 1][
+        : 4 if schedule == "interleaved" else 2
+    ]
+    assert all(stage["seconds"] > 0 and stage["kept_bytes"] > 0 for stage in result["stages"])
+    assert all(stage["crossing_bytes"] > 0 for stage in result["stages"][1:])
+    assert result["communication_bytes"] > 0
+
+
+def test_a_cut_by_hand_through_a_head_that_all_levels_share(capfd: pytest.CaptureFixture[str]) -> None:
+    model = build_network(
+        "fcos-resnet10t-fpn", read_request("fcos-resnet10t-fpn", "1x3x8x8", "pp=3", "fp64", {}).config.model
+    )
+    layer = next(name for name, _ in model.named_modules() if name.startswith("head.") and "classes" in name)
+    arguments = ["--input", "4x3x64x64", *SMALL, "--set", f"plan.cut=neck,{layer}:3"]
+    status, result = run_verify(capfd, "fcos-resnet10t-fpn", "--plan", "pp=3", *arguments)
+    assert status == 0
+    assert [stage["name"] for stage in result["stages"]] == ["", "neck", f"{layer}:3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "plan.cut=1,2"], "have 2 stages: got 2 (1,2); name 1, or leave plan.cut out"),
+        (["--set", "plan.cut=7"], "plan.cut names '7', which is not called"),
+        (["--microbatches", "9"], "as the images at most: got 9 for pp=2 and 4 images"),
+    ],
+)
+def test_wrong_stages(capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(["verify", "verify_networks:noisy", "--input", "4x3x8x8", "--plan", "pp=2", *arguments]) == 2
+    assert message in capfd.readouterr().err
 
 
 def test_errors_are_relative() -> None:

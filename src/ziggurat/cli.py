@@ -34,7 +34,7 @@ RUN_FLAGS: dict[str, tuple[str, str]] = {
     "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
     "--microbatches": (
         "train.microbatches",
-        "pieces that the batch is cut into (default: degree of dp)",
+        "pieces that the batch is cut into (default: degree of dp; of verify times that of pp)",
     ),
     "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
     "--dtype": ("dtype", "bf16 or fp32"),
@@ -117,8 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--input", metavar="SHAPE", help="BxCxHxW, BxCxL or BxCxDxHxW (default: 2x3x256x256)")
     verify.add_argument("--dtype", metavar="DTYPE", default="fp64", help="fp64 (default) or fp32")
-    verify.add_argument("--plan", metavar="PLAN", default="sp=2", help="sp=N or sp=RxC (default: sp=2)")
-    _add_settings(verify, [])
+    verify.add_argument(
+        "--plan",
+        metavar="PLAN",
+        default="sp=2",
+        help="sp=N or sp=RxC, dp=N, pp=N, and products such as sp=2,pp=2 (default: sp=2)",
+    )
+    _add_settings(verify, ["--microbatches"])
 
     check = add("check", _check, "list every fault of a data set")
     check.add_argument("data", metavar="DATA", help=DATA_HELP)

@@ -22,6 +22,8 @@ def test_a_plan_reads_back():
         ("sp=1x2", Plan(sp=(1, 2)), 2, "sp=1x2"),
         ("dp=2,sp=3x1", Plan(dp=2, sp=(3,)), 6, "dp=2,sp=3"),
         ("dp=1,sp=1x1", Plan(), 1, "dp=1"),
+        ("pp=3", Plan(pp=3), 3, "pp=3"),
+        ("pp=2,dp=2,sp=2x1", Plan(dp=2, sp=(2,), pp=2), 8, "dp=2,sp=2,pp=2"),
     ],
 )
 def test_a_spatial_plan_reads_back(text, plan, workers, name):
@@ -38,14 +40,14 @@ def test_a_spatial_plan_reads_back(text, plan, workers, name):
         ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
         ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
         (
-            "pp=2,ddp=2,sp=2x0,sp=2x2x2",
+            "tp=2,ddp=2,sp=2x0,sp=2x2x2",
             [
-                "pipeline parallel (pp) is not available yet: use dp, sp",
-                "unknown axis 'ddp' in the plan 'pp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
+                "tensor parallel (tp) is not available yet: use dp, sp, pp",
+                "unknown axis 'ddp' in the plan 'tp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x0' in "
-                "'pp=2,ddp=2,sp=2x0,sp=2x2x2'",
+                "'tp=2,ddp=2,sp=2x0,sp=2x2x2'",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x2x2' in "
-                "'pp=2,ddp=2,sp=2x0,sp=2x2x2'",
+                "'tp=2,ddp=2,sp=2x0,sp=2x2x2'",
             ],
         ),
     ],
@@ -136,3 +138,17 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="PyTorch finds no GPU here"):
         resolve_place(override(RunConfig(), {"device": "cuda"}), None)
+
+
+def test_runs_refuse_stages():
+    with pytest.raises(
+        UserError, match=r"got the plan dp=2,pp=2; use --plan dp=2 \(ziggurat verify takes pp\)"
+    ):
+        resolve_place(config(plan="dp=2,pp=2"), None)
+
+
+def test_settings_of_the_plan():
+    pipeline = override(RunConfig(), {"plan.cut": "layer1,layer2", "plan.schedule": "gpipe"}).pipeline
+    assert (pipeline.cut, pipeline.schedule) == ("layer1,layer2", "gpipe")
+    with pytest.raises(UserError, match=r"unknown setting 'pipeline\.cuts': did you mean 'pipeline\.cut'"):
+        override(RunConfig(), {"plan.cuts": "layer1"})

@@ -19,7 +19,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "seed", "threads", "model.head_depth", "model.neck_depth", "data.resize", "data.color_jitter", "data.workers",
         "data.cache_bytes", "digits.count_min", "train.epochs", "train.steps", "train.microbatches",
         "train.weight_decay", "train.clip_norm", "train.checkpoint_every", "train.evaluate_every", "loss.box_weight",
-        "loss.level_weight", "loss.dice_weight",
+        "loss.level_weight", "loss.dice_weight", "pipeline.max_bytes",
     ]  # fmt: skip
     shares = [
         "model.drop_path",

@@ -14,6 +14,8 @@ import yaml
 from ziggurat.config.records import RunConfig
 from ziggurat.errors import UserError, nearest
 
+PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
+
 
 def known_keys(record: type = RunConfig, prefix: str = "") -> list[str]:
     """Return the dotted name of every setting, in order.
@@ -49,7 +51,8 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     faults: list[str] = []
     for key, value in settings.items():
         try:
-            config = _replace(config, key, key.split("."), value)
+            full = f"pipeline.{key[len(PLAN) :]}" if key.startswith(PLAN) else key
+            config = _replace(config, full, full.split("."), value)
         except UserError as error:
             faults += error.faults
     if faults:

@@ -232,6 +232,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class PipelineConfig:
+    """How a plan with pp cuts the network, and in what order its stages compute; ``plan.cut`` is ``pipeline.cut``.
+
+    Attributes:
+        cut: Names of the layers at which new stages start, with commas between, such as ``layer2,layer4``; of a layer
+            that is called several times ``head:3`` is the third call. Empty balances the measured times.
+        schedule: ``gpipe``, ``1f1b`` (fewer activations at once) or ``interleaved`` (two stages on each worker).
+        max_bytes: Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.
+    """
+
+    cut: str = ""
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    max_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """All that defines a run, and where it runs.
 
@@ -239,7 +255,8 @@ class RunConfig:
         task: ``detect``, ``classify`` or ``segment``; ``auto`` is resolved before the run starts, from the model's
             name, else from the data.
         plan: Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of rows),
-            ``sp=2x2`` (in tiles), ``dp=2,sp=2`` (both); says where each piece is computed, not what.
+            ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network, verify alone), and products such as ``dp=2,sp=2``; says where
+            each piece is computed, not what.
         seed: Keys every random choice.
         threads: Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved
             before the run starts.
@@ -260,6 +277,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 
 def run_task(config: RunConfig) -> Task:

@@ -104,7 +104,8 @@ class RunningStatistics:
 
     def _fill(self, running: Tensor) -> None:
         for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
-            buffer.copy_(value)
+            # `.data`: a backward pass that is still to come has kept the buffer, though in training it does not read it
+            buffer.data.copy_(value)
 
     def _weights(self, leaf: int, like: Tensor) -> Tensor:
         """Return each statistic's weight of the new value; a momentum of None is the cumulative average."""

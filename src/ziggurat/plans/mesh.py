@@ -4,12 +4,14 @@
                  dp 0   worker 0  worker 1      share the images of the first half of the microbatches
                  dp 1   worker 2  worker 3      share those of the second half
 
-Neighbours along sp have neighbouring ranks, as they exchange the most.
+Neighbours along sp have neighbouring ranks, as they exchange the most; pp lies between dp and sp:
+
+    dp=2, pp=2, sp=2      worker = (dp * 2 + pp) * 2 + sp
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -32,12 +34,14 @@ class Mesh:
         dp: Those that have the same part of other images.
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
+        pp: Those that have other parts of the network, for the same part of the same images.
     """
 
     workers: Workers
     dp: Workers
     sp: Workers
     spatial: SpatialMesh | None = None
+    pp: Workers = field(default_factory=Workers)
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
@@ -99,12 +103,16 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     plan = parse_plan(text) if text else Plan(dp=workers.size)
     if plan.num_workers != workers.size:
         raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
-    if plan.num_spatial == 1:
-        return Mesh(workers, workers, Workers(device=workers.device))
-    first = workers.rank // plan.num_spatial * plan.num_spatial
-    sp = _subset(workers, range(first, first + plan.num_spatial))
-    dp = _subset(workers, range(workers.rank - first, workers.size, plan.num_spatial))
-    return Mesh(workers, dp, sp, spatial_mesh(sp, plan.sp))
+    alone = Workers(device=workers.device)
+    if plan.dp == workers.size:
+        return Mesh(workers, workers, alone, pp=alone)
+    num_spatial, num_each = plan.num_spatial, plan.pp * plan.num_spatial
+    first = workers.rank // num_spatial * num_spatial
+    sp = _subset(workers, range(first, first + num_spatial))
+    first = workers.rank // num_each * num_each
+    pp = _subset(workers, range(first + workers.rank % num_spatial, first + num_each, num_spatial))
+    dp = _subset(workers, range(workers.rank % num_each, workers.size, num_each))
+    return Mesh(workers, dp, sp, spatial_mesh(sp, plan.sp) if num_spatial > 1 else None, pp)
 
 
 def _subset(workers: Workers, ranks: range) -> Workers:

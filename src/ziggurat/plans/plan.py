@@ -16,7 +16,7 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp", "sp")
+AVAILABLE = ("dp", "sp", "pp")
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Plan:
     Attributes:
         dp: Workers that the samples of a step are spread over.
         sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
+        pp: Workers that consecutive parts of the network are spread over.
     """
 
     dp: int = 1
     sp: tuple[int, ...] = (1,)
+    pp: int = 1
 
     @property
     def num_spatial(self) -> int:
@@ -39,15 +41,15 @@ class Plan:
     @property
     def num_workers(self) -> int:
         """The product of all degrees."""
-        return self.dp * self.num_spatial
+        return self.dp * self.pp * self.num_spatial
 
     def __str__(self) -> str:
-        texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp))}
+        texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp)), "pp": str(self.pp)}
         return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
 
 
 def parse_plan(text: str) -> Plan:
-    """Read a plan such as ``dp=2``, ``sp=2`` (bands of rows), ``sp=2x2`` (tiles) or ``dp=2,sp=1x2``.
+    """Read a plan such as ``dp=2``, ``sp=2`` (bands of rows), ``sp=2x2`` (tiles), ``pp=2`` (parts of the network) or ``dp=2,sp=1x2``.
 
     Raises:
         UserError: Listing every axis that is unknown, not available or without a positive degree.
@@ -79,4 +81,4 @@ def parse_plan(text: str) -> Plan:
     if faults:
         raise UserError(faults)
     sp = degrees.get("sp", (1,))
-    return Plan(degrees.get("dp", (1,))[0], sp[:1] if sp[-1] == 1 else sp)
+    return Plan(degrees.get("dp", (1,))[0], sp[:1] if sp[-1] == 1 else sp, degrees.get("pp", (1,))[0])

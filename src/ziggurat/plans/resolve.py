@@ -94,6 +94,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     try:
         device = resolve_device(config.device)
         plan = resolve_plan(config.plan, _num_pieces(config), device, world)
+        faults += _pipeline_faults(plan)
     except UserError as error:
         faults += error.faults
     if faults:
@@ -102,6 +103,16 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     threads = config.threads or max(1, available_cores() // local_workers)
     dtype = resolve_dtype(config.dtype, device)
     return dataclasses.replace(config, device=device, plan=str(plan), threads=threads, dtype=dtype)
+
+
+def _pipeline_faults(plan: Plan) -> list[str]:
+    if plan.pp == 1:
+        return []
+    others = dataclasses.replace(plan, pp=1)
+    return [
+        f"runs do not take stages on several workers yet: got the plan {plan}; use --plan {others} (ziggurat verify takes "
+        "pp)"
+    ]
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:

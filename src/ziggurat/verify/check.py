@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
-from ziggurat.verify.compare import Errors, compare_steps, join_errors
+from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
+from ziggurat.verify.pipeline_step import cut_model, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
@@ -25,9 +27,10 @@ class Check:
         unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
-        communication_bytes: Sent within the spatial axes by all workers together; None where a plan has others, whose
-            bytes are not counted.
+        communication_bytes: Sent within the spatial axes and over the cuts between stages by all workers together; None
+            where a plan has dp, whose bytes are not counted.
         gathers: Bytes that the worker which received most has received, by layer and operation.
+        stages: Under a plan with pp, what each costs.
     """
 
     errors: Errors | None
@@ -36,6 +39,7 @@ class Check:
     peak_bytes: int = 0
     communication_bytes: int | None = None
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    stages: tuple[StageCost, ...] = ()
 
 
 def check_step(
@@ -55,20 +59,28 @@ def check_step(
         The same on every worker.
     """
     mesh = make_mesh(workers, plan)
+    take, stages = run_step, tuple[StageCost, ...]()
+    if mesh.pp.size > 1:
+        take = run_pipeline_step
+        trial, stages = cut_model(model, trial, mesh)
     try:
-        step = run_step(model, trial, mesh, count_bytes=measure)
+        step = take(model, trial, mesh, count_bytes=measure)
     except UnsupportedOperation as error:
         facts = {"operation": error.operation, "layer": error.layer, "reason": error.reason, "remedy": REMEDY}
         return Check(None, [facts])
-    sent = sum(axis.traffic.bytes_sent for axis in mesh.spatial.axes) if mesh.spatial else 0
+    sent = step.bytes_sent + (sum(a.traffic.bytes_sent for a in mesh.spatial.axes) if mesh.spatial else 0)
     gathers = dict(mesh.spatial.gathers) if mesh.spatial else {}
     errors = compare_steps(step, reference)
-    seconds = run_step(model, trial, mesh).seconds if measure else step.seconds
+    seconds = take(model, trial, mesh).seconds if measure else step.seconds
     of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
+    missing = held_of(reference).difference(*workers.gather(held_of(step)))
+    if missing:
+        raise RuntimeError(f"no worker holds {sorted(map(str, missing))} of the step under {plan}")
     return Check(
         errors=join_errors([errors for errors, *_ in of_all]),
         seconds=max(seconds for _, seconds, *_ in of_all),
         peak_bytes=max(peak for _, _, peak, *_ in of_all),
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.dp.size == 1 else None,
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
+        stages=stages,
     )

@@ -81,8 +81,8 @@ def worst_of(values: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> 
     """Return the largest error of named tensors of one kind, and its name.
 
     Args:
-        values: By name.
-        references: The same names.
+        values: By name: those that this worker holds.
+        references: All names.
 
     Example:
         >>> references = {"bias": torch.zeros(2), "weight": torch.tensor([10.0])}
@@ -95,6 +95,7 @@ def worst_of(values: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> 
     errors = [
         (relative_error(values[name], reference, max(floor, scales[name])), name)
         for name, reference in references.items()
+        if name in values
     ]
     return max(errors, default=(0.0, ""))
 
@@ -124,23 +125,46 @@ def compare_steps(step: Step, reference: Step) -> Errors:
 
 def _loss_error(piece: Piece, reference: Piece) -> float:
     """Return the loss's error; a loss that is near 0 because its terms cancel has no scale of its own."""
+    if piece.loss is None:
+        return 0.0
+    assert reference.loss is not None
     return relative_error(piece.loss, reference.loss, max(largest(reference.loss), reference.typical_loss))
 
 
-def _outputs_error(outputs: list[Tensor], references: list[Tensor]) -> float:
+def _outputs_error(outputs: list[Tensor] | None, references: list[Tensor] | None) -> float:
+    if outputs is None:
+        return 0.0
+    assert references is not None
     if len(outputs) != len(references):
         return LARGEST
     return max((_part_error(o, r) for o, r in zip(outputs, references, strict=True)), default=0.0)
 
 
-def _part_error(value: Tensor, reference: Tensor) -> float:
+def _part_error(value: Tensor | None, reference: Tensor | None) -> float:
     """Return the error of this worker's part of a tensor, relative to the whole reference."""
+    if value is None:
+        return 0.0
+    assert reference is not None
     if value.shape != reference.shape:
         return LARGEST
     scale = largest(reference)
     if isinstance(value, SpatialTensor):
         return relative_error(value.local, slice_local(reference, value.dims, value.mesh), scale)
     return relative_error(value, reference, scale)
+
+
+def held_of(step: Step) -> set[tuple[str, str | int]]:
+    """Return the names of all that this worker holds of a step.
+
+    Under a plan with pp no worker holds all of it; together they hold what the reference has, or the comparison would be
+    blind.
+    """
+    held: set[tuple[str, str | int]] = {("gradient", name) for name in step.gradients}
+    held |= {("buffer", name) for name in step.buffers}
+    for index, piece in step.pieces.items():
+        parts = {"loss": piece.loss, "outputs": piece.outputs, "input": piece.input_gradient}
+        held |= {(kind, index) for kind, part in parts.items() if part is not None}
+    return held
 
 
 def join_errors(errors: list[Errors]) -> Errors:

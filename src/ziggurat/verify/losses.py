@@ -88,7 +88,7 @@ class TaskLoss:
     Args:
         model: Says what it is for.
         shape: Of the images of all microbatches.
-        num_microbatches: Pieces that these are cut into.
+        counts: Images of each microbatch.
         config: Of the loss.
         seed: Of the targets.
         mesh: Says which pixels this worker answers for.
@@ -98,7 +98,7 @@ class TaskLoss:
         self,
         model: VisionModel,
         shape: Sequence[int],
-        num_microbatches: int,
+        counts: Sequence[int],
         config: RunConfig,
         seed: int,
         mesh: Mesh,
@@ -106,10 +106,9 @@ class TaskLoss:
         self.task = make_task(model, config)
         if self.task.output_sum_names:
             raise ValueError("verify takes losses without sums over all outputs: set loss.segmentation=ce")
-        count = shape[0] // num_microbatches
         self.assignments = [
             self.task.assign(_draw_targets(model, (count, *shape[1:]), index, seed + index, mesh))
-            for index in range(num_microbatches)
+            for index, count in enumerate(counts)
         ]
 
     @property
@@ -133,14 +132,14 @@ class TaskLoss:
 
 
 def make_objective(
-    model: nn.Module, shape: Sequence[int], num_microbatches: int, config: RunConfig, seed: int, mesh: Mesh
+    model: nn.Module, shape: Sequence[int], counts: Sequence[int], config: RunConfig, seed: int, mesh: Mesh
 ) -> Objective:
     """Return the loss of a model's own task; of networks that are not of ours, a random weighting.
 
     Args: as `TaskLoss` has them.
     """
     if isinstance(model, VisionModel) and not config.model.name.startswith(("timm:", "smp:")):
-        return TaskLoss(model, shape, num_microbatches, config, seed, mesh)
+        return TaskLoss(model, shape, counts, config, seed, mesh)
     return RandomWeighting(seed)
 
 

@@ -19,7 +19,15 @@ T = TypeVar("T")
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 DEFAULT_INPUT = "2x3x256x256"
-EFFECTIVE = ("seed", "threads", "model.", "loss.")  # settings that change what is verified
+EFFECTIVE = (
+    "seed",
+    "threads",
+    "model.",
+    "loss.",
+    "train.microbatches",
+    "plan.",
+    "pipeline.",
+)  # settings that change what is verified
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,13 @@ class Request:
     plan: Plan
     dtype: Literal["fp64", "fp32"] = "fp64"
     config: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def num_microbatches(self) -> int:
+        """Pieces of the batch, of equal size but for the last: as many as asked for, or fewer if that leaves none."""
+        wanted = self.config.train.microbatches or min(self.plan.dp * self.plan.pp, self.shape[0])
+        size = -(-self.shape[0] // wanted)
+        return -(-self.shape[0] // size)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -69,6 +84,8 @@ def read_request(name: str, shape: str, plan: str, dtype: str, settings: Mapping
         faults.append(f"--dtype must be one of {', '.join(DTYPES)}: got '{dtype}'")
     if sizes and parsed:
         faults += _shape_faults(sizes, shape, parsed)
+    if sizes and parsed and config:
+        faults += _microbatch_faults(sizes, parsed, config.train.microbatches)
     if faults or sizes is None or parsed is None or config is None:
         raise UserError(faults)
     without_effect = [key for key in settings if not key.startswith(EFFECTIVE)]
@@ -89,6 +106,15 @@ def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:
     if sizes[0] % plan.dp:
         faults.append(f"the batch must be a multiple of dp: got {sizes[0]} images for {plan}; change --input")
     return faults
+
+
+def _microbatch_faults(sizes: tuple[int, ...], plan: Plan, count: int) -> list[str]:
+    if not count or plan.dp <= count <= sizes[0]:
+        return []
+    return [
+        f"microbatches must be as many as dp at least and as the images at most: got {count} for {plan} and "
+        f"{sizes[0]} images; change --microbatches or --input"
+    ]
 
 
 def read_shape(text: str) -> tuple[int, ...]:

@@ -31,19 +31,25 @@ class Trial:
     Attributes:
         images: The whole input, shape ``(B, C, *spatial)``.
         seed: Of the loss; of dropout and drop path, so that every worker draws the masks of the whole.
-        num_microbatches: Pieces of the batch, which a plan's dp axis spreads over workers.
-        config: Its model's name decides on the loss, see `make_objective`.
+        num_microbatches: Pieces of the batch, which a plan's dp axis spreads over workers; the last may be smaller.
+        config: Its model's name decides on the loss, see `make_objective`; its pipeline on the schedule of stages.
+        cut: Layers at which the stages of a plan with pp start.
     """
 
     images: Tensor
     seed: int = 0
     num_microbatches: int = 1
     config: RunConfig = field(default_factory=RunConfig)
+    cut: tuple[str, ...] = ()
+
+    def pieces(self) -> list[Tensor]:
+        """Return the images of each microbatch."""
+        return list(self.images.chunk(self.num_microbatches))
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one microbatch leaves behind.
+    """What one microbatch leaves behind; under a plan with pp, on the worker of the last and of the first stage.
 
     Attributes:
         outputs: All tensors that the network returned, in order; spatial tensors where images are cut.
@@ -52,9 +58,9 @@ class Piece:
         typical_loss: See `Objective.typical_size`; of a reference only.
     """
 
-    outputs: list[Tensor]
-    loss: Tensor
-    input_gradient: Tensor
+    outputs: list[Tensor] | None
+    loss: Tensor | None
+    input_gradient: Tensor | None
     typical_loss: float = 0.0
 
 
@@ -64,10 +70,11 @@ class Step:
 
     Attributes:
         pieces: By the number of the microbatch: those of this worker.
-        gradients: By the parameter's name; zeros where it had none.
+        gradients: By the parameter's name; zeros where it had none. Of this worker's stages, as the buffers.
         buffers: By name.
         seconds: Of forward and backward, and of the sums over workers.
         peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted.
+        bytes_sent: By this worker over the cuts between stages.
     """
 
     pieces: dict[int, Piece]
@@ -75,6 +82,7 @@ class Step:
     buffers: dict[str, Tensor]
     seconds: float
     peak_bytes: int
+    bytes_sent: int = 0
 
 
 class OwnLoop:
@@ -133,18 +141,17 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
     model.train()
     model.zero_grad(set_to_none=True)
     mesh.name_layers(model)
-    several = trial.num_microbatches > 1
+    counts = [len(images) for images in trial.pieces()]
+    several = len(counts) > 1
     pieces = {}
     with closing(DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)) as parallel:
-        objective = make_objective(
-            model, trial.images.shape, trial.num_microbatches, trial.config, trial.seed, mesh
-        )
+        objective = make_objective(model, trial.images.shape, counts, trial.config, trial.seed, mesh)
         memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
         begin = time.perf_counter()
         with memory, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own, once for each worker
-            parallel.start(trial.num_microbatches)
-            totals = _totals(objective, trial.num_microbatches, mesh)
+            parallel.start(len(counts))
+            totals = global_totals(objective, len(counts), mesh)
             for index in parallel.mine:
                 with parallel.leaf(index):
                     pieces[index] = _run_piece(model, trial, index, objective, totals, mesh)
@@ -162,13 +169,14 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
     )
 
 
-def _totals(objective: Objective, num_microbatches: int, mesh: Mesh) -> Tensor:
+def global_totals(objective: Objective, num_microbatches: int, mesh: Mesh) -> Tensor:
     """Return what the loss is divided by: every worker draws the targets of all microbatches."""
     totals = torch.stack([objective.normalizers(index) for index in range(num_microbatches)]).sum(0)
-    return _add_parts(totals, mesh) if objective.normalizers_are_parts else totals
+    return sum_parts(totals, mesh) if objective.normalizers_are_parts else totals
 
 
-def _add_parts(part: Tensor, mesh: Mesh) -> Tensor:
+def sum_parts(part: Tensor, mesh: Mesh) -> Tensor:
+    """Return the sum of the parts of the workers that share images."""
     return part if mesh.spatial is None else add_up(part, mesh.spatial, range(len(mesh.spatial.axes)))
 
 
@@ -176,20 +184,20 @@ def _run_piece(
     model: nn.Module, trial: Trial, index: int, objective: Objective, totals: Tensor, mesh: Mesh
 ) -> Piece:
     """Run forward and backward of one microbatch; gradients are parts where workers share its images."""
-    leaf, given = _place(trial.images.chunk(trial.num_microbatches)[index], mesh)
+    leaf, given = place_images(trial.pieces()[index], mesh)
     torch.manual_seed(trial.seed + index)
     with KeepFloat64():
         outputs = model(given)
     loss = objective.loss(outputs, index, totals)
     loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
-    share = loss.local.detach() if isinstance(loss, SpatialTensor) else _add_parts(loss.detach(), mesh)
+    share = loss.local.detach() if isinstance(loss, SpatialTensor) else sum_parts(loss.detach(), mesh)
     gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    kept = [_detached(output) for output in tensors_of(outputs)]
+    kept = [detached(output) for output in tensors_of(outputs)]
     typical = objective.typical_size(kept) if mesh.spatial is None else 0.0
-    return Piece(kept, share, _whole_parts(given, gradient), typical)
+    return Piece(kept, share, whole_parts(given, gradient), typical)
 
 
-def _whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
+def whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
     """Return the input's gradient; of an extent that is too small to be cut, each worker has a part."""
     if not isinstance(given, SpatialTensor):
         return gradient
@@ -197,7 +205,7 @@ def _whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
     return SpatialTensor(add_up(gradient, given.mesh, sorted(uncut)), given.dims, given.mesh)
 
 
-def _place(images: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
+def place_images(images: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
     """Return the leaf that receives the input's gradient, and what the network is given."""
     if mesh.spatial is None:
         leaf = images.clone().requires_grad_()
@@ -211,5 +219,6 @@ def _like(tensor: Tensor, local: Tensor) -> Tensor:
     return SpatialTensor(local, tensor.dims, tensor.mesh) if isinstance(tensor, SpatialTensor) else local
 
 
-def _detached(tensor: Tensor) -> Tensor:
+def detached(tensor: Tensor) -> Tensor:
+    """Return a tensor without its history."""
     return _like(tensor, (tensor.local if isinstance(tensor, SpatialTensor) else tensor).detach())

@@ -15,6 +15,7 @@ def format_result(result: dict[str, Any]) -> str:
         result: The fields of the command's JSON object.
     """
     head = f"{result['model']}, {result['input']}, {result['dtype']}: {result['plan']} against one worker"
+    head += f", {result['microbatches']} microbatches" if result["stages"] else ""
     body = _unsupported(result) if result["unsupported"] else [*_errors(result), "", *_costs(result)]
     return "\n".join([head, "", *body, "", _verdict(result)])
 
@@ -41,12 +42,29 @@ def _costs(result: dict[str, Any]) -> list[str]:
         lines.append(f"{name:18}{cost['step_seconds']:15.2f}{cost['peak_bytes'] / MEGABYTE:19.1f}")
     if result["communication_bytes"] is not None:
         lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
+    if result["stages"]:
+        lines += ["", *_stages(result)]
     if result["gathers"]:
         lines += ["", "gathered whole (MB that a worker receives, layer, operation):"]
     for gather in result["gathers"][:MOST_GATHERS]:
         lines.append(f"{gather['bytes'] / MEGABYTE:10.3f}  {gather['layer']}  {gather['operation']}")
     if len(result["gathers"]) > MOST_GATHERS:
         lines.append(f"{'':10}  and {len(result['gathers']) - MOST_GATHERS} more")
+    return lines
+
+
+def _stages(result: dict[str, Any]) -> list[str]:
+    """Return a line for each stage of a pipeline."""
+    lines = [
+        f"stages ({result['schedule']}; of a microbatch, as the first worker measured it alone):",
+        f"{'':8}{'worker':>6}{'seconds':>10}{'weights MB':>12}{'kept MB':>9}{'over the cut MB':>17}   starts at",
+    ]
+    for stage in result["stages"]:
+        sizes = [stage[f"{kind}_bytes"] / MEGABYTE for kind in ("state", "kept", "crossing")]
+        lines.append(
+            f"{stage['number']:>8}{stage['worker']:>6}{stage['seconds']:10.4f}{sizes[0]:12.2f}{sizes[1]:9.2f}"
+            f"{sizes[2]:17.3f}   {stage['name'] or 'the input'}"
+        )
     return lines
 
 

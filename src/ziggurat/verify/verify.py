@@ -34,9 +34,10 @@ def verify(
     Args:
         name: The network's.
         shape: The input's, such as ``2x3x256x256``.
-        plan: Such as ``sp=2``, ``sp=2x2``, ``dp=2`` or ``dp=2,sp=2``.
+        plan: Such as ``sp=2``, ``sp=2x2``, ``dp=2``, ``pp=2`` or ``dp=2,sp=2,pp=2``.
         dtype: ``fp64`` or ``fp32``.
-        settings: From dotted names to values; ``seed``, ``threads``, ``model.*`` and ``loss.*`` have an effect.
+        settings: From dotted names to values; ``seed``, ``threads``, ``train.microbatches``, ``plan.*``,
+            ``model.*`` and ``loss.*`` have an effect.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -73,7 +74,7 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
             f"the plan {request.plan} needs {request.plan.num_workers} workers: got {workers.size}; change --plan or "
             "--nproc-per-node"
         )
-    trial = Trial(draw_images(request), request.config.seed, request.plan.dp, request.config)
+    trial = Trial(draw_images(request), request.config.seed, request.num_microbatches, request.config)
     single = _measure_single(build(request), trial, request) if workers.is_first else None
     single = _from_first(workers, single)
     check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
@@ -132,7 +133,7 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
         ) from error
     values = list(step.gradients.values())
     for piece in step.pieces.values():
-        values += [piece.loss, piece.input_gradient, *piece.outputs]
+        values += [t for t in (piece.loss, piece.input_gradient, *(piece.outputs or ())) if t is not None]
     if not all(bool(value.isfinite().all()) for value in values):
         raise UserError(
             f"{request.name} gives numbers that are not finite on one worker: they cannot be compared"
@@ -150,6 +151,7 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "input": "x".join(str(size) for size in request.shape),
         "dtype": request.dtype,
         "plan": str(request.plan),
+        "microbatches": request.num_microbatches,
         "world_size": request.plan.num_workers,
         "bound": bound,
         "loss_error": errors and errors["loss"],
@@ -169,4 +171,9 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
             for (layer, operation), size in sorted(check.gathers.items(), key=lambda item: -item[1])
         ],
         "unsupported": check.unsupported,
+        "schedule": request.config.pipeline.schedule if check.stages else None,
+        "stages": [
+            {"number": number, "worker": number % request.plan.pp, **asdict(cost)}
+            for number, cost in enumerate(check.stages)
+        ],
     }

@@ -1,0 +1,173 @@
+"""What a network computes, as a list of calls: what can be cut into stages.
+
+A call is of a whole layer (a convolution, a batch norm) or of one of PyTorch's functions. Tensors between calls are named by
+the call that made them. A cut is a place between two calls, and is written as the name of the layer that is called
+after it; of a layer that is called several times (the head of a detector, on every level) as ``head.tower:3`` for its
+third call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+INPUT = -1  # the number of the call that made the network's input
+
+
+class Value(NamedTuple):
+    """A tensor that a call has made.
+
+    Attributes:
+        call: Number of the call.
+        place: Which of its tensors.
+    """
+
+    call: int
+    place: int
+
+
+class State(NamedTuple):
+    """A parameter or buffer, by its name."""
+
+    name: str
+
+
+class Constant(NamedTuple):
+    """A tensor that the network holds, but neither as a parameter nor as a buffer."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call.
+
+    Attributes:
+        layer: Name of the layer that is called, or that calls the function; empty for the network itself.
+        function: None where the layer itself is called.
+        args: With a `Value`, `State` or `Constant` in the place of every tensor.
+        kwargs: The same.
+        uses: The values among them.
+        states: Parameters and buffers that it reads: those of its arguments, and of a layer all.
+        gradients: Whether gradients were enabled.
+        autocast: Whether autocast was.
+        writes: Values of its arguments that it overwrites.
+    """
+
+    layer: str
+    function: Callable[..., Any] | None
+    args: Any
+    kwargs: Any
+    uses: tuple[Value, ...]
+    states: tuple[str, ...]
+    gradients: bool = True
+    autocast: bool = False
+    writes: tuple[Value, ...] = ()
+
+
+@dataclass
+class Graph:
+    """All calls of one forward pass, in order.
+
+    Attributes:
+        calls: The calls.
+        starts: Number of the first call in each call of a layer, by ``layer`` or ``layer:2``.
+        outputs: What the network returns, with a `Value` in the place of every tensor.
+        memory_of: A number for the memory that each value lies in: views share it.
+        num_bytes: Of each value, as far as is known.
+        written_states: Buffers that a forward pass changes.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    starts: dict[str, int] = field(default_factory=dict)
+    outputs: Any = None
+    memory_of: dict[Value, int] = field(default_factory=dict)
+    num_bytes: dict[Value, int] = field(default_factory=dict)
+    written_states: set[str] = field(default_factory=set)
+
+    def output_values(self) -> list[Value]:
+        """Return the values among the outputs, in order."""
+        return list(values_in(self.outputs))
+
+    def last_uses(self) -> dict[Value, int]:
+        """Return the number of the last call that uses each value; outputs are used after all calls."""
+        uses = {value: number for number, call in enumerate(self.calls) for value in call.uses}
+        return uses | dict.fromkeys(self.output_values(), len(self.calls))
+
+    def places(self) -> dict[str, int]:
+        """Return where the network can be cut: the number of the call after the cut, by the layer's name.
+
+        Left out are places that would part what must stay together: the uses of a buffer that changes (running
+        statistics of a batch norm that is used twice), and an overwritten tensor from other views of its memory.
+        """
+        closed = self._closed()
+        return {
+            name: place
+            for name, place in self.starts.items()
+            if 0 < place < len(self.calls) and not any(first < place <= last for first, last in closed)
+        }
+
+    def _closed(self) -> list[tuple[int, int]]:
+        """Return ranges of calls that must stay together, as the first and the last."""
+        closed = []
+        users: dict[str, list[int]] = {}
+        for number, call in enumerate(self.calls):
+            for name in call.states:
+                users.setdefault(name, []).append(number)
+        closed += [(users[name][0], users[name][-1]) for name in self.written_states if name in users]
+        last_uses = self.last_uses()
+        by_memory: dict[int, list[Value]] = {}
+        for value, memory in self.memory_of.items():
+            by_memory.setdefault(memory, []).append(value)
+        for number, call in enumerate(self.calls):
+            for written in call.writes:
+                others = [
+                    other
+                    for other in by_memory[self.memory_of[written]]
+                    if other != written and other.call < number and last_uses.get(other, -1) > number
+                ]
+                closed += [(other.call, number) for other in others]
+        return closed
+
+    def live_bytes(self, place: int) -> int:
+        """Return the bytes of the tensors that cross a cut before a call."""
+        last_uses = self.last_uses()
+        crossing = (v for v, last in last_uses.items() if v.call < place <= last)
+        return sum(self.num_bytes.get(value, 0) for value in crossing)
+
+
+def values_in(structure: Any) -> Iterator[Value]:
+    """Yield the values in containers of any depth, in order."""
+    leaves, _ = tree_flatten(structure, is_leaf=_is_mark)
+    yield from (leaf for leaf in leaves if isinstance(leaf, Value))
+
+
+def fill(structure: Any, values: Mapping[Value, Tensor], state: Callable[[str], Tensor]) -> Any:
+    """Return a structure with tensors in the places of values, states and constants."""
+    leaves, spec = tree_flatten(structure, is_leaf=_is_mark)
+    filled = [
+        values[leaf]
+        if isinstance(leaf, Value)
+        else state(leaf.name)
+        if isinstance(leaf, State)
+        else leaf.tensor
+        if isinstance(leaf, Constant)
+        else leaf
+        for leaf in leaves
+    ]
+    return tree_unflatten(filled, spec)
+
+
+def tensors_in(structure: Any) -> list[Tensor]:
+    """Return the tensors in containers of any depth, in order."""
+    found: list[Tensor] = []
+    tree_map_only(Tensor, found.append, structure)
+    return found
+
+
+def _is_mark(leaf: Any) -> bool:
+    return isinstance(leaf, (Value, State, Constant))

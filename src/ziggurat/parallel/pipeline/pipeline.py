@@ -1,0 +1,269 @@
+"""The pipeline: runs a schedule on this worker's stages, and talks to the workers of the others.
+
+worker 0   stage 0   F0 -> F1 -> ...              ... <- B0    weights of stage 0
+                       | values, by name    gradients ^
+                       v                              |
+worker 1   stage 1      F0 -> B0 -> F1 -> B1 -> ...            weights of stage 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value
+from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton, spec_of
+from ziggurat.parallel.pipeline.runner import Held, StageRunner, like, local_of
+from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
+from ziggurat.parallel.pipeline.stages import Stage, find_places, make_stages
+from ziggurat.parallel.spatial import SpatialMesh
+from ziggurat.parallel.workers import Workers
+
+Address = tuple[int, int, int]  # of a message: the microbatch, the stage that sends, the stage that receives
+
+
+def _no_context(*args: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the pipeline is given of a step, in the order of its microbatches.
+
+    Attributes:
+        count: Microbatches of this pipeline.
+        images: Returns those of a microbatch; called on the first stage, a second time of none.
+        loss: From the network's outputs and the microbatch to its share, a number; called on the last stage.
+        begin: Called before forward of a microbatch on every stage: seeds what is random.
+        after_forward: Called with stage and microbatch.
+        leaf: A context in which backward of a stage and microbatch runs.
+        compute: A context in which the network computes: autocast.
+    """
+
+    count: int
+    images: Callable[[int], Tensor]
+    loss: Callable[[Any, int], Tensor] | None = None
+    begin: Callable[[int], None] = lambda microbatch: None
+    after_forward: Callable[[int, int], None] = lambda stage, microbatch: None
+    leaf: Callable[[int, int], AbstractContextManager[None]] = _no_context
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass
+class _Step:
+    """The state of a step."""
+
+    work: Work
+    graphs: list[Graph]
+    stages: list[list[Stage]]
+    orders: list[Order]
+    held: dict[tuple[int, int], Held] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)
+    sent_by: dict[int, list[tuple[int, tuple[str, Address]]]] = field(default_factory=dict)
+    arrived: dict[tuple[str, Address], Message] = field(default_factory=dict)
+    outputs: dict[int, Any] = field(default_factory=dict)
+    losses: dict[int, Tensor] = field(default_factory=dict)
+    alive: int = 0
+
+
+class Pipeline:
+    """A network whose stages lie on different workers.
+
+    Args:
+        model: Takes one tensor. This worker needs the weights of its own stages only.
+        skeleton: Of the model, made while it had all weights.
+        cut: Names of the layers at which new stages start, one fewer than there are stages.
+        workers: Of the pp axis; stage ``s`` is on worker ``s % workers.size``.
+        schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
+        spatial: The workers that share each image, if they do.
+
+    Attributes:
+        mine: Numbers of this worker's stages.
+        post: Counts what was sent.
+        peak_alive: Most microbatches of all this worker's stages that were alive at once in the last step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        skeleton: Skeleton,
+        cut: Sequence[str],
+        workers: Workers,
+        schedule: str = "1f1b",
+        spatial: SpatialMesh | None = None,
+    ) -> None:
+        self.model, self.skeleton, self.cut, self.workers = model, skeleton, tuple(cut), workers
+        self.schedule, self.num_stages = schedule, num_stages(schedule, workers.size)
+        if len(self.cut) != self.num_stages - 1:
+            raise ValueError(
+                f"{self.num_stages} stages need {self.num_stages - 1} cuts: got {len(self.cut)} ({', '.join(self.cut)})"
+            )
+        self.mine = range(workers.rank, self.num_stages, workers.size)
+        self.runner = StageRunner(model)
+        self.post = Post(workers, spatial)
+        self.peak_alive = 0
+
+    def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
+        """Return the graph of images of a size, and its stages."""
+        graph = self.skeleton.record(spec)
+        return graph, make_stages(graph, find_places(graph, self.cut))
+
+    def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
+        """Run forward and backward of all microbatches.
+
+        Returns:
+            The outputs (detached) and the loss of each microbatch, on the worker of the last stage; elsewhere nothing.
+
+        Raises:
+            WorkerLost: If another worker has ended or is stuck.
+            UserError: `CannotCut`, or if the layers of the cut are not there in images of this size.
+
+        Placement:
+            The first stage's worker has the images, the last one's the targets. Each has the gradients of its stages
+            afterwards; of a parameter that several stages use, each the part of its own uses.
+
+        Communication:
+            The shapes of the images to all workers; then the tensors that cross each cut to every stage that needs
+            them, and as many bytes back.
+        """
+        orders = make_schedule(self.schedule, self.workers.size, work.count)
+        return self._run(work, orders)
+
+    def infer(self, work: Work) -> dict[int, Any]:
+        """Run forward of all microbatches; the outputs are on the worker of the last stage."""
+        with torch.no_grad():
+            return self._run(work, forward_only(self.workers.size, self.num_stages, work.count))[0]
+
+    def _run(self, work: Work, orders: list[Order]) -> tuple[dict[int, Any], dict[int, Tensor]]:
+        images = [work.images(index) for index in range(work.count)] if 0 in self.mine else []
+        specs = self.workers.share_of_first([spec_of(one) for one in images])
+        with work.compute():
+            of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
+        graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
+        step = _Step(work, graphs, stages, orders)
+        self.peak_alive = 0
+        for action in orders[self.workers.rank]:
+            if action.kind == "forward":
+                self._forward(step, action, images)
+            else:
+                self._backward(step, action)
+            self.peak_alive = max(self.peak_alive, step.alive)
+        self.post.flush()
+        return step.outputs, step.losses
+
+    def _forward(self, step: _Step, action: Action, images: list[Tensor]) -> None:
+        _, number, index = action
+        stage = step.stages[index][number]
+        step.work.begin(index)
+        received: dict[Value, Tensor] = {}
+        state = None
+        for source in self._sources(stage):
+            message = self._receive(step, "forward", (index, source, number))
+            received |= {value: tensor for value, tensor in message.tensors.items() if tensor is not None}
+            state = message.note if source == number - 1 else state
+        if number == 0:
+            received[Value(INPUT, 0)] = images[index]
+        if state is not None:
+            _set_random_state(state, self.workers.device)
+        before = _random_state(self.workers.device)
+        with step.work.compute():
+            held = self.runner.forward(stage, step.graphs[index], dict(sorted(received.items())))
+        after = _random_state(self.workers.device)
+        drawn = state is not None or not torch.equal(before, after)
+        if number == self.num_stages - 1:
+            step.outputs[index] = held.outputs
+            if step.work.loss is not None:
+                held.loss = step.work.loss(held.outputs, index)
+                step.losses[index] = held.loss.detach()
+            held.outputs = None
+        for target in self._targets(stage):
+            tensors = {value: held.sent[value] for value in stage.sends.get(target, ())}
+            note = after if drawn and target == number + 1 else None
+            self._send(step, "forward", (index, number, target), Message(tensors, note))
+        step.work.after_forward(number, index)
+        if torch.is_grad_enabled():
+            step.held[number, index] = held
+            step.alive += 1
+
+    def _backward(self, step: _Step, action: Action) -> None:
+        _, number, index = action
+        stage, held = step.stages[index][number], step.held.pop((number, index))
+        gradients: dict[Value, Tensor] = {}
+        for user in sorted(stage.sends, reverse=True):  # as autograd does: the latest use first
+            message = self._receive(step, "backward", (index, user, number))
+            for value, gradient in message.tensors.items():
+                if gradient is not None:
+                    gradients[value] = gradients[value] + gradient if value in gradients else gradient
+        with step.work.leaf(number, index):
+            back = self.runner.backward(held, gradients)
+        for source, values in stage.receives.items():
+            tensors = {value: back[value] for value in values if value in back}
+            self._send(step, "backward", (index, number, source), Message(tensors))
+        step.alive -= 1
+
+    def _sources(self, stage: Stage) -> list[int]:
+        """Return the stages that a stage hears of: those that make what it needs, and the one before it."""
+        before = {stage.number - 1} if stage.number else set()
+        return sorted(before | stage.receives.keys())
+
+    def _targets(self, stage: Stage) -> list[int]:
+        after = {stage.number + 1} if stage.number + 1 < self.num_stages else set()
+        return sorted(after | stage.sends.keys())
+
+    def _worker(self, stage: int) -> int:
+        return stage % self.workers.size
+
+    def _send(self, step: _Step, kind: str, address: Address, message: Message) -> None:
+        target = self._worker(address[2])
+        if target == self.workers.rank:
+            here = {n: None if t is None else _arrived(t) for n, t in message.tensors.items()}
+            step.arrived[kind, address] = Message(here, message.note)
+        else:
+            taken_by = Action("forward" if kind == "forward" else "backward", address[2], address[0])
+            self.post.send(message, target, step.orders[target].index(taken_by))
+
+    def _receive(self, step: _Step, kind: str, address: Address) -> Message:
+        """Return a message, after taking those that its sender has sent before."""
+        source = self._worker(address[1])
+        while (kind, address) not in step.arrived:
+            number = step.taken.get(source, 0)
+            step.taken[source] = number + 1
+            place, name = self._sent_by(step, source)[number]
+            step.arrived[name] = self.post.receive(source)
+            self.post.settle(source, place)
+        return step.arrived.pop((kind, address))
+
+    def _sent_by(self, step: _Step, source: int) -> list[tuple[int, tuple[str, Address]]]:
+        """Return the messages that a worker sends this one in a step, in order, with the place of its action."""
+        if source not in step.sent_by:
+            sent = step.sent_by[source] = []
+            for place, (kind, number, index) in enumerate(step.orders[source]):
+                stage = step.stages[index][number]
+                for target in self._targets(stage) if kind == "forward" else stage.receives:
+                    if self._worker(target) == self.workers.rank:
+                        sent.append((place, (kind, (index, number, target))))
+        return step.sent_by[source]
+
+
+def _arrived(tensor: Tensor) -> Tensor:
+    """Return a tensor as a stage on the same worker receives it: its own leaf, the same memory."""
+    local = local_of(tensor)
+    return like(tensor, local.detach().requires_grad_(local.requires_grad))
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Return the state of the random numbers: it goes with a microbatch, as if one worker drew them."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

@@ -1,0 +1,80 @@
+"""Choosing stages, against trying every cut; and measuring pieces of a network."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from local_stages import Skips
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of
+from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.pipeline.stages import find_places
+
+
+def every_cut(units, num_stages):
+    """Yield each cut with its stages' costs."""
+    for firsts in itertools.combinations(range(1, len(units)), num_stages - 1):
+        bounds = [0, *firsts, len(units)]
+        yield [cost_of(units[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
+def test_the_slowest_stage_is_as_fast_as_any_cut_makes_it(seed, num_stages):
+    draw = random.Random(seed)
+    units = [
+        Unit(f"l{n}", draw.randint(1, 9), draw.randint(1, 9), ((f"w{n % 5}", draw.randint(1, 9)),), draw.randint(1, 9))
+        for n in range(7)
+    ]  # fmt: skip
+    bound = 40 if seed % 2 else 0
+
+    def memory(stage, cost):
+        return cost.state_bytes + cost.kept_bytes * (num_stages - stage)
+
+    fitting = [
+        (max(c.seconds for c in costs), sum(c.crossing_bytes for c in costs[1:]))
+        for costs in every_cut(units, num_stages)
+        if not bound or all(memory(stage, cost) <= bound for stage, cost in enumerate(costs))
+    ]
+    if not fitting:
+        with pytest.raises(UserError, match=r"keeps every stage within plan\.max_bytes: got 40"):
+            balance(units, num_stages, memory, bound)
+        return
+    cut = balance(units, num_stages, memory, bound)
+    assert cut == sorted(cut)
+    firsts = [0, *(int(name[1:]) for name in cut), len(units)]
+    costs = [cost_of(units[a:b]) for a, b in itertools.pairwise(firsts)]
+    assert (max(c.seconds for c in costs), sum(c.crossing_bytes for c in costs[1:])) == min(fitting)
+
+
+def test_too_many_stages():
+    with pytest.raises(UserError, match="cut into 2 stages at most: got 3; lower pp"):
+        balance([Unit("", 1.0), Unit("a", 1.0)], 3)
+
+
+def test_pieces_are_measured_and_nothing_is_left_behind():
+    model = Skips().double().train()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = torch.get_rng_state()
+    spec = spec_of(torch.zeros(2, 3, 16, 16, dtype=torch.float64))
+    skeleton = Skeleton(model)
+    units = measure(model, skeleton, spec)
+    assert [unit.name for unit in units][:4] == ["", "stem.1", "act", "shared"]
+    assert all(unit.seconds > 0 for unit in units)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in model.named_buffers())
+    assert all(p.grad is None for p in model.parameters())
+    total = cost_of(units)
+    assert total.state_bytes == sum(
+        t.numel() * t.element_size() for t in model.state_dict(keep_vars=True).values()
+    ) - (
+        model.shared.weight.numel() * 8  # under two names in the state dict
+    )
+    by_name = {unit.name: unit for unit in units}
+    assert by_name["act"].crossing_bytes == 2 * 4 * 16 * 16 * 8  # what the norm gives, and nothing else
+    assert by_name["shared"].kept_bytes > 0
+    graph = skeleton.record(spec)
+    assert len(find_places(graph, balance(units, 3))) == 2
