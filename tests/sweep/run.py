@@ -35,11 +35,21 @@ SIZES = {"square": (96, 96), "odd": (99, 115), "prime": (101, 127)}
 LARGE_SIZES = {"square": (160, 160), "odd": (155, 171), "prime": (151, 163)}
 # its auxiliary classifier has a window of 5 x 5 on a map that it has pooled
 LARGEST_SIZES = {"square": (304, 304), "odd": (301, 315), "prime": (307, 311)}
+ONE_SIZE = {"square": (224, 224), "odd": (224, 224), "prime": (224, 224)}  # the network takes no other
 SIZES_OF = {
+    "fcos-tf_efficientnet_lite0-fpn": LARGE_SIZES,
+    "smp:pan/mobilenet_v2": LARGE_SIZES,
+    "timm:dla60_res2net": LARGE_SIZES,
+    "timm:dla60_res2next": LARGE_SIZES,
+    "timm:ghostnetv2_100": LARGE_SIZES,
     "timm:inception_v3": LARGE_SIZES,
     "timm:inception_v4": LARGE_SIZES,
     "timm:inception_resnet_v2": LARGE_SIZES,
     "torchvision:inception_v3": LARGEST_SIZES,
+    "torchvision:maxvit_t": ONE_SIZE,
+    "torchvision:s3d": LARGEST_SIZES,
+    "torchvision:ssd300_vgg16": LARGEST_SIZES,
+    "torchvision:vit_b_32": ONE_SIZE,
 }
 CASES = (("2", "square"), ("3", "odd"), ("2x2", "prime"))
 SMALL = ModelConfig(

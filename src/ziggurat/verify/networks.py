@@ -31,6 +31,8 @@ OWN_PREFIXES = ("timm:", "smp:")
 def build_network(name: str, config: ModelConfig) -> nn.Module:
     """Build the network of a name, with random weights drawn from PyTorch's global generator.
 
+    None of them is zero throughout, see `fill_zero_weights`.
+
     Args:
         name: As ``ziggurat verify`` takes it.
         config: Settings of a network of ours; its name is not used.
@@ -40,10 +42,26 @@ def build_network(name: str, config: ModelConfig) -> nn.Module:
     """
     check_name(name)
     if name.startswith(TORCHVISION):
-        return _torchvision(name.removeprefix(TORCHVISION))
-    if ":" in name and not name.startswith(OWN_PREFIXES):
-        return _of_user(name)
-    return build_model(dataclasses.replace(config, name=name), NUM_CLASSES[task_of(name)])
+        model = _torchvision(name.removeprefix(TORCHVISION))
+    elif ":" in name and not name.startswith(OWN_PREFIXES):
+        model = _of_user(name)
+    else:
+        model = build_model(dataclasses.replace(config, name=name), NUM_CLASSES[task_of(name)])
+    fill_zero_weights(model)
+    return model
+
+
+def fill_zero_weights(model: nn.Module) -> None:
+    """Draw anew, between 1/4 and 3/4, each parameter that is zero throughout, unless it is a bias.
+
+    Many networks begin with a weight of zero in the last norm of every residual branch. It hides all that comes before
+    it, faults included; and it leaves equal numbers at neighbouring positions behind, among which a max pooling then
+    chooses by their rounding.
+    """
+    for name, parameter in model.named_parameters():
+        is_bias = name.rpartition(".")[2].endswith("bias")
+        if not is_bias and parameter.numel() and not parameter.detach().any():
+            nn.init.uniform_(parameter, 0.25, 0.75)
 
 
 def check_name(name: str) -> None:

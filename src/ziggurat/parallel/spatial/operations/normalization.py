@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.axis import Axis
+from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.operations.moments import _moments
 from ziggurat.parallel.spatial.sums import reduce_over
@@ -88,8 +89,12 @@ def _direct_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the part of the band's gradient that does not go through the moments, and those of weight and bias.
 
-    It is what PyTorch computes in evaluation mode; the latter two are also the sums that the other part needs.
+    It is what PyTorch computes in evaluation mode; the latter two are also the sums that the other part needs. Its
+    kernel is wrong (2.14.1, CPU) where gradient and input are laid out in different ways and a dim has one row only.
     """
+    if gradient.stride() != band.stride():
+        band = band.contiguous(memory_format=memory_format_of(band))
+        gradient = torch.empty_like(band, dtype=gradient.dtype).copy_(gradient)
     parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         gradient, band, weight, mean, variance, None, None, False, eps, [True, True, True]
     )

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.geometry import Range, bin_range, pooled_extent, ranges, window_input
+from ziggurat.parallel.spatial.geometry import (
+    Range,
+    bin_range,
+    pooled_extent,
+    ranges,
+    window_extent,
+    window_input,
+)
 from ziggurat.parallel.spatial.layout import Factor, plain
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.windows import (
@@ -251,9 +258,9 @@ def _adaptive_max_pool(call: Call) -> Any:
 
 @operation("window", "unfold")
 def _unfold(call: Call) -> Any:
-    """Lay the windows side by side: ``torch.nn.functional.unfold``."""
-    if isinstance(call.args[1] if len(call.args) > 1 else None, int) and len(call.args) > 3:
-        raise call.unsupported("Tensor.unfold makes overlapping windows of one dim")
+    """Lay the windows side by side: ``torch.nn.functional.unfold`` and ``Tensor.unfold``."""
+    if call.func is not functional.unfold:
+        return _unfold_dim(**call.bind("x dimension size step"))
     bound = call.bind("input kernel_size dilation padding stride", dilation=1, padding=0, stride=1)
     x, kernel = bound["input"], per_dim(bound["kernel_size"], 2)
     dilation, padding, stride = (per_dim(bound[name], 2) for name in ("dilation", "padding", "stride"))
@@ -264,3 +271,19 @@ def _unfold(call: Call) -> Any:
     channels = x.shape[1] * math.prod(kernel)
     dims = (x.dims[0], plain(channels), (*plan.dims[2], *plan.dims[3]))
     return SpatialTensor(local, dims, x.mesh)
+
+
+def _unfold_dim(x: SpatialTensor, dimension: int, size: int, step: int) -> SpatialTensor:
+    """Return the windows of one dim, each laid out along a new last dim: ``Tensor.unfold``."""
+    d = dimension % len(x.dims)
+    x = simple_dims(x, [d], "unfold")
+    extent = window_extent(x.shape[d], size, step, (0, 0), 1)
+    axis = x.dims[d][0].axis
+    windows = Factor(extent) if axis is None else x.mesh.factor(extent, axis)
+    if windows.bounds is None:  # the apex: every worker has all windows
+        x = gather(x, only=[d])
+        local = x.local
+    else:
+        local = move(x, d, 0, [window_input(out, size, step, 0, 1) for out in ranges(windows.bounds)])
+    dims = (*x.dims[:d], (windows,), *x.dims[d + 1 :], plain(size))
+    return SpatialTensor(local.unfold(d, size, step), dims, x.mesh)
