@@ -162,7 +162,7 @@ def _conv(call: Call) -> Any:
     extents = [window_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)]
     plan = plan_windows(
         call, x, weight.shape[0], extents,
-        lambda i, out: window_input(out, kernel[i], stride[i], padding[i][0], dilation[i]),
+        lambda i, out: window_input(out, kernel[i], stride[i], padding[i][0], dilation[i]), stride,
     )  # fmt: skip
     banded = {step.dim - 2 for step in plan.steps}
     # padding is the same on both sides wherever a dim is not computed in bands, see `_paddings`
