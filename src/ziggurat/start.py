@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ziggurat.checkpoint import newest_step
 from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
+from ziggurat.handover import memory_folder, newest_state
 from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
-from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environment
+from ziggurat.parallel.launch import Restart, WorkerSettings, launch, world_from_environment
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
@@ -29,7 +32,8 @@ T = TypeVar("T")
 # What may differ when a run goes on: where it is computed, and what it is not defined by.
 FREE_ON_RESUME = {
     "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
-    "train.checkpoint_every", "train.evaluate_every",
+    "train.checkpoint_every", "train.evaluate_every", "launch.max_restarts", "launch.setup_seconds",
+    "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
 }  # fmt: skip
 
 
@@ -69,8 +73,31 @@ def start_training(
         config, settings = _resumed(out, settings)
     if data is not None:
         settings = settings | {"data.path": data}
-    config = _resolved(override(config, settings), world_from_environment(), resume)
-    return _launch(_train_worker, (config, out, resume, family or config.task), config)
+    world = world_from_environment()
+    config = _resolved(override(config, settings), world, resume)
+    family = family or config.task
+    if world is not None:
+        return _launch(_train_worker, (config, out, resume, family, False), config)
+    out, fault = _choose_folder(out, resume, family)
+    if fault:
+        raise UserError(fault)
+    with memory_folder() as memory:
+        arguments = (config, out, resume, family, False, memory)
+        return _launch(_train_worker, arguments, config, _restart(config, out, family, memory))
+
+
+def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> Restart:
+    """Return how training goes on when a worker is lost: from the newest state, with as many workers or fewer."""
+    plan = parse_plan(config.plan)
+
+    def arguments(num_workers: int) -> tuple[Any, ...]:
+        smaller = dataclasses.replace(plan, dp=num_workers // plan.num_spatial)
+        return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
+
+    def fewer(num_workers: int) -> int:
+        return max(plan.num_spatial, num_workers - plan.num_spatial)
+
+    return Restart(arguments, fewer, lambda: None if memory is None else newest_step(memory))
 
 
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -212,17 +239,25 @@ def _load(run: Path, config: RunConfig) -> Run:
     return load_published(run, config) if run.is_file() else load_run(run)
 
 
-def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str, Any] | None:
+def _launch(
+    function: Any, args: tuple[Any, ...], config: RunConfig, restart: Restart | None = None
+) -> dict[str, Any] | None:
     num_workers = parse_plan(config.plan).num_workers
-    result: dict[str, Any] | None = launch(
-        function, args, num_workers, WorkerSettings(config.threads, config.device)
-    )
+    settings = WorkerSettings(config.threads, config.device, config.launch)
+    result: dict[str, Any] | None = launch(function, args, num_workers, settings, restart)
     return result
 
 
 def _train_worker(
-    workers: Workers, config: RunConfig, out: str | None, resume: bool, family: str
+    workers: Workers,
+    config: RunConfig,
+    out: str | None,
+    resume: bool,
+    family: str,
+    again: bool,
+    memory: Path | None = None,
 ) -> dict[str, Any]:
+    """Train on one worker; `again` after a worker was lost: from the newest state, or the beginning if there is none."""
     machines = {(one.threads, one.device, one.dtype) for one in workers.gather(config)}
     if len(machines) > 1:
         raise UserError(
@@ -231,11 +266,14 @@ def _train_worker(
         )
     # The first worker chooses: under torchrun the others may come when its folder is there already.
     folder, fault = workers.share_of_first(
-        _choose_folder(out, resume, family) if workers.is_first else ("", "")
+        _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
     )
     if fault:
         raise UserError(fault)
-    return train(workers, config, Path(folder), resume)
+    if again:
+        newest = newest_state(Path(folder) / "checkpoints", memory) if workers.is_first else None
+        resume = workers.share_of_first(newest is not None)
+    return train(workers, config, Path(folder), resume, memory)
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:
