@@ -85,10 +85,13 @@ class Fault:
 class _Record:
     """The record of this process."""
 
-    def __init__(self, path: Path, rank: int, attempt: int) -> None:
-        with path.open("r+b") as file:
-            self.memory = mmap.mmap(file.fileno(), 0)
-        self.rank, self.attempt, self.number = rank, attempt, 0
+    def __init__(self, path: Path | None, place: int, attempt: int, rank: int) -> None:
+        if path is None:
+            self.memory = mmap.mmap(-1, RECORD_BYTES)
+        else:
+            with path.open("r+b") as file:
+                self.memory = mmap.mmap(file.fileno(), 0)
+        self.place, self.attempt, self.number, self.rank = place, attempt, 0, rank
         self.name, self.step, self.microbatch, self.samples = b"set-up", -1, -1, b""
         self.faults = read_faults(os.environ.get(FAULTS, ""))
         self.write(waiting=False)
@@ -97,7 +100,7 @@ class _Record:
         """Write number, time, process, step, microbatch, waiting, phase and samples."""
         self.number += 1
         _LAYOUT.pack_into(
-            self.memory, self.rank * RECORD_BYTES, self.number, time.monotonic(), os.getpid(),
+            self.memory, self.place * RECORD_BYTES, self.number, time.monotonic(), os.getpid(),
             self.step, self.microbatch, waiting, self.name, self.samples,
         )  # fmt: skip
 
@@ -110,16 +113,17 @@ def make_records(path: Path, num_workers: int) -> None:
     path.write_bytes(bytes(num_workers * RECORD_BYTES))
 
 
-def begin_record(path: Path, rank: int, attempt: int) -> None:
+def begin_record(path: Path | None, place: int, attempt: int, rank: int | None = None) -> None:
     """Let this process write its phases to its record from now on.
 
     Args:
-        path: As `make_records` has made it.
-        rank: This worker's number.
+        path: As `make_records` has made it; None keeps the record to this process.
+        place: Number of the record in the file.
+        rank: This worker's number, for fault plans; None takes `place`.
         attempt: How often the workers have been started before; for fault plans.
     """
     global _record
-    _record = _Record(path, rank, attempt)
+    _record = _Record(path, place, attempt, place if rank is None else rank)
 
 
 def read_record(path: Path, rank: int) -> Activity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
 from ziggurat.handover import memory_folder, newest_state
 from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
-from ziggurat.parallel.launch import Restart, WorkerSettings, launch, world_from_environment
+from ziggurat.parallel.launch import Restart, WorkerSettings, launch, restart_count, world_from_environment
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
@@ -28,6 +29,8 @@ from ziggurat.run import CONFIG, Run, load_run, make_run_folder
 from ziggurat.train import open_validation, train
 
 T = TypeVar("T")
+
+LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
 
 # What may differ when a run goes on: where it is computed, and what it is not defined by.
 FREE_ON_RESUME = {
@@ -64,6 +67,10 @@ def start_training(
     Raises:
         UserError: Listing every fault.
     """
+    world = world_from_environment()
+    again = world is not None and _is_restart(out)
+    if again and (Path(out or "") / CONFIG).is_file():  # the same command, but the run is there already
+        resume, config_file = True, None
     if resume and config_file is not None:
         raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
     config = defaults or RunConfig()
@@ -73,17 +80,44 @@ def start_training(
         config, settings = _resumed(out, settings)
     if data is not None:
         settings = settings | {"data.path": data}
-    world = world_from_environment()
-    config = _resolved(override(config, settings), world, resume)
+    config = override(config, settings)
+    if world is not None:
+        config = _follow_world(config, world)
+    config = _resolved(config, world, resume)
     family = family or config.task
     if world is not None:
-        return _launch(_train_worker, (config, out, resume, family, False), config)
+        return _launch(_train_worker, (config, out, resume and not again, family, again), config)
     out, fault = _choose_folder(out, resume, family)
     if fault:
         raise UserError(fault)
     with memory_folder() as memory:
         arguments = (config, out, resume, family, False, memory)
         return _launch(_train_worker, arguments, config, _restart(config, out, family, memory))
+
+
+def _is_restart(out: str | None) -> bool:
+    """Whether torchrun has started this run before: it counts restarts, or the run's folder knows its ``--rdzv-id``.
+
+    A machine that joins later counts from 0, and those that were there do not count its coming.
+    """
+    if restart_count() > 0 and out is None:
+        raise UserError("torchrun has started a lost worker again, which needs the run's folder: give --out")
+    known = Path(out or "") / LAUNCH
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    same = name != "none" and known.is_file() and known.read_text(encoding="utf-8") == name
+    return restart_count() > 0 or (out is not None and same)
+
+
+def _follow_world(config: RunConfig, world: int) -> RunConfig:
+    """Return the config with as many workers along dp as torchrun's world has; the microbatches stay those of the plan."""
+    if not config.plan or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config
+    plan = parse_plan(config.plan)
+    if world % plan.num_spatial:
+        return config  # refused with what else is wrong
+    microbatches = config.train.microbatches or plan.dp
+    follows = str(dataclasses.replace(plan, dp=world // plan.num_spatial))
+    return override(config, {"plan": follows, "train.microbatches": microbatches})
 
 
 def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> Restart:
@@ -258,18 +292,22 @@ def _train_worker(
     memory: Path | None = None,
 ) -> dict[str, Any]:
     """Train on one worker; `again` after a worker was lost: from the newest state, or the beginning if there is none."""
-    machines = {(one.threads, one.device, one.dtype) for one in workers.gather(config)}
+    joined = workers.gather((config, again))
+    machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
     if len(machines) > 1:
         raise UserError(
             f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
             "--dtype and --set device=... to all of them"
         )
+    config, again = joined[0][0], any(one for _, one in joined)
     # The first worker chooses: under torchrun the others may come when its folder is there already.
     folder, fault = workers.share_of_first(
         _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
     )
     if fault:
         raise UserError(fault)
+    if workers.is_first and "TORCHELASTIC_RUN_ID" in os.environ:
+        (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
     if again:
         newest = newest_state(Path(folder) / "checkpoints", memory) if workers.is_first else None
         resume = workers.share_of_first(newest is not None)

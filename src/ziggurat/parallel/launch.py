@@ -26,8 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore, PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import FileStore, Store
 
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import UserError
@@ -36,6 +35,7 @@ from ziggurat.parallel.failures import Interrupted as Interrupted
 from ziggurat.parallel.failures import WorkerFailed as WorkerFailed
 from ziggurat.parallel.failures import WorkerLost as WorkerLost
 from ziggurat.parallel.hangs import HangWatch, answer_with_stack
+from ziggurat.parallel.joining import agree_on_world, torchrun_store
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import begin_record, make_records, phase, waiting
 
@@ -89,6 +89,11 @@ class Restart:
 def world_from_environment() -> int | None:
     """Return the number of workers of the world that torchrun has made, or None outside of it."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ) else None
+
+
+def restart_count() -> int:
+    """Return how often torchrun has started this worker again; 0 outside of it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def launch(
@@ -146,7 +151,7 @@ def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
         settings: Threads and device; by default one thread on the CPU, a GPU where there is one.
 
     Yields:
-        All workers. Keys of the store are prefixed by the restart attempt.
+        All workers. Keys of the store are this world's own, also after a restart.
     """
     settings = settings or WorkerSettings(1, "cuda" if torch.cuda.is_available() else "cpu")
     _set_up(settings)
@@ -154,10 +159,11 @@ def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
         yield Workers(device=_device(settings, 0))
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
-    store, rank, world = next(rendezvous("env://", timeout=settings.group_timeout))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    store = PrefixStore(f"ziggurat/attempt-{attempt}", store)
+    begin_record(None, 0, restart_count(), rank)  # nobody reads it; fault plans work
+    store = torchrun_store(rank, settings.group_timeout)
+    store = agree_on_world(store, rank, world, settings.group_timeout)
     with _process_group(rank, world, local_rank, store, settings) as workers:
         yield workers
 
