@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ziggurat.checkpoint import load_checkpoint, newest_step, save_checkpoint
+from ziggurat.checkpoint import load_checkpoint, save_checkpoint
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import Dataset
@@ -27,6 +27,7 @@ from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.evaluate import Evaluation, evaluate_model
+from ziggurat.handover import Handover, newest_state
 from ziggurat.logging import RunLog
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
@@ -34,6 +35,7 @@ from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.models.weights import load_weights
 from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import phase
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh, make_mesh
 from ziggurat.report import write_report
@@ -42,7 +44,9 @@ from ziggurat.tasks.make import make_task
 from ziggurat.tasks.task import Task
 
 
-def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    workers: Workers, config: RunConfig, folder: Path, resume: bool = False, memory: Path | None = None
+) -> dict[str, Any]:
     """Train a model, evaluate it, and leave weights and metrics in the run's folder.
 
     Args:
@@ -50,6 +54,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         config: The resolved configuration.
         folder: The run's folder.
         resume: Go on from the newest checkpoint of the folder.
+        memory: Where survivors of a lost worker hand over their state (`handover`), which may be newer.
 
     Returns:
         The fields of the command's JSON object.
@@ -68,11 +73,14 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     outcome.start_folder(data, resume)
     mesh.name_layers(model)
     mesh.name_layers(average.model)
-    first_step = outcome.resume() if resume else 0
+    first_step = outcome.resume(memory) if resume else 0
+    handover = Handover(memory, model, average.model, optimizer)
+    handover.complete(first_step)
 
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
+        handover.on_loss(parallel.abandon),
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
@@ -81,6 +89,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             begin = time.perf_counter()
             set_learning_rate(optimizer, learning_rate(step, data.num_steps, config.train))
             parallel.start(num_leaves=len(data.pieces(step)))
+            handover.begin()
 
             # What the loss is divided by, over all workers, is known before anything is computed.
             assignments = [task.assign(microbatch) for microbatch in microbatches]
@@ -95,12 +104,16 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             losses = []
             for microbatch, assignment in zip(microbatches, assignments, strict=True):
                 with parallel.leaf(microbatch.index):
+                    ids = [(id.epoch, id.sample) for id in microbatch.ids]
+                    phase("forward", step, microbatch.index, ids)
                     outputs = _forward(model, microbatch, config, mesh)
                     shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
+                    phase("backward", step, microbatch.index, ids)
                     shares.sum().backward()
                 losses.append(shares.detach().double())
 
             # Sums over all workers, in an order that does not depend on their number.
+            phase("exchange", step)
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
             norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -111,16 +124,19 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
                 raise UserError(_not_finite(step, terms, task, data, parallel, model) + outcome.remedies())
             parallel.finish_statistics()
 
+            phase("optimizer", step)
+            handover.change()
             if config.train.clip_norm:
                 nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
             optimizer.step()
             average.update(step)
 
             log.step(_record(step, data, terms, task, norm, optimizer, time.perf_counter() - begin, waited))
-            if _is_due(step, config.train.checkpoint_every, data.num_steps):
-                outcome.save_checkpoint(step + 1)
             if _is_due(step, config.train.evaluate_every, data.num_steps):
                 log.evaluation(step + 1, _evaluate(average.model, task, data, config, mesh).metrics)
+            handover.complete(step + 1)
+            if _is_due(step, config.train.checkpoint_every, data.num_steps):
+                outcome.save_checkpoint(step + 1)
 
         seconds = time.perf_counter() - start
         parallel.close()
@@ -130,6 +146,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
+        phase("report")
         if workers.is_first:
             model, board, console = average.model, log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
@@ -219,9 +236,11 @@ class _TrainingData:
         num_loaders, pin = self.config.data.workers, device.type == "cuda"
         loader = load_steps(self.samples, self.sampler, mine, first, self.num_steps, num_loaders, pin)
         begin = time.perf_counter()
+        phase("data", first)
         for step, microbatches in enumerate(loader, start=first):
             yield step, [m.to(device) for m in microbatches], time.perf_counter() - begin
             begin = time.perf_counter()
+            phase("data", step + 1)
 
 
 @dataclass(frozen=True)
@@ -240,17 +259,19 @@ class _Outcome:
             start_run_folder(self.folder, self.config, data.dataset, resume)
         self.workers.barrier()
 
-    def resume(self) -> int:
-        """Load the newest checkpoint, which the first worker chooses, and return the number of steps done."""
+    def resume(self, memory: Path | None) -> int:
+        """Load the newest state, which the first worker chooses, and return the number of steps done."""
         checkpoints = self.folder / "checkpoints"
-        step = self.workers.share_of_first(newest_step(checkpoints))
-        if step is None:
+        newest = self.workers.share_of_first(newest_state(checkpoints, memory))
+        if newest is None:
             raise UserError(f"nothing to resume: {checkpoints} holds no checkpoint; run without --resume")
-        load_checkpoint(checkpoints, step, self.model, self.average.model, self.optimizer)
+        place, step = newest
+        load_checkpoint(place, step, self.model, self.average.model, self.optimizer)
         return step
 
     def save_checkpoint(self, done: int) -> None:
         """Write the state after `done` steps."""
+        phase("checkpoint data")
         if self.workers.is_first:
             checkpoints = self.folder / "checkpoints"
             save_checkpoint(checkpoints, done, self.model, self.average.model, self.optimizer)
@@ -285,7 +306,7 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     """Return the model with its first weights, on the worker's device, and what was loaded."""
     seed_everything(config.seed)
     model = build_model(config.model, num_classes)
-    report = "weights: of the newest checkpoint" if resume else "weights: random"
+    report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
     return place_model(model, workers.device, config.train.channels_last).train(), report
@@ -321,9 +342,10 @@ def _evaluate(
     model: VisionModel, task: Task, data: _TrainingData, config: RunConfig, mesh: Mesh
 ) -> Evaluation:
     """Measure the model on the validation split; nothing where there is none."""
+    phase("evaluation")
     if data.validation is None:
         return Evaluation({}, None)
-    return evaluate_model(model, task, data.validation, config, mesh)
+    return evaluate_model(model, task, data.validation, config, mesh, lambda done, total: phase("evaluation"))
 
 
 def _is_due(step: int, every: int, num_steps: int) -> bool:

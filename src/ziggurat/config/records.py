@@ -248,6 +248,26 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True)
+class LaunchConfig:
+    """Workers that die or hang, and how long each section of their work may take without a sign of life.
+
+    Attributes:
+        max_restarts: Times in a row that the workers are started again without a new step in between; 0 ends the run
+            with the first worker that dies.
+        setup_seconds: Longest time that a worker may spend on the same part of starting up.
+        step_seconds: Longest time for one phase of a training step (data, forward, backward ...).
+        checkpoint_seconds: Longest time for one phase of a checkpoint.
+        evaluation_seconds: Longest time for one batch of an evaluation, for its metrics, and for the report.
+    """
+
+    max_restarts: int = 3
+    setup_seconds: float = 600.0
+    step_seconds: float = 600.0
+    checkpoint_seconds: float = 600.0
+    evaluation_seconds: float = 1800.0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """All that defines a run, and where it runs.
 
@@ -278,6 +298,7 @@ class RunConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 def run_task(config: RunConfig) -> Task:

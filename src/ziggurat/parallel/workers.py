@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.phases import waiting
+
 T = TypeVar("T")
 
 
@@ -54,7 +56,8 @@ class Workers:
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
-        dist.all_gather_object(values, value, group=self.group)
+        with waiting():
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def share_of_first(self, value: T) -> T:
@@ -65,7 +68,8 @@ class Workers:
         if self.group is None:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=dist.get_global_rank(self.group, 0), group=self.group)
+        with waiting():
+            dist.broadcast_object_list(values, src=dist.get_global_rank(self.group, 0), group=self.group)
         return values[0]
 
     def copy_from_first(self, tensors: list[Tensor]) -> None:
@@ -77,9 +81,11 @@ class Workers:
             return
         source = dist.get_global_rank(self.group, 0)
         for tensor in tensors:
-            dist.broadcast(tensor, src=source, group=self.group)
+            with waiting():
+                dist.broadcast(tensor, src=source, group=self.group)
 
     def barrier(self) -> None:
         """Return when every worker has called this."""
         if self.size > 1:
-            dist.barrier(group=self.group)
+            with waiting():
+                dist.barrier(group=self.group)
