@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.config import FREE_ON_RESUME, RunConfig, Task, flatten, load_config, override, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
@@ -25,12 +25,6 @@ from ziggurat.run import CONFIG, Run, load_run, make_run_folder
 from ziggurat.train import open_validation, train
 
 T = TypeVar("T")
-
-# What may differ when a run goes on: where it is computed, and what it is not defined by.
-FREE_ON_RESUME = {
-    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
-    "train.checkpoint_every", "train.evaluate_every",
-}  # fmt: skip
 
 
 def start_training(

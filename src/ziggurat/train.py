@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ziggurat.checkpoint import load_checkpoint, newest_step, save_checkpoint
-from ziggurat.config import RunConfig, run_task
+from ziggurat.checkpoint import Checkpoints, Progress, load_training_state, training_state
+from ziggurat.config import RunConfig, definition_sha256, run_task
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.errors import UserError
-from ziggurat.evaluate import Evaluation, evaluate_model
+from ziggurat.errors import Preempted, UserError
+from ziggurat.evaluate import MAIN_METRIC, Evaluation, evaluate_model
 from ziggurat.logging import RunLog
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.models.weights import load_weights
+from ziggurat.nonfinite import bad_gradient, bad_weights, nonfinite_faults
 from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, set_learning_rate
+from ziggurat.parallel.preemption import Preemption
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.mesh import Mesh, make_mesh
+from ziggurat.plans.mesh import Mesh, background_workers, make_mesh
 from ziggurat.report import write_report
 from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
 from ziggurat.tasks.make import make_task
 from ziggurat.tasks.task import Task
+
+REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
 
 
 def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -56,6 +61,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
 
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
+        Preempted: By SIGTERM or SIGUSR1 to any worker, after the step and its checkpoint.
     """
     mesh = make_mesh(workers, config.plan)
     data = _TrainingData(config, mesh)
@@ -64,7 +70,10 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
     parallel = DataParallel(model, mesh.dp, mesh.sp)
-    outcome = _Outcome(workers, config, folder, model, optimizer, average)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", background_workers(workers), config.checkpoint, definition_sha256(config)
+    )
+    outcome = _Outcome(workers, config, folder, model, optimizer, average, checkpoints)
     outcome.start_folder(data, resume)
     mesh.name_layers(model)
     mesh.name_layers(average.model)
@@ -73,9 +82,12 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
+        Preemption() as preemption,
+        checkpoints,
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
+        outcome.report(log)
         start = time.perf_counter()
         for step, microbatches, waited in steps:
             begin = time.perf_counter()
@@ -104,27 +116,36 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
             norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            if not (terms.isfinite().all() and norm.isfinite()):
+            finite = bool(terms.isfinite().all() and norm.isfinite())
+            if finite:
+                parallel.finish_statistics()
+                if config.train.clip_norm:
+                    nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
+                optimizer.step()
+                average.update(step)
+            else:  # the step changes nothing
+                bad = _bad_gradients(model, task, microbatches, assignments, totals, config, mesh)
+                described = [data.describe(piece) for piece in data.pieces(step)]
+                faults = nonfinite_faults(step, terms, task.term_names, described, parallel, model, bad)
                 parallel.abandon()
-                outcome.save_checkpoint(step)
-                outcome.save_weights()
-                raise UserError(_not_finite(step, terms, task, data, parallel, model) + outcome.remedies())
-            parallel.finish_statistics()
-
-            if config.train.clip_norm:
-                nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
-            optimizer.step()
-            average.update(step)
+                outcome.not_finite(step, faults, log)
 
             log.step(_record(step, data, terms, task, norm, optimizer, time.perf_counter() - begin, waited))
-            if _is_due(step, config.train.checkpoint_every, data.num_steps):
-                outcome.save_checkpoint(step + 1)
+            metric = None
             if _is_due(step, config.train.evaluate_every, data.num_steps):
-                log.evaluation(step + 1, _evaluate(average.model, task, data, config, mesh).metrics)
+                evaluation = _evaluate(average.model, task, data, config, mesh)
+                log.evaluation(step + 1, evaluation.metrics)
+                metric = evaluation.metrics.get(MAIN_METRIC[run_task(config)])
+            # What happened on one worker, all of them know.
+            (stopping,) = workers.sum([preemption.requested])
+            if stopping or _is_due(step, config.train.checkpoint_every, data.num_steps):
+                outcome.save_checkpoint(step + 1, log, metric)
+            if stopping:
+                outcome.stop(step + 1, log)
 
         seconds = time.perf_counter() - start
         parallel.close()
-        outcome.save_checkpoint(data.num_steps)
+        outcome.save_checkpoint(data.num_steps, log)
         outcome.save_weights()
         evaluation = _evaluate(average.model, task, data, config, mesh)
         log.evaluation(data.num_steps, evaluation.metrics)
@@ -133,6 +154,8 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         if workers.is_first:
             model, board, console = average.model, log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
+        checkpoints.wait()
+        outcome.report(log)
         workers.barrier()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
     return outcome.result() | {
@@ -140,7 +163,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         "samples": samples,
         "seconds": seconds,
         "images_per_second": samples / seconds,
-        "loss": float(terms.sum()) if samples else None,
+        "loss": float(terms.sum()) if samples and finite else None,
         "metrics": evaluation.metrics,
     }
 
@@ -201,6 +224,10 @@ class _TrainingData:
             f"{self.num_steps} steps of {train.batch_size} samples in {train.microbatches} microbatches"
         )
 
+    def describe(self, ids: Sequence[SampleId]) -> str:
+        """Name samples in a message."""
+        return ", ".join(self.samples.describe(id) for id in ids)
+
     def pieces(self, step: int) -> list[tuple[SampleId, ...]]:
         """Return the samples of each microbatch of a step."""
         train = self.config.train
@@ -234,6 +261,8 @@ class _Outcome:
     model: VisionModel
     optimizer: torch.optim.Optimizer
     average: WeightAverage[VisionModel]
+    checkpoints: Checkpoints
+    counters: Counter[str] = field(default_factory=Counter)
 
     def start_folder(self, data: _TrainingData, resume: bool) -> None:
         if self.workers.is_first:
@@ -241,33 +270,75 @@ class _Outcome:
         self.workers.barrier()
 
     def resume(self) -> int:
-        """Load the newest checkpoint, which the first worker chooses, and return the number of steps done."""
-        checkpoints = self.folder / "checkpoints"
-        step = self.workers.share_of_first(newest_step(checkpoints))
-        if step is None:
-            raise UserError(f"nothing to resume: {checkpoints} holds no checkpoint; run without --resume")
-        load_checkpoint(checkpoints, step, self.model, self.average.model, self.optimizer)
-        return step
+        """Load the newest good checkpoint and return the number of steps done."""
+        progress = self.checkpoints.find()
+        self.counters.update(progress.counters)
+        place = self.checkpoints.path(progress)
+        load_training_state(place, self.model, self.average.model, self.optimizer)
+        return progress.step
 
-    def save_checkpoint(self, done: int) -> None:
-        """Write the state after `done` steps."""
-        if self.workers.is_first:
-            checkpoints = self.folder / "checkpoints"
-            save_checkpoint(checkpoints, done, self.model, self.average.model, self.optimizer)
-        self.workers.barrier()
+    def save_checkpoint(self, done: int, log: RunLog, metric: float | None = None) -> None:
+        """Begin to write the state after `done` steps; what the log says of them is on the disk before."""
+        log.sync()
+        state = training_state(self.model, self.average.model, self.optimizer)
+        self.checkpoints.save(Progress(done, metric, dict(self.counters)), state)
+        self.report(log)
+
+    def report(self, log: RunLog) -> None:
+        """Say what has become of the checkpoints."""
+        for message in self.checkpoints.messages():
+            log.say(message)
+
+    def stop(self, done: int, log: RunLog) -> None:
+        """End before the run is done, as schedulers ask.
+
+        Raises:
+            Preempted: Always.
+        """
+        self.checkpoints.wait()
+        self.report(log)
+        newest = self.checkpoints.newest
+        raise Preempted(
+            f"stopped by a signal after step {done}; "
+            + (
+                "no checkpoint could be written"
+                if newest is None
+                else f"--resume goes on after step {newest}"
+            )
+        )
+
+    def not_finite(self, step: int, faults: list[str], log: RunLog) -> None:
+        """Count a step whose numbers are not finite.
+
+        Raises:
+            UserError: If the policy is to stop, or the weights themselves are not finite.
+        """
+        broken = bad_weights(self.model)
+        if broken:
+            newest = self.checkpoints.newest
+            kept = "none" if newest is None else f"that of step {newest}"
+            names = ", ".join(broken[:3])
+            fault = (
+                f"the weights are not finite since an earlier step ({names}); the newest checkpoint is {kept}"
+            )
+            raise UserError([*faults, f"{fault}: {REMEDY}"])
+        if self.config.train.on_nonfinite == "stop":
+            self.save_checkpoint(step, log)
+            self.save_weights()
+            self.checkpoints.wait()
+            self.report(log)
+            weights = self.folder / WEIGHTS
+            raise UserError([*faults, f"the weights of before this step are in {weights}: {REMEDY}"])
+        self.counters["skipped_steps"] += 1
+        for fault in faults:
+            log.say(fault)
+        log.say(f"step {step + 1} is skipped: {self.counters['skipped_steps']} so far")
 
     def save_weights(self) -> None:
         """Export the averaged weights."""
         if self.workers.is_first:
             save_weights(self.average.model, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
-
-    def remedies(self) -> list[str]:
-        weights = self.folder / WEIGHTS
-        return [
-            f"the weights of before this step are in {weights}: lower train.lr, lengthen train.warmup, "
-            "or use --dtype fp32"
-        ]
 
     def result(self) -> dict[str, Any]:
         return {
@@ -278,6 +349,7 @@ class _Outcome:
             "world_size": self.workers.size,
             "microbatches": self.config.train.microbatches,
             "weights_sha256": weights_sha256(self.average.model),
+            "skipped_steps": self.counters["skipped_steps"],
         }
 
 
@@ -343,14 +415,14 @@ def _record(
 ) -> dict[str, Any]:
     """Return the line of ``metrics.jsonl`` for a step."""
     num_images = len(data.sampler.batch(step))
-    by_term = {f"loss_{n}": v for n, v in zip(task.term_names, terms.sum(dim=0).tolist(), strict=True)}
+    by_term = {f"loss_{n}": _finite(v) for n, v in zip(task.term_names, terms.sum(dim=0), strict=True)}
     return {
         "step": step + 1,
         "epoch": step // data.sampler.steps_per_epoch,
-        "loss": float(terms.sum()),
+        "loss": _finite(terms.sum()),
         **by_term,
         "lr": optimizer.param_groups[0]["lr"],
-        "gradient_norm": float(norm),
+        "gradient_norm": _finite(norm),
         "images": num_images,
         "images_per_second": num_images / (seconds + waited),
         "seconds": seconds,
@@ -358,32 +430,30 @@ def _record(
     }
 
 
-def _not_finite(
-    step: int,
-    terms: Tensor,
-    task: Task,
-    data: _TrainingData,
-    parallel: DataParallel,
+def _finite(value: Tensor) -> float | None:
+    """Return a number for JSON, which knows no NaN."""
+    return float(value) if value.isfinite() else None
+
+
+def _bad_gradients(
     model: VisionModel,
-) -> list[str]:
-    """Name the microbatches whose loss is not finite, or else the first parameter whose gradient is not."""
-    faults = []
-    for index in (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist():
-        ranks = range(parallel.workers.size)
-        place = next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
-        first, sharing = place * parallel.sharing.size, parallel.sharing.size
-        worker = f"worker {first}" if sharing == 1 else f"workers {first} to {first + sharing - 1}"
-        values = zip(task.term_names, terms[index].tolist(), strict=True)
-        samples = ", ".join(data.samples.describe(id) for id in data.pieces(step)[index])
-        faults.append(
-            f"the loss is not finite in step {step + 1}, microbatch {index}, on {worker} "
-            f"({', '.join(f'{name} {value}' for name, value in values)}); samples: {samples}"
-        )
-    if not faults:
-        gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-        bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
-        samples = ", ".join(data.samples.describe(id) for piece in data.pieces(step) for id in piece)
-        faults.append(
-            f"the gradient is not finite in step {step + 1}; first bad parameter: {bad}; samples: {samples}"
-        )
-    return faults
+    task: Task,
+    microbatches: list[Microbatch],
+    assignments: list[Any],
+    totals: Tensor,
+    config: RunConfig,
+    mesh: Mesh,
+) -> Callable[[], dict[int, str]]:
+    """Return what finds the first bad parameter of each microbatch: it computes this worker's once more."""
+
+    def find() -> dict[int, str]:
+        found: dict[int, str] = {}
+        for microbatch, assignment in zip(microbatches, assignments, strict=True):
+            outputs = _forward(model, microbatch, config, mesh)
+            loss = torch.stack(list(task.loss_shares(outputs, assignment, totals).values())).sum()
+            name = bad_gradient(model, loss)
+            if name is not None:
+                found[microbatch.index] = name
+        return {index: name for part in mesh.workers.gather(found) for index, name in part.items()}
+
+    return find

@@ -35,14 +35,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.rendezvous import rendezvous
 
-from ziggurat.errors import UserError
+from ziggurat.errors import Preempted, UserError
+from ziggurat.parallel.preemption import SIGNALS as PREEMPTION_SIGNALS
+from ziggurat.parallel.preemption import forwarded_signals
 from ziggurat.parallel.workers import Workers
 
 T = TypeVar("T")
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 SHUTDOWN_SECONDS = 2
-HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the elastic launcher
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the elastic launcher
 LAST_WORD_SECONDS = 0.5  # a failing worker lets others fail first whose end may be the cause of its failure
 
 
@@ -51,7 +53,7 @@ class WorkerFailed(RuntimeError):  # noqa: N818 - reads as what happened
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The user ended the run by Ctrl-C, or the system by SIGTERM."""
+    """The user ended the run by Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def launch(
     Raises:
         UserError: A worker found the user's input wrong; the message is that worker's own.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
-        Interrupted: By Ctrl-C or SIGTERM. All workers have ended.
+        Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
+        Interrupted: By Ctrl-C. All workers have ended.
     """
     world = world_from_environment()
     if world is not None:
@@ -188,12 +191,14 @@ def _start_local(
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             start_method=_start_method(settings),
             shutdown_timeout=SHUTDOWN_SECONDS,
+            signals_to_handle=",".join(number.name for number in HANDLED_SIGNALS),
         )
         handlers = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
         try:
-            results = elastic_launch(config, _local_worker)(folder, function, args, settings, os.getpid())
+            with forwarded_signals() as preemption:
+                results = elastic_launch(config, _local_worker)(folder, function, args, settings, os.getpid())
         except ChildFailedError as error:
-            raise _first_failure(Path(folder), error) from None
+            raise _first_failure(Path(folder), error, preemption.requested) from None
         except (KeyboardInterrupt, SignalException):
             raise Interrupted from None
         finally:
@@ -222,8 +227,10 @@ def _local_worker(
     """Run in a new process: set it up, join the others, call the function, report an error to the parent."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # die at once, also inside a collective
+        for number in (signal.SIGINT, *PREEMPTION_SIGNALS):
+            signal.signal(
+                number, signal.SIG_DFL
+            )  # die at once, also inside a collective; training notes some
         die_with_parent(parent)
         if settings.device == "cpu":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -236,12 +243,13 @@ def _local_worker(
             "rank": rank,
             "time": time.time(),
             "faults": error.faults if isinstance(error, UserError) else None,
+            "preempted": str(error) if isinstance(error, Preempted) else None,
             "traceback": traceback.format_exc(),
         }
         Path(folder, f"error-{rank}.json").write_text(json.dumps(report), encoding="utf-8")
         sys.stdout.flush()
         sys.stderr.flush()
-        time.sleep(LAST_WORD_SECONDS if report["faults"] is None else 0)
+        time.sleep(LAST_WORD_SECONDS if report["faults"] is None and report["preempted"] is None else 0)
         os._exit(1)
     return result if rank == 0 else None
 
@@ -256,7 +264,7 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _first_failure(folder: Path, error: ChildFailedError) -> Exception:
+def _first_failure(folder: Path, error: ChildFailedError, preempted: bool) -> Exception:
     """Return what ended the run: a worker that was killed, or the earliest error that a worker reported.
 
     A worker that is killed has no last word; the errors of those that were talking to it are consequences.
@@ -267,6 +275,13 @@ def _first_failure(folder: Path, error: ChildFailedError) -> Exception:
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
             return WorkerFailed(f"worker {rank} was killed by {signal.Signals(-failure.exitcode).name}")
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("error-*.json")]
+    for report in reports:
+        if report["preempted"] is not None:
+            return Preempted(report["preempted"])
+    if preempted and all(report["faults"] is None for report in reports):
+        return Preempted(
+            "stopped by a signal before the first step, or outside of training; nothing was written"
+        )
     if not reports:
         rank, failure = error.get_first_failure()
         return WorkerFailed(f"worker {rank} ended without a message, with exit status {failure.exitcode}")
