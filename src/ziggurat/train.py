@@ -23,7 +23,7 @@ from ziggurat.config import RunConfig, definition_sha256, run_task
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset
-from ziggurat.data.loader import load_steps
+from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import Preempted, UserError
@@ -136,8 +136,7 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
                 evaluation = _evaluate(average.model, task, data, config, mesh)
                 log.evaluation(step + 1, evaluation.metrics)
                 metric = evaluation.metrics.get(MAIN_METRIC[run_task(config)])
-            # What happened on one worker, all of them know.
-            (stopping,) = workers.sum([preemption.requested])
+            stopping = outcome.agree(preemption.requested, data.take_notices(microbatches, mesh), log)
             if stopping or _is_due(step, config.train.checkpoint_every, data.num_steps):
                 outcome.save_checkpoint(step + 1, log, metric)
             if stopping:
@@ -216,6 +215,7 @@ class _TrainingData:
         self.samples = TrainingSamples(self.dataset, config.data, config.seed, part)
         self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
         self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
+        self.notices: list[str] = []  # of what happened while samples were loaded
 
     def __str__(self) -> str:
         train = self.config.train
@@ -233,6 +233,15 @@ class _TrainingData:
         train = self.config.train
         return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
 
+    def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
+        """Return how many samples of this worker's microbatches were replaced, and what there is to say.
+
+        Workers that share images read the same ones; the first of them speaks.
+        """
+        faults = [fault for microbatch in microbatches for fault in microbatch.faults if mesh.sp.is_first]
+        notices, self.notices[:] = faults + self.notices, []
+        return len(faults), notices
+
     def steps(
         self, parallel: DataParallel, first: int
     ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
@@ -243,8 +252,11 @@ class _TrainingData:
             return [(index, pieces[index]) for index in parallel.leaves_of_worker(len(pieces))]
 
         device = parallel.workers.device
-        num_loaders, pin = self.config.data.workers, device.type == "cuda"
-        loader = load_steps(self.samples, self.sampler, mine, first, self.num_steps, num_loaders, pin)
+        config = self.config.data
+        settings = LoaderSettings(config.workers, device.type == "cuda", config.on_error)
+        loader = load_steps(
+            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append
+        )
         begin = time.perf_counter()
         for step, microbatches in enumerate(loader, start=first):
             yield step, [m.to(device) for m in microbatches], time.perf_counter() - begin
@@ -283,6 +295,23 @@ class _Outcome:
         state = training_state(self.model, self.average.model, self.optimizer)
         self.checkpoints.save(Progress(done, metric, dict(self.counters)), state)
         self.report(log)
+
+    def agree(self, requested: bool, happened: tuple[int, list[str]], log: RunLog) -> bool:
+        """Let all workers know what happened on each: samples that were replaced, and what there is to say.
+
+        Returns:
+            Whether a signal has asked any worker to stop.
+        """
+        replaced, notices = happened
+        stopping, replaced, to_say = self.workers.sum([requested, replaced, len(notices)])
+        self.counters["replaced_samples"] += replaced
+        if to_say:
+            for rank, said in enumerate(self.workers.gather(notices)):
+                for notice in said:
+                    log.say(f"worker {rank}: {notice}")
+        if replaced:
+            log.say(f"samples that were replaced so far: {self.counters['replaced_samples']}")
+        return stopping > 0
 
     def report(self, log: RunLog) -> None:
         """Say what has become of the checkpoints."""
@@ -350,6 +379,7 @@ class _Outcome:
             "microbatches": self.config.train.microbatches,
             "weights_sha256": weights_sha256(self.average.model),
             "skipped_steps": self.counters["skipped_steps"],
+            "replaced_samples": self.counters["replaced_samples"],
         }
 
 
