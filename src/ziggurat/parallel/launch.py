@@ -45,6 +45,7 @@ T = TypeVar("T")
 GROUP_TIMEOUT = timedelta(minutes=10)
 SHUTDOWN_SECONDS = 2
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the elastic launcher
+NO_TCP_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 LAST_WORD_SECONDS = 0.5  # a failing worker lets others fail first whose end may be the cause of its failure
 
 
@@ -193,6 +194,8 @@ def _start_local(
             shutdown_timeout=SHUTDOWN_SECONDS,
             signals_to_handle=",".join(number.name for number in HANDLED_SIGNALS),
         )
+        private = os.environ.get(NO_TCP_STORE)
+        os.environ[NO_TCP_STORE] = "1"  # it would listen on every interface; workers meet through a file
         handlers = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
         try:
             with forwarded_signals() as preemption:
@@ -203,6 +206,9 @@ def _start_local(
             raise Interrupted from None
         finally:
             os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
+            os.environ.pop(NO_TCP_STORE)
+            if private is not None:
+                os.environ[NO_TCP_STORE] = private
             for number, handler in handlers.items():  # the launcher has replaced them
                 signal.signal(number, handler)
     value: T = results[0]
@@ -272,7 +278,10 @@ def _first_failure(folder: Path, error: ChildFailedError, preempted: bool) -> Ex
     for rank, failure in error.failures.items():
         if -failure.exitcode == signal.SIGINT:
             return Interrupted()  # Ctrl-C reaches the workers, too, and they may be faster
-        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+        forwarded = (
+            PREEMPTION_SIGNALS if preempted else (signal.SIGTERM,)
+        )  # SIGTERM: by the launcher, afterwards
+        if failure.exitcode < 0 and -failure.exitcode not in forwarded:
             return WorkerFailed(f"worker {rank} was killed by {signal.Signals(-failure.exitcode).name}")
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("error-*.json")]
     for report in reports:
