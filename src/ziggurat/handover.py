@@ -17,14 +17,25 @@ import fcntl
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ziggurat.checkpoint import newest_step, save_checkpoint
+from ziggurat.checkpoint import (
+    Progress,
+    checkpoint_faults,
+    checkpoint_folder,
+    published_steps,
+    read_manifest,
+    remove_checkpoint,
+    training_state,
+    write_checkpoint,
+)
+from ziggurat.parallel.workers import Workers
+from ziggurat.phases import phase, waiting
 
 MEMORY = Path("/dev/shm")
 
@@ -34,19 +45,26 @@ class Handover:
 
     Args:
         folder: In memory; None hands nothing over.
+        run: Names the definition of the run.
         model: The weights.
         average: Their moving average.
         optimizer: With its state.
     """
 
     def __init__(
-        self, folder: Path | None, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        folder: Path | None,
+        run: str,
+        model: nn.Module,
+        average: nn.Module,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self.folder = folder
+        self.run = run
         self.model = model
         self.average = average
         self.optimizer = optimizer
-        self.done: int | None = None
+        self.progress: Progress | None = None
         self.within = False
 
     def begin(self) -> None:
@@ -55,11 +73,11 @@ class Handover:
 
     def change(self) -> None:
         """Note that the state changes from now on; until it is complete there is nothing to hand over."""
-        self.within, self.done = False, None
+        self.within, self.progress = False, None
 
-    def complete(self, done: int) -> None:
-        """Note that the state is that after `done` steps, with all that is due after them but the checkpoint."""
-        self.within, self.done = False, done
+    def complete(self, done: int, counters: Mapping[str, int]) -> None:
+        """Note that the state is that after `done` steps, and what the run has counted until then."""
+        self.within, self.progress = False, Progress(done, counters=dict(counters))
 
     @contextmanager
     def on_loss(self, undo: Callable[[], None]) -> Iterator[None]:
@@ -71,32 +89,42 @@ class Handover:
         try:
             yield
         except RuntimeError:  # what a collective raises; a user's error is none
-            if self.folder is not None and self.done is not None:
+            if self.folder is not None and self.progress is not None:
+                phase("handover")
                 if self.within:
                     undo()
-                self._write(self.folder, self.done)
+                self._write(self.folder, self.progress)
             raise
 
-    def _write(self, folder: Path, done: int) -> None:
+    def _write(self, folder: Path, progress: Progress) -> None:
         with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner is killed
-            if (newest_step(folder) or -1) >= done:
+            with waiting():
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner is killed
+            before = published_steps(folder)
+            if before and before[-1] >= progress.step:
                 return
-            try:
-                save_checkpoint(folder, done, self.model, self.average, self.optimizer)
-            except OSError as error:
+            state = training_state(self.model, self.average, self.optimizer)
+            tensors = {name: value.detach().cpu() for name, value in state.items()}
+            fault = write_checkpoint(folder, progress, self.run, tensors, Workers())
+            if fault is not None:
                 print(
-                    f"ziggurat: the state after step {done} cannot be handed over in {folder}: {error}; the newest "
-                    "checkpoint is used",
+                    f"ziggurat: the state after step {progress.step} cannot be handed over in {folder}: {fault}; the "
+                    "newest checkpoint is used",
                     file=sys.stderr,
                 )
+                return
+            for step in before:
+                remove_checkpoint(folder, step)
 
 
-def newest_state(checkpoints: Path, memory: Path | None) -> tuple[Path, int] | None:
-    """Return the folder and step of the newest state, in memory or on the disk; of equal ones that in memory."""
-    places = [place for place in (memory, checkpoints) if place is not None]
-    states = [(place, step) for place in places if (step := newest_step(place)) is not None]
-    return max(states, key=lambda state: state[1], default=None)
+def handed_over(folder: Path | None, run: str) -> Progress | None:
+    """Return how far the newest state is that survivors of the run have handed over whole; None if there is none."""
+    for step in reversed(published_steps(folder) if folder is not None else []):
+        assert folder is not None
+        place = checkpoint_folder(folder, step)
+        if not checkpoint_faults(place, step, run):
+            return Progress(step, counters=read_manifest(place).counters)
+    return None
 
 
 @contextmanager

@@ -3,8 +3,9 @@
     worker 0   phase("forward", step=3, microbatch=0, samples=...)  ──> record 0 ┐
     worker 1   phase("exchange") ... waiting()                      ──> record 1 ┴──> the launcher: who hangs, and where
 
-A record belongs to the process, so it is the one piece of state of this module. Without `begin_record` a phase costs
-a test for None. With it, one copy of some bytes: no lock, no message, no system call.
+A record belongs to the process, so it is the one piece of state of this module; a thread that works beside training
+has a second one (`beside_training`). Without `begin_record` a phase costs a test for None. With it, one copy of some
+bytes: no lock, no message, no system call.
 
 A *fault plan* in the environment makes a worker fail as it enters a phase (`tests/faults` uses it):
 ``ZIGGURAT_FAULTS="kill@forward rank=1 step=3 attempt=0; stop@data rank=0"``. ``kill`` and ``stop`` send SIGKILL and
@@ -17,6 +18,7 @@ import mmap
 import os
 import signal
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ RECORD_BYTES = 1024
 _LAYOUT = struct.Struct("<Qdqqq?24s512s")  # of a record: see `_Record.write`
 _SECTIONS = {
     "set-up": ("set-up", "process group"),
-    "step": ("data", "forward", "backward", "exchange", "optimizer"),
+    "step": ("data", "forward", "backward", "exchange", "optimizer", "handover"),
     "checkpoint": ("checkpoint data", "checkpoint manifest", "checkpoint publishing", "checkpoint"),
     "evaluation": ("evaluation", "report"),
 }
@@ -85,14 +87,10 @@ class Fault:
 class _Record:
     """The record of this process."""
 
-    def __init__(self, path: Path | None, place: int, attempt: int, rank: int) -> None:
-        if path is None:
-            self.memory = mmap.mmap(-1, RECORD_BYTES)
-        else:
-            with path.open("r+b") as file:
-                self.memory = mmap.mmap(file.fileno(), 0)
+    def __init__(self, memory: mmap.mmap, place: int, attempt: int, rank: int, name: str = "set-up") -> None:
+        self.memory = memory
         self.place, self.attempt, self.number, self.rank = place, attempt, 0, rank
-        self.name, self.step, self.microbatch, self.samples = b"set-up", -1, -1, b""
+        self.name, self.step, self.microbatch, self.samples = name.encode(), -1, -1, b""
         self.faults = read_faults(os.environ.get(FAULTS, ""))
         self.write(waiting=False)
 
@@ -104,32 +102,75 @@ class _Record:
             self.step, self.microbatch, waiting, self.name, self.samples,
         )  # fmt: skip
 
+    def clear(self) -> None:
+        """Say that nothing is done here."""
+        self.memory[self.place * RECORD_BYTES : (self.place + 1) * RECORD_BYTES] = bytes(RECORD_BYTES)
+
 
 _record: _Record | None = None
+_of_thread = threading.local()  # `record`: of a thread that has its own
+
+
+def _current() -> _Record | None:
+    own: _Record | None = getattr(_of_thread, "record", None)
+    return own or _record
 
 
 def make_records(path: Path, num_workers: int) -> None:
-    """Create the file that holds a record of each worker."""
-    path.write_bytes(bytes(num_workers * RECORD_BYTES))
+    """Create the file that holds two records of each worker: what it does, and what it does beside that."""
+    path.write_bytes(bytes(2 * num_workers * RECORD_BYTES))
 
 
-def begin_record(path: Path | None, place: int, attempt: int, rank: int | None = None) -> None:
+def begin_record(path: Path | None, rank: int, attempt: int) -> None:
     """Let this process write its phases to its record from now on.
 
     Args:
         path: As `make_records` has made it; None keeps the record to this process.
-        place: Number of the record in the file.
-        rank: This worker's number, for fault plans; None takes `place`.
+        rank: This worker's number.
         attempt: How often the workers have been started before; for fault plans.
     """
     global _record
-    _record = _Record(path, place, attempt, place if rank is None else rank)
+    if path is None:
+        _record = _Record(mmap.mmap(-1, 2 * RECORD_BYTES), 0, attempt, rank)
+        return
+    with path.open("r+b") as file:
+        _record = _Record(mmap.mmap(file.fileno(), 0), 2 * rank, attempt, rank)
+
+
+@contextmanager
+def beside_training(name: str) -> Iterator[None]:
+    """Let this thread write its phases to the process's second record while a block runs; one thread at a time.
+
+    Args:
+        name: The phase that it begins with.
+    """
+    main = _record
+    if main is None:
+        yield
+        return
+    record = _Record(main.memory, main.place + 1, main.attempt, main.rank, name)
+    _of_thread.record = record
+    try:
+        yield
+    finally:
+        _of_thread.record = None
+        record.clear()
 
 
 def read_record(path: Path, rank: int) -> Activity:
     """Return what a worker does now."""
+    return _read(path, 2 * rank)
+
+
+def read_records(path: Path, rank: int) -> list[Activity]:
+    """Return what a worker does now, and then what it does beside that, if anything."""
+    beside = _read(path, 2 * rank + 1)
+    return [read_record(path, rank), *([beside] if beside.pid else [])]
+
+
+def _read(path: Path, place: int) -> Activity:
     with path.open("rb") as file:
-        file.seek(rank * RECORD_BYTES)
+        file.seek(place * RECORD_BYTES)
         fields = _LAYOUT.unpack(file.read(_LAYOUT.size))
     _, since, pid, step, microbatch, waiting, name, samples = fields
     phase_, ids = name.rstrip(b"\0").decode(), samples.rstrip(b"\0").decode()
@@ -153,7 +194,7 @@ def phase(
         microbatch: From 0; None if the phase is not of one.
         samples: (epoch, sample) of the microbatch.
     """
-    record = _record
+    record = _current()
     if record is None:
         return
     record.name = name.encode()
@@ -174,7 +215,7 @@ def phase(
 @contextmanager
 def waiting() -> Iterator[None]:
     """Note that this worker waits for others while a block runs: who waits is not who hangs."""
-    record = _record
+    record = _current()
     if record is None:
         yield
         return

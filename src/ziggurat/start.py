@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ziggurat.checkpoint import newest_step
-from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.checkpoint import published_steps
+from ziggurat.config import FREE_ON_RESUME, RunConfig, Task, flatten, load_config, override, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
-from ziggurat.handover import memory_folder, newest_state
+from ziggurat.handover import memory_folder
 from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
 from ziggurat.parallel.launch import Restart, WorkerSettings, launch, restart_count, world_from_environment
 from ziggurat.parallel.workers import Workers
@@ -26,18 +26,12 @@ from ziggurat.plans.single_images import check_smallest_microbatch
 from ziggurat.predict import predict_files
 from ziggurat.published import load_published, published_config
 from ziggurat.run import CONFIG, Run, load_run, make_run_folder
-from ziggurat.train import open_validation, train
+from ziggurat.train import train
+from ziggurat.training_data import open_validation
 
 T = TypeVar("T")
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
-
-# What may differ when a run goes on: where it is computed, and what it is not defined by.
-FREE_ON_RESUME = {
-    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
-    "train.checkpoint_every", "train.evaluate_every", "launch.max_restarts", "launch.setup_seconds",
-    "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
-}  # fmt: skip
 
 
 def start_training(
@@ -131,7 +125,11 @@ def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> R
     def fewer(num_workers: int) -> int:
         return max(plan.num_spatial, num_workers - plan.num_spatial)
 
-    return Restart(arguments, fewer, lambda: None if memory is None else newest_step(memory))
+    return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
+
+
+def _steps_in(folder: Path | None) -> list[int]:
+    return published_steps(folder) if folder is not None else []
 
 
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -291,7 +289,7 @@ def _train_worker(
     again: bool,
     memory: Path | None = None,
 ) -> dict[str, Any]:
-    """Train on one worker; `again` after a worker was lost: from the newest state, or the beginning if there is none."""
+    """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost."""
     joined = workers.gather((config, again))
     machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
     if len(machines) > 1:
@@ -308,9 +306,9 @@ def _train_worker(
         raise UserError(fault)
     if workers.is_first and "TORCHELASTIC_RUN_ID" in os.environ:
         (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
-    if again:
-        newest = newest_state(Path(folder) / "checkpoints", memory) if workers.is_first else None
-        resume = workers.share_of_first(newest is not None)
+    if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
+        states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
+        resume = workers.share_of_first(bool(states))
     return train(workers, config, Path(folder), resume, memory)
 
 

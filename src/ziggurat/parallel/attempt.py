@@ -25,15 +25,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ziggurat.errors import UserError
+from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.failures import Interrupted, WorkerFailed, WorkerLost
 from ziggurat.parallel.hangs import HangWatch, where
-from ziggurat.phases import read_record
+from ziggurat.parallel.preemption import Preemption
+from ziggurat.phases import read_record, read_records
 
 LAST_WORD_SECONDS = 0.5  # after a first error others may follow, or deaths, that explain it
 STUCK_SECONDS = 5.0  # a survivor that waits for so long has not noticed that a worker has died
 POLL_SECONDS = 0.05  # once a worker has died, survivors are looked at so often
-INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+INTERRUPTS = (signal.SIGHUP, signal.SIGQUIT)
+UNANSWERED = "stopped by a signal before the first step, or outside of training; nothing was written"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class LastWord:
     Attributes:
         result: Of its function; None if it failed.
         faults: The user's, if that is what the error is.
+        preempted: How it has been stopped by a signal, if that is what the error is.
         traceback: Of the error; empty if there is none.
     """
 
     result: Any = None
     faults: list[str] | None = None
+    preempted: str | None = None
     traceback: str = ""
 
 
@@ -59,15 +63,22 @@ class Attempt:
         records: The file of the workers' records.
         watch: Finds those that hang.
         handed_over: Whether a survivor has handed over its state; None if survivors have nothing to say.
+        preemption: Whether a scheduler has asked the workers to stop.
     """
 
     def __init__(
-        self, folder: Path, records: Path, watch: HangWatch, handed_over: Callable[[], bool] | None
+        self,
+        folder: Path,
+        records: Path,
+        watch: HangWatch,
+        handed_over: Callable[[], bool] | None,
+        preemption: Preemption,
     ) -> None:
         self.folder = folder
         self.records = records
         self.watch = watch
         self.handed_over = handed_over
+        self.preemption = preemption
         self.processes: dict[int, BaseProcess] = {}
         self.pipes: dict[int, Connection] = {}
         self.words: dict[int, LastWord] = {}  # in the order of their coming
@@ -87,7 +98,8 @@ class Attempt:
             UserError: A worker found the user's input wrong.
             WorkerFailed: A worker failed otherwise.
             WorkerLost: A worker died or hung, or could not be started.
-            Interrupted: By Ctrl-C or a signal.
+            Preempted: A scheduler has asked for an end.
+            Interrupted: By Ctrl-C or another signal.
         """
         context = multiprocessing.get_context(method)
         try:
@@ -103,6 +115,8 @@ class Attempt:
                     finally:
                         send.close()
                     self.processes[rank] = process
+                if self.preemption.requested:  # those that were started later have not got the signal
+                    raise Preempted(UNANSWERED)
                 self._wait()
         except KeyboardInterrupt:
             raise Interrupted from None
@@ -119,11 +133,11 @@ class Attempt:
             ]
             wait(things, POLL_SECONDS if self.failed_at is not None else self.watch.interval)
             self._listen()
-            for rank in self.watch.find(self._pids()):
+            for rank, activity in self.watch.find(self._pids()).items():
                 if rank not in self.lost:
                     process = self.processes[rank]
                     assert process.pid is not None
-                    self._note_loss(rank, self.watch.describe(rank, process.pid))
+                    self._note_loss(rank, self.watch.describe(rank, process.pid, activity))
                     process.kill()
         self._listen()
 
@@ -144,7 +158,7 @@ class Attempt:
                     self.failed_at = self.failed_at or time.monotonic()
         for rank, code in ended.items():
             if code is not None and rank not in self.words and rank not in self.lost:
-                place = where(read_record(self.records, rank))
+                place = where(read_records(self.records, rank))
                 if code < 0:
                     self._note_loss(rank, f"worker {rank} was killed by {signal.Signals(-code).name}{place}")
                 else:
@@ -179,13 +193,18 @@ class Attempt:
         return activity.section == "set-up" or stuck
 
     def _verdict(self) -> Any:
-        """Return the result, or raise what ended the attempt: a user's fault, a death, else the earliest error.
+        """Return the result, or raise what ended the attempt: a user's fault, a signal, a death, else the earliest error.
 
         A worker that is killed has no last word; the errors of those that were talking to it are consequences.
         """
         for word in self.words.values():
             if word.faults is not None:
                 raise UserError(word.faults)
+        for word in self.words.values():
+            if word.preempted is not None:
+                raise Preempted(word.preempted)
+        if self.lost and self.preemption.requested:  # they were not ready to answer, so the signal ended them
+            raise Preempted(UNANSWERED)
         if self.lost:
             step = max(read_record(self.records, rank).step for rank in self.processes)
             raise WorkerLost("; ".join(self.lost.values()), step)

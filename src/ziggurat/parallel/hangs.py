@@ -1,6 +1,7 @@
 """Finding the worker that hangs, and saying where: the launcher looks at the workers' records.
 
-A worker that waits for others does not hang; the one that they wait for does. It is asked for its stack by SIGUSR2,
+A worker that waits for others does not hang; the one that they wait for does, in what it does or in the thread that
+writes its checkpoint. It is asked for its stack by SIGUSR2,
 which a stopped process cannot answer, and then killed, so that the others can go on.
 """
 
@@ -11,14 +12,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from torch import nn
 
 from ziggurat.config import LaunchConfig
-from ziggurat.phases import Activity, read_record
+from ziggurat.phases import Activity, read_records
 
 ANSWER_SECONDS = 3.0  # that a worker has for its stack
 
@@ -43,27 +44,28 @@ class HangWatch:
         }
         self.interval = min(1.0, min(self.seconds.values()) / 4)
 
-    def find(self, pids: Mapping[int, int]) -> list[int]:
-        """Return the ranks of the workers that hang.
+    def find(self, pids: Mapping[int, int]) -> dict[int, Activity]:
+        """Return in what workers hang, by rank.
 
         Args:
             pids: Process id by rank of the workers that are there.
         """
         now = time.monotonic()
-        known = {rank: read_record(self.records, rank) for rank in pids}
-        known = {rank: activity for rank, activity in known.items() if activity.pid == pids[rank]}
-        overdue = [
-            rank for rank, activity in known.items() if now - activity.since > self.seconds[activity.section]
+        known = [
+            (rank, activity)
+            for rank, pid in pids.items()
+            for activity in read_records(self.records, rank)
+            if activity.pid == pid
         ]
-        stopped = [rank for rank in overdue if _state(pids[rank]) in "Tt"]
-        culprits = stopped or [rank for rank in overdue if not known[rank].waiting]
-        if not culprits and overdue and all(activity.waiting for activity in known.values()):
-            culprits = [min(overdue, key=lambda rank: known[rank].since)]  # they wait for each other
-        return culprits
+        overdue = [(rank, one) for rank, one in known if now - one.since > self.seconds[one.section]]
+        stopped = [(rank, one) for rank, one in overdue if _state(pids[rank]) in "Tt"]
+        culprits = stopped or [(rank, one) for rank, one in overdue if not one.waiting]
+        if not culprits and overdue and all(one.waiting for _, one in known):
+            culprits = [min(overdue, key=lambda place: place[1].since)]  # they wait for each other
+        return dict(reversed(culprits))  # what a worker does itself is told before what it does beside that
 
-    def describe(self, rank: int, pid: int) -> str:
+    def describe(self, rank: int, pid: int, activity: Activity) -> str:
         """Return what is known of a worker that hangs: where it is, for how long, and its stack."""
-        activity = read_record(self.records, rank)
         silent = time.monotonic() - activity.since
         limit = self.seconds[activity.section]
         head = (
@@ -152,6 +154,7 @@ def _state(pid: int) -> str:
         return "X"  # it is gone, or this is no Linux
 
 
-def where(activity: Activity) -> str:
+def where(activities: Sequence[Activity]) -> str:
     """Say in half a sentence what a worker was doing when it died; nothing of one that had not begun."""
-    return f" in {activity}" if activity.pid else ""
+    places = [str(activity) for activity in activities if activity.pid]
+    return f" in {' and in '.join(places)}" if places else ""

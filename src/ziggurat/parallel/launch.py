@@ -29,13 +29,14 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
 from ziggurat.config import LaunchConfig
-from ziggurat.errors import UserError
-from ziggurat.parallel.attempt import INTERRUPTS, Attempt, LastWord
+from ziggurat.errors import Preempted, UserError
+from ziggurat.parallel.attempt import INTERRUPTS, UNANSWERED, Attempt, LastWord
 from ziggurat.parallel.failures import Interrupted as Interrupted
 from ziggurat.parallel.failures import WorkerFailed as WorkerFailed
 from ziggurat.parallel.failures import WorkerLost as WorkerLost
 from ziggurat.parallel.hangs import HangWatch, answer_with_stack
 from ziggurat.parallel.joining import agree_on_world, torchrun_store
+from ziggurat.parallel.preemption import SIGNALS, Preemption, forwarded_signals
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import begin_record, make_records, phase, waiting
 
@@ -119,7 +120,8 @@ def launch(
         UserError: A worker found the user's input wrong; the message is that worker's own.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
         WorkerLost: A worker died or hung, and no restart is left.
-        Interrupted: By Ctrl-C or SIGTERM. All workers have ended.
+        Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
+        Interrupted: By Ctrl-C. All workers have ended.
     """
     world = world_from_environment()
     if world is not None:
@@ -161,7 +163,7 @@ def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    begin_record(None, 0, restart_count(), rank)  # nobody reads it; fault plans work
+    begin_record(None, rank, restart_count())  # nobody reads it; fault plans work
     store = torchrun_store(rank, settings.group_timeout)
     store = agree_on_world(store, rank, world, settings.group_timeout)
     with _process_group(rank, world, local_rank, store, settings) as workers:
@@ -189,8 +191,14 @@ def _process_group(
     phase("set-up")
     try:
         yield Workers(rank, world, device, dist.group.WORLD)
-    finally:
+    except (
+        RuntimeError
+    ):  # another worker may be lost, and a thread be waiting for it: the end of this process ends all
+        raise
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _set_up(settings: WorkerSettings) -> None:
@@ -216,23 +224,23 @@ def _start_local(
 ) -> T:
     """Start workers, and start them again as long as some are lost and `restart` allows it."""
     attempt, in_a_row, furthest = 0, 0, -1
-    while True:
-        try:
-            return _attempt(function, args, num_workers, settings, restart, attempt)
-        except WorkerLost as lost:
-            attempt += 1
-            in_a_row = in_a_row + 1 if lost.step <= furthest else 1
-            furthest = max(furthest, lost.step)
-            if restart is None or in_a_row > settings.limits.max_restarts:
-                raise
-            if in_a_row > 1:  # what fails twice at the same place may need more than is there
-                num_workers = restart.fewer(num_workers)
-            args = restart.arguments(num_workers)
-            print(
-                f"ziggurat: {lost}; attempt {attempt + 1}, with {num_workers} workers",
-                file=sys.stderr,
-                flush=True,
-            )
+    with forwarded_signals() as preemption:
+        while True:
+            try:
+                return _attempt(function, args, num_workers, settings, restart, attempt, preemption)
+            except WorkerLost as lost:
+                attempt += 1
+                in_a_row = in_a_row + 1 if lost.step <= furthest else 1
+                furthest = max(furthest, lost.step)
+                if restart is None or in_a_row > settings.limits.max_restarts:
+                    raise
+                if in_a_row > 1:  # what fails twice at the same place may need more than is there
+                    num_workers = restart.fewer(num_workers)
+                args = restart.arguments(num_workers)
+                again = f"{lost}; attempt {attempt + 1}, with {num_workers} workers"
+                print(f"ziggurat: {again}", file=sys.stderr, flush=True)
+            if preemption.requested:  # between two attempts there is nobody to answer
+                raise Preempted(UNANSWERED)
 
 
 def _attempt(
@@ -242,6 +250,7 @@ def _attempt(
     settings: WorkerSettings,
     restart: Restart | None,
     number: int,
+    preemption: Preemption,
 ) -> T:
     with tempfile.TemporaryDirectory(prefix="ziggurat-") as name:
         folder = Path(name)
@@ -250,7 +259,7 @@ def _attempt(
         watch = HangWatch(folder, records, settings.limits)
         before = restart.survived() if restart is not None else None
         handed_over = None if restart is None else lambda: restart.survived() != before
-        attempt = Attempt(folder, records, watch, handed_over)
+        attempt = Attempt(folder, records, watch, handed_over, preemption)
         seat = _Seat(folder, records, num_workers, number, settings, os.getpid())
         result: T = attempt.run(_start_method(settings), num_workers, _local_worker, (seat, function, args))
         return result
@@ -277,8 +286,9 @@ def _local_worker(
     pipe: Connection, rank: int, seat: _Seat, function: Callable[..., T], args: tuple[Any, ...]
 ) -> None:
     """Run in a new process: set it up, join the others, call the function, report to the launcher."""
-    for number in (signal.SIGINT, *INTERRUPTS):
-        signal.signal(number, signal.SIG_DFL)  # die at once, also inside a collective
+    for number in (signal.SIGINT, *SIGNALS, *INTERRUPTS):
+        # die at once, also inside a collective; training takes note of some
+        signal.signal(number, signal.SIG_DFL)
     die_with_parent(seat.parent)
     begin_record(seat.records, rank, seat.number)
     answer_with_stack(seat.folder, rank)
@@ -290,9 +300,11 @@ def _local_worker(
         with _process_group(rank, seat.num_workers, rank, store, seat.settings) as workers:
             result = function(workers, *args)
         word = LastWord(result if rank == 0 else None)
+    except Preempted as error:
+        word = LastWord(preempted=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher reports it
         faults = error.faults if isinstance(error, UserError) else None
-        word = LastWord(None, faults, traceback.format_exc())
+        word = LastWord(faults=faults, traceback=traceback.format_exc())
     pipe.send(word)
     pipe.close()
     sys.stdout.flush()

@@ -126,3 +126,16 @@ def _subset(workers: Workers, ranks: range) -> Workers:
     group = dist.new_group(world, use_local_synchronization=True)
     assert isinstance(group, dist.ProcessGroup)  # this worker is a member
     return Workers(ranks.index(workers.rank), len(ranks), workers.device, group)
+
+
+def background_workers(workers: Workers) -> Workers:
+    """Return all workers with a group of their own on the CPU, for what runs beside training.
+
+    Communication:
+        All workers call this; it makes a process group.
+    """
+    if workers.group is None:
+        return Workers()
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+    return Workers(workers.rank, workers.size, group=group)
