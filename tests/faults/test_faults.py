@@ -5,6 +5,7 @@ to have happened by the attempts that the launcher tells of; a hang fails the te
 """
 
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -48,7 +49,7 @@ def kill(phase, rank, attempt=0):
         ("dp=2", [kill("forward", 1)]),
         ("dp=4", [kill("exchange", 0), kill("optimizer", 2, 1)]),
         ("dp=2", [kill("checkpoint data", 0), kill("process group", 1, 1)]),
-        ("dp=2", [kill("evaluation", 1)]),
+        ("dp=2", [kill("checkpoint manifest", 1), kill("checkpoint publishing", 0, 1)]),
     ],
 )
 def test_a_killed_worker_changes_nothing(tmp_path, undisturbed, capfd, plan, faults):
@@ -72,7 +73,27 @@ def test_survivors_hand_over_the_last_step(tmp_path, undisturbed, capfd):
 def test_without_survivors_the_newest_checkpoint_is_used(tmp_path, undisturbed):
     result = run(tmp_path / "run", "dp=2", "kill@forward step=5 attempt=0")
     assert result["weights_sha256"] == undisturbed
-    assert result["samples"] == 8 + 4  # the checkpoint is of step 4
+    # The checkpoint of step 4 is there, unless it was being written: then it is that of step 2.
+    assert result["samples"] in (8 + 4, 4 + 8 + 8 + 4)
+
+
+def test_a_survivor_that_is_killed_while_it_hands_over_costs_steps_and_no_bit(tmp_path, undisturbed, capfd):
+    result = run(tmp_path / "run", "dp=2", f"{kill('backward', 1)}; kill@handover rank=0 attempt=0")
+    assert result["weights_sha256"] == undisturbed
+    assert result["samples"] in (8 + 4, 4 + 8 + 8 + 4)
+    assert attempts(capfd) == 1
+    assert no_state_in_memory()
+
+
+def test_an_evaluation_that_was_interrupted_is_done_by_the_next_attempt(tmp_path, undisturbed, capfd):
+    result = run(tmp_path / "run", "dp=2", kill("evaluation", 0))
+    assert result["weights_sha256"] == undisturbed
+    assert result["samples"] == 4 + 16  # the evaluation is after step 3, of 4 samples: nothing is taken again
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    kinds = [(row["kind"], row["step"]) for row in rows]
+    assert kinds == [*(("train", step) for step in (1, 2, 3)), ("val", 3),
+                     *(("train", step) for step in (4, 5, 6)), ("val", 6)]  # fmt: skip
+    assert attempts(capfd) == 1
 
 
 def test_before_the_first_checkpoint_it_starts_from_the_beginning(tmp_path, undisturbed):

@@ -24,12 +24,14 @@ def torchrun(folder, processes, faults, *options):
     return json.loads(result.stdout.splitlines()[-1]), result.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_starts_again_from_the_newest_checkpoint(tmp_path):
     undisturbed = run(tmp_path / "undisturbed", "dp=1")["weights_sha256"]
     faults = "kill@backward rank=1 step=4 attempt=0; kill@process group rank=0 attempt=1"
     result, _ = torchrun(tmp_path / "run", 2, faults)
     assert result["weights_sha256"] == undisturbed
-    assert result["samples"] == 8 + 4  # the checkpoint is of step 4: steps 5 and 6 are taken
+    # Steps 5 and 6 are taken after the checkpoint of step 4; if that had not been published yet, 3 and 4 before them.
+    assert result["samples"] in (8 + 4, 4 + 8 + 8 + 4)
 
 
 @pytest.mark.slow
