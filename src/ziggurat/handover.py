@@ -38,6 +38,8 @@ from ziggurat.parallel.workers import Workers
 from ziggurat.phases import phase, waiting
 
 MEMORY = Path("/dev/shm")
+PREFIX = "ziggurat-state-"
+OWNER = "owner"  # file in the folder, locked as long as the run is there
 
 
 class Handover:
@@ -129,12 +131,28 @@ def handed_over(folder: Path | None, run: str) -> Progress | None:
 
 @contextmanager
 def memory_folder() -> Iterator[Path | None]:
-    """Make a folder in memory while a block runs; None where the system has none."""
+    """Make a folder in memory while a block runs; None where the system has none.
+
+    Folders of owners that were killed are removed: the kernel has given their locks back.
+    """
     if not MEMORY.is_dir():
         yield None
         return
-    folder = Path(tempfile.mkdtemp(prefix="ziggurat-state-", dir=MEMORY))
+    for left in MEMORY.glob(f"{PREFIX}*"):
+        _remove_ownerless(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
     try:
-        yield folder
+        with (folder / OWNER).open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)  # shared with the workers, which end with this process
+            yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def _remove_ownerless(folder: Path) -> None:
+    try:
+        with (folder / OWNER).open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    except OSError:  # it has an owner, or is being made, or belongs to another user
+        return
