@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep bench clean
+.PHONY: help setup demo test check sweep faults bench clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -34,6 +34,9 @@ sweep: setup     ## the long tests: every combination that make test takes a sel
 	$(BIN)/python -m pytest -m slow
 	rm -f docs/spatial-models.json
 	$(BIN)/python tests/sweep/main.py
+
+faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults
 
 bench: setup     ## the benchmarks, each into its results.json
 	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done

@@ -334,7 +334,8 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(tmp_path, capfd, monk
     monkeypatch.setattr(nn.utils, "get_total_norm", spoil)
     status, _, error = run(capfd, "train", "digits", "--plan", "dp=1", "--out", tmp_path / "out", *TINY)
     assert status == 2
-    assert "the gradient is not finite in step 1; first bad parameter: head." in error
+    assert "the gradient is not finite in step 1, though that of each microbatch is" in error
+    assert "first bad parameter: head." in error
 
 
 def test_a_run_goes_on_with_its_own_data_only(trained, tmp_path, capfd):

@@ -1,7 +1,8 @@
 """The commands: each reads its arguments, builds a config, and calls one function.
 
 With ``--json`` the last line of standard output is one JSON object; progress goes to standard error. Exit status 0:
-done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault.
+done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault; 75: stopped by
+SIGTERM or SIGUSR1 with a checkpoint, to be started again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ziggurat.errors import UserError
+from ziggurat.errors import Preempted, UserError
 
-DONE, NO, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
 
 RUN_FLAGS: dict[str, tuple[str, str]] = {
     "--task": ("task", "detect, classify or segment (default: what the model or the data are for)"),
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkerFailed as error:
         print(f"ziggurat: {error}", file=sys.stderr)
         return NO
+    except Preempted as error:
+        print(f"ziggurat: {error}", file=sys.stderr)
+        return TRY_AGAIN
     except (Interrupted, KeyboardInterrupt):
         print("ziggurat: interrupted; all workers have ended", file=sys.stderr)
         return INTERRUPTED

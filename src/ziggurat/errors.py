@@ -33,6 +33,10 @@ class UserError(ValueError):
         return "\n  - ".join([f"{len(self.faults)} faults:", *self.faults])
 
 
+class Preempted(Exception):  # noqa: N818 - not an error: the run is to be started again
+    """A signal has stopped the run before its end, and it can go on; the message says from where."""
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return a hint that names the known name most like `name`, or the known names if none is.
 

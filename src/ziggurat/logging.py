@@ -6,6 +6,7 @@ Only the first worker speaks; on the others every call does nothing. Progress go
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,9 @@ class RunLog:
             return
         self.console = Console(stderr=True)
         self.text = (folder / "log.txt").open("a", encoding="utf-8")
-        self.metrics = _continue_lines(folder / "metrics.jsonl", first_step).open("a", encoding="utf-8")
+        rows = _continue_lines(folder / "metrics.jsonl", first_step)
+        self.evaluated = {row["step"] for row in rows if row["kind"] == "val"}
+        self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder), purge_step=first_step + 1)
         self.progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
@@ -65,11 +68,15 @@ class RunLog:
             self.text.flush()
 
     def step(self, values: dict[str, Any]) -> None:
-        """Record one step: ``step`` (from 1), ``loss``, ``images_per_second`` and any further numbers."""
+        """Record one step: ``step`` (from 1), ``loss``, ``images_per_second`` and any further numbers.
+
+        The loss of a step that was skipped, as its numbers are not finite, is None.
+        """
         if not self.active:
             return
         self._record(values, "train")
-        rate, loss = f"{values['images_per_second']:.2f} images/s", f"loss {values['loss']:.4f}"
+        rate = f"{values['images_per_second']:.2f} images/s"
+        loss = "skipped" if values["loss"] is None else f"loss {values['loss']:.4f}"
         self.progress.update(self.bar, completed=values["step"], rate=rate, loss=loss)
         if self.progress.disable and (
             time.monotonic() - self.last_line > 10 or values["step"] in (1, self.num_steps)
@@ -78,11 +85,19 @@ class RunLog:
             self.say(f"step {values['step']}/{self.num_steps}  {rate}  {loss}  lr {values['lr']:.2e}")
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        """Record the metrics of an evaluation after `step` steps."""
+        """Record the metrics of an evaluation after `step` steps; a run that goes on may repeat its last one."""
         if self.active:
-            self._record({"step": step, **metrics}, "val")
+            if step not in self.evaluated:
+                self._record({"step": step, **metrics}, "val")
+                self.board.flush()
             shown = {name: value for name, value in metrics.items() if isinstance(value, float)}
             self.say("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+
+    def sync(self) -> None:
+        """Return when what was recorded is on the disk: a checkpoint must not know of steps that the log does not."""
+        if self.active:
+            os.fsync(self.metrics.fileno())
+            self.board.flush()
 
     def _record(self, values: dict[str, Any], kind: str) -> None:
         self.metrics.write(json.dumps({"kind": kind, **values}) + "\n")
@@ -92,11 +107,25 @@ class RunLog:
                 self.board.add_scalar(f"{kind}/{name}", value, values["step"])
 
 
-def _continue_lines(path: Path, first_step: int) -> Path:
-    """Drop the lines of steps after `first_step`, which will be taken again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept), encoding="utf-8")
-    return path
+def _continue_lines(path: Path, first_step: int) -> list[dict[str, Any]]:
+    """Drop the lines of steps after `first_step`, which will be taken again, at once or not at all; return the rest."""
+    if not path.exists():
+        return []
+    rows = [row for line in path.read_text(encoding="utf-8").splitlines() if (row := _row(line)) is not None]
+    kept = [row for row in rows if row["step"] <= first_step]
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return kept
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return what a line says; None of one that a kill has cut."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row else None

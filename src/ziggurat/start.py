@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ziggurat.config import RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.checkpoint import published_steps
+from ziggurat.config import FREE_ON_RESUME, RunConfig, Task, flatten, load_config, override, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.evaluate import evaluate_run
+from ziggurat.handover import memory_folder
 from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
-from ziggurat.parallel.launch import WorkerSettings, launch, world_from_environment
+from ziggurat.parallel.launch import Restart, WorkerSettings, launch, restart_count, world_from_environment
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.plan import parse_plan
 from ziggurat.plans.resolve import resolve_batch, resolve_place
@@ -22,15 +26,12 @@ from ziggurat.plans.single_images import check_smallest_microbatch
 from ziggurat.predict import predict_files
 from ziggurat.published import load_published, published_config
 from ziggurat.run import CONFIG, Run, load_run, make_run_folder
-from ziggurat.train import open_validation, train
+from ziggurat.train import train
+from ziggurat.training_data import open_validation
 
 T = TypeVar("T")
 
-# What may differ when a run goes on: where it is computed, and what it is not defined by.
-FREE_ON_RESUME = {
-    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
-    "train.checkpoint_every", "train.evaluate_every",
-}  # fmt: skip
+LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
 
 
 def start_training(
@@ -60,6 +61,10 @@ def start_training(
     Raises:
         UserError: Listing every fault.
     """
+    world = world_from_environment()
+    again = world is not None and _is_restart(out)
+    if again and (Path(out or "") / CONFIG).is_file():  # the same command, but the run is there already
+        resume, config_file = True, None
     if resume and config_file is not None:
         raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
     config = defaults or RunConfig()
@@ -69,8 +74,62 @@ def start_training(
         config, settings = _resumed(out, settings)
     if data is not None:
         settings = settings | {"data.path": data}
-    config = _resolved(override(config, settings), world_from_environment(), resume)
-    return _launch(_train_worker, (config, out, resume, family or config.task), config)
+    config = override(config, settings)
+    if world is not None:
+        config = _follow_world(config, world)
+    config = _resolved(config, world, resume)
+    family = family or config.task
+    if world is not None:
+        return _launch(_train_worker, (config, out, resume and not again, family, again), config)
+    out, fault = _choose_folder(out, resume, family)
+    if fault:
+        raise UserError(fault)
+    with memory_folder() as memory:
+        arguments = (config, out, resume, family, False, memory)
+        return _launch(_train_worker, arguments, config, _restart(config, out, family, memory))
+
+
+def _is_restart(out: str | None) -> bool:
+    """Whether torchrun has started this run before: it counts restarts, or the run's folder knows its ``--rdzv-id``.
+
+    A machine that joins later counts from 0, and those that were there do not count its coming.
+    """
+    if restart_count() > 0 and out is None:
+        raise UserError("torchrun has started a lost worker again, which needs the run's folder: give --out")
+    known = Path(out or "") / LAUNCH
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    same = name != "none" and known.is_file() and known.read_text(encoding="utf-8") == name
+    return restart_count() > 0 or (out is not None and same)
+
+
+def _follow_world(config: RunConfig, world: int) -> RunConfig:
+    """Return the config with as many workers along dp as torchrun's world has; the microbatches stay those of the plan."""
+    if not config.plan or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config
+    plan = parse_plan(config.plan)
+    if world % plan.num_spatial:
+        return config  # refused with what else is wrong
+    microbatches = config.train.microbatches or plan.dp
+    follows = str(dataclasses.replace(plan, dp=world // plan.num_spatial))
+    return override(config, {"plan": follows, "train.microbatches": microbatches})
+
+
+def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> Restart:
+    """Return how training goes on when a worker is lost: from the newest state, with as many workers or fewer."""
+    plan = parse_plan(config.plan)
+
+    def arguments(num_workers: int) -> tuple[Any, ...]:
+        smaller = dataclasses.replace(plan, dp=num_workers // plan.num_spatial)
+        return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
+
+    def fewer(num_workers: int) -> int:
+        return max(plan.num_spatial, num_workers - plan.num_spatial)
+
+    return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
+
+
+def _steps_in(folder: Path | None) -> list[int]:
+    return published_steps(folder) if folder is not None else []
 
 
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -212,30 +271,45 @@ def _load(run: Path, config: RunConfig) -> Run:
     return load_published(run, config) if run.is_file() else load_run(run)
 
 
-def _launch(function: Any, args: tuple[Any, ...], config: RunConfig) -> dict[str, Any] | None:
+def _launch(
+    function: Any, args: tuple[Any, ...], config: RunConfig, restart: Restart | None = None
+) -> dict[str, Any] | None:
     num_workers = parse_plan(config.plan).num_workers
-    result: dict[str, Any] | None = launch(
-        function, args, num_workers, WorkerSettings(config.threads, config.device)
-    )
+    settings = WorkerSettings(config.threads, config.device, config.launch)
+    result: dict[str, Any] | None = launch(function, args, num_workers, settings, restart)
     return result
 
 
 def _train_worker(
-    workers: Workers, config: RunConfig, out: str | None, resume: bool, family: str
+    workers: Workers,
+    config: RunConfig,
+    out: str | None,
+    resume: bool,
+    family: str,
+    again: bool,
+    memory: Path | None = None,
 ) -> dict[str, Any]:
-    machines = {(one.threads, one.device, one.dtype) for one in workers.gather(config)}
+    """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost."""
+    joined = workers.gather((config, again))
+    machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
     if len(machines) > 1:
         raise UserError(
             f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
             "--dtype and --set device=... to all of them"
         )
+    config, again = joined[0][0], any(one for _, one in joined)
     # The first worker chooses: under torchrun the others may come when its folder is there already.
     folder, fault = workers.share_of_first(
-        _choose_folder(out, resume, family) if workers.is_first else ("", "")
+        _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
     )
     if fault:
         raise UserError(fault)
-    return train(workers, config, Path(folder), resume)
+    if workers.is_first and "TORCHELASTIC_RUN_ID" in os.environ:
+        (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
+    if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
+        states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
+        resume = workers.share_of_first(bool(states))
+    return train(workers, config, Path(folder), resume, memory)
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import torch
 
 from torchvision_twins import split_objects
 from ziggurat.data.batch import Microbatch, Objects, Sample, SampleId
-from ziggurat.data.loader import load_steps
+from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.errors import UserError
 
@@ -47,7 +47,7 @@ def load(
     steps: range = range(5),
 ) -> list[list[Microbatch]]:
     loader = load_steps(
-        Numbered(failing), SAMPLER, plan, steps.start, steps.stop, num_workers, pin_memory=False
+        Numbered(failing), SAMPLER, plan, steps.start, steps.stop, LoaderSettings(num_workers)
     )
     return list(loader)
 
@@ -81,7 +81,7 @@ def test_a_users_error_keeps_its_message(num_workers: int) -> None:
 
 
 def test_closing_ends_the_loader_processes() -> None:
-    loader = load_steps(Numbered(), SAMPLER, pieces, 0, 1000, 2, pin_memory=False)
+    loader = load_steps(Numbered(), SAMPLER, pieces, 0, 1000, LoaderSettings(2))
     next(loader)
     assert len(multiprocessing.active_children()) == 2
     loader.close()  # type: ignore[attr-defined] # it is a generator
@@ -103,7 +103,7 @@ def test_loader_processes_die_with_their_worker() -> None:
     receive, send = multiprocessing.Pipe(duplex=False)
 
     def worker() -> None:
-        loader = load_steps(Numbered(), SAMPLER, pieces, 0, 1000, 2, pin_memory=False)
+        loader = load_steps(Numbered(), SAMPLER, pieces, 0, 1000, LoaderSettings(2))
         next(loader)
         send.send([child.pid for child in multiprocessing.active_children()])
         time.sleep(60)

@@ -1,6 +1,7 @@
 """The exchange of subtree roots: by messages and through shared memory, the bits of one worker."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -65,38 +66,70 @@ def seen_by_all(workers):
     memory = share_memory(workers, 1000)
     memory[workers.rank] = workers.rank + 7
     workers.barrier()
-    left = [path for path in Path("/dev/shm").iterdir() if path.name.startswith("ziggurat-")]
+    left = [descriptor for descriptor in os.listdir("/proc/self/fd") if is_ours(descriptor)]
     return memory[: workers.size].tolist(), len(left)
 
 
-def test_all_workers_see_what_one_writes_and_no_file_is_left():
+def is_ours(descriptor, process="self"):
+    try:
+        return "memfd:ziggurat-" in os.readlink(f"/proc/{process}/fd/{descriptor}")
+    except OSError:  # the descriptor of the listing itself
+        return False
+
+
+def test_all_workers_see_what_one_writes_and_no_descriptor_is_left():
     assert run_ranks(seen_by_all, 3) == [([7, 8, 9], 0)] * 3
 
 
 def without_room(workers, reason):
-    if reason == "no folder":
-        shared_memory.FOLDER = Path("/nowhere")
+    if reason == "no such call":
+        del os.memfd_create
     elif reason == "no room":
         os.posix_fallocate = fail
-    elif workers.rank == 1:  # as on another machine, where the file does not exist
-        shared_memory.Path.exists = lambda path: False
+    elif workers.rank == 1:  # as on another machine, whose process of this number has other files
+        shared_memory.MemoryOffer.path = Path(f"/proc/{os.getpid()}/fd/0")
     memory = share_memory(workers, 1000)
-    left = [path for path in Path("/dev/shm").iterdir() if path.name.startswith("ziggurat-")]
-    return memory is None, len(left)
+    return memory is None, len([one for one in os.listdir("/proc/self/fd") if is_ours(one)])
 
 
 def fail(*arguments):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("reason", ["no folder", "no room", "another machine"])
+@pytest.mark.parametrize("reason", ["no such call", "no room", "another machine"])
 def test_all_workers_do_without_where_one_cannot(reason):
     assert run_ranks(without_room, 2, (reason,)) == [(True, 0)] * 2
 
 
+def killed_in_between(workers, folder):
+    """The second worker is killed when the memory is there, and not mapped yet."""
+    if workers.rank == 1:
+        shared_memory._map = lambda offer, size: os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        create = shared_memory._create
+
+        def create_and_tell(size):
+            offer = create(size)
+            (folder / "offer").write_text(f"{offer.pid} {offer.descriptor} {is_ours(offer.descriptor)}")
+            return offer
+
+        shared_memory._create = create_and_tell
+    share_memory(workers, 1000)
+
+
+def test_workers_that_are_killed_in_between_leave_nothing_behind(tmp_path):
+    before = set(os.listdir("/dev/shm"))
+    with pytest.raises(RuntimeError, match="worker"):
+        run_ranks(killed_in_between, 2, (tmp_path,))
+    process, descriptor, made = (tmp_path / "offer").read_text().split()
+    assert made == "True"
+    assert not is_ours(descriptor, process), "the memory is gone with the process that made it"
+    assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("ziggurat")}
+
+
 def sums_of_parts(workers, room, dtype, way):
     if way == "messages":
-        shared_memory.FOLDER = Path("/nowhere")
+        os.posix_fallocate = fail
     add_up = PartSum(workers, room)
     sums = []
     for seed in (0, 1):  # the memory of the first sum is used again

@@ -3,12 +3,15 @@
 All faults are found before any process starts.
 """
 
+from ziggurat.config.definition import FREE_ON_RESUME, definition_sha256
 from ziggurat.config.ranges import range_faults
 from ziggurat.config.reading import flatten, known_keys, load_config, override, save_config
 from ziggurat.config.records import (
+    CheckpointConfig,
     DataConfig,
     DecodeConfig,
     DigitsConfig,
+    LaunchConfig,
     LossConfig,
     ModelConfig,
     PipelineConfig,
@@ -20,9 +23,12 @@ from ziggurat.config.records import (
 )
 
 __all__ = [
+    "FREE_ON_RESUME",
+    "CheckpointConfig",
     "DataConfig",
     "DecodeConfig",
     "DigitsConfig",
+    "LaunchConfig",
     "LossConfig",
     "ModelConfig",
     "PipelineConfig",
@@ -30,6 +36,7 @@ __all__ = [
     "RunConfig",
     "Task",
     "TrainConfig",
+    "definition_sha256",
     "flatten",
     "known_keys",
     "load_config",

@@ -13,13 +13,15 @@ def range_faults(config: RunConfig) -> list[str]:
         "model.channels", "model.pnn.levels", "model.pnn.channels", "model.pnn.stages", "model.pnn.depth",
         "model.pnn.hidden", "data.crop", "data.resize_limit", "data.scale_min", "data.scale_max", "data.max_pixels",
         "digits.size", "digits.height_min", "digits.height_max", "digits.train_scenes", "digits.val_scenes",
-        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr",
+        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "checkpoint.keep",
+        "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ]  # fmt: skip
     not_negative = [
         "seed", "threads", "model.head_depth", "model.neck_depth", "data.resize", "data.color_jitter", "data.workers",
         "data.cache_bytes", "digits.count_min", "train.epochs", "train.steps", "train.microbatches",
         "train.weight_decay", "train.clip_norm", "train.checkpoint_every", "train.evaluate_every", "loss.box_weight",
-        "loss.level_weight", "loss.dice_weight", "pipeline.max_bytes",
+        "loss.level_weight", "loss.dice_weight", "checkpoint.keep_best", "checkpoint.keep_every", "pipeline.max_bytes",
+        "launch.max_restarts",
     ]  # fmt: skip
     shares = [
         "model.drop_path",

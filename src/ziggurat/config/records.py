@@ -96,6 +96,8 @@ class DataConfig:
         cache_bytes: Decoded images that each loader process may keep.
         max_pixels: Images with more pixels are refused before they are decoded.
         tile_overlap: Share of a tile's side that neighbouring prediction tiles have in common.
+        on_error: When the image of a training sample cannot be read: ``stop``, or ``skip`` it, which puts the next
+            sample of another image in its place, and is counted.
     """
 
     path: str = ""
@@ -116,6 +118,7 @@ class DataConfig:
     cache_bytes: int = 1 << 30
     max_pixels: int = 1 << 30
     tile_overlap: float = 0.25
+    on_error: Literal["stop", "skip"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,8 @@ class TrainConfig:
         channels_last: Memory format of images and weights: ``true`` is faster on CPUs and tensor cores.
         checkpoint_every: Steps between checkpoints; 0 writes the last one only.
         evaluate_every: Steps between evaluations; 0 evaluates at the end only.
+        on_nonfinite: When the loss or the gradient is not finite: ``stop``, or ``skip`` the step, which then changes
+            nothing but the step's number, and is counted.
     """
 
     epochs: int = 12
@@ -229,6 +234,23 @@ class TrainConfig:
     channels_last: bool = True
     checkpoint_every: int = 500
     evaluate_every: int = 0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Which checkpoints stay; `train.checkpoint_every` says when they are written.
+
+    Attributes:
+        keep: Newest checkpoints that stay, at least 1.
+        keep_best: Checkpoints with the best metric that stay too (``map50``, ``top1`` or ``miou``), of those that were
+            evaluated (``train.evaluate_every``).
+        keep_every: Checkpoints whose step is a multiple of this number stay too; 0 keeps none of them.
+    """
+
+    keep: int = 2
+    keep_best: int = 1
+    keep_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,6 +267,26 @@ class PipelineConfig:
     cut: str = ""
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     max_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Workers that die or hang, and how long each section of their work may take without a sign of life.
+
+    Attributes:
+        max_restarts: Times in a row that the workers are started again without a new step in between; 0 ends the run
+            with the first worker that dies.
+        setup_seconds: Longest time that a worker may spend on the same part of starting up.
+        step_seconds: Longest time for one phase of a training step (data, forward, backward ...).
+        checkpoint_seconds: Longest time for one phase of a checkpoint.
+        evaluation_seconds: Longest time for one batch of an evaluation, for its metrics, and for the report.
+    """
+
+    max_restarts: int = 3
+    setup_seconds: float = 600.0
+    step_seconds: float = 600.0
+    checkpoint_seconds: float = 600.0
+    evaluation_seconds: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -277,7 +319,9 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 def run_task(config: RunConfig) -> Task:

@@ -162,6 +162,7 @@ class Microbatch:
         sizes: Rows and columns of each whole image before padding.
         targets: What is to be predicted.
         part: Which part of the padded images this is; None for all of them.
+        faults: A sentence for each sample in whose place stands another, as its image cannot be read.
     """
 
     index: int
@@ -170,6 +171,7 @@ class Microbatch:
     sizes: tuple[tuple[int, int], ...]
     targets: Targets
     part: Part | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -191,6 +193,14 @@ class Microbatch:
     def pin_memory(self) -> Microbatch:
         """Return the microbatch in page-locked memory (called by the data loader)."""
         return self._map(Tensor.pin_memory)
+
+    def share_memory(self) -> Microbatch:
+        """Return the microbatch in shared memory (called in a loader process).
+
+        Raises:
+            RuntimeError: If there is too little of it.
+        """
+        return self._map(Tensor.share_memory_)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
         tensors = {name: value for name, value in vars(self.targets).items() if isinstance(value, Tensor)}

@@ -2,88 +2,53 @@
 
 One item of the loader is one microbatch, so that several loader processes help one step. A loader process makes
 the whole microbatch; its tensors, two or three however many images there are, travel through shared memory.
+A loader process that dies is replaced: what it would have made is a pure function of the samples' ids.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.data.pieces import Failure, Piece, Pieces, Samples
 from ziggurat.data.sampler import Sampler
 from ziggurat.errors import UserError
 
 Plan = Callable[[int], list[tuple[int, tuple[SampleId, ...]]]]
 
-
-class Samples(Protocol):
-    """Makes samples by their ids."""
-
-    def sample(self, id: SampleId) -> Sample:
-        """Return one sample."""
-        ...
+MAX_DEATHS = 3  # of loader processes over one microbatch
+LOOK_SECONDS = 0.5  # between looks whether the loader processes are alive, while there is nothing to receive
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Names one microbatch."""
+class LoaderSettings:
+    """How microbatches are loaded.
 
-    index: int
-    ids: tuple[SampleId, ...]
+    Attributes:
+        num_workers: Loader processes; 0 loads in this process.
+        pin_memory: Whether the tensors are put into page-locked memory.
+        on_error: What happens to a sample that cannot be made: ``stop``, or ``skip`` it for another.
+    """
 
-
-@dataclass(frozen=True)
-class _Failure:
-    """A user's error in a loader process; torch would wrap its message in a traceback."""
-
-    faults: list[str]
-
-
-class _Pieces(Dataset["Microbatch | _Failure"]):
-    """The loader's view of the samples: from a piece to a microbatch."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def __getitem__(self, piece: _Piece) -> Microbatch | _Failure:
-        try:
-            return _collate(piece, [self._samples.sample(id) for id in piece.ids])
-        except UserError as error:
-            return _Failure(error.faults)
+    num_workers: int = 0
+    pin_memory: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
 
 
-def _collate(piece: _Piece, samples: list[Sample]) -> Microbatch:
-    part = samples[0].part
-    if part is not None:
-        return Microbatch(
-            piece.index,
-            piece.ids,
-            torch.stack([sample.image_CHW for sample in samples]),
-            ((part.height, part.width),) * len(samples),
-            stack_targets([sample.target for sample in samples], part.own.height, part.own.width),
-            part,
-        )
-    height = max(sample.image_CHW.shape[1] for sample in samples)
-    width = max(sample.image_CHW.shape[2] for sample in samples)
-    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
-    for place, sample in zip(images, samples, strict=True):
-        rows, columns = sample.image_CHW.shape[1:]
-        place[:, :rows, :columns] = sample.image_CHW
-    return Microbatch(
-        piece.index,
-        piece.ids,
-        images,
-        tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
-        stack_targets([sample.target for sample in samples], height, width),
-    )
+def _ignore(message: str) -> None:
+    """Take note of nothing."""
 
 
 def load_steps(
@@ -92,8 +57,8 @@ def load_steps(
     microbatches_of: Plan,
     first_step: int,
     last_step: int,
-    num_workers: int,
-    pin_memory: bool,
+    settings: LoaderSettings,
+    notice: Callable[[str], None] = _ignore,
 ) -> Iterator[list[Microbatch]]:
     """Yield this worker's microbatches of each step.
 
@@ -106,54 +71,144 @@ def load_steps(
             pure function. A worker may have none in a step.
         first_step: The first step that is loaded.
         last_step: The step after the last one.
-        num_workers: Loader processes; 0 loads in this process.
-        pin_memory: Whether the tensors are put into page-locked memory.
+        settings: How they are loaded.
+        notice: Is told of loader processes that died and were replaced.
 
     Raises:
-        UserError: If a sample cannot be made; the message is that of the failing sample.
+        UserError: If a sample cannot be made (the message is that of the failing sample), shared memory is
+            exhausted, or loader processes die again and again.
         ValueError: If `microbatches_of` names samples that are not in the step's global batch.
     """
-    pieces = _Schedule(sampler, microbatches_of, first_step, last_step)
-    loader: DataLoader[Microbatch | _Failure] = DataLoader(
-        _Pieces(samples),
-        batch_size=None,
-        sampler=pieces,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-        worker_init_fn=_LoaderProcess(os.getpid()) if num_workers else None,
-        multiprocessing_context="fork" if num_workers else None,  # shares the data set's pages
-        generator=torch.Generator(),  # leaves the global generator alone
-    )
-    iterator = iter(loader)
+    pieces = Pieces(samples, settings.on_error)
+
+    def start(step: int, done: int) -> _Loading:
+        schedule = _Schedule(sampler, microbatches_of, range(step, last_step), done)
+        return _Loading(pieces, schedule, settings)
+
+    loading = start(first_step, 0)
     try:
         for step in range(first_step, last_step):
-            yield [_received(next(iterator)) for _ in microbatches_of(step)]
+            received: list[Microbatch] = []
+            planned, deaths = microbatches_of(step), 0
+            while len(received) < len(planned):
+                try:
+                    received.append(loading.next())
+                    deaths = 0
+                except _LoaderDied as death:
+                    deaths += 1
+                    if deaths > MAX_DEATHS:
+                        ids = planned[len(received)][1]
+                        raise UserError(
+                            _deadly(death, deaths, [samples.describe(id) for id in ids])
+                        ) from None
+                    notice(f"a loader process ended ({death}) and was replaced; its samples are loaded again")
+                    loading.close()
+                    loading = start(step, len(received))
+            yield received
     finally:
-        del iterator  # ends the loader processes
+        loading.close()
+
+
+def _deadly(death: _LoaderDied, deaths: int, samples: list[str]) -> str:
+    return (
+        f"{deaths} loader processes in turn ended ({death}) before they had made the samples {', '.join(samples)}: "
+        "SIGKILL speaks of too little memory (lower data.cache_bytes or data.workers), SIGBUS of too little shared "
+        "memory (/dev/shm), SIGSEGV of a file that breaks its decoder; --set data.workers=0 loads in the worker itself"
+    )
+
+
+class _LoaderDied(Exception):  # noqa: N818 - reads as what happened
+    """A loader process ended by itself; the message says by which signal or status."""
+
+
+class _Loading:
+    """The loader processes of a worker, from some place of the run on."""
+
+    def __init__(self, pieces: Pieces, schedule: _Schedule, settings: LoaderSettings) -> None:
+        loader: DataLoader[Microbatch | Failure] = DataLoader(
+            pieces,
+            batch_size=None,
+            sampler=schedule,
+            num_workers=settings.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=settings.pin_memory,
+            timeout=LOOK_SECONDS if settings.num_workers else 0,
+            worker_init_fn=_LoaderProcess(os.getpid()) if settings.num_workers else None,
+            multiprocessing_context="fork" if settings.num_workers else None,  # shares the data set's pages
+            generator=torch.Generator(),  # leaves the global generator alone
+        )
+        before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
+        self._iterator = iter(loader)
+        self._processes = [child for child in multiprocessing.active_children() if child not in before]
+        # torch's handler would raise wherever the worker is, in the midst of a step; `next` looks for itself
+        if self._processes and signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)
+
+    def next(self) -> Microbatch:
+        """Return the next microbatch.
+
+        Raises:
+            UserError: If it cannot be made.
+            _LoaderDied: If a loader process is no more.
+        """
+        while True:
+            try:
+                item: Microbatch | Failure = next(self._iterator)
+                break
+            except (RuntimeError, OSError, EOFError) as error:  # torch's words depend on when a process ended
+                waiting = "timed out" in str(error)
+                dead = [process for process in self._processes if _has_ended(process, 0 if waiting else 1)]
+                if dead:
+                    raise _LoaderDied(_end_of(dead[0])) from None
+                if not waiting:
+                    raise
+        if isinstance(item, Failure):
+            raise UserError(item.faults)
+        return item
+
+    def close(self) -> None:
+        """End the loader processes at once: one may wait for a lock that a dead one held."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        del self._iterator
+
+
+def _has_ended(process: BaseProcess, seconds: float) -> bool:
+    return bool(multiprocessing.connection.wait([process.sentinel], seconds))
+
+
+def _end_of(process: BaseProcess) -> str:
+    process.join()
+    status = process.exitcode or 0
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 class _Schedule:
-    """Every microbatch that this worker computes, step after step; made while it is walked through."""
+    """Every microbatch that this worker computes, step after step; made while it is walked through.
 
-    def __init__(self, sampler: Sampler, microbatches_of: Plan, first_step: int, last_step: int) -> None:
+    Args:
+        sampler: Says which samples a step sees.
+        microbatches_of: This worker's microbatches of a step.
+        steps: Of the whole run.
+        done: Microbatches of the first step that there is no need for.
+    """
+
+    def __init__(self, sampler: Sampler, microbatches_of: Plan, steps: range, done: int) -> None:
         self._sampler = sampler
         self._microbatches_of = microbatches_of
-        self._steps = range(first_step, last_step)
+        self._steps = steps
+        self._done = done
 
-    def __iter__(self) -> Iterator[_Piece]:
+    def __iter__(self) -> Iterator[Piece]:
         for step in self._steps:
             batch = set(self._sampler.batch(step))
-            for index, ids in self._microbatches_of(step):
+            skipped = self._done if step == self._steps.start else 0
+            for index, ids in self._microbatches_of(step)[skipped:]:
                 if not batch.issuperset(ids):
                     raise ValueError(f"microbatch {index} of step {step} holds samples of another step")
-                yield _Piece(index, ids)
-
-
-def _received(item: Microbatch | _Failure) -> Microbatch:
-    if isinstance(item, _Failure):
-        raise UserError(item.faults)
-    return item
+                yield Piece(index, ids)
 
 
 def _as_it_is(item: Any) -> Any:
@@ -172,7 +227,12 @@ class _LoaderProcess:
 
     def __call__(self, number: int) -> None:
         torch.set_num_threads(1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the worker ends us
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGUSR1,
+        ):  # may reach the whole group; the worker ends us
+            signal.signal(number, signal.SIG_IGN)
         if sys.platform == "linux":
             ask_kernel_to_die_with_parent = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
             ctypes.CDLL(None, use_errno=True).prctl(ask_kernel_to_die_with_parent, signal.SIGKILL, 0, 0, 0)

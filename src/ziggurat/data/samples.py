@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,7 @@ class TrainingSamples:
         counts = [self._samples_of(index) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._images = ImageCache(dataset.image, config.cache_bytes)
+        self._whole: set[int] = set()  # images that have been decoded from end to end
         if isinstance(dataset, SegmentationDataset):
             self._masks = ImageCache(dataset.mask, config.cache_bytes // 4)  # an image has three channels
 
@@ -71,10 +73,20 @@ class TrainingSamples:
             UserError: If the image cannot be decoded.
         """
         index = self.image_index(id.sample)
+        if self.config.on_error == "skip" and index not in self._whole:
+            _ = self._images[index]  # a window of it may be readable where the whole is not
+            self._whole.add(index)
         record = self.dataset.record(index)
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
         augmentation = draw_augmentation(generator, record.height, record.width, self.config)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
+
+    def replacements(self, id: SampleId) -> Iterator[SampleId]:
+        """Yield what may stand in the place of a sample whose image cannot be read: the first of each next image."""
+        own, num_images = self.image_index(id.sample), len(self.dataset)
+        for distance in range(1, num_images):
+            index = (own + distance) % num_images
+            yield SampleId(id.epoch, int(self._ends[index - 1]) if index else 0)
 
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message: its number, epoch and image."""

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 
 class Span(NamedTuple):
@@ -136,7 +137,8 @@ def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers)
     sent = leaves.new_zeros((longest, leaves.shape[1]))
     sent[: len(leaves)] = leaves
     received = leaves.new_empty((workers.size * longest, leaves.shape[1]))
-    dist.all_gather_single(received, sent, group=workers.group)
+    with waiting():
+        dist.all_gather_single(received, sent, group=workers.group)
     parts = received.view(workers.size, longest, leaves.shape[1])
     return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
 

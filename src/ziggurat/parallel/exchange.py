@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ziggurat.parallel.canonical import Span, fold, subtrees
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 
 class Exchange(Protocol):
@@ -164,4 +165,5 @@ class SharedExchange:
 
 def _wait(work: dist.Work | None) -> None:
     if work is not None:
-        work.wait()
+        with waiting():
+            work.wait()

@@ -12,6 +12,7 @@ from ziggurat.parallel.canonical import Span
 from ziggurat.parallel.exchange import SharedExchange
 from ziggurat.parallel.shared_memory import Arena, share_memory
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 PIECE_BYTES = 8 << 20
 
@@ -81,7 +82,8 @@ class PartSum:
             self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
             self.is_mapped = True
         if self.memory is None:
-            dist.all_reduce(part, group=self.workers.group)
+            with waiting():
+                dist.all_reduce(part, group=self.workers.group)
             return part
         for piece in part.split(self.room_bytes // part.element_size()):
             self._add_shared(piece, self.memory)

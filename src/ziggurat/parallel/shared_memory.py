@@ -7,25 +7,45 @@ memory costs one copy. Measured with two workers of one core and 21 MB of gradie
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ziggurat.parallel.workers import Workers
 
-FOLDER = Path("/dev/shm")
 ALIGNMENT = 64  # bytes; a cache line
+
+
+class MemoryOffer(NamedTuple):
+    """Where the memory is that the first worker has made.
+
+    Attributes:
+        pid: Of the process that holds it.
+        descriptor: Its number in that process.
+        name: Random, as another machine, or container, may have a process of this number, too.
+    """
+
+    pid: int
+    descriptor: int
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where the kernel shows it to the other processes."""
+        return Path(f"/proc/{self.pid}/fd/{self.descriptor}")
 
 
 def share_memory(workers: Workers, num_bytes: int) -> Tensor | None:
     """Map memory that all workers see, or return None on all of them where that is not possible.
 
-    It is not possible with workers on several machines, on other systems than Linux, or where ``/dev/shm`` has too
-    little room (containers often limit it). The file is removed as soon as every worker has mapped it, so nothing is
-    left behind, however the workers end.
+    It is not possible with workers on several machines, on other systems than Linux, where a process may not open what
+    another one holds (`/proc` is hidden, or the containers differ), or where there is too little room. The memory has
+    no name in any folder (memfd_create(2)), so the kernel frees it with the last worker that has mapped it: nothing is
+    left behind, at whatever instant workers are killed.
 
     Args:
         workers: All of them call this.
@@ -34,33 +54,47 @@ def share_memory(workers: Workers, num_bytes: int) -> Tensor | None:
     Returns:
         uint8, shape ``(num_bytes,)``, with undefined contents.
 
-    Communication: a broadcast, a gather and a barrier of a few bytes.
+    Communication: a broadcast and two gathers of a few bytes.
     """
-    path = workers.share_of_first(_create(num_bytes) if workers.is_first else None)
-    memory = None
-    if path is not None and path.exists():  # on another machine a file of this random name does not exist
-        memory = torch.from_file(str(path), shared=True, size=num_bytes, dtype=torch.uint8)
+    made = _create(num_bytes) if workers.is_first else None
+    offer = workers.share_of_first(made)
+    memory = _map(offer, num_bytes) if offer is not None else None
     mapped = workers.gather(memory is not None)
-    if workers.is_first and path is not None:
-        path.unlink()
-    workers.barrier()
+    if made is not None:  # the mappings stay
+        os.close(made.descriptor)
     return memory if all(mapped) else None
 
 
-def _create(num_bytes: int) -> Path | None:
-    """Create a file with all of its room reserved, so that writing to it cannot fail later."""
+def _create(num_bytes: int) -> MemoryOffer | None:
+    """Make memory with all of its room reserved, so that writing to it cannot fail later."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    name = f"ziggurat-{uuid.uuid4().hex}"
     try:
-        descriptor, name = tempfile.mkstemp(prefix="ziggurat-", dir=FOLDER)
+        descriptor = os.memfd_create(name)
     except OSError:
         return None
     try:
         os.posix_fallocate(descriptor, 0, num_bytes)
     except OSError:
-        os.unlink(name)
+        os.close(descriptor)
         return None
+    return MemoryOffer(os.getpid(), descriptor, name)
+
+
+def _map(offer: MemoryOffer, num_bytes: int) -> Tensor | None:
+    """Map the memory; None where this process does not see it."""
+    try:
+        descriptor = os.open(offer.path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        place = f"/proc/self/fd/{descriptor}"
+        if os.readlink(place) != f"/memfd:{offer.name} (deleted)":
+            return None
+        return torch.from_file(place, shared=True, size=num_bytes, dtype=torch.uint8)
     finally:
         os.close(descriptor)
-    return Path(name)
 
 
 class Arena:

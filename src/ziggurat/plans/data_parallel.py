@@ -18,6 +18,7 @@ from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import PartSum
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 
 class DataParallel:
@@ -99,7 +100,8 @@ class DataParallel:
     def _add_parts(self, part: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""
         if self.sharing.size > 1:
-            dist.all_reduce(part, group=self.sharing.group)
+            with waiting():
+                dist.all_reduce(part, group=self.sharing.group)
         return part
 
     def finish_statistics(self) -> None:

@@ -22,6 +22,7 @@ from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 from ziggurat.plans.plan import Plan, parse_plan
 
 
@@ -123,6 +124,21 @@ def _subset(workers: Workers, ranks: range) -> Workers:
         return Workers(device=workers.device)
     assert workers.group is not None
     world = [dist.get_global_rank(workers.group, rank) for rank in ranks]
-    group = dist.new_group(world, use_local_synchronization=True)
+    with waiting():
+        group = dist.new_group(world, use_local_synchronization=True)
     assert isinstance(group, dist.ProcessGroup)  # this worker is a member
     return Workers(ranks.index(workers.rank), len(ranks), workers.device, group)
+
+
+def background_workers(workers: Workers) -> Workers:
+    """Return all workers with a group of their own on the CPU, for what runs beside training.
+
+    Communication:
+        All workers call this; it makes a process group.
+    """
+    if workers.group is None:
+        return Workers()
+    with waiting():
+        group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+    return Workers(workers.rank, workers.size, group=group)

@@ -32,6 +32,7 @@ from ziggurat.parallel.pipeline.simulation import peak_alive
 from ziggurat.parallel.pipeline.stages import find_places, state_names
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 from ziggurat.plans.mesh import Mesh
 
 COPIES = 2  # of a stage's parameters: themselves and their gradients
@@ -227,7 +228,8 @@ class PipelineParallel:
     @staticmethod
     def _add_up(tensors: dict[str, Tensor], names: Sequence[str], workers: Workers) -> None:
         def add_up(part: Tensor) -> Tensor:
-            dist.all_reduce(part, group=workers.group)
+            with waiting():
+                dist.all_reduce(part, group=workers.group)
             return part
 
         if workers.size > 1:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import Dims
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 HEAD_BYTES = 4096  # longer heads take a second piece
 LENGTH_BYTES = 8
@@ -188,7 +189,8 @@ class Post:
 
     def _wait(self, work: dist.Work, peer: int) -> None:
         try:
-            work.wait()
+            with waiting():
+                work.wait()
         except RuntimeError as error:
             raise self._lost(peer, error) from error
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
+from ziggurat.phases import waiting
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ def start_swap(
 def wait_all(works: Sequence[Any], axis: Axis) -> None:
     """Wait for what was started, and note how long."""
     begin = time.perf_counter()
-    for work in works:
-        work.wait()
+    with waiting():
+        for work in works:
+            work.wait()
     axis.traffic.seconds += time.perf_counter() - begin
 
 

@@ -17,6 +17,7 @@ from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
 from ziggurat.parallel.spatial.sums import reduce_over
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
 
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
 
@@ -162,6 +163,7 @@ def _line(workers: Workers, degree: int, stride: int) -> Workers:
     first = workers.rank - workers.rank // stride % degree * stride
     ranks = [dist.get_global_rank(workers.group, first + stride * number) for number in range(degree)]
     # named by its members: where images of several groups are computed, each of these makes its own lines
-    group = dist.new_group(ranks, use_local_synchronization=True)
+    with waiting():
+        group = dist.new_group(ranks, use_local_synchronization=True)
     assert isinstance(group, dist.ProcessGroup)  # this worker is a member
     return Workers((workers.rank - first) // stride, degree, workers.device, group)

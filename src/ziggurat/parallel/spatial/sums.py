@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.spatial.axis import Axis
+from ziggurat.phases import waiting
 
 
 class _Sum(torch.autograd.Function):
@@ -34,7 +35,8 @@ def reduce_over(part: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) ->
     """
     total = part.detach().clone(memory_format=torch.contiguous_format)
     begin = time.perf_counter()
-    dist.all_reduce(total, operation, group=axis.workers.group)
+    with waiting():
+        dist.all_reduce(total, operation, group=axis.workers.group)
     axis.traffic.seconds += time.perf_counter() - begin
     axis.traffic.bytes_sent += total.numel() * total.element_size()
     axis.traffic.messages += 1

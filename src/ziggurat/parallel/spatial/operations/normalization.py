@@ -16,6 +16,7 @@ from ziggurat.parallel.spatial.operations.moments import _moments
 from ziggurat.parallel.spatial.sums import reduce_over
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
+from ziggurat.phases import waiting
 
 
 def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) -> tuple[float, Tensor, Tensor]:
@@ -38,7 +39,8 @@ def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) ->
     """
     mine = torch.cat([mean.new_tensor([count]), mean, variance])
     every = mine.new_empty(axis.size * mine.numel())
-    dist.all_gather_single(every, mine, group=axis.workers.group)
+    with waiting():
+        dist.all_gather_single(every, mine, group=axis.workers.group)
     axis.traffic.bytes_sent += mine.numel() * mine.element_size()
     axis.traffic.messages += 1
     rows = every.view(axis.size, -1)

@@ -1,0 +1,104 @@
+"""Named tensors as files: the safetensors form of `torch.distributed.checkpoint` (DCP).
+
+DCP's usual form keeps a pickle (``.metadata``) beside the data, and reading a pickle runs whatever is in it. Its
+safetensors form needs none: names, shapes and offsets stand in each file as JSON. Each worker writes the tensors that
+it is given as files of its own, ``shard-WORKER-model-PART-of-PARTS.safetensors``; a reader finds each tensor
+wherever it is, so the workers that read need not be as many.
+
+DCP's planners and storage are used, and not its ``save`` and ``load``: these talk to the other workers by
+themselves, and which worker writes what is known before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+SUFFIX = ".safetensors"
+
+
+class TensorFacts(NamedTuple):
+    """What is known of a stored tensor.
+
+    Attributes:
+        shape: Its extents.
+        dtype: Its type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> list[Path]:
+    """Write a worker's tensors.
+
+    Tensors whose names share their first word go to one file: a file's bytes are put together in memory first, so
+    several files need less of it.
+
+    Args:
+        folder: Exists.
+        tensors: On the CPU, with any strides; none is fine.
+        rank: This worker's number.
+
+    Returns:
+        The files, which are on the disk.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    if not tensors:
+        return []
+    state = {name: value.contiguous() for name, value in tensors.items()}
+    words = list(dict.fromkeys(_first_word(name) for name in state))
+    parts = {name: 1 + words.index(_first_word(name)) for name in state}
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=parts, save_distributed=True)
+    planner = DefaultSavePlanner()
+    planner.set_up_planner(state, is_coordinator=True)
+    writer.set_up_storage_writer(True)
+    plan = writer.prepare_local_plan(planner.create_local_plan())
+    mine = {"fqn_to_index_mapping": parts, "shard_index": 1 + rank}
+    plan = planner.finish_plan(dataclasses.replace(plan, storage_data=mine))
+    written = writer.write_data(plan, planner).wait()
+    return sorted({folder / result.storage_data.relative_path for result in written})
+
+
+def _first_word(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def stored_tensors(folder: Path) -> dict[str, TensorFacts]:
+    """Return what is stored, by name, from the heads of the files."""
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        name: TensorFacts(tuple(facts.size), facts.properties.dtype)
+        for name, facts in found.items()
+        if isinstance(facts, TensorStorageMetadata)
+    }
+
+
+def read_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Read stored tensors into `tensors`, which keep their strides and devices.
+
+    Args:
+        folder: What `write_tensors` has written, by any number of workers.
+        tensors: By name; each of the stored shape. Others that are stored are left alone.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    metadata = reader.read_metadata()
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner(dict(tensors), metadata, is_coordinator=True)
+    reader.set_up_storage_reader(metadata, is_coordinator=True)
+    plan = planner.finish_plan(reader.prepare_local_plan(planner.create_local_plan()))
+    with torch.no_grad():
+        reader.read_data(plan, planner).wait()

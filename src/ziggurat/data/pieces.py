@@ -1,0 +1,131 @@
+"""Makes a microbatch from its samples, in a loader process or beside the model, and says what is in its way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_targets
+from ziggurat.errors import UserError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Samples(Protocol):
+    """Makes samples by their ids."""
+
+    def sample(self, id: SampleId) -> Sample:
+        """Return one sample."""
+        ...
+
+    def replacements(self, id: SampleId) -> Iterator[SampleId]:
+        """Yield what may stand in a sample's place; a pure function."""
+        ...
+
+    def describe(self, id: SampleId) -> str:
+        """Name a sample in a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Names one microbatch."""
+
+    index: int
+    ids: tuple[SampleId, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A user's error in a loader process; torch would wrap its message in a traceback."""
+
+    faults: list[str]
+
+
+class Pieces(Dataset["Microbatch | Failure"]):
+    """The loader's view of the samples: from a piece to a microbatch.
+
+    Args:
+        samples: Makes the samples.
+        on_error: What happens to a sample that cannot be made: ``stop``, or ``skip`` it, which puts another in its
+            place; which one depends on its id alone.
+    """
+
+    def __init__(self, samples: Samples, on_error: Literal["stop", "skip"]) -> None:
+        self._samples = samples
+        self._on_error = on_error
+
+    def __getitem__(self, piece: Piece) -> Microbatch | Failure:
+        try:
+            made = [self._make(id) for id in piece.ids]
+        except UserError as error:
+            return Failure(error.faults)
+        microbatch = _collate(piece, [sample for sample, _ in made])
+        microbatch = replace(microbatch, faults=tuple(fault for _, fault in made if fault))
+        return microbatch if get_worker_info() is None else _shared(microbatch)
+
+    def _make(self, id: SampleId) -> tuple[Sample, str]:
+        """Return a sample or what stands in its place, and why."""
+        try:
+            return self._samples.sample(id), ""
+        except UserError as error:
+            if self._on_error == "stop":
+                raise
+            fault = str(error)
+        for other in self._samples.replacements(id):
+            try:
+                sample = self._samples.sample(other)
+            except UserError:  # the next one, then; this one will be named when its turn comes
+                continue
+            return sample, (
+                f"{fault}; sample {self._samples.describe(other)} stands in the place of {self._samples.describe(id)}"
+            )
+        raise UserError(f"no image can be read; the last fault: {fault}")
+
+
+def _shared(microbatch: Microbatch) -> Microbatch | Failure:
+    """Put a microbatch into shared memory here: torch would do it where an error ends in silence."""
+    try:
+        return microbatch.share_memory()
+    except RuntimeError as error:
+        room = os.statvfs(SHARED_MEMORY)
+        free, size = room.f_bavail * room.f_frsize / 1e6, room.f_blocks * room.f_frsize / 1e6
+        return Failure(
+            [
+                f"a loader process cannot pass on a microbatch of {microbatch.images_BCHW.nbytes / 1e6:.1f} MB: of the "
+                f"{size:.1f} MB of shared memory ({SHARED_MEMORY}) {free:.1f} are free ({error}); make it larger "
+                "(docker run --shm-size=8g), load in the worker itself (--set data.workers=0), or use a smaller batch"
+            ]
+        )
+
+
+def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
+    part = samples[0].part
+    if part is not None:
+        return Microbatch(
+            piece.index,
+            piece.ids,
+            torch.stack([sample.image_CHW for sample in samples]),
+            ((part.height, part.width),) * len(samples),
+            stack_targets([sample.target for sample in samples], part.own.height, part.own.width),
+            part,
+        )
+    height = max(sample.image_CHW.shape[1] for sample in samples)
+    width = max(sample.image_CHW.shape[2] for sample in samples)
+    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+    for place, sample in zip(images, samples, strict=True):
+        rows, columns = sample.image_CHW.shape[1:]
+        place[:, :rows, :columns] = sample.image_CHW
+    return Microbatch(
+        piece.index,
+        piece.ids,
+        images,
+        tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
+        stack_targets([sample.target for sample in samples], height, width),
+    )

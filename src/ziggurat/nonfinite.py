@@ -1,0 +1,81 @@
+"""Numbers that are not finite: in which step, on which worker, of which samples, in which parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.plans.data_parallel import DataParallel
+
+
+def nonfinite_faults(
+    step: int,
+    terms: Tensor,
+    term_names: Sequence[str],
+    samples: Sequence[str],
+    parallel: DataParallel,
+    model: nn.Module,
+    find_gradients: Callable[[], dict[int, str]],
+) -> list[str]:
+    """Return a sentence for each microbatch whose loss or gradient is not finite, the same on every worker.
+
+    Args:
+        step: The step, from 0.
+        terms: Terms of the loss of each microbatch, shape ``(num_leaves, num_terms)``.
+        term_names: Name of each term.
+        samples: Names the samples of each microbatch.
+        parallel: Says which worker computes a microbatch.
+        model: Holds the gradient of the global batch.
+        find_gradients: Called where every loss is finite: returns the first bad parameter of each microbatch whose
+            gradient is not, over all workers.
+    """
+    bad = (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        return [
+            f"the loss is not finite in step {step + 1}, microbatch {index}, on {_worker(index, len(terms), parallel)} "
+            f"({_values(term_names, terms[index])}); samples: {samples[index]}"
+            for index in bad
+        ]
+    gradients = find_gradients()
+    if gradients:
+        return [
+            f"the gradient is not finite in step {step + 1}, microbatch {index}, on "
+            f"{_worker(index, len(terms), parallel)}; first bad parameter: {name}; samples: {samples[index]}"
+            for index, name in sorted(gradients.items())
+        ]
+    name = first_not_finite((name, value.grad) for name, value in model.named_parameters())
+    return [
+        f"the gradient is not finite in step {step + 1}, though that of each microbatch is: it overflows in the sum; "
+        f"first bad parameter: {name or 'none, it is their norm'}; samples: {', '.join(samples)}"
+    ]
+
+
+def _values(names: Sequence[str], values: Tensor) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(names, values.tolist(), strict=True))
+
+
+def _worker(index: int, num_leaves: int, parallel: DataParallel) -> str:
+    """Name the worker that computes a microbatch, or those that share its images."""
+    ranks = range(parallel.workers.size)
+    place = next(rank for rank in ranks if index in parallel.leaves_of_worker(num_leaves, rank))
+    first, sharing = place * parallel.sharing.size, parallel.sharing.size
+    return f"worker {first}" if sharing == 1 else f"workers {first} to {first + sharing - 1}"
+
+
+def bad_gradient(model: nn.Module, loss: Tensor) -> str | None:
+    """Return the first parameter whose gradient of `loss` is not finite; ``parameter.grad`` is left alone."""
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return first_not_finite(zip(named, gradients, strict=True))
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    """Return the name of the first tensor that is not finite; None if there is none."""
+    return next((name for name, value in tensors if value is not None and not value.isfinite().all()), None)
+
+
+def bad_weights(model: nn.Module) -> list[str]:
+    """Return the weights and buffers that are not finite: no later step could mend them."""
+    return [name for name, value in model.state_dict().items() if not value.isfinite().all()]

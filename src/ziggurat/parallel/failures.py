@@ -1,0 +1,24 @@
+"""How workers fail, as their launcher tells it."""
+
+from __future__ import annotations
+
+
+class WorkerFailed(RuntimeError):  # noqa: N818 - reads as what happened
+    """A worker ended by an error that is not the user's; the message is that worker's own traceback."""
+
+
+class WorkerLost(WorkerFailed):
+    """A worker died, was killed, or hung: nothing is wrong with the program, and another attempt may succeed.
+
+    Args:
+        message: Which worker, how, and what it was doing.
+        step: The furthest step that any worker was in, from 0; -1 if none was in a step.
+    """
+
+    def __init__(self, message: str, step: int = -1) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The user ended the run by Ctrl-C, or the system by SIGTERM."""

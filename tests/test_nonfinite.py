@@ -1,0 +1,130 @@
+"""Numbers that are not finite: named, and the run stopped or the step skipped, the same on any number of workers."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ranks import run_ranks
+from test_resume import config_of, numbers, rows
+from ziggurat import nonfinite, passes
+from ziggurat import train as module
+from ziggurat.checkpoint.tensors import read_tensors, stored_tensors
+from ziggurat.data.sampler import Sampler
+from ziggurat.errors import UserError
+
+BAD = Sampler(17, 8, 0).batch(1)[5]  # of the second step, in microbatch 2 of 4
+PARAMETER = "head.classes.weight"
+
+
+def spoil(how):
+    """Make the loss, or the gradient of one parameter, NaN for one sample of one epoch (in this process)."""
+    forward, make_task, seen = passes.forward, module.make_task, {}
+
+    def spoiled_forward(model, microbatch, *arguments):
+        seen["bad"] = BAD in microbatch.ids
+        for hook in seen.pop("hooks", []):
+            hook.remove()
+        if how == "gradient" and seen["bad"]:
+            named = dict(model.named_parameters())
+            seen["hooks"] = [named[PARAMETER].register_hook(lambda gradient: gradient * float("nan"))]
+        return forward(model, microbatch, *arguments)
+
+    def spoiled_task(model, config):
+        task = make_task(model, config)
+        shares = task.loss_shares
+
+        def spoiled_shares(*arguments):
+            factor = float("inf") if how == "loss" and seen["bad"] else 1.0
+            return {name: value * factor for name, value in shares(*arguments).items()}
+
+        object.__setattr__(task, "loss_shares", spoiled_shares)
+        return task
+
+    module.forward = passes.forward = spoiled_forward
+    module.make_task = spoiled_task
+
+
+def run(workers, folder, how, policy):
+    spoil(how)
+    config = config_of(
+        **{"plan": f"dp={workers.size}", "train.on_nonfinite": policy, "train.evaluate_every": 0}
+    )
+    try:
+        result = module.train(workers, config, folder / str(workers.size))
+    except UserError as error:
+        return error.faults
+    return result["weights_sha256"], result["skipped_steps"], result["loss"]
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_a_step_is_skipped_alike_on_any_number_of_workers(tmp_path, how):
+    outcomes = [outcome for world in (1, 2, 3) for outcome in run_ranks(run, world, (tmp_path, how, "skip"))]
+    assert len(set(outcomes)) == 1, outcomes
+    assert outcomes[0][1] == 1
+    assert isinstance(outcomes[0][2], float)
+    assert numbers(tmp_path / "1") == numbers(tmp_path / "2") == numbers(tmp_path / "3")
+    losses = [row["loss"] for row in rows(tmp_path / "1") if row["kind"] == "train"]
+    assert [loss is None for loss in losses] == [how == "loss" and step == 1 for step in range(6)]
+    checkpoints = tmp_path / "2" / "checkpoints"
+    before, after, later = (contents(checkpoints / f"step-{step}") for step in (1, 2, 3))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"
+    assert not all(torch.equal(after[name], later[name]) for name in before), "the next one does"
+    counted = [
+        json.loads((checkpoints / f"step-{step}" / "manifest.json").read_text())["manifest"]["counters"]
+        for step in (1, 2, 6)
+    ]
+    assert [counters.get("skipped_steps", 0) for counters in counted] == [0, 1, 1]
+    assert "step 2 is skipped: 1 so far" in (tmp_path / "3" / "log.txt").read_text()
+
+
+def contents(folder):
+    tensors = {
+        name: torch.empty(facts.shape, dtype=facts.dtype) for name, facts in stored_tensors(folder).items()
+    }
+    read_tensors(folder, tensors)
+    return tensors
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_the_step_the_worker_the_samples_and_the_parameter_are_named(tmp_path, how, world):
+    results = run_ranks(run, world, (tmp_path, how, "stop"))
+    assert all(faults == results[0] for faults in results)
+    fault, remedy = results[0]
+    assert f"the {how} is not finite in step 2, microbatch 2, on worker {world - 1}" in fault
+    assert f"{BAD.sample} of epoch 0 (train-" in fault
+    assert fault.count(" of epoch 0") == 2, "the samples of the microbatch and no others"
+    assert (f"first bad parameter: {PARAMETER}" in fault) == (how == "gradient")
+    assert "the weights of before this step are in" in remedy
+    assert (tmp_path / str(world) / "checkpoints" / "step-1").is_dir()
+
+
+def test_weights_that_are_not_finite_end_the_run_under_either_policy(tmp_path):
+    def broken(workers):
+        update = module.WeightAverage.update
+
+        def spoil_weights(self, step):
+            update(self, step)
+            if step == 1:
+                with torch.no_grad():
+                    self.source.state_dict()[PARAMETER].fill_(float("nan"))
+
+        module.WeightAverage.update = spoil_weights
+        return run(workers, tmp_path, "nothing", "skip")
+
+    (faults,) = run_ranks(broken, 1)
+    assert f"the weights are not finite since an earlier step ({PARAMETER})" in faults[-1]
+
+
+def test_the_first_bad_gradient_is_found_without_touching_the_sum():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[1].bias.grad = torch.ones(1)
+    loss = net(torch.ones(1, 2)).sum()
+    assert nonfinite.bad_gradient(net, loss) is None
+    loss = net(torch.ones(1, 2)).sum() * float("inf")
+    assert nonfinite.bad_gradient(net, loss) == "0.weight"
+    assert net[1].bias.grad.tolist() == [1]
+    assert net[0].weight.grad is None
