@@ -29,7 +29,7 @@ T = TypeVar("T")
 # What may differ when a run goes on: where it is computed, and what it is not defined by.
 FREE_ON_RESUME = {
     "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
-    "train.checkpoint_every", "train.evaluate_every",
+    "train.checkpoint_every", "train.evaluate_every", "pipeline.cut", "pipeline.schedule", "pipeline.max_bytes",
 }  # fmt: skip
 
 

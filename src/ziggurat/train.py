@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ziggurat.checkpoint import load_checkpoint, newest_step, save_checkpoint
 from ziggurat.config import RunConfig, run_task
@@ -36,6 +37,8 @@ from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, 
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh, make_mesh
+from ziggurat.plans.pipeline_training import PipelineTraining, image_spec
+from ziggurat.plans.whole_state import Whole
 from ziggurat.report import write_report
 from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
 from ziggurat.tasks.make import make_task
@@ -63,12 +66,12 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
-    parallel = DataParallel(model, mesh.dp, mesh.sp)
     outcome = _Outcome(workers, config, folder, model, optimizer, average)
     outcome.start_folder(data, resume)
     mesh.name_layers(model)
     mesh.name_layers(average.model)
     first_step = outcome.resume() if resume else 0
+    parallel = outcome.parallel = _join(outcome, mesh)
 
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
@@ -76,6 +79,8 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
+        for line in parallel.describe():
+            log.say(line)
         start = time.perf_counter()
         for step, microbatches, waited in steps:
             begin = time.perf_counter()
@@ -88,31 +93,36 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
             totals = parallel.sum(counts, len(task.normalizer_names), parts=task.normalizers_are_parts)
             # What depends on the outputs of all microbatches takes a pass of its own.
             if task.output_sum_names:
-                sums = _output_sums(model, task, microbatches, assignments, config, mesh)
+                sums = _output_sums(parallel, model, task, microbatches, assignments, config, mesh)
                 totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
 
             # Each microbatch gives one leaf: of the gradient, of the running statistics, of the loss.
             losses = []
-            for microbatch, assignment in zip(microbatches, assignments, strict=True):
-                with parallel.leaf(microbatch.index):
-                    outputs = _forward(model, microbatch, config, mesh)
-                    shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
-                    shares.sum().backward()
-                losses.append(shares.detach().double())
+            if isinstance(parallel, PipelineTraining):
+                losses = _losses_by_stages(
+                    parallel, model, task, microbatches, assignments, totals, config, mesh
+                )
+            else:
+                for microbatch, assignment in zip(microbatches, assignments, strict=True):
+                    with parallel.leaf(microbatch.index):
+                        outputs = _forward(model, microbatch, config, mesh)
+                        shares = _shares(task, outputs, assignment, totals)
+                        shares.sum().backward()
+                    losses.append(shares.detach().double())
 
             # Sums over all workers, in an order that does not depend on their number.
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
-            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            norm = parallel.gradient_norm()
             if not (terms.isfinite().all() and norm.isfinite()):
                 parallel.abandon()
                 outcome.save_checkpoint(step)
                 outcome.save_weights()
-                raise UserError(_not_finite(step, terms, task, data, parallel, model) + outcome.remedies())
+                raise UserError(_not_finite(step, terms, task, data, parallel) + outcome.remedies())
             parallel.finish_statistics()
 
             if config.train.clip_norm:
-                nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
             optimizer.step()
             average.update(step)
 
@@ -130,12 +140,15 @@ def train(workers: Workers, config: RunConfig, folder: Path, resume: bool = Fals
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
-        if workers.is_first:
-            model, board, console = average.model, log.board, log.console
+        whole = outcome.whole()
+        digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
+        if workers.is_first and whole:
+            model, board, console = whole.average, log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
         workers.barrier()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
     return outcome.result() | {
+        "weights_sha256": digest,
         "steps": data.num_steps,
         "samples": samples,
         "seconds": seconds,
@@ -207,7 +220,7 @@ class _TrainingData:
         return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
 
     def steps(
-        self, parallel: DataParallel, first: int
+        self, parallel: DataParallel | PipelineTraining, first: int
     ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
         """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
 
@@ -224,7 +237,7 @@ class _TrainingData:
             begin = time.perf_counter()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Outcome:
     """What a run leaves in its folder."""
 
@@ -234,6 +247,13 @@ class _Outcome:
     model: VisionModel
     optimizer: torch.optim.Optimizer
     average: WeightAverage[VisionModel]
+    parallel: DataParallel | PipelineTraining | None = None
+
+    def whole(self) -> Whole | None:
+        """Return the whole state; on all workers but the first perhaps None. All workers call this."""
+        if isinstance(self.parallel, PipelineTraining):
+            return self.parallel.whole()
+        return Whole(self.model, self.average.model, self.optimizer)
 
     def start_folder(self, data: _TrainingData, resume: bool) -> None:
         if self.workers.is_first:
@@ -251,15 +271,16 @@ class _Outcome:
 
     def save_checkpoint(self, done: int) -> None:
         """Write the state after `done` steps."""
-        if self.workers.is_first:
-            checkpoints = self.folder / "checkpoints"
-            save_checkpoint(checkpoints, done, self.model, self.average.model, self.optimizer)
+        whole = self.whole()
+        if self.workers.is_first and whole is not None:
+            save_checkpoint(self.folder / "checkpoints", done, whole.model, whole.average, whole.optimizer)
         self.workers.barrier()
 
     def save_weights(self) -> None:
         """Export the averaged weights."""
-        if self.workers.is_first:
-            save_weights(self.average.model, self.folder / WEIGHTS, {"model": self.config.model.name})
+        whole = self.whole()
+        if self.workers.is_first and whole is not None:
+            save_weights(whole.average, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
 
     def remedies(self) -> list[str]:
@@ -277,7 +298,6 @@ class _Outcome:
             "plan": self.config.plan,
             "world_size": self.workers.size,
             "microbatches": self.config.train.microbatches,
-            "weights_sha256": weights_sha256(self.average.model),
         }
 
 
@@ -291,7 +311,57 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     return place_model(model, workers.device, config.train.channels_last).train(), report
 
 
+def _join(outcome: _Outcome, mesh: Mesh) -> DataParallel | PipelineTraining:
+    """Join the training state to the workers: copied for each, or each with its own stages."""
+    model, average, config = outcome.model, outcome.average.model, outcome.config
+    if mesh.pp.size == 1:
+        return DataParallel(model, mesh.dp, mesh.sp)
+    train, side = config.train, config.data.crop
+    spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
+    return PipelineTraining(
+        model,
+        average,
+        outcome.optimizer,
+        partial(make_optimizer, config=train),
+        spec,
+        mesh,
+        config.pipeline,
+        num_microbatches=-(-train.microbatches // mesh.dp.size),
+        compute=partial(_autocast, mesh.workers.device, config),
+    )
+
+
+def _losses_by_stages(
+    parallel: PipelineTraining,
+    model: VisionModel,
+    task: Task,
+    microbatches: list[Microbatch],
+    assignments: list[Any],
+    totals: Tensor,
+    config: RunConfig,
+    mesh: Mesh,
+) -> list[Tensor]:
+    """Run forward and backward of all microbatches through the stages."""
+
+    def shares(outputs: Any, index: int) -> Tensor:
+        return _shares(task, outputs, assignments[index], totals)
+
+    return parallel.loss_leaves(*_given(model, microbatches, config, mesh), shares)
+
+
+def _given(
+    model: VisionModel, microbatches: list[Microbatch], config: RunConfig, mesh: Mesh
+) -> tuple[int, Callable[[int], Tensor], Callable[[int], None]]:
+    """Return what stages ask for: how many microbatches, the images of each, and what keys its random numbers."""
+    return (
+        len(microbatches),
+        lambda index: _images(model, microbatches[index], config, mesh),
+        lambda index: _seed(microbatches[index], config),
+    )
+
+
 def _output_sums(
+    parallel: DataParallel | PipelineTraining,
     model: VisionModel,
     task: Task,
     microbatches: list[Microbatch],
@@ -300,6 +370,11 @@ def _output_sums(
     mesh: Mesh,
 ) -> list[Tensor]:
     """Run the model without gradients; running statistics are taken from the second pass, in `parallel.leaf`."""
+    if isinstance(parallel, PipelineTraining):
+        return parallel.output_leaves(
+            *_given(model, microbatches, config, mesh),
+            lambda outputs, index: task.output_sums(outputs, assignments[index]),
+        )
     with torch.no_grad():
         return [
             task.output_sums(_forward(model, microbatch, config, mesh), assignment)
@@ -307,14 +382,33 @@ def _output_sums(
         ]
 
 
+def _shares(task: Task, outputs: Any, assignment: Any, totals: Tensor) -> Tensor:
+    """Return a microbatch's share of each term of the loss, in the order of ``task.term_names``."""
+    return torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
+
+
 def _forward(model: VisionModel, microbatch: Microbatch, config: RunConfig, mesh: Mesh) -> Any:
     """Return the model's outputs; what is random in it depends on the samples only."""
+    _seed(microbatch, config)
+    images = _images(model, microbatch, config, mesh)
+    with _autocast(images.device, config):
+        return model(images)
+
+
+def _seed(microbatch: Microbatch, config: RunConfig) -> None:
     seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
+
+
+def _images(model: VisionModel, microbatch: Microbatch, config: RunConfig, mesh: Mesh) -> Tensor:
+    """Return a microbatch's images as the model sees them."""
     images = normalize_images(microbatch.images_BCHW, microbatch.own_sizes, model.mean, model.std)
     if config.train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
-        return model(mesh.spread(images, microbatch.part))
+    return mesh.spread(images, microbatch.part)
+
+
+def _autocast(device: torch.device, config: RunConfig) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16")
 
 
 def _evaluate(
@@ -363,16 +457,16 @@ def _not_finite(
     terms: Tensor,
     task: Task,
     data: _TrainingData,
-    parallel: DataParallel,
-    model: VisionModel,
+    parallel: DataParallel | PipelineTraining,
 ) -> list[str]:
     """Name the microbatches whose loss is not finite, or else the first parameter whose gradient is not."""
     faults = []
     for index in (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist():
         ranks = range(parallel.workers.size)
-        place = next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
-        first, sharing = place * parallel.sharing.size, parallel.sharing.size
-        worker = f"worker {first}" if sharing == 1 else f"workers {first} to {first + sharing - 1}"
+        found = parallel.workers_of_loss(
+            next(r for r in ranks if index in parallel.leaves_of_worker(len(terms), r))
+        )
+        worker = f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"
         values = zip(task.term_names, terms[index].tolist(), strict=True)
         samples = ", ".join(data.samples.describe(id) for id in data.pieces(step)[index])
         faults.append(
@@ -380,8 +474,7 @@ def _not_finite(
             f"({', '.join(f'{name} {value}' for name, value in values)}); samples: {samples}"
         )
     if not faults:
-        gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-        bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
+        bad = parallel.bad_gradient() or "none"
         samples = ", ".join(data.samples.describe(id) for piece in data.pieces(step) for id in piece)
         faults.append(
             f"the gradient is not finite in step {step + 1}; first bad parameter: {bad}; samples: {samples}"
