@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.pipeline_training import PipelineTraining
 
 
 def nonfinite_faults(
@@ -15,8 +16,7 @@ def nonfinite_faults(
     terms: Tensor,
     term_names: Sequence[str],
     samples: Sequence[str],
-    parallel: DataParallel,
-    model: nn.Module,
+    parallel: DataParallel | PipelineTraining,
     find_gradients: Callable[[], dict[int, str]],
 ) -> list[str]:
     """Return a sentence for each microbatch whose loss or gradient is not finite, the same on every worker.
@@ -26,8 +26,7 @@ def nonfinite_faults(
         terms: Terms of the loss of each microbatch, shape ``(num_leaves, num_terms)``.
         term_names: Name of each term.
         samples: Names the samples of each microbatch.
-        parallel: Says which worker computes a microbatch.
-        model: Holds the gradient of the global batch.
+        parallel: Says which worker computes a microbatch; holds the gradient of the global batch.
         find_gradients: Called where every loss is finite: returns the first bad parameter of each microbatch whose
             gradient is not, over all workers.
     """
@@ -45,9 +44,14 @@ def nonfinite_faults(
             f"{_worker(index, len(terms), parallel)}; first bad parameter: {name}; samples: {samples[index]}"
             for index, name in sorted(gradients.items())
         ]
-    name = first_not_finite((name, value.grad) for name, value in model.named_parameters())
+    name = parallel.bad_gradient()
+    each = (
+        ""
+        if isinstance(parallel, PipelineTraining)
+        else ", though that of each microbatch is: it overflows in the sum"
+    )
     return [
-        f"the gradient is not finite in step {step + 1}, though that of each microbatch is: it overflows in the sum; "
+        f"the gradient is not finite in step {step + 1}{each}; "
         f"first bad parameter: {name or 'none, it is their norm'}; samples: {', '.join(samples)}"
     ]
 
@@ -56,12 +60,12 @@ def _values(names: Sequence[str], values: Tensor) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.tolist(), strict=True))
 
 
-def _worker(index: int, num_leaves: int, parallel: DataParallel) -> str:
-    """Name the worker that computes a microbatch, or those that share its images."""
+def _worker(index: int, num_leaves: int, parallel: DataParallel | PipelineTraining) -> str:
+    """Name the worker that computes the loss of a microbatch, or those that share its images."""
     ranks = range(parallel.workers.size)
     place = next(rank for rank in ranks if index in parallel.leaves_of_worker(num_leaves, rank))
-    first, sharing = place * parallel.sharing.size, parallel.sharing.size
-    return f"worker {first}" if sharing == 1 else f"workers {first} to {first + sharing - 1}"
+    found = parallel.workers_of_loss(place)
+    return f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"
 
 
 def bad_gradient(model: nn.Module, loss: Tensor) -> str | None:
@@ -77,5 +81,6 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None
 
 
 def bad_weights(model: nn.Module) -> list[str]:
-    """Return the weights and buffers that are not finite: no later step could mend them."""
-    return [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    """Return this worker's weights and buffers that are not finite: no later step could mend them."""
+    held = ((name, value) for name, value in model.state_dict().items() if not value.is_meta)
+    return [name for name, value in held if not value.isfinite().all()]

@@ -74,6 +74,9 @@ class WeightAverage(Generic[Model]):
             return
         new = 1 - min(self.decay, (1 + step) / (10 + step))
         pairs = list(zip(self.model.state_dict().values(), self.source.state_dict().values(), strict=True))
+        pairs = [
+            (mean, value) for mean, value in pairs if not value.is_meta
+        ]  # those of other workers' stages
         floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
         torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], new)
         for mean, value in pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,21 @@ from ziggurat.nonfinite import bad_weights
 from ziggurat.optimization import WeightAverage
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import phase
-from ziggurat.run import WEIGHTS, save_weights, start_run_folder, weights_sha256
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.pipeline_training import PipelineTraining
+from ziggurat.plans.whole_state import Whole
+from ziggurat.run import WEIGHTS, save_weights, start_run_folder
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """What a run leaves in its folder."""
+    """What a run leaves in its folder.
+
+    Attributes:
+        parallel: How the state is spread over workers, once it is.
+    """
 
     workers: Workers
     config: RunConfig
@@ -37,6 +45,13 @@ class Outcome:
     average: WeightAverage[VisionModel]
     checkpoints: Checkpoints
     counters: Counter[str] = field(default_factory=Counter)
+    parallel: DataParallel | PipelineTraining | None = None
+
+    def whole(self) -> Whole | None:
+        """Return the whole state; on all workers but the first perhaps None. All workers call this."""
+        if isinstance(self.parallel, PipelineTraining):
+            return self.parallel.whole()
+        return Whole(self.model, self.average.model, self.optimizer)
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
         """Write what the run is, where it begins."""
@@ -118,7 +133,7 @@ class Outcome:
         Raises:
             UserError: If the policy is to stop, or the weights themselves are not finite.
         """
-        broken = bad_weights(self.model)
+        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(bad_weights(self.model)))))
         if broken:
             newest = self.checkpoints.newest
             kept = "none" if newest is None else f"that of step {newest}"
@@ -140,8 +155,9 @@ class Outcome:
 
     def save_weights(self) -> None:
         """Export the averaged weights."""
-        if self.workers.is_first:
-            save_weights(self.average.model, self.folder / WEIGHTS, {"model": self.config.model.name})
+        whole = self.whole()
+        if self.workers.is_first and whole is not None:
+            save_weights(whole.average, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
 
     def result(self) -> dict[str, Any]:
@@ -153,7 +169,6 @@ class Outcome:
             "plan": self.config.plan,
             "world_size": self.workers.size,
             "microbatches": self.config.train.microbatches,
-            "weights_sha256": weights_sha256(self.average.model),
             "skipped_steps": self.counters["skipped_steps"],
             "replaced_samples": self.counters["replaced_samples"],
         }

@@ -1,9 +1,13 @@
-"""The passes of one worker through the model, in which nothing random depends on the worker."""
+"""The passes of a step through the model, in which nothing random depends on the worker.
+
+A worker takes its microbatches one after the other; a pipeline of workers takes them through its stages.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,10 @@ from ziggurat.data.batch import Microbatch
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
 from ziggurat.nonfinite import bad_gradient
+from ziggurat.phases import phase
+from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
+from ziggurat.plans.pipeline_training import PipelineTraining
 from ziggurat.tasks.task import Task
 
 
@@ -36,51 +43,115 @@ def seed_everything(*key: int | tuple[int, ...]) -> None:
     np.random.seed(state % (1 << 32))
 
 
-def forward(model: VisionModel, microbatch: Microbatch, config: RunConfig, mesh: Mesh) -> Any:
-    """Return the model's outputs; what is random in it depends on the samples only."""
-    seed_everything(config.seed, *((id.epoch, id.sample) for id in microbatch.ids))
-    images = normalize_images(microbatch.images_BCHW, microbatch.own_sizes, model.mean, model.std)
-    if config.train.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
-        return model(mesh.spread(images, microbatch.part))
+def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
+    """Return a context in which the model computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16")
 
 
-def output_sums(
-    model: VisionModel,
-    task: Task,
-    microbatches: list[Microbatch],
-    assignments: list[Any],
-    config: RunConfig,
-    mesh: Mesh,
-) -> list[Tensor]:
-    """Run the model without gradients; running statistics are taken from the second pass, in `parallel.leaf`."""
-    with torch.no_grad():
-        return [
-            task.output_sums(forward(model, microbatch, config, mesh), assignment)
-            for microbatch, assignment in zip(microbatches, assignments, strict=True)
-        ]
+@dataclass(frozen=True)
+class Passes:
+    """The passes of one step.
 
+    Attributes:
+        model: The model.
+        task: Knows the loss.
+        parallel: How the model is spread over workers.
+        step: Number of the step, from 0.
+        microbatches: This worker's, or those of its pipeline.
+        assignments: What the task has assigned of the labels of each.
+        config: Of the run.
+        mesh: All workers.
+    """
 
-def bad_gradients(
-    model: VisionModel,
-    task: Task,
-    microbatches: list[Microbatch],
-    assignments: list[Any],
-    totals: Tensor,
-    config: RunConfig,
-    mesh: Mesh,
-) -> Callable[[], dict[int, str]]:
-    """Return what finds the first bad parameter of each microbatch: it computes this worker's once more."""
+    model: VisionModel
+    task: Task
+    parallel: DataParallel | PipelineTraining
+    step: int
+    microbatches: list[Microbatch]
+    assignments: list[Any]
+    config: RunConfig
+    mesh: Mesh
 
-    def find() -> dict[int, str]:
+    def output_sums(self) -> list[Tensor]:
+        """Run the model without gradients; running statistics are taken from the second pass.
+
+        Returns:
+            Of each microbatch, what the task sums over the outputs of all.
+        """
+        if isinstance(self.parallel, PipelineTraining):
+            return self.parallel.output_leaves(*self._given(), self._sums)
+        with torch.no_grad():
+            return [self._sums(self._forward(index), index) for index in range(len(self.microbatches))]
+
+    def losses(self, totals: Tensor) -> list[Tensor]:
+        """Run forward and backward of each microbatch, which gives one leaf: of the gradient, of the running statistics.
+
+        Args:
+            totals: What the loss is divided by.
+
+        Returns:
+            The microbatch's share of each term of the loss, float64, on every worker that shares the microbatch.
+        """
+        if isinstance(self.parallel, PipelineTraining):
+            phase("forward", self.step)
+            return self.parallel.loss_leaves(
+                *self._given(), lambda out, index: self._shares(out, index, totals)
+            )
+        losses = []
+        for index, microbatch in enumerate(self.microbatches):
+            with self.parallel.leaf(microbatch.index):
+                ids = [(id.epoch, id.sample) for id in microbatch.ids]
+                phase("forward", self.step, microbatch.index, ids)
+                shares = self._shares(self._forward(index), index, totals)
+                phase("backward", self.step, microbatch.index, ids)
+                shares.sum().backward()
+            losses.append(shares.detach().double())
+        return losses
+
+    def bad_gradients(self, totals: Tensor) -> dict[int, str]:
+        """Return the first parameter of each microbatch whose gradient is not finite, over all workers.
+
+        It computes this worker's microbatches once more. Of stages, only the gradient of all microbatches is looked at.
+        """
+        if isinstance(self.parallel, PipelineTraining):
+            return {}
         found: dict[int, str] = {}
-        for microbatch, assignment in zip(microbatches, assignments, strict=True):
-            outputs = forward(model, microbatch, config, mesh)
-            loss = torch.stack(list(task.loss_shares(outputs, assignment, totals).values())).sum()
-            name = bad_gradient(model, loss)
+        for index, microbatch in enumerate(self.microbatches):
+            name = bad_gradient(self.model, self._shares(self._forward(index), index, totals).sum())
             if name is not None:
                 found[microbatch.index] = name
-        return {index: name for part in mesh.workers.gather(found) for index, name in part.items()}
+        return {index: name for part in self.mesh.workers.gather(found) for index, name in part.items()}
 
-    return find
+    def _given(self) -> tuple[int, Callable[[int], Tensor], Callable[[int], None]]:
+        """Return what stages ask for: how many microbatches, the images of each, and what keys its random numbers."""
+        return len(self.microbatches), self._images, self._seed
+
+    def _forward(self, index: int) -> Any:
+        self._seed(index)
+        images = self._images(index)
+        with autocast(images.device, self.config):
+            return self.model(images)
+
+    def _seed(self, index: int) -> None:
+        """Let what is random depend on the samples only."""
+        ids = self.microbatches[index].ids
+        seed_everything(self.config.seed, *((id.epoch, id.sample) for id in ids))
+
+    def _images(self, index: int) -> Tensor:
+        """Return a microbatch's images as the model sees them."""
+        microbatch = self.microbatches[index]
+        images = normalize_images(
+            microbatch.images_BCHW, microbatch.own_sizes, self.model.mean, self.model.std
+        )
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        spread: Tensor = self.mesh.spread(images, microbatch.part)
+        return spread
+
+    def _sums(self, outputs: Any, index: int) -> Tensor:
+        return self.task.output_sums(outputs, self.assignments[index])
+
+    def _shares(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
+        """Return a microbatch's share of each term of the loss, in the order of ``task.term_names``."""
+        shares = self.task.loss_shares(outputs, self.assignments[index], totals)
+        return torch.stack(list(shares.values()))

@@ -107,10 +107,10 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
     if not config.plan or "TORCHELASTIC_RUN_ID" not in os.environ:
         return config
     plan = parse_plan(config.plan)
-    if world % plan.num_spatial:
+    if world % plan.num_of_one:
         return config  # refused with what else is wrong
-    microbatches = config.train.microbatches or plan.dp
-    follows = str(dataclasses.replace(plan, dp=world // plan.num_spatial))
+    microbatches = config.train.microbatches or plan.dp * plan.pp
+    follows = str(dataclasses.replace(plan, dp=world // plan.num_of_one))
     return override(config, {"plan": follows, "train.microbatches": microbatches})
 
 
@@ -119,11 +119,11 @@ def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> R
     plan = parse_plan(config.plan)
 
     def arguments(num_workers: int) -> tuple[Any, ...]:
-        smaller = dataclasses.replace(plan, dp=num_workers // plan.num_spatial)
+        smaller = dataclasses.replace(plan, dp=num_workers // plan.num_of_one)
         return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
 
     def fewer(num_workers: int) -> int:
-        return max(plan.num_spatial, num_workers - plan.num_spatial)
+        return max(plan.num_of_one, num_workers - plan.num_of_one)
 
     return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 from ziggurat.checkpoint import Checkpoints
 from ziggurat.config import RunConfig, definition_sha256, run_task
@@ -26,11 +28,13 @@ from ziggurat.optimization import WeightAverage, learning_rate, make_optimizer, 
 from ziggurat.outcome import Outcome
 from ziggurat.parallel.preemption import Preemption
 from ziggurat.parallel.workers import Workers
-from ziggurat.passes import bad_gradients, forward, output_sums, seed_everything
+from ziggurat.passes import Passes, autocast, seed_everything
 from ziggurat.phases import phase
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh, background_workers, make_mesh
+from ziggurat.plans.pipeline_training import PipelineTraining, image_spec
 from ziggurat.report import write_report
+from ziggurat.run import weights_sha256
 from ziggurat.tasks.make import make_task
 from ziggurat.tasks.task import Task
 from ziggurat.training_data import TrainingData
@@ -61,14 +65,15 @@ def train(
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
-    parallel = DataParallel(model, mesh.dp, mesh.sp)
     run, beside = definition_sha256(config), background_workers(workers)
     checkpoints = Checkpoints(folder / "checkpoints", beside, config.checkpoint, run)
     outcome = Outcome(workers, config, folder, model, optimizer, average, checkpoints)
     outcome.start_folder(data.dataset, resume)
     mesh.name_layers(model)
     mesh.name_layers(average.model)
+    memory = memory if mesh.pp.size == 1 else None  # a survivor has the state of its own stages only
     first_step, survived = outcome.resume(memory) if resume else (0, False)
+    parallel = outcome.parallel = _join(outcome, mesh)
     handover = Handover(memory, run, model, average.model, optimizer)
     handover.complete(first_step, outcome.counters)
 
@@ -81,6 +86,8 @@ def train(
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
+        for line in parallel.describe():
+            log.say(line)
         outcome.report(log)
 
         def follow(done: int) -> None:
@@ -107,41 +114,33 @@ def train(
             assignments = [task.assign(microbatch) for microbatch in microbatches]
             counts = [task.normalizers(assignment) for assignment in assignments]
             totals = parallel.sum(counts, len(task.normalizer_names), parts=task.normalizers_are_parts)
+            passes = Passes(model, task, parallel, step, microbatches, assignments, config, mesh)
             # What depends on the outputs of all microbatches takes a pass of its own.
             if task.output_sum_names:
-                sums = output_sums(model, task, microbatches, assignments, config, mesh)
-                totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
+                sums = parallel.sum(passes.output_sums(), len(task.output_sum_names))
+                totals = torch.cat([totals, sums])
 
             # Each microbatch gives one leaf: of the gradient, of the running statistics, of the loss.
-            losses = []
-            for microbatch, assignment in zip(microbatches, assignments, strict=True):
-                with parallel.leaf(microbatch.index):
-                    ids = [(id.epoch, id.sample) for id in microbatch.ids]
-                    phase("forward", step, microbatch.index, ids)
-                    outputs = forward(model, microbatch, config, mesh)
-                    shares = torch.stack(list(task.loss_shares(outputs, assignment, totals).values()))
-                    phase("backward", step, microbatch.index, ids)
-                    shares.sum().backward()
-                losses.append(shares.detach().double())
+            losses = passes.losses(totals)
 
             # Sums over all workers, in an order that does not depend on their number.
             phase("exchange", step)
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
-            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            norm = parallel.gradient_norm()
             finite = bool(terms.isfinite().all() and norm.isfinite())
             if finite:
                 parallel.finish_statistics()
                 phase("optimizer", step)
                 handover.change()
                 if config.train.clip_norm:
-                    nn.utils.clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
+                    clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
                 optimizer.step()
                 average.update(step)
             else:  # the step changes nothing
-                bad = bad_gradients(model, task, microbatches, assignments, totals, config, mesh)
                 described = [data.describe(piece) for piece in data.pieces(step)]
-                faults = nonfinite_faults(step, terms, task.term_names, described, parallel, model, bad)
+                find = partial(passes.bad_gradients, totals)
+                faults = nonfinite_faults(step, terms, task.term_names, described, parallel, find)
                 parallel.abandon()
                 outcome.not_finite(step, faults, log)
 
@@ -158,13 +157,16 @@ def train(
         for line in mesh.gathers():
             log.say(line)
         phase("report")
-        if workers.is_first:
-            model, board, console = average.model, log.board, log.console
+        whole = outcome.whole()
+        digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
+        if workers.is_first and whole:
+            model, board, console = whole.average, log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
         outcome.finish_checkpoints(log)
         workers.barrier()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
     return outcome.result() | {
+        "weights_sha256": digest,
         "steps": data.num_steps,
         "samples": samples,
         "seconds": seconds,
@@ -182,6 +184,20 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
     return place_model(model, workers.device, config.train.channels_last).train(), report
+
+
+def _join(outcome: Outcome, mesh: Mesh) -> DataParallel | PipelineTraining:
+    """Join the training state to the workers: copied for each, or each with its own stages."""
+    model, average, config = outcome.model, outcome.average.model, outcome.config
+    if mesh.pp.size == 1:
+        return DataParallel(model, mesh.dp, mesh.sp)
+    train, side = config.train, config.data.crop
+    spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
+    return PipelineTraining(
+        model, average, outcome.optimizer, partial(make_optimizer, config=train), spec, mesh, config.pipeline,
+        num_microbatches=-(-train.microbatches // mesh.dp.size),
+        compute=partial(autocast, mesh.workers.device, config),
+    )  # fmt: skip
 
 
 def _evaluate(

@@ -14,7 +14,7 @@ from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.phases import phase
-from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
 
 
@@ -60,7 +60,7 @@ class TrainingData:
         return len(faults), notices
 
     def steps(
-        self, parallel: DataParallel, first: int
+        self, parallel: Leaves, first: int
     ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
         """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
 

@@ -140,11 +140,9 @@ def test_a_gpu_that_is_not_there(monkeypatch):
         resolve_place(override(RunConfig(), {"device": "cuda"}), None)
 
 
-def test_runs_refuse_stages():
-    with pytest.raises(
-        UserError, match=r"got the plan dp=2,pp=2; use --plan dp=2 \(ziggurat verify takes pp\)"
-    ):
-        resolve_place(config(plan="dp=2,pp=2"), None)
+def test_runs_take_stages():
+    resolved = resolve_batch(resolve_place(config(plan="dp=2,pp=2"), None), None)
+    assert (resolved.plan, resolved.train.microbatches) == ("dp=2,pp=2", 4)
 
 
 def test_settings_of_the_plan():

@@ -20,7 +20,7 @@ MAX_SHOWN = 5  # names of a message
 def training_state(
     model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return the tensors of a state by name, not copied.
+    """Return the tensors of a state that are on this worker, by name, not copied.
 
     Args:
         model: The weights.
@@ -80,10 +80,11 @@ def load_training_state(
 
 
 def _weights(model: nn.Module, average: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that are on this worker; those of other workers' stages have no memory here."""
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     if average is not model:
         weights |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    return weights
+    return {name: value for name, value in weights.items() if not value.is_meta}
 
 
 def _place(facts: TensorFacts, parameter: nn.Parameter) -> Tensor:

@@ -5,7 +5,8 @@
    unit of computation, as a microbatch is in training: hence the same bits on any number of workers.
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
-   Workers that share each image (sp) take the same batches, and each computes its part of every tile.
+   Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
+   of a pipeline (pp), each its stages, several batches at a time.
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ from ziggurat.data.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.plans.mesh import Mesh
+from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ ProgressCallback = Callable[[int, int], None]
 
 # Pixels of a batch: enough to fill the device, and no more, so that the work divides evenly.
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
+# Batches for each worker of a pipeline that are given to it at a time: the first and the last ones leave workers idle.
+IN_FLIGHT = 4
 # Pixels of images that are decoded ahead (one image at least).
 AHEAD_PIXELS = 1 << 22
 
@@ -93,6 +98,20 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
     """Return how a run's config has its model run."""
     batch = max(1, BATCH_PIXELS[mesh.workers.device.type] // config.data.crop**2)
     return Compute(mesh, config.dtype, config.train.channels_last, batch, progress)
+
+
+def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
+    """Under a plan with pp, cut a model into stages for evaluation or prediction; all workers call this."""
+    if mesh.pp.size == 1:
+        return
+    compute, side = compute_as_configured(config, mesh), config.data.crop
+    shape = (compute.batch, 3, side, side)
+    forward: _Forward[Any] = _Forward(model, lambda outputs, sizes: [], compute)
+    was_training = model.training
+    model.eval()
+    spec = image_spec(shape, compute.channels_last, mesh)
+    stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
+    model.train(was_training)
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,20 @@ def run_tiles(
     return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
 
 
+class Given(NamedTuple):
+    """A batch before it is computed.
+
+    Attributes:
+        batch: The tiles.
+        tiles: Their pixels.
+        part: What this worker has of each; None for all.
+    """
+
+    batch: Sequence[Piece]
+    tiles: list[Tensor]
+    part: Part | None
+
+
 @dataclass(frozen=True)
 class _Forward(Generic[T]):
     """Runs the model on a batch."""
@@ -171,8 +204,36 @@ class _Forward(Generic[T]):
             tiles: Their pixels, or of each those that lie in `part`: from 0 to 255, shape ``(3, H, W)``.
             part: What this worker has of each; None for all.
         """
-        mesh = self.compute.mesh
-        sizes = [(piece.tile.height, piece.tile.width) for piece in batch]
+        images, sizes = self.images(batch, tiles, part)
+        with self.autocast():
+            outputs = self.model(images)
+        return self.finish(outputs, sizes)
+
+    def by_stages(self, group: Sequence[Given]) -> list[T]:
+        """Return the result of each tile of several batches, on every worker of the pipeline.
+
+        Communication:
+            As `Pipeline.infer`; then one gather of the results over pp.
+        """
+        pipeline = self.compute.mesh.pipelines[self.model]
+        outputs = pipeline.infer(
+            Work(len(group), lambda index: self.images(*group[index])[0], compute=self.autocast)
+        )
+        results: list[T] = []
+        for index in sorted(outputs):
+            results += self.finish(outputs[index], _sizes(group[index].batch))
+        return self.compute.mesh.pp.gather(results)[-1]
+
+    def autocast(self) -> torch.autocast:
+        """Return a context in which the model computes."""
+        device = self.compute.mesh.workers.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16")
+
+    def images(
+        self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None
+    ) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Return a batch as the model sees it, and the rows and columns of each tile."""
+        mesh, sizes = self.compute.mesh, _sizes(batch)
         if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
             tiles = [tile.float() for tile in tiles]
         height, width = batch_extent(batch, self.model.size_multiple)
@@ -183,9 +244,11 @@ class _Forward(Generic[T]):
             stacked = stacked.contiguous(memory_format=torch.channels_last)
         own_sizes = sizes if part is None else part.sizes(sizes)
         inputs = normalize_images(stacked, own_sizes, self.model.mean, self.model.std)
-        with torch.autocast(stacked.device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16"):
-            outputs = self.model(mesh.spread(inputs, part))
-        return self.finish(outputs, sizes)
+        return mesh.spread(inputs, part), sizes
+
+
+def _sizes(batch: Sequence[Piece]) -> list[tuple[int, int]]:
+    return [(piece.tile.height, piece.tile.width) for piece in batch]
 
 
 def _run_batches(
@@ -206,15 +269,26 @@ def _run_batches(
     pieces = [_own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch]
     was_training = forward.model.training
     forward.model.eval()
+    by_stages = forward.model in mesh.pipelines
+    waiting: list[Given] = []  # for the pipeline, which takes several batches at a time
+    no_gradients = torch.no_grad() if by_stages else torch.inference_mode()
     try:
-        with torch.inference_mode(), closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
-            for batch, part in zip(batches, parts, strict=True):
+        with no_gradients, closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
+            for number, (batch, part) in enumerate(zip(batches, parts, strict=True), start=1):
                 pixels = [next(tiles) for _ in batch]
                 faults |= {
                     p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
                 }
                 if not any(mesh.sp.gather(faults)):  # workers that share images go on together, or not at all
-                    results += forward(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
+                    given = Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
+                    if by_stages:
+                        waiting.append(given)
+                    else:
+                        results += forward(*given)
+                is_time = len(waiting) == IN_FLIGHT * mesh.pp.size or number == len(batches)
+                if waiting and is_time and not any(mesh.pp.gather(faults)):
+                    results += forward.by_stages(waiting)
+                    waiting = []
                 if compute.progress is not None:
                     compute.progress(len(results), len(pieces))
     finally:

@@ -6,22 +6,19 @@ added up after the canonical sum over dp, so that the result has the same bits o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from ziggurat.parallel.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import PartSum
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
-from ziggurat.phases import waiting
+from ziggurat.plans.leaves import Leaves
 
 
-class DataParallel:
+class DataParallel(Leaves):
     """Joins a model to the workers of the dp axis.
 
     One step, of `num_leaves` microbatches::
@@ -40,22 +37,17 @@ class DataParallel:
     """
 
     def __init__(self, model: nn.Module, workers: Workers, sharing: Workers | None = None) -> None:
-        self.workers = workers
-        self.sharing = sharing or Workers(device=workers.device)
+        super().__init__(workers, sharing or Workers(device=workers.device))
+        self.names = dict(model.named_parameters())
         for axis in (self.sharing, workers):
             axis.copy_from_first(list(model.state_dict().values()))
         self.gradients = GradientSum(model.parameters(), workers)
         self.statistics = RunningStatistics(model, workers)
         self.sum_of_parts = PartSum(self.sharing)
 
-    def leaves_of_worker(self, num_leaves: int, rank: int | None = None) -> range:
-        """Return the microbatches of a worker (this one by default) in a step that has `num_leaves`."""
-        return partition(num_leaves, self.workers.size)[self.workers.rank if rank is None else rank]
-
     def start(self, num_leaves: int) -> None:
         """Begin a step."""
-        self.num_leaves = num_leaves
-        self.mine = self.leaves_of_worker(num_leaves)
+        self.begin(num_leaves)
         self.gradients.start(num_leaves)
         self.statistics.start()
 
@@ -66,29 +58,6 @@ class DataParallel:
             yield
         self.statistics.take_leaf()
 
-    def gather(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
-        """Return a vector of each microbatch of the step, from all workers, in order.
-
-        Args:
-            mine: Vectors of this worker's microbatches, float64, shape ``(width,)``.
-            width: Length of each vector.
-            parts: Whether the workers that share an image have a part of its vector each, or each the whole.
-
-        Returns:
-            Shape ``(num_leaves, width)``, the same on every worker.
-
-        Communication:
-            One all-gather over dp; of parts one all-reduce over sp.
-        """
-        empty = torch.zeros((0, width), dtype=torch.float64, device=self.workers.device)
-        leaves = torch.stack(list(mine)) if mine else empty
-        gathered = gather_leaves(leaves, partition(self.num_leaves, self.workers.size), self.workers)
-        return self._add_parts(gathered) if parts else gathered
-
-    def sum(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
-        """Return the canonical sum of a vector of each microbatch of the step, shape ``(width,)``."""
-        return sum_leaves(self.gather(mine, width, parts))
-
     def finish_gradients(self) -> None:
         """Wait for the exchange; every ``parameter.grad`` is then that of the global batch.
 
@@ -97,12 +66,22 @@ class DataParallel:
         """
         self.gradients.finish(self.sum_of_parts if self.sharing.size > 1 else None)
 
-    def _add_parts(self, part: Tensor) -> Tensor:
-        """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""
-        if self.sharing.size > 1:
-            with waiting():
-                dist.all_reduce(part, group=self.sharing.group)
-        return part
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the gradient of all parameters."""
+        return nn.utils.get_total_norm([p.grad for p in self.names.values() if p.grad is not None])
+
+    def bad_gradient(self) -> str:
+        """Return the first parameter whose gradient is not finite; or nothing."""
+        bad = (n for n, p in self.names.items() if p.grad is not None and not p.grad.isfinite().all())
+        return next(bad, "")
+
+    def workers_of_loss(self, place: int) -> range:
+        """Return the workers that compute the loss for a place of the dp axis."""
+        return range(place * self.sharing.size, (place + 1) * self.sharing.size)
+
+    def describe(self) -> list[str]:
+        """Return what there is to say of how the model is spread: nothing, each worker has it whole."""
+        return []
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
 from ziggurat.data.tiles import Tile
+from ziggurat.parallel.pipeline.pipeline import Pipeline
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
@@ -36,6 +37,7 @@ class Mesh:
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
+        pipelines: Of the models that are cut into stages.
     """
 
     workers: Workers
@@ -43,6 +45,7 @@ class Mesh:
     sp: Workers
     spatial: SpatialMesh | None = None
     pp: Workers = field(default_factory=Workers)
+    pipelines: dict[nn.Module, Pipeline] = field(default_factory=dict)
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""

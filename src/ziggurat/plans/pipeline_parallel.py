@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ziggurat.config import PipelineConfig
 from ziggurat.errors import UserError
-from ziggurat.parallel.canonical import partition
 from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.pipeline.balance import StageCost, balance, cost_of
@@ -33,6 +32,7 @@ from ziggurat.parallel.pipeline.stages import find_places, state_names
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
+from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
 
 COPIES = 2  # of a stage's parameters: themselves and their gradients
@@ -124,7 +124,7 @@ def _choose(
     return Cut(tuple(layers), tuple(costs))
 
 
-class PipelineParallel:
+class PipelineParallel(Leaves):
     """Joins a model to the workers of a mesh with a pp axis.
 
     One step, of `num_leaves` microbatches::
@@ -144,6 +144,7 @@ class PipelineParallel:
 
     Attributes:
         own: Names of this worker's parameters and buffers.
+        counted: Those that no worker before it has.
         pipeline: The pipeline.
 
     Placement:
@@ -159,12 +160,15 @@ class PipelineParallel:
         mesh: Mesh,
         schedule: str,
     ) -> None:
-        self.mesh, self.model, self.workers = mesh, model, mesh.dp
+        super().__init__(mesh.dp, mesh.sp)
+        self.mesh, self.model = mesh, model
         pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
         _, stages = pipeline.stages_of(spec)
         names = state_names(stages, model)
         self.of_stage = {number: names[number] for number in pipeline.mine}
         self.own = set().union(*self.of_stage.values())
+        before = set().union(*(names[n] for n in range(len(names)) if n % mesh.pp.size < mesh.pp.rank))
+        self.counted = self.own - before
         self.shared = _names_of_several(names, mesh.pp.size)
         drop_states(model, self.own)
         self.pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
@@ -183,8 +187,7 @@ class PipelineParallel:
 
     def start(self, num_leaves: int) -> None:
         """Begin a step."""
-        self.num_leaves = num_leaves
-        self.mine = partition(num_leaves, self.workers.size)[self.workers.rank]
+        self.begin(num_leaves)
         for gradients in self.gradients.values():
             gradients.start(num_leaves)
         for statistics in self.statistics.values():
@@ -224,6 +227,19 @@ class PipelineParallel:
         self._add_up(totals, sorted(self.shared & self.parameters.keys()), self.mesh.pp)
         for name, parameter in self.parameters.items():
             parameter.grad = totals[name] if name in self.own else None
+
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the gradient of all stages' parameters, the same on every worker.
+
+        Communication:
+            One all-reduce of a number over pp.
+        """
+        counted = [p.grad for n, p in self.parameters.items() if n in self.counted and p.grad is not None]
+        square = nn.utils.get_total_norm(counted).double().square().to(self.workers.device)
+        if self.mesh.pp.size > 1:
+            with waiting():
+                dist.all_reduce(square, group=self.mesh.pp.group)
+        return square.sqrt().float()
 
     @staticmethod
     def _add_up(tensors: dict[str, Tensor], names: Sequence[str], workers: Workers) -> None:

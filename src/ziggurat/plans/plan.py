@@ -39,9 +39,14 @@ class Plan:
         return math.prod(self.sp)
 
     @property
+    def num_of_one(self) -> int:
+        """Workers that compute a microbatch together."""
+        return self.pp * self.num_spatial
+
+    @property
     def num_workers(self) -> int:
         """The product of all degrees."""
-        return self.dp * self.pp * self.num_spatial
+        return self.dp * self.num_of_one
 
     def __str__(self) -> str:
         texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp)), "pp": str(self.pp)}

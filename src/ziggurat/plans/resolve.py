@@ -94,7 +94,6 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     try:
         device = resolve_device(config.device)
         plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-        faults += _pipeline_faults(plan)
     except UserError as error:
         faults += error.faults
     if faults:
@@ -105,18 +104,8 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     return dataclasses.replace(config, device=device, plan=str(plan), threads=threads, dtype=dtype)
 
 
-def _pipeline_faults(plan: Plan) -> list[str]:
-    if plan.pp == 1:
-        return []
-    others = dataclasses.replace(plan, pp=1)
-    return [
-        f"runs do not take stages on several workers yet: got the plan {plan}; use --plan {others} (ziggurat verify takes "
-        "pp)"
-    ]
-
-
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete the number of microbatches (one for each worker of the dp axis), and check that all fits together.
+    """Complete the number of microbatches (one for each worker of the dp and pp axes), and check that all fits together.
 
     Args:
         config: With or without a plan.
@@ -127,7 +116,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.dp
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.dp * plan.pp
     faults = []
     if batch_size < microbatches:
         faults.append(

@@ -1,0 +1,199 @@
+"""Training by stages: a run's model, average and optimizer, each worker with the part of its own stages.
+
+whole model, average, optimizer      on every worker, as one worker makes or resumes them
+choose_cut                           the first worker measures, all agree
+join_stages                          each worker drops what is not of its stages
+step, step, ...                      the memory of a worker is that of its stages
+whole                                on the first worker, for a checkpoint or the export
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.config import PipelineConfig
+from ziggurat.parallel.pipeline.messages import Post
+from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
+from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
+from ziggurat.plans.mesh import Mesh
+from ziggurat.plans.pipeline_parallel import Cut, PipelineParallel, choose_cut, drop_states
+from ziggurat.plans.whole_state import Whole, gather_whole, keep_moments
+
+Compute = Callable[[], AbstractContextManager[Any]]
+
+
+def image_spec(shape: tuple[int, ...], channels_last: bool, mesh: Mesh) -> ImageSpec:
+    """Return what stages depend on, of the images of a microbatch or of a batch of tiles."""
+    images = torch.empty(shape, device="meta")
+    if channels_last and mesh.spatial is None:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return ImageSpec(shape, tuple(images.stride()), images.dtype)
+
+
+def agree_on_cut(
+    model: nn.Module,
+    spec: ImageSpec,
+    mesh: Mesh,
+    config: PipelineConfig,
+    num_microbatches: int,
+    compute: Compute,
+) -> tuple[Skeleton, Cut]:
+    """Return a model's skeleton and where it is cut; see `choose_cut`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network's own
+        skeleton = Skeleton(model, mesh.workers.device)
+        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_microbatches, compute)
+
+
+class PipelineTraining(PipelineParallel):
+    """A run's training state, by stages.
+
+    Args:
+        model: With all its weights, which are made those of the first worker; those of other stages are dropped.
+        average: The moving average of the weights, or the model itself; likewise.
+        optimizer: Of the model's parameters; what it holds of other stages is dropped.
+        make_optimizer: Makes one of a whole model.
+        spec: Of the images of a microbatch.
+        mesh: All workers; they call this together.
+        config: How to cut, and the schedule.
+        num_microbatches: Of a step of this pipeline, at most.
+        compute: A context in which the model computes: autocast.
+
+    Attributes:
+        cut: Where the model is cut.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        average: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        make_optimizer: Callable[[Any], torch.optim.Optimizer],
+        spec: ImageSpec,
+        mesh: Mesh,
+        config: PipelineConfig,
+        num_microbatches: int,
+        compute: Compute,
+    ) -> None:
+        mesh.workers.copy_from_first(list(model.state_dict().values()))
+        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_microbatches, compute)
+        self.average, self.optimizer, self.make_optimizer = average, optimizer, make_optimizer
+        self.compute = compute
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        with compute():
+            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config.schedule)
+        keep_moments(optimizer, names, self.own)
+        mesh.pipelines[model] = self.pipeline
+        if average is not model:
+            drop_states(average, self.own)
+            mesh.pipelines[average] = Pipeline(
+                average,
+                Skeleton(average, mesh.workers.device),
+                self.cut.layers,
+                mesh.pp,
+                config.schedule,
+                mesh.spatial,
+            )
+
+    def loss_leaves(
+        self,
+        count: int,
+        images: Callable[[int], Tensor],
+        seed: Callable[[int], None],
+        shares: Callable[[Any, int], Tensor],
+    ) -> list[Tensor]:
+        """Run forward and backward of this pipeline's microbatches.
+
+        Args:
+            count: Microbatches of this pipeline.
+            images: Makes those of a microbatch; called on the first stage.
+            seed: Keys what is random in a microbatch.
+            shares: From the network's outputs and the microbatch to the terms of its loss; called on the last stage.
+
+        Returns:
+            The terms of each microbatch, float64, on every worker of the pipeline.
+
+        Communication:
+            As `Pipeline.step`; then one gather of the losses over pp.
+        """
+        terms: dict[int, Tensor] = {}
+
+        def loss(outputs: Any, index: int) -> Tensor:
+            share = shares(outputs, index)
+            terms[index] = share.detach().double()
+            return share.sum()
+
+        self.step(Work(count, images, loss, seed, compute=self.compute))
+        return self._of_last([terms[index] for index in sorted(terms)])
+
+    def output_leaves(
+        self,
+        count: int,
+        images: Callable[[int], Tensor],
+        seed: Callable[[int], None],
+        sums: Callable[[Any, int], Tensor],
+    ) -> list[Tensor]:
+        """Run forward alone, and return a vector of each microbatch's outputs on every worker of the pipeline."""
+        work = Work(count, images, None, seed, compute=self.compute)
+        outputs = self.pipeline.infer(work)
+        with torch.no_grad():
+            return self._of_last([sums(outputs[index], index) for index in sorted(outputs)])
+
+    def whole(self) -> Whole | None:
+        """Return the training state of all stages on the first worker, elsewhere None; see `gather_whole`.
+
+        All workers call this.
+        """
+        mesh = self.mesh
+        if mesh.dp.rank or mesh.sp.rank:  # others have the same
+            return None
+        post = Post(mesh.pp) if mesh.workers.device.type == "cpu" else self.pipeline.post
+        return gather_whole(self.model, self.average, self.optimizer, self.own, post, self.make_optimizer)
+
+    def bad_gradient(self) -> str:
+        """Return the first parameter, of the first worker that has one, whose gradient is not finite; or nothing."""
+        bad = (n for n, p in self.parameters.items() if p.grad is not None and not p.grad.isfinite().all())
+        return next((name for name in self.mesh.pp.gather(next(bad, "")) if name), "")
+
+    def workers_of_loss(self, place: int) -> range:
+        """Return the workers that compute the loss for a place of the dp axis: those of the last stage."""
+        sharing, last = self.sharing.size, (self.pipeline.num_stages - 1) % self.mesh.pp.size
+        first = (place * self.mesh.pp.size + last) * sharing
+        return range(first, first + sharing)
+
+    def describe(self) -> list[str]:
+        """Return a line for each stage."""
+        return [
+            f"stage {number} on worker {number % self.mesh.pp.size} of the pipeline: from {cost.name or 'the input'}, "
+            f"{cost.seconds * 1000:.1f} ms a microbatch, {cost.state_bytes / 1e6:.1f} MB of weights"
+            for number, cost in enumerate(self.cut.costs)
+        ]
+
+    def _of_last(self, mine: list[Tensor]) -> list[Tensor]:
+        """Return what the worker of the last stage has."""
+        return [t.to(self.workers.device) for t in self.mesh.pp.gather([t.cpu() for t in mine])[-1]]
+
+
+def stage_for_inference(
+    model: nn.Module, spec: ImageSpec, mesh: Mesh, config: PipelineConfig, compute: Compute
+) -> None:
+    """Cut a model for evaluation or prediction: afterwards the mesh runs it by stages.
+
+    Args:
+        model: With all its weights; those of other stages are dropped.
+        spec: Of a batch of tiles.
+        mesh: All workers; they call this together.
+        config: How to cut.
+        compute: A context in which the model computes.
+    """
+    skeleton, cut = agree_on_cut(model, spec, mesh, config, 1, compute)
+    with compute():
+        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config.schedule)
+    parallel.close()
+    mesh.pipelines[model] = parallel.pipeline

@@ -1,0 +1,143 @@
+"""From the parts of a training state that lie on the workers of the pp axis to the whole, and back.
+
+What is written of a run (checkpoints, weights) is that of the whole model, whatever the plan: so a run that was started
+under one plan goes on under another.
+
+    worker 0   stage 0   weights, average, moments   ---+-->  the first worker: the whole model, average and optimizer
+    worker 1   stage 1   weights, average, moments   --/
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.workers import Workers
+
+Model = TypeVar("Model", bound=nn.Module)
+Key = tuple[
+    str, str, str
+]  # of a tensor: weights, average or optimizer; the parameter; the optimizer's word for it
+
+
+class Whole(NamedTuple):
+    """A training state with nothing left out.
+
+    Attributes:
+        model: The weights.
+        average: Their moving average; the model itself where nothing is averaged.
+        optimizer: Of the model's parameters.
+    """
+
+    model: Any
+    average: Any
+    optimizer: torch.optim.Optimizer
+
+
+def keep_moments(optimizer: torch.optim.Optimizer, names: Mapping[int, str], kept: set[str]) -> None:
+    """Let an optimizer forget the parameters that are not kept.
+
+    Args:
+        optimizer: Of all parameters.
+        names: Of each parameter, by its id.
+        kept: Names.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if names[id(parameter)] not in kept:
+                optimizer.state.pop(parameter, None)
+        group["params"] = [p for p in group["params"] if names[id(p)] in kept]
+
+
+def gather_whole(
+    model: Model,
+    average: Model,
+    optimizer: torch.optim.Optimizer,
+    own: set[str],
+    post: Post,
+    make_optimizer: Callable[[Model], torch.optim.Optimizer],
+) -> Whole | None:
+    """Return the whole state on the first worker of the pp axis; elsewhere None.
+
+    Args:
+        model: With this worker's weights.
+        average: Likewise; may be the model itself.
+        optimizer: Of this worker's parameters.
+        own: Names of this worker's parameters and buffers.
+        post: To the other workers of the axis.
+        make_optimizer: Makes one of a whole model, whose groups come in the same order.
+
+    Placement:
+        Before, each worker has its stages; after, the first has a copy of everything.
+
+    Communication:
+        Every other worker sends its weights, average and moments to the first.
+    """
+    mine = _parts(model, average, optimizer, own)
+    workers: Workers = post.workers
+    if workers.rank:
+        post.send(Message(mine), 0)
+        post.flush()
+        return None
+    parts = dict(mine)
+    for source in range(1, workers.size):
+        for key, tensor in post.receive(source).tensors.items():
+            parts.setdefault(key, tensor)
+    whole = fill_states(copy.deepcopy(model), _named(parts, "weights"))
+    whole_average = whole
+    if average is not model:
+        whole_average = fill_states(copy.deepcopy(average), _named(parts, "average"))
+    whole_optimizer = make_optimizer(whole)
+    for group, known in zip(whole_optimizer.param_groups, optimizer.param_groups, strict=True):
+        group.update({name: value for name, value in known.items() if name != "params"})
+    parameters = dict(whole.named_parameters())
+    for (kind, name, word), tensor in parts.items():
+        if kind == "optimizer":
+            whole_optimizer.state[parameters[name]][word] = tensor
+    return Whole(whole, whole_average, whole_optimizer)
+
+
+def fill_states(model: Model, tensors: Mapping[str, Tensor]) -> Model:
+    """Replace the parameters and buffers without memory by tensors of their names; ties stay.
+
+    Returns:
+        The model itself.
+    """
+    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    filled: dict[int, Any] = {}
+    for module in model.modules():
+        for places in (module._parameters, module._buffers):
+            for key, tensor in places.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in filled:
+                    value = tensors[names[id(tensor)]]
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    filled[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
+                places[key] = filled[id(tensor)]
+    return model
+
+
+def _parts(
+    model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, own: set[str]
+) -> dict[Key, Tensor | None]:
+    """Return what this worker has, by kind and name."""
+    parts: dict[Key, Tensor | None] = {}
+    for kind, one in (("weights", model), ("average", average)):
+        if kind == "weights" or average is not model:
+            states = (*one.named_parameters(), *one.named_buffers())
+            parts |= {(kind, name, ""): tensor.detach() for name, tensor in states if name in own}
+    for name, parameter in model.named_parameters():
+        for word, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                parts["optimizer", name, word] = value.detach().clone()
+    return parts
+
+
+def _named(parts: Mapping[Key, Tensor | None], kind: str) -> dict[str, Tensor]:
+    return {name: t for (one, name, _), t in parts.items() if one == kind and t is not None}

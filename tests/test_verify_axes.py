@@ -1,0 +1,36 @@
+"""All axes together: one training step on up to 8 workers is the step on one, in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from ranks import run_ranks
+from ziggurat.config import ModelConfig, RunConfig
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
+from ziggurat.verify.check import check_step
+from ziggurat.verify.compare import BOUNDS
+from ziggurat.verify.networks import build_network
+from ziggurat.verify.step import Trial, run_step
+
+PLANS = {"dp=2,pp=2": 4, "sp=2,pp=2": 4, "dp=2,sp=2,pp=2": 8}
+
+
+@pytest.mark.parametrize("name", ["fcos-resnet10t-fpn", "smp:unet/tu-resnet10t", "pnn"])
+def test_products_of_axes(name: str) -> None:
+    config = RunConfig(model=ModelConfig(name=name, channels=8, head_depth=1))
+    torch.manual_seed(0)
+    model = build_network(name, config.model).double()
+    images = torch.randn(7, 3, 61, 64, dtype=torch.float64)
+    trial = Trial(images, num_microbatches=4, config=config)  # the last microbatch is smaller
+    reference = run_step(copy.deepcopy(model), trial, make_mesh(Workers()))
+    for plan, world in PLANS.items():
+        checks = run_ranks(check_step, world, (plan, model, trial, reference))
+        assert len({repr(check.errors) for check in checks}) == 1, "all workers have the same verdict"
+        check = checks[0]
+        assert check.errors is not None, check.unsupported
+        assert check.errors.largest <= BOUNDS[torch.float64], (plan, check.errors)
+        assert len(check.stages) == 2
