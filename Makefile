@@ -30,10 +30,11 @@ check: setup     ## lint, format, types, import boundaries
 test: check      ## check, then all tests
 	$(BIN)/python -m pytest
 
-sweep: setup     ## the long tests: every combination that make test takes a selection of; docs/spatial-models.md
+sweep: setup     ## the long tests: every combination that make test takes a selection of; docs/spatial-models.md and docs/pipeline-models.md
 	$(BIN)/python -m pytest -m slow
-	rm -f docs/spatial-models.json
+	rm -f docs/spatial-models.json docs/pipeline-models.json
 	$(BIN)/python tests/sweep/main.py
+	$(BIN)/python tests/sweep/main.py --kind stages
 
 bench: setup     ## the benchmarks, each into its results.json
 	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done
