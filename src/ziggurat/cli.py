@@ -34,7 +34,7 @@ RUN_FLAGS: dict[str, tuple[str, str]] = {
     "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
     "--microbatches": (
         "train.microbatches",
-        "pieces that the batch is cut into (default: degree of dp; of verify times that of pp)",
+        "pieces that the batch is cut into (default: degree of dp times that of pp)",
     ),
     "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
     "--dtype": ("dtype", "bf16 or fp32"),
@@ -122,6 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PLAN",
         default="sp=2",
         help="sp=N or sp=RxC, dp=N, pp=N, and products such as sp=2,pp=2 (default: sp=2)",
+    )
+    verify.add_argument(
+        "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"
     )
     _add_settings(verify, ["--microbatches"])
 
@@ -211,7 +214,12 @@ def _verify(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.verify import DEFAULT_INPUT, format_result, verify
 
     result = verify(
-        options.model, options.input or DEFAULT_INPUT, options.plan, options.dtype, _settings(options)
+        options.model,
+        options.input or DEFAULT_INPUT,
+        options.plan,
+        options.dtype,
+        _settings(options),
+        options.timeline,
     )
     if result is not None and not options.json:
         print(format_result(result))
