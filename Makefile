@@ -30,10 +30,11 @@ check: setup     ## lint, format, types, import boundaries
 test: check      ## check, then all tests
 	$(BIN)/python -m pytest
 
-sweep: setup     ## the long tests: every combination that make test takes a selection of; docs/spatial-models.md
+sweep: setup     ## the long tests: every combination that make test takes a selection of; docs/spatial-models.md and docs/pipeline-models.md
 	$(BIN)/python -m pytest -m slow
-	rm -f docs/spatial-models.json
+	rm -f docs/spatial-models.json docs/pipeline-models.json
 	$(BIN)/python tests/sweep/main.py
+	$(BIN)/python tests/sweep/main.py --kind stages
 
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults

@@ -20,16 +20,16 @@ PARAMETER = "head.classes.weight"
 
 def spoil(how):
     """Make the loss, or the gradient of one parameter, NaN for one sample of one epoch (in this process)."""
-    forward, make_task, seen = passes.forward, module.make_task, {}
+    forward, make_task, seen = passes.Passes._forward, module.make_task, {}
 
-    def spoiled_forward(model, microbatch, *arguments):
-        seen["bad"] = BAD in microbatch.ids
+    def spoiled_forward(step, index):
+        seen["bad"] = BAD in step.microbatches[index].ids
         for hook in seen.pop("hooks", []):
             hook.remove()
         if how == "gradient" and seen["bad"]:
-            named = dict(model.named_parameters())
+            named = dict(step.model.named_parameters())
             seen["hooks"] = [named[PARAMETER].register_hook(lambda gradient: gradient * float("nan"))]
-        return forward(model, microbatch, *arguments)
+        return forward(step, index)
 
     def spoiled_task(model, config):
         task = make_task(model, config)
@@ -42,7 +42,7 @@ def spoil(how):
         object.__setattr__(task, "loss_shares", spoiled_shares)
         return task
 
-    module.forward = passes.forward = spoiled_forward
+    passes.Passes._forward = spoiled_forward
     module.make_task = spoiled_task
 
 

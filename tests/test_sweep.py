@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 
 from sweep.networks import SHORT, all_networks
-from sweep.run import run_network
-from sweep.table import format_page
+from sweep.run import STAGE_CASES, run_network
+from sweep.table import STAGES, format_page
 from ziggurat.verify.networks import check_name
 
 
 @pytest.mark.parametrize("name", SHORT)
 def test_exact(name: str) -> None:
-    outcome = run_network("short", name, cases=(("2", "prime"),))
+    outcome = run_network("short", name, cases=(("sp=2", "prime"),))
     assert outcome.verdict == "exact", outcome.why
+
+
+@pytest.mark.parametrize("name", [*SHORT[:4], "smp:pspnet/resnet18"])  # its last blocks are not called
+def test_stages_are_exact(name: str) -> None:
+    outcome = run_network("short", name, cases=STAGE_CASES)
+    assert outcome.verdict == "exact", outcome.why
+    assert list(outcome.cases) == ["pp=3 1f1b 7x3x64x64", "pp=2 interleaved 7x3x64x64"]
+    assert "# Networks in stages" in format_page([outcome], kind=STAGES)
 
 
 def test_every_name_is_known() -> None:
@@ -25,7 +33,7 @@ def test_every_name_is_known() -> None:
 
 
 def test_what_is_not_exact_says_why() -> None:
-    cases = (("2", "square"),)
+    cases = (("sp=2", "square"),)
     outcomes = [
         run_network("short", "verify_networks:custom", cases),
         run_network("short", "verify_networks:cheat", cases),

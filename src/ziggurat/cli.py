@@ -28,14 +28,14 @@ RUN_FLAGS: dict[str, tuple[str, str]] = {
     ),
     "--plan": (
         "plan",
-        "degrees of the mesh axes, such as dp=2, sp=2 or dp=2,sp=2x2 (default: every device as dp)",
+        "degrees of the mesh axes, such as dp=2, sp=2x2, pp=2 or dp=2,sp=2 (default: every device as dp)",
     ),
     "--epochs": ("train.epochs", "passes over the data"),
     "--steps": ("train.steps", "optimizer steps, instead of epochs"),
     "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
     "--microbatches": (
         "train.microbatches",
-        "pieces that the batch is cut into (default: degree of dp; of verify times that of pp)",
+        "pieces that the batch is cut into (default: degree of dp times that of pp)",
     ),
     "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
     "--dtype": ("dtype", "bf16 or fp32"),
@@ -127,6 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="sp=2",
         help="sp=N or sp=RxC, dp=N, pp=N, and products such as sp=2,pp=2 (default: sp=2)",
     )
+    verify.add_argument(
+        "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"
+    )
     _add_settings(verify, ["--microbatches"])
 
     check = add("check", _check, "list every fault of a data set")
@@ -215,7 +218,12 @@ def _verify(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.verify import DEFAULT_INPUT, format_result, verify
 
     result = verify(
-        options.model, options.input or DEFAULT_INPUT, options.plan, options.dtype, _settings(options)
+        options.model,
+        options.input or DEFAULT_INPUT,
+        options.plan,
+        options.dtype,
+        _settings(options),
+        options.timeline,
     )
     if result is not None and not options.json:
         print(format_result(result))

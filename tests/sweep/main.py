@@ -1,6 +1,6 @@
-"""Verify many networks under spatial plans, and write what came of it: ``make sweep``.
+"""Verify many networks under spatial plans, or in stages, and write what came of it: ``make sweep``.
 
-    python tests/sweep/main.py [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
+    python tests/sweep/main.py [--kind space|stages] [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
 
 Results are kept after each network: a sweep that is stopped goes on where it was. Delete the results to begin anew.
 """
@@ -22,10 +22,10 @@ import torch
 import torch._dynamo  # before any fork
 
 from sweep.networks import all_networks
-from sweep.run import CASES, SIZES, Outcome, run_network
-from sweep.table import format_page
+from sweep.run import SIZES, Outcome, run_network
+from sweep.table import KINDS, SPACE, Kind, format_page
 
-OUT = Path(__file__).resolve().parents[2] / "docs" / "spatial-models.json"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main() -> None:
@@ -33,16 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--kind", choices=list(KINDS), default="space", help="what is verified")
     parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
     parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
-    parser.add_argument("--every-pair", action="store_true", help="each plan at each size")
+    parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
     parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
-    parser.add_argument("--out", type=Path, default=OUT, help="the results; the page stands beside them")
+    parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
     options = parser.parse_args()
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the network's processes, too
-    cases = tuple(itertools.product((plan for plan, _ in CASES), SIZES)) if options.every_pair else CASES
-    results = load(options.out)
+    kind = KINDS[options.kind]
+    cases, out = kind.cases, options.out or DOCS / f"{kind.file}.json"
+    if options.every_pair and kind is SPACE:
+        cases = tuple(itertools.product((plan for plan, _ in cases), SIZES))
+    results = load(out)
     begin = time.monotonic()
     for family, name in in_rounds(all_networks()):
         known = results.get(name)
@@ -50,13 +54,13 @@ def main() -> None:
         if not wanted or (known is not None and known.verdict not in options.again):
             continue
         outcome = results[name] = run_network(family, name, cases, options.limit)
-        write(options.out, results)
+        write(out, results, kind)
         seconds = time.monotonic() - begin
         print(
             f"{seconds:6.0f} s  {outcome.verdict:9} {outcome.error:8.1e}  {name}  {outcome.why[:150]}",
             flush=True,
         )
-    write(options.out, results)
+    write(out, results, kind)
 
 
 def in_rounds(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -75,11 +79,12 @@ def load(path: Path) -> dict[str, Outcome]:
     return {row["name"]: Outcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def write(path: Path, results: dict[str, Outcome]) -> None:
+def write(path: Path, results: dict[str, Outcome], kind: Kind) -> None:
     """Write the results and the page, both in the order of the list."""
     rows = [results[name] for _, name in all_networks() if name in results]
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(format_page(rows, len(all_networks()) - len(rows)), encoding="utf-8")
+    page = format_page(rows, len(all_networks()) - len(rows), kind)
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

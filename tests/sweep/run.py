@@ -6,7 +6,6 @@ Everything happens in a process of its own, with a time limit: a network that fa
 from __future__ import annotations
 
 import copy
-import math
 import multiprocessing
 import os
 import signal
@@ -20,11 +19,12 @@ import torch
 from torch import nn
 
 from ranks import run_ranks
-from ziggurat.config import ModelConfig, RunConfig
+from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.launch import die_with_parent
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
+from ziggurat.plans.plan import parse_plan
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
@@ -52,13 +52,19 @@ SIZES_OF = {
     "torchvision:ssd300_vgg16": LARGEST_SIZES,
     "torchvision:vit_b_32": ONE_SIZE,
 }
-CASES = (("2", "square"), ("3", "odd"), ("2x2", "prime"))
+CASES = (("sp=2", "square"), ("sp=3", "odd"), ("sp=2x2", "prime"))
+# the plan and the schedule of its stages; 7 images in two microbatches, the last one smaller
+STAGE_CASES = (("pp=3 1f1b", "small"), ("pp=2 interleaved", "small"))
+STAGE_SIZES = {"small": (64, 64)}
+STAGE_BATCH, STAGE_MICROBATCHES = 7, 2
 SMALL = ModelConfig(
     channels=64, head_depth=2
 )  # pyramids and heads of ours: the same operations, less of each
 FRAMES = 5
 BATCH = 3  # a batch norm of two values gives 1 and -1 whatever they are: its gradient is rounding
-BATCH_OF = {"smp:pan/mobilenet_v2": 8}  # a batch norm after pooling to one position, with gradients larger than others'
+BATCH_OF = {
+    "smp:pan/mobilenet_v2": 8
+}  # a batch norm after pooling to one position, with gradients larger than others'
 SEED = 3
 
 
@@ -130,39 +136,54 @@ def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
         pipe.send(Outcome(family, name, "not built", str(error)))
         return
     references: dict[tuple[int, ...], tuple[Step, Trial]] = {}
+    pieces = STAGE_MICROBATCHES if _is_staged(cases[0][0]) else 1
     outcome.size = str(getattr(model, "only_size", None) or "")
-    for degrees, size in cases:
-        shape = _shape(model, family, name, size)
+    for plan, size in cases:
+        shape = _shape(model, family, name, size, STAGE_BATCH if pieces > 1 else BATCH_OF.get(name, BATCH))
         if shape not in references:
             generator = torch.Generator().manual_seed(SEED)
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
-            trial = Trial(images, SEED, config=RunConfig(model=replace(SMALL, name=name)))
+            trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
                 references[shape] = run_step(copy.deepcopy(model), trial, make_mesh(Workers())), trial
             except Exception as error:  # noqa: BLE001 - the network's own code
                 pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
         reference, trial = references[shape]
-        _add_case(outcome, degrees, trial, model, reference)
+        _add_case(outcome, plan, trial, model, reference)
         pipe.send(outcome)
 
 
-def _shape(model: Any, family: str, name: str, size: str) -> tuple[int, ...]:
+def _is_staged(plan: str) -> bool:
+    return "pp=" in plan
+
+
+def _shape(model: Any, family: str, name: str, size: str, batch: int) -> tuple[int, ...]:
     only = getattr(model, "only_size", None)
-    rows, columns = (only, only) if only else SIZES_OF.get(name, SIZES)[size]
+    sizes = SIZES_OF.get(name, SIZES)
+    sizes = sizes | (STAGE_SIZES if sizes is SIZES else {"small": sizes["square"]})
+    rows, columns = (only, only) if only else sizes[size]
     if family.endswith("video"):
-        return (1, 3, FRAMES, rows // 2, columns // 2)
-    return (BATCH_OF.get(name, BATCH), 3, rows, columns)
+        return (batch if size in STAGE_SIZES else 1, 3, FRAMES, rows // 2, columns // 2)
+    return (batch, 3, rows, columns)
 
 
-def _add_case(outcome: Outcome, degrees: str, trial: Trial, model: nn.Module, reference: Step) -> None:
+def _add_case(outcome: Outcome, case: str, trial: Trial, model: nn.Module, reference: Step) -> None:
     """Run one plan, and join its verdict to those before."""
-    count = math.prod(int(degree) for degree in degrees.split("x"))
+    plan, _, schedule = case.partition(" ")
     images = trial.images
-    key = f"sp={degrees} {'x'.join(str(n) for n in images.shape)}"
+    if schedule:
+        trial = replace(trial, config=override(trial.config, {"pipeline.schedule": schedule}))
+    key = f"{case} {'x'.join(str(n) for n in images.shape)}"
     try:
-        check: Check = run_ranks(check_step, count, (f"sp={degrees}", model, trial, reference))[0]
-    except (RuntimeError, TimeoutError):
+        check: Check = run_ranks(check_step, parse_plan(plan).num_workers, (plan, model, trial, reference))[0]
+    except (RuntimeError, TimeoutError) as error:
+        if isinstance(error.__cause__, UserError):  # it cannot be cut
+            why = str(error.__cause__)
+            outcome.cases[key] = {"verdict": "raised", "why": why}
+            if outcome.verdict == "exact":
+                outcome.verdict, outcome.why = "raised", why
+            return
         why = traceback.format_exc().strip()
         outcome.cases[key] = {"verdict": "failed", "why": why}
         outcome.verdict = outcome.verdict if outcome.verdict == "wrong" else "failed"

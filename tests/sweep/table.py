@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 
-from sweep.run import BATCH, CASES, SIZES, Outcome
+from sweep.run import (
+    BATCH,
+    CASES,
+    SIZES,
+    STAGE_BATCH,
+    STAGE_CASES,
+    STAGE_MICROBATCHES,
+    STAGE_SIZES,
+    Outcome,
+)
 
 VERDICTS = {
     "exact": "every error is within 1e-10",
@@ -18,27 +28,65 @@ VERDICTS = {
 MOST_WORDS = 240
 
 
-def format_page(outcomes: Iterable[Outcome], num_missing: int = 0) -> str:
+@dataclass(frozen=True)
+class Kind:
+    """One sweep.
+
+    Attributes:
+        title: Of its page.
+        file: Name of its results.
+        cases: Plans and sizes.
+        how: What is run, in words.
+    """
+
+    title: str
+    file: str
+    cases: tuple[tuple[str, str], ...]
+    how: str
+
+
+def _plans(cases: tuple[tuple[str, str], ...], sizes: dict[str, tuple[int, int]]) -> str:
+    return ", ".join(f"`{plan}` at {'x'.join(map(str, sizes[size]))}" for plan, size in cases)
+
+
+SPACE = Kind(
+    "Networks under spatial plans",
+    "spatial-models",
+    CASES,
+    f"with {BATCH} images, on one worker and under {_plans(CASES, SIZES)} (networks of one size only: at that size; "
+    "video: volumes of half these sizes, cut along time and height; inception networks, whose last batch norms would see a "
+    "handful of values: larger, see `tests/sweep/run.py`)",
+)
+STAGES = Kind(
+    "Networks in stages",
+    "pipeline-models",
+    STAGE_CASES,
+    f"with {STAGE_BATCH} images in {STAGE_MICROBATCHES} microbatches (the last one smaller), on one worker and under "
+    f"{_plans(STAGE_CASES, STAGE_SIZES)} (`1f1b`: a stage on each worker; `interleaved`: two), cut where measured times "
+    "balance (networks of one size only: at that size; inception networks: larger; video: volumes of half the size)",
+)
+KINDS = {"space": SPACE, "stages": STAGES}
+
+
+def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = SPACE) -> str:
     """Return the page, in Markdown.
 
     Args:
         outcomes: In the order of the list.
         num_missing: Networks of the list that have not been run.
+        kind: Which sweep it was.
     """
     rows = list(outcomes)
     counted = [row for row in rows if row.verdict != "not built"]
     exact = sum(row.verdict == "exact" for row in counted)
-    plans = ", ".join(f"`sp={plan}` at {'x'.join(map(str, SIZES[size]))}" for plan, size in CASES)
     lines = [
-        "# Networks under spatial plans",
+        f"# {kind.title}",
         "",
         f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `make sweep`; "
         f"do not edit. PyTorch {version('torch')}, timm {version('timm')}, segmentation_models_pytorch "
         f"{version('segmentation_models_pytorch')}, torchvision {version('torchvision')}.",
         "",
-        f"Each network takes one training step in float64 with {BATCH} images, on one worker and under {plans} (networks "
-        "of one size only: at that size; video: volumes of half these sizes, cut along time and height; inception networks, whose last batch norms "
-        "would see a handful of values: larger, see `tests/sweep/run.py`). Models of ours and decoders of smp are built "
+        f"Each network takes one training step in float64 {kind.how}. Models of ours and decoders of smp are built "
         "narrow (`model.channels=64`, `model.head_depth=2`). Outputs, loss, the gradients of all "
         "parameters and of the input, and all buffers are compared as [verify.md](verify.md) says.",
         "",

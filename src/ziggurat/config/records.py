@@ -201,8 +201,8 @@ class TrainConfig:
         epochs: Passes over the data; unused if ``steps`` is positive.
         steps: Optimizer steps; 0 trains for ``epochs``.
         batch_size: Samples of one optimizer step, over all workers (the global batch).
-        microbatches: Pieces that the global batch is cut into; 0 stands for the degree of dp that the run is
-            started with, and is resolved before it starts.
+        microbatches: Pieces that the global batch is cut into; 0 stands for the degree of dp times that of pp
+            that the run is started with, and is resolved before it starts.
         optimizer: ``adamw`` or ``sgd``.
         lr: Peak learning rate.
         momentum: Momentum of SGD, or the first beta of AdamW.

@@ -25,7 +25,7 @@ from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.pipeline.balance import StageCost, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
-from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
+from ziggurat.parallel.pipeline.record import NORMS, ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
 from ziggurat.parallel.pipeline.stages import find_places, state_names
@@ -173,10 +173,9 @@ class PipelineParallel(Leaves):
         drop_states(model, self.own)
         self.pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        layers = {
-            number: {call.layer for call in stages[number].calls if call.function is None}
-            for number in self.pipeline.mine
-        }
+        called = [{call.layer for call in stage.calls if call.function is None} for stage in stages]
+        called[-1] |= _norms_not_called(model, set().union(*called))
+        layers = {number: called[number] for number in self.pipeline.mine}
         self.gradients = {
             number: GradientSum([p for n, p in self.parameters.items() if n in own], mesh.dp)
             for number, own in self.of_stage.items()
@@ -284,6 +283,16 @@ def drop_states(model: nn.Module, kept: set[str]) -> None:
                         tensor,
                     )
                 places[key] = hollow[id(tensor)][0]
+
+
+def _norms_not_called(model: nn.Module, called: set[str]) -> set[str]:
+    """Return the batch norms that no stage calls (of an encoder's last blocks, say): they count steps all the same."""
+    inside = tuple(f"{name}." for name in called if name)
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS) and name not in called and not name.startswith(inside)
+    }
 
 
 def _names_of_several(names: Sequence[set[str]], num_workers: int) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ziggurat.parallel.pipeline.balance import StageCost
+from ziggurat.parallel.pipeline.trace import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
@@ -31,6 +32,7 @@ class Check:
             where a plan has dp, whose bytes are not counted.
         gathers: Bytes that the worker which received most has received, by layer and operation.
         stages: Under a plan with pp, what each costs.
+        spans: Under a plan with pp, what each worker did in the step that was timed.
     """
 
     errors: Errors | None
@@ -40,6 +42,7 @@ class Check:
     communication_bytes: int | None = None
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
+    spans: tuple[tuple[Span, ...], ...] = ()
 
 
 def check_step(
@@ -71,7 +74,11 @@ def check_step(
     sent = step.bytes_sent + (sum(a.traffic.bytes_sent for a in mesh.spatial.axes) if mesh.spatial else 0)
     gathers = dict(mesh.spatial.gathers) if mesh.spatial else {}
     errors = compare_steps(step, reference)
-    seconds = take(model, trial, mesh).seconds if measure else step.seconds
+    seconds, trace = step.seconds, Trace(workers.device)
+    if measure and stages:
+        seconds = run_pipeline_step(model, trial, mesh, trace=trace).seconds
+    elif measure:
+        seconds = run_step(model, trial, mesh).seconds
     of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
@@ -83,4 +90,5 @@ def check_step(
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.dp.size == 1 else None,
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         stages=stages,
+        spans=tuple(workers.gather(tuple(trace.spans))) if measure and stages else (),
     )

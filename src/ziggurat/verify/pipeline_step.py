@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.pipeline.trace import Trace, noted
 from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut
@@ -55,7 +56,9 @@ def cut_model(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, tuple[
     return replace(trial, cut=cut.layers), cut.costs
 
 
-def run_pipeline_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False) -> Step:
+def run_pipeline_step(
+    model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False, trace: Trace | None = None
+) -> Step:
     """Take one step as `run_step` does, by stages.
 
     Args:
@@ -63,6 +66,7 @@ def run_pipeline_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: b
         trial: The step, with its cut.
         mesh: The workers; all of them call this.
         count_bytes: Whether to count the bytes of tensors, which slows the step.
+        trace: Where it is noted what this worker does when; started here, together with the others'.
 
     Raises:
         UnsupportedOperation: If the network does what cannot run on bands.
@@ -81,6 +85,10 @@ def run_pipeline_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: b
         counts = [len(one) for one in images]
         objective = make_objective(model, trial.images.shape, counts, trial.config, trial.seed, mesh)
         memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
+        if trace is not None:
+            parallel.pipeline.trace_to(trace)
+            mesh.workers.barrier()
+            trace.start()
         begin, sent = time.perf_counter(), parallel.pipeline.post.bytes_sent
         with memory, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own, once for each worker
@@ -108,8 +116,9 @@ def run_pipeline_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: b
                 torch.manual_seed(trial.seed + parallel.mine[index])
 
             parallel.step(Work(len(parallel.mine), give, loss, seed, compute=lambda: KeepFloat64()))
-            parallel.finish_gradients()
-            parallel.finish_statistics()
+            with noted(trace, "sum", "gradients and statistics"):
+                parallel.finish_gradients()
+                parallel.finish_statistics()
         seconds = time.perf_counter() - begin
         own, sent = parallel.own, parallel.pipeline.post.bytes_sent - sent
     for number, leaf in leaves.items():

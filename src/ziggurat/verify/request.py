@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.plans.plan import Plan, parse_plan
 from ziggurat.verify.networks import check_name
+from ziggurat.verify.timeline import timeline_path
 
 T = TypeVar("T")
 
@@ -40,6 +42,7 @@ class Request:
         plan: Whose step is compared with that of one worker.
         dtype: ``fp64`` or ``fp32``.
         config: Its seed, threads, model and loss are used.
+        timeline: Where the trace of a plan with pp goes; None for no trace.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Request:
     plan: Plan
     dtype: Literal["fp64", "fp32"] = "fp64"
     config: RunConfig = field(default_factory=RunConfig)
+    timeline: Path | None = None
 
     @property
     def num_microbatches(self) -> int:
@@ -61,7 +65,9 @@ class Request:
         return DTYPES[self.dtype]
 
 
-def read_request(name: str, shape: str, plan: str, dtype: str, settings: Mapping[str, Any]) -> Request:
+def read_request(
+    name: str, shape: str, plan: str, dtype: str, settings: Mapping[str, Any], timeline: str | None = None
+) -> Request:
     """Check everything that the user gave.
 
     Raises:
@@ -80,6 +86,9 @@ def read_request(name: str, shape: str, plan: str, dtype: str, settings: Mapping
     sizes = check(read_shape, shape)
     parsed = check(read_plan, plan)
     config = check(override, RunConfig(), settings)
+    path = check(timeline_path, timeline) if timeline is not None else None
+    if timeline is not None and parsed and parsed.pp == 1:
+        faults.append(f"--timeline shows the stages of a plan with pp: got the plan {parsed}; take pp=2")
     if dtype not in DTYPES:
         faults.append(f"--dtype must be one of {', '.join(DTYPES)}: got '{dtype}'")
     if sizes and parsed:
@@ -93,7 +102,7 @@ def read_request(name: str, shape: str, plan: str, dtype: str, settings: Mapping
         warnings.warn(f"verify has no use for the settings {', '.join(without_effect)}", stacklevel=2)
     kind: Literal["fp64", "fp32"] = "fp64" if dtype == "fp64" else "fp32"
     config = override(config, {"model.name": name, "threads": max(1, config.threads)})
-    return Request(name, sizes, parsed, kind, config)
+    return Request(name, sizes, parsed, kind, config, path)
 
 
 def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:

@@ -44,6 +44,14 @@ def _costs(result: dict[str, Any]) -> list[str]:
         lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
     if result["stages"]:
         lines += ["", *_stages(result)]
+    if result["bubble"]:
+        bubble = result["bubble"]
+        lines += [
+            "",
+            f"bubble (share of time without computing): {bubble['measured']:.2f} measured; {bubble['simulated']:.2f} of these "
+            f"durations without messages; {bubble['balanced']:.2f} of equal stages",
+        ]
+    lines += [f"written: {' and '.join(result['timeline'])}"] if result.get("timeline") else []
     if result["gathers"]:
         lines += ["", "gathered whole (MB that a worker receives, layer, operation):"]
     for gather in result["gathers"][:MOST_GATHERS]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.request import DEFAULT_INPUT, Request, read_request
 from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.timeline import measure_bubble, write_timeline
 
 
 def verify(
@@ -28,6 +30,7 @@ def verify(
     plan: str = "sp=2",
     dtype: str = "fp64",
     settings: Mapping[str, Any] | None = None,
+    timeline: str | None = None,
 ) -> dict[str, Any] | None:
     """Verify as `ziggurat verify` does.
 
@@ -38,6 +41,7 @@ def verify(
         dtype: ``fp64`` or ``fp32``.
         settings: From dotted names to values; ``seed``, ``threads``, ``train.microbatches``, ``plan.*``,
             ``model.*`` and ``loss.*`` have an effect.
+        timeline: A file for the trace of a plan with pp; a picture of it is written beside.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -45,7 +49,7 @@ def verify(
     Raises:
         UserError: If the input is wrong, or the network does not run on one worker either.
     """
-    request = read_request(name, shape, plan, dtype, settings or {})
+    request = read_request(name, shape, plan, dtype, settings or {}, timeline)
     return launch(
         verify_on_worker,
         (request,),
@@ -78,7 +82,26 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
     single = _measure_single(build(request), trial, request) if workers.is_first else None
     single = _from_first(workers, single)
     check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
-    return describe(request, single, check)
+    result = describe(request, single, check)
+    if workers.is_first and request.timeline is not None and check.spans:
+        _write_timeline(request.timeline, request, check, result)
+    return result
+
+
+def _write_timeline(path: Path, request: Request, check: Check, result: dict[str, Any]) -> None:
+    plan, bubble = request.plan, result["bubble"]
+    labels = [
+        f"worker {rank}: pp {rank // plan.num_spatial % plan.pp}"
+        + (f", dp {rank // (plan.num_spatial * plan.pp)}" if plan.dp > 1 else "")
+        + (f", sp {rank % plan.num_spatial}" if plan.num_spatial > 1 else "")
+        for rank in range(plan.num_workers)
+    ]
+    title = (
+        f"{request.name}, {plan}, {result['schedule']}, {request.num_microbatches} microbatches: bubble "
+        f"{bubble['measured']:.2f} measured, {bubble['simulated']:.2f} of these durations without messages, "
+        f"{bubble['balanced']:.2f} of equal stages"
+    )
+    result["timeline"] = [str(path), str(write_timeline(path, check.spans, labels, title))]
 
 
 def _from_first(workers: Workers, single: Single | None) -> Single:
@@ -145,6 +168,12 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
     """Return the fields of the command's JSON object."""
     errors = None if check.errors is None else asdict(check.errors)
     bound = BOUNDS[request.torch_dtype]
+    plan, schedule = request.plan, request.config.pipeline.schedule
+    bubble = (
+        measure_bubble(check.spans, schedule, plan.dp, plan.pp, request.num_microbatches)
+        if check.spans
+        else None
+    )
     return {
         "ok": check.errors is not None and check.errors.largest <= bound,
         "model": request.name,
@@ -176,4 +205,5 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
             {"number": number, "worker": number % request.plan.pp, **asdict(cost)}
             for number, cost in enumerate(check.stages)
         ],
+        "bubble": bubble and asdict(bubble),
     }

@@ -261,3 +261,25 @@ def test_a_wrong_cut(cut, message):
     graph = Skeleton(Skips().double()).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
     with pytest.raises(UserError, match=message):
         find_places(graph, cut)
+
+
+class Appends(nn.Module):
+    """Adds a coarser map to the list that it is given, as torchvision's last level of a feature pyramid does."""
+
+    def forward(self, maps):
+        maps.append(nn.functional.max_pool2d(maps[-1], 1, 2))
+        return maps
+
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), Appends()
+
+    def forward(self, images):
+        first = self.one(images)
+        return self.last([first, self.two(first)])
+
+
+def test_a_layer_that_appends_to_a_list():
+    compare(Pyramid().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64), ["last"])

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.pipeline.trace import Trace, noted
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import Dims
 from ziggurat.parallel.workers import Workers
@@ -80,12 +81,14 @@ class Post:
 
     Attributes:
         bytes_sent: By this worker.
+        trace: Where it is noted when this worker sends, receives and waits; or None.
     """
 
     def __init__(self, workers: Workers, spatial: SpatialMesh | None = None) -> None:
         self.workers, self.spatial = workers, spatial
         self.sending: list[_Sending] = []
         self.bytes_sent = 0
+        self.trace: Trace | None = None
         self.groups = _groups(workers)
 
     def send(self, message: Message, to: int, due: int = 0) -> None:
@@ -99,6 +102,10 @@ class Post:
         Communication:
             The head, and each tensor's own bytes.
         """
+        with noted(self.trace, "send", f"to {to}"):
+            self._send(message, to, due)
+
+    def _send(self, message: Message, to: int, due: int) -> None:
         placed: dict[Any, Placed | None] = {}
         payload: list[Tensor] = []
         for name, tensor in message.tensors.items():
@@ -121,7 +128,13 @@ class Post:
         Raises:
             WorkerLost: If it has ended, or has not sent within the process group's time-out.
         """
-        first = self._take(torch.empty(HEAD_BYTES, dtype=torch.uint8, device=self.workers.device), source)
+        with noted(self.trace, "wait", f"for {source}"):
+            first = self._take(torch.empty(HEAD_BYTES, dtype=torch.uint8, device=self.workers.device), source)
+        with noted(self.trace, "receive", f"from {source}"):
+            return self._receive(first, source)
+
+    def _receive(self, first: Tensor, source: int) -> Message:
+        """Return a message whose head's first piece has come."""
         data = first.cpu().numpy().tobytes()
         length = int.from_bytes(data[:LENGTH_BYTES], "little")
         rest = length - (HEAD_BYTES - LENGTH_BYTES)
@@ -149,7 +162,8 @@ class Post:
         """
         sending, self.sending = self.sending, []
         for one in sending:
-            self._wait(one.work, one.to)
+            with noted(self.trace, "wait", f"until {one.to} has it"):
+                self._wait(one.work, one.to)
 
     def _heads(self, head: bytes) -> list[Tensor]:
         data = len(head).to_bytes(LENGTH_BYTES, "little") + head

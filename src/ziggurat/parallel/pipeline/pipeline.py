@@ -22,6 +22,7 @@ from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton, spec_of
 from ziggurat.parallel.pipeline.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
 from ziggurat.parallel.pipeline.stages import Stage, find_places, make_stages
+from ziggurat.parallel.pipeline.trace import Trace, noted
 from ziggurat.parallel.spatial import SpatialMesh
 from ziggurat.parallel.workers import Workers
 
@@ -108,6 +109,11 @@ class Pipeline:
         self.runner = StageRunner(model)
         self.post = Post(workers, spatial)
         self.peak_alive = 0
+        self.trace: Trace | None = None
+
+    def trace_to(self, trace: Trace | None) -> None:
+        """Note in a trace what this worker does from now on; in none at all."""
+        self.trace = self.post.trace = trace
 
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
@@ -172,14 +178,15 @@ class Pipeline:
         if state is not None:
             _set_random_state(state, self.workers.device)
         before = _random_state(self.workers.device)
-        with step.work.compute():
+        with noted(self.trace, "forward", str(action)), step.work.compute():
             held = self.runner.forward(stage, step.graphs[index], dict(sorted(received.items())))
         after = _random_state(self.workers.device)
         drawn = state is not None or not torch.equal(before, after)
         if number == self.num_stages - 1:
             step.outputs[index] = held.outputs
             if step.work.loss is not None:
-                held.loss = step.work.loss(held.outputs, index)
+                with noted(self.trace, "forward", f"loss of {index}"):
+                    held.loss = step.work.loss(held.outputs, index)
                 step.losses[index] = held.loss.detach()
             held.outputs = None
         for target in self._targets(stage):
@@ -200,7 +207,7 @@ class Pipeline:
             for value, gradient in message.tensors.items():
                 if gradient is not None:
                     gradients[value] = gradients[value] + gradient if value in gradients else gradient
-        with step.work.leaf(number, index):
+        with step.work.leaf(number, index), noted(self.trace, "backward", str(action)):
             back = self.runner.backward(held, gradients)
         for source, values in stage.receives.items():
             tensors = {value: back[value] for value in values if value in back}

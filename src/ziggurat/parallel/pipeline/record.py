@@ -278,7 +278,7 @@ class _Recorder(TorchFunctionMode):
             return self.values[id(leaf)]
         if name := _state_name(leaf):
             return State(name)
-        if leaf.device != META:
+        if not leaf.is_meta:  # (`device` says here where the network will compute)
             return Constant(leaf)
         raise _Unseen(self.layer)
 
@@ -292,6 +292,7 @@ class _Recorder(TorchFunctionMode):
         if is_whole(module) or name in self.opaque:
             self.inside = 1
             states = [*tensors_in((args, kwargs)), *module.buffers()]
+            args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
             self.pending = (args, kwargs, [(tensor, tensor._version) for tensor in states])
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
