@@ -99,7 +99,14 @@ def test_a_worker_holds_its_own_stages(tmp_path):
     assert min(first[0], second[0]) > 0
 
 
-@pytest.mark.parametrize(("first", "then", "world"), [("dp=1", "pp=2", 2), ("pp=2", "dp=1", 1), ("pp=2", "pp=3", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("first", "then", "world"),
+    [
+        ("dp=1", "pp=2", 2),
+        pytest.param("pp=2", "dp=1", 1, marks=pytest.mark.slow),
+        pytest.param("pp=2", "pp=3", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_under_another_plan(tmp_path, first, then, world):
     settings = EMA | {"train.checkpoint_every": 1, "train.steps": 3}
     (whole,) = run_ranks(trained, 1, ("dp=1", tmp_path / "whole", [config_of("detect", **settings)]))
@@ -126,7 +133,9 @@ def test_all_workers_see_that_a_loss_is_not_finite(tmp_path):
     assert "the loss is not finite in step 2, microbatch 0, on worker 1" in first[0]
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize(
+    "task", [task if task == "detect" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_the_commands(tmp_path, capfd, task):
     """Train, evaluate and predict under pp; the latter two as on one worker."""
     settings = SMALL | TASKS[task] | {"decode.score_threshold": 0.0}
