@@ -1,90 +1,192 @@
-"""How long does training pause for a checkpoint, as a share of its steps?
+"""What does it cost that nothing is lost, and how long does a lost worker hold a run up?
 
-The same run of a detector is trained with a checkpoint every so many steps and without any but the last, in turn.
-Pauses are those that the run itself measures and writes to its log; steps are those of ``metrics.jsonl``.
+Three parts, each a few runs of the same detector by the program's own command, on two workers:
+
+pause      how long training pauses for a checkpoint that is written beside it
+overhead   the same run with all of its fault tolerance and with none (`without_fault_tolerance`), in turn
+recovery   the time from the SIGKILL of a worker to the next step that the run finishes
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 
+MODULE = [sys.executable, "-m", "ziggurat"]
+BARE = [sys.executable, __file__, "--bare"]
 SETTINGS = [
     "--model", "fcos-resnet50-fpn", "--plan", "dp=2", "--threads", "1", "--batch-size", "4",
     "--set", "data.crop=256", "--set", "digits.size=256", "--set", "digits.train_scenes=64",
-    "--set", "digits.val_scenes=2", "--set", "device=cpu", "--set", "data.workers=1",
+    "--set", "digits.val_scenes=2", "--set", "device=cpu", "--set", "data.workers=1", "--json",
 ]  # fmt: skip
 PAUSE = re.compile(r"checkpoint of step (\d+): training paused for ([\d.]+) ms, written in ([\d.]+) s")
 
 
-def train(folder: Path, steps: int, every: int) -> dict[str, object]:
-    """Train once, and return the seconds of each step but the first, and the pauses and writing times."""
-    command = [
-        sys.executable,
-        "-m",
-        "ziggurat",
-        "train",
-        "digits",
-        "--out",
-        str(folder),
-        "--steps",
-        str(steps),
-    ]
-    every_setting = ["--set", f"train.checkpoint_every={every}"]
-    subprocess.run([*command, *SETTINGS, *every_setting], check=True, capture_output=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def command(program: list[str], folder: Path, steps: int, every: int) -> list[str]:
+    """Return the command of a run with a checkpoint every so many steps."""
+    run = ["train", "digits", "--out", str(folder), "--steps", str(steps)]
+    return [*program, *run, *SETTINGS, "--set", f"train.checkpoint_every={every}"]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of the steps that a run has logged whole."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [row for line in lines if line.endswith("\n") if (row := json.loads(line))["kind"] == "train"]
+
+
+def train(program: list[str], folder: Path, steps: int, every: int) -> dict[str, Any]:
+    """Train once; return the seconds of the loop, and of each step but the first, the pauses and the writing times."""
+    done = subprocess.run(command(program, folder, steps, every), check=True, capture_output=True, text=True)
+    result = json.loads(done.stdout.splitlines()[-1])
     found = PAUSE.findall((folder / "log.txt").read_text(encoding="utf-8"))
     during = [match for match in found if int(match[0]) < steps]
     newest = folder / "checkpoints" / f"step-{steps}"
     return {
-        "step_seconds": [row["seconds"] for row in rows if row["kind"] == "train"][1:],
+        "weights_sha256": result["weights_sha256"],
+        "loop_seconds": result["seconds"],
+        "step_seconds": [row["seconds"] for row in rows(folder)][1:],
         "pause_seconds": [float(match[1]) / 1e3 for match in during],
         "write_seconds": [float(match[2]) for match in during],
-        "bytes": sum(path.stat().st_size for path in newest.iterdir()),
+        "bytes": sum(path.stat().st_size for path in newest.iterdir()) if newest.is_dir() else 0,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=13)
-    parser.add_argument("--every", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        runs = {
-            f"{name}-{turn}": train(Path(place, f"{name}-{turn}"), options.steps, every)
-            for turn in (1, 2)
-            for name, every in (("without", 0), ("with", options.every))
-        }
+def measure_pause(place: Path, steps: int, every: int) -> dict[str, Any]:
+    """Train with a checkpoint every so many steps and with the last one only, in turn."""
+    runs = {
+        f"{name}-{turn}": train(MODULE, place / f"{name}-{turn}", steps, every_)
+        for turn in (1, 2)
+        for name, every_ in (("without", 0), ("with", every))
+    }
     median = {
         name: statistics.median([s for turn in (1, 2) for s in runs[f"{name}-{turn}"]["step_seconds"]])
         for name in ("without", "with")
     }
     pauses = [pause for turn in (1, 2) for pause in runs[f"with-{turn}"]["pause_seconds"]]
-    result = {
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+    return {
         "checkpoint_bytes": runs["with-1"]["bytes"],
-        "every": options.every,
+        "every": every,
         "median_step_seconds": median,
         "step_ratio": median["with"] / median["without"],
         "pause_seconds": pauses,
         "pause_share_of_a_step": statistics.median(pauses) / median["without"],
-        "pause_share_of_training": statistics.median(pauses) / (options.every * median["without"]),
+        "pause_share_of_training": statistics.median(pauses) / (every * median["without"]),
         "runs": runs,
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: value for name, value in result.items() if name != "runs"}, indent=1))
+
+
+def without_fault_tolerance(arguments: list[str]) -> int:
+    """Run the command without records of phases, agreement on signals, and states to hand over."""
+    from ziggurat import cli, outcome
+    from ziggurat.handover import Handover
+    from ziggurat.parallel import launch
+
+    launch.begin_record = lambda *place: None
+    outcome.Outcome.agree = lambda self, *happened: None
+    for name in ("begin", "change", "complete"):
+        setattr(Handover, name, lambda self, *state: None)
+    return cli.main(arguments)
+
+
+def measure_overhead(place: Path, steps: int, turns: int) -> dict[str, Any]:
+    """Train with and without fault tolerance in turn; no checkpoint but the last, whose cost is measured apart."""
+    pairs = []
+    for turn in range(turns):
+        order = (("bare", BARE), ("full", MODULE))
+        pair = {
+            name: train(program, place / f"{name}-{turn}", steps, 0)
+            for name, program in order[:: 1 - 2 * (turn % 2)]
+        }
+        if len({run["weights_sha256"] for run in pair.values()}) > 1:
+            raise AssertionError("the two runs must end in the same bits")
+        pairs.append({name: run["step_seconds"] for name, run in pair.items()})
+    ratios = [statistics.median(pair["full"]) / statistics.median(pair["bare"]) for pair in pairs]
+    every = {name: statistics.median([s for pair in pairs for s in pair[name]]) for name in ("bare", "full")}
+    return {
+        "median_step_seconds": every,
+        "ratio": every["full"] / every["bare"],
+        "ratios": ratios,
+        "runs": pairs,
+    }
+
+
+def measure_recovery(place: Path, kills: int) -> dict[str, Any]:
+    """Kill one of the two workers at a random instant after each second step."""
+    choice, folder, steps = random.Random(0), place / "run", 2 * kills + 4
+    process = subprocess.Popen(
+        command(MODULE, folder, steps, 0), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    seconds = []
+    for kill in range(kills):
+        wait_for_step(process, folder, 2 * (kill + 1))
+        time.sleep(choice.uniform(0.0, 0.5))
+        done = rows(folder)[-1]["step"]
+        workers = psutil.Process(process.pid).children()
+        begin = time.monotonic()
+        os.kill(choice.choice(workers).pid, signal.SIGKILL)
+        wait_for_step(process, folder, done + 1)
+        seconds.append(time.monotonic() - begin)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    undisturbed = statistics.median([row["seconds"] for row in rows(folder)][1:])
+    return {
+        "attempts": text.count("; attempt "),
+        "seconds": seconds,
+        "median_seconds": statistics.median(seconds),
+        "median_step_seconds": undisturbed,
+    }
+
+
+def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+    """Return when a step is logged; the first one after a restart may be one that others had begun."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (found := rows(folder)) and found[-1]["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} has not come")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["pause", "overhead", "recovery"], action="append")
+    parser.add_argument("--steps", type=int, default=13)
+    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    options = parser.parse_args()
+    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    results |= {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    for part in options.part or ["pause", "overhead", "recovery"]:
+        with tempfile.TemporaryDirectory() as place:
+            if part == "pause":
+                results[part] = measure_pause(Path(place), options.steps, options.every)
+            elif part == "overhead":
+                results[part] = measure_overhead(Path(place), options.steps, options.turns)
+            else:
+                results[part] = measure_recovery(Path(place), options.kills)
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({name: value for name, value in results[part].items() if name != "runs"}, indent=1))
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--bare"]:
+        sys.exit(without_fault_tolerance(sys.argv[2:]))
     main()
