@@ -1,5 +1,6 @@
 """Starting workers: results, errors and deaths of real processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,7 @@ def test_outside_of_torchrun_there_is_no_world():
 
 
 PROGRAM = """
-    import os, sys, time
+    import os, signal, sys, time
     from ziggurat.parallel.launch import Interrupted, WorkerSettings, launch
 
     def work(workers, how):
@@ -70,6 +71,7 @@ PROGRAM = """
         time.sleep(600)
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
         try:
             launch(work, (sys.argv[1],), 2, WorkerSettings(1, "cpu"))
         except Interrupted:
@@ -77,13 +79,17 @@ PROGRAM = """
 """
 
 
-def start_program(tmp_path, how):
+@contextlib.contextmanager
+def program(tmp_path, how):
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM))
     environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process cannot clean up
     command = [sys.executable, str(script), how]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    return process, [int(process.stdout.readline()) for _ in range(2)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process, [int(process.stdout.readline()) for _ in range(2)]
+        finally:
+            process.kill()
 
 
 def wait_until_gone(pids, seconds):
@@ -95,16 +101,14 @@ def wait_until_gone(pids, seconds):
 
 @pytest.mark.parametrize("how", ["sleep", "collective"])
 def test_an_interrupt_ends_every_worker_within_five_seconds(tmp_path, how):
-    process, pids = start_program(tmp_path, how)
-    with process:
+    with program(tmp_path, how) as (process, pids):
         process.send_signal(signal.SIGINT)
         wait_until_gone(pids, 5)
         assert process.wait(timeout=5) == 130
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):
-    process, pids = start_program(tmp_path, "collective")
-    with process:
+    with program(tmp_path, "collective") as (process, pids):
         process.kill()
         wait_until_gone(pids, 5)
 
