@@ -4,6 +4,7 @@ Each worker has the weights, the average and the optimizer's moments of its own 
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 import sys
@@ -15,25 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ranks import run_ranks
-from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, run
+from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, run, trained
 from ziggurat.errors import UserError
 from ziggurat.plans.pipeline_training import PipelineTraining
 from ziggurat.run import load_run
 from ziggurat.train import train
 
 EMA = {"train.ema": 0.9, "train.optimizer": "adamw", "train.lr": 1e-3}
-
-
-def trained(workers, plan, folder, configs):
-    """Train each config; return what the command says, and every number of the steps."""
-    results = []
-    for number, config in enumerate(configs):
-        out = folder / f"{plan}-{number}"
-        result = train(workers, dataclasses.replace(config, plan=plan), out)
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        steps = [(one["loss"], one["gradient_norm"]) for one in lines if one["kind"] == "train"]
-        results.append((result["weights_sha256"], steps, result["metrics"]))
-    return results
 
 
 def weights_of(folder):
@@ -131,6 +120,26 @@ def test_all_workers_see_that_a_loss_is_not_finite(tmp_path):
     first, second = run_ranks(spoiled, 2, (tmp_path / "run",))
     assert first == second
     assert "the loss is not finite in step 2, microbatch 0, on worker 1" in first[0]
+
+
+def replaced(workers, plan, folder, config):
+    return train(workers, dataclasses.replace(config, plan=plan), folder / plan)["replaced_samples"]
+
+
+def test_samples_that_are_replaced_are_counted_once(tmp_path):
+    """Every worker of a pipeline reads them."""
+    for split, name in itertools.product(("train", "val"), ("one/0.png", "one/1.png", "two/2.png")):
+        path = tmp_path / "data" / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    bad = tmp_path / "data" / "train" / "one" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    config = config_of("classify", **{"data.path": str(tmp_path / "data"), "data.on_error": "skip"})
+    (alone,) = run_ranks(replaced, 1, ("dp=1", tmp_path, config))
+    assert alone > 0
+    for plan in ("dp=2", "sp=2", "pp=2"):
+        assert run_ranks(replaced, 2, (plan, tmp_path, config)) == [alone, alone], plan
 
 
 @pytest.mark.parametrize(

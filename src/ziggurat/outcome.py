@@ -153,12 +153,13 @@ class Outcome:
             log.say(fault)
         log.say(f"step {step + 1} is skipped: {self.counters['skipped_steps']} so far")
 
-    def save_weights(self) -> None:
-        """Export the averaged weights."""
+    def save_weights(self) -> Whole | None:
+        """Export the averaged weights; returns the whole state, on all workers but the first perhaps None."""
         whole = self.whole()
         if self.workers.is_first and whole is not None:
             save_weights(whole.average, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
+        return whole
 
     def result(self) -> dict[str, Any]:
         """Return what the command says of the run itself."""

@@ -151,13 +151,12 @@ def train(
         seconds = time.perf_counter() - start
         parallel.close()
         outcome.save_checkpoint(data.num_steps, log)
-        outcome.save_weights()
+        whole = outcome.save_weights()
         evaluation = _evaluate(average.model, task, data, config, mesh)
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
         phase("report")
-        whole = outcome.whole()
         digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
         if workers.is_first and whole:
             model, board, console = whole.average, log.board, log.console

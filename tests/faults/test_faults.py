@@ -60,6 +60,13 @@ def test_a_killed_worker_changes_nothing(tmp_path, undisturbed, capfd, plan, fau
     assert no_state_in_memory()
 
 
+def test_a_worker_that_takes_its_stages_along(tmp_path, capfd):
+    """No survivor has them, so the run goes on from the newest checkpoint; cut as before, it has the same bits."""
+    whole = run(tmp_path / "whole", "pp=2", pipeline__cut="neck")["weights_sha256"]
+    assert run(tmp_path / "run", "pp=2", kill("forward", 1), pipeline__cut="neck")["weights_sha256"] == whole
+    assert attempts(capfd) == 1
+
+
 def no_state_in_memory():
     """Other runs of this machine may have states of their own there, which are locked."""
     return all(is_locked(folder / OWNER) for folder in MEMORY.glob(f"{PREFIX}*"))

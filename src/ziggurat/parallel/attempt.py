@@ -107,6 +107,7 @@ class Attempt:
                 for rank in range(num_workers):
                     receive, send = context.Pipe(duplex=False)
                     self.pipes[rank] = receive
+                    # typeshed gives the base class of contexts no Process
                     process = context.Process(target=function, args=(send, rank, *args))  # type: ignore[attr-defined]
                     try:
                         process.start()

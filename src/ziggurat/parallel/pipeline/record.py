@@ -117,6 +117,7 @@ class Skeleton:
                         "computes tensors in code that cannot be recorded (scripted or compiled); run it without pp"
                     ) from None
                 self.opaque.add(error.layer)
+            # what PyTorch and a network's own code raise on tensors without values
             except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
                 if type(self.model) is nn.Sequential:
                     return _chain(self.model, self.hollow)
