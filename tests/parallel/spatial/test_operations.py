@@ -227,6 +227,9 @@ LAYOUTS = {
     "windows of odd count": Case(windows, (2, 4, 20, 12)),
     "attention": Case(functools.partial(tokens, attention=explicit)),
     "fused attention": Case(functools.partial(tokens, attention=fused)),
+    "multi-head attention": Case(layer(lambda: _Heads(batch_first=True))),
+    "multi-head attention of sequences first": Case(layer(lambda: _Heads(bias=False, kdim=4, vdim=4))),
+    "multi-head attention with a mask": Case(layer(lambda: _Heads(masked=True))),
     "dynamic convolution": Case(dynamic_convolution),
     "position attention": Case(position_attention),
     "einsum over channels": Case(lambda x: torch.einsum("bchw,dc->bdhw", x, torch.ones(3, 4, dtype=x.dtype))),
@@ -271,6 +274,24 @@ class _ChannelsLast(nn.Module):
 
     def forward(self, x):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _Heads(nn.Module):
+    """Attention of each position to all others; PyTorch's first dim is the sequence unless it is told otherwise."""
+
+    def __init__(self, masked=False, **named):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, **named)
+        self.masked = masked
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        tokens = x.flatten(2).permute((0, 2, 1) if self.attention.batch_first else (2, 0, 1))
+        mask = torch.ones(h * w, h * w, dtype=torch.bool).triu(3) if self.masked else None
+        mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False, attn_mask=mask)
+        if not self.attention.batch_first:
+            mixed = mixed.transpose(0, 1)
+        return mixed.transpose(1, 2).reshape(b, c, h, w)
 
 
 def _set_channels(x):

@@ -6,6 +6,7 @@ The gradient of what every worker has is a sum of parts, see `exchange`: the adj
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,35 @@ def reduce_over(part: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) ->
     axis.traffic.bytes_sent += total.numel() * total.element_size()
     axis.traffic.messages += 1
     return total
+
+
+def start_sum(part: Tensor, axes: Sequence[Axis]) -> Callable[[], Tensor]:
+    """Begin to sum a tensor over the workers of axes; call what is returned for the sum.
+
+    What is computed in between hides that workers do not come at the same instant.
+
+    Communication:
+        One all-reduce for each axis, the first of them at once.
+    """
+    if not axes:
+        return lambda: part
+    total = part.detach().clone(memory_format=torch.contiguous_format)
+    first, *others = axes
+    work = dist.all_reduce(total, group=first.workers.group, async_op=True)
+
+    def finish() -> Tensor:
+        begin = time.perf_counter()
+        with waiting():
+            work.wait()
+        first.traffic.seconds += time.perf_counter() - begin
+        first.traffic.bytes_sent += total.numel() * total.element_size()
+        first.traffic.messages += 1
+        found = total
+        for axis in others:
+            found = reduce_over(found, axis)
+        return found
+
+    return finish
 
 
 def sum_over(part: Tensor, axis: Axis) -> Tensor:

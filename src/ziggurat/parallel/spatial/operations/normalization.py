@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.axis import Axis
-from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import is_cut
+from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
 from ziggurat.parallel.spatial.operations.moments import _moments
-from ziggurat.parallel.spatial.sums import reduce_over
+from ziggurat.parallel.spatial.sums import start_sum
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
 from ziggurat.phases import waiting
@@ -71,11 +71,11 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         band, weight, mean, variance = ctx.saved_tensors
-        direct, of_weight, of_bias = _direct_gradient(gradients[0], band, weight, mean, variance, ctx.eps)
-        sums = torch.stack([of_weight, of_bias])
-        for axis in ctx.axes:
-            sums = reduce_over(sums, axis)
-        of_band = _add_gradient_of_moments(direct, band, sums, ctx.count, mean, variance, ctx.eps, weight)
+        direct = DirectGradient(gradients[0], band, weight, mean, variance, ctx.eps)
+        of_weight, of_bias = direct.of_parameters()
+        finish = start_sum(torch.stack([of_weight, of_bias]), ctx.axes)
+        of_band = direct.of_band()  # while the sums travel
+        add_gradient_of_moments(of_band, band, finish(), ctx.count, mean, variance, ctx.eps, weight)
         if weight is None:
             return of_band, None, None, None, None
         return of_band, of_weight.to(ctx.dtype), of_bias.to(ctx.dtype), None, None
@@ -84,49 +84,6 @@ class _BatchNorm(torch.autograd.Function):
 def _precise(parameter: Tensor | None, like: Tensor) -> Tensor | None:
     """Return a parameter in the type of the moments."""
     return None if parameter is None else parameter.to(like.dtype)
-
-
-def _direct_gradient(
-    gradient: Tensor, band: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the part of the band's gradient that does not go through the moments, and those of weight and bias.
-
-    It is what PyTorch computes in evaluation mode; the latter two are also the sums that the other part needs. Its
-    kernel is wrong (2.14.1, CPU) where gradient and input are laid out in different ways and a dim has one row only.
-    """
-    if gradient.stride() != band.stride():
-        band = band.contiguous(memory_format=memory_format_of(band))
-        gradient = torch.empty_like(band, dtype=gradient.dtype).copy_(gradient)
-    parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        gradient, band, weight, mean, variance, None, None, False, eps, [True, True, True]
-    )
-    return parts
-
-
-def _add_gradient_of_moments(
-    direct: Tensor, band: Tensor, sums: Tensor, count: float, mean: Tensor, variance: Tensor, eps: float,
-    weight: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """Add the part of the band's gradient that goes through the moments.
-
-    Args:
-        direct: The other part; overwritten.
-        band: The input, shape ``(B, C, *spatial)``.
-        sums: Of gradient times normalized value, and of the gradient, over all that the moments are of, shape ``(2, C)``.
-        count: How many values that is.
-        mean: Of each channel.
-        variance: Of each channel.
-        eps: As the norm has it.
-        weight: Of each channel; None where it is among the sums.
-    """
-    scale = (variance + eps).rsqrt()
-    outer = scale if weight is None else scale * weight
-    slope = -outer * scale * sums[0] / count
-    offset = -outer * sums[1] / count - slope * mean
-    through = functional.batch_norm(  # band * slope + offset, in one pass
-        band, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0
-    )
-    return direct.add_(through)
 
 
 def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,23 +169,23 @@ class _GroupNorm(torch.autograd.Function):
         band, weight, mean_NC, variance_NC = ctx.saved_tensors
         batch, channels = band.shape[:2]
         parts = [
-            _direct_gradient(gradient, one, weight, mean, variance, ctx.eps)
+            DirectGradient(gradient, one, weight, mean, variance, ctx.eps)
             for gradient, one, mean, variance in zip(
                 gradients[0].split(1), band.split(1), mean_NC, variance_NC, strict=True
             )
         ]
-        of_weight, of_bias = (torch.stack([part[i] for part in parts]) for i in (1, 2))
+        of_weight, of_bias = (
+            torch.stack(p) for p in zip(*(part.of_parameters() for part in parts), strict=True)
+        )
         factor = torch.ones_like(mean_NC[0]) if weight is None else weight
         sums = torch.stack([of_weight * factor, of_bias * factor]).view(2, batch, ctx.groups, -1).sum(-1)
-        for axis in ctx.axes:
-            sums = reduce_over(sums, axis)
-        sums = sums.repeat_interleave(channels // ctx.groups, 2)
-        images = [
-            _add_gradient_of_moments(part[0], one, sums[:, i], ctx.count, mean, variance, ctx.eps, None)
-            for i, (part, one, mean, variance) in enumerate(
-                zip(parts, band.split(1), mean_NC, variance_NC, strict=True)
-            )
-        ]
+        finish = start_sum(sums, ctx.axes)
+        images = [part.of_band() for part in parts]  # while the sums travel
+        sums = finish().repeat_interleave(channels // ctx.groups, 2)
+        for i, (image, one, mean, variance) in enumerate(
+            zip(images, band.split(1), mean_NC, variance_NC, strict=True)
+        ):
+            add_gradient_of_moments(image, one, sums[:, i], ctx.count, mean, variance, ctx.eps, None)
         of_band = images[0] if batch == 1 else torch.cat(images)
         of_parameters = [
             None if dtype is None else total.sum(0).to(dtype)
