@@ -103,10 +103,20 @@ def test_a_broken_bound_names_the_worst_parameter(capfd: pytest.CaptureFixture[s
     assert not result["ok"]
     assert result["worst_parameter"] in ("first.weight", "first.bias", "last.weight")
     assert 1e-4 < result["gradient_error"] < 1e-2
+    assert 0 < result["rounding_error"] < 1e-14  # it is the plan's error
     assert main(["verify", "verify_networks:cheat", "--input", "1x3x16x16"]) == 1
     text = capfd.readouterr().out
     assert "BROKEN" in text
     assert f"the worst parameter is {result['worst_parameter']}" in text
+
+
+def test_an_error_of_rounding_is_told_from_one_of_the_plan(capfd: pytest.CaptureFixture[str]) -> None:
+    """A batch norm over nearly equal values divides by what is left of them: no plan is to blame."""
+    status, result = run_verify(capfd, "verify_networks:amplifier", "--input", "2x3x16x16")
+    assert (status, result["ok"]) == (1, False)
+    assert result["gradient_error"] < 100 * result["rounding_error"]
+    assert main(["verify", "verify_networks:amplifier", "--input", "2x3x16x16"]) == 1
+    assert "errors of that size are rounding" in capfd.readouterr().out
 
 
 def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,18 @@ def cheat() -> nn.Module:
     return Cheat()
 
 
+class Flattener(nn.Module):
+    """Leaves little of what differs between positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1000 + x * 1e-4
+
+
+def amplifier() -> nn.Module:
+    norm = nn.BatchNorm2d(4, eps=1e-30)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Flattener(), norm, nn.Conv2d(4, 2, 3), nn.Tanh())
+
+
 def noisy() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),

@@ -15,6 +15,7 @@ import time
 import psutil
 import pytest
 
+from faults.cable import SlowCable
 from faults.runs import SETTINGS, run
 
 STEPS = 200
@@ -31,8 +32,9 @@ def ip(*words):
 class Machines:
     """Two namespaces with a cable between them, and what runs in them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, delay=0.0):
         self.folder = folder
+        self.delay, self.cable = delay, None
         self.spaces = [f"zig{os.getpid()}{letter}" for letter in "ab"]
         self.ends = [f"z{os.getpid()}{letter}" for letter in "ab"]
         self.nodes = []
@@ -41,7 +43,10 @@ class Machines:
         try:
             for space in self.spaces:
                 ip("netns", "add", space)
-            ip("link", "add", self.ends[0], "type", "veth", "peer", "name", self.ends[1])
+            if self.delay:
+                self.cable = SlowCable(self.ends, self.delay)
+            else:
+                ip("link", "add", self.ends[0], "type", "veth", "peer", "name", self.ends[1])
             for space, end, address in zip(self.spaces, self.ends, ADDRESSES, strict=True):
                 ip("link", "set", end, "netns", space)
                 ip("-n", space, "addr", "add", f"{address}/24", "dev", end)
@@ -58,6 +63,8 @@ class Machines:
             self.kill(node)
         for space in self.spaces:  # its end of the cable goes with it
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
+        if self.cable:
+            self.cable.close()
 
     def start(self, machine, nnodes):
         """Start torchrun with one worker on a machine."""
@@ -87,13 +94,6 @@ class Machines:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         node.wait()
-
-    def slow_down(self, milliseconds):
-        """Let each packet take its time."""
-        queue = ["tc", "qdisc", "replace", "dev", self.ends[0], "root", "netem", "delay", f"{milliseconds}ms"]
-        done = subprocess.run(["ip", "netns", "exec", self.spaces[0], *queue], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"this kernel cannot delay packets: {done.stderr}")
 
     def cut(self):
         ip("-n", self.spaces[1], "link", "set", self.ends[1], "down")
@@ -156,10 +156,11 @@ def test_a_cable_that_is_cut_for_some_seconds_changes_nothing(tmp_path, undistur
 
 
 def test_a_cable_that_is_slow_changes_nothing(tmp_path, undisturbed):
-    with Machines(tmp_path) as machines:
-        machines.slow_down(10)
+    with Machines(tmp_path, delay=0.02) as machines:
         result = machines.finish(*(machines.start(number, "2") for number in range(2)))
+        packets = machines.cable.packets
     assert (result["weights_sha256"], machines.worlds()) == (undisturbed, [2])
+    assert packets > STEPS  # it went over the slow cable
 
 
 def test_a_machine_that_dies_is_done_without_and_one_that_joins_is_used(tmp_path, undisturbed):

@@ -88,7 +88,13 @@ def _verdict(result: dict[str, Any]) -> str:
         return f"ok: all errors are within {result['bound']:.0e}"
     if result["unsupported"]:
         return f"no: the model cannot run under {result['plan']}"
-    return (
+    verdict = (
         f"no: a bound of {result['bound']:.0e} is broken; the worst parameter is {result['worst_parameter']} "
         f"({result['gradient_error']:.1e})"
+    )
+    if result["rounding_error"] is None:
+        return verdict
+    return (
+        f"{verdict}\non one worker, other last bits of input and layers change this step by {result['rounding_error']:.1e}: "
+        "errors of that size are rounding, which the network amplifies; larger ones are the plan's"
     )

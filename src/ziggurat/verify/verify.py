@@ -20,6 +20,7 @@ from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.request import DEFAULT_INPUT, Request, read_request
+from ziggurat.verify.rounding import measure_rounding
 from ziggurat.verify.step import Step, Trial, run_step
 from ziggurat.verify.timeline import measure_bubble, write_timeline
 
@@ -83,6 +84,8 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
     single = _from_first(workers, single)
     check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
     result = describe(request, single, check)
+    if workers.is_first and check.errors is not None and not result["ok"]:
+        result["rounding_error"] = measure_rounding(build(request), trial, single.step).largest
     if workers.is_first and request.timeline is not None and check.spans:
         _write_timeline(request.timeline, request, check, result)
     return result
@@ -190,6 +193,7 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "input_error": errors and errors["input"],
         "buffer_error": errors and errors["buffers"],
         "worst_buffer": errors and errors["worst_buffer"],
+        "rounding_error": None,
         "single": {"step_seconds": single.seconds, "peak_bytes": single.step.peak_bytes},
         "workers": None
         if errors is None
