@@ -203,6 +203,41 @@ def assemble(band: Tensor, received: Sequence[Tensor], plan: Fetch, rank: int) -
     return out
 
 
+class Returns:
+    """Gradients of fetched rows on their way to the owners of the rows, begun.
+
+    Args:
+        sends: By owner, what this worker has computed of its rows' gradient.
+        like: A tensor with the shape, but for the rows, and the type of the gradients.
+        plan: What moved.
+        axis: Between whom.
+
+    Communication:
+        The rows of the forward exchange, the other way.
+    """
+
+    def __init__(self, sends: dict[int, Tensor], like: Tensor, plan: Fetch, axis: Axis) -> None:
+        self.plan, self.axis = plan, axis
+        self.rooms: dict[int, Tensor] = {}
+        for other in range(axis.size):
+            first, last = plan.piece(axis.rank, other)
+            if other != axis.rank and first < last:
+                self.rooms[other] = _room(like, plan.dim, last - first)
+        packed = {owner: _pack(rows, plan.dim) for owner, rows in sends.items()}
+        self.works, self._alive = start_swap(packed, self.rooms, axis)
+
+    def add_to(self, gradient: Tensor) -> Tensor:
+        """Add what other workers have computed to the gradient of this worker's rows, in their order."""
+        wait_all(self.works, self.axis)
+        self._alive = []
+        start = self.plan.have[self.axis.rank]
+        for target in sorted(self.rooms):
+            first, last = self.plan.piece(self.axis.rank, target)
+            rows = gradient.narrow(self.plan.dim, first - start, last - first)
+            rows.add_(_unpack(self.rooms[target], self.plan.dim))
+        return gradient
+
+
 class ReturnedRows:
     """The gradient of a worker's own rows: the adjoint of `assemble` with its exchange, begun.
 
@@ -224,21 +259,18 @@ class ReturnedRows:
         me, dim = axis.rank, plan.dim
         place, _ = plan.virtual(me)
         sends: dict[int, Tensor] = {}
-        self.rooms: dict[int, Tensor] = {}
         mine = None
         for other in range(axis.size):
             first, last = plan.piece(other, me)
-            if first < last:
-                rows = gradient.narrow(dim, place, last - first)
-                if other == me:
-                    mine = rows
-                else:
-                    sends[other] = _pack(rows, dim)
-                place += last - first
-            first, last = plan.piece(me, other)
-            if other != me and first < last:
-                self.rooms[other] = _room(gradient, dim, last - first)
-        self.works, self._alive = start_swap(sends, self.rooms, axis)
+            if first == last:
+                continue
+            rows = gradient.narrow(dim, place, last - first)
+            if other == me:
+                mine = rows
+            else:
+                sends[other] = rows
+            place += last - first
+        self.returns = Returns(sends, gradient, plan, axis)
         self.result = self._own_rows(gradient, mine, band_shape, owned)
 
     def _own_rows(
@@ -248,7 +280,7 @@ class ReturnedRows:
         format, me, dim = memory_format_of(gradient), self.axis.rank, self.plan.dim
         own, band = self.plan.piece(me, me), ranges(self.plan.have)[me]
         if mine is not None and own == band:
-            in_place = mine.is_contiguous(memory_format=format) and (owned or not self.rooms)
+            in_place = mine.is_contiguous(memory_format=format) and (owned or not self.returns.rooms)
             return mine if in_place else mine.clone(memory_format=format)
         result = torch.empty(
             list(band_shape), dtype=gradient.dtype, device=gradient.device, memory_format=format
@@ -259,14 +291,7 @@ class ReturnedRows:
 
     def wait(self) -> Tensor:
         """Return the gradient, with what other workers have computed of it added in their order."""
-        wait_all(self.works, self.axis)
-        self._alive = []
-        start = self.plan.have[self.axis.rank]
-        for target in sorted(self.rooms):
-            first, last = self.plan.piece(self.axis.rank, target)
-            rows = self.result.narrow(self.plan.dim, first - start, last - first)
-            rows.add_(_unpack(self.rooms[target], self.plan.dim))
-        return self.result
+        return self.returns.add_to(self.result)
 
 
 class _FetchRows(torch.autograd.Function):

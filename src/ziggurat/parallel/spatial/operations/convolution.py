@@ -22,6 +22,7 @@ from ziggurat.parallel.spatial.geometry import (
     window_input,
 )
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.operations.border import Border, BorderConvolution, plan_border
 from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
@@ -135,9 +136,25 @@ def _convolve(plan: WindowPlan, weight: Tensor, bias: Tensor | None, kind: Convo
         dtype = torch.get_autocast_dtype(device)
         band, weight = band.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    border = _border(plan, band, weight, kind)
     with torch.autocast(device, enabled=False):
-        out = _Convolution.apply(band, weight, bias, kind, plan.steps, mesh)
+        if border is None:
+            out = _Convolution.apply(band, weight, bias, kind, plan.steps, mesh)
+        else:
+            out = BorderConvolution.apply(band, weight, bias, border)
     return plan.finish(out)
+
+
+def _border(plan: WindowPlan, band: Tensor, weight: Tensor, kind: ConvolutionKind) -> Border | None:
+    """Return how the band is convolved before its halo has come; None where that is not possible, or worth it."""
+    steps = [step for step in plan.steps if not step.is_local(plan.x.dims[step.dim][0].size)]
+    if kind.transposed or 0 in kind.shape or len(steps) != 1 or steps[0].bounds is None:
+        return None
+    (step,) = steps
+    return plan_border(
+        band, weight, step.fetch(0.0), plan.x.mesh.axes[step.axis], kind.shape[step.dim], kind.stride,
+        kind.padding, kind.dilation, kind.groups,
+    )  # fmt: skip
 
 
 @operation("window", "conv1d", "conv2d", "conv3d")
