@@ -61,10 +61,10 @@ class Machines:
     def __exit__(self, *error):
         for node in self.nodes:
             self.kill(node)
-        for space in self.spaces:  # its end of the cable goes with it
-            subprocess.run(["ip", "netns", "del", space], capture_output=True)
         if self.cable:
             self.cable.close()
+        for space in self.spaces:  # its end of the cable goes with it
+            subprocess.run(["ip", "netns", "del", space], capture_output=True)
 
     def start(self, machine, nnodes):
         """Start torchrun with one worker on a machine."""

@@ -1,11 +1,11 @@
 """A convolution that begins before its halo has come: zeros around the band first, the border's rows completed afterwards.
 
-A convolution is linear in its rows, so the rows of neighbours may be added to its output later:
+A convolution is linear in its rows, and a sum over the rows of its kernel (taps), so what neighbours' rows add may be added later:
 
     rows        -1   0   1   2   3   4         of a band of 4 rows, with one row of halo on both sides
     first        0 [ a   b   c   d ] 0     ->  4 rows of output, of which the first and the last lack the halo
-    top strip    x   0   0                 ->  what the first one lacks
-    bottom strip             0   0   y     ->  what the last one lacks
+    tap 0        x                         ->  what the first one lacks
+    tap 2                            y     ->  what the last one lacks
 
 The halo travels while the band is computed, and no copy of the band is made to join both. Backward likewise: the strips
 come first, and their gradients travel to the rows' owners while that of the band is computed.
@@ -22,22 +22,24 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.exchange import Fetch, Halos, Returns, memory_format_of
-from ziggurat.parallel.spatial.geometry import ranges
+from ziggurat.parallel.spatial.geometry import intersect, ranges
 
 WORTH_BYTES = 1 << 20  # of a band: below, the strips cost more than a copy
 
 
 class Strip(NamedTuple):
-    """Rows of the output that lack a halo, and the rows that they read.
+    """Rows beyond the band that one tap reads, and the rows of the output that lack them.
 
     Attributes:
+        tap: Which row of the kernel.
         start: First row that is read, counted from the first row of the band.
-        rows: How many are read.
+        rows: How many lie between the first and the last that are read, both included.
         out: First row of the output.
         num_out: How many there are.
-        above: Whether the rows that are lacking lie above the band, or below.
+        above: Whether the rows that are read lie above the band, or below.
     """
 
+    tap: int
     start: int
     rows: int
     out: int
@@ -46,7 +48,7 @@ class Strip(NamedTuple):
 
 
 def strips_of(height: int, num_out: int, kernel: int, stride: int, dilation: int, before: int) -> list[Strip]:
-    """Return which rows of the output read above the band, and which below.
+    """Return what each tap reads above the band, and below.
 
     Args:
         height: Rows of the band.
@@ -57,19 +59,39 @@ def strips_of(height: int, num_out: int, kernel: int, stride: int, dilation: int
         before: Rows above the band that the first window begins with.
 
     Example:
-        >>> strips_of(height=4, num_out=4, kernel=3, stride=1, dilation=1, before=1)
-        [Strip(start=-1, rows=3, out=0, num_out=1, above=True), Strip(start=2, rows=3, out=3, num_out=1, above=False)]
+        >>> for strip in strips_of(height=4, num_out=4, kernel=3, stride=1, dilation=1, before=1): print(strip)
+        Strip(tap=0, start=-1, rows=1, out=0, num_out=1, above=True)
+        Strip(tap=2, start=4, rows=1, out=3, num_out=1, above=False)
         >>> strips_of(height=4, num_out=2, kernel=3, stride=2, dilation=1, before=1)
-        [Strip(start=-1, rows=3, out=0, num_out=1, above=True)]
+        [Strip(tap=0, start=-1, rows=1, out=0, num_out=1, above=True)]
     """
-    span = dilation * (kernel - 1) + 1
-    last_above = min(num_out, -(-before // stride))
-    first_below = min(num_out, max(0, (height + before - span) // stride + 1))
-    return [
-        Strip(first * stride - before, (last - 1 - first) * stride + span, first, last - first, above)
-        for first, last, above in ((0, last_above, True), (first_below, num_out, False))
-        if first < last
-    ]
+    found = []
+    for tap in range(kernel):
+        first = dilation * tap - before  # row that the first window reads
+        num_above = min(num_out, max(0, -(first // stride)))
+        below = min(num_out, max(0, -((first - height) // stride)))
+        for out, end, above in ((0, num_above, True), (below, num_out, False)):
+            if out < end:
+                found.append(
+                    Strip(tap, first + out * stride, (end - 1 - out) * stride + 1, out, end - out, above)
+                )
+    return found
+
+
+class Overlap(NamedTuple):
+    """Rows of one owner among those that a strip reads.
+
+    Attributes:
+        owner: The worker that has them.
+        in_strip: Where they begin among the rows of the strip.
+        in_piece: Where they begin among the rows that were fetched from the owner.
+        num_rows: How many there are.
+    """
+
+    owner: int
+    in_strip: int
+    in_piece: int
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -116,25 +138,36 @@ class Border:
         )  # fmt: skip
         return result
 
-    def pieces(self, strip: Strip, owners: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Return of which owners a strip reads rows, each with the first row in the strip and their number."""
-        start, stop = ranges(self.plan.have)[self.axis.rank]
+    def overlaps(self, strip: Strip, owners: Sequence[int]) -> list[Overlap]:
+        """Return which of the rows that a strip reads come from which owner."""
+        have, mine = ranges(self.plan.have), self.axis.rank
+        start = have[mine][0] + strip.start
         found = []
         for owner in owners:
-            first, last = self.plan.piece(owner, self.axis.rank)
-            if last <= start if strip.above else first >= stop:
-                found.append((owner, first - start - strip.start, last - first))
+            piece = self.plan.piece(owner, mine)
+            first, last = intersect(piece, (start, start + strip.rows))
+            if first < last and (first < have[mine][0]) == strip.above:
+                found.append(Overlap(owner, first - start, first - piece[0], last - first))
         return found
 
     def fill(self, strip: Strip, band: Tensor, received: dict[int, Tensor]) -> Tensor:
         """Return the rows that a strip reads: those of other workers, and zeros."""
-        shape = list(band.shape)
-        shape[self.plan.dim] = strip.rows
-        rows = torch.empty(shape, dtype=band.dtype, device=band.device, memory_format=memory_format_of(band))
-        rows.zero_()
-        for owner, place, count in self.pieces(strip, list(received)):
-            rows.narrow(self.plan.dim, place, count).copy_(received[owner])
+        dim = self.plan.dim
+        rows = self._zeros(band, strip.rows)
+        for owner, in_strip, in_piece, count in self.overlaps(strip, list(received)):
+            rows.narrow(dim, in_strip, count).copy_(received[owner].narrow(dim, in_piece, count))
         return rows
+
+    def no_gradients(self, band: Tensor, owners: Sequence[int]) -> dict[int, Tensor]:
+        """Return zeros for the rows of each owner that this worker has fetched."""
+        pieces = {owner: self.plan.piece(owner, self.axis.rank) for owner in owners}
+        return {owner: self._zeros(band, last - first) for owner, (first, last) in pieces.items()}
+
+    def _zeros(self, band: Tensor, count: int) -> Tensor:
+        shape = list(band.shape)
+        shape[self.plan.dim] = count
+        rows = torch.empty(shape, dtype=band.dtype, device=band.device, memory_format=memory_format_of(band))
+        return rows.zero_()
 
 
 def plan_border(
@@ -157,7 +190,7 @@ def plan_border(
     padding = tuple(before if j == i else p for j, p in enumerate(padding))
     border = Border(stride, padding, dilation, groups, plan, axis, ())
     owners = [other for other in range(axis.size) if other != axis.rank and _moves(plan, other, axis.rank)]
-    return replace(border, strips=tuple(strip for strip in strips if border.pieces(strip, owners)))
+    return replace(border, strips=tuple(strip for strip in strips if border.overlaps(strip, owners)))
 
 
 def _moves(plan: Fetch, source: int, target: int) -> bool:
@@ -180,7 +213,8 @@ class BorderConvolution(torch.autograd.Function):
             ctx.owners = halos.owners
             of_owner = dict(zip(ctx.owners, received, strict=True))
             for strip in border.strips:
-                lacking = border.of_strips.run(border.fill(strip, band, of_owner), weight, None)
+                tap = weight.narrow(dim, strip.tap, 1)
+                lacking = border.of_strips.run(border.fill(strip, band, of_owner), tap, None)
                 out.narrow(dim, strip.out, strip.num_out).add_(lacking)
         ctx.save_for_backward(band, weight, *received)
         return out
@@ -191,28 +225,29 @@ class BorderConvolution(torch.autograd.Function):
         band, weight, *received = ctx.saved_tensors
         border, gradient, of_owner = ctx.border, gradients[0], dict(zip(ctx.owners, received, strict=True))
         wants_band, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        sends: dict[int, Tensor] = {}
-        of_weights, returns = [], None
+        dim = border.plan.dim
+        sends = border.no_gradients(band, ctx.owners) if wants_band else {}
+        of_taps, returns = [], None
         with border.axis.traffic.move():
             for strip in border.strips:
-                lacking = gradient.narrow(border.plan.dim, strip.out, strip.num_out)
-                rows = border.fill(strip, band, of_owner)
-                of_rows, of_weight, _ = border.of_strips.gradients(
-                    lacking, rows, weight, [wants_band, wants_weight, False]
+                of_rows, of_tap, _ = border.of_strips.gradients(
+                    gradient.narrow(dim, strip.out, strip.num_out),
+                    border.fill(strip, band, of_owner),
+                    weight.narrow(dim, strip.tap, 1),
+                    [wants_band, wants_weight, False],
                 )
-                if of_weight is not None:
-                    of_weights.append(of_weight)
-                if of_rows is not None:
-                    for owner, place, count in border.pieces(strip, ctx.owners):
-                        sends[owner] = of_rows.narrow(border.plan.dim, place, count)
+                of_taps.append((strip.tap, of_tap))
+                for owner, in_strip, in_piece, count in border.overlaps(strip, list(sends)):
+                    total = sends[owner].narrow(dim, in_piece, count)
+                    total.add_(of_rows.narrow(dim, in_strip, count))
             if wants_band:
                 returns = Returns(sends, band, border.plan, border.axis)
         of_band, of_weight, of_bias = border.gradients(
             gradient, band, weight, [wants_band, wants_weight, wants_bias]
         )
-        for part in of_weights:
-            assert of_weight is not None
-            of_weight = of_weight.add_(part)
+        for tap, of_tap in of_taps:
+            if of_weight is not None and of_tap is not None:
+                of_weight.narrow(dim, tap, 1).add_(of_tap)
         if returns is not None:
             assert of_band is not None
             with border.axis.traffic.move():
