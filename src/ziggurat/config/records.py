@@ -262,11 +262,14 @@ class PipelineConfig:
             that is called several times ``head:3`` is the third call. Empty balances the measured times.
         schedule: ``gpipe``, ``1f1b`` (fewer activations at once) or ``interleaved`` (two stages on each worker).
         max_bytes: Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.
+        checkpoint: ``stage`` keeps of a microbatch what each stage has received, and computes the rest again for
+            backward: less memory for more time. ``none`` keeps all.
     """
 
     cut: str = ""
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     max_bytes: int = 0
+    checkpoint: Literal["none", "stage"] = "none"
 
 
 @dataclass(frozen=True)

@@ -101,16 +101,6 @@ def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
     return total
 
 
-def most_roots(num_leaves: int) -> int:
-    """Return how many tensors an `Accumulator` of all leaves holds at most, with the leaf that is added.
-
-    Example:
-        >>> [most_roots(count) for count in (1, 2, 3, 4, 8)]
-        [1, 2, 2, 3, 4]
-    """
-    return max((leaf.bit_count() + 1 for leaf in range(num_leaves)), default=0)
-
-
 class Accumulator(Generic[Summand]):
     """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
 

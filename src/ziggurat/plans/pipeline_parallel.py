@@ -24,18 +24,16 @@ from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.pipeline.balance import StageCost, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.record import NORMS, ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
-from ziggurat.parallel.pipeline.simulation import peak_alive
 from ziggurat.parallel.pipeline.stages import find_places, state_names
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
 from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
-
-COPIES = 2  # of a stage's parameters: themselves and their gradients
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,13 @@ def _choose(
     places = find_places(graph, layers)  # before anything is measured
     units = measure(model, skeleton, spec)
     if not layers:
-        alive = [peak_alive(order) for order in make_schedule(config.schedule, num_workers, num_microbatches)]
+        orders, again = (
+            make_schedule(config.schedule, num_workers, num_microbatches),
+            config.checkpoint == "stage",
+        )
 
         def memory(stage: int, cost: StageCost) -> int:
-            return COPIES * cost.state_bytes + alive[stage % num_workers] * cost.kept_bytes
+            return predict_memory(cost, orders, stage, again).total
 
         layers = balance(units, count, memory, config.max_bytes)
         places = find_places(graph, layers)
@@ -140,7 +141,7 @@ class PipelineParallel(Leaves):
         cut: Names of the layers at which new stages start.
         spec: Of the images of any microbatch.
         mesh: All workers.
-        schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
+        config: The schedule, and whether activations are computed again.
 
     Attributes:
         own: Names of this worker's parameters and buffers.
@@ -158,11 +159,16 @@ class PipelineParallel(Leaves):
         cut: Sequence[str],
         spec: ImageSpec,
         mesh: Mesh,
-        schedule: str,
+        config: PipelineConfig,
     ) -> None:
         super().__init__(mesh.dp, mesh.sp)
         self.mesh, self.model = mesh, model
-        pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
+
+        def join() -> Pipeline:
+            again = config.checkpoint == "stage"
+            return Pipeline(model, skeleton, cut, mesh.pp, config.schedule, mesh.spatial, again)
+
+        pipeline = join()
         _, stages = pipeline.stages_of(spec)
         names = state_names(stages, model)
         self.of_stage = {number: names[number] for number in pipeline.mine}
@@ -171,7 +177,7 @@ class PipelineParallel(Leaves):
         self.counted = self.own - before
         self.shared = _names_of_several(names, mesh.pp.size)
         drop_states(model, self.own)
-        self.pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
+        self.pipeline = join()
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         called = [{call.layer for call in stage.calls if call.function is None} for stage in stages]
         called[-1] |= _norms_not_called(model, set().union(*called))

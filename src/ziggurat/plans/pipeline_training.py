@@ -87,7 +87,7 @@ class PipelineTraining(PipelineParallel):
         self.compute = compute
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with compute():
-            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config.schedule)
+            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config)
         keep_moments(optimizer, names, self.own)
         mesh.pipelines[model] = self.pipeline
         if average is not model:
@@ -194,6 +194,6 @@ def stage_for_inference(
     """
     skeleton, cut = agree_on_cut(model, spec, mesh, config, 1, compute)
     with compute():
-        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config.schedule)
+        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config)
     parallel.close()
     mesh.pipelines[model] = parallel.pipeline

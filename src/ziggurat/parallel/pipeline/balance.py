@@ -16,7 +16,7 @@ class Unit:
     Attributes:
         name: Layer that starts it, see `graph`; empty for the first.
         seconds: Of forward and backward.
-        kept_bytes: Activations that are kept from forward to backward.
+        kept_bytes: Activations that are kept from forward to backward, but for those that come from before it.
         states: Bytes of its parameters and buffers, by name.
         crossing_bytes: Bytes of the tensors that cross a cut before it.
     """
@@ -36,7 +36,7 @@ class StageCost:
         name: Layer that starts it; empty for the first.
         seconds: Of forward and backward of a microbatch.
         state_bytes: Of parameters and buffers.
-        kept_bytes: Activations of one microbatch that are kept from forward to backward.
+        kept_bytes: Activations of one microbatch that are kept from forward to backward, with what is received.
         crossing_bytes: Of a microbatch's tensors that cross the cut before it.
     """
 
@@ -54,7 +54,7 @@ def cost_of(units: Sequence[Unit]) -> StageCost:
         units[0].name,
         sum(unit.seconds for unit in units),
         sum(states.values()),
-        sum(unit.kept_bytes for unit in units),
+        sum(unit.kept_bytes for unit in units) + units[0].crossing_bytes,
         units[0].crossing_bytes,
     )
 
