@@ -82,6 +82,8 @@ class DataConfig:
         ignore: Value of a mask's pixels that take no part in loss and metric.
         crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input. Larger
             than an image: it is trained on whole, at a random place of a black crop, and predicted as one piece.
+        crops: Sides of the training crop, with commas between, such as ``448,512,576``: each step takes one of them, and
+            images are scaled along, so that a crop shows as much as one of ``crop`` pixels. Empty takes ``crop`` always.
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a
             classifier's images are resized to ``crop``).
         resize_limit: Longest side that ``resize`` may lead to, in pixels.
@@ -105,6 +107,7 @@ class DataConfig:
     classes: str = ""
     ignore: int = 255
     crop: int = 512
+    crops: str = ""
     resize: int = 0
     resize_limit: int = 1333
     antialias: bool = True
