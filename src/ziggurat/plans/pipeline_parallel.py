@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,21 +32,9 @@ from ziggurat.parallel.pipeline.stages import find_places, state_names
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
+from ziggurat.plans.kept_cut import Cut, KeptCuts
 from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a model is cut into stages.
-
-    Attributes:
-        layers: At which new stages start.
-        costs: Of each stage, as measured on the first worker.
-    """
-
-    layers: tuple[str, ...]
-    costs: tuple[StageCost, ...]
 
 
 def choose_cut(
@@ -57,6 +45,7 @@ def choose_cut(
     config: PipelineConfig,
     num_microbatches: int,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    file: Path | None = None,
 ) -> Cut:
     """Return the cut: the user's, or else the one that balances the times which the first worker measures.
 
@@ -68,6 +57,7 @@ def choose_cut(
         config: How to cut.
         num_microbatches: Of one pipeline: decides how many activations are alive at once.
         compute: A context in which the model computes.
+        file: Where a cut that was measured is kept: there is one already when a run goes on.
 
     Raises:
         UserError: On all workers, if the cut's layers are wrong, too many, or too few, or no cut is within the bound.
@@ -77,9 +67,11 @@ def choose_cut(
     """
     found: Cut | UserError | None = None
     if mesh.workers.is_first:
+        kept = KeptCuts(file, mesh.pp.size, config)
         try:
             with compute():
-                found = _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+                found = kept.read() or _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+            kept.write(found)
         except UserError as error:
             found = error
     found = mesh.workers.share_of_first(found)
