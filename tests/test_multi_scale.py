@@ -85,8 +85,8 @@ def test_the_other_tasks(tmp_path, capfd, task):
 @pytest.mark.slow
 def test_every_plan_on_photographs(trees, tmp_path, capfd):
     sizes = {"data.crop": 256, "data.crops": "192,256,320"}
-    settings = SETTINGS | sizes | {"train.steps": 24, "train.optimizer": "adamw", "train.lr": 2e-3}
-    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-2)
+    settings = SETTINGS | sizes | {"train.steps": 8}
+    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-3)
     assert metrics["map50"] > 0, "there is something to compare"
 
 
