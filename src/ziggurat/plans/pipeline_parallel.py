@@ -22,10 +22,11 @@ from ziggurat.config import PipelineConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import add_up_in_pieces
-from ziggurat.parallel.pipeline.balance import StageCost, balance, cost_of
+from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
 from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
+from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.record import NORMS, ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.stages import find_places, state_names
@@ -100,21 +101,30 @@ def _choose(
     places = find_places(graph, layers)  # before anything is measured
     units = measure(model, skeleton, spec)
     if not layers:
-        orders, again = (
-            make_schedule(config.schedule, num_workers, num_microbatches),
-            config.checkpoint == "stage",
-        )
-
-        def memory(stage: int, cost: StageCost) -> int:
-            return predict_memory(cost, orders, stage, again).total
-
-        layers = balance(units, count, memory, config.max_bytes)
+        layers = _balanced(units, count, num_workers, config, num_microbatches)
         places = find_places(graph, layers)
     starts = [find_places(graph, [unit.name])[0] if unit.name else 0 for unit in units]
     bounds = [0, *(starts.index(place) for place in places), len(units)]
     costs = [cost_of(units[first:stop]) for first, stop in itertools.pairwise(bounds)]
     costs = [dataclasses.replace(c, name=n) for c, n in zip(costs, ["", *layers], strict=True)]
     return Cut(tuple(layers), tuple(costs))
+
+
+def _balanced(
+    units: Sequence[Unit], num_stages: int, num_workers: int, config: PipelineConfig, num_microbatches: int
+) -> list[str]:
+    """Return the layers at which stages start that take equally long, each within the memory bound."""
+    orders = make_schedule(config.schedule, num_workers, num_microbatches)
+    again = config.checkpoint == "stage"
+
+    def memory(stage: int, cost: StageCost) -> int:
+        return predict_memory(cost, orders, stage, again).total
+
+    def seconds(stage: int, cost: StageCost) -> float:
+        share = share_again(orders, stage, num_microbatches) if again else 0.0
+        return cost.seconds + share * cost.forward_seconds
+
+    return balance(units, num_stages, memory, config.max_bytes, seconds)
 
 
 class PipelineParallel(Leaves):

@@ -11,7 +11,9 @@ from local_stages import Skips
 from ziggurat.errors import UserError
 from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.pipeline.schedules import make_schedule
 from ziggurat.parallel.pipeline.stages import find_places
 
 
@@ -49,6 +51,20 @@ def test_the_slowest_stage_is_as_fast_as_any_cut_makes_it(seed, num_stages):
     firsts = [0, *(int(name[1:]) for name in cut), len(units)]
     costs = [cost_of(units[a:b]) for a, b in itertools.pairwise(firsts)]
     assert (max(c.seconds for c in costs), sum(c.crossing_bytes for c in costs[1:])) == min(fitting)
+
+
+def test_what_is_computed_again_counts_twice_where_it_is():
+    """Four equal layers; under 1f1b the first stage goes forward twice: 3 a layer and 2."""
+    units = [Unit(name, 2.0, forward_seconds=1.0) for name in ("", "a", "b", "c", "d")]
+    orders = make_schedule("1f1b", 2, 4)
+    assert [share_again(orders, stage, 4) for stage in (0, 1)] == [1.0, 0.0]
+
+    def seconds(stage, cost):
+        return cost.seconds + share_again(orders, stage, 4) * cost.forward_seconds
+
+    assert balance(units, 2, seconds=seconds) == ["b"]  # 6 and 6
+    assert balance([*units, Unit("e", 2.0)], 2) == ["c"]
+    assert [share_again(make_schedule("gpipe", 2, count), 1, count) for count in (1, 4)] == [0.0, 1.0]
 
 
 def test_too_many_stages():

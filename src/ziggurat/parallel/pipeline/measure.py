@@ -66,6 +66,7 @@ def measure(
             done[0].kept_bytes[number],
             tuple((n, states[n]) for call in graph.calls[first:stop] for n in call.states if n in states),
             graph.live_bytes(first) if number else 0,
+            statistics.median(run.forward_seconds[number] for run in counted),
         )
         for number, (first, stop) in enumerate(itertools.pairwise(bounds))
     ]
@@ -76,6 +77,7 @@ class _Run:
 
     Attributes:
         seconds: Of each piece, forward and backward.
+        forward_seconds: Of each piece, forward alone.
         kept_bytes: Of each piece: what it is the first to keep; if they are counted, which takes time.
     """
 
@@ -96,6 +98,7 @@ class _Run:
         self.piece, self.last = 0, self._now()
         with torch.autograd.graph.saved_tensors_hooks(self._keep, _same) if count else nullcontext():
             held = self._forward(StageRunner(model), images)
+        self.forward_seconds = list(self.seconds)
         if held.loss is not None:
             self._backward(held)
 

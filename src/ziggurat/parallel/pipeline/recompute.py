@@ -1,6 +1,6 @@
 """Activation checkpointing of stages: forward keeps what the stage has received; backward computes the rest again.
 
-    gpipe, stage 1 of 3      F0 F1 F2 F3 ...  r3 B3 r2 B2 r1 B1 r0 B0      r: forward again, within backward
+    gpipe                    F0 F1 F2 F3 ...  r0 B0 r1 B1 r2 B2 r3 B3      r: forward again, within backward
     1f1b, the last stage     F0 B0 F1 B1 F2 B2 F3 B3                        goes back at once: nothing is computed again
 
 Random numbers are those of the first time, and a batch norm's statistics are left as the first time has made them.
@@ -34,6 +34,12 @@ def kept_whole(order: Order) -> set[tuple[int, int]]:
         for one, following in itertools.pairwise(order)
         if one.kind == "forward" and following == ("backward", one.stage, one.microbatch)
     }
+
+
+def share_again(orders: Sequence[Order], stage: int, num_microbatches: int) -> float:
+    """Return the share of a stage's microbatches that go forward twice."""
+    whole = sum(number == stage for number, _ in kept_whole(orders[stage % len(orders)]))
+    return 1 - whole / num_microbatches if num_microbatches else 0.0
 
 
 def recomputed(compute: Callable[[], T], changed: Sequence[Tensor], inputs: Sequence[Tensor]) -> T:
