@@ -53,9 +53,8 @@ def check_plans(capfd, folder, data, settings, plans, tolerance=1e-4):
         assert found == pytest.approx(losses, rel=tolerance), plan
         assert numbers(result["metrics"]) == pytest.approx(numbers(alone["metrics"]), abs=tolerance), plan
         for name, weight in weights.items():
-            torch.testing.assert_close(
-                others[name], weight, rtol=tolerance, atol=tolerance, msg=f"{plan}: {name}"
-            )
+            apart = (others[name].double() - weight.double()).norm() / weight.double().norm().clamp(min=1)
+            assert apart < tolerance, (plan, name)
     config = override(RunConfig(), settings)
     sides = {crop_side(config.data, config.seed, step) for step in range(len(losses))}
     assert len(sides) > 1, "sizes change"
@@ -85,8 +84,9 @@ def test_the_other_tasks(tmp_path, capfd, task):
 @pytest.mark.slow
 def test_every_plan_on_photographs(trees, tmp_path, capfd):
     sizes = {"data.crop": 256, "data.crops": "192,256,320"}
-    settings = SETTINGS | sizes | {"train.steps": 8}
-    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-3)
+    settings = SETTINGS | sizes | {"train.steps": 24, "train.optimizer": "adamw", "train.lr": 2e-3}
+    settings |= {"model.norm": "group", "decode.max_detections": 300}
+    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-2)
     assert metrics["map50"] > 0, "there is something to compare"
 
 
