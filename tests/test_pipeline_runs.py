@@ -109,6 +109,33 @@ def test_a_run_goes_on_under_another_plan(tmp_path, first, then, world):
     assert_alike(weights_of(tmp_path / "whole" / "dp=1-0"), weights_of(folder))
 
 
+def not_measured(*arguments):
+    raise AssertionError("the cut is kept: there is nothing to measure")
+
+
+def resumed_without_measuring(workers, plan, folder):
+    sys.modules["ziggurat.plans.pipeline_parallel"].measure = not_measured  # in this process alone
+    return resumed(workers, plan, folder)
+
+
+def test_a_run_goes_on_with_its_cut(tmp_path):
+    settings = EMA | {"train.checkpoint_every": 1}
+    first = run_ranks(trained, 2, ("pp=2", tmp_path, [config_of("detect", **settings)]))
+    folder = tmp_path / "pp=2-0"
+    (kept,) = json.loads((folder / "cuts.json").read_text()).values()
+    said = f"stage 1 on worker 1 of the pipeline: from {kept['layers'][0]}, "
+    assert said in (folder / "log.txt").read_text()
+    shutil.rmtree(folder / "checkpoints" / "step-2")
+    results = run_ranks(resumed_without_measuring, 2, ("pp=2", folder))
+    assert results[0]["weights_sha256"] == first[0][0][0], "the same stages, the same bits"
+    assert (folder / "log.txt").read_text().count(said) == 2
+
+    (folder / "cuts.json").write_text("{")  # damaged: measured again
+    shutil.rmtree(folder / "checkpoints" / "step-2")
+    run_ranks(resumed, 2, ("pp=2", folder))
+    assert json.loads((folder / "cuts.json").read_text())
+
+
 def spoiled(workers, folder):
     config = dataclasses.replace(config_of("detect", **{"train.lr": 1e30, "train.clip_norm": 0}), plan="pp=2")
     with pytest.raises(UserError) as caught:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ranks import run_ranks
-from ziggurat.config import ModelConfig, RunConfig
+from ziggurat.config import ModelConfig, PipelineConfig, RunConfig
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.check import check_step
@@ -34,3 +34,16 @@ def test_products_of_axes(name: str) -> None:
         assert check.errors is not None, check.unsupported
         assert check.errors.largest <= BOUNDS[torch.float64], (plan, check.errors)
         assert len(check.stages) == 2
+
+
+def test_activations_computed_again_where_workers_share_images() -> None:
+    """Both workers of an image go through the same messages a second time; running statistics see each image once."""
+    pipeline = PipelineConfig(schedule="gpipe", checkpoint="stage")
+    config = RunConfig(model=ModelConfig(name="pnn", channels=8), pipeline=pipeline)
+    torch.manual_seed(0)
+    model = build_network("pnn", config.model).double()
+    trial = Trial(torch.randn(5, 3, 64, 48, dtype=torch.float64), num_microbatches=3, config=config)
+    reference = run_step(copy.deepcopy(model), trial, make_mesh(Workers()))
+    check = run_ranks(check_step, 4, ("sp=2,pp=2", model, trial, reference))[0]
+    assert check.errors is not None, check.unsupported
+    assert check.errors.largest <= BOUNDS[torch.float64], check.errors

@@ -31,6 +31,7 @@ from ziggurat.parallel.workers import Workers
 from ziggurat.passes import Passes, autocast, seed_everything
 from ziggurat.phases import phase
 from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.kept_cut import CUTS
 from ziggurat.plans.mesh import Mesh, background_workers, make_mesh
 from ziggurat.plans.pipeline_training import PipelineTraining, image_spec
 from ziggurat.report import write_report
@@ -195,7 +196,7 @@ def _join(outcome: Outcome, mesh: Mesh) -> DataParallel | PipelineTraining:
     return PipelineTraining(
         model, average, outcome.optimizer, partial(make_optimizer, config=train), spec, mesh, config.pipeline,
         num_microbatches=-(-train.microbatches // mesh.dp.size),
-        compute=partial(autocast, mesh.workers.device, config),
+        compute=partial(autocast, mesh.workers.device, config), file=outcome.folder / CUTS,
     )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from ziggurat.config import RunConfig, run_task
-from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.data.batch import Microbatch, Part, SampleId
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
+from ziggurat.data.sides import crop_side
 from ziggurat.phases import phase
 from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
@@ -28,8 +29,12 @@ class TrainingData:
         self.dataset: Dataset = opened
         self.classes = self.dataset.classes
         self.validation = open_validation(config, self.classes)
-        part = mesh.part(config.data.crop, config.data.crop)
-        self.samples = TrainingSamples(self.dataset, config.data, config.seed, part)
+
+        def part_of(side: int) -> Part | None:
+            return mesh.part(side, side)
+
+        part = part_of(config.data.crop)
+        self.samples = TrainingSamples(self.dataset, config.data, config.seed, part, part_of)
         self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
         self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
         self.notices: list[str] = []  # of what happened while samples were loaded
@@ -49,6 +54,10 @@ class TrainingData:
         """Return the samples of each microbatch of a step."""
         train = self.config.train
         return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
+
+    def side(self, step: int) -> int:
+        """Return the rows and columns of a step's crops."""
+        return crop_side(self.config.data, self.config.seed, step)
 
     def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
         """Return how many samples of this worker's microbatches were replaced, and what there is to say.
@@ -73,7 +82,7 @@ class TrainingData:
         config = self.config.data
         settings = LoaderSettings(config.workers, device.type == "cuda", config.on_error)
         loader = load_steps(
-            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append
+            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append, self.side
         )
         begin = time.perf_counter()
         phase("data", first)

@@ -92,6 +92,36 @@ def test_two_gradients_in_one_backward_pass_raise():
     gradients.close()
 
 
+class Entangled(nn.Module):
+    """Autograd gives the first two one memory, the third a part of a larger one, the fourth another layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.row, self.column = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, 1))
+        self.part, self.turned = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, scale):
+        total = self.row.view(2, 2) + self.column.view(2, 2)
+        joined = torch.cat([self.part, torch.ones(5)])
+        return scale * (
+            total.square().sum() + joined.square().sum() + (self.turned.t() * torch.ones(3, 2)).square().sum()
+        )
+
+
+def test_gradients_that_share_memory_are_added_apart():
+    net, fresh = Entangled(), Entangled()
+    gradients = GradientSum(net.parameters(), Workers())
+    gradients.start(3)
+    for leaf in range(3):
+        with gradients.leaf(leaf):
+            net(leaf + 1.0).backward()
+    gradients.finish()
+    expected = torch.autograd.grad(fresh(6.0), list(fresh.parameters()))
+    for parameter, true in zip(net.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, true)
+        assert parameter.grad.stride() == parameter.stride()
+
+
 def test_closed_hooks_leave_autograd_alone():
     net = nn.Linear(2, 1)
     GradientSum(net.parameters(), Workers()).close()

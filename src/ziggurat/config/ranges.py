@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ziggurat.config.reading import flatten
 from ziggurat.config.records import RunConfig
 
@@ -50,6 +52,10 @@ def range_faults(config: RunConfig) -> list[str]:
     ]:
         if flat[low] > flat[high]:
             faults.append(f"{low} must not exceed {high}: got {flat[low]} and {flat[high]}")
+    if not re.fullmatch(r"( *[1-9][0-9]* *(,|$))*", flat["data.crops"]):
+        faults.append(
+            f"data.crops must name sides in pixels with commas between, such as 448,512: got {flat['data.crops']}"
+        )
     if not 0 <= flat["data.ignore"] <= 255:
         faults.append(f"data.ignore must be the value of a pixel, 0 to 255: got {flat['data.ignore']}")
     if not flat["train.steps"] and not flat["train.epochs"]:

@@ -82,6 +82,8 @@ class DataConfig:
         ignore: Value of a mask's pixels that take no part in loss and metric.
         crop: Rows and columns of a training crop and of a prediction tile, in pixels of the network's input. Larger
             than an image: it is trained on whole, at a random place of a black crop, and predicted as one piece.
+        crops: Sides of the training crop, with commas between, such as ``448,512,576``: each step takes one of them, and
+            images are scaled along, so that a crop shows as much as one of ``crop`` pixels. Empty takes ``crop`` always.
         resize: Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a
             classifier's images are resized to ``crop``).
         resize_limit: Longest side that ``resize`` may lead to, in pixels.
@@ -105,6 +107,7 @@ class DataConfig:
     classes: str = ""
     ignore: int = 255
     crop: int = 512
+    crops: str = ""
     resize: int = 0
     resize_limit: int = 1333
     antialias: bool = True
@@ -262,11 +265,14 @@ class PipelineConfig:
             that is called several times ``head:3`` is the third call. Empty balances the measured times.
         schedule: ``gpipe``, ``1f1b`` (fewer activations at once) or ``interleaved`` (two stages on each worker).
         max_bytes: Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.
+        checkpoint: ``stage`` keeps of a microbatch what each stage has received, and computes the rest again for
+            backward: less memory for more time. ``none`` keeps all.
     """
 
     cut: str = ""
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     max_bytes: int = 0
+    checkpoint: Literal["none", "stage"] = "none"
 
 
 @dataclass(frozen=True)
@@ -297,7 +303,7 @@ class RunConfig:
         task: ``detect``, ``classify`` or ``segment``; ``auto`` is resolved before the run starts, from the model's
             name, else from the data.
         plan: Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of rows),
-            ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network, verify alone), and products such as ``dp=2,sp=2``; says where
+            ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network), and products such as ``dp=2,sp=2``; says where
             each piece is computed, not what.
         seed: Keys every random choice.
         threads: Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved

@@ -51,6 +51,10 @@ def _ignore(message: str) -> None:
     """Take note of nothing."""
 
 
+def _own_side(step: int) -> int:
+    return 0
+
+
 def load_steps(
     samples: Samples,
     sampler: Sampler,
@@ -59,6 +63,7 @@ def load_steps(
     last_step: int,
     settings: LoaderSettings,
     notice: Callable[[str], None] = _ignore,
+    side_of: Callable[[int], int] = _own_side,
 ) -> Iterator[list[Microbatch]]:
     """Yield this worker's microbatches of each step.
 
@@ -73,6 +78,7 @@ def load_steps(
         last_step: The step after the last one.
         settings: How they are loaded.
         notice: Is told of loader processes that died and were replaced.
+        side_of: From a step to the side of its crops, a pure function; 0 stands for the samples' own.
 
     Raises:
         UserError: If a sample cannot be made (the message is that of the failing sample), shared memory is
@@ -82,7 +88,7 @@ def load_steps(
     pieces = Pieces(samples, settings.on_error)
 
     def start(step: int, done: int) -> _Loading:
-        schedule = _Schedule(sampler, microbatches_of, range(step, last_step), done)
+        schedule = _Schedule(sampler, microbatches_of, side_of, range(step, last_step), done)
         return _Loading(pieces, schedule, settings)
 
     loading = start(first_step, 0)
@@ -191,13 +197,22 @@ class _Schedule:
     Args:
         sampler: Says which samples a step sees.
         microbatches_of: This worker's microbatches of a step.
+        side_of: The side of a step's crops.
         steps: Of the whole run.
         done: Microbatches of the first step that there is no need for.
     """
 
-    def __init__(self, sampler: Sampler, microbatches_of: Plan, steps: range, done: int) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        microbatches_of: Plan,
+        side_of: Callable[[int], int],
+        steps: range,
+        done: int,
+    ) -> None:
         self._sampler = sampler
         self._microbatches_of = microbatches_of
+        self._side_of = side_of
         self._steps = steps
         self._done = done
 
@@ -208,7 +223,7 @@ class _Schedule:
             for index, ids in self._microbatches_of(step)[skipped:]:
                 if not batch.issuperset(ids):
                     raise ValueError(f"microbatch {index} of step {step} holds samples of another step")
-                yield Piece(index, ids)
+                yield Piece(index, ids, self._side_of(step))
 
 
 def _as_it_is(item: Any) -> Any:

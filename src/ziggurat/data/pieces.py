@@ -28,6 +28,10 @@ class Samples(Protocol):
         """Yield what may stand in a sample's place; a pure function."""
         ...
 
+    def at(self, side: int) -> Samples:
+        """Return the same samples in crops of another side."""
+        ...
+
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message."""
         ...
@@ -35,10 +39,17 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """Names one microbatch."""
+    """Names one microbatch.
+
+    Attributes:
+        index: Place in the global batch.
+        ids: The samples.
+        side: Rows and columns of their crops; 0 stands for the samples' own.
+    """
 
     index: int
     ids: tuple[SampleId, ...]
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,28 +74,29 @@ class Pieces(Dataset["Microbatch | Failure"]):
 
     def __getitem__(self, piece: Piece) -> Microbatch | Failure:
         try:
-            made = [self._make(id) for id in piece.ids]
+            samples = self._samples.at(piece.side) if piece.side else self._samples
+            made = [self._make(samples, id) for id in piece.ids]
         except UserError as error:
             return Failure(error.faults)
         microbatch = _collate(piece, [sample for sample, _ in made])
         microbatch = replace(microbatch, faults=tuple(fault for _, fault in made if fault))
         return microbatch if get_worker_info() is None else _shared(microbatch)
 
-    def _make(self, id: SampleId) -> tuple[Sample, str]:
+    def _make(self, samples: Samples, id: SampleId) -> tuple[Sample, str]:
         """Return a sample or what stands in its place, and why."""
         try:
-            return self._samples.sample(id), ""
+            return samples.sample(id), ""
         except UserError as error:
             if self._on_error == "stop":
                 raise
             fault = str(error)
-        for other in self._samples.replacements(id):
+        for other in samples.replacements(id):
             try:
-                sample = self._samples.sample(other)
+                sample = samples.sample(other)
             except UserError:  # the next one, then; this one will be named when its turn comes
                 continue
             return sample, (
-                f"{fault}; sample {self._samples.describe(other)} stands in the place of {self._samples.describe(id)}"
+                f"{fault}; sample {samples.describe(other)} stands in the place of {samples.describe(id)}"
             )
         raise UserError(f"no image can be read; the last fault: {fault}")
 

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     SCENE = 3
+    SIDE = 4
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

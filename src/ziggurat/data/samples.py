@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from ziggurat.data.dataset import (
 )
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
+from ziggurat.data.sides import at_side
 from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import (
     Augmentation,
@@ -29,6 +31,10 @@ from ziggurat.data.transforms import (
     resize_factor,
 )
 from ziggurat.data.windows import ReadsWindows
+
+
+def _whole(side: int) -> None:
+    """Take crops of every side whole."""
 
 
 class TrainingSamples:
@@ -42,13 +48,21 @@ class TrainingSamples:
         config: The crop, and what may happen to it.
         seed: The run's seed.
         part: The part of each crop that is wanted; None for all of it.
+        part_of: From a side to the part of crops that have it.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, seed: int, part: Part | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: DataConfig,
+        seed: int,
+        part: Part | None = None,
+        part_of: Callable[[int], Part | None] = _whole,
+    ) -> None:
         self.dataset = dataset
         self.config = config
         self.seed = seed
-        self.part = part
+        self.part, self.part_of = part, part_of
         counts = [self._samples_of(index) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._images = ImageCache(dataset.image, config.cache_bytes)
@@ -58,6 +72,14 @@ class TrainingSamples:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    def at(self, side: int) -> TrainingSamples:
+        """Return the same samples in crops of another side; what is cached is shared."""
+        if side == self.config.crop:
+            return self
+        other = copy.copy(self)
+        other.config, other.part = at_side(self.config, side), self.part_of(side)
+        return other
 
     def image_index(self, sample: int) -> int:
         """Return the image that sample number `sample` is cut from."""

@@ -27,7 +27,7 @@ PYRAMIDNETS = (
 ENCODERS = ("resnet34", "mobilenet_v2")
 TRANSFORMERS = ("vit_tiny_patch16_224", "vit_base_patch16_224")  # what the decoder dpt takes
 NUM_CLASSES = {"detect": 80, "classify": 1000, "segment": 21}  # COCO, ImageNet, VOC
-PLANS = ["dp", "sp"]  # of every model here: tests/test_contract_spatial.py compares each with one worker's
+PLANS = ["dp", "sp", "pp"]  # of every model here: tests compare each with one worker's
 
 
 def list_models(text: str = "") -> Iterator[dict[str, Any]]:

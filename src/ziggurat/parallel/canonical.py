@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,13 @@ from torch import Tensor
 
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
+
+
+class _Addable(Protocol):
+    def add_(self, other: Any, /) -> Any: ...
+
+
+Summand = TypeVar("Summand", bound=_Addable)  # a tensor, or a leaf of several
 
 
 class Span(NamedTuple):
@@ -77,7 +84,7 @@ def subtrees(leaves: range, node: Span) -> list[Span]:
     return subtrees(leaves, left) + subtrees(leaves, right)
 
 
-def fold(roots: Mapping[Span, Tensor], node: Span) -> Tensor:
+def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
     """Add the roots of subtrees in the order of the tree.
 
     Args:
@@ -90,10 +97,11 @@ def fold(roots: Mapping[Span, Tensor], node: Span) -> Tensor:
     if node in roots:
         return roots[node]
     left, right = children(node)
-    return fold(roots, left).add_(fold(roots, right))
+    total: Summand = fold(roots, left).add_(fold(roots, right))
+    return total
 
 
-class Accumulator:
+class Accumulator(Generic[Summand]):
     """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
 
     Holds at most ``log2`` of its number of leaves, plus one, tensors at a time.
@@ -101,10 +109,10 @@ class Accumulator:
 
     def __init__(self, leaves: range, num_leaves: int) -> None:
         self.node = Span(0, num_leaves)
-        self.roots: dict[Span, Tensor] = {}
+        self.roots: dict[Span, Summand] = {}
         self.expected = list(leaves)
 
-    def add(self, leaf: int, value: Tensor) -> None:
+    def add(self, leaf: int, value: Summand) -> None:
         """Add the next leaf; its memory is taken over.
 
         Raises:

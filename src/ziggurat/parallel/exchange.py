@@ -16,12 +16,12 @@ the same bits: nothing to exchange (one worker), messages, and the shared memory
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol
 
 import torch.distributed as dist
 from torch import Tensor
 
-from ziggurat.parallel.canonical import Span, fold, subtrees
+from ziggurat.parallel.canonical import Span, Summand, fold, subtrees
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
 
@@ -38,21 +38,21 @@ class Exchange(Protocol):
         ...
 
 
-class NoExchange:
+class NoExchange(Generic[Summand]):
     """The sum of one worker's roots.
 
     Args:
-        roots: Subtree roots, flat tensors of one length ``n``.
+        roots: Subtree roots.
         num_leaves: Leaves of the whole tree.
     """
 
-    def __init__(self, roots: Mapping[Span, Tensor], num_leaves: int) -> None:
+    def __init__(self, roots: Mapping[Span, Summand], num_leaves: int) -> None:
         self.total = fold(roots, Span(0, num_leaves))
 
     def add_slices(self) -> None:
         """Do nothing."""
 
-    def result(self) -> Tensor:
+    def result(self) -> Summand:
         """Return the sum."""
         return self.total
 

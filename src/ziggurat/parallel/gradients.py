@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.canonical import Accumulator, Span, partition, subtrees
 from ziggurat.parallel.exchange import Exchange, MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.leaf import Leaf, owned
 from ziggurat.parallel.shared_memory import Arena, arena_bytes, share_memory
 from ziggurat.parallel.workers import Workers
 
@@ -59,6 +60,7 @@ class GradientSum:
             for parameter in bucket.parameters
         ]
         self.current: int | None = None
+        self.memories: set[int] = set()  # of the current leaf's gradients
         self.shared_roots = 0 if workers.group is not None and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int) -> None:
@@ -66,7 +68,7 @@ class GradientSum:
         self.num_leaves = num_leaves
         self.partition = partition(num_leaves, self.workers.size)
         self.mine = self.partition[self.workers.rank]
-        self.pending: list[Exchange] = []
+        self.pending: list[Exchange | NoExchange[Leaf]] = []
         self._share_memory()
         for bucket in self.buckets:
             bucket.sum = Accumulator(self.mine, num_leaves)
@@ -77,6 +79,7 @@ class GradientSum:
     def leaf(self, index: int) -> Iterator[None]:
         """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`."""
         self.current = index
+        self.memories.clear()
         yield
         for bucket in self.buckets:
             if not bucket.complete:
@@ -96,8 +99,8 @@ class GradientSum:
         if self.pending:
             self.pending[-1].add_slices()
         for bucket, pending in zip(self.buckets, self.pending, strict=True):
-            total = pending.result() if add_parts is None else add_parts(pending.result())
-            for parameter, gradient in zip(bucket.parameters, bucket.views(total), strict=True):
+            gradients = _gradients(bucket, pending.result(), add_parts)
+            for parameter, gradient in zip(bucket.parameters, gradients, strict=True):
                 parameter.grad = gradient
         self.pending = []
 
@@ -110,7 +113,7 @@ class GradientSum:
         """Move one parameter's gradient into the leaf of its bucket (called by autograd)."""
         if self.current is None:
             return
-        bucket.take(parameter)
+        bucket.take(parameter, self.memories)
         if bucket.is_full:
             self._fold(bucket)
 
@@ -132,9 +135,10 @@ class GradientSum:
             self.pending.append(self._start_exchange(bucket, bucket.sum.roots))
             bucket.sum = None
 
-    def _start_exchange(self, bucket: _Bucket, roots: dict[Span, Tensor]) -> Exchange:
+    def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | NoExchange[Leaf]:
         if self.workers.group is None:
-            return NoExchange(roots, self.num_leaves)
+            return NoExchange(leaves, self.num_leaves)
+        roots = {span: leaf.flat() for span, leaf in leaves.items()}
         if bucket.shared is not None:
             return SharedExchange(roots, self.partition, self.workers, *bucket.shared)
         return MessageExchange(roots, self.partition, self.workers, bucket.parameters[0], bucket.length)
@@ -158,31 +162,39 @@ class GradientSum:
             bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*result))
 
 
+def _gradients(
+    bucket: _Bucket, total: Tensor | Leaf, add_parts: Callable[[Tensor], Tensor] | None
+) -> list[Tensor]:
+    """Return each parameter's gradient from the sum of a bucket."""
+    if add_parts is not None:
+        total = add_parts(total.flat() if isinstance(total, Leaf) else total)
+    return total.tensors if isinstance(total, Leaf) else bucket.views(total)
+
+
 class _Bucket:
-    """Some parameters, and the flat memory of their gradients in the memory format of the parameters."""
+    """Some parameters, and the gradients that the current backward pass has left in them."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
         self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
+        self.strides = [torch.empty_like(p, device="meta").stride() for p in parameters]  # without gaps
         self.length = sum(parameter.numel() for parameter in parameters)
         self.dtype = parameters[0].dtype
         self.shared: tuple[Tensor, Tensor] | None = None
-        self.sum: Accumulator | None = None
+        self.sum: Accumulator[Leaf] | None = None
         self.complete = False
-        self.places: list[Tensor] = []
-        self.taken: set[int] = set()
+        self.taken: dict[int, Tensor] = {}
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Return one view of `flat` for each parameter, with its shape and strides."""
         views, offset = [], 0
-        for parameter in self.parameters:
-            strides = torch.empty_like(parameter, device="meta").stride()  # dense, in the same order
+        for parameter, strides in zip(self.parameters, self.strides, strict=True):
             views.append(flat.as_strided(parameter.shape, strides, offset))
             offset += parameter.numel()
         return views
 
-    def take(self, parameter: Tensor) -> None:
-        """Move ``parameter.grad`` to its place in the leaf.
+    def take(self, parameter: Tensor, memories: set[int]) -> None:
+        """Move ``parameter.grad`` into the leaf.
 
         Raises:
             RuntimeError: If one backward pass delivers a second gradient (reentrant checkpointing does).
@@ -193,28 +205,23 @@ class _Bucket:
                 "a parameter received two gradients in one backward pass; "
                 "use torch.utils.checkpoint with use_reentrant=False"
             )
-        if not self.taken:
-            self.flat = parameter.new_empty(self.length)
-            self.places = self.views(self.flat)
         assert parameter.grad is not None
-        self.places[place].copy_(parameter.grad)
+        self.taken[place] = owned(parameter.grad, self.strides[place], memories)
         parameter.grad = None
-        self.taken.add(place)
 
     @property
     def is_full(self) -> bool:
         return len(self.taken) == len(self.parameters)
 
-    def pop_leaf(self) -> Tensor:
+    def pop_leaf(self) -> Leaf:
         """Return the leaf, with zeros where no gradient came."""
-        if not self.taken:
-            return self.parameters[0].new_zeros(self.length)
-        for place, view in enumerate(self.places):
-            if place not in self.taken:
-                view.zero_()
-        self.taken = set()
-        self.places = []
-        return self.flat
+        taken, self.taken = self.taken, {}
+        return Leaf(
+            [
+                taken[place] if place in taken else torch.zeros_like(parameter.detach())
+                for place, parameter in enumerate(self.parameters)
+            ]
+        )
 
 
 def _bucket_groups(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

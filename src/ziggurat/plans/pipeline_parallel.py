@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,33 +22,20 @@ from ziggurat.config import PipelineConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import add_up_in_pieces
-from ziggurat.parallel.pipeline.balance import StageCost, balance, cost_of
+from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
+from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.record import NORMS, ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
-from ziggurat.parallel.pipeline.simulation import peak_alive
 from ziggurat.parallel.pipeline.stages import find_places, state_names
 from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
+from ziggurat.plans.kept_cut import Cut, KeptCuts
 from ziggurat.plans.leaves import Leaves
 from ziggurat.plans.mesh import Mesh
-
-COPIES = 2  # of a stage's parameters: themselves and their gradients
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a model is cut into stages.
-
-    Attributes:
-        layers: At which new stages start.
-        costs: Of each stage, as measured on the first worker.
-    """
-
-    layers: tuple[str, ...]
-    costs: tuple[StageCost, ...]
 
 
 def choose_cut(
@@ -59,6 +46,7 @@ def choose_cut(
     config: PipelineConfig,
     num_microbatches: int,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    file: Path | None = None,
 ) -> Cut:
     """Return the cut: the user's, or else the one that balances the times which the first worker measures.
 
@@ -70,6 +58,7 @@ def choose_cut(
         config: How to cut.
         num_microbatches: Of one pipeline: decides how many activations are alive at once.
         compute: A context in which the model computes.
+        file: Where a cut that was measured is kept: there is one already when a run goes on.
 
     Raises:
         UserError: On all workers, if the cut's layers are wrong, too many, or too few, or no cut is within the bound.
@@ -79,9 +68,11 @@ def choose_cut(
     """
     found: Cut | UserError | None = None
     if mesh.workers.is_first:
+        kept = KeptCuts(file, mesh.pp.size, config)
         try:
             with compute():
-                found = _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+                found = kept.read() or _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+            kept.write(found)
         except UserError as error:
             found = error
     found = mesh.workers.share_of_first(found)
@@ -110,18 +101,30 @@ def _choose(
     places = find_places(graph, layers)  # before anything is measured
     units = measure(model, skeleton, spec)
     if not layers:
-        alive = [peak_alive(order) for order in make_schedule(config.schedule, num_workers, num_microbatches)]
-
-        def memory(stage: int, cost: StageCost) -> int:
-            return COPIES * cost.state_bytes + alive[stage % num_workers] * cost.kept_bytes
-
-        layers = balance(units, count, memory, config.max_bytes)
+        layers = _balanced(units, count, num_workers, config, num_microbatches)
         places = find_places(graph, layers)
     starts = [find_places(graph, [unit.name])[0] if unit.name else 0 for unit in units]
     bounds = [0, *(starts.index(place) for place in places), len(units)]
     costs = [cost_of(units[first:stop]) for first, stop in itertools.pairwise(bounds)]
     costs = [dataclasses.replace(c, name=n) for c, n in zip(costs, ["", *layers], strict=True)]
     return Cut(tuple(layers), tuple(costs))
+
+
+def _balanced(
+    units: Sequence[Unit], num_stages: int, num_workers: int, config: PipelineConfig, num_microbatches: int
+) -> list[str]:
+    """Return the layers at which stages start that take equally long, each within the memory bound."""
+    orders = make_schedule(config.schedule, num_workers, num_microbatches)
+    again = config.checkpoint == "stage"
+
+    def memory(stage: int, cost: StageCost) -> int:
+        return predict_memory(cost, orders, stage, again).total
+
+    def seconds(stage: int, cost: StageCost) -> float:
+        share = share_again(orders, stage, num_microbatches) if again else 0.0
+        return cost.seconds + share * cost.forward_seconds
+
+    return balance(units, num_stages, memory, config.max_bytes, seconds)
 
 
 class PipelineParallel(Leaves):
@@ -140,7 +143,7 @@ class PipelineParallel(Leaves):
         cut: Names of the layers at which new stages start.
         spec: Of the images of any microbatch.
         mesh: All workers.
-        schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
+        config: The schedule, and whether activations are computed again.
 
     Attributes:
         own: Names of this worker's parameters and buffers.
@@ -158,11 +161,16 @@ class PipelineParallel(Leaves):
         cut: Sequence[str],
         spec: ImageSpec,
         mesh: Mesh,
-        schedule: str,
+        config: PipelineConfig,
     ) -> None:
         super().__init__(mesh.dp, mesh.sp)
         self.mesh, self.model = mesh, model
-        pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
+
+        def join() -> Pipeline:
+            again = config.checkpoint == "stage"
+            return Pipeline(model, skeleton, cut, mesh.pp, config.schedule, mesh.spatial, again)
+
+        pipeline = join()
         _, stages = pipeline.stages_of(spec)
         names = state_names(stages, model)
         self.of_stage = {number: names[number] for number in pipeline.mine}
@@ -171,7 +179,7 @@ class PipelineParallel(Leaves):
         self.counted = self.own - before
         self.shared = _names_of_several(names, mesh.pp.size)
         drop_states(model, self.own)
-        self.pipeline = Pipeline(model, skeleton, cut, mesh.pp, schedule, mesh.spatial)
+        self.pipeline = join()
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         called = [{call.layer for call in stage.calls if call.function is None} for stage in stages]
         called[-1] |= _norms_not_called(model, set().union(*called))

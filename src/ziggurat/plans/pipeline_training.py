@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from ziggurat.config import PipelineConfig
 from ziggurat.parallel.pipeline.messages import Post
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
+from ziggurat.plans.kept_cut import Cut
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.pipeline_parallel import Cut, PipelineParallel, choose_cut, drop_states
+from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut, drop_states
 from ziggurat.plans.whole_state import Whole, gather_whole, keep_moments
 
 Compute = Callable[[], AbstractContextManager[Any]]
@@ -43,12 +45,13 @@ def agree_on_cut(
     config: PipelineConfig,
     num_microbatches: int,
     compute: Compute,
+    file: Path | None = None,
 ) -> tuple[Skeleton, Cut]:
     """Return a model's skeleton and where it is cut; see `choose_cut`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         skeleton = Skeleton(model, mesh.workers.device)
-        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_microbatches, compute)
+        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_microbatches, compute, file)
 
 
 class PipelineTraining(PipelineParallel):
@@ -64,6 +67,7 @@ class PipelineTraining(PipelineParallel):
         config: How to cut, and the schedule.
         num_microbatches: Of a step of this pipeline, at most.
         compute: A context in which the model computes: autocast.
+        file: Where the cut is kept.
 
     Attributes:
         cut: Where the model is cut.
@@ -80,14 +84,15 @@ class PipelineTraining(PipelineParallel):
         config: PipelineConfig,
         num_microbatches: int,
         compute: Compute,
+        file: Path | None = None,
     ) -> None:
         mesh.workers.copy_from_first(list(model.state_dict().values()))
-        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_microbatches, compute)
+        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_microbatches, compute, file)
         self.average, self.optimizer, self.make_optimizer = average, optimizer, make_optimizer
         self.compute = compute
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with compute():
-            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config.schedule)
+            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config)
         keep_moments(optimizer, names, self.own)
         mesh.pipelines[model] = self.pipeline
         if average is not model:
@@ -194,6 +199,6 @@ def stage_for_inference(
     """
     skeleton, cut = agree_on_cut(model, spec, mesh, config, 1, compute)
     with compute():
-        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config.schedule)
+        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config)
     parallel.close()
     mesh.pipelines[model] = parallel.pipeline

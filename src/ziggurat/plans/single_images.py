@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ziggurat.config import RunConfig
 from ziggurat.data.sampler import smallest_microbatch
+from ziggurat.data.sides import crop_sides
 from ziggurat.errors import UserError
 from ziggurat.models.trial import takes_one_image
 from ziggurat.models.vision import VisionModel
@@ -20,7 +21,7 @@ def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples
     Raises:
         UserError: With what would leave no single image.
     """
-    train, side = config.train, config.data.crop
+    train, side = config.train, min(crop_sides(config.data))
     batch, pieces = train.batch_size, train.microbatches
 
     def smallest(batch_size: int, num_microbatches: int) -> int:

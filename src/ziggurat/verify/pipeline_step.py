@@ -150,5 +150,5 @@ def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> PipelineParallel:
             trial.cut,
             spec_of(trial.pieces()[0]),
             mesh,
-            trial.config.pipeline.schedule,
+            trial.config.pipeline,
         )

@@ -18,6 +18,7 @@ from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
 from ziggurat.parallel.pipeline.stages import find_places, make_stages, state_names
 from ziggurat.parallel.workers import Workers
+from ziggurat.verify.memory import PeakBytes
 
 CUTS = {
     2: ["down"],
@@ -104,6 +105,63 @@ def test_every_schedule_gives_the_numbers_of_one_worker(schedule, workers, count
     orders = make_schedule(schedule, workers, count)
     assert [alive for _, _, alive, _ in results] == [peak_alive(order) for order in orders]
     assert all(pending == 0 for *_, pending in results)
+
+
+def changed_buffers(model):
+    return {name: buffer.clone() for name, buffer in model.named_buffers() if "shift" not in name}
+
+
+def step_with_buffers(workers, schedule, images, cut, recompute):
+    model = make_model()
+    pipeline = Pipeline(model, Skeleton(model), cut, workers, schedule, recompute=recompute)
+    work = Work(
+        len(images),
+        images.__getitem__,
+        lambda outputs, index: weighted_sum(outputs),
+        lambda index: torch.manual_seed(100 + index),
+    )
+    _, losses = pipeline.step(work)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {i: float(loss) for i, loss in losses.items()}, gradients, changed_buffers(model)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
+def test_what_is_computed_again_has_the_same_bits(schedule):
+    """Dropout, a map that is overwritten in place, and batch norms, whose statistics see each microbatch once."""
+    images, cut = batches(5), CUTS[num_stages(schedule, 2)]
+    kept, again = (
+        run_ranks(step_with_buffers, 2, (schedule, images, cut, recompute)) for recompute in (False, True)
+    )
+    alone = make_model()
+    single_step(alone, images)
+    for (losses, gradients, buffers), (other_losses, other_gradients, other_buffers) in zip(
+        kept, again, strict=True
+    ):
+        assert losses == other_losses
+        assert gradients.keys() == other_gradients.keys()
+        assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
+        assert all(torch.equal(buffers[name], other_buffers[name]) for name in buffers)
+    for name, buffer in changed_buffers(alone).items():
+        assert torch.equal(again[0][2][name], buffer), "the first worker has the batch norm"
+    assert int(again[0][2]["stem.1.num_batches_tracked"]) == 5
+
+
+def peak(recompute, count):
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()) for _ in range(10)))
+    pipeline = Pipeline(model, Skeleton(model), [], Workers(), "gpipe", recompute=recompute)
+    images = [torch.randn(1, 4, 32, 32) for _ in range(count)]
+    with PeakBytes(images) as memory:
+        pipeline.step(Work(count, images.__getitem__, lambda outputs, index: outputs.sum()))
+    return memory.peak
+
+
+def test_what_is_computed_again_is_not_kept():
+    """Of ten layers, each of which keeps a map: of 8 microbatches all of them, or one's and what the others end with."""
+    one_map = 4 * 32 * 32 * 4
+    assert peak(False, 8) > 8 * 10 * one_map
+    assert (
+        peak(True, 8) < (8 + 8 + 10 + 6) * one_map
+    )  # images, outputs, the maps of one, gradients on their way
 
 
 def test_the_last_stage_alone_has_losses_and_steps_repeat():

@@ -16,9 +16,10 @@ class Unit:
     Attributes:
         name: Layer that starts it, see `graph`; empty for the first.
         seconds: Of forward and backward.
-        kept_bytes: Activations that are kept from forward to backward.
+        kept_bytes: Activations that are kept from forward to backward, but for those that come from before it.
         states: Bytes of its parameters and buffers, by name.
         crossing_bytes: Bytes of the tensors that cross a cut before it.
+        forward_seconds: Of forward alone.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Unit:
     kept_bytes: int = 0
     states: tuple[tuple[str, int], ...] = ()
     crossing_bytes: int = 0
+    forward_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class StageCost:
         name: Layer that starts it; empty for the first.
         seconds: Of forward and backward of a microbatch.
         state_bytes: Of parameters and buffers.
-        kept_bytes: Activations of one microbatch that are kept from forward to backward.
+        kept_bytes: Activations of one microbatch that are kept from forward to backward, with what is received.
         crossing_bytes: Of a microbatch's tensors that cross the cut before it.
+        forward_seconds: Of forward alone.
     """
 
     name: str
@@ -45,6 +48,7 @@ class StageCost:
     state_bytes: int
     kept_bytes: int
     crossing_bytes: int
+    forward_seconds: float = 0.0
 
 
 def cost_of(units: Sequence[Unit]) -> StageCost:
@@ -54,8 +58,9 @@ def cost_of(units: Sequence[Unit]) -> StageCost:
         units[0].name,
         sum(unit.seconds for unit in units),
         sum(states.values()),
-        sum(unit.kept_bytes for unit in units),
+        sum(unit.kept_bytes for unit in units) + units[0].crossing_bytes,
         units[0].crossing_bytes,
+        sum(unit.forward_seconds for unit in units),
     )
 
 
@@ -64,6 +69,7 @@ def balance(
     num_stages: int,
     memory: Callable[[int, StageCost], int] = lambda stage, cost: cost.state_bytes,
     max_bytes: int = 0,
+    seconds: Callable[[int, StageCost], float] = lambda stage, cost: cost.seconds,
 ) -> list[str]:
     """Return the layers at which new stages start, so that the slowest stage is as fast as possible.
 
@@ -74,6 +80,7 @@ def balance(
         num_stages: How many stages.
         memory: Bytes that a stage needs, from its number and its cost.
         max_bytes: Most bytes of a stage; 0 for no bound.
+        seconds: That a stage takes, from its number and its cost.
 
     Raises:
         UserError: If there are fewer units than stages, or no cut keeps the bound.
@@ -96,7 +103,7 @@ def balance(
     def fits(stage: int, cost: StageCost) -> bool:
         return not max_bytes or memory(stage, cost) <= max_bytes
 
-    fastest = _search(costs, num_stages, fits, lambda so_far, cost: max(so_far, cost.seconds))
+    fastest = _search(costs, num_stages, fits, lambda stage, so_far, cost: max(so_far, seconds(stage, cost)))
     if fastest is None:
         raise UserError(
             f"no cut into {num_stages} stages keeps every stage within plan.max_bytes: got {max_bytes}; raise it, or "
@@ -106,8 +113,8 @@ def balance(
     lightest = _search(
         costs,
         num_stages,
-        lambda stage, cost: fits(stage, cost) and cost.seconds <= limit,
-        lambda so_far, cost: so_far + cost.crossing_bytes,
+        lambda stage, cost: fits(stage, cost) and seconds(stage, cost) <= limit,
+        lambda stage, so_far, cost: so_far + cost.crossing_bytes,
     )
     assert lightest is not None  # the fastest is one
     return [units[first].name for first in lightest[1][1:]]
@@ -117,7 +124,7 @@ def _search(
     costs: Mapping[tuple[int, int], StageCost],
     num_stages: int,
     allowed: Callable[[int, StageCost], bool],
-    join: Callable[[float, StageCost], float],
+    join: Callable[[int, float, StageCost], float],
 ) -> tuple[float, list[int]] | None:
     """Return the smallest value of a cut and the first unit of each stage; None where no cut is allowed.
 
@@ -125,7 +132,7 @@ def _search(
         costs: Of the units ``[first, stop)`` as one stage.
         num_stages: How many stages.
         allowed: Whether a stage may cost so much.
-        join: From the value of the stages before and a stage's cost to the value with it; rises with the former.
+        join: From a stage's number, the value of the stages before and its cost to the value with it; rises with the value.
     """
     num_units = max(stop for _, stop in costs)
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}  # of the first n units in so many stages
@@ -135,7 +142,7 @@ def _search(
             for stop in range(first + 1, num_units - (num_stages - stage - 1) + 1):
                 cost = costs[first, stop]
                 if allowed(stage, cost):
-                    found = (join(so_far, cost), [*firsts, first])
+                    found = (join(stage, so_far, cost), [*firsts, first])
                     following[stop] = min(found, following.get(stop, found))
         best = following
     return best.get(num_units)

@@ -1,10 +1,20 @@
-"""Measuring a network between all places where it can be cut: each piece is run as a stage of its own."""
+"""Measuring a network between all places where it can be cut, in one pass through all of it.
+
+The network computes as it does in a stage: nothing is copied, and what is needed no more is freed. Forward is timed after
+each call. Backward goes through the calls in reverse order; a hook says when it arrives at each.
+
+The first run is not counted: in it the process gets its memory from the system, page by page, which is dearest where the maps
+are largest. Of the others the median counts.
+"""
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,104 +24,123 @@ from ziggurat.parallel.pipeline.balance import Unit
 from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value, tensors_in
 from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.runner import Held, StageRunner
-from ziggurat.parallel.pipeline.stages import Stage, make_stages
+from ziggurat.parallel.pipeline.stages import make_stages
+
+RUNS = 6
+ENOUGH_SECONDS = 10.0  # after two runs
 
 
-def measure(model: nn.Module, skeleton: Skeleton, spec: ImageSpec, repeats: int = 2) -> list[Unit]:
+def measure(
+    model: nn.Module,
+    skeleton: Skeleton,
+    spec: ImageSpec,
+    runs: int = RUNS,
+    enough_seconds: float = ENOUGH_SECONDS,
+) -> list[Unit]:
     """Return what each piece of a network costs, on this worker.
 
     Args:
         model: With all its weights; its gradients are None afterwards, buffers and random numbers as before.
         skeleton: Of the model.
         spec: Of the images of a microbatch.
-        repeats: The fastest of so many runs counts.
+        runs: Most runs, one at least; the first is counted where it is the only one.
+        enough_seconds: No run begins later, but for the second.
     """
     graph = skeleton.record(spec)
     names: dict[int, str] = {0: ""}
     for name, place in graph.places().items():
         names.setdefault(place, name)
     places = sorted(names)
-    stages = make_stages(graph, places[1:])
     states = {name: t.numel() * t.element_size() for name, t in model.state_dict(keep_vars=True).items()}
+    done: list[_Run] = []
+    begin = time.perf_counter()
     with _as_before(model), torch.enable_grad():
-        runs = [_Run(model, graph, stages, spec, skeleton.device) for _ in range(repeats)]
+        while len(done) < min(runs, 2) or (len(done) < runs and time.perf_counter() - begin < enough_seconds):
+            done.append(_Run(model, graph, places, spec, skeleton.device, count=not done))
+    counted = done[1:] or done
+    bounds = [*places, len(graph.calls)]
     return [
         Unit(
-            names[place],
-            min(run.seconds[number] for run in runs),
-            runs[0].kept_bytes[number],
-            tuple((n, states[n]) for call in stage.calls for n in call.states if n in states),
-            graph.live_bytes(place) if number else 0,
+            names[first],
+            statistics.median(run.seconds[number] for run in counted),
+            done[0].kept_bytes[number],
+            tuple((n, states[n]) for call in graph.calls[first:stop] for n in call.states if n in states),
+            graph.live_bytes(first) if number else 0,
+            statistics.median(run.forward_seconds[number] for run in counted),
         )
-        for number, (place, stage) in enumerate(zip(places, stages, strict=True))
+        for number, (first, stop) in enumerate(itertools.pairwise(bounds))
     ]
 
 
 class _Run:
-    """Forward and backward of all pieces, one after the other.
+    """Forward and backward of the whole network.
 
     Attributes:
-        seconds: Of each piece.
-        kept_bytes: Of each piece.
+        seconds: Of each piece, forward and backward.
+        forward_seconds: Of each piece, forward alone.
+        kept_bytes: Of each piece: what it is the first to keep; if they are counted, which takes time.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, stages: list[Stage], spec: ImageSpec, device: torch.device
+        self,
+        model: nn.Module,
+        graph: Graph,
+        places: list[int],
+        spec: ImageSpec,
+        device: torch.device,
+        count: bool,
     ) -> None:
-        self.runner, self.graph, self.device = StageRunner(model), graph, device
-        self.seconds, self.kept_bytes = [0.0] * len(stages), [0] * len(stages)
-        images = torch.randn(spec.shape, dtype=spec.dtype, device=device)
-        self.made: dict[Value, Tensor] = {Value(INPUT, 0): images.as_strided(spec.shape, spec.strides)}
-        held = [self._forward(stage) for stage in stages]
-        self.gradients: dict[Value, Tensor] = {}
-        for stage in reversed(stages):
-            self._backward(stage, held[stage.number])
+        self.graph, self.places, self.device = graph, places, device
+        self.seconds, self.kept_bytes = [0.0] * len(places), [0] * len(places)
+        self.arrivals: list[tuple[float, int]] = []  # of backward: when, and at which piece
+        images = torch.randn(spec.shape, dtype=spec.dtype, device=device).as_strided(spec.shape, spec.strides)
+        self.kept = {images.untyped_storage()._cdata}  # memories, all of which are alive until backward
+        self.piece, self.last = 0, self._now()
+        with torch.autograd.graph.saved_tensors_hooks(self._keep, _same) if count else nullcontext():
+            held = self._forward(StageRunner(model), images)
+        self.forward_seconds = list(self.seconds)
+        if held.loss is not None:
+            self._backward(held)
 
-    def _forward(self, stage: Stage) -> Held:
-        received = {v: _arrived(self.made[v]) for values in stage.receives.values() for v in values}
-        if stage.number == 0:
-            received[Value(INPUT, 0)] = self.made[Value(INPUT, 0)]
-        kept: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with self._timed(stage), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            held = self.runner.forward(stage, self.graph, received)
-        self.kept_bytes[stage.number] = sum(kept.values())
-        self.made |= held.sent
-        if held.outputs is not None:
-            floats = [t for t in tensors_in(held.outputs) if t.requires_grad]
-            held.loss = torch.stack([t.sum() for t in floats]).sum() if floats else None
+    def _forward(self, runner: StageRunner, images: Tensor) -> Held:
+        (stage,) = make_stages(self.graph, [])
+        held = runner.forward(stage, self.graph, {Value(INPUT, 0): images}, self._after_call)
+        floats = [tensor for tensor in tensors_in(held.outputs) if tensor.requires_grad]
+        held.loss = torch.stack([tensor.sum() for tensor in floats]).sum() if floats else None
         return held
 
-    def _backward(self, stage: Stage, held: Held) -> None:
-        given = {v: self.gradients.pop(v) for v in held.sent if v in self.gradients}
-        with self._timed(stage):
-            back = self.runner.backward(held, given)
-        for value, gradient in back.items():
-            if gradient is not None:
-                self.gradients[value] = (
-                    self.gradients[value] + gradient if value in self.gradients else gradient
-                )
+    def _after_call(self, number: int, made: list[Tensor]) -> None:
+        """Take the time of a call, and have backward say when it arrives there."""
+        now, piece = self._now(), self.piece
+        self.seconds[piece] += now - self.last
+        for node in filter(None, dict.fromkeys(tensor.grad_fn for tensor in made)):
+            node.register_prehook(lambda gradients: self.arrivals.append((self._now(), piece)))
+        self.piece, self.last = bisect.bisect_right(self.places, number + 1) - 1, self._now()
 
-    @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
-        self._wait()
-        begin = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[stage.number] += time.perf_counter() - begin
+    def _backward(self, held: Held) -> None:
+        begin = self._now()
+        StageRunner.backward(held, {})
+        self.arrivals.append((self._now(), 0))
+        piece = len(self.places) - 1
+        for now, following in self.arrivals:
+            self.seconds[piece] += now - begin
+            begin, piece = now, following
 
-    def _wait(self) -> None:
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, nn.Parameter) and storage._cdata not in self.kept:
+            self.kept.add(storage._cdata)
+            self.kept_bytes[self.piece] += storage.nbytes()
+        return tensor
+
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
-def _arrived(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.requires_grad)
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value
 from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton, spec_of
 from ziggurat.parallel.pipeline.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
@@ -64,6 +65,7 @@ class _Step:
     graphs: list[Graph]
     stages: list[list[Stage]]
     orders: list[Order]
+    whole: set[tuple[int, int]]
     held: dict[tuple[int, int], Held] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
     sent_by: dict[int, list[tuple[int, tuple[str, Address]]]] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class Pipeline:
         workers: Of the pp axis; stage ``s`` is on worker ``s % workers.size``.
         schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
         spatial: The workers that share each image, if they do.
+        recompute: Whether activations are computed again for backward, where they would be kept for long.
 
     Attributes:
         mine: Numbers of this worker's stages.
@@ -98,6 +101,7 @@ class Pipeline:
         workers: Workers,
         schedule: str = "1f1b",
         spatial: SpatialMesh | None = None,
+        recompute: bool = False,
     ) -> None:
         self.model, self.skeleton, self.cut, self.workers = model, skeleton, tuple(cut), workers
         self.schedule, self.num_stages = schedule, num_stages(schedule, workers.size)
@@ -108,6 +112,8 @@ class Pipeline:
         self.mine = range(workers.rank, self.num_stages, workers.size)
         self.runner = StageRunner(model)
         self.post = Post(workers, spatial)
+        self.recompute = recompute
+        self.stages: dict[int, list[Stage]] = {}
         self.peak_alive = 0
         self.trace: Trace | None = None
 
@@ -118,7 +124,9 @@ class Pipeline:
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
         graph = self.skeleton.record(spec)
-        return graph, make_stages(graph, find_places(graph, self.cut))
+        if id(graph) not in self.stages:  # (the skeleton keeps its graphs)
+            self.stages[id(graph)] = make_stages(graph, find_places(graph, self.cut))
+        return graph, self.stages[id(graph)]
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches.
@@ -152,7 +160,7 @@ class Pipeline:
         with work.compute():
             of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
         graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
-        step = _Step(work, graphs, stages, orders)
+        step = _Step(work, graphs, stages, orders, kept_whole(orders[self.workers.rank]))
         self.peak_alive = 0
         for action in orders[self.workers.rank]:
             if action.kind == "forward":
@@ -179,7 +187,9 @@ class Pipeline:
             _set_random_state(state, self.workers.device)
         before = _random_state(self.workers.device)
         with noted(self.trace, "forward", str(action)), step.work.compute():
-            held = self.runner.forward(stage, step.graphs[index], dict(sorted(received.items())))
+            again = self.recompute and (number, index) not in step.whole
+            ordered = dict(sorted(received.items()))
+            held = self.runner.forward(stage, step.graphs[index], ordered, again=again)
         after = _random_state(self.workers.device)
         drawn = state is not None or not torch.equal(before, after)
         if number == self.num_stages - 1:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.pipeline.arguments import Arguments
 from ziggurat.parallel.pipeline.graph import Call, Graph, Value, fill, tensors_in
+from ziggurat.parallel.pipeline.recompute import recomputed
 from ziggurat.parallel.pipeline.stages import Stage
 from ziggurat.parallel.spatial import SpatialTensor
 
@@ -42,6 +44,10 @@ class Held:
     loss: Tensor | None = None
 
 
+def _ignore(number: int, made: list[Tensor]) -> None:
+    """Take note of nothing."""
+
+
 class StageRunner:
     """Runs the calls of stages with a network's own layers and weights.
 
@@ -52,33 +58,66 @@ class StageRunner:
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
         self.states = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.arguments: dict[int, tuple[Call, Arguments]] = {}
 
-    def forward(self, stage: Stage, graph: Graph, received: Mapping[Value, Tensor]) -> Held:
+    def forward(
+        self,
+        stage: Stage,
+        graph: Graph,
+        received: Mapping[Value, Tensor],
+        after_call: Callable[[int, list[Tensor]], None] = _ignore,
+        again: bool = False,
+    ) -> Held:
         """Run the calls of a stage.
 
         Args:
             stage: The stage.
             graph: Which it is of.
             received: The values that it needs; those with a gradient become leaves.
+            after_call: Is told the number of each call in the graph, and the tensors that it has made.
+            again: Keep nothing of the inside: backward computes it again.
 
         Returns:
             What backward needs, with what is to be sent, and the network's outputs on the last stage.
         """
         held = Held()
-        values: dict[Value, Tensor] = {}
-        for value, tensor in received.items():
-            values[value] = self._leaf(value, tensor, held, value in stage.overwrites)
-        for place, call in enumerate(stage.calls):
-            filled = fill((call.args, call.kwargs), values, self.states.__getitem__)
-            result = self._run(call, *filled)
-            for number, tensor in enumerate(tensors_in(result)):
-                values[Value(stage.first + place, number)] = tensor
-            for value in stage.forgets.get(place, ()):
-                values.pop(value, None)
+        given = {value: self._leaf(value, tensor, held) for value, tensor in received.items()}
+
+        def compute() -> dict[Value, Tensor]:
+            return self._compute(stage, graph, given, after_call)
+
+        if again and torch.is_grad_enabled():
+            changed = {n for call in stage.calls for n in call.states} & graph.written_states
+            buffers = [self.states[name] for name in sorted(changed)]
+            values = recomputed(compute, buffers, [local_of(tensor) for tensor in given.values()])
+        else:
+            values = compute()
         held.sent = {value: values[value] for value in stage.sent()}
         if stage.first + len(stage.calls) == len(graph.calls):
             held.outputs = fill(graph.outputs, values, self.states.__getitem__)
         return held
+
+    def _compute(
+        self,
+        stage: Stage,
+        graph: Graph,
+        given: Mapping[Value, Tensor],
+        after_call: Callable[[int, list[Tensor]], None],
+    ) -> dict[Value, Tensor]:
+        """Return the values that are left after the calls of a stage."""
+        values = dict(given)
+        for value in stage.overwrites & given.keys():
+            values[value] = like(given[value], local_of(given[value]).clone())
+        for place, call in enumerate(stage.calls):
+            filled = self._arguments(call).filled(values, self.states.__getitem__)
+            result = self._run(call, *filled)
+            made = [result] if isinstance(result, Tensor) else tensors_in(result)
+            after_call(stage.first + place, made)
+            for number, tensor in enumerate(made):
+                values[Value(stage.first + place, number)] = tensor
+            for value in stage.forgets.get(place, ()):
+                values.pop(value, None)
+        return values
 
     @staticmethod
     def backward(held: Held, gradients: Mapping[Value, Tensor]) -> dict[Value, Tensor | None]:
@@ -101,14 +140,19 @@ class StageRunner:
             loss.backward()
         return {value: leaf.grad for value, leaf in leaves.items()}
 
-    def _leaf(self, value: Value, tensor: Tensor, held: Held, overwritten: bool) -> Tensor:
-        """Return a received value as the stage computes with it."""
+    def _arguments(self, call: Call) -> Arguments:
+        if id(call) not in self.arguments:
+            self.arguments[id(call)] = call, Arguments(call)  # with the call, whose number nobody else gets
+        return self.arguments[id(call)][1]
+
+    def _leaf(self, value: Value, tensor: Tensor, held: Held) -> Tensor:
+        """Return a received value as autograd has it."""
         local = local_of(tensor)
         if torch.is_grad_enabled() and local.requires_grad:
             leaf = local if local.is_leaf else local.detach().requires_grad_()
             held.leaves[value] = leaf
             local = leaf
-        return like(tensor, local.clone() if overwritten else local)
+        return like(tensor, local)
 
     def _run(self, call: Call, args: Any, kwargs: Any) -> Any:
         module = self.modules[call.layer]

@@ -29,7 +29,7 @@ class Stage:
         receives: Values that it needs, by the stage that makes them; in order of the values.
         sends: Values that others need, by the stage that needs them; in order of the values.
         forgets: After each call (by its place in `calls`) the values that the stage needs no more.
-        overwrites: Received values whose memory a call of the stage overwrites.
+        overwrites: Received values (and the network's input) whose memory a call of the stage overwrites.
     """
 
     number: int
@@ -107,7 +107,8 @@ def make_stages(graph: Graph, places: Sequence[int]) -> list[Stage]:
     for stage in stages:
         _find_forgets(stage, set(graph.output_values()) if stage.number == len(places) else set())
         memories = {graph.memory_of.get(value) for call in stage.calls for value in call.writes}
-        received = (value for values in stage.receives.values() for value in values)
+        received = [value for values in stage.receives.values() for value in values]
+        received += [Value(INPUT, 0)] if stage.number == 0 else []
         stage.overwrites = {value for value in received if graph.memory_of.get(value) in memories - {None}}
     return stages
 

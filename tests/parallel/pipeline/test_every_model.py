@@ -1,0 +1,42 @@
+"""Every model of ours lists the plan pp: cut in two and in three, outputs and gradients are those of the whole.
+
+The stages run one after the other in one process, in float64; the messages between workers are tested with the pipeline.
+"""
+
+import warnings
+
+import pytest
+import torch
+from test_cutting import compare
+
+from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build
+from ziggurat.models.catalogue import BACKBONES, PLANS
+from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+
+FEW = [
+    "fcos-resnet10t-bifpn",
+    "retinanet-pnn",
+    "atss-resnet10t-pafpn",
+    "timm:convnext_atto",
+    "timm:pvt_v2_b0",
+]
+FEW += [f"smp:{decoder}/tu-resnet10t" for decoder in ("fpn", "manet", "deeplabv3plus")]
+LISTED = [f"fcos-{backbone}-fpn" for backbone in BACKBONES]
+REST = [name for name in DETECTORS + CLASSIFIERS + SEGMENTERS if name not in FEW]
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in REST + LISTED)]
+)
+def test_a_model_in_stages_is_the_whole(name):
+    assert "pp" in PLANS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party advice
+        model = build(name).double().train()
+        side = max(64, model.size_multiple)
+        images = torch.rand(2, 3, side + 5, side - 3, dtype=torch.float64)
+        graph = Skeleton(model).record(spec_of(images))
+        names = list({place: name for name, place in graph.places().items()}.values())
+        for stages in (2, 3):
+            model.zero_grad(set_to_none=True)
+            compare(model, images, [names[part * len(names) // stages] for part in range(1, stages)])
