@@ -41,7 +41,7 @@ def trained(capfd, folder, data, plan, settings):
     return result, losses, load_file(out / "weights.safetensors")
 
 
-def check_plans(capfd, folder, data, settings, plans, tolerance=1e-4):
+def check_plans(capfd, folder, data, settings, plans, tolerance=1e-4, of_weights=1):
     """Compare losses, metrics and weights of each plan with those of one worker; return the metrics."""
     alone, losses, weights = trained(capfd, folder, data, "dp=1", settings)
     for plan in plans:
@@ -54,7 +54,7 @@ def check_plans(capfd, folder, data, settings, plans, tolerance=1e-4):
         assert numbers(result["metrics"]) == pytest.approx(numbers(alone["metrics"]), abs=tolerance), plan
         for name, weight in weights.items():
             apart = (others[name].double() - weight.double()).norm() / weight.double().norm().clamp(min=1)
-            assert apart < tolerance, (plan, name)
+            assert apart < of_weights * tolerance, (plan, name)
     config = override(RunConfig(), settings)
     sides = {crop_side(config.data, config.seed, step) for step in range(len(losses))}
     assert len(sides) > 1, "sizes change"
@@ -85,8 +85,9 @@ def test_the_other_tasks(tmp_path, capfd, task):
 def test_every_plan_on_photographs(trees, tmp_path, capfd):
     sizes = {"data.crop": 256, "data.crops": "192,256,320"}
     settings = SETTINGS | sizes | {"train.steps": 24, "train.optimizer": "adamw", "train.lr": 2e-3}
+    # (AdamW divides by the gradient's size: where that is hardly more than rounding, a weight goes another way)
     settings |= {"model.norm": "group", "decode.max_detections": 300}
-    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-2)
+    metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-2, of_weights=5)
     assert metrics["map50"] > 0, "there is something to compare"
 
 
