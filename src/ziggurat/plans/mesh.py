@@ -38,6 +38,7 @@ class Mesh:
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
         pipelines: Of the models that are cut into stages.
+        lp: Those that compute other branches of the network, of the same images.
     """
 
     workers: Workers
@@ -46,6 +47,7 @@ class Mesh:
     spatial: SpatialMesh | None = None
     pp: Workers = field(default_factory=Workers)
     pipelines: dict[nn.Module, Pipeline] = field(default_factory=dict)
+    lp: Workers = field(default_factory=Workers)
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
@@ -110,6 +112,8 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     alone = Workers(device=workers.device)
     if plan.dp == workers.size:
         return Mesh(workers, workers, alone, pp=alone)
+    if plan.lp == workers.size:
+        return Mesh(workers, alone, alone, pp=alone, lp=workers)
     num_spatial, num_each = plan.num_spatial, plan.pp * plan.num_spatial
     first = workers.rank // num_spatial * num_spatial
     sp = _subset(workers, range(first, first + num_spatial))

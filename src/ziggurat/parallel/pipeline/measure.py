@@ -33,7 +33,7 @@ def measure(model: nn.Module, skeleton: Skeleton, spec: ImageSpec, repeats: int 
     places = sorted(names)
     stages = make_stages(graph, places[1:])
     states = {name: t.numel() * t.element_size() for name, t in model.state_dict(keep_vars=True).items()}
-    with _as_before(model), torch.enable_grad():
+    with as_before(model), torch.enable_grad():
         runs = [_Run(model, graph, stages, spec, skeleton.device) for _ in range(repeats)]
     return [
         Unit(
@@ -115,7 +115,7 @@ def _arrived(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
+def as_before(model: nn.Module) -> Iterator[None]:
     """Leave buffers and random numbers as they were, and no gradients."""
     buffers: dict[str, Any] = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng():
