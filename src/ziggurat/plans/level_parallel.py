@@ -1,83 +1,180 @@
-"""Level parallelism: joins a model to the workers of the lp axis, which compute its parallel branches."""
+"""Level parallelism: joins a model to the workers of the lp axis, which compute its parallel branches.
+
+Every worker has all weights. It leaves the part of each gradient that comes from its own calls, and the parts of all
+workers that compute the same images (lp and sp) are added up after the canonical sum over dp, in a fixed order. So
+weights, average and optimizer stay the same bits on every worker, and the state of a run is whole on each.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.levels.branches import Branches, Pieces
 from ziggurat.parallel.levels.measure import measure_calls
-from ziggurat.parallel.levels.placement import Placement, place
-from ziggurat.parallel.pieces import add_up_in_pieces
+from ziggurat.parallel.levels.placement import Costs, place, refuse_chain
+from ziggurat.parallel.pieces import PartSum
+from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
+from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.plan import Plan
 
 
-def choose_placement(
+def agree_on_costs(
     model: nn.Module,
     skeleton: Skeleton,
     spec: ImageSpec,
-    workers: Workers,
-    compute: AbstractContextManager[object],
-) -> Placement:
-    """Return where each call is computed, balanced by the times which the first worker measures.
+    mesh: Mesh,
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Costs:
+    """Return what each call costs, as the first worker measures it.
 
     Args:
         model: With all its weights.
         skeleton: Of the model.
         spec: Of the images of a microbatch.
-        workers: Of the lp axis; they call this together.
+        mesh: All workers; they call this together.
         compute: A context in which the model computes.
 
     Raises:
         UserError: On all workers: `NoBranches`, or `CannotCut`.
 
     Communication:
-        One broadcast of the placement.
+        One broadcast of the costs.
     """
-    found: Placement | UserError | None = None
-    if workers.is_first:
+    found: Costs | UserError | None = None
+    if mesh.workers.is_first:
         try:
-            with compute:
+            with compute():
                 graph = skeleton.record(spec)
-                found = place(graph, measure_calls(model, graph, spec), workers.size)
+                found = measure_calls(model, graph, spec, mesh.workers.device)
+                refuse_chain(place(graph, found, mesh.lp.size))
         except UserError as error:
             found = error
-    found = workers.share_of_first(found)
+    found = mesh.workers.share_of_first(found)
     if isinstance(found, UserError):
         raise found
     assert found is not None
     return found
 
 
-def sum_gradients(model: nn.Module, own: set[str], workers: Workers) -> None:
-    """Add up the gradients of what several workers use; a worker keeps those of its own parameters.
+class LevelStatistics(RunningStatistics):
+    """Running statistics of batch norms that lie on several workers.
 
     Args:
-        model: Its gradients are changed.
-        own: Names of the parameters (and buffers) that this worker uses.
-        workers: Of the lp axis.
-
-    Communication:
-        One gathering of names, then all-reduces of what several workers use.
+        model: With all its layers.
+        workers: Of the dp axis.
+        levels: Of the lp axis.
     """
-    of_all = workers.gather(own)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    several = [name for name in parameters if sum(name in names for names in of_all) > 1]
-    for name in several:
-        if parameters[name].grad is None:
-            parameters[name].grad = torch.zeros_like(parameters[name])
 
-    def add_up(part: torch.Tensor) -> torch.Tensor:
-        dist.all_reduce(part, group=workers.group)
-        return part
+    def __init__(self, model: nn.Module, workers: Workers, levels: Workers) -> None:
+        super().__init__(model, workers)
+        self.levels = levels
+        names = {id(buffer): name for name, buffer in model.named_buffers()}
+        self.names = [names[id(buffer)] for buffer in self.buffers]
 
-    gradients = [parameters[name].grad for name in several]
-    add_up_in_pieces((gradient for gradient in gradients if gradient is not None), add_up)
+    def own(self, pieces: Pieces) -> Tensor:
+        """Return whether each statistic is this worker's, of images of a size; what no worker calls is the first's."""
+        mine = pieces.states_of(self.levels.rank)
+        others = set().union(*(pieces.states_of(w) for w in range(self.levels.size))) - mine
+        flags = [name in mine or (self.levels.is_first and name not in others) for name in self.names]
+        return torch.tensor(flags).repeat_interleave(torch.tensor(self.sizes))
+
+    def clear_foreign(self, pieces: Pieces) -> None:
+        """Leave zeros in the newest leaf where another worker has the statistics."""
+        if self.layers:
+            leaf = self.leaves[-1]
+            self.leaves[-1] = leaf.masked_fill(~self.own(pieces).to(leaf.device), 0)
+
+    def finish(self, num_leaves: int) -> None:
+        """Combine the running statistics of all microbatches.
+
+        Communication: one all-reduce over lp of those of this worker's microbatches (to a number, zeros are added);
+        then as `RunningStatistics.finish`.
+        """
+        if self.layers and self.leaves:
+            stacked = torch.stack(self.leaves)
+            with waiting():
+                dist.all_reduce(stacked, group=self.levels.group)
+            self.leaves = list(stacked)
+        super().finish(num_leaves)
+
+
+class LevelParallel(DataParallel):
+    """Joins a model to the workers of a mesh with an lp axis.
+
+    One step, of `num_leaves` microbatches::
+
+        parallel.start(num_leaves)
+        parallel.step(work)                      # work speaks of this place's microbatches, parallel.mine
+        parallel.finish_gradients()
+        parallel.finish_statistics()
+
+    Args:
+        model: Its weights are made those of the first worker.
+        skeleton: Of the model.
+        costs: Of its calls, the same on every worker.
+        mesh: All workers.
+
+    Attributes:
+        own: Names of this worker's parameters and buffers: all of them.
+        pipeline: Runs the branches.
+    """
+
+    def __init__(self, model: nn.Module, skeleton: Skeleton, costs: Costs, mesh: Mesh) -> None:
+        mesh.workers.copy_from_first(list(model.state_dict().values()))
+        super().__init__(model, mesh.dp, mesh.sp)
+        self.mesh = mesh
+        self.own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        self.pipeline = Branches(model, skeleton, costs, mesh.lp, mesh.spatial)
+        self.level_statistics = LevelStatistics(model, mesh.dp, mesh.lp)
+        self.statistics = self.level_statistics
+        self.sum_of_parts = PartSum(mesh.sharing)
+
+    def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
+        """Run forward and backward of this place's microbatches; see `Branches.step`."""
+
+        @contextmanager
+        def leaf(stage: int, index: int) -> Iterator[None]:
+            with self.leaf(self.mine[index]), work.leaf(stage, index):
+                yield
+
+        given = (work.count, work.images, work.loss, work.begin, work.after_forward, leaf, work.compute)
+        return self.pipeline.step(Work(*given))
+
+    @contextmanager
+    def leaf(self, index: int) -> Iterator[None]:
+        """Take what the backward passes of all pieces of microbatch `index`, run inside, leave behind."""
+        yield
+        with super().leaf(index):
+            self.gradients.take_present()
+        assert self.pipeline.newest is not None
+        self.level_statistics.clear_foreign(self.pipeline.newest)
+
+    def finish_gradients(self) -> None:
+        """Set every ``parameter.grad`` to that of the global batch.
+
+        Communication:
+            The canonical sum over dp; then the sum of all gradients over lp and sp, see `PartSum`.
+        """
+        self.gradients.finish(self.sum_of_parts)
+
+    def workers_of_loss(self, place: int) -> range:
+        """Return the workers that compute the loss for a place of the dp axis: those of the last call."""
+        newest = self.pipeline.newest
+        last = newest.owners[-1] if newest else 0
+        first = (place * self.mesh.lp.size + last) * self.sharing.size
+        return range(first, first + self.sharing.size)
 
 
 def level_faults(plan: Plan) -> list[str]:
@@ -85,6 +182,6 @@ def level_faults(plan: Plan) -> list[str]:
     if plan.lp == 1:
         return []
     return [
-        f"runs do not take branches on several workers yet: got the plan {plan}; use --plan dp={plan.lp} (ziggurat verify "
-        "takes lp)"
+        f"runs do not take branches on several workers yet: got the plan {plan}; use --plan dp={plan.num_workers} "
+        "(ziggurat verify takes lp)"
     ]

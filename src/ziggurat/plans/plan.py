@@ -27,7 +27,7 @@ class Plan:
         dp: Workers that the samples of a step are spread over.
         sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
         pp: Workers that consecutive parts of the network are spread over.
-        lp: Workers that parallel branches of the network are spread over; alone, without other axes.
+        lp: Workers that parallel branches of the network are spread over.
     """
 
     dp: int = 1
@@ -90,8 +90,8 @@ def parse_plan(text: str) -> Plan:
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))
-    if degrees.get("lp", (1,)) != (1,) and any(math.prod(d) > 1 for a, d in degrees.items() if a != "lp"):
-        faults.append(f"lp does not go with other axes yet: got '{text}'; use lp alone, or leave it out")
+    if math.prod(degrees.get("lp", (1,))) > 1 and math.prod(degrees.get("pp", (1,))) > 1:
+        faults.append(f"lp does not go with pp: got '{text}'; use one of them, with dp and sp")
     if faults:
         raise UserError(faults)
     sp = degrees.get("sp", (1,))

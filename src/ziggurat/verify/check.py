@@ -14,8 +14,7 @@ from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
-from ziggurat.verify.level_step import LevelStep, place_model
-from ziggurat.verify.pipeline_step import cut_model, run_pipeline_step
+from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
@@ -69,8 +68,8 @@ def check_step(
     take: Callable[..., Step] = run_step
     stages, placement = tuple[StageCost, ...](), None
     if mesh.lp.size > 1:
-        placement = place_model(model, trial, mesh)
-        take = LevelStep(placement)
+        take = run_pipeline_step
+        trial, placement = place_branches(model, trial, mesh)
     if mesh.pp.size > 1:
         take = run_pipeline_step
         trial, stages = cut_model(model, trial, mesh)
@@ -86,7 +85,7 @@ def check_step(
     if measure and stages:
         seconds = run_pipeline_step(model, trial, mesh, trace=trace).seconds
     elif measure:
-        seconds = run_step(model, trial, mesh).seconds
+        seconds = take(model, trial, mesh).seconds
     of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:

@@ -10,39 +10,63 @@ reverse order; a piece needs only pieces before it, and sends never wait, so no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.levels.placement import Placement
+from ziggurat.parallel.levels.placement import Costs, Placement, place
 from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value
 from ziggurat.parallel.pipeline.messages import Message, Post
-from ziggurat.parallel.pipeline.runner import Held, StageRunner
+from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton, spec_of
+from ziggurat.parallel.pipeline.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.pipeline.stages import Stage, make_stages
+from ziggurat.parallel.spatial import SpatialMesh
 from ziggurat.parallel.workers import Workers
 
 Address = tuple[int, int]  # of a message: the piece that sends, the piece that receives
 
 
-@dataclass
-class Results:
-    """What a step leaves, on the worker of the last piece; elsewhere None.
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of a network, for images of one size.
 
     Attributes:
-        outputs: Of the network.
-        loss: Detached.
+        graph: All calls.
+        placement: Where each is computed.
+        pieces: In the order of one worker.
+        owners: The worker of each piece.
     """
 
-    outputs: Any = None
-    loss: Tensor | None = None
+    graph: Graph
+    placement: Placement
+    pieces: list[Stage]
+    owners: list[int]
+
+    def of_worker(self, worker: int) -> list[Stage]:
+        """Return a worker's pieces, in order."""
+        return [piece for piece, owner in zip(self.pieces, self.owners, strict=True) if owner == worker]
+
+    def states_of(self, worker: int) -> set[str]:
+        """Return the names of the parameters and buffers that a worker's calls use."""
+        return {name for piece in self.of_worker(worker) for call in piece.calls for name in call.states}
+
+
+def cut_to_pieces(graph: Graph, placement: Placement) -> Pieces:
+    """Return the pieces of a graph whose calls are placed."""
+    owners = placement.worker_of
+    bounds = [n for n in range(1, len(owners)) if owners[n] != owners[n - 1]]
+    pieces = make_stages(graph, bounds)
+    return Pieces(graph, placement, pieces, [owners[piece.first] for piece in pieces])
 
 
 @dataclass
 class _Pass:
-    """The state of one forward and backward pass."""
+    """The state of forward and backward of one microbatch."""
 
+    pieces: Pieces
     held: dict[int, Held] = field(default_factory=dict)
     arrived: dict[Address, Message] = field(default_factory=dict)
 
@@ -52,73 +76,100 @@ class Branches:
 
     Args:
         model: Takes one tensor; every worker has its weights.
-        placement: Where each call is computed, the same on every worker.
+        skeleton: Of the model.
+        costs: Of the calls, the same on every worker: by them each size of image is placed.
         workers: Of the lp axis.
+        spatial: The workers that share each image, if they do.
 
     Attributes:
         post: Counts what was sent.
+        newest: The pieces of the microbatch that was computed last.
     """
 
-    def __init__(self, model: nn.Module, placement: Placement, workers: Workers) -> None:
-        self.model, self.placement, self.workers = model, placement, workers
-        self.runner, self.post = StageRunner(model), Post(workers)
+    def __init__(
+        self,
+        model: nn.Module,
+        skeleton: Skeleton,
+        costs: Costs,
+        workers: Workers,
+        spatial: SpatialMesh | None = None,
+    ) -> None:
+        self.skeleton, self.costs, self.workers = skeleton, costs, workers
+        self.runner, self.post = StageRunner(model), Post(workers, spatial)
+        self.known: dict[int, Pieces] = {}
+        self.newest: Pieces | None = None
 
-    def names_of(self, graph: Graph, worker: int) -> set[str]:
-        """Return the names of the parameters and buffers that a worker's calls use; unused ones are the first's."""
-        pairs = list(zip(graph.calls, self.placement.worker_of, strict=True))
-        names = {name for call, owner in pairs if owner == worker for name in call.states}
-        if worker == 0:
-            used = {name for call, _ in pairs for name in call.states}
-            known = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
-            names |= known - used
-        return names
+    def pieces_of(self, spec: ImageSpec) -> Pieces:
+        """Return the pieces of images of a size."""
+        graph = self.skeleton.record(spec)
+        if id(graph) not in self.known:  # the skeleton keeps it alive
+            self.known[id(graph)] = cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
+        return self.known[id(graph)]
 
-    def run(self, graph: Graph, images: Tensor, loss: Callable[[Any], Tensor]) -> Results:
-        """Run forward and backward; parameters receive the part of this worker's own uses.
+    def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
+        """Run forward and backward of all microbatches, one after the other.
 
         Args:
-            graph: Of the images' size.
-            images: On the first piece's worker its gradient is that of the loss.
-            loss: From the outputs to a number; called on the last piece's worker.
+            work: Its images are asked for on the first worker; the stage that it is told of is always 0.
+
+        Returns:
+            The outputs and the loss (detached) of each microbatch, on the worker of the last call; elsewhere nothing.
+
+        Raises:
+            WorkerLost: If another worker has ended or is stuck.
+
+        Placement:
+            Parameters receive the part of the gradient that comes from this worker's own calls.
 
         Communication:
-            Every tensor that another worker's piece uses, and as many bytes back.
+            The shapes of the images to all workers; every tensor that another worker's piece uses, and as many bytes
+            back.
         """
-        owners = self.placement.worker_of
-        bounds = [n for n in range(1, len(owners)) if owners[n] != owners[n - 1]]
-        pieces = make_stages(graph, bounds)
-        self.owners = [owners[piece.first] for piece in pieces]
-        mine = [piece for piece in pieces if self.owners[piece.number] == self.workers.rank]
-        state, results = _Pass(), Results()
-        for piece in mine:
-            self._forward(state, graph, piece, images, loss if piece is pieces[-1] else None, results)
-        for piece in reversed(mine):
-            self._backward(state, piece)
-        self.post.flush()
-        return results
+        images = [work.images(index) for index in range(work.count)] if self.workers.is_first else []
+        specs = self.workers.share_of_first([spec_of(one) for one in images])
+        outputs: dict[int, Any] = {}
+        losses: dict[int, Tensor] = {}
+        for index, spec in enumerate(specs):
+            with work.compute():
+                self.newest = self.pieces_of(spec)
+            state = _Pass(self.newest)
+            work.begin(index)
+            for piece in self.newest.of_worker(self.workers.rank):
+                held = self._forward(state, piece, images[index] if images else None, work)
+                if held.outputs is None:
+                    continue
+                outputs[index], held.outputs = held.outputs, None
+                if work.loss is not None:
+                    held.loss = work.loss(outputs[index], index)
+                    losses[index] = held.loss.detach()
+            work.after_forward(0, index)
+            if torch.is_grad_enabled():
+                with work.leaf(0, index):
+                    for piece in reversed(self.newest.of_worker(self.workers.rank)):
+                        self._backward(state, piece)
+            self.post.flush()
+        return outputs, losses
 
-    def _forward(
-        self,
-        state: _Pass,
-        graph: Graph,
-        piece: Stage,
-        images: Tensor,
-        loss: Callable[[Any], Tensor] | None,
-        results: Results,
-    ) -> None:
+    def infer(self, work: Work) -> dict[int, Any]:
+        """Run forward of all microbatches; the outputs are on the worker of the last call."""
+        with torch.no_grad():
+            return self.step(work)[0]
+
+    def _forward(self, state: _Pass, piece: Stage, images: Tensor | None, work: Work) -> Held:
         received: dict[Value, Tensor] = {}
         for source in sorted(piece.receives):
             tensors = self._receive(state, (source, piece.number)).tensors
             received |= {value: tensor for value, tensor in tensors.items() if tensor is not None}
         if piece.number == 0:
+            assert images is not None  # the first call is on the first worker
             received[Value(INPUT, 0)] = images
-        held = self.runner.forward(piece, graph, dict(sorted(received.items())))
-        if loss is not None:
-            results.outputs, held.loss = held.outputs, loss(held.outputs)
-            results.loss = held.loss.detach()
+        with work.compute():
+            held = self.runner.forward(piece, state.pieces.graph, dict(sorted(received.items())))
         for target, values in piece.sends.items():
             self._send(state, (piece.number, target), {value: held.sent[value] for value in values})
-        state.held[piece.number] = held
+        if torch.is_grad_enabled():
+            state.held[piece.number] = held
+        return held
 
     def _backward(self, state: _Pass, piece: Stage) -> None:
         gradients: dict[Value, Tensor] = {}
@@ -132,19 +183,22 @@ class Branches:
             self._send(state, (piece.number, source), found)
 
     def _send(self, state: _Pass, address: Address, tensors: dict[Value, Any]) -> None:
-        target = self.owners[address[1]]
-        if target != self.workers.rank:
+        target = state.pieces.owners[address[1]]
+        if target == self.workers.rank:
+            here = {name: None if t is None else _own_leaf(t) for name, t in tensors.items()}
+            state.arrived[address] = Message(here, address)
+        else:
             self.post.send(Message(tensors, address), target)
-            return
-        here = {
-            name: None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
-            for name, tensor in tensors.items()
-        }
-        state.arrived[address] = Message(here, address)
 
     def _receive(self, state: _Pass, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
         while address not in state.arrived:
-            message = self.post.receive(self.owners[address[0]])
+            message = self.post.receive(state.pieces.owners[address[0]])
             state.arrived[message.note] = message
         return state.arrived.pop(address)
+
+
+def _own_leaf(tensor: Tensor) -> Tensor:
+    """Return a tensor as a piece on the same worker receives it: its own leaf, the same memory."""
+    local = local_of(tensor)
+    return like(tensor, local.detach().requires_grad_(local.requires_grad))

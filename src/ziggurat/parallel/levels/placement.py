@@ -4,16 +4,19 @@
     worker 1        '- p4: conv conv, p5: conv --'
 
 The calls are placed in the order in which one worker makes them, each on the worker that can end it first: when what it
-needs has arrived there, and the worker's earlier calls are done. So every worker keeps that order, too.
+needs has arrived there, and the worker's earlier calls are done. So every worker keeps that order, too. Any placement
+that keeps together what `together` names gives the numbers of one worker; which one is taken is a matter of speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value
+from ziggurat.parallel.pipeline.graph import INPUT, Call, Graph, Value
 
 MESSAGE_SECONDS = 2e-4  # assumed: a message between two workers of one machine
 BYTES_A_SECOND = 1e9  # assumed likewise
@@ -37,12 +40,16 @@ class CallCost:
     draws: bool = False
 
 
+Costs = Mapping[str, CallCost]  # by the name of the call, see `call_names`
+UNKNOWN = CallCost(0.0, draws=True)  # of a call that was not measured: it may draw random numbers
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where each call is computed.
 
     Attributes:
-        worker_of: By the number of the call.
+        worker_of: By the number of the call; the first call is on the first worker.
         seconds: Of forward on each worker.
     """
 
@@ -52,21 +59,45 @@ class Placement:
     @property
     def bound(self) -> float:
         """How many times faster than one worker these can be at most: all work by that of the busiest worker."""
-        return sum(self.seconds) / max(self.seconds)
+        return sum(self.seconds) / max(self.seconds) if any(self.seconds) else 1.0
 
 
-def place(graph: Graph, costs: Sequence[CallCost], num_workers: int) -> Placement:
-    """Place the calls of a graph.
+def call_names(graph: Graph) -> list[str]:
+    """Return a name for each call, by which it is found again in the graph of another size of image.
+
+    Example:
+        >>> call = Call("stem.conv", None, (), {}, (), ())
+        >>> call_names(Graph([call, call]))
+        ['stem.conv', 'stem.conv:2']
+    """
+    counts: Counter[str] = Counter()
+    names = []
+    for call in graph.calls:
+        name = _name_of(call)
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name}:{counts[name]}")
+    return names
+
+
+def _name_of(call: Call) -> str:
+    function = call.function
+    if function is None:
+        return call.layer
+    if isinstance(function, functools.partial):  # that overwrites its arguments
+        function = function.args[0]
+    return f"{call.layer} {getattr(function, '__name__', type(function).__name__)}"
+
+
+def place(graph: Graph, costs: Costs, num_workers: int) -> Placement:
+    """Place the calls of a graph: a pure function, so that every worker finds the same.
 
     Args:
         graph: Of images of some size.
-        costs: Of each call.
+        costs: As measured, of images of this or another size.
         num_workers: Of the lp axis.
-
-    Raises:
-        NoBranches: If hardly anything can be computed at the same time.
     """
-    groups = _groups(graph, costs)
+    of_call = [costs.get(name, UNKNOWN) for name in call_names(graph)]
+    groups = together(graph, of_call)
     worker_of_group: dict[int, int] = {}
     worker_of: list[int] = []
     free, seconds = [0.0] * num_workers, [0.0] * num_workers
@@ -78,11 +109,9 @@ def place(graph: Graph, costs: Sequence[CallCost], num_workers: int) -> Placemen
             return at
         return at + MESSAGE_SECONDS + graph.num_bytes.get(value, 0) / BYTES_A_SECOND
 
-    for number, (call, cost) in enumerate(zip(graph.calls, costs, strict=True)):
-        fixed = worker_of_group.get(groups[number])
+    for number, (call, cost) in enumerate(zip(graph.calls, of_call, strict=True)):
+        fixed = 0 if number == 0 else worker_of_group.get(groups[number])
         candidates = range(num_workers) if fixed is None else [fixed]
-        if number == 0:
-            candidates = [0]
         ends = {w: max([free[w], *(arrival(v, w) for v in call.uses)]) + cost.seconds for w in candidates}
         worker = min(ends, key=lambda w: (ends[w], w))
         worker_of_group[groups[number]] = worker
@@ -90,18 +119,25 @@ def place(graph: Graph, costs: Sequence[CallCost], num_workers: int) -> Placemen
         done.append(ends[worker])
         free[worker] = ends[worker]
         seconds[worker] += cost.seconds
-    placement = Placement(tuple(worker_of), tuple(seconds))
-    apart = 1 - max(seconds) / sum(seconds)
+    return Placement(tuple(worker_of), tuple(seconds))
+
+
+def refuse_chain(placement: Placement) -> None:
+    """Refuse a network that gains nothing.
+
+    Raises:
+        NoBranches: If hardly anything can be computed at the same time.
+    """
+    apart = 1 - 1 / placement.bound
     if apart < LEAST_APART:
         raise NoBranches(
             f"lp needs parallel branches (levels of a pyramid, heads on several levels), which compute at least "
-            f"{LEAST_APART:.0%} of the work beside the busiest worker: found {apart:.1%} in {len(costs)} calls on "
-            f"{num_workers} workers; use dp, sp or pp, or a larger input"
+            f"{LEAST_APART:.0%} of the work beside the busiest worker: found {apart:.1%} in "
+            f"{len(placement.worker_of)} calls on {len(placement.seconds)} workers; use dp, sp or pp, or a larger input"
         )
-    return placement
 
 
-def _groups(graph: Graph, costs: Sequence[CallCost]) -> list[int]:
+def together(graph: Graph, costs: Sequence[CallCost]) -> list[int]:
     """Return a number for each call; calls of the same number must be on one worker.
 
     These are the users of a buffer that changes (in the order of one worker, its numbers are those of one worker), all
