@@ -88,6 +88,13 @@ class GradientSum:
             bucket.complete = False
         self.current = None
 
+    def take_present(self) -> None:
+        """Take what several backward passes have left in every ``parameter.grad``, as if one had; inside of `leaf`."""
+        for bucket in self.buckets:
+            for parameter in bucket.parameters:
+                if parameter.grad is not None:
+                    self._take(bucket, parameter)
+
     def finish(self, add_parts: Callable[[Tensor], Tensor] | None = None) -> None:
         """Wait for all buckets and set every ``parameter.grad`` to its sum.
 

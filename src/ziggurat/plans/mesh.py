@@ -4,7 +4,7 @@
                  dp 0   worker 0  worker 1      share the images of the first half of the microbatches
                  dp 1   worker 2  worker 3      share those of the second half
 
-Neighbours along sp have neighbouring ranks, as they exchange the most; pp lies between dp and sp:
+Neighbours along sp have neighbouring ranks, as they exchange the most; pp or lp lies between dp and sp:
 
     dp=2, pp=2, sp=2      worker = (dp * 2 + pp) * 2 + sp
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
 from ziggurat.data.tiles import Tile
+from ziggurat.parallel.levels.branches import Branches
 from ziggurat.parallel.pipeline.pipeline import Pipeline
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
@@ -37,7 +38,9 @@ class Mesh:
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
-        pipelines: Of the models that are cut into stages.
+        pipelines: Of the models that are cut into stages, or branches.
+        lp: Those that compute other branches of the network, for the same part of the same images.
+        sharing: Those that compute the same images with the same weights: of lp and sp.
     """
 
     workers: Workers
@@ -45,7 +48,14 @@ class Mesh:
     sp: Workers
     spatial: SpatialMesh | None = None
     pp: Workers = field(default_factory=Workers)
-    pipelines: dict[nn.Module, Pipeline] = field(default_factory=dict)
+    pipelines: dict[nn.Module, Pipeline | Branches] = field(default_factory=dict)
+    lp: Workers = field(default_factory=Workers)
+    sharing: Workers = field(default_factory=Workers)
+
+    @property
+    def network(self) -> Workers:
+        """Those that compute other parts of the network for the same part of the same images: of pp or lp."""
+        return self.lp if self.lp.size > 1 else self.pp
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
@@ -110,13 +120,17 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     alone = Workers(device=workers.device)
     if plan.dp == workers.size:
         return Mesh(workers, workers, alone, pp=alone)
-    num_spatial, num_each = plan.num_spatial, plan.pp * plan.num_spatial
+    num_spatial, num_each = plan.num_spatial, plan.num_of_one
     first = workers.rank // num_spatial * num_spatial
     sp = _subset(workers, range(first, first + num_spatial))
     first = workers.rank // num_each * num_each
-    pp = _subset(workers, range(first + workers.rank % num_spatial, first + num_each, num_spatial))
+    network = _subset(workers, range(first + workers.rank % num_spatial, first + num_each, num_spatial))
     dp = _subset(workers, range(workers.rank % num_each, workers.size, num_each))
-    return Mesh(workers, dp, sp, spatial_mesh(sp, plan.sp) if num_spatial > 1 else None, pp)
+    spatial = spatial_mesh(sp, plan.sp) if num_spatial > 1 else None
+    if plan.lp > 1:
+        sharing = _subset(workers, range(first, first + num_each)) if num_spatial > 1 else network
+        return Mesh(workers, dp, sp, spatial, pp=alone, lp=network, sharing=sharing)
+    return Mesh(workers, dp, sp, spatial, network, sharing=sp)
 
 
 def _subset(workers: Workers, ranks: range) -> Workers:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from ziggurat.parallel.levels.placement import Placement
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.trace import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
-from ziggurat.verify.pipeline_step import cut_model, run_pipeline_step
+from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
@@ -33,6 +34,7 @@ class Check:
         gathers: Bytes that the worker which received most has received, by layer and operation.
         stages: Under a plan with pp, what each costs.
         spans: Under a plan with pp, what each worker did in the step that was timed.
+        placement: Under a plan with lp, where the calls were computed.
     """
 
     errors: Errors | None
@@ -43,6 +45,7 @@ class Check:
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
     spans: tuple[tuple[Span, ...], ...] = ()
+    placement: Placement | None = None
 
 
 def check_step(
@@ -62,7 +65,11 @@ def check_step(
         The same on every worker.
     """
     mesh = make_mesh(workers, plan)
-    take, stages = run_step, tuple[StageCost, ...]()
+    take: Callable[..., Step] = run_step
+    stages, placement = tuple[StageCost, ...](), None
+    if mesh.lp.size > 1:
+        take = run_pipeline_step
+        trial, placement = place_branches(model, trial, mesh)
     if mesh.pp.size > 1:
         take = run_pipeline_step
         trial, stages = cut_model(model, trial, mesh)
@@ -78,7 +85,7 @@ def check_step(
     if measure and stages:
         seconds = run_pipeline_step(model, trial, mesh, trace=trace).seconds
     elif measure:
-        seconds = run_step(model, trial, mesh).seconds
+        seconds = take(model, trial, mesh).seconds
     of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
@@ -91,4 +98,5 @@ def check_step(
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         stages=stages,
         spans=tuple(workers.gather(tuple(trace.spans))) if measure and stages else (),
+        placement=placement,
     )

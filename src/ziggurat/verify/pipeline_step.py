@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.levels.placement import Placement, place
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.pipeline.trace import Trace, noted
 from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.plans.level_parallel import LevelParallel, agree_on_costs
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut
 from ziggurat.verify.losses import make_objective, tensors_of
@@ -56,10 +58,26 @@ def cut_model(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, tuple[
     return replace(trial, cut=cut.layers), cut.costs
 
 
+def place_branches(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, Placement]:
+    """Choose where the calls of a model are computed under a plan with lp; all workers call this.
+
+    Returns:
+        The trial with the costs of the calls, and the placement of the first microbatch's.
+    """
+    model.train()
+    skeleton, spec = Skeleton(model), spec_of(trial.pieces()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network's own
+        costs = agree_on_costs(model, skeleton, spec, mesh, compute=lambda: KeepFloat64())
+        with KeepFloat64():
+            placement = place(skeleton.record(spec), costs, mesh.lp.size)
+    return replace(trial, costs=costs), placement
+
+
 def run_pipeline_step(
     model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False, trace: Trace | None = None
 ) -> Step:
-    """Take one step as `run_step` does, by stages.
+    """Take one step as `run_step` does, by stages or by branches.
 
     Args:
         model: Its gradients and buffers are changed; what other workers' stages use loses its memory.
@@ -86,6 +104,7 @@ def run_pipeline_step(
         objective = make_objective(model, trial.images.shape, counts, trial.config, trial.seed, mesh)
         memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
         if trace is not None:
+            assert isinstance(parallel, PipelineParallel)
             parallel.pipeline.trace_to(trace)
             mesh.workers.barrier()
             trace.start()
@@ -141,9 +160,11 @@ def run_pipeline_step(
     )
 
 
-def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> PipelineParallel:
+def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> PipelineParallel | LevelParallel:
     with KeepFloat64(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
+        if mesh.lp.size > 1:
+            return LevelParallel(model, Skeleton(model), trial.costs, mesh)
         return PipelineParallel(
             model,
             Skeleton(model),

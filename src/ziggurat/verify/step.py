@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
+from ziggurat.parallel.levels.placement import Costs
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.plans.data_parallel import DataParallel
@@ -34,6 +35,7 @@ class Trial:
         num_microbatches: Pieces of the batch, which a plan's dp axis spreads over workers; the last may be smaller.
         config: Its model's name decides on the loss, see `make_objective`; its pipeline on the schedule of stages.
         cut: Layers at which the stages of a plan with pp start.
+        costs: By which the calls are placed under a plan with lp.
     """
 
     images: Tensor
@@ -41,6 +43,7 @@ class Trial:
     num_microbatches: int = 1
     config: RunConfig = field(default_factory=RunConfig)
     cut: tuple[str, ...] = ()
+    costs: Costs = field(default_factory=dict)
 
     def pieces(self) -> list[Tensor]:
         """Return the images of each microbatch."""

@@ -52,6 +52,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
             f"durations without messages; {bubble['balanced']:.2f} of equal stages",
         ]
     lines += [f"written: {' and '.join(result['timeline'])}"] if result.get("timeline") else []
+    if result["branches"]:
+        lines += ["", *_branches(result["branches"])]
     if result["gathers"]:
         lines += ["", "gathered whole (MB that a worker receives, layer, operation):"]
     for gather in result["gathers"][:MOST_GATHERS]:
@@ -74,6 +76,20 @@ def _stages(result: dict[str, Any]) -> list[str]:
             f"{sizes[2]:17.3f}   {stage['name'] or 'the input'}"
         )
     return lines
+
+
+def _branches(branches: dict[str, Any]) -> list[str]:
+    """Return a line for each worker's branches, and the bound of the speed-up."""
+    total = sum(branches["seconds"])
+    lines = ["branches (seconds of forward, as the first worker measured all calls):"]
+    lines += [
+        f"{'worker':>8}{worker:>4}{seconds:10.4f}{seconds / total:7.0%}"
+        for worker, seconds in enumerate(branches["seconds"])
+    ]
+    return [
+        *lines,
+        f"at most {branches['bound']:.2f} times as fast as one worker (all work by the busiest worker's)",
+    ]
 
 
 def _unsupported(result: dict[str, Any]) -> list[str]:

@@ -210,4 +210,6 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
             for number, cost in enumerate(check.stages)
         ],
         "bubble": bubble and asdict(bubble),
+        "branches": check.placement
+        and {"seconds": list(check.placement.seconds), "bound": check.placement.bound},
     }

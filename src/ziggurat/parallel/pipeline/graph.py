@@ -119,6 +119,11 @@ class Graph:
             for name in call.states:
                 users.setdefault(name, []).append(number)
         closed += [(users[name][0], users[name][-1]) for name in self.written_states if name in users]
+        return closed + self.overwritten_ranges()
+
+    def overwritten_ranges(self) -> list[tuple[int, int]]:
+        """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use."""
+        closed = []
         last_uses = self.last_uses()
         by_memory: dict[int, list[Value]] = {}
         for value, memory in self.memory_of.items():

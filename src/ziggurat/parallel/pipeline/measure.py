@@ -54,7 +54,7 @@ def measure(
     states = {name: t.numel() * t.element_size() for name, t in model.state_dict(keep_vars=True).items()}
     done: list[_Run] = []
     begin = time.perf_counter()
-    with _as_before(model), torch.enable_grad():
+    with as_before(model), torch.enable_grad():
         while len(done) < min(runs, 2) or (len(done) < runs and time.perf_counter() - begin < enough_seconds):
             done.append(_Run(model, graph, places, spec, skeleton.device, count=not done))
     counted = done[1:] or done
@@ -144,7 +144,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
+def as_before(model: nn.Module) -> Iterator[None]:
     """Leave buffers and random numbers as they were, and no gradients."""
     buffers: dict[str, Any] = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng():

@@ -1,0 +1,187 @@
+"""Level parallelism: joins a model to the workers of the lp axis, which compute its parallel branches.
+
+Every worker has all weights. It leaves the part of each gradient that comes from its own calls, and the parts of all
+workers that compute the same images (lp and sp) are added up after the canonical sum over dp, in a fixed order. So
+weights, average and optimizer stay the same bits on every worker, and the state of a run is whole on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.levels.branches import Branches, Pieces
+from ziggurat.parallel.levels.measure import measure_calls
+from ziggurat.parallel.levels.placement import Costs, place, refuse_chain
+from ziggurat.parallel.pieces import PartSum
+from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
+from ziggurat.parallel.running_statistics import RunningStatistics
+from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.mesh import Mesh
+from ziggurat.plans.plan import Plan
+
+
+def agree_on_costs(
+    model: nn.Module,
+    skeleton: Skeleton,
+    spec: ImageSpec,
+    mesh: Mesh,
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Costs:
+    """Return what each call costs, as the first worker measures it.
+
+    Args:
+        model: With all its weights.
+        skeleton: Of the model.
+        spec: Of the images of a microbatch.
+        mesh: All workers; they call this together.
+        compute: A context in which the model computes.
+
+    Raises:
+        UserError: On all workers: `NoBranches`, or `CannotCut`.
+
+    Communication:
+        One broadcast of the costs.
+    """
+    found: Costs | UserError | None = None
+    if mesh.workers.is_first:
+        try:
+            with compute():
+                graph = skeleton.record(spec)
+                found = measure_calls(model, graph, spec, mesh.workers.device)
+                refuse_chain(place(graph, found, mesh.lp.size))
+        except UserError as error:
+            found = error
+    found = mesh.workers.share_of_first(found)
+    if isinstance(found, UserError):
+        raise found
+    assert found is not None
+    return found
+
+
+class LevelStatistics(RunningStatistics):
+    """Running statistics of batch norms that lie on several workers.
+
+    Args:
+        model: With all its layers.
+        workers: Of the dp axis.
+        levels: Of the lp axis.
+    """
+
+    def __init__(self, model: nn.Module, workers: Workers, levels: Workers) -> None:
+        super().__init__(model, workers)
+        self.levels = levels
+        names = {id(buffer): name for name, buffer in model.named_buffers()}
+        self.names = [names[id(buffer)] for buffer in self.buffers]
+
+    def own(self, pieces: Pieces) -> Tensor:
+        """Return whether each statistic is this worker's, of images of a size; what no worker calls is the first's."""
+        mine = pieces.states_of(self.levels.rank)
+        others = set().union(*(pieces.states_of(w) for w in range(self.levels.size))) - mine
+        flags = [name in mine or (self.levels.is_first and name not in others) for name in self.names]
+        return torch.tensor(flags).repeat_interleave(torch.tensor(self.sizes))
+
+    def clear_foreign(self, pieces: Pieces) -> None:
+        """Leave zeros in the newest leaf where another worker has the statistics."""
+        if self.layers:
+            leaf = self.leaves[-1]
+            self.leaves[-1] = leaf.masked_fill(~self.own(pieces).to(leaf.device), 0)
+
+    def finish(self, num_leaves: int) -> None:
+        """Combine the running statistics of all microbatches.
+
+        Communication: one all-reduce over lp of those of this worker's microbatches (to a number, zeros are added);
+        then as `RunningStatistics.finish`.
+        """
+        if self.layers and self.leaves:
+            stacked = torch.stack(self.leaves)
+            with waiting():
+                dist.all_reduce(stacked, group=self.levels.group)
+            self.leaves = list(stacked)
+        super().finish(num_leaves)
+
+
+class LevelParallel(DataParallel):
+    """Joins a model to the workers of a mesh with an lp axis.
+
+    One step, of `num_leaves` microbatches::
+
+        parallel.start(num_leaves)
+        parallel.step(work)                      # work speaks of this place's microbatches, parallel.mine
+        parallel.finish_gradients()
+        parallel.finish_statistics()
+
+    Args:
+        model: Its weights are made those of the first worker.
+        skeleton: Of the model.
+        costs: Of its calls, the same on every worker.
+        mesh: All workers.
+
+    Attributes:
+        own: Names of this worker's parameters and buffers: all of them.
+        pipeline: Runs the branches.
+    """
+
+    def __init__(self, model: nn.Module, skeleton: Skeleton, costs: Costs, mesh: Mesh) -> None:
+        mesh.workers.copy_from_first(list(model.state_dict().values()))
+        super().__init__(model, mesh.dp, mesh.sp)
+        self.mesh = mesh
+        self.own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        self.pipeline = Branches(model, skeleton, costs, mesh.lp, mesh.spatial)
+        self.level_statistics = LevelStatistics(model, mesh.dp, mesh.lp)
+        self.statistics = self.level_statistics
+        self.sum_of_parts = PartSum(mesh.sharing)
+
+    def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
+        """Run forward and backward of this place's microbatches; see `Branches.step`."""
+
+        @contextmanager
+        def leaf(stage: int, index: int) -> Iterator[None]:
+            with self.leaf(self.mine[index]), work.leaf(stage, index):
+                yield
+
+        given = (work.count, work.images, work.loss, work.begin, work.after_forward, leaf, work.compute)
+        return self.pipeline.step(Work(*given))
+
+    @contextmanager
+    def leaf(self, index: int) -> Iterator[None]:
+        """Take what the backward passes of all pieces of microbatch `index`, run inside, leave behind."""
+        yield
+        with super().leaf(index):
+            self.gradients.take_present()
+        assert self.pipeline.newest is not None
+        self.level_statistics.clear_foreign(self.pipeline.newest)
+
+    def finish_gradients(self) -> None:
+        """Set every ``parameter.grad`` to that of the global batch.
+
+        Communication:
+            The canonical sum over dp; then the sum of all gradients over lp and sp, see `PartSum`.
+        """
+        self.gradients.finish(self.sum_of_parts)
+
+    def workers_of_loss(self, place: int) -> range:
+        """Return the workers that compute the loss for a place of the dp axis: those of the last call."""
+        newest = self.pipeline.newest
+        last = newest.owners[-1] if newest else 0
+        first = (place * self.mesh.lp.size + last) * self.sharing.size
+        return range(first, first + self.sharing.size)
+
+
+def level_faults(plan: Plan) -> list[str]:
+    """Return why a run cannot take a plan."""
+    if plan.lp == 1:
+        return []
+    return [
+        f"runs do not take branches on several workers yet: got the plan {plan}; use --plan dp={plan.num_workers} "
+        "(ziggurat verify takes lp)"
+    ]
