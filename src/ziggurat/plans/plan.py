@@ -16,7 +16,7 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp", "sp", "pp")
+AVAILABLE = ("dp", "sp", "pp", "tp")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Plan:
         dp: Workers that the samples of a step are spread over.
         sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
         pp: Workers that consecutive parts of the network are spread over.
+        tp: Workers that wide layers of the network are spread over.
     """
 
     dp: int = 1
     sp: tuple[int, ...] = (1,)
     pp: int = 1
+    tp: int = 1
 
     @property
     def num_spatial(self) -> int:
@@ -41,7 +43,7 @@ class Plan:
     @property
     def num_of_one(self) -> int:
         """Workers that compute a microbatch together."""
-        return self.pp * self.num_spatial
+        return self.pp * self.num_spatial * self.tp
 
     @property
     def num_workers(self) -> int:
@@ -49,7 +51,12 @@ class Plan:
         return self.dp * self.num_of_one
 
     def __str__(self) -> str:
-        texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp)), "pp": str(self.pp)}
+        texts = {
+            "dp": str(self.dp),
+            "sp": "x".join(map(str, self.sp)),
+            "pp": str(self.pp),
+            "tp": str(self.tp),
+        }
         return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
 
 
@@ -83,7 +90,10 @@ def parse_plan(text: str) -> Plan:
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))
+    if "tp" in degrees and degrees.keys() & {"sp", "pp"}:
+        faults.append(f"tp goes with dp alone: got '{text}'; leave out sp and pp")
     if faults:
         raise UserError(faults)
     sp = degrees.get("sp", (1,))
-    return Plan(degrees.get("dp", (1,))[0], sp[:1] if sp[-1] == 1 else sp, degrees.get("pp", (1,))[0])
+    dp, pp, tp = (degrees.get(axis, (1,))[0] for axis in ("dp", "pp", "tp"))
+    return Plan(dp, sp[:1] if sp[-1] == 1 else sp, pp, tp)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -12,9 +13,11 @@ from ziggurat.parallel.pipeline.trace import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
+from ziggurat.plans.tensor_parallel import Split
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
 from ziggurat.verify.pipeline_step import cut_model, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.tensor_step import run_tensor_step, split_model
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 
@@ -28,11 +31,12 @@ class Check:
         unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
-        communication_bytes: Sent within the spatial axes and over the cuts between stages by all workers together; None
+        communication_bytes: Sent within the spatial and tensor axes and over the cuts between stages by all workers together; None
             where a plan has dp, whose bytes are not counted.
         gathers: Bytes that the worker which received most has received, by layer and operation.
         stages: Under a plan with pp, what each costs.
         spans: Under a plan with pp, what each worker did in the step that was timed.
+        splits: Under a plan with tp, what is split.
     """
 
     errors: Errors | None
@@ -43,6 +47,7 @@ class Check:
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
     spans: tuple[tuple[Span, ...], ...] = ()
+    splits: tuple[Split, ...] = ()
 
 
 def check_step(
@@ -62,7 +67,11 @@ def check_step(
         The same on every worker.
     """
     mesh = make_mesh(workers, plan)
-    take, stages = run_step, tuple[StageCost, ...]()
+    take: Callable[..., Step] = run_step
+    stages, splits = tuple[StageCost, ...](), tuple[Split, ...]()
+    if mesh.tp.size > 1:
+        tensor = split_model(model, trial, mesh)
+        take, splits = partial(run_tensor_step, tensor), tuple(tensor.splits)
     if mesh.pp.size > 1:
         take = run_pipeline_step
         trial, stages = cut_model(model, trial, mesh)
@@ -78,7 +87,7 @@ def check_step(
     if measure and stages:
         seconds = run_pipeline_step(model, trial, mesh, trace=trace).seconds
     elif measure:
-        seconds = run_step(model, trial, mesh).seconds
+        seconds = take(model, trial, mesh).seconds
     of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
@@ -91,4 +100,5 @@ def check_step(
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         stages=stages,
         spans=tuple(workers.gather(tuple(trace.spans))) if measure and stages else (),
+        splits=splits,
     )
