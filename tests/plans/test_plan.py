@@ -40,14 +40,14 @@ def test_a_spatial_plan_reads_back(text, plan, workers, name):
         ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
         ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
         (
-            "tp=2,ddp=2,sp=2x0,sp=2x2x2",
+            "fsdp=2,ddp=2,sp=2x0,sp=2x2x2",
             [
-                "tensor parallel (tp) is not available yet: use dp, sp, pp, lp",
-                "unknown axis 'ddp' in the plan 'tp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
+                "data parallel with sharded weights (fsdp) is not available yet: use dp, sp, pp, tp, lp",
+                "unknown axis 'ddp' in the plan 'fsdp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x0' in "
-                "'tp=2,ddp=2,sp=2x0,sp=2x2x2'",
+                "'fsdp=2,ddp=2,sp=2x0,sp=2x2x2'",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x2x2' in "
-                "'tp=2,ddp=2,sp=2x0,sp=2x2x2'",
+                "'fsdp=2,ddp=2,sp=2x0,sp=2x2x2'",
             ],
         ),
     ],

@@ -17,6 +17,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "digits.size", "digits.height_min", "digits.height_max", "digits.train_scenes", "digits.val_scenes",
         "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "checkpoint.keep",
         "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
+        "tensor.min_width",
     ]  # fmt: skip
     not_negative = [
         "seed", "threads", "model.head_depth", "model.neck_depth", "data.resize", "data.color_jitter", "data.workers",

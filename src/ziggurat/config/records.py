@@ -276,6 +276,17 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True)
+class TensorConfig:
+    """What a plan with tp splits.
+
+    Attributes:
+        min_width: Fewest hidden channels of a pair of layers, or classes of a classifier.
+    """
+
+    min_width: int = 256
+
+
+@dataclass(frozen=True)
 class LaunchConfig:
     """Workers that die or hang, and how long each section of their work may take without a sign of life.
 
@@ -327,6 +338,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    tensor: TensorConfig = field(default_factory=TensorConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 

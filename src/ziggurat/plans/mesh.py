@@ -38,6 +38,7 @@ class Mesh:
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
+        tp: Those that have other parts of wide layers, for the same images.
         pipelines: Of the models that are cut into stages, or branches.
         lp: Those that compute other branches of the network, for the same part of the same images.
         sharing: Those that compute the same images with the same weights: of lp and sp.
@@ -48,6 +49,7 @@ class Mesh:
     sp: Workers
     spatial: SpatialMesh | None = None
     pp: Workers = field(default_factory=Workers)
+    tp: Workers = field(default_factory=Workers)
     pipelines: dict[nn.Module, Pipeline | Branches] = field(default_factory=dict)
     lp: Workers = field(default_factory=Workers)
     sharing: Workers = field(default_factory=Workers)
@@ -120,6 +122,12 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     alone = Workers(device=workers.device)
     if plan.dp == workers.size:
         return Mesh(workers, workers, alone, pp=alone)
+    if plan.tp > 1:
+        first = workers.rank // plan.tp * plan.tp
+        tp = _subset(workers, range(first, first + plan.tp))
+        return Mesh(
+            workers, _subset(workers, range(workers.rank % plan.tp, workers.size, plan.tp)), alone, tp=tp
+        )
     num_spatial, num_each = plan.num_spatial, plan.num_of_one
     first = workers.rank // num_spatial * num_spatial
     sp = _subset(workers, range(first, first + num_spatial))

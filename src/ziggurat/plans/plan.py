@@ -16,7 +16,7 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp", "sp", "pp", "lp")
+AVAILABLE = ("dp", "sp", "pp", "tp", "lp")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Plan:
         sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
         pp: Workers that consecutive parts of the network are spread over.
         lp: Workers that parallel branches of the network are spread over.
+        tp: Workers that wide layers of the network are spread over.
     """
 
     dp: int = 1
     sp: tuple[int, ...] = (1,)
     pp: int = 1
     lp: int = 1
+    tp: int = 1
 
     @property
     def num_spatial(self) -> int:
@@ -43,7 +45,7 @@ class Plan:
     @property
     def num_of_one(self) -> int:
         """Workers that compute a microbatch together."""
-        return self.pp * self.lp * self.num_spatial
+        return self.pp * self.lp * self.num_spatial * self.tp
 
     @property
     def num_workers(self) -> int:
@@ -56,6 +58,7 @@ class Plan:
             "sp": "x".join(map(str, self.sp)),
             "pp": str(self.pp),
             "lp": str(self.lp),
+            "tp": str(self.tp),
         }
         return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
 
@@ -92,12 +95,10 @@ def parse_plan(text: str) -> Plan:
             degrees[axis] = tuple(map(int, degree.split("x")))
     if math.prod(degrees.get("lp", (1,))) > 1 and math.prod(degrees.get("pp", (1,))) > 1:
         faults.append(f"lp does not go with pp: got '{text}'; use one of them, with dp and sp")
+    if "tp" in degrees and degrees.keys() & {"sp", "pp", "lp"}:
+        faults.append(f"tp goes with dp alone: got '{text}'; leave out sp, pp and lp")
     if faults:
         raise UserError(faults)
     sp = degrees.get("sp", (1,))
-    return Plan(
-        degrees.get("dp", (1,))[0],
-        sp[:1] if sp[-1] == 1 else sp,
-        degrees.get("pp", (1,))[0],
-        degrees.get("lp", (1,))[0],
-    )
+    one = {axis: degrees[axis][0] for axis in ("dp", "pp", "lp", "tp") if axis in degrees}
+    return Plan(sp=sp[:1] if sp[-1] == 1 else sp, **one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -13,9 +14,11 @@ from ziggurat.parallel.pipeline.trace import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
+from ziggurat.plans.tensor_parallel import Split
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
 from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.tensor_step import run_tensor_step, split_model
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 
@@ -29,12 +32,13 @@ class Check:
         unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
-        communication_bytes: Sent within the spatial axes and over the cuts between stages by all workers together; None
+        communication_bytes: Sent within the spatial and tensor axes and over the cuts between stages by all workers together; None
             where a plan has dp, whose bytes are not counted.
         gathers: Bytes that the worker which received most has received, by layer and operation.
         stages: Under a plan with pp, what each costs.
         spans: Under a plan with pp, what each worker did in the step that was timed.
         placement: Under a plan with lp, where the calls were computed.
+        splits: Under a plan with tp, what is split.
     """
 
     errors: Errors | None
@@ -46,6 +50,7 @@ class Check:
     stages: tuple[StageCost, ...] = ()
     spans: tuple[tuple[Span, ...], ...] = ()
     placement: Placement | None = None
+    splits: tuple[Split, ...] = ()
 
 
 def check_step(
@@ -66,10 +71,13 @@ def check_step(
     """
     mesh = make_mesh(workers, plan)
     take: Callable[..., Step] = run_step
-    stages, placement = tuple[StageCost, ...](), None
+    stages, placement, splits = tuple[StageCost, ...](), None, tuple[Split, ...]()
     if mesh.lp.size > 1:
         take = run_pipeline_step
         trial, placement = place_branches(model, trial, mesh)
+    if mesh.tp.size > 1:
+        tensor = split_model(model, trial, mesh)
+        take, splits = partial(run_tensor_step, tensor), tuple(tensor.splits)
     if mesh.pp.size > 1:
         take = run_pipeline_step
         trial, stages = cut_model(model, trial, mesh)
@@ -99,4 +107,5 @@ def check_step(
         stages=stages,
         spans=tuple(workers.gather(tuple(trace.spans))) if measure and stages else (),
         placement=placement,
+        splits=splits,
     )

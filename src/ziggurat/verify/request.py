@@ -29,6 +29,7 @@ EFFECTIVE = (
     "train.microbatches",
     "plan.",
     "pipeline.",
+    "tensor.",
 )  # settings that change what is verified
 
 

@@ -77,7 +77,7 @@ class Step:
         buffers: By name.
         seconds: Of forward and backward, and of the sums over workers.
         peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted.
-        bytes_sent: By this worker over the cuts between stages.
+        bytes_sent: By this worker over the cuts between stages, or over tp.
     """
 
     pieces: dict[int, Piece]

@@ -44,6 +44,7 @@ def _costs(result: dict[str, Any]) -> list[str]:
         lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
     if result["stages"]:
         lines += ["", *_stages(result)]
+    lines += ["", *_splits(result)] if result["min_width"] is not None else []
     if result["bubble"]:
         bubble = result["bubble"]
         lines += [
@@ -90,6 +91,26 @@ def _branches(branches: dict[str, Any]) -> list[str]:
         *lines,
         f"at most {branches['bound']:.2f} times as fast as one worker (all work by the busiest worker's)",
     ]
+
+
+def _splits(result: dict[str, Any]) -> list[str]:
+    """Return a line for each pair of layers that is split over workers."""
+    if not result["splits"]:
+        return [
+            f"nothing of {result['model']} is split: no pair of layers, and no classifier, of {result['min_width']} hidden "
+            "channels or classes at least that tp divides; every worker computes all of it (see docs/tensor.md; "
+            "--set tensor.min_width=N)"
+        ]
+    lines = [f"split over tp:{'width':>8}{'weights MB':>12}{'of a worker':>13}   layers"]
+    for split in result["splits"]:
+        whole, kept = (split[f"{of}_bytes"] / MEGABYTE for of in ("whole", "worker"))
+        layers = (
+            f"{split['first']} > {split['second']}"
+            if split["second"]
+            else f"{split['first']} (outputs joined)"
+        )
+        lines.append(f"{'':14}{split['width']:>8}{whole:12.3f}{kept:13.3f}   {layers}")
+    return lines
 
 
 def _unsupported(result: dict[str, Any]) -> list[str]:

@@ -209,6 +209,8 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
             {"number": number, "worker": number % request.plan.pp, **asdict(cost)}
             for number, cost in enumerate(check.stages)
         ],
+        "splits": [asdict(split) for split in check.splits],
+        "min_width": request.config.tensor.min_width if plan.tp > 1 else None,
         "bubble": bubble and asdict(bubble),
         "branches": check.placement
         and {"seconds": list(check.placement.seconds), "bound": check.placement.bound},

@@ -1,0 +1,146 @@
+"""What crosses the workers of a tensor axis: three functions, each with the adjoint of what it does as its gradient.
+
+    forward                              backward
+    copy_in   the tensor as it is        the sum of all workers' gradients
+    sum_out   the sum over all workers   the gradient as it is
+    join      the parts, side by side    this worker's part of the gradient
+
+Between `copy_in` and `sum_out` every worker computes a part; outside, all compute the same: every loss is the whole one.
+
+References:
+    Shoeybi et al., Megatron-LM, 2019, section 3 (f is `copy_in`, g is `sum_out`). https://arxiv.org/abs/1909.08053
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.workers import Workers
+from ziggurat.phases import waiting
+
+
+class TensorAxis:
+    """The workers of a tensor axis, and what this one has sent to the others.
+
+    Args:
+        workers: Of the axis.
+
+    Attributes:
+        bytes_sent: As a ring sends them, forward and backward.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.bytes_sent = 0
+
+    def sum(self, part: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+        """Return the sum (or the maximum) over all workers, the same on each.
+
+        Communication:
+            One all-reduce: ``2 (W - 1) / W`` of the tensor's bytes sent by each worker.
+        """
+        size = self.workers.size
+        if size == 1:
+            return part
+        total = part.detach().clone(memory_format=torch.contiguous_format)
+        with waiting():
+            dist.all_reduce(total, operation, group=self.workers.group)
+        self.bytes_sent += 2 * (size - 1) * total.numel() * total.element_size() // size
+        return total
+
+    def join(self, part: Tensor, dim: int) -> Tensor:
+        """Return the parts of all workers, of one shape, side by side.
+
+        Communication:
+            One all-gather: ``W - 1`` times the part's bytes sent by each worker.
+        """
+        size = self.workers.size
+        if size == 1:
+            return part
+        own = part.detach().contiguous()
+        parts = [torch.empty_like(own) for _ in range(size)]
+        with waiting():
+            dist.all_gather(parts, own, group=self.workers.group)
+        self.bytes_sent += (size - 1) * own.numel() * own.element_size()
+        return torch.cat(parts, dim)
+
+    def part(self, whole: Tensor, dim: int) -> Tensor:
+        """Return this worker's part of a tensor whose extent the number of workers divides."""
+        return whole.chunk(self.workers.size, dim)[self.workers.rank]
+
+
+class _CopyIn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: TensorAxis) -> Tensor:
+        ctx.axis = axis
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.axis.sum(gradients[0]), None
+
+
+class _SumOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, axis: TensorAxis) -> Tensor:
+        total = axis.sum(part)
+        return total.view_as(total)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0], None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, axis: TensorAxis, dim: int) -> Tensor:
+        ctx.axis, ctx.dim = axis, dim
+        whole = axis.join(part, dim)
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.axis.part(gradients[0], ctx.dim).contiguous(), None, None
+
+
+def copy_in(x: Tensor, axis: TensorAxis) -> Tensor:
+    """Return a tensor that all workers have, as the input of their parts.
+
+    Placement:
+        Before and after, every worker has the whole; of its gradient each has a summand before, and all have the sum after.
+
+    Communication:
+        Backward: one all-reduce of the gradient.
+    """
+    result: Tensor = _CopyIn.apply(x, axis)
+    return result
+
+
+def sum_out(part: Tensor, axis: TensorAxis) -> Tensor:
+    """Return the sum of the tensors of all workers.
+
+    Placement:
+        Before, each worker has a summand; after, all have the sum, and its whole gradient.
+
+    Communication:
+        Forward: one all-reduce of the tensor.
+    """
+    result: Tensor = _SumOut.apply(part, axis)
+    return result
+
+
+def join(part: Tensor, axis: TensorAxis, dim: int) -> Tensor:
+    """Return the parts of all workers, side by side.
+
+    Placement:
+        Before, each worker has a part; after, all have the whole, and its whole gradient.
+
+    Communication:
+        Forward: one all-gather of the parts.
+    """
+    result: Tensor = _Join.apply(part, axis, dim)
+    return result

@@ -1,0 +1,184 @@
+"""Finding what can be split in a recorded network: pairs of layers whose hidden channels nobody else sees.
+
+    first (columns) ──> norm, activation, depthwise convolution, pooling, dropout ──> second (rows)
+
+Everything between computes each channel by itself, and its only consumer is the next. A layer that is called several
+times (a head, on every level) must be followed by the same layers each time. Of a network's last linear layer the
+classes can be split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ziggurat.parallel.pipeline.graph import Call, Graph, Value
+from ziggurat.parallel.tensor.layers import CONVOLUTIONS
+
+POINTWISE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh,
+    nn.Hardsigmoid, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Identity,
+)  # fmt: skip
+POINTWISE_FUNCTIONS = {
+    functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu, functional.silu,
+    functional.mish, functional.hardswish, functional.hardtanh, functional.hardsigmoid, functional.softplus,
+    functional.sigmoid, functional.tanh, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, Tensor.relu, Tensor.relu_,
+    Tensor.sigmoid, Tensor.tanh,
+}  # fmt: skip
+POOLINGS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+)  # fmt: skip
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is split together.
+
+    Attributes:
+        first: Name of the layer whose outputs are split.
+        between: Names of the layers between that hold weights or draw numbers.
+        second: Name of the layer whose inputs are split; empty for a classifier, whose outputs are joined.
+        width: Outputs of the first layer.
+    """
+
+    first: str
+    between: tuple[str, ...]
+    second: str
+    width: int
+
+
+def find_pairs(graph: Graph, model: nn.Module, num_workers: int, min_width: int) -> list[Pair]:
+    """Return the pairs of a network that can be split, in the order in which they are called; no layer is in two.
+
+    Args:
+        graph: Recorded in training.
+        model: The network.
+        num_workers: Of the tensor axis; it divides what is split.
+        min_width: Fewest hidden channels (or classes).
+    """
+    search = _Search(graph, model, num_workers)
+    pairs: list[Pair] = []
+    taken: set[str] = set()
+    for layer in dict.fromkeys(call.layer for call in graph.calls if call.function is None):
+        pair = search.from_layer(layer) if layer not in taken else None
+        if pair and pair.width >= min_width and not taken & {pair.first, pair.second, *pair.between}:
+            pairs.append(pair)
+            taken |= {pair.first, pair.second, *pair.between}
+    return pairs
+
+
+class _Search:
+    def __init__(self, graph: Graph, model: nn.Module, num_workers: int) -> None:
+        self.graph, self.num_workers = graph, num_workers
+        self.layers = dict(model.named_modules())
+        self.outputs = set(graph.output_values())
+        self.users: dict[Value, list[int]] = {}
+        self.calls_of: dict[str, list[int]] = {}
+        readers: dict[str, set[str]] = {}
+        for number, call in enumerate(graph.calls):
+            for value in call.uses:
+                self.users.setdefault(value, []).append(number)
+            if call.function is None:
+                self.calls_of.setdefault(call.layer, []).append(number)
+            for state in call.states:
+                readers.setdefault(state, set()).add(call.layer if call.function is None else f"{number}")
+        self.shared = {state for state, names in readers.items() if len(names) > 1}
+        self.num_places = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+
+    def from_layer(self, name: str) -> Pair | None:
+        """Return the pair that a layer begins; None if it begins none."""
+        layer = self.layers[name]
+        if not self._is_dense(name) or self._outputs(layer) % self.num_workers:
+            return None
+        chains = {self._follow(number) for number in self.calls_of[name]}
+        chain = chains.pop()
+        if chains or chain is None:
+            return None
+        if chain == ("",):
+            return Pair(name, (), "", self._outputs(layer)) if type(layer) is nn.Linear else None
+        *between, second = chain
+        between = [one for one in between if one]  # functions have no name
+        cut = tuple(dict.fromkeys(one for one in between if self._is_changed(one)))
+        count = len(self.calls_of[name])
+        if any(len(self.calls_of[one]) != count for one in (*cut, second)):
+            return None
+        return Pair(name, cut, second, self._outputs(layer))
+
+    def _follow(self, number: int) -> tuple[str, ...] | None:
+        """Return the layers from a call to the second of a pair; ``("",)`` if the network returns what the call makes."""
+        first = type(self.layers[self.graph.calls[number].layer])
+        names: list[str] = []
+        value = Value(number, 0)
+        while True:
+            users = self.users.get(value, [])
+            if value in self.outputs:
+                return ("",) if not names and not users else None
+            if len(users) != 1:
+                return None
+            call = self.graph.calls[users[0]]
+            if call.uses != (value,):
+                return None
+            if (
+                call.function is None
+                and type(self.layers[call.layer]) is first
+                and self._is_dense(call.layer)
+            ):
+                return (*names, call.layer)
+            if not self._is_local(call, first):
+                return None
+            names.append(call.layer if call.function is None else "")
+            value = Value(users[0], 0)
+
+    def _is_dense(self, name: str) -> bool:
+        """Whether a layer is linear, or a convolution of one group, and nobody else has a hand in it."""
+        layer: Any = self.layers[name]
+        is_convolution = type(layer) in CONVOLUTIONS and layer.groups == 1 and layer.padding_mode == "zeros"
+        return (type(layer) is nn.Linear or is_convolution) and self._is_alone(name)
+
+    def _is_alone(self, name: str) -> bool:
+        layer = self.layers[name]
+        states = {
+            state for call in self.calls_of[name] for state in self.graph.calls[call].states
+        }  # a tied one has the name that it has elsewhere
+        hooked = layer._forward_hooks or layer._forward_pre_hooks
+        return self.num_places[id(layer)] == 1 and not states & self.shared and not hooked
+
+    def _is_local(self, call: Call, first: type) -> bool:
+        """Whether a call computes each channel by itself."""
+        if call.function is not None:
+            return call.function in POINTWISE_FUNCTIONS
+        layer: Any = self.layers[call.layer]
+        if isinstance(layer, POINTWISE):
+            return True
+        if not self._is_alone(call.layer):
+            return False
+        if first is nn.Linear:
+            return type(layer) is nn.Dropout
+        if type(layer) is nn.GroupNorm:
+            return bool(layer.num_groups % self.num_workers == 0)
+        if type(layer) in CONVOLUTIONS:
+            depthwise = layer.groups == layer.in_channels == layer.out_channels
+            return bool(depthwise and layer.padding_mode == "zeros")
+        return isinstance(layer, POOLINGS) or self._is_batch_norm(layer)
+
+    @staticmethod
+    def _is_batch_norm(layer: nn.Module) -> bool:
+        """Whether a layer is a batch norm, alone or fused with an activation."""
+        return isinstance(layer, BATCH_NORMS) and all(isinstance(c, POINTWISE) for c in layer.children())
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether a layer between holds what is split, or draws random numbers."""
+        layer = self.layers[name]
+        has_states = any(True for _ in (*layer.parameters(), *layer.buffers()))
+        return has_states or isinstance(layer, (nn.Dropout, nn.GroupNorm))
+
+    @staticmethod
+    def _outputs(layer: Any) -> int:
+        return int(layer.out_features if type(layer) is nn.Linear else layer.out_channels)

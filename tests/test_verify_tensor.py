@@ -1,0 +1,137 @@
+"""`ziggurat verify --plan tp=2`: what is split, that it is exact, and that nothing to split is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ranks import run_ranks
+from ziggurat.cli import main
+from ziggurat.config import override
+from ziggurat.config.records import RunConfig
+from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.tensor.pairs import find_pairs
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.mesh import make_mesh
+from ziggurat.plans.tensor_parallel import TensorParallel
+from ziggurat.verify.check import check_step
+from ziggurat.verify.compare import BOUNDS
+from ziggurat.verify.networks import build_network
+from ziggurat.verify.step import Trial, run_step
+
+
+class Branches(nn.Module):
+    """Pairs that may be split, and some that may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)  # seen by `tower` and by the sum
+        self.tower = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(inplace=True))
+        self.out = nn.Conv2d(12, 8, 1)
+        self.tied = nn.Conv2d(8, 8, 1)
+        self.also = nn.Conv2d(8, 8, 1)
+        self.also.weight = self.tied.weight
+        self.grouped = nn.Conv2d(8, 9, 1)  # three groups of norm: two workers do not divide them
+        self.norm = nn.GroupNorm(3, 9)
+        self.last = nn.Conv2d(9, 4, 1)
+        self.hidden = nn.Linear(4, 10)
+        self.drop = nn.Dropout(0.5)
+        self.odd = nn.Linear(10, 7)
+        self.classes = nn.Linear(7, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(2):  # called twice
+            x = x + self.out(self.tower(x))
+        x = self.also(self.tied(x))
+        x = self.last(self.norm(self.grouped(x))).mean((2, 3))
+        return self.classes(functional.softmax(self.odd(self.drop(functional.gelu(self.hidden(x)))), 1))
+
+
+def branches() -> nn.Module:
+    return Branches()
+
+
+def pairs_of(model: nn.Module, size: int = 2, min_width: int = 1) -> list[tuple[str, str]]:
+    graph = Skeleton(model).record(spec_of(torch.zeros(2, 3, 9, 8)))
+    return [(pair.first, pair.second) for pair in find_pairs(graph, model, size, min_width)]
+
+
+def test_pairs_are_found() -> None:
+    model = Branches()
+    assert pairs_of(model) == [("tower.0", "out"), ("hidden", "odd"), ("classes", "")]
+    assert pairs_of(model, min_width=11) == [("tower.0", "out")]
+    assert pairs_of(model, size=5) == [("hidden", "odd")]
+    model.out.register_forward_hook(lambda *_: None)  # its owner would see a part
+    assert pairs_of(model) == [("hidden", "odd"), ("classes", "")]
+
+
+def check_plan(name: str, plan: str, world: int, count: int, **settings: Any) -> Any:
+    config = override(RunConfig(), {"model.name": name, **settings})
+    torch.manual_seed(0)
+    model = build_network(name, config.model).double()
+    trial = Trial(torch.randn(5, 3, 61, 64, dtype=torch.float64), num_microbatches=count, config=config)
+    reference = run_step(copy.deepcopy(model), trial, make_mesh(Workers()))
+    checks = run_ranks(check_step, world, (plan, model, trial, reference))
+    assert len({repr(check.errors) for check in checks}) == 1, "all workers have the same verdict"
+    errors = checks[0].errors
+    assert errors.largest <= BOUNDS[torch.float64], errors
+    return checks[0]
+
+
+SMALL = {"model.channels": 32, "model.head_depth": 2, "model.levels": "p3-p5", "tensor.min_width": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "split"),
+    [
+        ("test_verify_tensor:branches", {"tensor.min_width": 6}, "tower.0"),
+        ("fcos-resnet10t-fpn", SMALL, "head"),
+        ("retinanet-resnet10t-fpn", SMALL, "head"),
+        ("pnn", {"tensor.min_width": 4}, ""),
+        ("timm:mobilenetv2_050", {"tensor.min_width": 48}, "conv_pw"),
+    ],
+)
+def test_exact(name: str, settings: dict[str, Any], split: str) -> None:
+    for plan, world, count in (("tp=2", 2, 1), ("dp=2,tp=2", 4, 2)):
+        check = check_plan(name, plan, world, count, **settings)
+        assert any(split in one.first for one in check.splits), check.splits
+        assert all(one.worker_bytes < one.whole_bytes for one in check.splits)
+
+
+def _wrong_without_sum(workers: Workers, model: nn.Module, x: Tensor) -> float:
+    whole = model(x)
+    parallel = TensorParallel(model, spec_of(x), workers, 4)
+    parallel.axis.sum = lambda part, *_: part  # type: ignore[method-assign]
+    return float((model(x) - whole).detach().abs().max())
+
+
+def test_without_the_sum_it_is_wrong() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).double()
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    assert min(run_ranks(_wrong_without_sum, 2, (model, x))) > 1e-3
+
+
+def test_command(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["verify", "test_verify_tensor:branches", "--input", "2x3x9x8", "--plan", "tp=2"]
+    assert main([*arguments, "--set", "tensor.min_width=10", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert [(split["first"], split["second"]) for split in result["splits"]] == [
+        ("tower.0", "out"),
+        ("hidden", "odd"),
+    ]
+    assert result["communication_bytes"] > 0
+    assert main(arguments) == 0
+    assert "nothing of test_verify_tensor:branches is split" in capfd.readouterr().out
+
+
+def test_runs_refuse_it(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "digits", "--plan", "tp=2"]) == 2
+    assert "available for ziggurat verify alone" in capfd.readouterr().err
