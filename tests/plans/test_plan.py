@@ -42,7 +42,7 @@ def test_a_spatial_plan_reads_back(text, plan, workers, name):
         (
             "tp=2,ddp=2,sp=2x0,sp=2x2x2",
             [
-                "tensor parallel (tp) is not available yet: use dp, sp, pp",
+                "tensor parallel (tp) is not available yet: use dp, fsdp, sp, pp",
                 "unknown axis 'ddp' in the plan 'tp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x0' in "
                 "'tp=2,ddp=2,sp=2x0,sp=2x2x2'",

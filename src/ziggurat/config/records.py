@@ -262,11 +262,13 @@ class PipelineConfig:
             that is called several times ``head:3`` is the third call. Empty balances the measured times.
         schedule: ``gpipe``, ``1f1b`` (fewer activations at once) or ``interleaved`` (two stages on each worker).
         max_bytes: Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.
+        unit_bytes: Under fsdp, parameters of the smallest module that is gathered on its own.
     """
 
     cut: str = ""
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     max_bytes: int = 0
+    unit_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True)

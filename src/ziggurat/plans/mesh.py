@@ -33,11 +33,12 @@ class Mesh:
 
     Attributes:
         workers: All of them.
-        dp: Those that have the same part of other images.
+        dp: Those that have the same part of other images (the fsdp axis, where a plan has one).
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
         pipelines: Of the models that are cut into stages.
+        is_sharded: Whether the weights are spread over all workers (fsdp).
     """
 
     workers: Workers
@@ -46,6 +47,7 @@ class Mesh:
     spatial: SpatialMesh | None = None
     pp: Workers = field(default_factory=Workers)
     pipelines: dict[nn.Module, Pipeline] = field(default_factory=dict)
+    is_sharded: bool = False
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
@@ -108,15 +110,16 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     if plan.num_workers != workers.size:
         raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
     alone = Workers(device=workers.device)
-    if plan.dp == workers.size:
-        return Mesh(workers, workers, alone, pp=alone)
+    if plan.num_data == workers.size:
+        return Mesh(workers, workers, alone, pp=alone, is_sharded=plan.fsdp > 1)
     num_spatial, num_each = plan.num_spatial, plan.pp * plan.num_spatial
     first = workers.rank // num_spatial * num_spatial
     sp = _subset(workers, range(first, first + num_spatial))
     first = workers.rank // num_each * num_each
     pp = _subset(workers, range(first + workers.rank % num_spatial, first + num_each, num_spatial))
     dp = _subset(workers, range(workers.rank % num_each, workers.size, num_each))
-    return Mesh(workers, dp, sp, spatial_mesh(sp, plan.sp) if num_spatial > 1 else None, pp)
+    spatial = spatial_mesh(sp, plan.sp) if num_spatial > 1 else None
+    return Mesh(workers, dp, sp, spatial, pp, is_sharded=plan.fsdp > 1)
 
 
 def _subset(workers: Workers, ranks: range) -> Workers:

@@ -16,7 +16,7 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp", "sp", "pp")
+AVAILABLE = ("dp", "fsdp", "sp", "pp")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,18 @@ class Plan:
         dp: Workers that the samples of a step are spread over.
         sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
         pp: Workers that consecutive parts of the network are spread over.
+        fsdp: Workers that the samples of a step and the weights are spread over; takes the place of dp.
     """
 
     dp: int = 1
     sp: tuple[int, ...] = (1,)
     pp: int = 1
+    fsdp: int = 1
+
+    @property
+    def num_data(self) -> int:
+        """Workers that the samples of a step are spread over."""
+        return self.dp * self.fsdp
 
     @property
     def num_spatial(self) -> int:
@@ -46,10 +53,15 @@ class Plan:
     @property
     def num_workers(self) -> int:
         """The product of all degrees."""
-        return self.dp * self.num_of_one
+        return self.num_data * self.num_of_one
 
     def __str__(self) -> str:
-        texts = {"dp": str(self.dp), "sp": "x".join(map(str, self.sp)), "pp": str(self.pp)}
+        texts = {
+            "dp": str(self.dp),
+            "fsdp": str(self.fsdp),
+            "sp": "x".join(map(str, self.sp)),
+            "pp": str(self.pp),
+        }
         return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
 
 
@@ -83,7 +95,13 @@ def parse_plan(text: str) -> Plan:
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))
+    ones = {axis: degrees.get(axis, (1,))[0] for axis in ("dp", "pp", "fsdp")}
+    if ones["fsdp"] > 1 and ones["dp"] * ones["pp"] > 1:
+        faults.append(
+            f"fsdp spreads samples as dp does, and goes with sp alone: got '{text}'; use fsdp={ones['fsdp'] * ones['dp']} "
+            "without dp and pp, or pp without fsdp"
+        )
     if faults:
         raise UserError(faults)
     sp = degrees.get("sp", (1,))
-    return Plan(degrees.get("dp", (1,))[0], sp[:1] if sp[-1] == 1 else sp, degrees.get("pp", (1,))[0])
+    return Plan(ones["dp"], sp[:1] if sp[-1] == 1 else sp, ones["pp"], ones["fsdp"])

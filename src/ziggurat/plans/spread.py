@@ -42,7 +42,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         Halos and moments in every layer that needs them; after backward one all-reduce of the gradients.
     """
     parsed = parse_plan(plan)
-    if parsed.dp != 1 or parsed.pp != 1 or parsed.num_spatial != workers.size:
+    if parsed.num_data != 1 or parsed.pp != 1 or parsed.num_spatial != workers.size:
         raise UserError(
             f"a model is spread by a plan of sp alone, with as many workers as there are: got {plan} and "
             f"{workers.size} workers; use --plan sp={workers.size}, or another --nproc-per-node"
