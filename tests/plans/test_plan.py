@@ -38,11 +38,19 @@ def test_a_spatial_plan_reads_back(text, plan, workers, name):
         ("dp=0", ["the degree of dp must be a positive whole number: got '0' in 'dp=0'"]),
         ("dp=two", ["the degree of dp must be a positive whole number: got 'two' in 'dp=two'"]),
         ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
+        ("lp=2,pp=2", ["lp does not go with pp: got 'lp=2,pp=2'; use one of them, with dp and sp"]),
+        ("dp=2,sp=2,tp=2", ["tp goes with dp alone: got 'dp=2,sp=2,tp=2'; leave out the other axes"]),
+        (
+            "dp=2,fsdp=2",
+            [
+                "fsdp spreads samples as dp does, and goes with sp alone: got 'dp=2,fsdp=2'; use fsdp=4 without other axes "
+                "than sp, or leave out fsdp"
+            ],
+        ),
         ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
         (
             "fsdp=2,ddp=2,sp=2x0,sp=2x2x2",
             [
-                "data parallel with sharded weights (fsdp) is not available yet: use dp, sp, pp, tp, lp",
                 "unknown axis 'ddp' in the plan 'fsdp=2,ddp=2,sp=2x0,sp=2x2x2': did you mean 'dp'?",
                 "the degree of sp must be a positive whole number, or rows x columns such as 2x2: got '2x0' in "
                 "'fsdp=2,ddp=2,sp=2x0,sp=2x2x2'",

@@ -12,7 +12,8 @@ from ziggurat.config.records import RunConfig
 FREE_ON_RESUME = {
     "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
     "train.checkpoint_every", "train.evaluate_every",
-    "pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint", "tensor.min_width",
+    "pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint", "pipeline.unit_bytes",
+    "tensor.min_width",
     "checkpoint.keep", "checkpoint.keep_best", "checkpoint.keep_every",
     "launch.max_restarts", "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds",
     "launch.evaluation_seconds",

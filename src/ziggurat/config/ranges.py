@@ -24,6 +24,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "data.cache_bytes", "digits.count_min", "train.epochs", "train.steps", "train.microbatches",
         "train.weight_decay", "train.clip_norm", "train.checkpoint_every", "train.evaluate_every", "loss.box_weight",
         "loss.level_weight", "loss.dice_weight", "checkpoint.keep_best", "checkpoint.keep_every", "pipeline.max_bytes",
+        "pipeline.unit_bytes",
         "launch.max_restarts",
     ]  # fmt: skip
     shares = [

@@ -267,12 +267,14 @@ class PipelineConfig:
         max_bytes: Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.
         checkpoint: ``stage`` keeps of a microbatch what each stage has received, and computes the rest again for
             backward: less memory for more time. ``none`` keeps all.
+        unit_bytes: Under fsdp, parameters of the smallest module that is gathered on its own.
     """
 
     cut: str = ""
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     max_bytes: int = 0
     checkpoint: Literal["none", "stage"] = "none"
+    unit_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True)

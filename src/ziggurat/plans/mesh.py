@@ -34,7 +34,7 @@ class Mesh:
 
     Attributes:
         workers: All of them.
-        dp: Those that have the same part of other images.
+        dp: Those that have the same part of other images (the fsdp axis, where a plan has one).
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
         pp: Those that have other parts of the network, for the same part of the same images.
@@ -42,6 +42,7 @@ class Mesh:
         pipelines: Of the models that are cut into stages, or branches.
         lp: Those that compute other branches of the network, for the same part of the same images.
         sharing: Those that compute the same images with the same weights: of lp and sp.
+        is_sharded: Whether the weights are spread over all workers (fsdp).
     """
 
     workers: Workers
@@ -53,6 +54,7 @@ class Mesh:
     pipelines: dict[nn.Module, Pipeline | Branches] = field(default_factory=dict)
     lp: Workers = field(default_factory=Workers)
     sharing: Workers = field(default_factory=Workers)
+    is_sharded: bool = False
 
     @property
     def network(self) -> Workers:
@@ -120,8 +122,8 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     if plan.num_workers != workers.size:
         raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
     alone = Workers(device=workers.device)
-    if plan.dp == workers.size:
-        return Mesh(workers, workers, alone, pp=alone)
+    if plan.num_data == workers.size:
+        return Mesh(workers, workers, alone, pp=alone, is_sharded=plan.fsdp > 1)
     if plan.tp > 1:
         first = workers.rank // plan.tp * plan.tp
         tp = _subset(workers, range(first, first + plan.tp))
@@ -138,7 +140,7 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     if plan.lp > 1:
         sharing = _subset(workers, range(first, first + num_each)) if num_spatial > 1 else network
         return Mesh(workers, dp, sp, spatial, pp=alone, lp=network, sharing=sharing)
-    return Mesh(workers, dp, sp, spatial, network, sharing=sp)
+    return Mesh(workers, dp, sp, spatial, network, sharing=sp, is_sharded=plan.fsdp > 1)
 
 
 def _subset(workers: Workers, ranks: range) -> Workers:

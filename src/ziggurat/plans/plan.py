@@ -16,7 +16,6 @@ AXES = {
     "tp": "tensor parallel",
     "lp": "level parallel",
 }
-AVAILABLE = ("dp", "sp", "pp", "tp", "lp")
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Plan:
         pp: Workers that consecutive parts of the network are spread over.
         lp: Workers that parallel branches of the network are spread over.
         tp: Workers that wide layers of the network are spread over.
+        fsdp: Workers that the samples of a step and the weights are spread over; takes the place of dp.
     """
 
     dp: int = 1
@@ -36,6 +36,12 @@ class Plan:
     pp: int = 1
     lp: int = 1
     tp: int = 1
+    fsdp: int = 1
+
+    @property
+    def num_data(self) -> int:
+        """Workers that the samples of a step are spread over."""
+        return self.dp * self.fsdp
 
     @property
     def num_spatial(self) -> int:
@@ -50,11 +56,12 @@ class Plan:
     @property
     def num_workers(self) -> int:
         """The product of all degrees."""
-        return self.dp * self.num_of_one
+        return self.num_data * self.num_of_one
 
     def __str__(self) -> str:
         texts = {
             "dp": str(self.dp),
+            "fsdp": str(self.fsdp),
             "sp": "x".join(map(str, self.sp)),
             "pp": str(self.pp),
             "lp": str(self.lp),
@@ -67,7 +74,7 @@ def parse_plan(text: str) -> Plan:
     """Read a plan such as ``dp=2``, ``sp=2`` (bands of rows), ``sp=2x2`` (tiles), ``pp=2`` (parts of the network) or ``dp=2,sp=1x2``.
 
     Raises:
-        UserError: Listing every axis that is unknown, not available or without a positive degree.
+        UserError: Listing every axis that is unknown or without a positive degree, and those that do not go together.
 
     Example:
         >>> plan = parse_plan("dp=3,sp=2x1")
@@ -80,8 +87,6 @@ def parse_plan(text: str) -> Plan:
         axis, _, degree = (part.strip() for part in item.partition("="))
         if axis not in AXES:
             faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(AXES))}")
-        elif axis not in AVAILABLE:
-            faults.append(f"{AXES[axis]} ({axis}) is not available yet: use {', '.join(AVAILABLE)}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
         elif not re.fullmatch(
@@ -93,12 +98,25 @@ def parse_plan(text: str) -> Plan:
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))
-    if math.prod(degrees.get("lp", (1,))) > 1 and math.prod(degrees.get("pp", (1,))) > 1:
-        faults.append(f"lp does not go with pp: got '{text}'; use one of them, with dp and sp")
-    if "tp" in degrees and degrees.keys() & {"sp", "pp", "lp"}:
-        faults.append(f"tp goes with dp alone: got '{text}'; leave out sp, pp and lp")
+    one = {axis: degrees[axis][0] for axis in ("dp", "pp", "lp", "tp", "fsdp") if axis in degrees}
+    sp = degrees.get("sp", (1,))
+    plan = Plan(sp=sp[:1] if sp[-1] == 1 else sp, **one)
+    faults += _product_faults(plan, text)
     if faults:
         raise UserError(faults)
-    sp = degrees.get("sp", (1,))
-    one = {axis: degrees[axis][0] for axis in ("dp", "pp", "lp", "tp") if axis in degrees}
-    return Plan(sp=sp[:1] if sp[-1] == 1 else sp, **one)
+    return plan
+
+
+def _product_faults(plan: Plan, text: str) -> list[str]:
+    """Return which axes do not go together."""
+    faults = []
+    if plan.lp > 1 and plan.pp > 1:
+        faults.append(f"lp does not go with pp: got '{text}'; use one of them, with dp and sp")
+    if plan.tp > 1 and plan.num_workers != plan.dp * plan.tp:
+        faults.append(f"tp goes with dp alone: got '{text}'; leave out the other axes")
+    if plan.fsdp > 1 and plan.num_workers != plan.fsdp * plan.num_spatial:
+        faults.append(
+            f"fsdp spreads samples as dp does, and goes with sp alone: got '{text}'; use fsdp={plan.fsdp * plan.dp} "
+            "without other axes than sp, or leave out fsdp"
+        )
+    return faults

@@ -73,6 +73,11 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
         raise UserError(
             f"tensor parallel (tp) is available for ziggurat verify alone: got {plan}; use dp, sp or pp"
         )
+    if plan.fsdp > 1:
+        raise UserError(
+            f"the plan {plan} is available in verify alone: train, evaluate and predict do not shard weights yet; use "
+            f"--plan {dataclasses.replace(plan, dp=plan.fsdp, fsdp=1)}, or pp to spread the weights over workers"
+        )
     if world is not None and plan.num_workers != world:
         raise UserError(
             f"the plan must have as many workers as there are: {plan} has {plan.num_workers}, torchrun "

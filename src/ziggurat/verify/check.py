@@ -14,6 +14,7 @@ from ziggurat.parallel.pipeline.trace import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
+from ziggurat.plans.sharded import shard_bytes
 from ziggurat.plans.tensor_parallel import Split
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
 from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
@@ -32,6 +33,7 @@ class Check:
         unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
+        weight_bytes: Of the parameters that each worker holds between steps.
         communication_bytes: Sent within the spatial and tensor axes and over the cuts between stages by all workers together; None
             where a plan has dp, whose bytes are not counted.
         gathers: Bytes that the worker which received most has received, by layer and operation.
@@ -45,6 +47,7 @@ class Check:
     unsupported: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     peak_bytes: int = 0
+    weight_bytes: tuple[int, ...] = ()
     communication_bytes: int | None = None
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
@@ -102,6 +105,7 @@ def check_step(
         errors=join_errors([errors for errors, *_ in of_all]),
         seconds=max(seconds for _, seconds, *_ in of_all),
         peak_bytes=max(peak for _, _, peak, *_ in of_all),
+        weight_bytes=tuple(workers.gather(shard_bytes(model))),
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.dp.size == 1 else None,
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         stages=stages,

@@ -56,7 +56,7 @@ class Request:
     @property
     def num_microbatches(self) -> int:
         """Pieces of the batch, of equal size but for the last: as many as asked for, or fewer if that leaves none."""
-        wanted = self.config.train.microbatches or min(self.plan.dp * self.plan.pp, self.shape[0])
+        wanted = self.config.train.microbatches or min(self.plan.num_data * self.plan.pp, self.shape[0])
         size = -(-self.shape[0] // wanted)
         return -(-self.shape[0] // size)
 
@@ -113,18 +113,24 @@ def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:
             f"the plan {plan} cuts {len(plan.sp)} spatial dims: the input {shape} has {len(sizes) - 2}; take a plan "
             "of fewer"
         )
-    if sizes[0] % plan.dp:
-        faults.append(f"the batch must be a multiple of dp: got {sizes[0]} images for {plan}; change --input")
+    if sizes[0] % plan.num_data:
+        faults.append(
+            f"the batch must be a multiple of {_data_axis(plan)}: got {sizes[0]} images for {plan}; change --input"
+        )
     return faults
 
 
 def _microbatch_faults(sizes: tuple[int, ...], plan: Plan, count: int) -> list[str]:
-    if not count or plan.dp <= count <= sizes[0]:
+    if not count or plan.num_data <= count <= sizes[0]:
         return []
     return [
-        f"microbatches must be as many as dp at least and as the images at most: got {count} for {plan} and "
+        f"microbatches must be as many as {_data_axis(plan)} at least and as the images at most: got {count} for {plan} and "
         f"{sizes[0]} images; change --microbatches or --input"
     ]
+
+
+def _data_axis(plan: Plan) -> str:
+    return "fsdp" if plan.fsdp > 1 else "dp"
 
 
 def read_shape(text: str) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
+from ziggurat.plans.sharded import ShardedParallel, whole
 from ziggurat.verify.losses import Objective, make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64
@@ -76,7 +79,8 @@ class Step:
         gradients: By the parameter's name; zeros where it had none. Of this worker's stages, as the buffers.
         buffers: By name.
         seconds: Of forward and backward, and of the sums over workers.
-        peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted.
+        peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted (under fsdp, which frees
+            the memory of tensors that live on).
         bytes_sent: By this worker over the cuts between stages, or over tp.
     """
 
@@ -127,7 +131,7 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
     """Take one step in training mode, from zero gradients.
 
     A batch of several microbatches takes the step of ``ziggurat train`` (`DataParallel`); a single one that of a loop
-    of one's own.
+    of one's own; under fsdp both take that of `ShardedParallel`.
 
     Args:
         model: Its gradients and buffers are changed.
@@ -145,9 +149,9 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
     model.zero_grad(set_to_none=True)
     mesh.name_layers(model)
     counts = [len(images) for images in trial.pieces()]
-    several = len(counts) > 1
     pieces = {}
-    with closing(DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)) as parallel:
+    count_bytes = count_bytes and not mesh.is_sharded
+    with closing(_join(model, trial, mesh)) as parallel:
         objective = make_objective(model, trial.images.shape, counts, trial.config, trial.seed, mesh)
         memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
         begin = time.perf_counter()
@@ -158,13 +162,18 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
             for index in parallel.mine:
                 with parallel.leaf(index):
                     pieces[index] = _run_piece(model, trial, index, objective, totals, mesh)
+            if isinstance(parallel, ShardedParallel):
+                for _ in range(parallel.num_idle):
+                    with parallel.idle():
+                        (objective.loss(_run_model(model, trial, 0, mesh)[-1], 0, totals) * 0).backward()
             parallel.finish_gradients()
             parallel.finish_statistics()
         seconds = time.perf_counter() - begin
     return Step(
         pieces=pieces,
         gradients={
-            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
+            name: whole(torch.zeros_like(p) if p.grad is None else p.grad)
+            for name, p in model.named_parameters()
         },
         buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
         seconds=seconds,
@@ -187,10 +196,7 @@ def _run_piece(
     model: nn.Module, trial: Trial, index: int, objective: Objective, totals: Tensor, mesh: Mesh
 ) -> Piece:
     """Run forward and backward of one microbatch; gradients are parts where workers share its images."""
-    leaf, given = place_images(trial.pieces()[index], mesh)
-    torch.manual_seed(trial.seed + index)
-    with KeepFloat64():
-        outputs = model(given)
+    leaf, given, outputs = _run_model(model, trial, index, mesh)
     loss = objective.loss(outputs, index, totals)
     loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
     share = loss.local.detach() if isinstance(loss, SpatialTensor) else sum_parts(loss.detach(), mesh)
@@ -198,6 +204,24 @@ def _run_piece(
     kept = [detached(output) for output in tensors_of(outputs)]
     typical = objective.typical_size(kept) if mesh.spatial is None else 0.0
     return Piece(kept, share, whole_parts(given, gradient), typical)
+
+
+def _run_model(model: nn.Module, trial: Trial, index: int, mesh: Mesh) -> tuple[Tensor, Tensor, Any]:
+    """Run forward of one microbatch; returns the leaf of its images' gradient, what the model is given, and its outputs."""
+    leaf, given = place_images(trial.pieces()[index], mesh)
+    torch.manual_seed(trial.seed + index)
+    with KeepFloat64():
+        return leaf, given, model(given)
+
+
+def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> DataParallel | OwnLoop | ShardedParallel:
+    if mesh.is_sharded:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network's own
+            forward = partial(_run_model, model, trial, 0, mesh)
+            return ShardedParallel(model, mesh, forward, trial.config.pipeline.unit_bytes)
+    several = len(trial.pieces()) > 1
+    return DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)
 
 
 def whole_parts(given: Tensor, gradient: Tensor) -> Tensor:

@@ -39,7 +39,10 @@ def _costs(result: dict[str, Any]) -> list[str]:
     count = result["world_size"]
     lines = [f"{'':18}{'seconds a step':>15}{'peak MB a worker':>19}"]
     for name, cost in (("1 worker", result["single"]), (f"{count} workers", result["workers"])):
-        lines.append(f"{name:18}{cost['step_seconds']:15.2f}{cost['peak_bytes'] / MEGABYTE:19.1f}")
+        peak = f"{cost['peak_bytes'] / MEGABYTE:.1f}" if cost["peak_bytes"] else "not counted"
+        lines.append(f"{name:18}{cost['step_seconds']:15.2f}{peak:>19}")
+    weights = ", ".join(f"{size / MEGABYTE:.1f}" for size in result["weight_bytes"])
+    lines.append(f"MB of weights on each worker: {weights}")
     if result["communication_bytes"] is not None:
         lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
     if result["stages"]:

@@ -198,6 +198,7 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "workers": None
         if errors is None
         else {"step_seconds": check.seconds, "peak_bytes": check.peak_bytes},
+        "weight_bytes": list(check.weight_bytes),
         "communication_bytes": check.communication_bytes,
         "gathers": [
             {"layer": layer, "operation": operation, "bytes": size}
