@@ -172,7 +172,7 @@ def test_wrong_input(capfd: pytest.CaptureFixture[str], arguments: list[str], re
 
 def test_all_faults_at_once() -> None:
     with pytest.raises(UserError, match="4 faults"):
-        read_request("timm:resnt18", "3", "tp=2", "fp8", {})
+        read_request("timm:resnt18", "3", "tq=2", "fp8", {})
 
 
 def test_a_setting_without_effect_warns() -> None:

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 
 from ziggurat.errors import UserError, nearest
 
-AXES = {
-    "dp": "data parallel",
-    "fsdp": "data parallel with sharded weights",
-    "sp": "spatial parallel",
-    "pp": "pipeline parallel",
-    "tp": "tensor parallel",
-    "lp": "level parallel",
-}
+AXES = ("dp", "fsdp", "sp", "pp", "tp", "lp")  # as docs/axes.md explains them
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def parse_plan(text: str) -> Plan:
     for item in text.split(","):
         axis, _, degree = (part.strip() for part in item.partition("="))
         if axis not in AXES:
-            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(AXES))}")
+            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, AXES)}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
         elif not re.fullmatch(
