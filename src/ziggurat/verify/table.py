@@ -136,5 +136,6 @@ def _verdict(result: dict[str, Any]) -> str:
         return verdict
     return (
         f"{verdict}\non one worker, other last bits of input and layers change this step by {result['rounding_error']:.1e}: "
-        "errors of that size are rounding, which the network amplifies; larger ones are the plan's"
+        "errors of that size are rounding, which the network amplifies, and so may be some hundred times that, as a plan adds up "
+        "in another order, too; larger ones are the plan's"
     )
