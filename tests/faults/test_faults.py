@@ -4,6 +4,7 @@ The short form is part of `make test`; `make faults` runs the long one (more tha
 to have happened by the attempts that the launcher tells of; a hang fails the test by its time-out.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -175,6 +176,16 @@ def test_every_phase_alone_twice_and_during_recovery(tmp_path, undisturbed, capf
     assert no_state_in_memory()
 
 
+def workers_of(launcher):
+    """Return the processes that a launcher has forked, but for this one; Python's resource tracker is another program."""
+    command, found = launcher.cmdline(), []
+    for process in launcher.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if process.pid != os.getpid() and process.cmdline() == command:
+                found.append(process)
+    return found
+
+
 def kill_at_random(launcher, seed, stop):
     """Kill one of the launcher's workers at a random instant of its life, and then another (a process of its own)."""
     choice = random.Random(seed)
@@ -182,7 +193,7 @@ def kill_at_random(launcher, seed, stop):
         moment = time.monotonic() + choice.uniform(0.05, 1.5)
         while time.monotonic() < moment and not stop.is_set():
             time.sleep(0.005)  # the instant is what is random here; nothing waits for it
-        workers = [p for p in psutil.Process(launcher).children() if p.pid != os.getpid()]
+        workers = workers_of(psutil.Process(launcher))
         if stop.is_set() or not workers:
             return
         try:
