@@ -225,18 +225,12 @@ def _agreed_input(
 
     Communication: one broadcast of the paths and sizes.
     """
-    agreed: tuple[ImageFiles, list[Path]] | UserError | None = None
-    if workers.is_first:
-        try:
-            images = inspect_images(expand_paths(paths), max_pixels)
-            agreed = images, _prepare(out, images)
-        except UserError as error:
-            agreed = error
-    agreed = workers.share_of_first(agreed)
-    if isinstance(agreed, UserError):
-        raise agreed
-    assert agreed is not None  # the first worker always has something to say
-    return agreed
+
+    def inspected() -> tuple[ImageFiles, list[Path]]:
+        images = inspect_images(expand_paths(paths), max_pixels)
+        return images, _prepare(out, images)
+
+    return workers.decide_on_first(inspected)
 
 
 def _prepare(out: Path, images: ImageFiles) -> list[Path]:

@@ -6,13 +6,14 @@ every path of the program runs, and is tested, without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.errors import UserError
 from ziggurat.phases import waiting
 
 T = TypeVar("T")
@@ -72,6 +73,25 @@ class Workers:
         with waiting():
             dist.broadcast_object_list(values, src=dist.get_global_rank(self.group, 0), group=self.group)
         return values[0]
+
+    def decide_on_first(self, decide: Callable[[], T]) -> T:
+        """Return on every worker what a function returns on the first, or raise there what it raises.
+
+        Raises:
+            UserError: The first worker's.
+
+        Communication: one broadcast of a pickled object.
+        """
+        found: T | UserError | None = None
+        if self.is_first:
+            try:
+                found = decide()
+            except UserError as error:
+                found = error
+        found = self.share_of_first(found)
+        if isinstance(found, UserError):
+            raise found
+        return cast(T, found)
 
     def copy_from_first(self, tensors: list[Tensor]) -> None:
         """Overwrite each tensor with the first worker's.

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ziggurat.errors import UserError
 from ziggurat.parallel.levels.branches import Branches, Pieces
 from ziggurat.parallel.levels.measure import measure_calls
 from ziggurat.parallel.levels.placement import Costs, place, refuse_chain
@@ -52,20 +51,15 @@ def agree_on_costs(
     Communication:
         One broadcast of the costs.
     """
-    found: Costs | UserError | None = None
-    if mesh.workers.is_first:
-        try:
-            with compute():
-                graph = skeleton.record(spec)
-                found = measure_calls(model, graph, spec, mesh.workers.device)
-                refuse_chain(place(graph, found, mesh.lp.size))
-        except UserError as error:
-            found = error
-    found = mesh.workers.share_of_first(found)
-    if isinstance(found, UserError):
-        raise found
-    assert found is not None
-    return found
+
+    def measured() -> Costs:
+        with compute():
+            graph = skeleton.record(spec)
+            costs = measure_calls(model, graph, spec, mesh.workers.device)
+            refuse_chain(place(graph, costs, mesh.lp.size))
+        return costs
+
+    return mesh.workers.decide_on_first(measured)
 
 
 class LevelStatistics(RunningStatistics):

@@ -66,20 +66,17 @@ def choose_cut(
     Communication:
         One broadcast of the cut.
     """
-    found: Cut | UserError | None = None
-    if mesh.workers.is_first:
-        kept = KeptCuts(file, mesh.pp.size, config)
-        try:
+    kept = KeptCuts(file, mesh.pp.size, config)
+
+    def known_or_chosen() -> Cut:
+        cut = kept.read()
+        if cut is None:
             with compute():
-                found = kept.read() or _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
-            kept.write(found)
-        except UserError as error:
-            found = error
-    found = mesh.workers.share_of_first(found)
-    if isinstance(found, UserError):
-        raise found
-    assert found is not None
-    return found
+                cut = _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+            kept.write(cut)
+        return cut
+
+    return mesh.workers.decide_on_first(known_or_chosen)
 
 
 def _choose(

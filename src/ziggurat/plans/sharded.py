@@ -11,7 +11,7 @@ gradient, and the sum that leaves the shards is over all of them: parts and micr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -187,7 +187,7 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(*(_each(item, change) for item in value))
     if type(value) in (list, tuple):
         return type(value)(_each(item, change) for item in value)
-    if isinstance(value, Mapping) and isinstance(value, dict):
+    if isinstance(value, dict):
         pairs = {key: _each(item, change) for key, item in value.items()}
         return pairs if type(value) is dict else type(value)(pairs)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -9,20 +9,10 @@ import pytest
 import torch
 from test_cutting import compare
 
-from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build
-from ziggurat.models.catalogue import BACKBONES, PLANS
+from test_contract import build
+from test_contract_spatial import FEW, LISTED, REST
+from ziggurat.models.catalogue import PLANS
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
-
-FEW = [
-    "fcos-resnet10t-bifpn",
-    "retinanet-pnn",
-    "atss-resnet10t-pafpn",
-    "timm:convnext_atto",
-    "timm:pvt_v2_b0",
-]
-FEW += [f"smp:{decoder}/tu-resnet10t" for decoder in ("fpn", "manet", "deeplabv3plus")]
-LISTED = [f"fcos-{backbone}-fpn" for backbone in BACKBONES]
-REST = [name for name in DETECTORS + CLASSIFIERS + SEGMENTERS if name not in FEW]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch import Tensor
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.exchange import Fetch, Halos, Returns, memory_format_of
 from ziggurat.parallel.spatial.geometry import intersect, ranges
+from ziggurat.parallel.spatial.operations.kernel import ConvolutionKind
 
 WORTH_BYTES = 1 << 20  # of a band: below, the strips cost more than a copy
 
@@ -96,47 +97,21 @@ class Overlap(NamedTuple):
 
 @dataclass(frozen=True)
 class Border:
-    """The parameters of a convolution of one band, and what it fetches.
+    """How one band is convolved before its halo has come.
 
     Attributes:
-        stride: Of each spatial dim, as the following.
-        padding: That of the band: along the dim that is cut, as many zeros as the halo above has rows.
-        dilation: Steps between taps.
-        groups: Of channels.
+        of_band: Has along the dim that is cut as many zeros as the halo above has rows.
+        of_strip: Has none along this dim.
         plan: Which rows move.
         axis: Between whom.
         strips: Of this worker.
     """
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
+    of_band: ConvolutionKind
+    of_strip: ConvolutionKind
     plan: Fetch
     axis: Axis
     strips: tuple[Strip, ...]
-
-    @property
-    def of_strips(self) -> Border:
-        """The parameters of the strips: their zeros are among their rows."""
-        padding = tuple(0 if i == self.plan.dim - 2 else p for i, p in enumerate(self.padding))
-        return replace(self, padding=padding)
-
-    def run(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve."""
-        return torch.convolution(
-            rows, weight, bias, self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups
-        )  # fmt: skip
-
-    def gradients(
-        self, gradient: Tensor, rows: Tensor, weight: Tensor, mask: Sequence[bool]
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of rows, weight and bias that the mask asks for."""
-        result: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-            gradient, rows, weight, [weight.shape[0]] if mask[2] else None, self.stride, self.padding, self.dilation,
-            False, (0,) * len(self.stride), self.groups, mask,
-        )  # fmt: skip
-        return result
 
     def overlaps(self, strip: Strip, owners: Sequence[int]) -> list[Overlap]:
         """Return which of the rows that a strip reads come from which owner."""
@@ -171,25 +146,37 @@ class Border:
 
 
 def plan_border(
-    band: Tensor, weight: Tensor, plan: Fetch, axis: Axis, num_out: int, stride: tuple[int, ...],
-    padding: tuple[int, ...], dilation: tuple[int, ...], groups: int,
-) -> Border | None:  # fmt: skip
+    band: Tensor, weight: Tensor, plan: Fetch, axis: Axis, kind: ConvolutionKind
+) -> Border | None:
     """Return how this worker convolves its band first; None where it has to join band and halo.
 
     Each worker decides for itself: the rows that travel are the same.
+
+    Args:
+        band: This worker's rows.
+        weight: Of the convolution.
+        plan: Which rows move.
+        axis: Between whom.
+        kind: Of the convolution of band and halo, joined.
     """
     start, stop = ranges(plan.have)[axis.rank]
     height, i = stop - start, plan.dim - 2
     before = start - plan.need[axis.rank][0]
     if before < 0 or height == 0 or band.numel() * band.element_size() < WORTH_BYTES:
         return None
-    kernel, span = weight.shape[plan.dim], dilation[i] * (weight.shape[plan.dim] - 1) + 1
-    if (height + 2 * before - span) // stride[i] + 1 != num_out:  # zeros below are not as many as needed
+    kernel, stride, dilation, num_out = (
+        weight.shape[plan.dim],
+        kind.stride[i],
+        kind.dilation[i],
+        kind.shape[plan.dim],
+    )
+    span = dilation * (kernel - 1) + 1
+    if (height + 2 * before - span) // stride + 1 != num_out:  # zeros below are not as many as needed
         return None
-    strips = strips_of(height, num_out, kernel, stride[i], dilation[i], before)
-    padding = tuple(before if j == i else p for j, p in enumerate(padding))
-    border = Border(stride, padding, dilation, groups, plan, axis, ())
+    padding = tuple(before if j == i else p for j, p in enumerate(kind.padding))
+    border = Border(replace(kind, padding=padding), kind, plan, axis, ())
     owners = [other for other in range(axis.size) if other != axis.rank and _moves(plan, other, axis.rank)]
+    strips = strips_of(height, num_out, kernel, stride, dilation, before)
     return replace(border, strips=tuple(strip for strip in strips if border.overlaps(strip, owners)))
 
 
@@ -207,14 +194,14 @@ class BorderConvolution(torch.autograd.Function):
         ctx.border, dim = border, border.plan.dim
         with border.axis.traffic.move():
             halos = Halos(band, border.plan, border.axis)
-        out = border.run(band, weight, bias)
+        out = border.of_band.run(band, weight, bias, ())
         with border.axis.traffic.move():
             received = halos.wait()
             ctx.owners = halos.owners
             of_owner = dict(zip(ctx.owners, received, strict=True))
             for strip in border.strips:
                 tap = weight.narrow(dim, strip.tap, 1)
-                lacking = border.of_strips.run(border.fill(strip, band, of_owner), tap, None)
+                lacking = border.of_strip.run(border.fill(strip, band, of_owner), tap, None, ())
                 out.narrow(dim, strip.out, strip.num_out).add_(lacking)
         ctx.save_for_backward(band, weight, *received)
         return out
@@ -230,10 +217,11 @@ class BorderConvolution(torch.autograd.Function):
         of_taps, returns = [], None
         with border.axis.traffic.move():
             for strip in border.strips:
-                of_rows, of_tap, _ = border.of_strips.gradients(
+                of_rows, of_tap, _ = border.of_strip.gradients(
                     gradient.narrow(dim, strip.out, strip.num_out),
                     border.fill(strip, band, of_owner),
                     weight.narrow(dim, strip.tap, 1),
+                    False,
                     [wants_band, wants_weight, False],
                 )
                 of_taps.append((strip.tap, of_tap))
@@ -242,8 +230,8 @@ class BorderConvolution(torch.autograd.Function):
                     total.add_(of_rows.narrow(dim, in_strip, count))
             if wants_band:
                 returns = Returns(sends, band, border.plan, border.axis)
-        of_band, of_weight, of_bias = border.gradients(
-            gradient, band, weight, [wants_band, wants_weight, wants_bias]
+        of_band, of_weight, of_bias = border.of_band.gradients(
+            gradient, band, weight, wants_bias, [wants_band, wants_weight, wants_bias]
         )
         for tap, of_tap in of_taps:
             if of_weight is not None and of_tap is not None:

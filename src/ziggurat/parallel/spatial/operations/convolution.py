@@ -6,14 +6,12 @@ memory of a second copy, and the band itself is there anyway, being the output o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import (
     Range,
     transposed_extent,
@@ -23,70 +21,10 @@ from ziggurat.parallel.spatial.geometry import (
 )
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.border import Border, BorderConvolution, plan_border
+from ziggurat.parallel.spatial.operations.kernel import ConvolutionKind
 from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
-
-
-@dataclass(frozen=True)
-class ConvolutionKind:
-    """The parameters of the local convolution.
-
-    Attributes:
-        stride: Of each spatial dim, as the following.
-        padding: Zero along dims that are computed in bands: their padding is among the rows.
-        dilation: Steps between taps.
-        transposed: Whether it is a transposed convolution.
-        output_padding: Of a transposed convolution, zero along dims in bands.
-        groups: Of channels.
-        crop: For each step, where a transposed convolution's own rows begin, and their number.
-        shape: Of the local output.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool
-    output_padding: tuple[int, ...]
-    groups: int
-    crop: tuple[Range, ...]
-    shape: tuple[int, ...]
-
-    def run(self, rows: Tensor, weight: Tensor, bias: Tensor | None, steps: tuple[Step, ...]) -> Tensor:
-        """Return the worker's rows of the output."""
-        if 0 in self.shape:
-            return rows.new_empty(self.shape)
-        out = torch.convolution(
-            rows, weight, bias, self.stride, self.padding, self.dilation, self.transposed,
-            self.output_padding, self.groups,
-        )  # fmt: skip
-        for step, (start, count) in zip(steps, self.crop, strict=False):
-            out = crop(out, step.dim, start, count)
-        return out
-
-    def gradients(
-        self, gradient: Tensor, rows: Tensor, weight: Tensor, has_bias: bool, mask: list[bool]
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of rows, weight and bias that the mask asks for."""
-        sizes = [weight.shape[1] * self.groups if self.transposed else weight.shape[0]] if has_bias else None
-        result: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-            gradient, rows, weight, sizes, self.stride, self.padding, self.dilation, self.transposed,
-            self.output_padding, self.groups, mask,
-        )  # fmt: skip
-        return result
-
-    def uncrop(
-        self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]
-    ) -> Tensor:
-        """Return the gradient of all rows that a transposed convolution has computed."""
-        for step, (start, count) in zip(steps, self.crop, strict=False):
-            i = step.dim - 2
-            full = transposed_extent(
-                rows.shape[step.dim], kernel[i], self.stride[i], self.padding[i], self.dilation[i], 0
-            )
-            widths = [0, 0] * (gradient.dim() - step.dim - 1) + [start, full - start - count]
-            gradient = functional.pad(gradient, widths)
-        return gradient
 
 
 class _Convolution(torch.autograd.Function):
@@ -151,10 +89,7 @@ def _border(plan: WindowPlan, band: Tensor, weight: Tensor, kind: ConvolutionKin
     if kind.transposed or 0 in kind.shape or len(steps) != 1 or steps[0].bounds is None:
         return None
     (step,) = steps
-    return plan_border(
-        band, weight, step.fetch(0.0), plan.x.mesh.axes[step.axis], kind.shape[step.dim], kind.stride,
-        kind.padding, kind.dilation, kind.groups,
-    )  # fmt: skip
+    return plan_border(band, weight, step.fetch(0.0), plan.x.mesh.axes[step.axis], kind)
 
 
 @operation("window", "conv1d", "conv2d", "conv3d")
