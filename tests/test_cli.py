@@ -198,6 +198,8 @@ def test_models_lists_what_can_be_built(capfd):
         (["digits", "--model", "fcoss-resnet50-fpn"], ["unknown head 'fcoss'", "did you mean 'fcos'?"]),
         (["digits", "--set", "train.learning_rate=1"], ["unknown setting 'train.learning_rate'"]),
         (["digits", "--set", "train.lr"], ["--set takes key=value: got 'train.lr'"]),
+        (["digits", "--set", "data.crop=0"], ["data.crop must be positive: got 0"]),
+        (["digits", "--set", "data.crops=48,x"], ["data.crops must name sides in pixels", "got 48,x"]),
         (["digits", "--weights", "nothing.pth"], ["there is no file nothing.pth"]),
         (["digits", "--config", "nothing.yaml"], ["cannot read the config nothing.yaml"]),
         (["digits", "--resume", "--config", "c.yaml"], ["remove --config c.yaml or --resume"]),

@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--plan",
         metavar="PLAN",
         default="sp=2",
-        help="sp=N or sp=RxC, dp=N, pp=N, lp=N, and products such as sp=2,pp=2 (default: sp=2)",
+        help="sp=N or sp=RxC, dp=N, pp=N, lp=N, tp=N, fsdp=N, and products such as sp=2,pp=2 (default: sp=2)",
     )
     verify.add_argument(
         "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"

@@ -170,7 +170,8 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
         dataset = check(lambda: _open_training(config))
         if config.data.path:  # two splits, two lists of faults
             check(partial(open_validation, config, dataset.classes if dataset is not None else None))
-        if resolved is not None and model is not None and dataset is not None:
+        # nothing is computed with numbers that are out of their range
+        if placed and resolved and model is not None and dataset is not None:
             num_samples = len(TrainingSamples(dataset, config.data, config.seed))
             check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights = config.model.weights
