@@ -67,11 +67,11 @@ def held(workers, plan, folder):
         def close(self):
             super().close()
             with_memory = [t for t in self.model.state_dict().values() if not t.is_meta]
-            averages = [t for t in self.average.state_dict().values() if not t.is_meta]
-            moments = [v for s in self.optimizer.state.values() for v in s.values()]
+            averages = [t for t in self.state.average.state_dict().values() if not t.is_meta]
+            moments = [v for s in self.state.optimizer.state.values() for v in s.values()]
             kept.append([sum(t.numel() for t in part) for part in (with_memory, averages, moments)])
 
-    sys.modules["ziggurat.train"].PipelineTraining = Spy  # in this process alone
+    sys.modules["ziggurat.plans.joining"].PipelineTraining = Spy  # in this process alone
     config = dataclasses.replace(config_of("detect", **EMA), plan=plan)
     train(workers, config, folder)
     return kept[0]

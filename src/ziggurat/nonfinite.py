@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.pipeline_training import PipelineTraining
+from ziggurat.plans.training import Training
 
 
 def nonfinite_faults(
@@ -16,7 +14,7 @@ def nonfinite_faults(
     terms: Tensor,
     term_names: Sequence[str],
     samples: Sequence[str],
-    parallel: DataParallel | PipelineTraining,
+    parallel: Training,
     find_gradients: Callable[[], dict[int, str]],
 ) -> list[str]:
     """Return a sentence for each microbatch whose loss or gradient is not finite, the same on every worker.
@@ -45,11 +43,7 @@ def nonfinite_faults(
             for index, name in sorted(gradients.items())
         ]
     name = parallel.bad_gradient()
-    each = (
-        ""
-        if isinstance(parallel, PipelineTraining)
-        else ", though that of each microbatch is: it overflows in the sum"
-    )
+    each = ", though that of each microbatch is: it overflows in the sum" if parallel.looks_at_each else ""
     return [
         f"the gradient is not finite in step {step + 1}{each}; "
         f"first bad parameter: {name or 'none, it is their norm'}; samples: {', '.join(samples)}"
@@ -60,24 +54,12 @@ def _values(names: Sequence[str], values: Tensor) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.tolist(), strict=True))
 
 
-def _worker(index: int, num_leaves: int, parallel: DataParallel | PipelineTraining) -> str:
+def _worker(index: int, num_leaves: int, parallel: Training) -> str:
     """Name the worker that computes the loss of a microbatch, or those that share its images."""
     ranks = range(parallel.workers.size)
     place = next(rank for rank in ranks if index in parallel.leaves_of_worker(num_leaves, rank))
     found = parallel.workers_of_loss(place)
     return f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"
-
-
-def bad_gradient(model: nn.Module, loss: Tensor) -> str | None:
-    """Return the first parameter whose gradient of `loss` is not finite; ``parameter.grad`` is left alone."""
-    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return first_not_finite(zip(named, gradients, strict=True))
-
-
-def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> str | None:
-    """Return the name of the first tensor that is not finite; None if there is none."""
-    return next((name for name, value in tensors if value is not None and not value.isfinite().all()), None)
 
 
 def bad_weights(model: nn.Module) -> list[str]:

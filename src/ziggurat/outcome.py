@@ -21,9 +21,7 @@ from ziggurat.nonfinite import bad_weights
 from ziggurat.optimization import WeightAverage
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import phase
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.pipeline_training import PipelineTraining
-from ziggurat.plans.whole_state import Whole
+from ziggurat.plans.training import Training, Whole
 from ziggurat.run import WEIGHTS, save_weights, start_run_folder
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
@@ -45,12 +43,14 @@ class Outcome:
     average: WeightAverage[VisionModel]
     checkpoints: Checkpoints
     counters: Counter[str] = field(default_factory=Counter)
-    parallel: DataParallel | PipelineTraining | None = None
+    parallel: Training | None = None
 
     def whole(self) -> Whole | None:
         """Return the whole state; on all workers but the first perhaps None. All workers call this."""
-        if isinstance(self.parallel, PipelineTraining):
-            return self.parallel.whole()
+        return self.state() if self.parallel is None else self.parallel.whole()
+
+    def state(self) -> Whole:
+        """Return the state as this worker has it."""
         return Whole(self.model, self.average.model, self.optimizer)
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:

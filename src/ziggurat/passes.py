@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,9 @@ from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
-from ziggurat.nonfinite import bad_gradient
 from ziggurat.phases import phase
-from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.pipeline_training import PipelineTraining
+from ziggurat.plans.training import PassWork, Training
 from ziggurat.tasks.task import Task
 
 
@@ -65,7 +64,7 @@ class Passes:
 
     model: VisionModel
     task: Task
-    parallel: DataParallel | PipelineTraining
+    parallel: Training
     step: int
     microbatches: list[Microbatch]
     assignments: list[Any]
@@ -78,10 +77,7 @@ class Passes:
         Returns:
             Of each microbatch, what the task sums over the outputs of all.
         """
-        if isinstance(self.parallel, PipelineTraining):
-            return self.parallel.output_leaves(*self._given(), self._sums)
-        with torch.no_grad():
-            return [self._sums(self._forward(index), index) for index in range(len(self.microbatches))]
+        return self.parallel.output_leaves(self._work(self._sums))
 
     def losses(self, totals: Tensor) -> list[Tensor]:
         """Run forward and backward of each microbatch, which gives one leaf: of the gradient, of the running statistics.
@@ -92,45 +88,21 @@ class Passes:
         Returns:
             The microbatch's share of each term of the loss, float64, on every worker that shares the microbatch.
         """
-        if isinstance(self.parallel, PipelineTraining):
-            phase("forward", self.step)
-            return self.parallel.loss_leaves(
-                *self._given(), lambda out, index: self._shares(out, index, totals)
-            )
-        losses = []
-        for index, microbatch in enumerate(self.microbatches):
-            with self.parallel.leaf(microbatch.index):
-                ids = [(id.epoch, id.sample) for id in microbatch.ids]
-                phase("forward", self.step, microbatch.index, ids)
-                shares = self._shares(self._forward(index), index, totals)
-                phase("backward", self.step, microbatch.index, ids)
-                shares.sum().backward()
-            losses.append(shares.detach().double())
-        return losses
+        return self.parallel.loss_leaves(self._work(partial(self._shares, totals)))
 
     def bad_gradients(self, totals: Tensor) -> dict[int, str]:
-        """Return the first parameter of each microbatch whose gradient is not finite, over all workers.
-
-        It computes this worker's microbatches once more. Of stages, only the gradient of all microbatches is looked at.
-        """
-        if isinstance(self.parallel, PipelineTraining):
-            return {}
-        found: dict[int, str] = {}
-        for index, microbatch in enumerate(self.microbatches):
-            name = bad_gradient(self.model, self._shares(self._forward(index), index, totals).sum())
-            if name is not None:
-                found[microbatch.index] = name
+        """Return the first parameter of each microbatch whose gradient is not finite, over all workers."""
+        found = self.parallel.bad_gradients(self._work(partial(self._shares, totals)))
         return {index: name for part in self.mesh.workers.gather(found) for index, name in part.items()}
 
-    def _given(self) -> tuple[int, Callable[[int], Tensor], Callable[[int], None]]:
-        """Return what stages ask for: how many microbatches, the images of each, and what keys its random numbers."""
-        return len(self.microbatches), self._images, self._seed
+    def _work(self, vector: Callable[[Any, int], Tensor]) -> PassWork:
+        compute = partial(autocast, self.mesh.workers.device, self.config)
+        return PassWork(len(self.microbatches), self._images, self._seed, vector, self._announce, compute)
 
-    def _forward(self, index: int) -> Any:
-        self._seed(index)
-        images = self._images(index)
-        with autocast(images.device, self.config):
-            return self.model(images)
+    def _announce(self, name: str, index: int) -> None:
+        microbatch = self.microbatches[index]
+        ids = [(id.epoch, id.sample) for id in microbatch.ids]
+        phase(name, self.step, microbatch.index, ids)
 
     def _seed(self, index: int) -> None:
         """Let what is random depend on the samples only."""
@@ -151,7 +123,7 @@ class Passes:
     def _sums(self, outputs: Any, index: int) -> Tensor:
         return self.task.output_sums(outputs, self.assignments[index])
 
-    def _shares(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
+    def _shares(self, totals: Tensor, outputs: Any, index: int) -> Tensor:
         """Return a microbatch's share of each term of the loss, in the order of ``task.term_names``."""
         shares = self.task.loss_shares(outputs, self.assignments[index], totals)
         return torch.stack(list(shares.values()))

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 from ziggurat.checkpoint import Checkpoints
 from ziggurat.config import RunConfig, definition_sha256, run_task
@@ -30,10 +29,8 @@ from ziggurat.parallel.preemption import Preemption
 from ziggurat.parallel.workers import Workers
 from ziggurat.passes import Passes, autocast, seed_everything
 from ziggurat.phases import phase
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.kept_cut import CUTS
+from ziggurat.plans.joining import join_training
 from ziggurat.plans.mesh import Mesh, background_workers, make_mesh
-from ziggurat.plans.pipeline_training import PipelineTraining, image_spec
 from ziggurat.report import write_report
 from ziggurat.run import weights_sha256
 from ziggurat.tasks.make import make_task
@@ -72,10 +69,10 @@ def train(
     outcome.start_folder(data.dataset, resume)
     mesh.name_layers(model)
     mesh.name_layers(average.model)
-    memory = memory if mesh.pp.size == 1 else None  # a survivor has the state of its own stages only
     first_step, survived = outcome.resume(memory) if resume else (0, False)
-    parallel = outcome.parallel = _join(outcome, mesh)
-    handover = Handover(memory, run, model, average.model, optimizer)
+    make, compute = partial(make_optimizer, config=config.train), partial(autocast, workers.device, config)
+    parallel = outcome.parallel = join_training(outcome.state(), mesh, config, make, compute, folder)
+    handover = Handover(memory if parallel.survives else None, run, model, average.model, optimizer)
     handover.complete(first_step, outcome.counters)
 
     with (
@@ -135,7 +132,7 @@ def train(
                 phase("optimizer", step)
                 handover.change()
                 if config.train.clip_norm:
-                    clip_grads_with_norm_(model.parameters(), config.train.clip_norm, norm)
+                    parallel.clip(config.train.clip_norm, norm)
                 optimizer.step()
                 average.update(step)
             else:  # the step changes nothing
@@ -184,20 +181,6 @@ def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) 
     if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
     return place_model(model, workers.device, config.train.channels_last).train(), report
-
-
-def _join(outcome: Outcome, mesh: Mesh) -> DataParallel | PipelineTraining:
-    """Join the training state to the workers: copied for each, or each with its own stages."""
-    model, average, config = outcome.model, outcome.average.model, outcome.config
-    if mesh.pp.size == 1:
-        return DataParallel(model, mesh.dp, mesh.sp)
-    train, side = config.train, config.data.crop
-    spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
-    return PipelineTraining(
-        model, average, outcome.optimizer, partial(make_optimizer, config=train), spec, mesh, config.pipeline,
-        num_microbatches=-(-train.microbatches // mesh.dp.size),
-        compute=partial(autocast, mesh.workers.device, config), file=outcome.folder / CUTS,
-    )  # fmt: skip
 
 
 def _evaluate(

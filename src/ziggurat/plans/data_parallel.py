@@ -38,6 +38,7 @@ class DataParallel(Leaves):
 
     def __init__(self, model: nn.Module, workers: Workers, sharing: Workers | None = None) -> None:
         super().__init__(workers, sharing or Workers(device=workers.device))
+        self.model = model
         self.names = dict(model.named_parameters())
         for axis in (self.sharing, workers):
             axis.copy_from_first(list(model.state_dict().values()))
@@ -69,19 +70,6 @@ class DataParallel(Leaves):
     def gradient_norm(self) -> Tensor:
         """Return the norm of the gradient of all parameters."""
         return nn.utils.get_total_norm([p.grad for p in self.names.values() if p.grad is not None])
-
-    def bad_gradient(self) -> str:
-        """Return the first parameter whose gradient is not finite; or nothing."""
-        bad = (n for n, p in self.names.items() if p.grad is not None and not p.grad.isfinite().all())
-        return next(bad, "")
-
-    def workers_of_loss(self, place: int) -> range:
-        """Return the workers that compute the loss for a place of the dp axis."""
-        return range(place * self.sharing.size, (place + 1) * self.sharing.size)
-
-    def describe(self) -> list[str]:
-        """Return what there is to say of how the model is spread: nothing, each worker has it whole."""
-        return []
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""

@@ -25,7 +25,8 @@ from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
 from ziggurat.plans.kept_cut import Cut
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut, drop_states
-from ziggurat.plans.whole_state import Whole, gather_whole, keep_moments
+from ziggurat.plans.training import PassWork, Training, Whole, first_not_finite
+from ziggurat.plans.whole_state import gather_whole, keep_moments
 
 Compute = Callable[[], AbstractContextManager[Any]]
 
@@ -54,13 +55,11 @@ def agree_on_cut(
         return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_microbatches, compute, file)
 
 
-class PipelineTraining(PipelineParallel):
+class PipelineTraining(PipelineParallel, Training):
     """A run's training state, by stages.
 
     Args:
-        model: With all its weights, which are made those of the first worker; those of other stages are dropped.
-        average: The moving average of the weights, or the model itself; likewise.
-        optimizer: Of the model's parameters; what it holds of other stages is dropped.
+        state: Whole; its weights are made those of the first worker. What is of other stages is dropped.
         make_optimizer: Makes one of a whole model.
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
@@ -73,23 +72,23 @@ class PipelineTraining(PipelineParallel):
         cut: Where the model is cut.
     """
 
+    survives = False  # it has the state of its own stages only
+
     def __init__(
         self,
-        model: nn.Module,
-        average: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        state: Whole,
         make_optimizer: Callable[[Any], torch.optim.Optimizer],
         spec: ImageSpec,
         mesh: Mesh,
         config: PipelineConfig,
         num_microbatches: int,
         compute: Compute,
-        file: Path | None = None,
+        file: Path,
     ) -> None:
+        model, average, optimizer = state
         mesh.workers.copy_from_first(list(model.state_dict().values()))
         skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_microbatches, compute, file)
-        self.average, self.optimizer, self.make_optimizer = average, optimizer, make_optimizer
-        self.compute = compute
+        self.state, self.make_optimizer = state, make_optimizer
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with compute():
             super().__init__(model, skeleton, self.cut.layers, spec, mesh, config)
@@ -106,65 +105,47 @@ class PipelineTraining(PipelineParallel):
                 mesh.spatial,
             )
 
-    def loss_leaves(
-        self,
-        count: int,
-        images: Callable[[int], Tensor],
-        seed: Callable[[int], None],
-        shares: Callable[[Any, int], Tensor],
-    ) -> list[Tensor]:
+    def loss_leaves(self, work: PassWork) -> list[Tensor]:
         """Run forward and backward of this pipeline's microbatches.
 
         Args:
-            count: Microbatches of this pipeline.
-            images: Makes those of a microbatch; called on the first stage.
-            seed: Keys what is random in a microbatch.
-            shares: From the network's outputs and the microbatch to the terms of its loss; called on the last stage.
+            work: Its images are asked for on the first stage, its vectors on the last.
 
         Returns:
-            The terms of each microbatch, float64, on every worker of the pipeline.
+            The vector of each microbatch, float64, on every worker of the pipeline.
 
         Communication:
-            As `Pipeline.step`; then one gather of the losses over pp.
+            As `Pipeline.step`; then one gather of the vectors over pp.
         """
         terms: dict[int, Tensor] = {}
 
         def loss(outputs: Any, index: int) -> Tensor:
-            share = shares(outputs, index)
+            share = work.vector(outputs, index)
             terms[index] = share.detach().double()
             return share.sum()
 
-        self.step(Work(count, images, loss, seed, compute=self.compute))
+        work.announce("forward", 0)
+        self.step(Work(work.count, work.images, loss, work.seed, compute=work.compute))
         return self._of_last([terms[index] for index in sorted(terms)])
 
-    def output_leaves(
-        self,
-        count: int,
-        images: Callable[[int], Tensor],
-        seed: Callable[[int], None],
-        sums: Callable[[Any, int], Tensor],
-    ) -> list[Tensor]:
-        """Run forward alone, and return a vector of each microbatch's outputs on every worker of the pipeline."""
-        work = Work(count, images, None, seed, compute=self.compute)
-        outputs = self.pipeline.infer(work)
+    def output_leaves(self, work: PassWork) -> list[Tensor]:
+        """Run forward alone, and return the vector of each microbatch on every worker of the pipeline."""
+        outputs = self.pipeline.infer(Work(work.count, work.images, None, work.seed, compute=work.compute))
         with torch.no_grad():
-            return self._of_last([sums(outputs[index], index) for index in sorted(outputs)])
+            return self._of_last([work.vector(outputs[index], index) for index in sorted(outputs)])
 
     def whole(self) -> Whole | None:
-        """Return the training state of all stages on the first worker, elsewhere None; see `gather_whole`.
-
-        All workers call this.
-        """
+        """Return the training state of all stages on the first worker, elsewhere None; see `gather_whole`."""
         mesh = self.mesh
         if mesh.dp.rank or mesh.sp.rank:  # others have the same
             return None
         post = Post(mesh.pp) if mesh.workers.device.type == "cpu" else self.pipeline.post
-        return gather_whole(self.model, self.average, self.optimizer, self.own, post, self.make_optimizer)
+        return gather_whole(*self.state, self.own, post, self.make_optimizer)
 
     def bad_gradient(self) -> str:
         """Return the first parameter, of the first worker that has one, whose gradient is not finite; or nothing."""
-        bad = (n for n, p in self.parameters.items() if p.grad is not None and not p.grad.isfinite().all())
-        return next((name for name in self.mesh.pp.gather(next(bad, "")) if name), "")
+        bad = first_not_finite((name, parameter.grad) for name, parameter in self.parameters.items())
+        return next((name for name in self.mesh.pp.gather(bad) if name), "")
 
     def workers_of_loss(self, place: int) -> range:
         """Return the workers that compute the loss for a place of the dp axis: those of the last stage."""

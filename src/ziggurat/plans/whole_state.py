@@ -11,32 +11,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.pipeline.messages import Message, Post
 from ziggurat.parallel.workers import Workers
+from ziggurat.plans.training import Whole
 
 Model = TypeVar("Model", bound=nn.Module)
 Key = tuple[
     str, str, str
 ]  # of a tensor: weights, average or optimizer; the parameter; the optimizer's word for it
-
-
-class Whole(NamedTuple):
-    """A training state with nothing left out.
-
-    Attributes:
-        model: The weights.
-        average: Their moving average; the model itself where nothing is averaged.
-        optimizer: Of the model's parameters.
-    """
-
-    model: Any
-    average: Any
-    optimizer: torch.optim.Optimizer
 
 
 def keep_moments(optimizer: torch.optim.Optimizer, names: Mapping[int, str], kept: set[str]) -> None:
