@@ -114,9 +114,9 @@ def test_an_error_of_rounding_is_told_from_one_of_the_plan(capfd: pytest.Capture
     """A batch norm over nearly equal values divides by what is left of them: no plan is to blame."""
     status, result = run_verify(capfd, "verify_networks:amplifier", "--input", "2x3x16x16")
     assert (status, result["ok"]) == (1, False)
-    assert result["gradient_error"] < 100 * result["rounding_error"]
+    assert result["gradient_error"] < 10 * result["rounding_error"]
     assert main(["verify", "verify_networks:amplifier", "--input", "2x3x16x16"]) == 1
-    assert "errors of that size are rounding" in capfd.readouterr().out
+    assert "times that are rounding" in capfd.readouterr().out
 
 
 def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,7 @@ BATCH_OF = {
     "smp:pan/mobilenet_v2": 8
 }  # a batch norm after pooling to one position, with gradients larger than others'
 SEED = 3
+MOST_ROUNDING = 2  # times what rounding does on one worker: a plan rounds in a way of its own
 
 
 @dataclass
@@ -82,7 +83,8 @@ class Outcome:
     Attributes:
         family: As in the table.
         name: As ``ziggurat verify`` takes it.
-        verdict: ``exact``; ``wrong`` (a bound is broken); ``raised`` (an operation is unsupported); ``failed`` (it
+        verdict: ``exact``; ``rounding`` (a bound is broken, by as much as rounding moves the step on one worker);
+            ``wrong`` (a bound is broken); ``raised`` (an operation is unsupported); ``failed`` (it
             ends by another error under a plan); ``not built`` (it does not run on one worker either).
         why: Of everything but ``exact``.
         error: The largest relative error of all plans.
@@ -204,11 +206,13 @@ def _add_case(outcome: Outcome, case: str, trial: Trial, model: nn.Module, refer
             outcome.verdict, outcome.why = "raised", why
         return
     error = check.errors.largest
-    verdict = "exact" if error <= BOUNDS[images.dtype] else "wrong"
+    verdict, why = "exact", ""
+    if error > BOUNDS[images.dtype]:
+        rounding = measure_rounding(copy.deepcopy(model), trial, reference).largest
+        verdict = "rounding" if error <= MOST_ROUNDING * rounding else "wrong"
+        why = f"{key}: {error:.1e}; rounding in other ways moves the step on one worker by {rounding:.1e}; {check.errors}"
     gathers = {f"{layer} {operation}": size for (layer, operation), size in check.gathers.items()}
     outcome.cases[key] = {"verdict": verdict, "gathers": gathers, **asdict(check.errors)}
     outcome.error = max(outcome.error, error)
-    if verdict == "wrong":
-        rounding = measure_rounding(copy.deepcopy(model), trial, reference).largest
-        why = f"rounding alone changes the step on one worker by {rounding:.1e}"
-        outcome.verdict, outcome.why = "wrong", f"{key}: {check.errors}; {why}"
+    if verdict == "wrong" or (verdict == "rounding" and outcome.verdict == "exact"):
+        outcome.verdict, outcome.why = verdict, why

@@ -135,7 +135,7 @@ def _verdict(result: dict[str, Any]) -> str:
     if result["rounding_error"] is None:
         return verdict
     return (
-        f"{verdict}\non one worker, other last bits of input and layers change this step by {result['rounding_error']:.1e}: "
-        "errors of that size are rounding, which the network amplifies, and so may be some hundred times that, as a plan adds up "
-        "in another order, too; larger ones are the plan's"
+        f"{verdict}\non one worker, rounding in other ways (last bits, the order of batch norms' sums) moves this step by "
+        f"{result['rounding_error']:.1e}: errors up to a few times that are rounding, which the network amplifies; larger ones "
+        "are the plan's"
     )
