@@ -30,11 +30,12 @@ check: setup     ## lint, format, types, import boundaries
 test: check      ## check, then all tests
 	$(BIN)/python -m pytest
 
-sweep: setup     ## the long tests: every combination that make test takes a selection of; docs/spatial-models.md and docs/pipeline-models.md
+sweep: setup     ## the long tests: every combination that make test takes a selection of; three tables in docs/
 	$(BIN)/python -m pytest -m slow
-	rm -f docs/spatial-models.json docs/pipeline-models.json
+	rm -f docs/spatial-models.json docs/pipeline-models.json docs/axes-models.json
 	$(BIN)/python tests/sweep/main.py
 	$(BIN)/python tests/sweep/main.py --kind stages
+	$(BIN)/python tests/sweep/main.py --kind axes
 
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from sweep.networks import SHORT, all_networks
-from sweep.run import STAGE_CASES, run_network
+from sweep.cases import Case, stage_cases
+from sweep.networks import SHORT, all_networks, of_each_axis
+from sweep.run import run_network
 from sweep.table import STAGES, format_page
+from ziggurat.models.segmenter import DECODERS
 from ziggurat.verify.networks import check_name
 
 
 @pytest.mark.parametrize("name", SHORT)
 def test_exact(name: str) -> None:
-    outcome = run_network("short", name, cases=(("sp=2", "prime"),))
+    outcome = run_network("short", name, cases=[Case("sp=2", "prime")])
     assert outcome.verdict == "exact", outcome.why
 
 
 @pytest.mark.parametrize("name", [*SHORT[:4], "smp:pspnet/resnet18"])  # its last blocks are not called
 def test_stages_are_exact(name: str) -> None:
-    outcome = run_network("short", name, cases=STAGE_CASES)
+    cases = [Case("pp=3", "small", "1f1b", 2), Case("pp=2", "small", "interleaved", 2)]
+    outcome = run_network("short", name, cases)
     assert outcome.verdict == "exact", outcome.why
-    assert list(outcome.cases) == ["pp=3 1f1b 7x3x64x64", "pp=2 interleaved 7x3x64x64"]
+    assert list(outcome.cases) == ["pp=3 1f1b in 2 7x3x64x64", "pp=2 interleaved in 2 7x3x64x64"]
     assert "# Networks in stages" in format_page([outcome], kind=STAGES)
+
+
+def test_stages_go_through_every_combination() -> None:
+    """With 1 to 8 microbatches under every plan and schedule, whatever part of the list is run."""
+    found = {case.title for number in range(72) for case in stage_cases(number)}
+    every = itertools.product(("pp=2", "pp=3", "pp=4"), ("gpipe", "1f1b", "interleaved"), range(1, 9))
+    assert found >= {f"{plan} {schedule} in {count}" for plan, schedule, count in every}
+    decoders = [name for family, name in of_each_axis() if family != "ours"]
+    assert "smp:unet/resnet18" in decoders
+    assert len(decoders) == len(DECODERS)
 
 
 def test_every_name_is_known() -> None:
@@ -33,7 +48,7 @@ def test_every_name_is_known() -> None:
 
 
 def test_what_is_not_exact_says_why() -> None:
-    cases = (("sp=2", "square"),)
+    cases = [Case("sp=2")]
     outcomes = [
         run_network("short", "verify_networks:custom", cases),
         run_network("short", "verify_networks:cheat", cases),

@@ -1,6 +1,6 @@
 """Verify many networks under spatial plans, or in stages, and write what came of it: ``make sweep``.
 
-    python tests/sweep/main.py [--kind space|stages] [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
+    python tests/sweep/main.py [--kind space|stages|axes] [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
 
 Results are kept after each network: a sweep that is stopped goes on where it was. Delete the results to begin anew.
 """
@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch._dynamo  # before any fork
 
-from sweep.networks import all_networks
-from sweep.run import SIZES, Outcome, run_network
+from sweep.cases import every_pair
+from sweep.run import Outcome, run_network
 from sweep.table import KINDS, SPACE, Kind, format_page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -45,15 +45,16 @@ def main() -> None:
     kind = KINDS[options.kind]
     cases, out = kind.cases, options.out or DOCS / f"{kind.file}.json"
     if options.every_pair and kind is SPACE:
-        cases = tuple(itertools.product((plan for plan, _ in cases), SIZES))
+        cases = every_pair
     results = load(out)
     begin = time.monotonic()
-    for family, name in in_rounds(all_networks()):
+    numbers = {row: number for number, row in enumerate(kind.networks)}
+    for family, name in in_rounds(kind.networks):
         known = results.get(name)
         wanted = any(text in name or text in family for text in options.only)
         if not wanted or (known is not None and known.verdict not in options.again):
             continue
-        outcome = results[name] = run_network(family, name, cases, options.limit)
+        outcome = results[name] = run_network(family, name, cases(numbers[family, name]), options.limit)
         write(out, results, kind)
         seconds = time.monotonic() - begin
         print(
@@ -81,9 +82,9 @@ def load(path: Path) -> dict[str, Outcome]:
 
 def write(path: Path, results: dict[str, Outcome], kind: Kind) -> None:
     """Write the results and the page, both in the order of the list."""
-    rows = [results[name] for _, name in all_networks() if name in results]
+    rows = [results[name] for _, name in kind.networks if name in results]
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    page = format_page(rows, len(all_networks()) - len(rows), kind)
+    page = format_page(rows, len(kind.networks) - len(rows), kind)
     path.with_suffix(".md").write_text(page, encoding="utf-8")
 
 

@@ -150,3 +150,10 @@ def all_networks() -> list[tuple[str, str]]:
     for family, names in TIMM.items():
         rows += [(f"timm {family}", f"timm:{name}") for name in names.split()]
     return rows
+
+
+def of_each_axis() -> list[tuple[str, str]]:
+    """Return the networks that are run under products of axes: ours, and each decoder of smp with its first encoder."""
+    rows = [row for row in all_networks() if row[0] == "ours"]
+    first = {family: name for family, name in reversed(all_networks()) if family.startswith("smp ")}
+    return rows + sorted(first.items())

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from ranks import run_ranks
+from sweep.cases import Case
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.launch import die_with_parent
@@ -31,47 +33,9 @@ from ziggurat.verify.networks import build_network
 from ziggurat.verify.rounding import measure_rounding
 from ziggurat.verify.step import Step, Trial, run_step
 
-SIZES = {"square": (96, 96), "odd": (99, 115), "prime": (101, 127)}
-# many batch norms in a row over a handful of values amplify rounding: the last maps would be of 1 x 2 pixels
-LARGE_SIZES = {"square": (160, 160), "odd": (155, 171), "prime": (151, 163)}
-# its auxiliary classifier has a window of 5 x 5 on a map that it has pooled
-LARGEST_SIZES = {"square": (304, 304), "odd": (301, 315), "prime": (307, 311)}
-VIDEO_SIZES = {
-    "square": (448, 448),
-    "odd": (450, 454),
-    "prime": (454, 458),
-}  # half of them: it pools 7 x 7 after five halvings
-ONE_SIZE = {"square": (224, 224), "odd": (224, 224), "prime": (224, 224)}  # the network takes no other
-SIZES_OF = {
-    "atss-resnet18-bifpn": LARGE_SIZES,
-    "fcos-resnet18-bifpn": LARGE_SIZES,
-    "fcos-tf_efficientnet_lite0-fpn": LARGE_SIZES,
-    "timm:dla60_res2net": LARGE_SIZES,
-    "timm:dla60_res2next": LARGE_SIZES,
-    "timm:ghostnetv2_100": LARGE_SIZES,
-    "timm:inception_v3": LARGE_SIZES,
-    "timm:inception_v4": LARGE_SIZES,
-    "timm:inception_resnet_v2": LARGE_SIZES,
-    "torchvision:inception_v3": LARGEST_SIZES,
-    "torchvision:maxvit_t": ONE_SIZE,
-    "torchvision:s3d": VIDEO_SIZES,
-    "torchvision:ssd300_vgg16": LARGEST_SIZES,
-    "torchvision:vit_b_32": ONE_SIZE,
-}
-CASES = (("sp=2", "square"), ("sp=3", "odd"), ("sp=2x2", "prime"))
-# the plan and the schedule of its stages; 7 images in two microbatches, the last one smaller
-STAGE_CASES = (("pp=3 1f1b", "small"), ("pp=2 interleaved", "small"))
-STAGE_SIZES = {"small": (64, 64)}
-STAGE_BATCH, STAGE_MICROBATCHES = 7, 2
 SMALL = ModelConfig(
     channels=64, head_depth=2
 )  # pyramids and heads of ours: the same operations, less of each
-FRAMES = 5
-FRAMES_OF = {"torchvision:s3d": 16}  # it pools pairs of frames after three halvings
-BATCH = 3  # a batch norm of two values gives 1 and -1 whatever they are: its gradient is rounding
-BATCH_OF = {
-    "smp:pan/mobilenet_v2": 8
-}  # a batch norm after pooling to one position, with gradients larger than others'
 SEED = 3
 MOST_ROUNDING = 2  # times what rounding does on one worker: a plan rounds in a way of its own
 
@@ -103,7 +67,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_network(family: str, name: str, cases: Any = CASES, limit: float = 120) -> Outcome:
+def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> Outcome:
     """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
@@ -133,7 +97,7 @@ def _end_group(group: int | None) -> None:
         return
 
 
-def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
+def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case]) -> None:
     die_with_parent(os.getppid())
     os.setsid()
     torch.set_num_threads(1)
@@ -144,46 +108,30 @@ def _main(pipe: Connection, family: str, name: str, cases: Any) -> None:
     except UserError as error:
         pipe.send(Outcome(family, name, "not built", str(error)))
         return
-    references: dict[tuple[int, ...], tuple[Step, Trial]] = {}
-    pieces = STAGE_MICROBATCHES if _is_staged(cases[0][0]) else 1
+    references: dict[tuple[tuple[int, ...], int], tuple[Step, Trial]] = {}
     outcome.size = str(getattr(model, "only_size", None) or "")
-    for plan, size in cases:
-        shape = _shape(model, family, name, size, STAGE_BATCH if pieces > 1 else BATCH_OF.get(name, BATCH))
-        if shape not in references:
+    for case in cases:
+        shape, pieces = case.shape(model, family, name), max(1, case.microbatches)
+        if (shape, pieces) not in references:
             generator = torch.Generator().manual_seed(SEED)
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
-                references[shape] = run_step(copy.deepcopy(model), trial, make_mesh(Workers())), trial
+                references[shape, pieces] = run_step(copy.deepcopy(model), trial, make_mesh(Workers())), trial
             except Exception as error:  # noqa: BLE001 - the network's own code
                 pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
-        reference, trial = references[shape]
-        _add_case(outcome, plan, trial, model, reference)
+        reference, trial = references[shape, pieces]
+        _add_case(outcome, case, trial, model, reference)
         pipe.send(outcome)
 
 
-def _is_staged(plan: str) -> bool:
-    return "pp=" in plan
-
-
-def _shape(model: Any, family: str, name: str, size: str, batch: int) -> tuple[int, ...]:
-    only = getattr(model, "only_size", None)
-    sizes = SIZES_OF.get(name, SIZES)
-    sizes = sizes | (STAGE_SIZES if sizes is SIZES else {"small": sizes["square"]})
-    rows, columns = (only, only) if only else sizes[size]
-    if family.endswith("video"):
-        return (batch if size in STAGE_SIZES else 1, 3, FRAMES_OF.get(name, FRAMES), rows // 2, columns // 2)
-    return (batch, 3, rows, columns)
-
-
-def _add_case(outcome: Outcome, case: str, trial: Trial, model: nn.Module, reference: Step) -> None:
+def _add_case(outcome: Outcome, case: Case, trial: Trial, model: nn.Module, reference: Step) -> None:
     """Run one plan, and join its verdict to those before."""
-    plan, _, schedule = case.partition(" ")
-    images = trial.images
-    if schedule:
-        trial = replace(trial, config=override(trial.config, {"pipeline.schedule": schedule}))
-    key = f"{case} {'x'.join(str(n) for n in images.shape)}"
+    plan, images = case.plan, trial.images
+    if case.schedule:
+        trial = replace(trial, config=override(trial.config, {"pipeline.schedule": case.schedule}))
+    key = f"{case.title} {'x'.join(str(n) for n in images.shape)}"
     try:
         check: Check = run_ranks(check_step, parse_plan(plan).num_workers, (plan, model, trial, reference))[0]
     except (RuntimeError, TimeoutError) as error:

@@ -7,16 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from sweep.run import (
+from sweep.cases import (
+    AXES,
     BATCH,
-    CASES,
+    MICROBATCH,
+    MOST_MICROBATCHES,
     SIZES,
-    STAGE_BATCH,
-    STAGE_CASES,
-    STAGE_MICROBATCHES,
-    STAGE_SIZES,
-    Outcome,
+    STAGE_SIZE,
+    Cases,
+    axis_cases,
+    spatial_cases,
+    stage_cases,
 )
+from sweep.networks import all_networks, of_each_axis
+from sweep.run import Outcome
 
 VERDICTS = {
     "exact": "every error is within 1e-10",
@@ -36,37 +40,52 @@ class Kind:
     Attributes:
         title: Of its page.
         file: Name of its results.
-        cases: Plans and sizes.
+        cases: Of a network, by its number in the list.
         how: What is run, in words.
+        networks: Family and name of each.
     """
 
     title: str
     file: str
-    cases: tuple[tuple[str, str], ...]
+    cases: Cases
     how: str
+    networks: list[tuple[str, str]]
 
 
-def _plans(cases: tuple[tuple[str, str], ...], sizes: dict[str, tuple[int, int]]) -> str:
-    return ", ".join(f"`{plan}` at {'x'.join(map(str, sizes[size]))}" for plan, size in cases)
+def _size(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
 
 
 SPACE = Kind(
     "Networks under spatial plans",
     "spatial-models",
-    CASES,
-    f"with {BATCH} images, on one worker and under {_plans(CASES, SIZES)} (networks of one size only: at that size; "
-    "video: volumes of half these sizes, cut along time and height; inception networks, whose last batch norms would see a "
-    "handful of values: larger, see `tests/sweep/run.py`)",
+    spatial_cases,
+    f"with {BATCH} images, on one worker and under "
+    + ", ".join(f"`{case.plan}` at {_size(SIZES[case.size])}" for case in spatial_cases(0))
+    + " (networks of one size only: at that size; video: volumes of half these sizes, cut along time and height; inception "
+    "networks, whose last batch norms would see a handful of values: larger, see `tests/sweep/cases.py`)",
+    all_networks(),
 )
 STAGES = Kind(
     "Networks in stages",
     "pipeline-models",
-    STAGE_CASES,
-    f"with {STAGE_BATCH} images in {STAGE_MICROBATCHES} microbatches (the last one smaller), on one worker and under "
-    f"{_plans(STAGE_CASES, STAGE_SIZES)} (`1f1b`: a stage on each worker; `interleaved`: two), cut where measured times "
-    "balance (networks of one size only: at that size; inception networks: larger; video: volumes of half the size)",
+    stage_cases,
+    f"at {_size(STAGE_SIZE)} with {MICROBATCH} images a microbatch (the last one has one less), on one worker and under "
+    "`pp=2`, `pp=3` and `pp=4`, each in another of the schedules gpipe, 1f1b and interleaved (two stages on each worker), one of "
+    f"them with 1 to {MOST_MICROBATCHES} microbatches: neighbours in the list take other combinations, 72 in a row take all. "
+    "Stages are cut where measured times balance (networks of one size only: at that size; inception networks: larger; video: "
+    "volumes of half the size)",
+    all_networks(),
 )
-KINDS = {"space": SPACE, "stages": STAGES}
+PRODUCTS = Kind(
+    "Networks under all axes",
+    "axes-models",
+    axis_cases,
+    f"at {_size(SIZES['square'])} with {2 * MICROBATCH - 1} images in two microbatches, on one worker and under "
+    + ", ".join(f"`{plan}`" for plan in AXES),
+    of_each_axis(),
+)
+KINDS = {"space": SPACE, "stages": STAGES, "axes": PRODUCTS}
 
 
 def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = SPACE) -> str:
