@@ -60,6 +60,17 @@ def test_runs_of_every_task(tmp_path, plan, world, tasks):
                 assert results[0][number][2][name] == pytest.approx(value, abs=tolerance), name
 
 
+def test_a_smaller_last_batch(tmp_path):
+    """The second step has one microbatch, of one image: the other place of dp has none."""
+    config = branching("detect", **{"train.batch_size": 6, "train.microbatches": 3})
+    configs = [dataclasses.replace(config, digits=dataclasses.replace(SCENES, train_scenes=7))]
+    (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
+    results = run_ranks(trained, 4, ("dp=2,lp=2", tmp_path, configs))
+    assert len({repr(on_rank) for on_rank in results}) == 1
+    assert np.array(results[0][0][1]) == pytest.approx(np.array(alone[0][1]), rel=1e-4)
+    assert_alike(weights_of(tmp_path / "dp=1-0"), weights_of(tmp_path / "dp=2,lp=2-0"), 1e-4)
+
+
 def test_bf16(tmp_path):
     configs = [branching(task, dtype="bf16") for task in ("detect", "segment")]
     (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
