@@ -154,7 +154,7 @@ def replaced(workers, plan, folder, config):
 
 
 def test_samples_that_are_replaced_are_counted_once(tmp_path):
-    """Every worker of a pipeline reads them."""
+    """Every worker of a pipeline, and of branches, reads them."""
     for split, name in itertools.product(("train", "val"), ("one/0.png", "one/1.png", "two/2.png")):
         path = tmp_path / "data" / split / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def test_samples_that_are_replaced_are_counted_once(tmp_path):
     config = config_of("classify", **{"data.path": str(tmp_path / "data"), "data.on_error": "skip"})
     (alone,) = run_ranks(replaced, 1, ("dp=1", tmp_path, config))
     assert alone > 0
-    for plan in ("dp=2", "sp=2", "pp=2"):
+    for plan in ("dp=2", "sp=2", "pp=2", "lp=2"):
         assert run_ranks(replaced, 2, (plan, tmp_path, config)) == [alone, alone], plan
 
 

@@ -40,6 +40,7 @@ def start(folder, plan, loaders):
     [
         ("dp=1", 1, signal.SIGTERM, "group"),
         ("dp=2", 0, signal.SIGTERM, "launcher"),
+        ("lp=2", 0, signal.SIGTERM, "second worker"),
         ("dp=2", 1, signal.SIGUSR1, "group"),
         ("dp=2", 0, signal.SIGUSR1, "second worker"),
     ],

@@ -24,7 +24,6 @@ from ziggurat.parallel.levels.placement import (
 from ziggurat.parallel.pipeline.graph import INPUT, Call, Graph, Value
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.workers import Workers
-from ziggurat.plans.level_parallel import level_faults
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.plans.plan import parse_plan
 from ziggurat.verify.compare import compare_steps, held_of
@@ -124,7 +123,6 @@ def test_plans():
     assert parse_plan("dp=2,lp=3,sp=2").num_workers == 12
     with pytest.raises(UserError, match="lp does not go with pp: got 'pp=2,lp=2'"):
         parse_plan("pp=2,lp=2")
-    assert "use --plan dp=2" in level_faults(parse_plan("lp=2"))[0]
 
 
 @pytest.mark.parametrize(

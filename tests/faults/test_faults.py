@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import time
 
 import psutil
@@ -65,6 +66,16 @@ def test_a_worker_that_takes_its_stages_along(tmp_path, capfd):
     """No survivor has them, so the run goes on from the newest checkpoint; cut as before, it has the same bits."""
     whole = run(tmp_path / "whole", "pp=2", pipeline__cut="neck")["weights_sha256"]
     assert run(tmp_path / "run", "pp=2", kill("forward", 1), pipeline__cut="neck")["weights_sha256"] == whole
+    assert attempts(capfd) == 1
+
+
+def test_a_worker_that_computes_branches(tmp_path, capfd):
+    """The others have all weights, and the costs of the calls are kept: the same placement, the same bits."""
+    expected = run(tmp_path / "whole", "lp=2")["weights_sha256"]
+    (tmp_path / "run").mkdir()
+    shutil.copy(tmp_path / "whole" / "costs.json", tmp_path / "run")
+    result = run(tmp_path / "run", "lp=2", kill("backward", 1), train__checkpoint_every=0)
+    assert (result["weights_sha256"], result["samples"]) == (expected, 8 + 4)
     assert attempts(capfd) == 1
 
 

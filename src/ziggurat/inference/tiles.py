@@ -6,7 +6,7 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
-   of a pipeline (pp), each its stages, several batches at a time.
+   that share the network (pp, lp), each its stages or branches, several batches at a time.
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -43,6 +43,7 @@ from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.plans.level_training import place_for_inference
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
 
@@ -53,7 +54,7 @@ ProgressCallback = Callable[[int, int], None]
 
 # Pixels of a batch: enough to fill the device, and no more, so that the work divides evenly.
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
-# Batches for each worker of a pipeline that are given to it at a time: the first and the last ones leave workers idle.
+# Batches for each worker of a network that are given to it at a time: the first and the last ones leave workers idle.
 IN_FLIGHT = 4
 # Pixels of images that are decoded ahead (one image at least).
 AHEAD_PIXELS = 1 << 22
@@ -101,8 +102,8 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
 
 
 def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
-    """Under a plan with pp, cut a model into stages for evaluation or prediction; all workers call this."""
-    if mesh.pp.size == 1:
+    """Under a plan with pp or lp, spread a model over workers for evaluation or prediction; all workers call this."""
+    if mesh.network.size == 1:
         return
     compute, side = compute_as_configured(config, mesh), config.data.crop
     shape = (compute.batch, 3, side, side)
@@ -110,7 +111,10 @@ def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> No
     was_training = model.training
     model.eval()
     spec = image_spec(shape, compute.channels_last, mesh)
-    stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
+    if mesh.lp.size > 1:
+        place_for_inference(model, spec, mesh, forward.autocast)
+    else:
+        stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
     model.train(was_training)
 
 
@@ -210,19 +214,20 @@ class _Forward(Generic[T]):
         return self.finish(outputs, sizes)
 
     def by_stages(self, group: Sequence[Given]) -> list[T]:
-        """Return the result of each tile of several batches, on every worker of the pipeline.
+        """Return the result of each tile of several batches, on every worker of the network.
 
         Communication:
-            As `Pipeline.infer`; then one gather of the results over pp.
+            As `Pipeline.infer` or `Branches.infer`; then one gather of the results over pp or lp.
         """
         pipeline = self.compute.mesh.pipelines[self.model]
         outputs = pipeline.infer(
             Work(len(group), lambda index: self.images(*group[index])[0], compute=self.autocast)
         )
-        results: list[T] = []
-        for index in sorted(outputs):
-            results += self.finish(outputs[index], _sizes(group[index].batch))
-        return self.compute.mesh.pp.gather(results)[-1]
+        mine = {index: self.finish(outputs[index], _sizes(group[index].batch)) for index in sorted(outputs)}
+        found: dict[int, list[T]] = {}
+        for part in self.compute.mesh.network.gather(mine):  # a batch's are on the worker of its last call
+            found |= part
+        return list(itertools.chain.from_iterable(found[index] for index in range(len(group))))
 
     def autocast(self) -> torch.autocast:
         """Return a context in which the model computes."""
@@ -270,7 +275,7 @@ def _run_batches(
     was_training = forward.model.training
     forward.model.eval()
     by_stages = forward.model in mesh.pipelines
-    waiting: list[Given] = []  # for the pipeline, which takes several batches at a time
+    waiting: list[Given] = []  # for the network's workers, which take several batches at a time
     no_gradients = torch.no_grad() if by_stages else torch.inference_mode()
     try:
         with no_gradients, closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
@@ -285,8 +290,8 @@ def _run_batches(
                         waiting.append(given)
                     else:
                         results += forward(*given)
-                is_time = len(waiting) == IN_FLIGHT * mesh.pp.size or number == len(batches)
-                if waiting and is_time and not any(mesh.pp.gather(faults)):
+                is_time = len(waiting) == IN_FLIGHT * mesh.network.size or number == len(batches)
+                if waiting and is_time and not any(mesh.network.gather(faults)):
                     results += forward.by_stages(waiting)
                     waiting = []
                 if compute.progress is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.training import PassWork, Training, Whole, first_not_finite
+from ziggurat.plans.training import PassWork, Training, Whole, bad_gradients_of_each, first_not_finite
 
 
 class DataTraining(DataParallel, Training):
@@ -43,15 +43,7 @@ class DataTraining(DataParallel, Training):
 
     def bad_gradients(self, work: PassWork) -> dict[int, str]:
         """Return the first parameter of each microbatch whose gradient is not finite; ``parameter.grad`` is left alone."""
-        named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        found = {}
-        for place, index in enumerate(self.mine):
-            loss = work.vector(work.forward(self.model, place), place).sum()
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-            name = first_not_finite(zip(named, gradients, strict=True))
-            if name:
-                found[index] = name
-        return found
+        return bad_gradients_of_each(self.model, self.mine, work)
 
     def bad_gradient(self) -> str:
         """Return the first parameter whose gradient is not finite; or nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ from ziggurat.parallel.running_statistics import RunningStatistics
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import waiting
 from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.kept_costs import KeptCosts
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.plan import Plan
 
 
 def agree_on_costs(
@@ -35,6 +36,7 @@ def agree_on_costs(
     spec: ImageSpec,
     mesh: Mesh,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    file: Path | None = None,
 ) -> Costs:
     """Return what each call costs, as the first worker measures it.
 
@@ -44,6 +46,7 @@ def agree_on_costs(
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
         compute: A context in which the model computes.
+        file: Where costs that were measured are kept: there are some already when a run goes on.
 
     Raises:
         UserError: On all workers: `NoBranches`, or `CannotCut`.
@@ -51,15 +54,18 @@ def agree_on_costs(
     Communication:
         One broadcast of the costs.
     """
+    kept = KeptCosts(file)
 
-    def measured() -> Costs:
+    def known_or_measured() -> Costs:
         with compute():
-            graph = skeleton.record(spec)
-            costs = measure_calls(model, graph, spec, mesh.workers.device)
+            graph, costs = skeleton.record(spec), kept.read()
+            if costs is None:
+                costs = measure_calls(model, graph, spec, mesh.workers.device)
+                kept.write(costs)
             refuse_chain(place(graph, costs, mesh.lp.size))
         return costs
 
-    return mesh.workers.decide_on_first(measured)
+    return mesh.workers.decide_on_first(known_or_measured)
 
 
 class LevelStatistics(RunningStatistics):
@@ -162,20 +168,3 @@ class LevelParallel(DataParallel):
             The canonical sum over dp; then the sum of all gradients over lp and sp, see `PartSum`.
         """
         self.gradients.finish(self.sum_of_parts)
-
-    def workers_of_loss(self, place: int) -> range:
-        """Return the workers that compute the loss for a place of the dp axis: those of the last call."""
-        newest = self.pipeline.newest
-        last = newest.owners[-1] if newest else 0
-        first = (place * self.mesh.lp.size + last) * self.sharing.size
-        return range(first, first + self.sharing.size)
-
-
-def level_faults(plan: Plan) -> list[str]:
-    """Return why a run cannot take a plan."""
-    if plan.lp == 1:
-        return []
-    return [
-        f"runs do not take branches on several workers yet: got the plan {plan}; use --plan dp={plan.num_workers} "
-        "(ziggurat verify takes lp)"
-    ]

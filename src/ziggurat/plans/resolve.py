@@ -14,7 +14,6 @@ import torch
 
 from ziggurat.config import RunConfig, range_faults
 from ziggurat.errors import UserError
-from ziggurat.plans.level_parallel import level_faults
 from ziggurat.plans.plan import Plan, parse_plan
 
 
@@ -104,7 +103,6 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     try:
         device = resolve_device(config.device)
         plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-        faults += level_faults(plan)
     except UserError as error:
         faults += error.faults
     if faults:

@@ -1,6 +1,7 @@
 """What the training loop asks of a plan: one step over the workers, and the state that it leaves.
 
     DataTraining       dp, sp   every worker has all weights
+    LevelTraining      lp       likewise
     PipelineTraining   pp       each worker has those of its stages
 
 `plans.joining` chooses.
@@ -148,6 +149,28 @@ class Training(Leaves, ABC):
     @abstractmethod
     def close(self) -> None:
         """Remove the hooks from the model."""
+
+
+def bad_gradients_of_each(model: nn.Module, mine: range, work: PassWork) -> dict[int, str]:
+    """Compute microbatches once more, on this worker, and look at the gradient of each.
+
+    Args:
+        model: With all its weights; ``parameter.grad`` is left alone.
+        mine: The microbatches of `work`.
+        work: The pass.
+
+    Returns:
+        Of each microbatch whose gradient is not finite the first such parameter.
+    """
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    found = {}
+    for place, index in enumerate(mine):
+        loss = work.vector(work.forward(model, place), place).sum()
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        name = first_not_finite(zip(named, gradients, strict=True))
+        if name:
+            found[index] = name
+    return found
 
 
 def first_not_finite(gradients: Iterable[tuple[str, Tensor | None]]) -> str:

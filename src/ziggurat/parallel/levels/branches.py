@@ -114,6 +114,7 @@ class Branches:
 
         Returns:
             The outputs and the loss (detached) of each microbatch, on the worker of the last call; elsewhere nothing.
+            Where there is a loss, nobody keeps the outputs.
 
         Raises:
             WorkerLost: If another worker has ended or is stuck.
@@ -138,10 +139,12 @@ class Branches:
                 held = self._forward(state, piece, images[index] if images else None, work)
                 if held.outputs is None:
                     continue
-                outputs[index], held.outputs = held.outputs, None
-                if work.loss is not None:
-                    held.loss = work.loss(outputs[index], index)
+                if work.loss is None:
+                    outputs[index] = held.outputs
+                else:
+                    held.loss = work.loss(held.outputs, index)
                     losses[index] = held.loss.detach()
+                held.outputs = None
             work.after_forward(0, index)
             if torch.is_grad_enabled():
                 with work.leaf(0, index):
