@@ -13,6 +13,7 @@ from ziggurat.plans.data_training import DataTraining
 from ziggurat.plans.kept_cut import CUTS
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import Compute, PipelineTraining, image_spec
+from ziggurat.plans.sharded_training import ShardedTraining
 from ziggurat.plans.training import Training, Whole
 
 
@@ -34,6 +35,8 @@ def join_training(
         compute: A context in which the model computes.
         folder: Of the run.
     """
+    if mesh.is_sharded:
+        return ShardedTraining(state, make_optimizer, mesh, config, compute)
     if mesh.pp.size == 1:
         return DataTraining(state, mesh)
     train, side = config.train, config.data.crop
