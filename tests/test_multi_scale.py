@@ -1,6 +1,6 @@
 """Multi-scale training: images have another size in every step, under every plan that of one worker.
 
-Under dp alone the weights are the same bits; under sp, pp and lp loss and metrics are equal to rounding.
+Under dp alone the weights are the same bits; under sp, pp, lp and fsdp loss and metrics are equal to rounding.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.data.sides import crop_side
 
-PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2"]
+PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2", "fsdp=2"]
 SIDES = "48,64,80"
 SETTINGS = (
     SMALL

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ranks import run_ranks
 from test_resume import config_of, numbers, rows
@@ -18,7 +19,7 @@ PARAMETER = "head.classes.weight"
 
 
 def spoil(how):
-    """Make the loss, or the gradient of one parameter, NaN for one sample of one epoch (in this process)."""
+    """Make the loss, or the gradient of one parameter or of all, NaN for one sample of one epoch (in this process)."""
     begin, make_task, seen = passes.Passes._seed, module.make_task, {}
 
     def spoiled_begin(step, index):
@@ -36,7 +37,10 @@ def spoil(how):
 
         def spoiled_shares(*arguments):
             factor = float("inf") if how == "loss" and seen["bad"] else 1.0
-            return {name: value * factor for name, value in shares(*arguments).items()}
+            values = {name: value * factor for name, value in shares(*arguments).items()}
+            for value in values.values() if how == "all gradients" and seen["bad"] else ():
+                value.register_hook(lambda gradient: gradient * float("nan"))
+            return values
 
         object.__setattr__(task, "loss_shares", spoiled_shares)
         return task
@@ -45,13 +49,12 @@ def spoil(how):
     module.make_task = spoiled_task
 
 
-def run(workers, folder, how, policy):
+def run(workers, folder, how, policy, plan=None):
     spoil(how)
-    config = config_of(
-        **{"plan": f"dp={workers.size}", "train.on_nonfinite": policy, "train.evaluate_every": 0}
-    )
+    plan = plan or f"dp={workers.size}"
+    config = config_of(**{"plan": plan, "train.on_nonfinite": policy, "train.evaluate_every": 0})
     try:
-        result = module.train(workers, config, folder / str(workers.size))
+        result = module.train(workers, config, folder / (plan if "fsdp" in plan else str(workers.size)))
     except UserError as error:
         return error.faults
     return result["weights_sha256"], result["skipped_steps"], result["loss"]
@@ -77,6 +80,32 @@ def test_a_step_is_skipped_alike_on_any_number_of_workers(tmp_path, how):
     ]
     assert [counters.get("skipped_steps", 0) for counters in counted] == [0, 1, 1]
     assert "step 2 is skipped: 1 so far" in (tmp_path / "3" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("how", ["loss", "all gradients"])
+def test_sharded_weights_skip_a_step_as_one_worker_does(tmp_path, how):
+    ((_, skipped, loss),) = run_ranks(run, 1, (tmp_path, how, "skip"))
+    pair = run_ranks(run, 2, (tmp_path, how, "skip", "fsdp=2"))
+    assert pair[0] == pair[1]
+    assert (pair[0][1], skipped) == (1, 1)
+    assert pair[0][2] == pytest.approx(loss, rel=1e-3)
+    checkpoints = tmp_path / "fsdp=2" / "checkpoints"
+    before, after, later = (contents(checkpoints / f"step-{step}") for step in (1, 2, 3))
+    assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"
+    assert not all(torch.equal(after[name], later[name]) for name in before), "the next one does"
+
+
+@pytest.mark.parametrize("how", ["loss", "all gradients"])
+def test_sharded_weights_stop_with_the_state_of_before_the_step(tmp_path, how):
+    first, second = run_ranks(run, 2, (tmp_path, how, "stop", "fsdp=2"))
+    assert first == second
+    if how == "loss":
+        assert "the loss is not finite in step 2, microbatch 2, on worker 1" in first[0]
+    else:
+        assert "the gradient is not finite in step 2; first bad parameter: backbone." in first[0]
+    stored = contents(tmp_path / "fsdp=2" / "checkpoints" / "step-1")
+    weights = load_file(tmp_path / "fsdp=2" / "weights.safetensors")
+    assert all(torch.equal(stored[f"average.{name}"], value) for name, value in weights.items())
 
 
 def contents(folder):

@@ -43,6 +43,7 @@ def start(folder, plan, loaders):
         ("lp=2", 0, signal.SIGTERM, "second worker"),
         ("dp=2", 1, signal.SIGUSR1, "group"),
         ("dp=2", 0, signal.SIGUSR1, "second worker"),
+        ("fsdp=2", 0, signal.SIGTERM, "second worker"),
     ],
 )
 def test_a_scheduler_gets_its_checkpoint_and_its_status(tmp_path, plan, loaders, number, whom):

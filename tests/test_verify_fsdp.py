@@ -14,7 +14,6 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.plans.plan import parse_plan
-from ziggurat.plans.resolve import resolve_plan
 from ziggurat.plans.sharded import ShardedParallel, whole
 from ziggurat.plans.units import find_units
 from ziggurat.verify.check import Check, check_step
@@ -127,5 +126,3 @@ def test_what_is_refused() -> None:
     for text in ("fsdp=2,dp=2", "fsdp=2,pp=2"):
         with pytest.raises(UserError, match="goes with sp alone"):
             parse_plan(text)
-    with pytest.raises(UserError, match="use --plan dp=2,sp=2, or pp"):
-        resolve_plan("fsdp=2,sp=2", 4, "cpu", None)

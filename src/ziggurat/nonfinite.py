@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from ziggurat.plans.sharded import local
 from ziggurat.plans.training import Training
 
 
@@ -64,5 +65,5 @@ def _worker(index: int, num_leaves: int, parallel: Training) -> str:
 
 def bad_weights(model: nn.Module) -> list[str]:
     """Return this worker's weights and buffers that are not finite: no later step could mend them."""
-    held = ((name, value) for name, value in model.state_dict().items() if not value.is_meta)
+    held = ((name, local(value)) for name, value in model.state_dict().items() if not value.is_meta)
     return [name for name, value in held if not value.isfinite().all()]

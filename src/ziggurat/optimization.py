@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ziggurat.config import TrainConfig
+from ziggurat.plans.sharded import local
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -74,9 +75,8 @@ class WeightAverage(Generic[Model]):
             return
         new = 1 - min(self.decay, (1 + step) / (10 + step))
         pairs = list(zip(self.model.state_dict().values(), self.source.state_dict().values(), strict=True))
-        pairs = [
-            (mean, value) for mean, value in pairs if not value.is_meta
-        ]  # those of other workers' stages
+        # without those of other workers' stages; of what is sharded, this worker's rows
+        pairs = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
         floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
         torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], new)
         for mean, value in pairs:

@@ -103,14 +103,14 @@ def _is_restart(out: str | None) -> bool:
 
 
 def _follow_world(config: RunConfig, world: int) -> RunConfig:
-    """Return the config with as many workers along dp as torchrun's world has; the microbatches stay those of the plan."""
+    """Return the config with as many workers along dp (or fsdp) as torchrun's world has; the microbatches stay."""
     if not config.plan or "TORCHELASTIC_RUN_ID" not in os.environ:
         return config
     plan = parse_plan(config.plan)
     if world % plan.num_of_one:
         return config  # refused with what else is wrong
-    microbatches = config.train.microbatches or plan.dp * plan.pp
-    follows = str(dataclasses.replace(plan, dp=world // plan.num_of_one))
+    microbatches = config.train.microbatches or plan.num_data * plan.pp
+    follows = str(plan.spread_over(world // plan.num_of_one))
     return override(config, {"plan": follows, "train.microbatches": microbatches})
 
 
@@ -119,7 +119,7 @@ def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> R
     plan = parse_plan(config.plan)
 
     def arguments(num_workers: int) -> tuple[Any, ...]:
-        smaller = dataclasses.replace(plan, dp=num_workers // plan.num_of_one)
+        smaller = plan.spread_over(num_workers // plan.num_of_one)
         return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
 
     def fewer(num_workers: int) -> int:

@@ -157,7 +157,7 @@ def train(
         phase("report")
         digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
         if workers.is_first and whole:
-            model, board, console = whole.average, log.board, log.console
+            model, board, console = whole.average.to(workers.device), log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
         outcome.finish_checkpoints(log)
         workers.barrier()

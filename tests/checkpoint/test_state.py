@@ -7,7 +7,7 @@ from torch import nn
 from checkpoint.states import checkpoints_of, make_state
 from ranks import run_ranks
 from ziggurat.checkpoint import Progress, load_training_state, training_state
-from ziggurat.checkpoint.tensors import read_tensors, stored_tensors, write_tensors
+from ziggurat.checkpoint.tensors import Rows, read_tensors, stored_tensors, write_tensors
 from ziggurat.config import TrainConfig
 from ziggurat.errors import UserError
 from ziggurat.optimization import make_optimizer
@@ -82,6 +82,22 @@ def test_each_worker_writes_its_part_and_any_reader_finds_all(tmp_path):
     found = {name: torch.full_like(value, -1) for name, value in every.items()}
     read_tensors(tmp_path, found)
     assert all(torch.equal(found[name], value) for name, value in every.items())
+
+
+def test_rows_of_several_workers_become_one_tensor(tmp_path):
+    weight, bias, step = torch.arange(10.0).reshape(5, 2), torch.tensor([7.0]), torch.tensor(3.0)
+    write_tensors(tmp_path, {"model.w": Rows(weight[3:], 3)}, 1)
+    write_tensors(
+        tmp_path, {"model.w": Rows(weight[:3], 0), "model.b": Rows(bias, 0), "optimizer.w.step": step}, 0
+    )
+    facts = stored_tensors(tmp_path)
+    assert {name: one.shape for name, one in facts.items()} == {
+        "model.w": (5, 2), "model.b": (1,), "optimizer.w.step": (),
+    }  # fmt: skip
+    found = {name: torch.full(one.shape, -1.0) for name, one in facts.items()}
+    read_tensors(tmp_path, found)
+    assert torch.equal(found["model.w"], weight)
+    assert (found["model.b"], found["optimizer.w.step"]) == (bias, step)
 
 
 def save_parts(workers, folder):

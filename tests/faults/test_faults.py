@@ -79,6 +79,15 @@ def test_a_worker_that_computes_branches(tmp_path, capfd):
     assert attempts(capfd) == 1
 
 
+def test_a_worker_that_takes_its_rows_along(tmp_path, capfd):
+    """No survivor has its rows of the weights: the run goes on from the newest checkpoint, in the same bits."""
+    whole = run(tmp_path / "whole", "fsdp=2")["weights_sha256"]
+    result = run(tmp_path / "run", "fsdp=2", kill("forward", 1))
+    assert (result["weights_sha256"], result["plan"]) == (whole, "fsdp=2")
+    assert attempts(capfd) == 1
+    assert no_state_in_memory()
+
+
 def no_state_in_memory():
     """Other runs of this machine may have states of their own there, which are locked."""
     return all(is_locked(folder / OWNER) for folder in MEMORY.glob(f"{PREFIX}*"))

@@ -23,6 +23,7 @@ def test_a_plan_reads_back():
         ("dp=2,sp=3x1", Plan(dp=2, sp=(3,)), 6, "dp=2,sp=3"),
         ("dp=1,sp=1x1", Plan(), 1, "dp=1"),
         ("pp=3", Plan(pp=3), 3, "pp=3"),
+        ("sp=2,fsdp=3", Plan(fsdp=3, sp=(2,)), 6, "fsdp=3,sp=2"),
         ("pp=2,dp=2,sp=2x1", Plan(dp=2, sp=(2,), pp=2), 8, "dp=2,sp=2,pp=2"),
     ],
 )
@@ -116,6 +117,7 @@ def test_microbatches_default_to_the_workers():
 def test_workers_that_share_images_share_microbatches():
     assert resolve_batch(config(plan="sp=4"), None).train.microbatches == 1
     assert resolve_batch(config(plan="dp=2,sp=2x2"), None).train.microbatches == 2
+    assert resolve_batch(config(plan="fsdp=2,sp=2"), None).train.microbatches == 2
     assert resolve_batch(config(plan="sp=4", train__microbatches=1), None).train.microbatches == 1
     assert resolve_place(config(plan="sp=2x2,dp=2"), world=8).plan == "dp=2,sp=2x2"
     with pytest.raises(UserError, match="dp=2,sp=2 has 4, torchrun started 2"):
@@ -132,6 +134,11 @@ def test_workers_that_share_images_share_microbatches():
         (
             {"plan": "dp=3,sp=2", "train__microbatches": 2},
             "the plan dp=3,sp=2 has 3, and microbatches is 2: use --plan dp=2,sp=2 or --microbatches 3",
+        ),
+        (
+            {"plan": "fsdp=3,sp=2", "train__microbatches": 2},
+            "each worker of the fsdp axis needs a microbatch: the plan fsdp=3,sp=2 has 3, and microbatches is 2: use --plan "
+            "fsdp=2,sp=2 or --microbatches 3",
         ),
         ({"plan": "dp=1", "train__microbatches": 3}, "use 2 microbatches, or a batch of 9"),
         ({"plan": "dp=1", "train__microbatches": 9}, "raise --batch-size or lower --microbatches"),

@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ziggurat.checkpoint.folders import (
     checkpoint_folder,
@@ -22,6 +23,7 @@ from ziggurat.checkpoint.folders import (
 )
 from ziggurat.checkpoint.manifest import checkpoint_faults, read_manifest
 from ziggurat.checkpoint.retention import retained_steps
+from ziggurat.checkpoint.tensors import Rows
 from ziggurat.checkpoint.writing import Progress, write_checkpoint
 from ziggurat.config import CheckpointConfig
 from ziggurat.errors import UserError
@@ -87,7 +89,7 @@ class Checkpoints:
         Args:
             progress: How far the run is.
             state: Tensors by name: all of the state, or this worker's part. A tensor that several workers have is
-                written by the first of them.
+                written by the first of them; of one whose rows are spread over them (`DTensor`), each writes its own.
 
         Placement:
             Every worker keeps a copy of what it writes in the CPU's memory.
@@ -157,24 +159,29 @@ class Checkpoints:
         """Return the folder of a checkpoint."""
         return checkpoint_folder(self.folder, progress.step)
 
-    def _copy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _copy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor | Rows]:
         """Copy the tensors that this worker writes, into the memory of the last time where that fits."""
-        names = tuple(state)
+        sharded = {name: value for name, value in state.items() if isinstance(value, DTensor)}
+        names = tuple(name for name in state if name not in sharded)
         if names != self._names:  # the same on every worker: a state changes its names everywhere or nowhere
             others = self.workers.gather(names)[: self.workers.rank]
             self._mine = frozenset(names).difference(*others)
             self._names = names
+        values = {name: state[name].detach() for name in names if name in self._mine}
+        firsts = {name: _first_row(value) for name, value in sharded.items()}
+        values |= {
+            name: sharded[name].to_local().detach() for name, first in firsts.items() if first is not None
+        }
         copies = {}
-        for name in names:
-            if name in self._mine:
-                value, place = state[name].detach(), self._copies.get(name)
-                if place is None or place.shape != value.shape or place.dtype != value.dtype:
-                    place = torch.empty_like(value, device="cpu")
-                copies[name] = place.copy_(value)
+        for name, value in values.items():
+            place = self._copies.get(name)
+            if place is None or place.shape != value.shape or place.dtype != value.dtype:
+                place = torch.empty_like(value, device="cpu")
+            copies[name] = place.copy_(value)
         self._copies = copies
-        return copies
+        return {name: Rows(copy, firsts.get(name) or 0) for name, copy in copies.items()}
 
-    def _write(self, progress: Progress, tensors: dict[str, Tensor], pause: float) -> None:
+    def _write(self, progress: Progress, tensors: Mapping[str, Tensor | Rows], pause: float) -> None:
         """Write a checkpoint and remove those that need not stay (in the thread)."""
         begin = time.perf_counter()
         with beside_training("checkpoint data"):
@@ -235,6 +242,16 @@ class Checkpoints:
             else:
                 metrics[step] = _metric(folder)
         return _Found(progress, metrics, messages)
+
+
+def _first_row(tensor: DTensor) -> int | None:
+    """Return the number of the first row that this worker has of a tensor; None if it has none to write.
+
+    Of a tensor without rows the first worker writes that there are none.
+    """
+    (chunk,) = tensor.__create_chunk_list__()
+    first = int(chunk.offsets[0])
+    return first if chunk.sizes[0] or not first else None
 
 
 def _metric(folder: Path) -> float | None:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import WriteItem
 
 SUFFIX = ".safetensors"
 
@@ -40,7 +41,19 @@ class TensorFacts(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> list[Path]:
+class Rows(NamedTuple):
+    """What one worker writes of a tensor whose rows are spread over workers.
+
+    Attributes:
+        tensor: Some rows, one after the other.
+        first: Number of the first of them.
+    """
+
+    tensor: Tensor
+    first: int
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int) -> list[Path]:
     """Write a worker's tensors.
 
     Tensors whose names share their first word go to one file: a file's bytes are put together in memory first, so
@@ -48,7 +61,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> lis
 
     Args:
         folder: Exists.
-        tensors: On the CPU, with any strides; none is fine.
+        tensors: On the CPU, with any strides; none is fine. All workers together give every row of a tensor once.
         rank: This worker's number.
 
     Returns:
@@ -59,7 +72,8 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> lis
     """
     if not tensors:
         return []
-    state = {name: value.contiguous() for name, value in tensors.items()}
+    rows = {name: value if isinstance(value, Rows) else Rows(value, 0) for name, value in tensors.items()}
+    state = {name: one.tensor.contiguous() for name, one in rows.items()}
     words = list(dict.fromkeys(_first_word(name) for name in state))
     parts = {name: 1 + words.index(_first_word(name)) for name in state}
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=parts, save_distributed=True)
@@ -68,9 +82,20 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], rank: int) -> lis
     writer.set_up_storage_writer(True)
     plan = writer.prepare_local_plan(planner.create_local_plan())
     mine = {"fqn_to_index_mapping": parts, "shard_index": 1 + rank}
-    plan = planner.finish_plan(dataclasses.replace(plan, storage_data=mine))
+    items = [_placed(item, rows[item.index.fqn].first) for item in plan.items]
+    plan = planner.finish_plan(dataclasses.replace(plan, items=items, storage_data=mine))
     written = writer.write_data(plan, planner).wait()
     return sorted({folder / result.storage_data.relative_path for result in written})
+
+
+def _placed(item: WriteItem, first: int) -> WriteItem:
+    """Return what is to be written of a tensor with the number of its first row: a reader puts the rows together by it."""
+    assert item.tensor_data is not None
+    if not first:
+        return item
+    sizes = item.tensor_data.chunk.sizes
+    chunk = ChunkStorageMetadata(torch.Size([first, *[0] * (len(sizes) - 1)]), sizes)
+    return dataclasses.replace(item, tensor_data=dataclasses.replace(item.tensor_data, chunk=chunk))
 
 
 def _first_word(name: str) -> str:

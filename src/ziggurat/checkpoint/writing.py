@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ziggurat.checkpoint.folders import checkpoint_folder, make_partial, partial_folder, publish, sync
 from ziggurat.checkpoint.manifest import MANIFEST, FileFacts, Manifest, file_facts
-from ziggurat.checkpoint.tensors import write_tensors
+from ziggurat.checkpoint.tensors import Rows, write_tensors
 from ziggurat.parallel.workers import Workers
 
 
@@ -41,7 +41,7 @@ def write_checkpoint(
     parent: Path,
     progress: Progress,
     run: str,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Rows],
     workers: Workers,
     enter: Callable[[str], None] = lambda name: None,
 ) -> str | None:
@@ -51,7 +51,7 @@ def write_checkpoint(
         parent: The run's ``checkpoints`` folder, one that all workers see.
         progress: How far the run is.
         run: Names the definition of the run.
-        tensors: This worker's part of the state, on the CPU; no two workers have a tensor of one name.
+        tensors: This worker's part of the state, on the CPU; no two workers have a tensor, or a row, of one name.
         workers: All workers, by a group that nothing else uses meanwhile.
         enter: Called as each phase begins, with its name (`phases`).
 
@@ -74,7 +74,7 @@ def _write_parts(
     parent: Path,
     progress: Progress,
     run: str,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Rows],
     workers: Workers,
     enter: Callable[[str], None],
 ) -> str | None:
@@ -100,7 +100,7 @@ def _make(parent: Path, step: int) -> None:
     make_partial(parent, step)
 
 
-def _write_part(partial: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str, FileFacts]:
+def _write_part(partial: Path, tensors: Mapping[str, Tensor | Rows], rank: int) -> dict[str, FileFacts]:
     files = write_tensors(partial, tensors, rank)
     for file in files:
         sync(file)

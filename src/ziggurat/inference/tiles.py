@@ -6,7 +6,8 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
-   that share the network (pp, lp), each its stages or branches, several batches at a time.
+   that share the network (pp, lp), each its stages or branches, several batches at a time. Where weights are sharded
+   (fsdp) every worker runs the model equally often, the last times perhaps on a black tile.
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -46,6 +47,8 @@ from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.plans.level_training import place_for_inference
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
+from ziggurat.plans.sharded import drop_gathered
+from ziggurat.plans.sharded_training import blank_images, shard_for_inference
 
 T = TypeVar("T")
 
@@ -102,8 +105,11 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
 
 
 def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
-    """Under a plan with pp or lp, spread a model over workers for evaluation or prediction; all workers call this."""
-    if mesh.network.size == 1:
+    """Spread a model over workers for evaluation or prediction; all workers call this.
+
+    Under a plan with pp it is cut into stages, under one with lp into branches, under one with fsdp its weights are sharded.
+    """
+    if mesh.network.size == 1 and not mesh.is_sharded:
         return
     compute, side = compute_as_configured(config, mesh), config.data.crop
     shape = (compute.batch, 3, side, side)
@@ -111,7 +117,9 @@ def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> No
     was_training = model.training
     model.eval()
     spec = image_spec(shape, compute.channels_last, mesh)
-    if mesh.lp.size > 1:
+    if mesh.is_sharded:
+        shard_for_inference(model, (1, *shape[1:]), config, mesh, forward.autocast)
+    elif mesh.lp.size > 1:
         place_for_inference(model, spec, mesh, forward.autocast)
     else:
         stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
@@ -167,8 +175,15 @@ def run_tiles(
     batches = make_batches(views, model.size_multiple, compute.batch)
     compute.mesh.name_layers(model)
     workers = compute.mesh.dp
-    share = share_of(workers.rank, workers.size, [batch_pixels(pieces) for pieces in batches])
-    results, faults = _run_batches(_Forward(model, finish, compute), images, views, batches[share], compute)
+    pixels = [batch_pixels(pieces) for pieces in batches]
+    share = share_of(workers.rank, workers.size, pixels)
+    forward = _Forward(model, finish, compute)
+    results, faults, num_passes = _run_batches(forward, images, views, batches[share], compute)
+    if compute.mesh.is_sharded:
+        most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
+        for _ in range(most - num_passes):
+            forward.keep_company(batches[0])
+        drop_gathered(model)
     messages = {
         image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
     }
@@ -229,6 +244,17 @@ class _Forward(Generic[T]):
             found |= part
         return list(itertools.chain.from_iterable(found[index] for index in range(len(group))))
 
+    @torch.no_grad()
+    def keep_company(self, batch: Sequence[Piece]) -> None:
+        """Run the model on a black tile of a batch's size, for the workers that gather its weights at the same time."""
+        was_training = self.model.training
+        self.model.eval()
+        height, width = batch_extent(batch, self.model.size_multiple)
+        black = blank_images((1, 3, height, width), self.compute.channels_last, self.compute.mesh)
+        with self.autocast():
+            self.model(black)
+        self.model.train(was_training)
+
     def autocast(self) -> torch.autocast:
         """Return a context in which the model computes."""
         device = self.compute.mesh.workers.device
@@ -262,8 +288,8 @@ def _run_batches(
     views: Sequence[View],
     batches: Sequence[Sequence[Piece]],
     compute: Compute,
-) -> tuple[list[T], dict[int, str]]:
-    """Return the result of each tile, and the fault of each image that cannot be decoded, by its index.
+) -> tuple[list[T], dict[int, str], int]:
+    """Return the result of each tile, the fault of each image that cannot be decoded, by its index, and the model's runs.
 
     After a fault nothing more is computed, but all images are decoded still, so that every fault is told at once.
     """
@@ -276,7 +302,9 @@ def _run_batches(
     forward.model.eval()
     by_stages = forward.model in mesh.pipelines
     waiting: list[Given] = []  # for the network's workers, which take several batches at a time
-    no_gradients = torch.no_grad() if by_stages else torch.inference_mode()
+    # what a pipeline or fsdp keeps of a run may be met by autograd later
+    no_gradients = torch.no_grad() if by_stages or mesh.is_sharded else torch.inference_mode()
+    num_passes = 0
     try:
         with no_gradients, closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
             for number, (batch, part) in enumerate(zip(batches, parts, strict=True), start=1):
@@ -290,6 +318,7 @@ def _run_batches(
                         waiting.append(given)
                     else:
                         results += forward(*given)
+                        num_passes += 1
                 is_time = len(waiting) == IN_FLIGHT * mesh.network.size or number == len(batches)
                 if waiting and is_time and not any(mesh.network.gather(faults)):
                     results += forward.by_stages(waiting)
@@ -298,7 +327,7 @@ def _run_batches(
                     compute.progress(len(results), len(pieces))
     finally:
         forward.model.train(was_training)
-    return results, faults
+    return results, faults, num_passes
 
 
 def _own_pixels(piece: Piece, part: Part | None) -> Piece:

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.training import PassWork, Training, Whole, bad_gradients_of_each, first_not_finite
+from ziggurat.plans.training import (
+    PassWork,
+    Training,
+    Whole,
+    bad_gradients_of_each,
+    first_not_finite,
+    losses_one_by_one,
+)
 
 
 class DataTraining(DataParallel, Training):
@@ -26,15 +33,7 @@ class DataTraining(DataParallel, Training):
 
     def loss_leaves(self, work: PassWork) -> list[Tensor]:
         """Run forward and backward of this worker's microbatches, one after the other."""
-        losses = []
-        for place, index in enumerate(self.mine):
-            with self.leaf(index):
-                work.announce("forward", place)
-                shares = work.vector(work.forward(self.model, place), place)
-                work.announce("backward", place)
-                shares.sum().backward()
-            losses.append(shares.detach().double())
-        return losses
+        return losses_one_by_one(self.model, self.mine, self.leaf, work)
 
     def output_leaves(self, work: PassWork) -> list[Tensor]:
         """Run forward alone, without gradients; running statistics are taken from the other pass."""

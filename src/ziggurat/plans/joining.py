@@ -15,6 +15,7 @@ from ziggurat.plans.kept_cut import CUTS
 from ziggurat.plans.level_training import LevelTraining
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import Compute, PipelineTraining, image_spec
+from ziggurat.plans.sharded_training import ShardedTraining
 from ziggurat.plans.training import Training, Whole
 
 
@@ -36,6 +37,8 @@ def join_training(
         compute: A context in which the model computes.
         folder: Of the run.
     """
+    if mesh.is_sharded:
+        return ShardedTraining(state, make_optimizer, mesh, config, compute)
     train, side = config.train, config.data.crop
     spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
     if mesh.lp.size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ class Plan:
     def num_data(self) -> int:
         """Workers that the samples of a step are spread over."""
         return self.dp * self.fsdp
+
+    def spread_over(self, num_data: int) -> Plan:
+        """Return the plan with another number of workers that the samples of a step are spread over.
+
+        Example:
+            >>> str(parse_plan("fsdp=4,sp=2").spread_over(3))
+            'fsdp=3,sp=2'
+        """
+        if self.fsdp > 1:
+            return dataclasses.replace(self, fsdp=num_data)
+        return dataclasses.replace(self, dp=num_data)
 
     @property
     def num_spatial(self) -> int:

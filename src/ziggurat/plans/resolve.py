@@ -72,11 +72,6 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
         raise UserError(
             f"tensor parallel (tp) is available for ziggurat verify alone: got {plan}; use dp, sp or pp"
         )
-    if plan.fsdp > 1:
-        raise UserError(
-            f"the plan {plan} is available in verify alone: train, evaluate and predict do not shard weights yet; use "
-            f"--plan {dataclasses.replace(plan, dp=plan.fsdp, fsdp=1)}, or pp to spread the weights over workers"
-        )
     if world is not None and plan.num_workers != world:
         raise UserError(
             f"the plan must have as many workers as there are: {plan} has {plan.num_workers}, torchrun "
@@ -114,7 +109,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete the number of microbatches (one for each worker of the dp and pp axes), and check that all fits together.
+    """Complete the number of microbatches (one for each worker of the dp (or fsdp) and pp axes), and check that all fits together.
 
     Args:
         config: With or without a plan.
@@ -125,7 +120,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.dp * plan.pp
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_data * plan.pp
     faults = []
     if batch_size < microbatches:
         faults.append(
@@ -138,11 +133,11 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
             f"{_nearest_divisor(batch_size, microbatches)} microbatches, or a batch of "
             f"{-(-batch_size // microbatches) * microbatches}"
         )
-    if microbatches < plan.dp:
-        fitting = dataclasses.replace(plan, dp=microbatches)
+    if microbatches < plan.num_data:
+        axis = "fsdp" if plan.fsdp > 1 else "dp"
         faults.append(
-            f"each worker of the dp axis needs a microbatch: the plan {plan} has {plan.dp}, and microbatches is "
-            f"{microbatches}: use --plan {fitting} or --microbatches {plan.dp}"
+            f"each worker of the {axis} axis needs a microbatch: the plan {plan} has {plan.num_data}, and microbatches is "
+            f"{microbatches}: use --plan {plan.spread_over(microbatches)} or --microbatches {plan.num_data}"
         )
     if faults:
         raise UserError(faults)

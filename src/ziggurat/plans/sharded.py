@@ -11,10 +11,12 @@ gradient, and the sum that leaves the shards is over all of them: parts and micr
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -32,7 +34,7 @@ class ShardedParallel(Leaves):
     """Joins a model to the workers of a plan with fsdp.
 
     One step is that of `DataParallel`, with one difference: weights are gathered by all workers together, so a worker
-    that has fewer microbatches than others takes `num_idle` passes more, whose loss is multiplied by 0, in `idle`.
+    that has fewer microbatches than others takes `num_idle` passes more, with `backward_of_nothing`, in `idle`.
 
     Args:
         model: Its weights are made those of the first worker, and sharded: parameters become `DTensor`. A model that is
@@ -54,9 +56,7 @@ class ShardedParallel(Leaves):
 
     def __init__(self, model: nn.Module, mesh: Mesh, forward: Callable[[], object], unit_bytes: int) -> None:
         super().__init__(mesh.dp, mesh.sp)
-        if not isinstance(model, FSDPModule):
-            mesh.workers.copy_from_first(list(model.state_dict().values()))
-            shard(model, mesh, find_units(model, forward, unit_bytes))
+        shard_units(model, mesh, forward, unit_bytes)
         self.model = model
         self.statistics = RunningStatistics(model, mesh.dp)
         self.num_idle = 0
@@ -92,6 +92,17 @@ class ShardedParallel(Leaves):
 
     def close(self) -> None:
         """Do nothing: the model stays sharded."""
+
+
+def shard_units(model: nn.Module, mesh: Mesh, forward: Callable[[], object], unit_bytes: int) -> None:
+    """Spread the weights of a model over all workers, by the units that are found; see `ShardedParallel`."""
+    if isinstance(model, FSDPModule):
+        return
+    mesh.workers.copy_from_first(list(model.state_dict().values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network's own
+        units = find_units(model, forward, unit_bytes)
+    shard(model, mesh, units)
 
 
 def shard(model: nn.Module, mesh: Mesh, units: list[nn.Module]) -> None:
@@ -132,6 +143,20 @@ def whole(tensor: Tensor) -> Tensor:
         One all-gather of its bytes.
     """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this worker's rows of a sharded tensor, in the same memory; any other tensor itself."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+
+
+def drop_gathered(model: nn.Module) -> None:
+    """Drop all weights that are gathered still after forward passes without a backward pass.
+
+    The weights of the model's own unit stay gathered, and would be old ones after the next change of the shards.
+    """
+    if isinstance(model, FSDPModule):
+        model.reset_iter_state()
 
 
 def shard_bytes(model: nn.Module) -> int:
@@ -176,6 +201,20 @@ def _close(value: Any) -> Any:
     if isinstance(value, _Opened):
         return SpatialTensor(value.local, value.layout.dims, value.layout.mesh)
     return value
+
+
+def backward_of_nothing(outputs: Any) -> None:
+    """Run backward from all outputs of a model with a gradient of 0, so that its units meet those of other workers."""
+    found: list[Tensor] = []
+
+    def take(value: Any) -> Any:
+        value = value.local if isinstance(value, SpatialTensor) else value
+        if isinstance(value, Tensor) and value.requires_grad:
+            found.append(value)
+        return value
+
+    _each(outputs, take)
+    torch.autograd.backward(found, [torch.zeros_like(tensor) for tensor in found])
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -1,8 +1,9 @@
 """What the training loop asks of a plan: one step over the workers, and the state that it leaves.
 
-    DataTraining       dp, sp   every worker has all weights
-    LevelTraining      lp       likewise
-    PipelineTraining   pp       each worker has those of its stages
+    DataTraining       dp, sp     every worker has all weights
+    LevelTraining      lp         likewise
+    PipelineTraining   pp         each worker has those of its stages
+    ShardedTraining    fsdp, sp   each worker has some rows of every weight
 
 `plans.joining` chooses.
 """
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -176,3 +177,31 @@ def bad_gradients_of_each(model: nn.Module, mine: range, work: PassWork) -> dict
 def first_not_finite(gradients: Iterable[tuple[str, Tensor | None]]) -> str:
     """Return the name of the first gradient that is not finite; nothing if there is none."""
     return next((name for name, value in gradients if value is not None and not value.isfinite().all()), "")
+
+
+def losses_one_by_one(
+    model: nn.Module,
+    mine: Sequence[int],
+    leaf: Callable[[int], AbstractContextManager[None]],
+    work: PassWork,
+) -> list[Tensor]:
+    """Run forward and backward of one microbatch after the other, each with all layers on this worker.
+
+    Args:
+        model: Is run.
+        mine: The numbers of this worker's microbatches in the step.
+        leaf: A context that takes what forward and backward of a microbatch leave behind.
+        work: Of these microbatches, counted from 0.
+
+    Returns:
+        The vector of each microbatch, float64.
+    """
+    losses = []
+    for place, index in enumerate(mine):
+        with leaf(index):
+            work.announce("forward", place)
+            shares = work.vector(work.forward(model, place), place)
+            work.announce("backward", place)
+            shares.sum().backward()
+        losses.append(shares.detach().double())
+    return losses

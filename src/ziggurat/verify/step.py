@@ -22,7 +22,7 @@ from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.plans.data_parallel import DataParallel
 from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.sharded import ShardedParallel, whole
+from ziggurat.plans.sharded import ShardedParallel, backward_of_nothing, whole
 from ziggurat.verify.losses import Objective, make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64
@@ -165,7 +165,7 @@ def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = Fal
             if isinstance(parallel, ShardedParallel):
                 for _ in range(parallel.num_idle):
                     with parallel.idle():
-                        (objective.loss(_run_model(model, trial, 0, mesh)[-1], 0, totals) * 0).backward()
+                        backward_of_nothing(_run_model(model, trial, 0, mesh)[-1])
             parallel.finish_gradients()
             parallel.finish_statistics()
         seconds = time.perf_counter() - begin
@@ -216,10 +216,8 @@ def _run_model(model: nn.Module, trial: Trial, index: int, mesh: Mesh) -> tuple[
 
 def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> DataParallel | OwnLoop | ShardedParallel:
     if mesh.is_sharded:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the network's own
-            forward = partial(_run_model, model, trial, 0, mesh)
-            return ShardedParallel(model, mesh, forward, trial.config.pipeline.unit_bytes)
+        forward = partial(_run_model, model, trial, 0, mesh)
+        return ShardedParallel(model, mesh, forward, trial.config.pipeline.unit_bytes)
     several = len(trial.pieces()) > 1
     return DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)
 
