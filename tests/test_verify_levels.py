@@ -19,6 +19,7 @@ from ziggurat.parallel.levels.placement import (
     call_names,
     place,
     refuse_chain,
+    span_of,
     together,
 )
 from ziggurat.parallel.pipeline.graph import INPUT, Call, Graph, Value
@@ -58,6 +59,13 @@ def test_branches_are_computed_at_the_same_time():
     refuse_chain(placement)
 
 
+def test_work_that_changes_hands_is_not_faster():
+    """Two workers have half of the work each, but one after the other."""
+    graph = graph_of((INPUT,), (0,), states={})
+    placement = Placement((0, 1), (2.0, 2.0), span_of(graph, [CallCost(2.0)] * 2, (0, 1)))
+    assert (placement.bound, placement.apart) == (1.0, 0.5)
+
+
 def test_what_changes_a_buffer_or_draws_stays_on_one_worker():
     costs = [CallCost(1.0), CallCost(4.0), CallCost(3.0), CallCost(1.0)]
     buffers = placed(graph_of(*FORK, states={1: "counter", 2: "counter"}), costs)
@@ -95,7 +103,7 @@ def steps_at_random_places(workers: Workers, name: str, shape: tuple[int, ...], 
             draw = random.Random(seed)
             owner = {group: draw.randrange(num_workers) for group in sorted(set(groups))}
             owner[groups[0]] = 0
-            return Placement(tuple(owner[group] for group in groups), (1.0,) * num_workers)
+            return Placement(tuple(owner[group] for group in groups), (1.0,) * num_workers, 1.0)
 
         branches.place = scatter  # in this process alone
         step = run_pipeline_step(copy.deepcopy(model), trial, mesh)
@@ -147,7 +155,6 @@ def test_exact(name: str, shape: str, plan: str, microbatches: int) -> None:
     of = ("loss", "output", "gradient", "input", "buffer")
     assert max(result[f"{name}_error"] for name in of) <= 1e-10
     seconds = result["branches"]["seconds"]
-    assert result["branches"]["bound"] == pytest.approx(sum(seconds) / max(seconds))
-    assert 1 < result["branches"]["bound"] <= len(seconds)
+    assert 1 < result["branches"]["bound"] <= sum(seconds) / max(seconds) * (1 + 1e-9)
     assert (result["communication_bytes"] is None) == plan.startswith("dp")
     assert result["communication_bytes"] != 0

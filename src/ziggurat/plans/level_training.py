@@ -122,7 +122,7 @@ class LevelTraining(LevelParallel, Training):
         ]
         return [
             *lines,
-            f"lp alone is at most {placement.bound:.2f} times as fast as one worker (all work by the busiest worker's)",
+            f"lp alone is at most {placement.bound:.2f} times as fast as one worker (by these times, without messages)",
         ]
 
     def _of_all(self, mine: dict[int, Tensor]) -> list[Tensor]:

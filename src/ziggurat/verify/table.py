@@ -92,7 +92,7 @@ def _branches(branches: dict[str, Any]) -> list[str]:
     ]
     return [
         *lines,
-        f"at most {branches['bound']:.2f} times as fast as one worker (all work by the busiest worker's)",
+        f"at most {branches['bound']:.2f} times as fast as one worker (by these times, without messages)",
     ]
 
 

@@ -51,15 +51,22 @@ class Placement:
     Attributes:
         worker_of: By the number of the call; the first call is on the first worker.
         seconds: Of forward on each worker.
+        span: Seconds from the first call to the end of the last one, if messages took none.
     """
 
     worker_of: tuple[int, ...]
     seconds: tuple[float, ...]
+    span: float
 
     @property
     def bound(self) -> float:
-        """How many times faster than one worker these can be at most: all work by that of the busiest worker."""
-        return sum(self.seconds) / max(self.seconds) if any(self.seconds) else 1.0
+        """How many times faster than one worker these can be at most: all work by the time until all is done."""
+        return sum(self.seconds) / self.span if self.span else 1.0
+
+    @property
+    def apart(self) -> float:
+        """The share of the work that lies on other workers than the busiest."""
+        return 1 - max(self.seconds) / sum(self.seconds) if any(self.seconds) else 0.0
 
 
 def call_names(graph: Graph) -> list[str]:
@@ -119,7 +126,18 @@ def place(graph: Graph, costs: Costs, num_workers: int) -> Placement:
         done.append(ends[worker])
         free[worker] = ends[worker]
         seconds[worker] += cost.seconds
-    return Placement(tuple(worker_of), tuple(seconds))
+    return Placement(tuple(worker_of), tuple(seconds), span_of(graph, of_call, worker_of))
+
+
+def span_of(graph: Graph, costs: Sequence[CallCost], worker_of: Sequence[int]) -> float:
+    """Return when the last call ends, each worker calling in its order what is placed on it; messages take no time."""
+    free: dict[int, float] = {}
+    done: list[float] = []
+    for call, cost, worker in zip(graph.calls, costs, worker_of, strict=True):
+        needed = [done[value.call] for value in call.uses if value.call != INPUT]
+        free[worker] = max([free.get(worker, 0.0), *needed]) + cost.seconds
+        done.append(free[worker])
+    return max(done, default=0.0)
 
 
 def refuse_chain(placement: Placement) -> None:
@@ -128,11 +146,10 @@ def refuse_chain(placement: Placement) -> None:
     Raises:
         NoBranches: If hardly anything can be computed at the same time.
     """
-    apart = 1 - 1 / placement.bound
-    if apart < LEAST_APART:
+    if placement.apart < LEAST_APART:
         raise NoBranches(
             f"lp needs parallel branches (levels of a pyramid, heads on several levels), which compute at least "
-            f"{LEAST_APART:.0%} of the work beside the busiest worker: found {apart:.1%} in "
+            f"{LEAST_APART:.0%} of the work beside the busiest worker: found {placement.apart:.1%} in "
             f"{len(placement.worker_of)} calls on {len(placement.seconds)} workers; use dp, sp or pp, or a larger input"
         )
 
