@@ -6,7 +6,7 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
-   of a pipeline (pp), each its stages, several batches at a time.
+   of a pipeline (pp), each its stages, several batches at a time, and those that wide layers are split over (tp).
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -45,6 +45,7 @@ from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
+from ziggurat.plans.tensor_parallel import TensorParallel
 
 T = TypeVar("T")
 
@@ -101,8 +102,8 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
 
 
 def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
-    """Under a plan with pp, cut a model into stages for evaluation or prediction; all workers call this."""
-    if mesh.pp.size == 1:
+    """Under a plan with pp or tp, cut a model for evaluation or prediction; all workers call this."""
+    if mesh.pp.size == mesh.tp.size == 1:
         return
     compute, side = compute_as_configured(config, mesh), config.data.crop
     shape = (compute.batch, 3, side, side)
@@ -110,7 +111,10 @@ def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> No
     was_training = model.training
     model.eval()
     spec = image_spec(shape, compute.channels_last, mesh)
-    stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
+    if mesh.tp.size > 1:
+        TensorParallel(model, spec, mesh.tp, config.tensor.min_width).require_splits(config.model.name)
+    else:
+        stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
     model.train(was_training)
 
 
@@ -279,7 +283,8 @@ def _run_batches(
                 faults |= {
                     p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
                 }
-                if not any(mesh.sp.gather(faults)):  # workers that share images go on together, or not at all
+                # workers that share images go on together, or not at all
+                if not any((*mesh.sp.gather(faults), *mesh.tp.gather(faults))):
                     given = Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
                     if by_stages:
                         waiting.append(given)

@@ -13,6 +13,7 @@ from ziggurat.plans.data_training import DataTraining
 from ziggurat.plans.kept_cut import CUTS
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import Compute, PipelineTraining, image_spec
+from ziggurat.plans.tensor_training import TensorTraining
 from ziggurat.plans.training import Training, Whole
 
 
@@ -34,10 +35,12 @@ def join_training(
         compute: A context in which the model computes.
         folder: Of the run.
     """
-    if mesh.pp.size == 1:
-        return DataTraining(state, mesh)
     train, side = config.train, config.data.crop
     spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
+    if mesh.tp.size > 1:
+        return TensorTraining(state, make_optimizer, spec, mesh, config)
+    if mesh.pp.size == 1:
+        return DataTraining(state, mesh)
     num_microbatches = -(-train.microbatches // mesh.dp.size)
     return PipelineTraining(
         state, make_optimizer, spec, mesh, config.pipeline, num_microbatches, compute, folder / CUTS

@@ -69,10 +69,6 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
         fitting = [count for count in range(1, num_devices + 1) if num_pieces % count == 0]
         return Plan(dp=world or max(fitting))
     plan = parse_plan(text)
-    if plan.tp > 1:
-        raise UserError(
-            f"tensor parallel (tp) is available for ziggurat verify alone: got {plan}; use dp, sp or pp"
-        )
     if plan.fsdp > 1:
         raise UserError(
             f"the plan {plan} is available in verify alone: train, evaluate and predict do not shard weights yet; use "
