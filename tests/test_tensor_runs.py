@@ -100,7 +100,10 @@ def test_runs_of_every_task(tmp_path, plan, world):
         )
         assert losses == pytest.approx(true_losses, rel=1e-5)
         assert norms == pytest.approx(true_norms, rel=2e-3)  # batch norms of few values magnify rounding
-        assert_alike(weights_of(tmp_path / f"dp=1-{number}"), weights_of(tmp_path / f"{plan}-{number}"), 1e-4)
+        # pnn takes maxima, between which rounding may choose (test_verify_tensor compares in float64)
+        tolerance = 1e-3 if number == list(TASKS).index("classify") else 1e-4
+        one, other = (weights_of(tmp_path / f"{name}-{number}") for name in ("dp=1", plan))
+        assert_alike(one, other, tolerance)
         for name, value in alone[number][2].items():
             if isinstance(value, float):
                 assert results[0][number][2][name] == pytest.approx(value, abs=1e-6), name
@@ -246,7 +249,7 @@ def test_workers_that_compute_other_bits_take_those_of_the_first(tmp_path):
 
 
 def refused(workers, folder):
-    config = dataclasses.replace(config_of("detect"), plan="tp=2")
+    config = dataclasses.replace(config_of("detect", **{"tensor.min_width": 4096}), plan="tp=2")
     with pytest.raises(UserError) as caught:
         train(workers, config, folder)
     return caught.value.faults
@@ -256,7 +259,7 @@ def test_a_plan_that_splits_nothing_is_refused(tmp_path, capfd):
     first, second = run_ranks(refused, 2, (tmp_path / "run",))
     assert first == second
     assert len(first) == 1
-    for text in ("tensor.min_width=256", "--set tensor.min_width=N", "--plan dp=2"):
+    for text in ("tensor.min_width=4096", "--set tensor.min_width=N", "--plan dp=2"):
         assert text in first[0]
 
 

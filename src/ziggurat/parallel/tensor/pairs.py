@@ -50,7 +50,7 @@ class Pair:
     Attributes:
         first: Name of the layer whose outputs are split.
         between: Names of the layers between that hold weights or draw numbers.
-        second: Name of the layer whose inputs are split; empty for a classifier, whose outputs are joined.
+        second: Name of the layer whose inputs are split; empty for a classifier.
         width: Outputs of the first layer.
     """
 
