@@ -25,6 +25,8 @@ def start(folder, plan, loaders):
         str(folder),
         "--set",
         f"data.workers={loaders}",
+        "--set",
+        "tensor.min_width=16",
     ]
     process = subprocess.Popen(
         [*TRAIN, *SETTINGS, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -44,6 +46,7 @@ def start(folder, plan, loaders):
         ("dp=2", 1, signal.SIGUSR1, "group"),
         ("dp=2", 0, signal.SIGUSR1, "second worker"),
         ("fsdp=2", 0, signal.SIGTERM, "second worker"),
+        ("tp=2", 0, signal.SIGTERM, "second worker"),
     ],
 )
 def test_a_scheduler_gets_its_checkpoint_and_its_status(tmp_path, plan, loaders, number, whom):

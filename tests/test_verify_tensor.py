@@ -10,20 +10,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
 from ranks import run_ranks
 from ziggurat.cli import main
 from ziggurat.config import override
 from ziggurat.config.records import RunConfig
+from ziggurat.models.depthwise import speed_up_depthwise
+from ziggurat.models.norm import FrozenBatchNorm
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.tensor import split
 from ziggurat.parallel.tensor.pairs import find_pairs
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
 from ziggurat.plans.tensor_parallel import TensorParallel
 from ziggurat.verify.check import check_step
 from ziggurat.verify.compare import BOUNDS
+from ziggurat.verify.losses import make_objective
 from ziggurat.verify.networks import build_network
-from ziggurat.verify.step import Trial, run_step
+from ziggurat.verify.step import Trial, global_totals, run_step
+from ziggurat.verify.tensor_step import split_model
 
 
 class Branches(nn.Module):
@@ -58,6 +64,36 @@ def branches() -> nn.Module:
     return Branches()
 
 
+class Between(nn.Module):
+    """Pairs with all kinds of layers and functions between that compute each channel by itself; one is not like that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.frozen = FrozenBatchNorm(nn.BatchNorm2d(8))
+        self.prelu = nn.PReLU(8)
+        self.drop = nn.Dropout(0.5)
+        self.wide = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        speed_up_depthwise(self)
+        self.out = nn.Conv2d(8, 4, 1)
+        self.other = nn.Conv2d(4, 8, 1)
+        self.norm = FrozenBatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+        self.indices = nn.Conv2d(4, 8, 1)
+        self.classes = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.prelu(self.frozen(self.stem(x))))
+        x = self.out(functional.max_pool2d(self.wide(x), 2, 1))
+        x = self.last(functional.interpolate(self.norm(self.other(x)), scale_factor=2))
+        x, places = functional.max_pool2d(self.indices(x), 2, return_indices=True)
+        return self.classes((x + places * 0).mean((2, 3)))
+
+
+def between() -> nn.Module:
+    return Between()
+
+
 def pairs_of(model: nn.Module, size: int = 2, min_width: int = 1) -> list[tuple[str, str]]:
     graph = Skeleton(model).record(spec_of(torch.zeros(2, 3, 9, 8)))
     return [(pair.first, pair.second) for pair in find_pairs(graph, model, size, min_width)]
@@ -70,6 +106,13 @@ def test_pairs_are_found() -> None:
     assert pairs_of(model, size=5) == [("hidden", "odd")]
     model.out.register_forward_hook(lambda *_: None)  # its owner would see a part
     assert pairs_of(model) == [("hidden", "odd"), ("classes", "")]
+
+
+def test_pairs_with_much_between_are_found() -> None:
+    model = Between()
+    assert pairs_of(model) == [("stem", "out"), ("other", "last"), ("classes", "")]
+    model.frozen.weight = model.norm.weight  # the second reads what the first has
+    assert pairs_of(model) == [("out", "other"), ("last", "indices"), ("classes", "")]
 
 
 def check_plan(name: str, plan: str, world: int, count: int, **settings: Any) -> Any:
@@ -92,6 +135,8 @@ SMALL = {"model.channels": 32, "model.head_depth": 2, "model.levels": "p3-p5", "
     ("name", "settings", "split"),
     [
         ("test_verify_tensor:branches", {"tensor.min_width": 6}, "tower.0"),
+        ("test_verify_tensor:between", {"tensor.min_width": 6}, "stem"),
+        ("timm:resnet10t", {"tensor.min_width": 64, "model.norm": "frozen"}, "body.layer1.0.conv1"),
         ("fcos-resnet10t-fpn", SMALL, "head"),
         ("retinanet-resnet10t-fpn", SMALL, "head"),
         ("pnn", {"tensor.min_width": 4}, ""),
@@ -132,6 +177,38 @@ def test_command(capfd: pytest.CaptureFixture[str]) -> None:
     assert "nothing of test_verify_tensor:branches is split" in capfd.readouterr().out
 
 
-def test_runs_refuse_it(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "digits", "--plan", "tp=2"]) == 2
-    assert "available for ziggurat verify alone" in capfd.readouterr().err
+def _no_join(*arguments: Any) -> Any:
+    raise AssertionError("the loss gathers the logits")
+
+
+def _loss_of_classes(workers: Workers, model: nn.Module, trial: Trial) -> dict[str, Any]:
+    """Take a step whose outputs are not looked at: only the loss is."""
+    tensor = split_model(model, trial, make_mesh(workers, f"tp={workers.size}"))
+    split.join = _no_join  # type: ignore[assignment]
+    mesh = make_mesh(workers, f"tp={workers.size}")
+    objective = make_objective(model, trial.images.shape, [5], trial.config, 0, mesh)
+    loss = objective.loss(model(trial.images), 0, global_totals(objective, 1, mesh))
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **tensor.whole(gradients)}
+
+
+def test_the_loss_of_a_classifier_gathers_no_logits() -> None:
+    config = override(RunConfig(), {"model.name": "pnn", "tensor.min_width": 4, "loss.smoothing": 0.1})
+    torch.manual_seed(0)
+    model = build_network("pnn", config.model).double().train()
+    trial = Trial(torch.randn(5, 3, 61, 64, dtype=torch.float64), config=config)
+    (whole,) = run_ranks(_whole_loss, 1, (copy.deepcopy(model), trial))
+    for found in run_ranks(_loss_of_classes, 2, (model, trial)):
+        assert found.keys() == whole.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def _whole_loss(workers: Workers, model: nn.Module, trial: Trial) -> dict[str, Any]:
+    mesh = make_mesh(workers)
+    objective = make_objective(model, trial.images.shape, [5], trial.config, 0, mesh)
+    loss = objective.loss(model(trial.images), 0, global_totals(objective, 1, mesh))
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients}

@@ -82,6 +82,8 @@ class Outcome:
         phase("checkpoint")
         log.sync()
         state = training_state(self.model, self.average.model, self.optimizer)
+        if self.parallel is not None:
+            state = self.parallel.to_write(state)
         self.checkpoints.save(Progress(done, metric, dict(self.counters)), state)
         self.report(log)
 

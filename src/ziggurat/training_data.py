@@ -62,9 +62,9 @@ class TrainingData:
     def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
         """Return how many samples of this worker's microbatches were replaced, and what there is to say.
 
-        Workers that share images, or compute other parts of the network, read the same ones; the first of them speaks.
+        Workers that compute the same images, or parts of them, read the same ones; the first of them speaks.
         """
-        speaks = mesh.sp.is_first and mesh.network.is_first
+        speaks = mesh.turn[0] == 0
         faults = [fault for microbatch in microbatches for fault in microbatch.faults if speaks]
         notices, self.notices[:] = faults + self.notices, []
         return len(faults), notices

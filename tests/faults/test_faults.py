@@ -88,6 +88,15 @@ def test_a_worker_that_takes_its_rows_along(tmp_path, capfd):
     assert no_state_in_memory()
 
 
+def test_a_worker_that_takes_its_parts_along(tmp_path, capfd):
+    """No survivor has its parts of wide layers: the run goes on from the newest checkpoint, in the same bits."""
+    whole = run(tmp_path / "whole", "tp=2", tensor__min_width=8)["weights_sha256"]
+    result = run(tmp_path / "run", "tp=2", kill("backward", 1), tensor__min_width=8)
+    assert (result["weights_sha256"], result["world_size"]) == (whole, 2)
+    assert attempts(capfd) == 1
+    assert no_state_in_memory()
+
+
 def no_state_in_memory():
     """Other runs of this machine may have states of their own there, which are locked."""
     return all(is_locked(folder / OWNER) for folder in MEMORY.glob(f"{PREFIX}*"))

@@ -316,8 +316,8 @@ class RunConfig:
         task: ``detect``, ``classify`` or ``segment``; ``auto`` is resolved before the run starts, from the model's
             name, else from the data.
         plan: Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of rows),
-            ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network), ``lp=2`` (parallel branches), ``fsdp=2`` (samples
-            and weights), and products such as ``dp=2,sp=2``; says where each piece is computed, not what.
+            ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network), ``lp=2`` (parallel branches), ``tp=2`` (wide
+            layers), ``fsdp=2`` (samples and weights), and products such as ``dp=2,sp=2``; says where each piece is computed, not what.
         seed: Keys every random choice.
         threads: Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved
             before the run starts.

@@ -35,7 +35,7 @@ def segment_images(
 
     Returns:
         The label of each pixel of those images that are this worker's, by their index: uint8, shape ``(H, W)`` in the
-        image's own pixels, on the CPU. Every image is one worker's (of workers that share images, or the network, in turn).
+        image's own pixels, on the CPU. Every image is one worker's (of workers that compute the same images in turn).
 
     Raises:
         UserError: On every worker, listing each image that cannot be decoded.
@@ -55,10 +55,10 @@ def segment_images(
     views = [make_view(images.record(index), config) for index in range(len(images))]
     tiled = run_tiles(model, images, views, finish, compute)
     owned = _tiles_of_own_images(tiled, compute.mesh.dp)
-    sp, network = compute.mesh.sp, compute.mesh.network  # all have these tiles: each joins some images
+    number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
     return {
         index: _to_own_pixels(join_tiles(owned[index]), views[index], images.record(index))
-        for index in list(owned)[network.rank * sp.size + sp.rank :: sp.size * network.size]
+        for index in list(owned)[number::count]
     }
 
 

@@ -6,8 +6,9 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
-   that share the network (pp, lp), each its stages or branches, several batches at a time. Where weights are sharded
-   (fsdp) every worker runs the model equally often, the last times perhaps on a black tile.
+   that share the network (pp, lp), each its stages or branches, several batches at a time, and those that wide layers
+   are split over (tp). Where weights are sharded (fsdp) every worker runs the model equally often, the last times perhaps
+   on a black tile.
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -49,6 +50,7 @@ from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
 from ziggurat.plans.sharded import drop_gathered
 from ziggurat.plans.sharded_training import blank_images, shard_for_inference
+from ziggurat.plans.tensor_parallel import TensorParallel
 
 T = TypeVar("T")
 
@@ -107,9 +109,10 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
 def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
     """Spread a model over workers for evaluation or prediction; all workers call this.
 
-    Under a plan with pp it is cut into stages, under one with lp into branches, under one with fsdp its weights are sharded.
+    Under a plan with pp it is cut into stages, under one with lp into branches, under one with tp its wide layers are split, under
+    one with fsdp its weights are sharded.
     """
-    if mesh.network.size == 1 and not mesh.is_sharded:
+    if mesh.network.size == mesh.tp.size == 1 and not mesh.is_sharded:
         return
     compute, side = compute_as_configured(config, mesh), config.data.crop
     shape = (compute.batch, 3, side, side)
@@ -119,6 +122,8 @@ def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> No
     spec = image_spec(shape, compute.channels_last, mesh)
     if mesh.is_sharded:
         shard_for_inference(model, (1, *shape[1:]), config, mesh, forward.autocast)
+    elif mesh.tp.size > 1:
+        TensorParallel(model, spec, mesh.tp, config.tensor.min_width).require_splits(config.model.name)
     elif mesh.lp.size > 1:
         place_for_inference(model, spec, mesh, forward.autocast)
     else:
@@ -312,7 +317,8 @@ def _run_batches(
                 faults |= {
                     p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
                 }
-                if not any(mesh.sp.gather(faults)):  # workers that share images go on together, or not at all
+                # workers that share images go on together, or not at all
+                if not any((*mesh.sp.gather(faults), *mesh.tp.gather(faults))):
                     given = Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
                     if by_stages:
                         waiting.append(given)

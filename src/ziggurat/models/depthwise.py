@@ -25,7 +25,13 @@ def _is_bf16_on_cpu(level_BCHW: Tensor) -> bool:
 
 
 class Float32Conv2d(nn.Conv2d):
-    """A convolution that computes in float32 where autocast would take bf16 on a CPU."""
+    """A convolution that computes in float32 where autocast would take bf16 on a CPU.
+
+    Attributes:
+        keeps_channels_apart: A depthwise one computes each channel by itself (not every class of this kind does).
+    """
+
+    keeps_channels_apart = True
 
     def forward(self, level_BCHW: Tensor) -> Tensor:
         """Return what the convolution returns, in the type of `level_BCHW`."""
@@ -37,6 +43,8 @@ class Float32Conv2d(nn.Conv2d):
 
 class Float32Conv2dSame(Conv2dSame):
     """The same for timm's convolution with the padding of TensorFlow."""
+
+    keeps_channels_apart = True
 
     def forward(self, level_BCHW: Tensor) -> Tensor:
         """Return what the convolution returns, in the type of `level_BCHW`."""

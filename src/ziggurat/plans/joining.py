@@ -16,6 +16,7 @@ from ziggurat.plans.level_training import LevelTraining
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import Compute, PipelineTraining, image_spec
 from ziggurat.plans.sharded_training import ShardedTraining
+from ziggurat.plans.tensor_training import TensorTraining
 from ziggurat.plans.training import Training, Whole
 
 
@@ -41,6 +42,8 @@ def join_training(
         return ShardedTraining(state, make_optimizer, mesh, config, compute)
     train, side = config.train, config.data.crop
     spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
+    if mesh.tp.size > 1:
+        return TensorTraining(state, make_optimizer, spec, mesh, config)
     if mesh.lp.size > 1:
         return LevelTraining(state, spec, mesh, compute, folder / COSTS)
     if mesh.pp.size == 1:

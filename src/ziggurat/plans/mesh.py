@@ -61,6 +61,12 @@ class Mesh:
         """Those that compute other parts of the network for the same part of the same images: of pp or lp."""
         return self.lp if self.lp.size > 1 else self.pp
 
+    @property
+    def turn(self) -> tuple[int, int]:
+        """This worker's number among those that see the same images, by parts or whole, and how many these are."""
+        count = self.workers.size // self.dp.size
+        return self.workers.rank % count, count
+
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
         if self.spatial is not None:

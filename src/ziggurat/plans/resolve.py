@@ -68,10 +68,6 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
         fitting = [count for count in range(1, num_devices + 1) if num_pieces % count == 0]
         return Plan(dp=world or max(fitting))
     plan = parse_plan(text)
-    if plan.tp > 1:
-        raise UserError(
-            f"tensor parallel (tp) is available for ziggurat verify alone: got {plan}; use dp, sp or pp"
-        )
     if world is not None and plan.num_workers != world:
         raise UserError(
             f"the plan must have as many workers as there are: {plan} has {plan.num_workers}, torchrun "

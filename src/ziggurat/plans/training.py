@@ -3,6 +3,7 @@
     DataTraining       dp, sp     every worker has all weights
     LevelTraining      lp         likewise
     PipelineTraining   pp         each worker has those of its stages
+    TensorTraining     tp         each worker has a part of wide layers, and all of the others
     ShardedTraining    fsdp, sp   each worker has some rows of every weight
 
 `plans.joining` chooses.
@@ -146,6 +147,15 @@ class Training(Leaves, ABC):
     def whole(self) -> Whole | None:
         """Return the whole training state; on all workers but the first perhaps None. All workers call this."""
         return self.state
+
+    def to_write(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what this worker writes of a checkpoint: whole tensors; of one name the first worker's. All workers call this.
+
+        Args:
+            state: Weights, average and moments as this worker has them: ``model.NAME``, ``average.NAME`` and
+                ``optimizer.PARAMETER.SLOT``.
+        """
+        return state
 
     @abstractmethod
     def close(self) -> None:

@@ -65,7 +65,7 @@ def gather_whole(
     Communication:
         Every other worker sends its weights, average and moments to the first.
     """
-    mine = _parts(model, average, optimizer, own)
+    mine = state_parts(model, average, optimizer, own)
     workers: Workers = post.workers
     if workers.rank:
         post.send(Message(mine), 0)
@@ -75,10 +75,30 @@ def gather_whole(
     for source in range(1, workers.size):
         for key, tensor in post.receive(source).tensors.items():
             parts.setdefault(key, tensor)
-    whole = fill_states(copy.deepcopy(model), _named(parts, "weights"))
-    whole_average = whole
-    if average is not model:
-        whole_average = fill_states(copy.deepcopy(average), _named(parts, "average"))
+    whole = copy.deepcopy(model)
+    whole_average = whole if average is model else copy.deepcopy(average)
+    return fill_whole(whole, whole_average, parts, optimizer, make_optimizer)
+
+
+def fill_whole(
+    whole: Model,
+    whole_average: Model,
+    parts: Mapping[Key, Tensor | None],
+    optimizer: torch.optim.Optimizer,
+    make_optimizer: Callable[[Model], torch.optim.Optimizer],
+) -> Whole:
+    """Return the whole state of parts that are whole tensors.
+
+    Args:
+        whole: Some of its parameters and buffers may have no memory.
+        whole_average: Likewise; may be the same.
+        parts: Of all that has none, and of the optimizer.
+        optimizer: Has the settings.
+        make_optimizer: Makes one of a whole model, whose groups come in the same order.
+    """
+    fill_states(whole, _named(parts, "weights"))
+    if whole_average is not whole:
+        fill_states(whole_average, _named(parts, "average"))
     whole_optimizer = make_optimizer(whole)
     for group, known in zip(whole_optimizer.param_groups, optimizer.param_groups, strict=True):
         group.update({name: value for name, value in known.items() if name != "params"})
@@ -110,10 +130,10 @@ def fill_states(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     return model
 
 
-def _parts(
+def state_parts(
     model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, own: set[str]
 ) -> dict[Key, Tensor | None]:
-    """Return what this worker has, by kind and name."""
+    """Return what this worker has of the parameters and buffers with the names `own`, by kind and name."""
     parts: dict[Key, Tensor | None] = {}
     for kind, one in (("weights", model), ("average", average)):
         if kind == "weights" or average is not model:

@@ -107,11 +107,7 @@ def _splits(result: dict[str, Any]) -> list[str]:
     lines = [f"split over tp:{'width':>8}{'weights MB':>12}{'of a worker':>13}   layers"]
     for split in result["splits"]:
         whole, kept = (split[f"{of}_bytes"] / MEGABYTE for of in ("whole", "worker"))
-        layers = (
-            f"{split['first']} > {split['second']}"
-            if split["second"]
-            else f"{split['first']} (outputs joined)"
-        )
+        layers = f"{split['first']} > {split['second']}" if split["second"] else f"{split['first']} (classes)"
         lines.append(f"{'':14}{split['width']:>8}{whole:12.3f}{kept:13.3f}   {layers}")
     return lines
 

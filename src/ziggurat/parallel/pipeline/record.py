@@ -85,7 +85,7 @@ class Skeleton:
             self.hollow = copy.deepcopy(model, memo)
         except (RuntimeError, TypeError) as error:
             raise CannotCut(
-                f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp and lp"
+                f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
             ) from error
         self.opaque: set[str] = set()
         self.graphs: dict[Any, Graph] = {}
@@ -114,7 +114,7 @@ class Skeleton:
                 if error.layer in self.opaque or not error.layer:
                     raise CannotCut(
                         f"{type(self.model).__name__} cannot be cut into stages: '{error.layer or 'its forward'}' "
-                        "computes tensors in code that cannot be recorded (scripted or compiled); run it without pp and lp"
+                        "computes tensors in code that cannot be recorded (scripted or compiled); run it without pp, lp and tp"
                     ) from None
                 self.opaque.add(error.layer)
             # what PyTorch and a network's own code raise on tensors without values
@@ -125,7 +125,7 @@ class Skeleton:
                     f"{type(self.model).__name__} cannot be cut into stages: what it computes must depend on shapes "
                     f"alone, not on values of tensors; in '{recorder.layer}' {type(error).__name__}: "
                     f"{str(error).splitlines()[0] if str(error) else ''}; put such code into a layer of an "
-                    "nn.Sequential, or run it without pp and lp"
+                    "nn.Sequential, or run it without pp, lp and tp"
                 ) from error
 
 

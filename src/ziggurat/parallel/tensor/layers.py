@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, join, sum_out
+from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
+from ziggurat.parallel.tensor.split import SplitTensor
 
 CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
@@ -29,20 +30,20 @@ class ColumnLayer(nn.Module):
     Args:
         layer: The whole one, with one group.
         axis: The workers; their number divides the outputs.
-        joined: Whether every worker gets the outputs of all.
+        is_last: Whether the network returns the outputs: they look like the whole then.
     """
 
-    def __init__(self, layer: nn.Module, axis: TensorAxis, joined: bool = False) -> None:
+    def __init__(self, layer: nn.Module, axis: TensorAxis, is_last: bool = False) -> None:
         super().__init__()
-        self.weight = _part_of(layer.weight, axis, 0)
-        self.bias = _part_of(layer.bias, axis, 0) if isinstance(layer.bias, Tensor) else None
-        self.operation, self.axis, self.joined = _operation_of(layer), axis, joined
+        self.weight = part_of(layer.weight, axis, 0)
+        self.bias = part_of(layer.bias, axis, 0) if isinstance(layer.bias, Tensor) else None
+        self.operation, self.axis, self.is_last = _operation_of(layer), axis, is_last
         self.channel_dim = -1 if type(layer) is nn.Linear else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return this worker's outputs, or all."""
+        """Return this worker's outputs."""
         outputs = self.operation(copy_in(x, self.axis), self.weight, self.bias)
-        return join(outputs, self.axis, self.channel_dim) if self.joined else outputs
+        return SplitTensor(outputs, self.axis, self.channel_dim) if self.is_last else outputs
 
 
 class RowLayer(nn.Module):
@@ -53,15 +54,18 @@ class RowLayer(nn.Module):
 
     def __init__(self, layer: nn.Module, axis: TensorAxis) -> None:
         super().__init__()
-        self.weight = _part_of(layer.weight, axis, 1)
+        self.weight = part_of(layer.weight, axis, 1)
         self.bias: Any = layer.bias
         self.operation, self.axis = _operation_of(layer), axis
         self.after = 0 if type(layer) is nn.Linear else self.weight.dim() - 2  # dims after the channels
 
     def forward(self, x_part: Tensor) -> Tensor:
         """Return the whole outputs."""
-        total = sum_out(self.operation(x_part, self.weight, None), self.axis)
-        return total if self.bias is None else total + self.bias.view(-1, *[1] * self.after)
+        total: Tensor = sum_out(self.operation(x_part, self.weight, None), self.axis)
+        if self.bias is None:
+            return total
+        bias: Tensor = self.bias.to(total.dtype)  # under autocast it is wider
+        return total + bias.view(-1, *[1] * self.after)
 
 
 class PartDropout(nn.Module):
@@ -70,39 +74,62 @@ class PartDropout(nn.Module):
     Args:
         layer: The whole one.
         axis: The workers.
+        channel_dim: The dim of the features.
     """
 
-    def __init__(self, layer: nn.Dropout, axis: TensorAxis) -> None:
+    def __init__(self, layer: nn.Dropout, axis: TensorAxis, channel_dim: int = -1) -> None:
         super().__init__()
-        self.p, self.axis = layer.p, axis
+        self.p, self.axis, self.channel_dim = layer.p, axis, channel_dim
 
     def forward(self, x_part: Tensor) -> Tensor:
         """Drop the features that one worker would drop."""
         if not self.training or self.p == 0:
             return x_part
-        whole = x_part.new_ones((*x_part.shape[:-1], x_part.shape[-1] * self.axis.workers.size))
-        return x_part * self.axis.part(functional.dropout(whole, self.p), -1)
+        shape = list(x_part.shape)
+        shape[self.channel_dim] *= self.axis.workers.size
+        kept = functional.dropout(_in_order_of(x_part, x_part.new_ones(shape)), self.p)
+        return x_part * self.axis.part(kept, self.channel_dim)
 
 
 def cut_between(layer: nn.Module, axis: TensorAxis) -> None:
     """Leave a layer that computes each channel by itself those of this worker, in place.
 
     Args:
-        layer: A batch norm, a group norm whose groups the number of workers divides, or a depthwise convolution.
+        layer: A batch norm (also a frozen one), a group norm whose groups the number of workers divides, or a depthwise
+            convolution.
         axis: The workers.
     """
     for places in (layer._parameters, layer._buffers):
         for key, tensor in places.items():
             if tensor is not None and tensor.dim():
-                places[key] = _part_of(tensor, axis, 0)
-    for attribute in ("num_features", "num_groups", "num_channels", "groups", "in_channels", "out_channels"):
+                places[key] = part_of(tensor, axis, 0)
+    for attribute in (
+        "num_features",
+        "num_groups",
+        "num_channels",
+        "num_parameters",
+        "groups",
+        "in_channels",
+        "out_channels",
+    ):
         if hasattr(layer, attribute):
             setattr(layer, attribute, getattr(layer, attribute) // axis.workers.size)
 
 
-def _part_of(tensor: Any, axis: TensorAxis, dim: int) -> Any:
-    part = axis.part(tensor.detach(), dim).clone(memory_format=torch.contiguous_format)
+def part_of(tensor: Any, axis: TensorAxis, dim: int) -> Any:
+    """Return this worker's part of a whole tensor or parameter: memory of its own, in the whole's memory format."""
+    whole = tensor.detach()
+    part = _in_order_of(whole, axis.part(whole, dim).clone(memory_format=torch.contiguous_format))
     return nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+
+
+def _in_order_of(known: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor of as many dims in channels-last, where a known one is."""
+    if known.dim() != 4:
+        return tensor
+    channels_last = torch.empty_like(known, device="meta", memory_format=torch.channels_last)
+    is_last = known.stride() == channels_last.stride()
+    return tensor.contiguous(memory_format=torch.channels_last) if is_last else tensor
 
 
 def _operation_of(layer: Any) -> Callable[..., Tensor]:

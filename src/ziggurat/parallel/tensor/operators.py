@@ -68,6 +68,22 @@ class TensorAxis:
         self.bytes_sent += (size - 1) * own.numel() * own.element_size()
         return torch.cat(parts, dim)
 
+    def collect(self, part: Tensor, dim: int, owner: int) -> Tensor | None:
+        """Return the parts of all workers, of one shape, side by side, on one of the workers; elsewhere None.
+
+        Communication:
+            One gather: the part's bytes sent by each other worker.
+        """
+        own = part.detach().contiguous()
+        if self.workers.size == 1:
+            return own
+        is_owner = self.workers.rank == owner
+        parts = [torch.empty_like(own) for _ in range(self.workers.size)] if is_owner else None
+        with waiting():
+            dist.gather(own, parts, group=self.workers.group, group_dst=owner)
+        self.bytes_sent += 0 if is_owner else own.numel() * own.element_size()
+        return torch.cat(parts, dim) if parts is not None else None
+
     def part(self, whole: Tensor, dim: int) -> Tensor:
         """Return this worker's part of a tensor whose extent the number of workers divides."""
         return whole.chunk(self.workers.size, dim)[self.workers.rank]

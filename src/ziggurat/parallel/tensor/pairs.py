@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
 from ziggurat.parallel.pipeline.graph import Call, Graph, Value
 from ziggurat.parallel.tensor.layers import CONVOLUTIONS
@@ -34,6 +35,11 @@ POOLINGS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
 )  # fmt: skip
+POOLING_FUNCTIONS = {
+    functional.max_pool1d, functional.max_pool2d, functional.max_pool3d, functional.avg_pool1d, functional.avg_pool2d,
+    functional.avg_pool3d, functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d,
+    functional.adaptive_avg_pool3d, functional.interpolate,
+}  # fmt: skip
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -44,7 +50,7 @@ class Pair:
     Attributes:
         first: Name of the layer whose outputs are split.
         between: Names of the layers between that hold weights or draw numbers.
-        second: Name of the layer whose inputs are split; empty for a classifier, whose outputs are joined.
+        second: Name of the layer whose inputs are split; empty for a classifier.
         width: Outputs of the first layer.
     """
 
@@ -85,10 +91,12 @@ class _Search:
         for number, call in enumerate(graph.calls):
             for value in call.uses:
                 self.users.setdefault(value, []).append(number)
-            if call.function is None:
+            is_of_layer = call.function is None or _is_frozen_norm(call)
+            if is_of_layer:
                 self.calls_of.setdefault(call.layer, []).append(number)
             for state in call.states:
-                readers.setdefault(state, set()).add(call.layer if call.function is None else f"{number}")
+                readers.setdefault(state, set()).add(call.layer if is_of_layer else f"{number}")
+        self.several = {value.call for value in (*self.users, *self.outputs) if value.place}
         self.shared = {state for state, names in readers.items() if len(names) > 1}
         self.num_places = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
 
@@ -123,7 +131,7 @@ class _Search:
             if len(users) != 1:
                 return None
             call = self.graph.calls[users[0]]
-            if call.uses != (value,):
+            if call.uses != (value,) or users[0] in self.several:
                 return None
             if (
                 call.function is None
@@ -133,7 +141,7 @@ class _Search:
                 return (*names, call.layer)
             if not self._is_local(call, first):
                 return None
-            names.append(call.layer if call.function is None else "")
+            names.append(call.layer if call.function is None or _is_frozen_norm(call) else "")
             value = Value(users[0], 0)
 
     def _is_dense(self, name: str) -> bool:
@@ -152,25 +160,31 @@ class _Search:
 
     def _is_local(self, call: Call, first: type) -> bool:
         """Whether a call computes each channel by itself."""
-        if call.function is not None:
-            return call.function in POINTWISE_FUNCTIONS
+        if call.function is not None and not _is_frozen_norm(call):
+            is_pooling = first is not nn.Linear and call.function in POOLING_FUNCTIONS
+            return is_pooling or call.function in POINTWISE_FUNCTIONS
         layer: Any = self.layers[call.layer]
         if isinstance(layer, POINTWISE):
             return True
         if not self._is_alone(call.layer):
             return False
-        if first is nn.Linear:
+        if type(layer) is nn.Dropout or first is nn.Linear:
             return type(layer) is nn.Dropout
         if type(layer) is nn.GroupNorm:
             return bool(layer.num_groups % self.num_workers == 0)
-        if type(layer) in CONVOLUTIONS:
+        if type(layer) is nn.PReLU:
+            return bool(layer.num_parameters > 1)
+        if isinstance(layer, nn.modules.conv._ConvNd):
             depthwise = layer.groups == layer.in_channels == layer.out_channels
-            return bool(depthwise and layer.padding_mode == "zeros")
-        return isinstance(layer, POOLINGS) or self._is_batch_norm(layer)
+            known = type(layer) in CONVOLUTIONS or getattr(layer, "keeps_channels_apart", False)
+            return bool(known and depthwise and layer.padding_mode == "zeros")
+        return isinstance(layer, (*POOLINGS, FrozenBatchNorm2d)) or self._is_batch_norm(call, layer)
 
     @staticmethod
-    def _is_batch_norm(layer: nn.Module) -> bool:
-        """Whether a layer is a batch norm, alone or fused with an activation."""
+    def _is_batch_norm(call: Call, layer: nn.Module) -> bool:
+        """Whether a call is of a batch norm, alone or fused with an activation, or of a frozen one's function."""
+        if _is_frozen_norm(call):
+            return True
         return isinstance(layer, BATCH_NORMS) and all(isinstance(c, POINTWISE) for c in layer.children())
 
     def _is_changed(self, name: str) -> bool:
@@ -182,3 +196,9 @@ class _Search:
     @staticmethod
     def _outputs(layer: Any) -> int:
         return int(layer.out_features if type(layer) is nn.Linear else layer.out_channels)
+
+
+def _is_frozen_norm(call: Call) -> bool:
+    """Whether a call is of ``batch_norm`` by a layer that normalizes by statistics of its own, which stay."""
+    own = all(state.rpartition(".")[0] == call.layer for state in call.states)
+    return call.function is functional.batch_norm and call.kwargs.get("training") is False and own
