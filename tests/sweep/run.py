@@ -117,13 +117,18 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case]) -> No
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
-                references[shape, pieces] = run_step(copy.deepcopy(model), trial, make_mesh(Workers())), trial
+                references[shape, pieces] = run_ranks(_reference, 1, (model, trial))[0], trial
             except Exception as error:  # noqa: BLE001 - the network's own code
                 pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
         reference, trial = references[shape, pieces]
         _add_case(outcome, case, trial, model, reference)
         pipe.send(outcome)
+
+
+def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Step:
+    """Take the step on one worker, in a process whose memory is free again before a plan's workers need it."""
+    return run_step(model, trial, make_mesh(workers))
 
 
 def _add_case(outcome: Outcome, case: Case, trial: Trial, model: nn.Module, reference: Step) -> None:
