@@ -62,6 +62,7 @@ def test_runs_of_every_task(tmp_path, plan, world, tasks):
                 assert results[0][number][2][name] == pytest.approx(value, abs=tolerance), name
 
 
+@pytest.mark.slow
 def test_a_smaller_last_batch(tmp_path):
     """The second step has one microbatch, of one image: the other place of dp has none."""
     config = branching("detect", **{"train.batch_size": 6, "train.microbatches": 3})
@@ -73,6 +74,7 @@ def test_a_smaller_last_batch(tmp_path):
     assert_alike(weights_of(tmp_path / "dp=1-0"), weights_of(tmp_path / "dp=2,lp=2-0"), 1e-4)
 
 
+@pytest.mark.slow
 def test_bf16(tmp_path):
     configs = [branching(task, dtype="bf16") for task in ("detect", "segment")]
     (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
@@ -183,6 +185,7 @@ def spoiled(workers, plan, folder, how, policy):
     return result["skipped_steps"], result["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_a_step_is_skipped_as_on_one_worker(tmp_path, how):
     (alone,) = run_ranks(spoiled, 1, ("dp=1", tmp_path / "one", how, "skip"))

@@ -84,7 +84,9 @@ def watched(workers, plan, folder, configs):
     return trained(workers, plan, folder, configs), seen
 
 
-@pytest.mark.parametrize(("plan", "world"), [("tp=2", 2), ("dp=2,tp=2", 4)])
+@pytest.mark.parametrize(
+    ("plan", "world"), [("tp=2", 2), pytest.param("dp=2,tp=2", 4, marks=pytest.mark.slow)]
+)
 def test_runs_of_every_task(tmp_path, plan, world):
     configs = [narrow(task, **{"train.evaluate_every": 0}) for task in TASKS]
     (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, configs))
@@ -110,6 +112,7 @@ def test_runs_of_every_task(tmp_path, plan, world):
                 assert results[0][number][2][name] == pytest.approx(value, abs=5e-4), name
 
 
+@pytest.mark.slow
 def test_other_numbers_of_workers_and_bf16(tmp_path):
     """Three workers, whose all-reduce has another form, and bfloat16: what is not split has the same bits on all."""
     odd = {"model.pnn.channels": 12, "model.pnn.hidden": 24, "train.steps": 3}
@@ -280,7 +283,9 @@ def test_samples_that_are_replaced_are_counted_once(tmp_path):
     assert run_ranks(replaced, 2, ("tp=2", tmp_path, config)) == [alone, alone]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [task if task == "classify" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_the_commands(tmp_path, capfd, task):
     """Train, evaluate and predict under tp; the latter two as on one worker."""
     settings = SMALL | TASKS[task] | NARROW | {"decode.score_threshold": 0.0}
