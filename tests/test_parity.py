@@ -33,10 +33,6 @@ PAIRWISE = [
     ("fcos", "group", "bf16", "sgd"),
     ("retinanet", "batch", "bf16", "adamw"),
     ("retinanet", "group", "fp32", "sgd"),
-    ("fcos", "batch", "bf16", "sgd"),
-    ("retinanet", "batch", "fp32", "sgd"),
-    ("fcos", "group", "fp32", "adamw"),
-    ("retinanet", "group", "bf16", "adamw"),
 ]
 PRODUCT = [case for case in itertools.product(HEADS, NORMS, DTYPES, OPTIMIZERS) if case not in PAIRWISE]
 
