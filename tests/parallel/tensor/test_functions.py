@@ -13,6 +13,7 @@ from ranks import run_ranks
 from ziggurat.parallel.tensor.cross_entropy import cross_entropy
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, join, sum_out
+from ziggurat.parallel.tensor.split import SplitTensor
 from ziggurat.parallel.workers import Workers
 
 
@@ -81,6 +82,31 @@ def _cross_entropy(workers: Workers, smoothing: float) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_cross_entropy(world: int, smoothing: float) -> None:
     run_ranks(_cross_entropy, world, (smoothing,))
+
+
+def _loss_of_parts(workers: Workers) -> None:
+    """PyTorch's own loss, called in its forms on logits that are spread over workers."""
+    torch.manual_seed(0)
+    whole = torch.randn(5, 12, dtype=torch.float64)
+    axis, labels = TensorAxis(workers), torch.tensor([0, 11, 5, -100, 3])
+    logits = SplitTensor(axis.part(whole, 1).clone(), axis, 1)
+    loss = functional.cross_entropy
+    close(loss(logits, labels), loss(whole, labels))
+    close(loss(logits, target=labels, label_smoothing=0.1), loss(whole, target=labels, label_smoothing=0.1))
+    close(loss(logits, labels, reduction="sum"), loss(whole, labels, reduction="sum"))
+    each = {"ignore_index": 5, "reduction": "none"}
+    close(loss(logits, labels.clamp(0), **each), loss(whole, labels.clamp(0), **each))
+    moved = axis.bytes_sent
+    close(loss(input=logits, target=labels), loss(input=whole, target=labels))
+    close(loss(logits, labels, torch.arange(12.0).double()), loss(whole, labels, torch.arange(12.0).double()))
+    assert axis.bytes_sent > moved, "class weights need the logits of all classes"
+    for wrong in (12, -1):
+        with pytest.raises(IndexError, match=f"labels must be from 0 to 11: got {wrong}"):
+            loss(logits, torch.tensor([0, 1, wrong, 2, 3]))
+
+
+def test_the_loss_of_parts() -> None:
+    run_ranks(_loss_of_parts, 2)
 
 
 def _pair(workers: Workers, layers: nn.Sequential, x: torch.Tensor) -> None:

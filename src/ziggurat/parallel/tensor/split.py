@@ -105,14 +105,14 @@ def joined(tensor: Tensor) -> Tensor:
     return join(tensor.local, tensor.axis, tensor.cut_dim) if isinstance(tensor, SplitTensor) else tensor
 
 
-def _takes_parts(logits: SplitTensor, labels: Tensor, weight: Any = None, *others: Any, **named: Any) -> bool:
+def _takes_parts(input: SplitTensor, target: Tensor, weight: Any = None, *others: Any, **named: Any) -> bool:
     """Whether it is a cross-entropy of class numbers, without weights."""
-    return logits.ndim == 2 and logits.cut_dim == 1 and weight is None and labels.dtype == torch.int64
+    return input.ndim == 2 and input.cut_dim == 1 and weight is None and target.dtype == torch.int64
 
 
 def _cross_entropy(
-    logits_BK: SplitTensor,
-    labels_B: Tensor,
+    input: SplitTensor,
+    target: Tensor,
     weight: None = None,
     size_average: None = None,
     ignore_index: int = -100,
@@ -120,9 +120,16 @@ def _cross_entropy(
     reduction: Literal["none", "mean", "sum"] = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Do as ``functional.cross_entropy`` does."""
-    counts_B = labels_B != ignore_index
-    losses_B = cross_entropy(logits_BK.local, labels_B, logits_BK.axis, label_smoothing) * counts_B
+    """Do as ``functional.cross_entropy`` does.
+
+    Raises:
+        IndexError: If a label is none of the classes.
+    """
+    counts_B = target != ignore_index
+    outside = target[counts_B & ((target < 0) | (target >= input.shape[1]))]
+    if len(outside):
+        raise IndexError(f"labels must be from 0 to {input.shape[1] - 1}: got {int(outside[0])}")
+    losses_B = cross_entropy(input.local, target, input.axis, label_smoothing) * counts_B
     if reduction == "none":
         return losses_B
     return losses_B.sum() if reduction == "sum" else losses_B.sum() / counts_B.sum()
