@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
+
+AGAIN = "it is measured again, and may come out otherwise: then this run goes on equal to rounding, not in the same bits"
 
 
 class Kept:
     """Values by key, in a JSON file of a run's folder.
+
+    A file that cannot be used ends no run: what it should hold is measured again, and standard error says so.
 
     Args:
         path: Of the file; None keeps nothing.
@@ -23,21 +28,32 @@ class Kept:
         return self._all().get(key)
 
     def write(self, key: str, value: Any) -> None:
-        """Keep a value; where the file cannot be written, the next start measures again."""
+        """Keep a value."""
         if self.path is None:
             return
         try:
             new = self.path.with_suffix(".new")
             new.write_text(json.dumps(self._all() | {key: value}, indent=2) + "\n", encoding="utf-8")
             os.replace(new, self.path)
-        except OSError:
-            return
+        except OSError as error:
+            self._say(f"cannot be written ({error.strerror}): should this run be resumed, {AGAIN}")
+
+    def discard(self, key: str) -> None:
+        """Say that the value under a key is none that can be used."""
+        self._say(f"holds no usable value for {key!r}: {AGAIN}")
 
     def _all(self) -> dict[str, Any]:
-        if self.path is None:
+        if self.path is None or not self.path.exists():
             return {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            self._say(f"cannot be read ({error}): {AGAIN}")
             return {}
-        return read if isinstance(read, dict) else {}
+        if not isinstance(read, dict):
+            self._say(f"cannot be read (it holds no JSON object): {AGAIN}")
+            return {}
+        return read
+
+    def _say(self, what: str) -> None:
+        print(f"ziggurat: {self.path} {what}", file=sys.stderr)

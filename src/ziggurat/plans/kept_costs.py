@@ -27,10 +27,15 @@ class KeptCosts:
 
     def read(self) -> Costs | None:
         """Return the costs; None where there are none yet, or they cannot be read."""
+        found = self.kept.read(KEY)
+        if found is None:
+            return None
         try:
-            found = self.kept.read(KEY).items()
-            return {name: CallCost(float(cost["seconds"]), bool(cost["draws"])) for name, cost in found}
+            return {
+                name: CallCost(float(cost["seconds"]), bool(cost["draws"])) for name, cost in found.items()
+            }
         except (AttributeError, KeyError, TypeError, ValueError):
+            self.kept.discard(KEY)
             return None
 
     def write(self, costs: Costs) -> None:

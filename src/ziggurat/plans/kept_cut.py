@@ -40,10 +40,13 @@ class KeptCuts:
 
     def read(self) -> Cut | None:
         """Return the cut; None where there is none yet, or it cannot be read."""
+        kept = self.kept.read(self.key)
+        if kept is None:
+            return None
         try:
-            kept = self.kept.read(self.key)
             return Cut(tuple(kept["layers"]), tuple(StageCost(**cost) for cost in kept["costs"]))
         except (KeyError, TypeError):
+            self.kept.discard(self.key)
             return None
 
     def write(self, cut: Cut) -> None:
