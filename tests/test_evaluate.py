@@ -19,7 +19,7 @@ from ziggurat.evaluate import evaluate_model, evaluate_run, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
-from ziggurat.run import WEIGHTS, load_run, start_run_folder
+from ziggurat.run import WEIGHTS, declare_run, load_run, start_run_folder
 from ziggurat.tasks.make import make_task
 
 CONFIG = RunConfig(
@@ -124,6 +124,7 @@ def folder(tmp_path):
     known = Squares([], classes=("bright", "other", "dark"), category_ids=(1, 2, 3))
     run = tmp_path / "run"
     start_run_folder(run, config, known)
+    declare_run(run, config)
     save_file(build_model(config.model, 3).state_dict(), run / WEIGHTS)
     return run
 

@@ -12,17 +12,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import test_nonfinite
+from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
 from ranks import run_ranks
 from test_cli import TINY
 from test_pipeline_runs import EMA, assert_alike, weights_of
-from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, run, trained
+from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat import train as module
 from ziggurat.cli import main
 from ziggurat.errors import UserError
 from ziggurat.plans.level_training import LevelTraining
+from ziggurat.run import load_run
 
 BRANCHING = TASKS | {"segment": TASKS["segment"] | {"model.name": "smp:fpn/tu-resnet10t"}}
 CASES = {"detect": EMA | {"train.clip_norm": 0.1}, "classify": {}, "segment": {}}
@@ -209,56 +210,42 @@ def test_a_number_that_is_not_finite_is_named(tmp_path, how):
 
 
 def test_a_network_without_branches_is_refused(tmp_path, capfd):
+    """In one message; no run has begun, so that the same folder can be given with a plan that fits."""
+    others = [word for word in TINY if word not in ("--model", "fcos-resnet10t-fpn")]
     words = [
+        "train",
+        "digits",
         "--task",
         "classify",
-        "--plan",
-        "lp=2",
         "--model",
         "timm:lcnet_035",
         "--out",
         str(tmp_path / "run"),
+        *others,
     ]
-    others = [word for word in TINY if word not in ("--model", "fcos-resnet10t-fpn")]
-    assert main(["train", "digits", *words, *others]) == 2
+    assert main([*words, "--plan", "lp=2"]) == 2
     error = capfd.readouterr().err
     assert error.count("lp needs parallel branches") == 1
     assert "Traceback" not in error
+    assert main([*words, "--plan", "dp=1"]) == 0
+    assert load_run(tmp_path / "run").config.plan == "dp=1"
 
 
-@pytest.mark.parametrize(
-    "task", [task if task == "detect" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
-)
+@pytest.mark.parametrize("task", mostly_slow(TASKS, "detect"))
 def test_the_commands(tmp_path, capfd, task):
     """Train, evaluate and predict under lp; the latter two as on one worker."""
     settings = SMALL | BRANCHING[task] | {"decode.score_threshold": 0.0}
-    sets = [
-        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
-    ]
-    for key, value in dataclasses.asdict(SCENES).items():
-        sets += ["--set", f"digits.{key}={value}"]
     out = tmp_path / "run"
-    result = run(capfd, "train", "digits", "--task", task, "--plan", "lp=2", "--out", out, "--json", *sets)
+    words = ("--task", task, "--plan", "lp=2", "--out", out, "--json")
+    result = run(capfd, "train", "digits", *words, *sets(settings, SCENES))
     assert (result["plan"], result["world_size"], result["microbatches"]) == ("lp=2", 2, 2)
     plans = ("dp=1", "lp=2", "dp=2,lp=2")
-    metrics = [
-        run(capfd, "evaluate", out, "digits", "--plan", plan, "--threads", 1, "--json")["metrics"]
-        for plan in plans
-    ]
+    metrics = metrics_under(capfd, out, plans)
     assert metrics[0] == metrics[1] == metrics[2]
 
-    rng = np.random.default_rng(0)
-    images = []
-    for number in range(3):
-        images.append(tmp_path / f"{number}.png")
-        Image.fromarray(rng.integers(0, 255, (60, 90 + number, 3), dtype=np.uint8)).save(images[-1])
-    found = []
-    for plan in (*plans, "lp=2,sp=2"):
-        folder = tmp_path / plan
-        run(capfd, "predict", out, *images, "--plan", plan, "--threads", 1, "--out", folder, "--json")
-        found.append(json.dumps(json.loads((folder / "predictions.json").read_text())).replace(plan, "X"))
-    assert len(found[0]) > 2
+    found = predictions_under(capfd, out, (*plans, "lp=2,sp=2"), noise_images(tmp_path))
+    assert found[0]
     assert found[0] == found[1] == found[2]
     if task == "detect":  # bands: equal to rounding
-        scores = [[row["score"] for row in json.loads(text)] for text in (found[0], found[3])]
+        scores = [[row["score"] for row in rows] for rows in (found[0], found[3])]
         assert scores[1] == pytest.approx(scores[0], abs=1e-4)

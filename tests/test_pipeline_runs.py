@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
 from ranks import run_ranks
-from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, run, trained
+from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat.errors import UserError
 from ziggurat.plans.pipeline_training import PipelineTraining
 from ziggurat.run import load_run
@@ -169,39 +170,20 @@ def test_samples_that_are_replaced_are_counted_once(tmp_path):
         assert run_ranks(replaced, 2, (plan, tmp_path, config)) == [alone, alone], plan
 
 
-@pytest.mark.parametrize(
-    "task", [task if task == "detect" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
-)
+@pytest.mark.parametrize("task", mostly_slow(TASKS, "detect"))
 def test_the_commands(tmp_path, capfd, task):
     """Train, evaluate and predict under pp; the latter two as on one worker."""
     settings = SMALL | TASKS[task] | {"decode.score_threshold": 0.0}
-    sets = [
-        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
-    ]
-    for key, value in dataclasses.asdict(SCENES).items():
-        sets += ["--set", f"digits.{key}={value}"]
     out = tmp_path / "run"
     result = run(
-        capfd, "train", "digits", "--task", task, "--plan", "pp=2", "--out", out, "--json", *sets,
+        capfd, "train", "digits", "--task", task, "--plan", "pp=2", "--out", out, "--json", *sets(settings, SCENES),
         "--set", "plan.schedule=interleaved",
     )  # fmt: skip
     assert (result["plan"], result["world_size"], result["microbatches"]) == ("pp=2", 2, 2)
     plans = ("dp=1", "pp=2", "dp=2,pp=2")
-    metrics = [
-        run(capfd, "evaluate", out, "digits", "--plan", plan, "--threads", 1, "--json")["metrics"]
-        for plan in plans
-    ]
+    metrics = metrics_under(capfd, out, plans)
     assert metrics[0] == metrics[1] == metrics[2]
 
-    rng = np.random.default_rng(0)
-    images = []
-    for number in range(3):
-        images.append(tmp_path / f"{number}.png")
-        Image.fromarray(rng.integers(0, 255, (60, 90 + number, 3), dtype=np.uint8)).save(images[-1])
-    found = []
-    for plan in plans:
-        folder = tmp_path / plan
-        run(capfd, "predict", out, *images, "--plan", plan, "--threads", 1, "--out", folder, "--json")
-        found.append(json.loads((folder / "predictions.json").read_text()))
-    assert found[0]
-    assert json.dumps(found[0]).replace("dp=1", "X") == json.dumps(found[1]).replace("pp=2", "X")
+    first, *others = predictions_under(capfd, out, plans, noise_images(tmp_path))
+    assert first
+    assert others == [first, first]

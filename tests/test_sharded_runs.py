@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
 from ranks import run_ranks
 from test_pipeline_runs import EMA, assert_alike, weights_of
-from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, run, trained
+from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat.errors import UserError
 from ziggurat.plans.sharded import local
 from ziggurat.plans.sharded_training import ShardedTraining
@@ -23,7 +24,7 @@ from ziggurat.train import train
 
 SHARDED = {"pipeline.unit_bytes": 4096, "train.clip_norm": 0.1}  # several units even of small networks
 
-MOSTLY_SLOW = [task if task == "detect" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+MOSTLY_SLOW = mostly_slow(TASKS, "detect")
 
 
 def test_runs_of_every_task(tmp_path):
@@ -142,37 +143,21 @@ def test_bf16_with_checkpoints_evaluations_and_a_resumption(tmp_path):
 def test_the_commands(tmp_path, capfd, task):
     """Train, evaluate and predict under fsdp; the latter two as on one worker, with batches that do not divide evenly."""
     settings = SMALL | TASKS[task] | {"decode.score_threshold": 0.0, "pipeline.unit_bytes": 4096}
-    sets = [
-        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
-    ]
-    for key, value in dataclasses.asdict(SCENES).items():
-        sets += ["--set", f"digits.{key}={value}"]
     out = tmp_path / "run"
-    result = run(capfd, "train", "digits", "--task", task, "--plan", "fsdp=2", "--out", out, "--json", *sets)
+    words = ("--task", task, "--plan", "fsdp=2", "--out", out, "--json")
+    result = run(capfd, "train", "digits", *words, *sets(settings, SCENES))
     assert (result["plan"], result["world_size"], result["microbatches"]) == ("fsdp=2", 2, 2)
     plans = ("dp=1", "fsdp=2", "fsdp=2,sp=2")
-    metrics = [
-        run(capfd, "evaluate", out, "digits", "--plan", plan, "--threads", 1, "--json")["metrics"]
-        for plan in plans
-    ]
+    metrics = metrics_under(capfd, out, plans)
     assert metrics[0] == metrics[1], "each image is computed as on one worker"
     numbers = {name: value for name, value in metrics[0].items() if isinstance(value, float)}
     assert numbers
     assert {name: metrics[2][name] for name in numbers} == pytest.approx(numbers, abs=1e-3), "to rounding"
 
-    rng = np.random.default_rng(0)
-    images = []
-    for number in range(3):  # of three sizes: three batches
-        images.append(tmp_path / f"{number}.png")
-        Image.fromarray(rng.integers(0, 255, (60, 90 + number, 3), dtype=np.uint8)).save(images[-1])
-    found = []
-    for plan in plans[:2]:
-        folder = tmp_path / plan
-        run(capfd, "predict", out, *images, "--plan", plan, "--threads", 1, "--out", folder, "--json",
-            "--set", "data.crop=96")  # fmt: skip
-        found.append(json.loads((folder / "predictions.json").read_text()))
-    assert found[0]
-    assert json.dumps(found[0]).replace("dp=1", "X") == json.dumps(found[1]).replace("fsdp=2", "X")
+    images = noise_images(tmp_path)  # of three sizes: three batches
+    alone, sharded = predictions_under(capfd, out, plans[:2], images, "--set", "data.crop=96")
+    assert alone
+    assert sharded == alone
 
 
 def test_an_image_that_cannot_be_read_ends_all_workers(tmp_path):

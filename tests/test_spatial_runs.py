@@ -10,10 +10,9 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from commands import metrics_under, noise_images, predictions_under, run, sets
 from ranks import run_ranks
-from ziggurat.cli import main
 from ziggurat.config import DigitsConfig, RunConfig, load_config, override
 from ziggurat.errors import UserError
 from ziggurat.run import load_run
@@ -110,42 +109,19 @@ def test_a_run_goes_on_under_another_plan(tmp_path):
     assert results[0]["loss"] == pytest.approx(steps[1][0], rel=1e-5)
 
 
-def run(capfd, *arguments):
-    assert main([str(argument) for argument in arguments]) == 0
-    return json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-
-
 def test_the_commands(tmp_path, capfd):
     """Train with loader processes, evaluate and predict under sp; the latter two as on one worker."""
     settings = SMALL | TASKS["detect"] | {"data.workers": 1, "decode.score_threshold": 0.0}
-    sets = [
-        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
-    ]
-    sets += [
-        part
-        for key, value in dataclasses.asdict(SCENES).items()
-        for part in ("--set", f"digits.{key}={value}")
-    ]
     out = tmp_path / "run"
-    result = run(capfd, "train", "digits", "--plan", "sp=2", "--out", out, "--json", *sets)
+    result = run(capfd, "train", "digits", "--plan", "sp=2", "--out", out, "--json", *sets(settings, SCENES))
     assert (result["plan"], result["world_size"], result["microbatches"]) == ("sp=2", 2, 2)
     assert load_run(out).config.plan == "sp=2"
 
-    metrics = [
-        run(capfd, "evaluate", out, "digits", "--plan", plan, "--threads", 1, "--json")["metrics"]
-        for plan in ("dp=1", "sp=2")
-    ]
+    metrics = metrics_under(capfd, out, ("dp=1", "sp=2"))
     assert metrics[0]["map"] == pytest.approx(metrics[1]["map"], abs=1e-6)
 
-    rng = np.random.default_rng(0)
-    image = tmp_path / "image.tif"  # read in parts
-    Image.fromarray(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(image)
-    found = []
-    for plan in ("dp=1", "sp=2", "sp=1x2"):
-        folder = tmp_path / plan
-        run(capfd, "predict", out, image, "--plan", plan, "--threads", 1, "--out", folder, "--json",
-            "--set", "data.crop=96")  # fmt: skip
-        found.append(json.loads((folder / "predictions.json").read_text()))
+    images = noise_images(tmp_path, "tif", count=1)  # read in parts
+    found = predictions_under(capfd, out, ("dp=1", "sp=2", "sp=1x2"), images, "--set", "data.crop=96")
     assert len(found[0]) == 5
     for rows in found[1:]:
         assert [row["category_id"] for row in rows] == [row["category_id"] for row in found[0]]
@@ -156,38 +132,19 @@ def test_the_commands(tmp_path, capfd):
 
 def test_whole_large_images(trees, tmp_path, capfd):
     """A photograph of 2299 x 742 pixels as one piece: trained on, and found in it what one worker finds."""
-    sets = [
-        part
-        for key, value in {
-            "model.levels": "p4-p6", "model.channels": 8, "model.head_depth": 0, "data.crop": 2304, "data.workers": 0,
-            "data.scale_min": 1, "data.scale_max": 1, "decode.score_threshold": 0.0, "decode.max_detections": 50,
-            "device": "cpu", "train.warmup": 0,
-        }.items()
-        for part in ("--set", f"{key}={value}")
-    ]  # fmt: skip
+    settings = {
+        "model.levels": "p4-p6", "model.channels": 8, "model.head_depth": 0, "data.crop": 2304, "data.workers": 0,
+        "data.scale_min": 1, "data.scale_max": 1, "decode.score_threshold": 0.0, "decode.max_detections": 50,
+        "device": "cpu", "train.warmup": 0,
+    }  # fmt: skip
     run_folder, image = tmp_path / "run", trees / "val" / "yellowstone_b.png"
     # one image: the other photograph, and nothing to evaluate on
     result = run(
         capfd, "train", trees / "val.json", "--plan", "sp=2", "--threads", 1, "--batch-size", 1, "--steps", 1,
-        "--dtype", "fp32", "--model", "fcos-resnet10t-fpn", "--out", run_folder, "--json", *sets,
+        "--dtype", "fp32", "--model", "fcos-resnet10t-fpn", "--out", run_folder, "--json", *sets(settings),
     )  # fmt: skip
     assert np.isfinite(result["loss"])
-    found = []
-    for plan in ("dp=1", "sp=2"):
-        run(
-            capfd,
-            "predict",
-            run_folder,
-            image,
-            "--plan",
-            plan,
-            "--threads",
-            1,
-            "--out",
-            tmp_path / plan,
-            "--json",
-        )
-        found.append(json.loads((tmp_path / plan / "predictions.json").read_text()))
+    found = predictions_under(capfd, run_folder, ("dp=1", "sp=2"), [image])
     assert len(found[0]) == len(found[1]) == 50
     boxes = [np.array([row["bbox"] for row in rows]) for rows in found]
     scores = [np.array([row["score"] for row in rows]) for rows in found]

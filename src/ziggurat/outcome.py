@@ -22,7 +22,7 @@ from ziggurat.optimization import WeightAverage
 from ziggurat.parallel.workers import Workers
 from ziggurat.phases import phase
 from ziggurat.plans.training import Training, Whole
-from ziggurat.run import WEIGHTS, save_weights, start_run_folder
+from ziggurat.run import WEIGHTS, declare_run, save_weights, start_run_folder
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
 
@@ -54,10 +54,16 @@ class Outcome:
         return Whole(self.model, self.average.model, self.optimizer)
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
-        """Write what the run is, where it begins."""
+        """Write what the run is about, where it begins."""
         if self.workers.is_first:
             start_run_folder(self.folder, self.config, dataset, resume)
         self.workers.barrier()
+
+    def begin(self, parallel: Training) -> None:
+        """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
+        self.parallel = parallel
+        if self.workers.is_first:
+            declare_run(self.folder, self.config)
 
     def resume(self, memory: Path | None) -> tuple[int, bool]:
         """Load the newest state, and return the number of steps done, and whether survivors have handed it over.

@@ -44,7 +44,7 @@ def make_run_folder(parent: Path, family: str) -> Path:
 
 
 def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: bool = False) -> None:
-    """Write the resolved config, the environment and the classes.
+    """Make the folder, with the environment and the classes.
 
     Raises:
         UserError: If the folder cannot be written, or a run is resumed with other data.
@@ -58,12 +58,27 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder / CONFIG)
         (folder / CLASSES).write_text(text, encoding="utf-8")
         machine = json.dumps(environment(), indent=2) + "\n"
         (folder / "environment.json").write_text(machine, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write the run's folder {folder}: {error.strerror}") from None
+        raise _cannot_write(folder, error) from None
+
+
+def declare_run(folder: Path, config: RunConfig) -> None:
+    """Write the resolved config, by which a folder is known as that of a run.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        save_config(config, folder / CONFIG)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the run's folder {folder}: {error.strerror}")
 
 
 def environment() -> dict[str, Any]:

@@ -71,7 +71,8 @@ def train(
     mesh.name_layers(average.model)
     first_step, survived = outcome.resume(memory) if resume else (0, False)
     make, compute = partial(make_optimizer, config=config.train), partial(autocast, workers.device, config)
-    parallel = outcome.parallel = join_training(outcome.state(), mesh, config, make, compute, folder)
+    parallel = join_training(outcome.state(), mesh, config, make, compute, folder)
+    outcome.begin(parallel)
     handover = Handover(memory if parallel.survives else None, run, model, average.model, optimizer)
     handover.complete(first_step, outcome.counters)
 
