@@ -35,11 +35,10 @@ from ziggurat.plans.sharded import (
     whole,
 )
 from ziggurat.plans.training import PassWork, Training, Whole, first_not_finite, losses_one_by_one
-from ziggurat.plans.whole_state import fill_states
+from ziggurat.plans.whole_state import Key, fill_whole, state_parts
 
 Compute = Callable[[], AbstractContextManager[Any]]
 Model = TypeVar("Model", bound=nn.Module)
-Key = TypeVar("Key")
 
 
 class ShardedTraining(ShardedParallel, Training):
@@ -145,28 +144,17 @@ class ShardedTraining(ShardedParallel, Training):
             One all-gather of each tensor, which all other workers drop at once.
         """
         model, average, optimizer = self.state
-        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        weights = self._gather(model.state_dict())
-        averages = weights if average is model else self._gather(average.state_dict())
-        moments = self._gather(
-            {
-                (names[parameter], word): value
-                for parameter, values in optimizer.state.items()
-                for word, value in values.items()
-                if isinstance(value, Tensor)
-            }
-        )
+        own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        parts: dict[Key, Tensor | None] = {}
+        for key, value in state_parts(model, average, optimizer, own).items():
+            gathered = None if value is None else whole(value)
+            if self.mesh.workers.is_first:
+                parts[key] = None if gathered is None else gathered.to("cpu", copy=True)
         if not self.mesh.workers.is_first:
             return None
-        whole_model = filled(self.outline, weights)
-        whole_average = whole_model if average is model else filled(self.outline, averages)
-        whole_optimizer = self.make_optimizer(whole_model)
-        for group, known in zip(whole_optimizer.param_groups, optimizer.param_groups, strict=True):
-            group.update({name: value for name, value in known.items() if name != "params"})
-        parameters = dict(whole_model.named_parameters())
-        for (name, word), value in moments.items():
-            whole_optimizer.state[parameters[name]][word] = value
-        return Whole(whole_model, whole_average, whole_optimizer)
+        whole_model = copy.deepcopy(self.outline)
+        whole_average = whole_model if average is model else copy.deepcopy(self.outline)
+        return fill_whole(whole_model, whole_average, parts, optimizer, self.make_optimizer)
 
     def _run_blank(self, model: nn.Module) -> Any:
         images = blank_images(self.shape, self.channels_last, self.mesh)
@@ -176,15 +164,6 @@ class ShardedTraining(ShardedParallel, Training):
     def _gradients(self) -> list[Tensor]:
         """Return this worker's rows of every gradient."""
         return [local(p.grad) for p in self.model.parameters() if p.grad is not None]
-
-    def _gather(self, tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-        """Return copies of tensors, whole, on the first worker, and nothing elsewhere; all workers call this."""
-        copies = {}
-        for key, value in tensors.items():
-            gathered = whole(value.detach())
-            if self.mesh.workers.is_first:
-                copies[key] = gathered.to("cpu", copy=True)
-        return copies
 
 
 def shard_for_inference(
@@ -225,20 +204,12 @@ def blank_images(shape: tuple[int, int, int, int], channels_last: bool, mesh: Me
 
 
 def outline(model: Model) -> Model:
-    """Return a copy of a model whose parameters have no memory."""
-    empty = {
+    """Return a copy of a model whose parameters and buffers have no memory."""
+    empty: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()
     }
+    empty |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
     return copy.deepcopy(model, empty)  # deepcopy takes an object that is in its memo as copied
-
-
-def filled(outline: Model, tensors: Mapping[str, Tensor]) -> Model:
-    """Return a copy of an outline with the weights and buffers of its names, on the CPU."""
-    model = fill_states(copy.deepcopy(outline), tensors).to("cpu")
-    for name, buffer in model.named_buffers():
-        if name in tensors:
-            buffer.copy_(tensors[name])
-    return model
 
 
 def shard_moments(

@@ -1,10 +1,11 @@
-"""From the parts of a training state that lie on the workers of the pp axis to the whole, and back.
+"""From the parts of a training state that lie on several workers to the whole, and back.
 
 What is written of a run (checkpoints, weights) is that of the whole model, whatever the plan: so a run that was started
 under one plan goes on under another.
 
-    worker 0   stage 0   weights, average, moments   ---+-->  the first worker: the whole model, average and optimizer
-    worker 1   stage 1   weights, average, moments   --/
+    pp     a worker has the weights, average and moments of its stages  --+
+    tp     of what is split, those of its part                          --+-->  the first worker: the whole model,
+    fsdp   its rows of each                                             --+     average and optimizer
 """
 
 from __future__ import annotations
