@@ -30,6 +30,8 @@ from ziggurat.plans.tensor_parallel import TensorParallel
 from ziggurat.plans.training import PassWork, Whole
 from ziggurat.plans.whole_state import fill_whole, state_parts
 
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+
 
 class TensorTraining(DataTraining):
     """A run's training state, with wide layers spread over the tp axis.
@@ -78,7 +80,7 @@ class TensorTraining(DataTraining):
         first one's gradients.
 
         Communication:
-            One all-gather of two numbers over tp.
+            One all-gather of two numbers and a checksum of the bits over tp.
         """
         split: list[Tensor] = []
         common: list[Tensor] = []
@@ -86,12 +88,13 @@ class TensorTraining(DataTraining):
             if parameter.grad is not None:
                 (split if name in self.tensor.dims else common).append(parameter.grad)
         device = self.mesh.workers.device
-        mine = [nn.utils.get_total_norm(grads).double().square().to(device) for grads in (split, common)]
-        of_all = torch.empty((self.mesh.tp.size, 2), dtype=torch.float64, device=device)
+        squares = [nn.utils.get_total_norm(grads).double().square().to(device) for grads in (split, common)]
+        mine = torch.stack([*squares, checksum(common, device)])
+        of_all = torch.empty((self.mesh.tp.size, len(mine)), dtype=torch.float64, device=device)
         with waiting():
-            dist.all_gather_single(of_all.view(-1), torch.stack(mine), group=self.mesh.tp.group)
-        of_parts, of_common = of_all.unbind(1)
-        if of_common.isfinite().all() and (of_common != of_common[0]).any():
+            dist.all_gather_single(of_all.view(-1), mine, group=self.mesh.tp.group)
+        of_parts, of_common, sums = of_all.unbind(1)
+        if (sums != sums[0]).any():
             self.mesh.tp.copy_from_first(common)
         return (of_parts.sum() + of_common[0]).sqrt().float()
 
@@ -166,6 +169,19 @@ class TensorTraining(DataTraining):
         whole = self.tensor.hollow(model)
         whole_average = whole if average is model else self.tensor.hollow(average)
         return fill_whole(whole, whole_average, parts, optimizer, self.make_optimizer)
+
+
+def checksum(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """Return a number of the tensors' bits, in float64, that hardly remains when some of them change.
+
+    Each value's bits as an integer, squared, so that a step up in one place and down in another do not cancel; the sum is
+    taken modulo 2**52, which float64 holds exactly. Not finite values have bits, too.
+    """
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    for tensor in tensors:
+        bits = tensor.view(INTEGERS[tensor.element_size()]).long()
+        total += (bits * bits).sum()
+    return (total % 2**52).double()
 
 
 def cut_moments(
