@@ -16,7 +16,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.classify import classify_images
 from ziggurat.inference.detect import detect_as_configured
 from ziggurat.inference.segment import segment_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, stage_as_configured
+from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, spread_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import Mesh, make_mesh
@@ -181,7 +181,7 @@ def evaluate_run(
         )
     model = place_model(run.model, workers.device, config.train.channels_last)
     mesh = make_mesh(workers, config.plan)
-    stage_as_configured(model, config, mesh)
+    spread_as_configured(model, config, mesh)
     begin = time.perf_counter()
     metrics = evaluate_model(model, make_task(model, config), dataset, config, mesh, progress).metrics
     seconds = time.perf_counter() - begin

@@ -19,7 +19,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.classify import classify_images
 from ziggurat.inference.detect import detect_as_configured
 from ziggurat.inference.segment import segment_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, stage_as_configured
+from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, spread_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import Mesh, make_mesh
@@ -116,7 +116,7 @@ def predict_files(
     model = place_model(model, workers.device, config.train.channels_last)
     task = task or make_task(model, config)
     mesh = make_mesh(workers, config.plan)
-    stage_as_configured(model, config, mesh)
+    spread_as_configured(model, config, mesh)
     job = _Job(model, task, images, pictures, classes, category_ids, config, mesh, out, progress)
     results, fields = _PREDICT[model.task](job)
     if workers.is_first:

@@ -106,7 +106,7 @@ def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallb
     return Compute(mesh, config.dtype, config.train.channels_last, batch, progress)
 
 
-def stage_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
+def spread_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
     """Spread a model over workers for evaluation or prediction; all workers call this.
 
     Under a plan with pp it is cut into stages, under one with lp into branches, under one with tp its wide layers are split, under
