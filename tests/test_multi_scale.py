@@ -1,6 +1,6 @@
 """Multi-scale training: images have another size in every step, under every plan that of one worker.
 
-Under dp alone the weights are the same bits; under sp, pp, lp and fsdp loss and metrics are equal to rounding.
+Under dp alone the weights are the same bits; under sp, pp, lp, tp and fsdp loss and metrics are equal to rounding.
 """
 
 import dataclasses
@@ -10,26 +10,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from test_spatial_runs import SCENES, SMALL, TASKS, run
+from commands import run, sets
+from test_spatial_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.data.sides import crop_side
 
-PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2", "fsdp=2"]
+PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2", "tp=2", "fsdp=2"]
 SIDES = "48,64,80"
 SETTINGS = (
     SMALL
     | TASKS["detect"]
     | {"data.crops": SIDES, "train.steps": 3, "decode.score_threshold": 0.0, "decode.max_detections": 100}
+    | {"model.head_depth": 2, "tensor.min_width": 8}  # a pair of layers that tp splits
 )
-
-
-def sets(settings):
-    return [
-        part for key, value in settings.items() if key != "data.path" for part in ("--set", f"{key}={value}")
-    ]
 
 
 def trained(capfd, folder, data, plan, settings):

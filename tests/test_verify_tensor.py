@@ -20,6 +20,7 @@ from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.norm import FrozenBatchNorm
 from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.tensor import split
+from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import find_pairs
 from ziggurat.parallel.workers import Workers
 from ziggurat.plans.mesh import make_mesh
@@ -177,14 +178,14 @@ def test_command(capfd: pytest.CaptureFixture[str]) -> None:
     assert "nothing of test_verify_tensor:branches is split" in capfd.readouterr().out
 
 
-def _no_join(*arguments: Any) -> Any:
+def _no_join(tensor: Tensor, axis: TensorAxis, dim: int) -> Tensor:
     raise AssertionError("the loss gathers the logits")
 
 
 def _loss_of_classes(workers: Workers, model: nn.Module, trial: Trial) -> dict[str, Any]:
     """Take a step whose outputs are not looked at: only the loss is."""
     tensor = split_model(model, trial, make_mesh(workers, f"tp={workers.size}"))
-    split.join = _no_join  # type: ignore[assignment]
+    split.join = _no_join
     mesh = make_mesh(workers, f"tp={workers.size}")
     objective = make_objective(model, trial.images.shape, [5], trial.config, 0, mesh)
     loss = objective.loss(model(trial.images), 0, global_totals(objective, 1, mesh))
