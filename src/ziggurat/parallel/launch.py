@@ -30,6 +30,7 @@ from torch._C._distributed_c10d import FileStore, Store
 
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import Preempted, UserError
+from ziggurat.parallel.allocator import keep_freed_memory
 from ziggurat.parallel.attempt import INTERRUPTS, UNANSWERED, Attempt, LastWord
 from ziggurat.parallel.failures import Interrupted as Interrupted
 from ziggurat.parallel.failures import WorkerFailed as WorkerFailed
@@ -203,6 +204,7 @@ def _process_group(
 
 def _set_up(settings: WorkerSettings) -> None:
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     if settings.device == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False

@@ -1,0 +1,33 @@
+"""Memory that a step frees stays with the process, for the next step to take.
+
+By default glibc gives what is freed at the end of its heap back to the kernel, beyond some tens of MB, and the next step's
+tensors come page by page again, by a page fault each. Of the stage of a pipeline that adds 86 MB of gradients to 86 MB
+these were 23 000 faults and 3 % of the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+KEPT_BYTES = 1 << 30  # at most, of what is free at the end of the heap
+LARGE_BYTES = 32 << 20  # what is larger has a mapping of its own, as glibc's own threshold has it in the end
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that it frees; whoever has set the allocator by the environment is left alone.
+
+    Returns:
+        Whether it does: on glibc only.
+    """
+    chosen = any(
+        name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ
+    )
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if chosen or mallopt is None:
+        return False
+    # glibc forgets its growing threshold of mappings once either is set
+    settings = ((M_MMAP_THRESHOLD, LARGE_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES))
+    return all(mallopt(name, value) == 1 for name, value in settings)

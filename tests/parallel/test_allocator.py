@@ -1,0 +1,43 @@
+"""A step finds the memory that the step before has freed, without a page fault."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ziggurat.parallel import allocator
+
+# In a new process: the heap of this one has holes of any size. Twelve gradients of 8 MB each are made, filled and freed.
+STEPS = """
+import json, resource, runpy, sys
+import numpy as np
+kept = runpy.run_path(sys.argv[1])["keep_freed_memory"]() if sys.argv[2] == "keep" else False
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    gradients = [np.ones(2 << 20, dtype=np.float32) for _ in range(12)]
+    del gradients
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(json.dumps([kept, [page_faults() for _ in range(4)]]))
+"""
+
+
+def page_faults(what):
+    command = [sys.executable, "-c", STEPS, allocator.__file__, what]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_step_takes_what_the_step_before_has_freed():
+    kept, faults = page_faults("keep")
+    if not kept:
+        pytest.skip("the environment has set the allocator, or it is not glibc's")
+    assert faults[0] > 1000, "the first step's memory is new"
+    assert max(faults[1:]) < 100
+    _, faults = page_faults("leave")
+    assert min(faults[1:]) > 1000, "what this is for"
+
+
+def test_the_users_choice_stays(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not allocator.keep_freed_memory()
