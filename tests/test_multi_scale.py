@@ -78,6 +78,7 @@ def test_the_other_tasks(tmp_path, capfd, task):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eight plans of 24 steps
 def test_every_plan_on_photographs(trees, tmp_path, capfd):
     sizes = {"data.crop": 256, "data.crops": "192,256,320"}
     settings = SETTINGS | sizes | {"train.steps": 24, "train.optimizer": "adamw", "train.lr": 2e-3}

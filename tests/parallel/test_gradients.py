@@ -122,6 +122,49 @@ def test_gradients_that_share_memory_are_added_apart():
         assert parameter.grad.stride() == parameter.stride()
 
 
+def sign_of_a_zero(workers):
+    """The first microbatch has a gradient of -0, the second none at all."""
+    net = nn.Linear(2, 1, bias=False)
+    gradients = GradientSum(net.parameters(), workers)
+    gradients.start(2)
+    for leaf in gradients.mine:
+        with gradients.leaf(leaf):
+            if leaf == 0:
+                (net.weight * -0.0).sum().backward()
+    gradients.finish()
+    gradients.close()
+    return net.weight.grad.signbit().tolist()
+
+
+def test_a_zero_has_one_sign_on_any_number_of_workers():
+    assert sign_of_a_zero(Workers()) == [[False, False]]
+    assert run_ranks(sign_of_a_zero, 2) == [[[False, False]]] * 2
+
+
+def test_every_second_leaf_is_added_where_autograd_makes_it():
+    """Two microbatches need the memory of one gradient."""
+    net = make_net()
+    gradients = GradientSum(net.parameters(), Workers())
+    gradients.start(3)
+    for leaf in range(3):
+        with gradients.leaf(leaf):
+            net(images_of(leaf)).square().sum().backward()
+        if leaf == 0:
+            place = gradients.buckets[0].sum.roots[0, 1].tensors[0].data_ptr()
+        if leaf == 1:
+            assert gradients.buckets[0].sum.roots[0, 2].tensors[0].data_ptr() == place
+    assert all(parameter.grad is None for parameter in net.parameters()), "taken"
+    gradients.finish()
+    gradients.close()
+    alone = [make_net() for _ in range(3)]
+    for leaf, one in enumerate(alone):
+        one(images_of(leaf)).square().sum().backward()
+    assert torch.equal(
+        net.first.weight.grad,
+        (alone[0].first.weight.grad + alone[1].first.weight.grad) + alone[2].first.weight.grad,
+    )
+
+
 def test_closed_hooks_leave_autograd_alone():
     net = nn.Linear(2, 1)
     GradientSum(net.parameters(), Workers()).close()

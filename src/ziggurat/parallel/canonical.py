@@ -104,7 +104,8 @@ def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
 class Accumulator(Generic[Summand]):
     """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
 
-    Holds at most ``log2`` of its number of leaves, plus one, tensors at a time.
+    Holds at most ``log2`` of its number of leaves, plus one, tensors at a time; one less if whoever makes the leaves adds
+    every second one to its left neighbour on the spot (`take_left`).
     """
 
     def __init__(self, leaves: range, num_leaves: int) -> None:
@@ -112,8 +113,17 @@ class Accumulator(Generic[Summand]):
         self.roots: dict[Span, Summand] = {}
         self.expected = list(leaves)
 
-    def add(self, leaf: int, value: Summand) -> None:
+    def take_left(self, leaf: int) -> Summand | None:
+        """Give away the leaf to which the next one is added first; None if that is no single leaf, or another worker's."""
+        return self.roots.pop(Span(leaf - 1, leaf), None) if leaf % 2 else None
+
+    def add(self, leaf: int, value: Summand, has_left: bool = False) -> None:
         """Add the next leaf; its memory is taken over.
+
+        Args:
+            leaf: Its index.
+            value: The leaf.
+            has_left: Whether it is added already to what `take_left` has given away.
 
         Raises:
             ValueError: If leaves do not come in order.
@@ -121,7 +131,7 @@ class Accumulator(Generic[Summand]):
         if not self.expected or leaf != self.expected[0]:
             raise ValueError(f"leaves must come in order: got {leaf}, expected {self.expected[:1]}")
         self.expected.pop(0)
-        self.roots[Span(leaf, leaf + 1)] = value
+        self.roots[Span(leaf - has_left, leaf + 1)] = value
         done = range(next(iter(self.roots)).start, leaf + 1)
         self.roots = {span: fold(self.roots, span) for span in subtrees(done, self.node)}
 

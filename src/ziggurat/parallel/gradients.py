@@ -77,23 +77,24 @@ class GradientSum:
 
     @contextmanager
     def leaf(self, index: int) -> Iterator[None]:
-        """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`."""
-        self.current = index
-        self.memories.clear()
-        yield
-        for bucket in self.buckets:
-            if not bucket.complete:
-                self._fold(bucket)
-        for bucket in self.buckets:
-            bucket.complete = False
-        self.current = None
+        """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`.
 
-    def take_present(self) -> None:
-        """Take what several backward passes have left in every ``parameter.grad``, as if one had; inside of `leaf`."""
+        Of every second leaf autograd itself adds each parameter's gradient to that of the leaf before, as soon as it is made.
+        """
+        self._begin(index)
+        for bucket in self.buckets:
+            bucket.lend_left(index)
+        yield
+        self._end()
+
+    def take_present(self, index: int) -> None:
+        """Take what several backward passes have left in every ``parameter.grad`` as the leaf of microbatch `index`."""
+        self._begin(index)
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 if parameter.grad is not None:
                     self._take(bucket, parameter)
+        self._end()
 
     def finish(self, add_parts: Callable[[Tensor], Tensor] | None = None) -> None:
         """Wait for all buckets and set every ``parameter.grad`` to its sum.
@@ -116,6 +117,19 @@ class GradientSum:
         for hook in self.hooks:
             hook.remove()
 
+    def _begin(self, index: int) -> None:
+        self.current = index
+        self.memories.clear()
+
+    def _end(self) -> None:
+        """Complete the leaf where no gradient came."""
+        for bucket in self.buckets:
+            if not bucket.complete:
+                self._fold(bucket)
+        for bucket in self.buckets:
+            bucket.complete = False
+        self.current = None
+
     def _take(self, bucket: _Bucket, parameter: Tensor) -> None:
         """Move one parameter's gradient into the leaf of its bucket (called by autograd)."""
         if self.current is None:
@@ -127,7 +141,8 @@ class GradientSum:
     def _fold(self, bucket: _Bucket) -> None:
         """Add the bucket's leaf to its sum; after the last leaf, exchange all that is complete."""
         assert self.current is not None and bucket.sum is not None
-        bucket.sum.add(self.current, bucket.pop_leaf())
+        bucket.sum.add(self.current, bucket.pop_leaf(), bucket.has_left)
+        bucket.has_left = False
         bucket.complete = True
         if self.current == self.mine[-1]:
             self._exchange_complete_buckets()
@@ -190,6 +205,7 @@ class _Bucket:
         self.shared: tuple[Tensor, Tensor] | None = None
         self.sum: Accumulator[Leaf] | None = None
         self.complete = False
+        self.has_left = False
         self.taken: dict[int, Tensor] = {}
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -199,6 +215,14 @@ class _Bucket:
             views.append(flat.as_strided(parameter.shape, strides, offset))
             offset += parameter.numel()
         return views
+
+    def lend_left(self, leaf: int) -> None:
+        """Put the gradients of the leaf before into ``parameter.grad``, if this one is added to them first."""
+        left = self.sum.take_left(leaf) if self.sum is not None else None
+        self.has_left = left is not None
+        if left is not None:
+            for parameter, gradient in zip(self.parameters, left.tensors, strict=True):
+                parameter.grad = gradient
 
     def take(self, parameter: Tensor, memories: set[int]) -> None:
         """Move ``parameter.grad`` into the leaf.
@@ -223,12 +247,13 @@ class _Bucket:
     def pop_leaf(self) -> Leaf:
         """Return the leaf, with zeros where no gradient came."""
         taken, self.taken = self.taken, {}
-        return Leaf(
-            [
-                taken[place] if place in taken else torch.zeros_like(parameter.detach())
-                for place, parameter in enumerate(self.parameters)
-            ]
-        )
+        for place, parameter in enumerate(self.parameters):
+            if place not in taken:
+                left, parameter.grad = parameter.grad, None
+                taken[place] = (
+                    torch.zeros_like(parameter.detach()) if left is None else left.add_(0)
+                )  # -0 + 0 is 0
+        return Leaf([taken[place] for place in range(len(self.parameters))])
 
 
 def _bucket_groups(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

@@ -156,8 +156,8 @@ class LevelParallel(DataParallel):
     def leaf(self, index: int) -> Iterator[None]:
         """Take what the backward passes of all pieces of microbatch `index`, run inside, leave behind."""
         yield
-        with super().leaf(index):
-            self.gradients.take_present()
+        self.gradients.take_present(index)
+        self.statistics.take_leaf()
         assert self.pipeline.newest is not None
         self.level_statistics.clear_foreign(self.pipeline.newest)
 

@@ -57,17 +57,18 @@ def predict_memory(cost: StageCost, orders: Sequence[Order], stage: int, again: 
     for action in order:
         if action.stage != stage:
             continue
-        gradients, forward = (
-            summed.bit_count(),
-            action.kind == "forward",
-        )  # roots of the tree over the leaves so far
+        gradients = summed.bit_count()  # roots of the tree over the leaves so far
+        forward = action.kind == "forward"
         alive += forward
         kept = alive * (cost.crossing_bytes if again else cost.kept_bytes)
         if again and (not forward or (stage, action.microbatch) in whole):
             kept += cost.kept_bytes - cost.crossing_bytes
         moments.append(StageMemory(cost.state_bytes, gradients * cost.state_bytes, kept))
-        if not forward:  # at its end there is one gradient more, and one microbatch less
+        if (
+            not forward
+        ):  # at its end there is one microbatch less, and one gradient more, or one in which two are added
+            gradients += summed % 2 == 0
             alive, summed = alive - 1, summed + 1
             kept = alive * (cost.crossing_bytes if again else cost.kept_bytes)
-            moments.append(StageMemory(cost.state_bytes, (gradients + 1) * cost.state_bytes, kept))
+            moments.append(StageMemory(cost.state_bytes, gradients * cost.state_bytes, kept))
     return max(moments, key=lambda moment: moment.total)
