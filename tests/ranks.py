@@ -25,8 +25,12 @@ from ziggurat.parallel.workers import Workers
 TIMEOUT_SECONDS = 150
 
 
-def run_ranks(function: Callable[..., Any], world: int = 2, args: tuple = ()) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], world: int = 2, args: tuple = (), seconds: float = TIMEOUT_SECONDS
+) -> list[Any]:
     """Call ``function(workers, *args)`` on `world` forked workers and return their results in order of rank.
+
+    After `seconds` without an answer of all they are ended.
 
     With ``world=1`` it is called in a forked process without a process group, as the program does.
     """
@@ -41,7 +45,7 @@ def run_ranks(function: Callable[..., Any], world: int = 2, args: tuple = ()) ->
             processes.append(process)
             pipes.append(receive)
         try:
-            return _collect(pipes)
+            return _collect(pipes, seconds)
         finally:
             for process in processes:
                 process.join(timeout=0.5)
@@ -53,15 +57,15 @@ def run_ranks(function: Callable[..., Any], world: int = 2, args: tuple = ()) ->
                 pipe.close()
 
 
-def _collect(pipes: list[Connection]) -> list[Any]:
+def _collect(pipes: list[Connection], seconds: float) -> list[Any]:
     """Wait for one message of each pipe; the first failure ends the wait."""
     results: dict[int, Any] = {}
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    deadline = time.monotonic() + seconds
     waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
     while waiting:
         ready = wait(list(waiting), timeout=deadline - time.monotonic())
         if not ready:
-            raise TimeoutError(f"workers {sorted(waiting.values())} did not end in {TIMEOUT_SECONDS} s")
+            raise TimeoutError(f"workers {sorted(waiting.values())} did not end in {seconds:.0f} s")
         for pipe in ready:
             rank = waiting.pop(pipe)
             try:

@@ -71,7 +71,7 @@ def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 12
     """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(send, family, name, cases))
+    process = context.Process(target=_main, args=(send, family, name, cases, limit))
     begin = time.monotonic()
     process.start()
     send.close()
@@ -97,7 +97,7 @@ def _end_group(group: int | None) -> None:
         return
 
 
-def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case]) -> None:
+def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit: float) -> None:
     die_with_parent(os.getppid())
     os.setsid()
     torch.set_num_threads(1)
@@ -117,12 +117,12 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case]) -> No
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
-                references[shape, pieces] = run_ranks(_reference, 1, (model, trial))[0], trial
+                references[shape, pieces] = run_ranks(_reference, 1, (model, trial), limit)[0], trial
             except Exception as error:  # noqa: BLE001 - the network's own code
                 pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
         reference, trial = references[shape, pieces]
-        _add_case(outcome, case, trial, model, reference)
+        _add_case(outcome, case, trial, model, reference, limit)
         pipe.send(outcome)
 
 
@@ -131,14 +131,17 @@ def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Step:
     return run_step(model, trial, make_mesh(workers))
 
 
-def _add_case(outcome: Outcome, case: Case, trial: Trial, model: nn.Module, reference: Step) -> None:
+def _add_case(
+    outcome: Outcome, case: Case, trial: Trial, model: nn.Module, reference: Step, limit: float
+) -> None:
     """Run one plan, and join its verdict to those before."""
     plan, images = case.plan, trial.images
     if case.schedule:
         trial = replace(trial, config=override(trial.config, {"pipeline.schedule": case.schedule}))
     key = f"{case.title} {'x'.join(str(n) for n in images.shape)}"
     try:
-        check: Check = run_ranks(check_step, parse_plan(plan).num_workers, (plan, model, trial, reference))[0]
+        arguments = (plan, model, trial, reference)
+        check: Check = run_ranks(check_step, parse_plan(plan).num_workers, arguments, limit)[0]
     except (RuntimeError, TimeoutError) as error:
         if isinstance(error.__cause__, UserError):  # it cannot be cut
             why = str(error.__cause__)
