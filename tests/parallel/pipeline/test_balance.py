@@ -53,6 +53,19 @@ def test_the_slowest_stage_is_as_fast_as_any_cut_makes_it(seed, num_stages):
     assert (max(c.seconds for c in costs), sum(c.crossing_bytes for c in costs[1:])) == min(fitting)
 
 
+def test_a_network_of_many_layers_is_cut_at_once():
+    """HRNet has 1286 pieces; looking at every pair of cuts took two minutes."""
+    draw = random.Random(0)
+    units = [Unit(f"l{n:04}", draw.random(), states=((f"w{n}", 1),), crossing_bytes=1) for n in range(1300)]
+    total = sum(unit.seconds for unit in units)
+    begin = time.perf_counter()
+    for num_stages in (2, 8):
+        starts = [0, *(int(name[1:]) for name in balance(units, num_stages)), len(units)]
+        slowest = max(cost_of(units[a:b]).seconds for a, b in itertools.pairwise(starts))
+        assert total / num_stages <= slowest <= total / num_stages + 1
+    assert time.perf_counter() - begin < 10
+
+
 def test_what_is_computed_again_counts_twice_where_it_is():
     """Four equal layers; under 1f1b the first stage goes forward twice: 3 a layer and 2."""
     units = [Unit(name, 2.0, forward_seconds=1.0) for name in ("", "a", "b", "c", "d")]

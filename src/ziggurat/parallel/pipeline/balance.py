@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError
+
+SLACKS = (1.02, 1.1, 1.5, 4.0, math.inf)  # times equal stages: where the slowest stage is looked for
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,30 @@ class StageCost:
     forward_seconds: float = 0.0
 
 
+def growing(units: Sequence[Unit], first: int) -> Iterator[tuple[int, StageCost]]:
+    """Yield each end of a stage that starts with a unit, and what the stage costs; what several units use counts once."""
+    states: set[str] = set()
+    seconds = forward_seconds = 0.0
+    state_bytes, kept_bytes = 0, units[first].crossing_bytes
+    for stop, unit in enumerate(itertools.islice(units, first, None), first + 1):
+        seconds += unit.seconds
+        forward_seconds += unit.forward_seconds
+        kept_bytes += unit.kept_bytes
+        for name, num_bytes in unit.states:
+            if name not in states:
+                states.add(name)
+                state_bytes += num_bytes
+        start = units[first]
+        yield (
+            stop,
+            StageCost(start.name, seconds, state_bytes, kept_bytes, start.crossing_bytes, forward_seconds),
+        )
+
+
 def cost_of(units: Sequence[Unit]) -> StageCost:
-    """Return the cost of units that make a stage; what several of them use counts once."""
-    states = dict(itertools.chain.from_iterable(unit.states for unit in units))
-    return StageCost(
-        units[0].name,
-        sum(unit.seconds for unit in units),
-        sum(states.values()),
-        sum(unit.kept_bytes for unit in units) + units[0].crossing_bytes,
-        units[0].crossing_bytes,
-        sum(unit.forward_seconds for unit in units),
-    )
+    """Return the cost of units that make a stage."""
+    *_, (_, cost) = growing(units, 0)
+    return cost
 
 
 def balance(
@@ -78,9 +95,9 @@ def balance(
     Args:
         units: Of the whole network, in order.
         num_stages: How many stages.
-        memory: Bytes that a stage needs, from its number and its cost.
+        memory: Bytes that a stage needs, from its number and its cost; not fewer for a longer stage.
         max_bytes: Most bytes of a stage; 0 for no bound.
-        seconds: That a stage takes, from its number and its cost.
+        seconds: That a stage takes, from its number and its cost: those of its units at least, and not fewer for a longer stage.
 
     Raises:
         UserError: If there are fewer units than stages, or no cut keeps the bound.
@@ -94,55 +111,64 @@ def balance(
             f"the network can be cut into {len(units)} stages at most: got {num_stages}; lower pp, or take another "
             "plan.schedule than interleaved"
         )
-    costs = {
-        (first, stop): cost_of(units[first:stop])
-        for first in range(len(units))
-        for stop in range(first + 1, len(units) + 1)
-    }
 
     def fits(stage: int, cost: StageCost) -> bool:
         return not max_bytes or memory(stage, cost) <= max_bytes
 
-    fastest = _search(costs, num_stages, fits, lambda stage, so_far, cost: max(so_far, seconds(stage, cost)))
+    def search(
+        limit: float, join: Callable[[int, float, StageCost], float]
+    ) -> tuple[float, list[int]] | None:
+        def allowed(stage: int, cost: StageCost) -> bool:
+            return seconds(stage, cost) <= limit and fits(stage, cost)
+
+        return _search(units, num_stages, allowed, join, limit)
+
+    fastest = None
+    ideal = sum(unit.seconds for unit in units) / num_stages
+    for slack in SLACKS:  # the nearer to equal stages, the fewer cuts there are to look at
+        fastest = search(slack * ideal, lambda stage, so_far, cost: max(so_far, seconds(stage, cost)))
+        if fastest is not None:
+            break
     if fastest is None:
         raise UserError(
             f"no cut into {num_stages} stages keeps every stage within plan.max_bytes: got {max_bytes}; raise it, or "
             "take more stages"
         )
-    limit = fastest[0]
-    lightest = _search(
-        costs,
-        num_stages,
-        lambda stage, cost: fits(stage, cost) and seconds(stage, cost) <= limit,
-        lambda stage, so_far, cost: so_far + cost.crossing_bytes,
-    )
+    lightest = search(fastest[0], lambda stage, so_far, cost: so_far + cost.crossing_bytes)
     assert lightest is not None  # the fastest is one
     return [units[first].name for first in lightest[1][1:]]
 
 
 def _search(
-    costs: Mapping[tuple[int, int], StageCost],
+    units: Sequence[Unit],
     num_stages: int,
     allowed: Callable[[int, StageCost], bool],
     join: Callable[[int, float, StageCost], float],
+    limit: float,
 ) -> tuple[float, list[int]] | None:
     """Return the smallest value of a cut and the first unit of each stage; None where no cut is allowed.
 
     Args:
-        costs: Of the units ``[first, stop)`` as one stage.
+        units: Of the whole network, in order.
         num_stages: How many stages.
-        allowed: Whether a stage may cost so much.
+        allowed: Whether a stage may cost so much: if not, no longer one may.
         join: From a stage's number, the value of the stages before and its cost to the value with it; rises with the value.
+        limit: Most seconds of an allowed stage.
     """
-    num_units = max(stop for _, stop in costs)
+    after = [0.0]  # seconds of the last n units
+    for unit in reversed(units):
+        after.append(after[-1] + unit.seconds)
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}  # of the first n units in so many stages
-    for stage in range(num_stages):
+    for left in reversed(range(num_stages)):
+        stage = num_stages - 1 - left
+        most_after = left * limit * (1 + ROUNDING) if left else 0.0
         following: dict[int, tuple[float, list[int]]] = {}
         for first, (so_far, firsts) in best.items():
-            for stop in range(first + 1, num_units - (num_stages - stage - 1) + 1):
-                cost = costs[first, stop]
-                if allowed(stage, cost):
+            for stop, cost in growing(units, first):
+                if stop > len(units) - left or not allowed(stage, cost):
+                    break
+                if after[len(units) - stop] <= most_after:  # else the stages to come could not take the rest
                     found = (join(stage, so_far, cost), [*firsts, first])
                     following[stop] = min(found, following.get(stop, found))
         best = following
-    return best.get(num_units)
+    return best.get(len(units))
