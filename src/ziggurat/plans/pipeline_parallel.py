@@ -100,7 +100,8 @@ def _choose(
     if not layers:
         layers = _balanced(units, count, num_workers, config, num_microbatches)
         places = find_places(graph, layers)
-    starts = [find_places(graph, [unit.name])[0] if unit.name else 0 for unit in units]
+    open_places = graph.places()
+    starts = [open_places[unit.name] if unit.name else 0 for unit in units]
     bounds = [0, *(starts.index(place) for place in places), len(units)]
     costs = [cost_of(units[first:stop]) for first, stop in itertools.pairwise(bounds)]
     costs = [dataclasses.replace(c, name=n) for c, n in zip(costs, ["", *layers], strict=True)]
