@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ziggurat.config import RunConfig
+from ziggurat.parallel.hollow import hollow_copy
 from ziggurat.phases import waiting
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.sharded import (
@@ -38,7 +39,6 @@ from ziggurat.plans.training import PassWork, Training, Whole, first_not_finite,
 from ziggurat.plans.whole_state import Key, fill_whole, state_parts
 
 Compute = Callable[[], AbstractContextManager[Any]]
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class ShardedTraining(ShardedParallel, Training):
@@ -67,7 +67,7 @@ class ShardedTraining(ShardedParallel, Training):
         train, side = config.train, config.data.crop
         self.shape = (train.batch_size // train.microbatches, 3, side, side)
         self.channels_last = train.channels_last
-        self.outline = outline(model)
+        self.hollow = hollow_copy(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         super().__init__(model, mesh, partial(self._run_blank, model), config.pipeline.unit_bytes)
         shard_moments(optimizer, names, dict(model.named_parameters()))
@@ -152,8 +152,8 @@ class ShardedTraining(ShardedParallel, Training):
                 parts[key] = None if gathered is None else gathered.to("cpu", copy=True)
         if not self.mesh.workers.is_first:
             return None
-        whole_model = copy.deepcopy(self.outline)
-        whole_average = whole_model if average is model else copy.deepcopy(self.outline)
+        whole_model = copy.deepcopy(self.hollow)
+        whole_average = whole_model if average is model else copy.deepcopy(self.hollow)
         return fill_whole(whole_model, whole_average, parts, optimizer, self.make_optimizer)
 
     def _run_blank(self, model: nn.Module) -> Any:
@@ -201,15 +201,6 @@ def blank_images(shape: tuple[int, int, int, int], channels_last: bool, mesh: Me
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     return mesh.spread(images, part)
-
-
-def outline(model: Model) -> Model:
-    """Return a copy of a model whose parameters and buffers have no memory."""
-    empty: dict[int, Any] = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()
-    }
-    empty |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    return copy.deepcopy(model, empty)  # deepcopy takes an object that is in its memo as copied
 
 
 def shard_moments(

@@ -72,7 +72,7 @@ def gather_whole(
         post.send(Message(mine), 0)
         post.flush()
         return None
-    parts = dict(mine)
+    parts = {key: None if tensor is None else tensor.clone() for key, tensor in mine.items()}
     for source in range(1, workers.size):
         for key, tensor in post.receive(source).tensors.items():
             parts.setdefault(key, tensor)
@@ -143,7 +143,7 @@ def state_parts(
     for name, parameter in model.named_parameters():
         for word, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                parts["optimizer", name, word] = value.detach().clone()
+                parts["optimizer", name, word] = value.detach()
     return parts
 
 

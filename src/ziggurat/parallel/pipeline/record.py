@@ -10,7 +10,6 @@ cannot be seen (scripted code) is taken as one call.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.hollow import hollow_copy
 from ziggurat.parallel.pipeline.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 
 META = torch.device("meta")
@@ -75,14 +75,8 @@ class Skeleton:
     def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
         self.model = model
         self.device = device or torch.device("cpu")
-        memo: dict[int, Any] = {}
-        for name, parameter in model.named_parameters():
-            hollow = nn.Parameter(torch.empty_like(parameter, device=META), parameter.requires_grad)
-            memo[id(parameter)] = _named(hollow, name)
-        for name, buffer in model.named_buffers():
-            memo[id(buffer)] = _named(torch.empty_like(buffer, device=META), name)
         try:
-            self.hollow = copy.deepcopy(model, memo)
+            self.hollow = hollow_copy(model, _named)
         except (RuntimeError, TypeError) as error:
             raise CannotCut(
                 f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
