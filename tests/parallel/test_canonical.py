@@ -11,6 +11,7 @@ from ziggurat.parallel.canonical import (
     Span,
     children,
     gather_leaves,
+    gradients_held,
     partition,
     subtrees,
     sum_leaves,
@@ -25,6 +26,22 @@ def tree_sum(leaves: list[float], start: int, stop: int) -> float:
         return leaves[start]
     middle = start + 2 ** ((stop - start - 1).bit_length() - 1)
     return tree_sum(leaves, start, middle) + tree_sum(leaves, middle, stop)
+
+
+@given(counts, st.integers(min_value=1, max_value=5))
+def test_as_many_gradients_are_held_as_the_accumulator_holds(num_leaves, num_workers):
+    for part in partition(num_leaves, num_workers):
+        accumulator, held = Accumulator(part, num_leaves), []
+        for leaf in part:
+            before = len(accumulator.roots)
+            left = accumulator.take_left(leaf)
+            value = torch.ones(1) if left is None else left.add_(1)
+            held.append((before, len(accumulator.roots) + 1))
+            accumulator.add(leaf, value, has_left=left is not None)
+        assert gradients_held(part, num_leaves) == held
+        assert sum(float(root) for root in accumulator.roots.values()) == len(part)
+        if num_workers == 1:
+            assert max(most for _, most in held) <= max(1, (num_leaves - 1).bit_length()), "log2, rounded up"
 
 
 def test_uneven_leaves_are_spread_with_the_larger_parts_first():

@@ -104,8 +104,8 @@ def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
 class Accumulator(Generic[Summand]):
     """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
 
-    Holds at most ``log2`` of its number of leaves, plus one, tensors at a time; one less if whoever makes the leaves adds
-    every second one to its left neighbour on the spot (`take_left`).
+    Whoever makes the leaves may add every second one to its left neighbour on the spot (`take_left`); `gradients_held` says
+    how many there are then.
     """
 
     def __init__(self, leaves: range, num_leaves: int) -> None:
@@ -134,6 +134,23 @@ class Accumulator(Generic[Summand]):
         self.roots[Span(leaf - has_left, leaf + 1)] = value
         done = range(next(iter(self.roots)).start, leaf + 1)
         self.roots = {span: fold(self.roots, span) for span in subtrees(done, self.node)}
+
+
+def gradients_held(leaves: range, num_leaves: int) -> list[tuple[int, int]]:
+    """Return how many gradients a worker holds before each of its leaves, and with the one that is made.
+
+    Example:
+        >>> gradients_held(range(4), 4)
+        [(0, 1), (1, 1), (1, 2), (2, 2)]
+        >>> gradients_held(range(3, 5), 5)  # leaf 3 is added to another worker's first
+        [(0, 1), (1, 2)]
+    """
+    held = []
+    for leaf in leaves:
+        roots = subtrees(range(leaves.start, leaf), Span(0, num_leaves))
+        has_left = leaf % 2 == 1 and Span(leaf - 1, leaf) in roots
+        held.append((len(roots), len(roots) + (not has_left)))
+    return held
 
 
 def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers) -> Tensor:

@@ -48,7 +48,6 @@ def join_training(
         return LevelTraining(state, spec, mesh, compute, folder / COSTS)
     if mesh.pp.size == 1:
         return DataTraining(state, mesh)
-    num_microbatches = -(-train.microbatches // mesh.dp.size)
     return PipelineTraining(
-        state, make_optimizer, spec, mesh, config.pipeline, num_microbatches, compute, folder / CUTS
+        state, make_optimizer, spec, mesh, config.pipeline, train.microbatches, compute, folder / CUTS
     )

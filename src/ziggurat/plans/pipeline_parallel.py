@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ziggurat.config import PipelineConfig
 from ziggurat.errors import UserError
+from ziggurat.parallel.canonical import gradients_held, partition
 from ziggurat.parallel.gradients import GradientSum
 from ziggurat.parallel.pieces import add_up_in_pieces
 from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
@@ -44,7 +45,7 @@ def choose_cut(
     spec: ImageSpec,
     mesh: Mesh,
     config: PipelineConfig,
-    num_microbatches: int,
+    num_leaves: int,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
     file: Path | None = None,
 ) -> Cut:
@@ -56,7 +57,7 @@ def choose_cut(
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
         config: How to cut.
-        num_microbatches: Of one pipeline: decides how many activations are alive at once.
+        num_leaves: Microbatches of a step: decides how many activations and gradients are alive at once.
         compute: A context in which the model computes.
         file: Where a cut that was measured is kept: there is one already when a run goes on.
 
@@ -72,7 +73,7 @@ def choose_cut(
         cut = kept.read()
         if cut is None:
             with compute():
-                cut = _choose(model, skeleton, spec, mesh.pp.size, config, num_microbatches)
+                cut = _choose(model, skeleton, spec, mesh, config, num_leaves)
             kept.write(cut)
         return cut
 
@@ -83,10 +84,11 @@ def _choose(
     model: nn.Module,
     skeleton: Skeleton,
     spec: ImageSpec,
-    num_workers: int,
+    mesh: Mesh,
     config: PipelineConfig,
-    num_microbatches: int,
+    num_leaves: int,
 ) -> Cut:
+    num_workers = mesh.pp.size
     count = num_stages(config.schedule, num_workers)
     graph = skeleton.record(spec)
     layers = [name.strip() for name in config.cut.split(",") if name.strip()]
@@ -98,7 +100,7 @@ def _choose(
     places = find_places(graph, layers)  # before anything is measured
     units = measure(model, skeleton, spec)
     if not layers:
-        layers = _balanced(units, count, num_workers, config, num_microbatches)
+        layers = _balanced(units, mesh, config, num_leaves)
         places = find_places(graph, layers)
     open_places = graph.places()
     starts = [open_places[unit.name] if unit.name else 0 for unit in units]
@@ -108,21 +110,24 @@ def _choose(
     return Cut(tuple(layers), tuple(costs))
 
 
-def _balanced(
-    units: Sequence[Unit], num_stages: int, num_workers: int, config: PipelineConfig, num_microbatches: int
-) -> list[str]:
-    """Return the layers at which stages start that take equally long, each within the memory bound."""
-    orders = make_schedule(config.schedule, num_workers, num_microbatches)
+def _balanced(units: Sequence[Unit], mesh: Mesh, config: PipelineConfig, num_leaves: int) -> list[str]:
+    """Return the layers at which stages start that take equally long, each within the memory bound on every place of dp."""
+    leaves = partition(num_leaves, mesh.dp.size)
+    orders = make_schedule(config.schedule, mesh.pp.size, len(leaves[0]))
+    of_places = itertools.zip_longest(
+        *(gradients_held(mine, num_leaves) for mine in leaves), fillvalue=(0, 0)
+    )
+    held = [(max(before for before, _ in one), max(during for _, during in one)) for one in of_places]
     again = config.checkpoint == "stage"
 
     def memory(stage: int, cost: StageCost) -> int:
-        return predict_memory(cost, orders, stage, again).total
+        return predict_memory(cost, orders, stage, again, held).total
 
     def seconds(stage: int, cost: StageCost) -> float:
-        share = share_again(orders, stage, num_microbatches) if again else 0.0
+        share = share_again(orders, stage, len(leaves[0])) if again else 0.0
         return cost.seconds + share * cost.forward_seconds
 
-    return balance(units, num_stages, memory, config.max_bytes, seconds)
+    return balance(units, num_stages(config.schedule, mesh.pp.size), memory, config.max_bytes, seconds)
 
 
 class PipelineParallel(Leaves):

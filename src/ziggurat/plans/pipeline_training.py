@@ -44,7 +44,7 @@ def agree_on_cut(
     spec: ImageSpec,
     mesh: Mesh,
     config: PipelineConfig,
-    num_microbatches: int,
+    num_leaves: int,
     compute: Compute,
     file: Path | None = None,
 ) -> tuple[Skeleton, Cut]:
@@ -52,7 +52,7 @@ def agree_on_cut(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         skeleton = Skeleton(model, mesh.workers.device)
-        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_microbatches, compute, file)
+        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_leaves, compute, file)
 
 
 class PipelineTraining(PipelineParallel, Training):
@@ -64,7 +64,7 @@ class PipelineTraining(PipelineParallel, Training):
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
         config: How to cut, and the schedule.
-        num_microbatches: Of a step of this pipeline, at most.
+        num_leaves: Microbatches of a step.
         compute: A context in which the model computes: autocast.
         file: Where the cut is kept.
 
@@ -81,13 +81,13 @@ class PipelineTraining(PipelineParallel, Training):
         spec: ImageSpec,
         mesh: Mesh,
         config: PipelineConfig,
-        num_microbatches: int,
+        num_leaves: int,
         compute: Compute,
         file: Path,
     ) -> None:
         model, average, optimizer = state
         mesh.workers.copy_from_first(list(model.state_dict().values()))
-        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_microbatches, compute, file)
+        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_leaves, compute, file)
         self.state, self.make_optimizer = state, make_optimizer
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with compute():

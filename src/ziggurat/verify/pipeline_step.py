@@ -48,12 +48,17 @@ def cut_model(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, tuple[
     """
     model.train()
     pieces = trial.pieces()
-    count = -(-len(pieces) // mesh.dp.size)
     config = trial.config.pipeline
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         cut = choose_cut(
-            model, Skeleton(model), spec_of(pieces[0]), mesh, config, count, compute=lambda: KeepFloat64()
+            model,
+            Skeleton(model),
+            spec_of(pieces[0]),
+            mesh,
+            config,
+            len(pieces),
+            compute=lambda: KeepFloat64(),
         )
     return replace(trial, cut=cut.layers), cut.costs
 

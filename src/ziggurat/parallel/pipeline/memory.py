@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ziggurat.parallel.canonical import gradients_held
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Order
@@ -34,7 +35,13 @@ class StageMemory:
         return self.weights + self.gradients + self.activations
 
 
-def predict_memory(cost: StageCost, orders: Sequence[Order], stage: int, again: bool = False) -> StageMemory:
+def predict_memory(
+    cost: StageCost,
+    orders: Sequence[Order],
+    stage: int,
+    again: bool = False,
+    held: Sequence[tuple[int, int]] | None = None,
+) -> StageMemory:
     """Return what a stage needs when it needs most: the more gradients there are, the fewer activations.
 
     Args:
@@ -43,6 +50,8 @@ def predict_memory(cost: StageCost, orders: Sequence[Order], stage: int, again: 
         stage: Its number.
         again: Whether activations are computed again: then what was received is kept, and all of the one microbatch that
             goes back.
+        held: Gradients at once before each backward pass, and at its end; by default as `gradients_held` has them where all
+            microbatches are this pipeline's.
 
     Example:
         >>> from ziggurat.parallel.pipeline.schedules import one_forward_one_backward
@@ -52,12 +61,14 @@ def predict_memory(cost: StageCost, orders: Sequence[Order], stage: int, again: 
     """
     order = orders[stage % len(orders)]
     whole = kept_whole(order) if again else set()
+    if held is None:
+        count = sum(action.stage == stage and action.kind == "forward" for action in order)
+        held = gradients_held(range(count), count)
     moments = [StageMemory(cost.state_bytes, 0, 0)]
-    alive = summed = 0
+    alive = summed = gradients = 0
     for action in order:
         if action.stage != stage:
             continue
-        gradients = summed.bit_count()  # roots of the tree over the leaves so far
         forward = action.kind == "forward"
         alive += forward
         kept = alive * (cost.crossing_bytes if again else cost.kept_bytes)
@@ -67,8 +78,8 @@ def predict_memory(cost: StageCost, orders: Sequence[Order], stage: int, again: 
         if (
             not forward
         ):  # at its end there is one microbatch less, and one gradient more, or one in which two are added
-            gradients += summed % 2 == 0
             alive, summed = alive - 1, summed + 1
             kept = alive * (cost.crossing_bytes if again else cost.kept_bytes)
-            moments.append(StageMemory(cost.state_bytes, gradients * cost.state_bytes, kept))
+            moments.append(StageMemory(cost.state_bytes, held[summed - 1][1] * cost.state_bytes, kept))
+            gradients = held[summed][0] if summed < len(held) else 0
     return max(moments, key=lambda moment: moment.total)
