@@ -25,15 +25,23 @@ class Kept:
 
     def read(self, key: str) -> Any:
         """Return a value; None where there is none yet, or the file cannot be read."""
-        return self._all().get(key)
+        try:
+            return self._all().get(key)
+        except (OSError, ValueError) as error:
+            self._say(f"cannot be read ({error}): {AGAIN}")
+            return None
 
     def write(self, key: str, value: Any) -> None:
-        """Keep a value."""
+        """Keep a value; a file that cannot be read, as `read` has said, is written anew."""
         if self.path is None:
             return
         try:
+            known = self._all()
+        except (OSError, ValueError):
+            known = {}
+        try:
             new = self.path.with_suffix(".new")
-            new.write_text(json.dumps(self._all() | {key: value}, indent=2) + "\n", encoding="utf-8")
+            new.write_text(json.dumps(known | {key: value}, indent=2) + "\n", encoding="utf-8")
             os.replace(new, self.path)
         except OSError as error:
             self._say(f"cannot be written ({error.strerror}): should this run be resumed, {AGAIN}")
@@ -43,16 +51,17 @@ class Kept:
         self._say(f"holds no usable value for {key!r}: {AGAIN}")
 
     def _all(self) -> dict[str, Any]:
+        """Return what the file holds.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it holds no JSON object.
+        """
         if self.path is None or not self.path.exists():
             return {}
-        try:
-            read = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self._say(f"cannot be read ({error}): {AGAIN}")
-            return {}
+        read = json.loads(self.path.read_text(encoding="utf-8"))
         if not isinstance(read, dict):
-            self._say(f"cannot be read (it holds no JSON object): {AGAIN}")
-            return {}
+            raise ValueError("it holds no JSON object")
         return read
 
     def _say(self, what: str) -> None:
