@@ -179,8 +179,8 @@ def checksum(tensors: list[Tensor], device: torch.device) -> Tensor:
     """
     total = torch.zeros((), dtype=torch.int64, device=device)
     for tensor in tensors:
-        bits = tensor.view(INTEGERS[tensor.element_size()]).long()
-        total += (bits * bits).sum()
+        bits = tensor.view(INTEGERS[tensor.element_size()])
+        total += (bits * bits).sum()  # the product without its upper half, the sum in int64
     return (total % 2**52).double()
 
 
