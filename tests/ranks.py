@@ -30,7 +30,7 @@ def run_ranks(
 ) -> list[Any]:
     """Call ``function(workers, *args)`` on `world` forked workers and return their results in order of rank.
 
-    After `seconds` without an answer of all they are ended.
+    After `seconds` without an answer of all they are ended; a worker waits as long for another.
 
     With ``world=1`` it is called in a forked process without a process group, as the program does.
     """
@@ -39,7 +39,7 @@ def run_ranks(
         processes, pipes = [], []
         for rank in range(world):
             receive, send = context.Pipe(duplex=False)
-            process = context.Process(target=_main, args=(function, rank, world, folder, send, args))
+            process = context.Process(target=_main, args=(function, rank, world, folder, send, args, seconds))
             process.start()
             send.close()
             processes.append(process)
@@ -79,7 +79,13 @@ def _collect(pipes: list[Connection], seconds: float) -> list[Any]:
 
 
 def _main(
-    function: Callable[..., Any], rank: int, world: int, folder: str, pipe: Connection, args: tuple
+    function: Callable[..., Any],
+    rank: int,
+    world: int,
+    folder: str,
+    pipe: Connection,
+    args: tuple,
+    seconds: float,
 ) -> None:
     torch.set_num_threads(1)
     try:
@@ -89,7 +95,7 @@ def _main(
                 store=dist.FileStore(f"{folder}/store", world),
                 rank=rank,
                 world_size=world,
-                timeout=timedelta(seconds=TIMEOUT_SECONDS),
+                timeout=timedelta(seconds=seconds),
             )
         workers = Workers(rank, world, group=dist.group.WORLD if world > 1 else None)
         message = pickle.dumps((None, function(workers, *args)))

@@ -135,7 +135,10 @@ def _steps_in(folder: Path | None) -> list[int]:
 def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     """Return the config of the run in `out`, and those settings that say only where it goes on."""
     if out is None or not (Path(out) / CONFIG).is_file():
-        raise UserError(f"--resume needs --out with the folder of a run: got {out}")
+        raise UserError(
+            f"--resume needs --out with the folder of a run (which has a {CONFIG}): got {out}; a run that was ended before it "
+            "began is started again without --resume"
+        )
     config = load_config(Path(out) / CONFIG)
     changed = flatten(override(config, settings))
     faults = [

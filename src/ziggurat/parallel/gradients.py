@@ -250,9 +250,8 @@ class _Bucket:
         for place, parameter in enumerate(self.parameters):
             if place not in taken:
                 left, parameter.grad = parameter.grad, None
-                taken[place] = (
-                    torch.zeros_like(parameter.detach()) if left is None else left.add_(0)
-                )  # -0 + 0 is 0
+                zeros = torch.zeros_like(parameter.detach())
+                taken[place] = zeros if left is None else left.add_(zeros)  # they count: -0 + 0 is 0
         return Leaf([taken[place] for place in range(len(self.parameters))])
 
 

@@ -57,9 +57,10 @@ class StageCost:
 
 def growing(units: Sequence[Unit], first: int) -> Iterator[tuple[int, StageCost]]:
     """Yield each end of a stage that starts with a unit, and what the stage costs; what several units use counts once."""
+    start = units[first]
     states: set[str] = set()
     seconds = forward_seconds = 0.0
-    state_bytes, kept_bytes = 0, units[first].crossing_bytes
+    state_bytes, kept_bytes = 0, start.crossing_bytes
     for stop, unit in enumerate(itertools.islice(units, first, None), first + 1):
         seconds += unit.seconds
         forward_seconds += unit.forward_seconds
@@ -68,7 +69,6 @@ def growing(units: Sequence[Unit], first: int) -> Iterator[tuple[int, StageCost]
             if name not in states:
                 states.add(name)
                 state_bytes += num_bytes
-        start = units[first]
         yield (
             stop,
             StageCost(start.name, seconds, state_bytes, kept_bytes, start.crossing_bytes, forward_seconds),
