@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from joined import configured, joined
 from test_parity import PAIRWISE, config_of
 from ziggurat.parallel.launch import WorkerSettings, launch
 from ziggurat.start import _train_worker
@@ -32,3 +33,15 @@ def test_a_run_repeats_in_the_same_bits(case, tmp_path):
 @pytest.mark.parametrize("case", PAIRWISE, ids="-".join)
 def test_two_gpus_give_the_bits_of_one(case, tmp_path):
     assert digest_on(1, case, tmp_path / "one") == digest_on(2, case, tmp_path / "two")
+
+
+def peak_of_joining(workers, folder):
+    torch.cuda.reset_peak_memory_stats()
+    whole, training = joined(workers, configured("fsdp=2"), folder)
+    training.close()
+    return torch.cuda.max_memory_allocated() / whole
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_no_gpu_has_the_whole_model_under_fsdp(tmp_path):
+    assert launch(peak_of_joining, (tmp_path,), 2, WorkerSettings(threads=1, device="cuda")) < 0.75

@@ -78,7 +78,7 @@ class _Reaching(nn.Module):
 def test_units_are_modules_whose_weights_are_used_inside() -> None:
     model = _Reaching()
     before = copy.deepcopy(model.state_dict())
-    units = find_units(model, lambda: model(torch.randn(2, 3, 8, 8)), unit_bytes=256)
+    units = find_units(model, (2, 3, 8, 8), unit_bytes=256)
     names = {id(module): name for name, module in model.named_modules()}
     assert sorted(names[id(unit)] for unit in units) == ["frozen", "head.0", "stem"]
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
@@ -95,7 +95,7 @@ def test_weights_that_are_tied_reached_into_frozen_or_unused(plan: str) -> None:
 
 def _steps(workers: Workers, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Train for three steps with AdamW on shards; returns the whole weights."""
-    parallel = ShardedParallel(model, make_mesh(workers, "fsdp=2"), lambda: model(images[:2]), 0)
+    parallel = ShardedParallel(model, make_mesh(workers, "fsdp=2"), (2, 3, 8, 8), 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
     for _ in range(3):
         parallel.start(2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ziggurat.config import (
     DataConfig,
     DecodeConfig,
@@ -17,7 +19,6 @@ from ziggurat.config import (
 )
 from ziggurat.data.formats import open_dataset
 from ziggurat.errors import UserError
-from ziggurat.parallel.workers import Workers
 from ziggurat.report.pictures import draw_examples
 from ziggurat.run import load_run
 from ziggurat.start import start_training
@@ -91,7 +92,7 @@ def draw_scenes(folder: Path) -> str:
     out.mkdir(exist_ok=True)
     count = min(NUM_PICTURES, len(scenes))
     task = make_task(run.model, run.config)
-    pictures = draw_examples(run.model, task, scenes, range(count), run.config, Workers())
+    pictures = draw_examples(run.model, task, scenes, range(count), run.config, torch.device("cpu"))
     for index, picture in enumerate(pictures):
         picture.save(out / f"{scenes.record(index).name}.png")
     is_row = pictures[0].width >= 2 * pictures[0].height  # a comparison of labels

@@ -179,8 +179,8 @@ def evaluate_run(
             f"the data must have the classes of the weights: {config.data.path} has {len(dataset.classes)}, the weights "
             f"{run.model.num_classes}"
         )
-    model = place_model(run.model, workers.device, config.train.channels_last)
     mesh = make_mesh(workers, config.plan)
+    model = place_model(run.model, mesh.home, config.train.channels_last)
     spread_as_configured(model, config, mesh)
     begin = time.perf_counter()
     metrics = evaluate_model(model, make_task(model, config), dataset, config, mesh, progress).metrics

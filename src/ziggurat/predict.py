@@ -113,9 +113,9 @@ def predict_files(
     """
     begin = time.perf_counter()
     images, pictures = _agreed_input(paths, config.data.max_pixels, out, workers)
-    model = place_model(model, workers.device, config.train.channels_last)
     task = task or make_task(model, config)
     mesh = make_mesh(workers, config.plan)
+    model = place_model(model, mesh.home, config.train.channels_last)
     spread_as_configured(model, config, mesh)
     job = _Job(model, task, images, pictures, classes, category_ids, config, mesh, out, progress)
     results, fields = _PREDICT[model.task](job)

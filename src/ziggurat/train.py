@@ -59,7 +59,7 @@ def train(
     """
     mesh = make_mesh(workers, config.plan)
     data = TrainingData(config, mesh)
-    model, weights_report = _build(workers, config, len(data.classes), resume)
+    model, weights_report = _build(mesh.home, config, len(data.classes), resume)
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
@@ -158,8 +158,8 @@ def train(
         phase("report")
         digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
         if workers.is_first and whole:
-            model, board, console = whole.average.to(workers.device), log.board, log.console
-            write_report(folder, evaluation, model, task, data.validation, config, workers, board, console)
+            model, board, console = whole.average.to(mesh.home), log.board, log.console
+            write_report(folder, evaluation, model, task, data.validation, config, mesh.home, board, console)
         outcome.finish_checkpoints(log)
         workers.barrier()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
@@ -174,14 +174,14 @@ def train(
     }
 
 
-def _build(workers: Workers, config: RunConfig, num_classes: int, resume: bool) -> tuple[VisionModel, str]:
-    """Return the model with its first weights, on the worker's device, and what was loaded."""
+def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool) -> tuple[VisionModel, str]:
+    """Return the model with its first weights, on a device, and what was loaded."""
     seed_everything(config.seed)
     model = build_model(config.model, num_classes)
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         report = load_weights(model, config.model.weights).summary()
-    return place_model(model, workers.device, config.train.channels_last).train(), report
+    return place_model(model, home, config.train.channels_last).train(), report
 
 
 def _evaluate(

@@ -5,7 +5,6 @@ import torch
 from faked import CONFIG, FAKES
 
 from fake_detector import BrightSquares, FindSquares, Squares
-from ziggurat.parallel.workers import Workers
 from ziggurat.report.pictures import draw_examples
 from ziggurat.tasks.drawing import draw_caption, draw_comparison
 from ziggurat.tasks.label_drawing import draw_label_comparison
@@ -17,7 +16,11 @@ def same(picture, other):
 
 def examples(task, indices):
     dataset, evaluation, model = FAKES[task](6)
-    return dataset, evaluation.predictions, draw_examples(model, model, dataset, indices, CONFIG, Workers())
+    return (
+        dataset,
+        evaluation.predictions,
+        draw_examples(model, model, dataset, indices, CONFIG, torch.device("cpu")),
+    )
 
 
 def test_detection_draws_what_is_found_and_what_is_there():
@@ -32,7 +35,7 @@ def test_images_that_are_larger_than_a_tile():
     squares = Squares([(200, 150), (64, 64)])
     model = BrightSquares()
     model.task = "detect"
-    (picture,) = draw_examples(model, FindSquares(), squares, [0], CONFIG, Workers())
+    (picture,) = draw_examples(model, FindSquares(), squares, [0], CONFIG, torch.device("cpu"))
     assert picture.size == (150 * 2, 200 * 2)
     assert squares.decoded == [0, 0]  # nothing else is looked at
 

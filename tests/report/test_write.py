@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ziggurat.data.batch import Objects
 from ziggurat.evaluate import Evaluation, ground_truth
-from ziggurat.parallel.workers import Workers
 from ziggurat.report import write_report
 from ziggurat.tasks.coco_metric import coco_metrics
 from ziggurat.tasks.detections import Detections
@@ -25,7 +24,9 @@ def report(folder, dataset, evaluation, model, board=None):
     board = board or Board()
     folder.mkdir(exist_ok=True)
     write_history(folder, num_steps=30)
-    files = write_report(folder, evaluation, model, model, dataset, CONFIG, Workers(), board, console)
+    files = write_report(
+        folder, evaluation, model, model, dataset, CONFIG, torch.device("cpu"), board, console
+    )
     return files, board, console.file.getvalue()
 
 

@@ -44,12 +44,13 @@ from ziggurat.data.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.allocator import give_back_freed_memory
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.plans.level_training import place_for_inference
 from ziggurat.plans.mesh import Mesh
 from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
-from ziggurat.plans.sharded import drop_gathered
-from ziggurat.plans.sharded_training import blank_images, shard_for_inference
+from ziggurat.plans.sharded import drop_gathered, shard_units
+from ziggurat.plans.sharded_training import blank_images
 from ziggurat.plans.tensor_parallel import TensorParallel
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ def spread_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> N
     model.eval()
     spec = image_spec(shape, compute.channels_last, mesh)
     if mesh.is_sharded:
-        shard_for_inference(model, (1, *shape[1:]), config, mesh, forward.autocast)
+        shard_units(model, mesh, (1, *shape[1:]), config.pipeline.unit_bytes)
     elif mesh.tp.size > 1:
         TensorParallel(model, spec, mesh.tp, config.tensor.min_width).require_splits(config.model.name)
     elif mesh.lp.size > 1:
@@ -129,6 +130,7 @@ def spread_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> N
     else:
         stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
     model.train(was_training)
+    give_back_freed_memory()  # of what other workers keep
 
 
 @dataclass(frozen=True)

@@ -96,14 +96,20 @@ class Workers:
     def copy_from_first(self, tensors: list[Tensor]) -> None:
         """Overwrite each tensor with the first worker's.
 
+        Args:
+            tensors: On the worker's device, or in the CPU's memory: then one at a time is on the device, too.
+
         Communication: one broadcast for each tensor.
         """
         if self.group is None:
             return
         source = dist.get_global_rank(self.group, 0)
         for tensor in tensors:
+            there = tensor.to(self.device)  # itself, where it is there already
             with waiting():
-                dist.broadcast(tensor, src=source, group=self.group)
+                dist.broadcast(there, src=source, group=self.group)
+            if there is not tensor:
+                tensor.copy_(there)
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
         """Return the sums of whole numbers over all workers, on every worker.

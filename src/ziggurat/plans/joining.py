@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ziggurat.config import RunConfig
+from ziggurat.parallel.allocator import give_back_freed_memory
 from ziggurat.plans.data_training import DataTraining
 from ziggurat.plans.kept_costs import COSTS
 from ziggurat.plans.kept_cut import CUTS
@@ -38,16 +39,21 @@ def join_training(
         compute: A context in which the model computes.
         folder: Of the run.
     """
-    if mesh.is_sharded:
-        return ShardedTraining(state, make_optimizer, mesh, config, compute)
     train, side = config.train, config.data.crop
     spec = image_spec((train.batch_size // train.microbatches, 3, side, side), train.channels_last, mesh)
-    if mesh.tp.size > 1:
-        return TensorTraining(state, make_optimizer, spec, mesh, config)
-    if mesh.lp.size > 1:
-        return LevelTraining(state, spec, mesh, compute, folder / COSTS)
-    if mesh.pp.size == 1:
-        return DataTraining(state, mesh)
-    return PipelineTraining(
-        state, make_optimizer, spec, mesh, config.pipeline, train.microbatches, compute, folder / CUTS
-    )
+    joined: Training
+    if mesh.is_sharded:
+        joined = ShardedTraining(state, make_optimizer, mesh, config, compute)
+    elif mesh.tp.size > 1:
+        joined = TensorTraining(state, make_optimizer, spec, mesh, config)
+    elif mesh.lp.size > 1:
+        joined = LevelTraining(state, spec, mesh, compute, folder / COSTS)
+    elif mesh.pp.size > 1:
+        kept = folder / CUTS
+        joined = PipelineTraining(
+            state, make_optimizer, spec, mesh, config.pipeline, train.microbatches, compute, kept
+        )
+    else:
+        joined = DataTraining(state, mesh)
+    give_back_freed_memory()  # of what other workers keep
+    return joined

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -60,6 +61,11 @@ class Mesh:
     def network(self) -> Workers:
         """Those that compute other parts of the network for the same part of the same images: of pp or lp."""
         return self.lp if self.lp.size > 1 else self.pp
+
+    @property
+    def home(self) -> torch.device:
+        """Where a whole model lies until it is spread over workers: under fsdp it need not fit a device."""
+        return torch.device("cpu") if self.is_sharded else self.workers.device
 
     @property
     def turn(self) -> tuple[int, int]:

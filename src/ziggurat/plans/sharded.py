@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class ShardedParallel(Leaves):
         model: Its weights are made those of the first worker, and sharded: parameters become `DTensor`. A model that is
             sharded already stays as it is.
         mesh: All workers; they call this together.
-        forward: Runs the model once, so that its units are found.
+        shape: Of images that the model takes, whole, ``(B, C, H, W)``: its units are found with them.
         unit_bytes: Of the smallest unit's parameters, see `find_units`.
 
     Raises:
@@ -54,9 +54,9 @@ class ShardedParallel(Leaves):
         reduce-scattered: three times the bytes of the weights, over all workers.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, forward: Callable[[], object], unit_bytes: int) -> None:
+    def __init__(self, model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: int) -> None:
         super().__init__(mesh.dp, mesh.sp)
-        shard_units(model, mesh, forward, unit_bytes)
+        shard_units(model, mesh, shape, unit_bytes)
         self.model = model
         self.statistics = RunningStatistics(model, mesh.dp)
         self.num_idle = 0
@@ -94,14 +94,19 @@ class ShardedParallel(Leaves):
         """Do nothing: the model stays sharded."""
 
 
-def shard_units(model: nn.Module, mesh: Mesh, forward: Callable[[], object], unit_bytes: int) -> None:
-    """Spread the weights of a model over all workers, by the units that are found; see `ShardedParallel`."""
+def shard_units(model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: int) -> None:
+    """Spread the weights of a model over all workers, by the units that are found; see `ShardedParallel`.
+
+    Placement:
+        Before, all weights of every worker may lie in the CPU's memory; after, its rows are on its device, where there
+        never is more of them than these and one unit.
+    """
     if isinstance(model, FSDPModule):
         return
     mesh.workers.copy_from_first(list(model.state_dict().values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
-        units = find_units(model, forward, unit_bytes)
+        units = find_units(model, shape, unit_bytes)
     shard(model, mesh, units)
 
 

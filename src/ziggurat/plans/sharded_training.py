@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -69,10 +68,10 @@ class ShardedTraining(ShardedParallel, Training):
         self.channels_last = train.channels_last
         self.hollow = hollow_copy(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        super().__init__(model, mesh, partial(self._run_blank, model), config.pipeline.unit_bytes)
+        super().__init__(model, mesh, self.shape, config.pipeline.unit_bytes)
         shard_moments(optimizer, names, dict(model.named_parameters()))
         if average is not model:
-            shard_units(average, mesh, partial(self._run_blank, average), config.pipeline.unit_bytes)
+            shard_units(average, mesh, self.shape, config.pipeline.unit_bytes)
 
     def loss_leaves(self, work: PassWork) -> list[Tensor]:
         """Run forward and backward of this worker's microbatches; then keep other workers company.
@@ -164,27 +163,6 @@ class ShardedTraining(ShardedParallel, Training):
     def _gradients(self) -> list[Tensor]:
         """Return this worker's rows of every gradient."""
         return [local(p.grad) for p in self.model.parameters() if p.grad is not None]
-
-
-def shard_for_inference(
-    model: nn.Module, shape: tuple[int, int, int, int], config: RunConfig, mesh: Mesh, compute: Compute
-) -> None:
-    """Spread the weights of a model over all workers for evaluation or prediction.
-
-    Args:
-        model: With all its weights, in evaluation mode; each worker keeps its rows.
-        shape: Of a batch of tiles; one is enough.
-        config: Of the run.
-        mesh: All workers; they call this together.
-        compute: A context in which the model computes.
-    """
-    images = blank_images(shape, config.train.channels_last, mesh)
-
-    def forward() -> None:
-        with compute():
-            model(images)
-
-    shard_units(model, mesh, forward, config.pipeline.unit_bytes)
 
 
 def blank_images(shape: tuple[int, int, int, int], channels_last: bool, mesh: Mesh) -> Tensor:

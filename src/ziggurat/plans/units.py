@@ -13,13 +13,18 @@ Of these the smallest that have enough bytes are taken. What remains is the root
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from ziggurat.parallel.hollow import hollow_copy
+
+# What PyTorch and a network's own code raise on tensors without values, and what a copy may.
+WITHOUT_VALUES = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 class _Uses(TorchFunctionMode):
@@ -83,35 +88,57 @@ def _flat(values: list[Any]) -> Iterator[Any]:
             yield value
 
 
-def find_units(model: nn.Module, forward: Callable[[], object], unit_bytes: int) -> list[nn.Module]:
+def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[nn.Module]:
     """Return the modules that are sharded each as one piece, inner ones first; the model itself is not among them.
+
+    What is observed is a copy without memory; the model itself, on black images, only where what it computes depends on
+    values, or where it cannot be copied.
 
     Args:
         model: With whole weights. Buffers and random numbers are as before afterwards.
-        forward: Runs the model once, in its present mode.
+        shape: Of images that it takes, ``(B, C, H, W)``.
         unit_bytes: Parameters of the smallest unit.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)))
-        >>> find_units(model, lambda: model(torch.ones(1, 4)), unit_bytes=200)
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)))
+        >>> find_units(model, (1, 3, 4, 4), unit_bytes=200)
         [Sequential(
-          (0): Linear(in_features=4, out_features=8, bias=True)
-          (1): Linear(in_features=8, out_features=4, bias=True)
+          (0): Conv2d(4, 8, kernel_size=(1, 1), stride=(1, 1))
+          (1): Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1))
         )]
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    uses = _Uses(model)
-    with torch.no_grad(), torch.random.fork_rng(), uses.watch():
-        forward()
-    for buffer, before in buffers:
-        buffer.data.copy_(before)
+    uses = _uses_of_hollow(model, shape) or _uses_of(model, shape)
+    twins = dict(zip(model.modules(), uses.model.modules(), strict=True))
     units: list[nn.Module] = []
     taken: set[int] = set()
-    for module in reversed(list(model.modules())):  # parts come before what they are parts of
+    for module, twin in reversed(twins.items()):  # parts come before what they are parts of
         mine = [p for p in module.parameters() if id(p) not in taken]
-        is_closed = all(module in uses.during.get(id(p), {module}) for p in module.parameters())
+        is_closed = all(twin in uses.during.get(id(p), {twin}) for p in twin.parameters())
         size = sum(p.numel() * p.element_size() for p in mine)
-        if module is not model and uses.calls[module] == 1 and is_closed and size >= unit_bytes:
+        if module is not model and uses.calls[twin] == 1 and is_closed and size >= unit_bytes:
             units.append(module)
             taken |= {id(p) for p in mine}
     return units
+
+
+def _uses_of_hollow(model: nn.Module, shape: Sequence[int]) -> _Uses | None:
+    """Return what a copy without memory uses, or None if it cannot be had or run."""
+    try:
+        uses = _Uses(hollow_copy(model).float())  # of one type, as it has no values that could overflow
+        with torch.device("meta"), torch.no_grad(), torch.random.fork_rng(), uses.watch():
+            uses.model(torch.empty(*shape))
+    except WITHOUT_VALUES:
+        return None
+    return uses
+
+
+def _uses_of(model: nn.Module, shape: Sequence[int]) -> _Uses:
+    """Return what a model uses."""
+    uses = _Uses(model)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    with torch.no_grad(), torch.random.fork_rng(), uses.watch():
+        model(torch.zeros(*shape, dtype=like.dtype, device=like.device))
+    for buffer, before in buffers:
+        buffer.data.copy_(before)
+    return uses

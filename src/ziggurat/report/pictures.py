@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,17 +36,17 @@ def draw_examples(
     dataset: Dataset,
     indices: Sequence[int],
     config: RunConfig,
-    workers: Workers,
+    device: torch.device,
 ) -> list[Image.Image]:
     """Run a model on some images of a data set, and draw its predictions and the truth.
 
     Args:
-        model: On the worker's device.
+        model: Is run by this worker alone.
         task: The task of the model.
         dataset: With the labels of the model.
         indices: Of the images.
         config: Of the run.
-        workers: Says the device; this worker computes alone, and no other need call this.
+        device: Where the model is.
 
     Returns:
         A picture for each index: found boxes in colour with the annotated ones in white; the predicted class in the
@@ -54,7 +55,7 @@ def draw_examples(
     Raises:
         UserError: Listing each image that cannot be decoded.
     """
-    alone = make_mesh(Workers(device=workers.device))
+    alone = make_mesh(Workers(device=device))
     images = _Chosen(dataset, tuple(indices))
     if model.task == "detect":
         found = detect_as_configured(model, task, images, config, alone)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -15,7 +16,6 @@ from ziggurat.config import RunConfig, Task
 from ziggurat.data.dataset import Dataset
 from ziggurat.evaluate import Evaluation
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.workers import Workers
 from ziggurat.report.findings import Findings, numbers, study
 from ziggurat.report.history import read_history
 from ziggurat.report.pictures import draw_examples
@@ -47,7 +47,7 @@ def write_report(
     task: Any,
     dataset: Dataset | None,
     config: RunConfig,
-    workers: Workers,
+    device: torch.device,
     board: Board,
     console: Console,
 ) -> dict[str, str]:
@@ -60,11 +60,11 @@ def write_report(
     Args:
         folder: Of the run; holds its ``metrics.jsonl``.
         evaluation: Of `model` on `dataset`.
-        model: On the worker's device; is run again, on the images that are shown.
+        model: Is run again, by this worker alone, on the images that are shown.
         task: The task of the model.
         dataset: What was evaluated on; None if nothing was.
         config: Of the run.
-        workers: Only the first one calls this; it computes alone.
+        device: Where the model is.
         board: Shows the pictures too.
         console: Where the table is printed.
 
@@ -80,7 +80,7 @@ def write_report(
     pictures: dict[str, Image.Image] = {}
     if dataset is not None and evaluation.predictions is not None and len(dataset):
         findings = study(evaluation, dataset)
-        examples = _Examples(model, task, dataset, config, workers, findings)
+        examples = _Examples(model, task, dataset, config, device, findings)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
         pictures["best"] = examples.draw(best, "Best predictions")
         pictures["worst"] = examples.draw(worst, "Worst predictions")
@@ -118,14 +118,14 @@ class _Examples:
     task: Any
     dataset: Dataset
     config: RunConfig
-    workers: Workers
+    device: torch.device
     findings: Findings
 
     def draw(self, indices: list[int], title: str) -> Image.Image:
         """Return a sheet of predictions; one image after another, as images may be large."""
         pictures: list[Image.Image] = []
         for index in indices:
-            one = draw_examples(self.model, self.task, self.dataset, [index], self.config, self.workers)
+            one = draw_examples(self.model, self.task, self.dataset, [index], self.config, self.device)
             pictures += map(reduce_picture, one)
         named = [
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -216,8 +215,8 @@ def _run_model(model: nn.Module, trial: Trial, index: int, mesh: Mesh) -> tuple[
 
 def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> DataParallel | OwnLoop | ShardedParallel:
     if mesh.is_sharded:
-        forward = partial(_run_model, model, trial, 0, mesh)
-        return ShardedParallel(model, mesh, forward, trial.config.pipeline.unit_bytes)
+        with KeepFloat64():
+            return ShardedParallel(model, mesh, trial.pieces()[0].shape, trial.config.pipeline.unit_bytes)
     several = len(trial.pieces()) > 1
     return DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)
 
