@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 
@@ -45,6 +46,21 @@ def test_every_name_is_known() -> None:
     assert sum(name.startswith("timm:") for name in names) >= 150
     for name in names:
         check_name(name)
+
+
+def test_a_network_that_is_ended_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether time ran out or the kernel killed it: what was exact until then does not count."""
+
+    def die_at_the_second(self: Case, *_: object) -> tuple[int, ...]:
+        if self.plan == "sp=3":
+            os._exit(1)
+        return (1, 3, 32, 32)
+
+    monkeypatch.setattr(Case, "shape", die_at_the_second)
+    outcome = run_network("short", SHORT[0], [Case("sp=2"), Case("sp=3")])
+    assert [case["verdict"] for case in outcome.cases.values()] == ["exact"]
+    assert outcome.verdict == "failed"
+    assert "after 1 of 2 plans" in outcome.why
 
 
 def test_what_is_not_exact_says_why() -> None:

@@ -36,7 +36,7 @@ SIZES_OF = {
 }
 STAGE_SIZE = (64, 64)
 # its maps keep the size of the images for a third of its layers: eight workers with batches of 96 pixels need 50 GB
-HEAVY = ("pyramidnet-164-270-bottleneck",)
+HEAVY = {"pyramidnet-164-270-bottleneck": (32, 32)}  # the size that it was made for
 FRAMES = 5
 FRAMES_OF = {"torchvision:s3d": 16}  # it pools pairs of frames after three halvings
 BATCH = 3  # a batch norm of two values gives 1 and -1 whatever they are: its gradient is rounding
@@ -78,8 +78,9 @@ class Case:
         only = getattr(model, "only_size", None)
         sizes = SIZES_OF.get(name, SIZES)
         sizes = sizes | {"small": STAGE_SIZE if sizes is SIZES else sizes["square"]}
-        size = "small" if several and name in HEAVY else self.size
-        rows, columns = (only, only) if only else sizes[size]
+        if several and name in HEAVY:
+            sizes = sizes | {"square": HEAVY[name]}
+        rows, columns = (only, only) if only else sizes[self.size]
         if family.endswith("video"):
             return (several or 1, 3, FRAMES_OF.get(name, FRAMES), rows // 2, columns // 2)
         return (batch, 3, rows, columns)

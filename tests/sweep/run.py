@@ -49,7 +49,7 @@ class Outcome:
         name: As ``ziggurat verify`` takes it.
         verdict: ``exact``; ``rounding`` (a bound is broken, by as much as rounding moves the step on one worker);
             ``wrong`` (a bound is broken); ``raised`` (an operation is unsupported); ``failed`` (it
-            ends by another error under a plan); ``not built`` (it does not run on one worker either).
+            ends by another error under a plan, or before its last plan); ``not built`` (it does not run on one worker either).
         why: Of everything but ``exact``.
         error: The largest relative error of all plans.
         size: Where the network takes one size only.
@@ -86,6 +86,9 @@ def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 12
         process.join()
         receive.close()
     outcome.seconds = round(time.monotonic() - begin, 1)
+    if len(outcome.cases) < len(cases) and outcome.verdict not in ("wrong", "failed", "not built"):
+        outcome.verdict = "failed"
+        outcome.why = f"it ended after {len(outcome.cases)} of {len(cases)} plans, {outcome.seconds:.0f} of {limit:.0f} s"
     return outcome
 
 

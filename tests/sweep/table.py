@@ -10,6 +10,7 @@ from importlib.metadata import version
 from sweep.cases import (
     AXES,
     BATCH,
+    HEAVY,
     MICROBATCH,
     MOST_MICROBATCHES,
     SIZES,
@@ -27,7 +28,7 @@ VERDICTS = {
     "raised": "an operation is refused, with its name: nothing is computed",
     "rounding": "an error is above 1e-10, and no more than twice what rounding in other ways does to the step on one worker",
     "wrong": "an error is above that",
-    "failed": "it ends by another error, or not in time",
+    "failed": "it ends by another error, or before all plans were tried, for want of time or memory",
     "not built": "it does not run on one worker either; not counted",
 }
 MOST_WORDS = 240
@@ -81,7 +82,9 @@ PRODUCTS = Kind(
     "Networks under all axes",
     "axes-models",
     axis_cases,
-    f"at {_size(SIZES['square'])} with {2 * MICROBATCH - 1} images in two microbatches, on one worker and under "
+    f"at {_size(SIZES['square'])} ("
+    + ", ".join(f"{name}, for want of memory: {_size(size)}" for name, size in HEAVY.items())
+    + f") with {2 * MICROBATCH - 1} images in two microbatches, on one worker and under "
     + ", ".join(f"`{plan}`" for plan in AXES),
     of_each_axis(),
 )
@@ -113,6 +116,8 @@ def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = 
         *[f"- {name}: {text}" for name, text in VERDICTS.items()],
         *([f"- {num_missing} networks of the list have not been run yet"] if num_missing else []),
         "",
+        *_by_plan(rows),
+        "",
         *_by_family(rows),
         "",
         *_not_exact(rows),
@@ -125,13 +130,22 @@ def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = 
     return "\n".join(lines) + "\n"
 
 
+def _by_plan(rows: list[Outcome]) -> list[str]:
+    cases = [(key.split()[0], case["verdict"]) for row in rows for key, case in row.cases.items()]
+    return _counted("plan", cases)
+
+
 def _by_family(rows: list[Outcome]) -> list[str]:
-    families = list(dict.fromkeys(row.family for row in rows))
-    lines = ["| family | networks | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
-    for family in families:
-        counts = Counter(row.verdict for row in rows if row.family == family)
+    return _counted("family", [(row.family, row.verdict) for row in rows])
+
+
+def _counted(what: str, verdicts: list[tuple[str, str]]) -> list[str]:
+    """Return a table of how often each verdict was given to whom."""
+    lines = [f"| {what} | networks | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
+    for name in dict.fromkeys(name for name, _ in verdicts):
+        counts = Counter(verdict for one, verdict in verdicts if one == name)
         cells = [str(counts[verdict] or "") for verdict in VERDICTS]
-        lines.append(f"| {family} | {sum(counts.values())} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {sum(counts.values())} | {' | '.join(cells)} |")
     return lines
 
 
