@@ -109,6 +109,15 @@ def test_pairs_are_found() -> None:
     assert pairs_of(model) == [("hidden", "odd"), ("classes", "")]
 
 
+@pytest.mark.parametrize(("after", "is_split"), [(nn.Identity, True), (nn.Softmax, False)])
+def test_classes_may_pass_through_identities(after: type[nn.Module], is_split: bool) -> None:
+    pooling = [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
+    model = nn.Sequential(
+        *pooling, nn.Linear(4, 6), nn.Sequential(after(), nn.Identity())
+    )  # as timm's heads are
+    assert (("3", "") in pairs_of(model)) == is_split
+
+
 def test_pairs_with_much_between_are_found() -> None:
     model = Between()
     assert pairs_of(model) == [("stem", "out"), ("other", "last"), ("classes", "")]

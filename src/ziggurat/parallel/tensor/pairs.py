@@ -3,8 +3,8 @@
     first (columns) ──> norm, activation, depthwise convolution, pooling, dropout ──> second (rows)
 
 Everything between computes each channel by itself, and its only consumer is the next. A layer that is called several
-times (a head, on every level) must be followed by the same layers each time. Of a network's last linear layer the
-classes can be split.
+times (a head, on every level) must be followed by the same layers each time. Of a network's last linear layer, which
+identities may follow, the classes can be split.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class _Search:
         while True:
             users = self.users.get(value, [])
             if value in self.outputs:
-                return ("",) if not names and not users else None
+                passed_on = all(type(self.layers[name]) is nn.Identity for name in names)
+                return ("",) if passed_on and not users else None
             if len(users) != 1:
                 return None
             call = self.graph.calls[users[0]]
