@@ -1,4 +1,4 @@
-"""Every model of ours lists the plan sp: its outputs on bands are those of one worker, in training and evaluation.
+"""Every model of ours on bands: its outputs are those of one worker, in training and evaluation.
 
 In float64, at sizes that are no multiples; the gradients of whole steps are compared in tests/plans.
 """

@@ -27,18 +27,30 @@ PYRAMIDNETS = (
 ENCODERS = ("resnet34", "mobilenet_v2")
 TRANSFORMERS = ("vit_tiny_patch16_224", "vit_base_patch16_224")  # what the decoder dpt takes
 NUM_CLASSES = {"detect": 80, "classify": 1000, "segment": 21}  # COCO, ImageNet, VOC
-PLANS = ["dp", "sp", "pp"]  # of every model here: tests compare each with one worker's
+PLANS = ["dp", "sp", "pp", "tp", "fsdp"]  # of every model here
+MULTI_BRANCH = ("pnn", "hrnet")  # backbones and classifiers whose branches lp computes at the same time
 
 
 def list_models(text: str = "") -> Iterator[dict[str, Any]]:
     """Yield ``name``, ``task``, ``parameters`` and ``plans`` of each model whose name holds `text`.
 
-    The models are built without memory for their weights; the number of classes is that of COCO, ImageNet or VOC.
+    The models are built without memory for their weights; the number of classes is that of COCO, ImageNet or VOC. Any
+    axis of a product may be refused for images that are too small for it.
     """
     for name in model_names():
         if text in name:
             parameters = sum(parameter.numel() for parameter in _build(name).parameters())
-            yield {"name": name, "task": task_of(name), "parameters": parameters, "plans": PLANS}
+            yield {"name": name, "task": task_of(name), "parameters": parameters, "plans": plans_of(name)}
+
+
+def plans_of(name: str) -> list[str]:
+    """Return the axes of a plan that a listed model can be spread over.
+
+    ``lp`` is for networks with branches by their form: heads on the levels of a pyramid, image pyramids, HRNet. It takes
+    any other whose branches are large enough when they are measured.
+    """
+    has_branches = task_of(name) == "detect" or any(kind in name for kind in MULTI_BRANCH)
+    return [*PLANS, "lp"] if has_branches else list(PLANS)
 
 
 def model_names() -> list[str]:

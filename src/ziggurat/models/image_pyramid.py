@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -43,7 +44,7 @@ def gaussian_pyramid(images_BCHW: Tensor, num_levels: int) -> list[Tensor]:
     if num_levels < 1:
         raise ValueError(f"an image pyramid must have a level at least: got num_levels {num_levels}")
     levels = [images_BCHW]
-    with torch.autocast(images_BCHW.device.type, enabled=False):
+    with _in_own_type(images_BCHW):
         for _ in range(num_levels - 1):
             levels.append(reduce_image(levels[-1]))
     return levels
@@ -60,7 +61,7 @@ def laplacian_pyramid(images_BCHW: Tensor, num_levels: int) -> list[Tensor]:
         From the finest to the coarsest, in the sizes of `gaussian_pyramid`; `collapse` restores the images.
     """
     levels = gaussian_pyramid(images_BCHW, num_levels)
-    with torch.autocast(images_BCHW.device.type, enabled=False):
+    with _in_own_type(images_BCHW):
         details = [
             fine - expand_image(coarse, fine.shape[-2], fine.shape[-1]) for fine, coarse in pairwise(levels)
         ]
@@ -70,7 +71,7 @@ def laplacian_pyramid(images_BCHW: Tensor, num_levels: int) -> list[Tensor]:
 def collapse(levels: list[Tensor]) -> Tensor:
     """Return the images whose `laplacian_pyramid` the levels are, shape ``(B, C, H, W)``."""
     images = levels[-1]
-    with torch.autocast(images.device.type, enabled=False):
+    with _in_own_type(images):
         for detail in reversed(levels[:-1]):
             images = detail + expand_image(images, detail.shape[-2], detail.shape[-1])
     return images
@@ -99,6 +100,13 @@ def expand_image(coarse_BChw: Tensor, height: int, width: int) -> Tensor:
     """
     repeated = functional.interpolate(coarse_BChw, scale_factor=2.0, mode="nearest")[..., :height, :width]
     return _blur(functional.pad(repeated, (1, 2, 1, 2), mode="replicate"), EXPAND_TAPS, stride=1)
+
+
+def _in_own_type(images: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast, which the meta device has not."""
+    device = images.device.type
+    is_available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if is_available else nullcontext()
 
 
 def _blur(padded_BCHW: Tensor, taps: tuple[float, ...], stride: int) -> Tensor:
