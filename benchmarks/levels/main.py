@@ -1,0 +1,183 @@
+"""What is to be had from parallel branches: one worker of one thread, ``lp=2`` and ``sp=2`` take the same step in turns.
+
+All run inside the same two processes, so that each ratio is of one moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ziggurat.config import RunConfig, override
+from ziggurat.models.build import build_model
+from ziggurat.models.vision import place_model
+from ziggurat.parallel.launch import WorkerSettings, launch
+from ziggurat.parallel.pipeline.graph import tensors_in
+from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.spatial import SpatialTensor, cut
+from ziggurat.parallel.workers import Workers
+from ziggurat.plans.data_parallel import DataParallel
+from ziggurat.plans.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.plans.mesh import make_mesh
+
+WORLD = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step in two microbatches.
+
+    Attributes:
+        name: The model.
+        images: Of a microbatch.
+        side: Rows and columns of an image.
+        num_classes: Classes.
+    """
+
+    name: str
+    images: int
+    side: int
+    num_classes: int
+
+    def model(self) -> Any:
+        """Return the network, the same on every worker, channels-last, in training."""
+        torch.manual_seed(0)
+        config = override(RunConfig(), {"model.name": self.name})
+        return place_model(build_model(config.model, self.num_classes), torch.device("cpu"), True).train()
+
+    def microbatches(self) -> list[Tensor]:
+        """Return the images, channels-last."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (self.images, 3, self.side, self.side)
+        made = [torch.rand(shape, generator=generator) for _ in range(2)]
+        return [one.contiguous(memory_format=torch.channels_last) for one in made]
+
+
+CASES = {
+    "pnn, 8 images of 256": Case("pnn", 8, 256, 1000),
+    "fcos-pnn, 2 images of 320": Case("fcos-pnn", 2, 320, 80),
+    "fcos-hrnet_w18-fpn, 1 image of 320": Case("fcos-hrnet_w18-fpn", 1, 320, 80),
+    "fcos-resnet18-fpn, 2 images of 320": Case("fcos-resnet18-fpn", 2, 320, 80),
+}
+
+
+def loss_of(outputs: Any, index: int) -> Tensor:
+    """Return a loss that costs next to nothing: the mean square of every output."""
+    total: Any = sum(tensor.float().square().mean() for tensor in tensors_in(outputs))
+    return total.local if isinstance(total, SpatialTensor) else total  # type: ignore[no-any-return]
+
+
+class Alone:
+    """The step of one worker; or of workers that share each image, which take its bands."""
+
+    def __init__(self, case: Case, workers: Workers, plan: str) -> None:
+        self.model, self.images = case.model(), case.microbatches()
+        self.mesh = make_mesh(workers, plan)
+        self.parallel = DataParallel(self.model, self.mesh.dp, self.mesh.sp)
+
+    def __call__(self) -> None:
+        """Take a step."""
+        self.parallel.start(len(self.images))
+        for index in self.parallel.mine:
+            with self.parallel.leaf(index):
+                images = self.images[index]
+                given = images if self.mesh.spatial is None else cut(images, self.mesh.spatial)
+                loss_of(self.model(given), index).backward()
+        self.parallel.finish_gradients()
+        self.parallel.finish_statistics()
+
+
+class ByBranches:
+    """The step under ``lp=2``."""
+
+    def __init__(self, case: Case, workers: Workers) -> None:
+        model, self.images = case.model(), case.microbatches()
+        mesh, skeleton, spec = make_mesh(workers, f"lp={WORLD}"), Skeleton(model), spec_of(self.images[0])
+        costs = agree_on_costs(model, skeleton, spec, mesh)
+        self.parallel = LevelParallel(model, skeleton, costs, mesh)
+        self.placement = self.parallel.pipeline.pieces_of(spec).placement
+
+    def __call__(self) -> None:
+        """Take a step."""
+        self.parallel.start(len(self.images))
+        self.parallel.step(Work(len(self.images), self.images.__getitem__, loss_of))
+        self.parallel.finish_gradients()
+        self.parallel.finish_statistics()
+
+
+def run(workers: Workers, case: Case, warm_up: int, rounds: int) -> dict[str, Any]:
+    """Time all in turns, in alternating order; every worker returns the figures of all."""
+    warnings.simplefilter("ignore")  # the networks' own
+    alone, branches = Alone(case, Workers(), "dp=1"), ByBranches(case, workers)
+    actions: dict[str, Callable[[], object]] = {
+        "alone": lambda: alone() if workers.is_first else None,
+        "lp": branches,
+        "sp": Alone(case, workers, f"sp={WORLD}"),
+        "apart": alone,
+    }
+    taken = []
+    for number in range(warm_up + rounds):
+        seconds = {}
+        for name in list(actions)[:: -1 if number % 2 else 1]:
+            workers.barrier()
+            begin = time.perf_counter()
+            actions[name]()
+            workers.barrier()
+            seconds[name] = time.perf_counter() - begin
+        if number >= warm_up:
+            taken.append(seconds)
+    of_all = workers.gather(taken)
+    worst = [{name: max(one[name] for one in each) for name in actions} for each in zip(*of_all, strict=True)]
+    ratios = {
+        "speed-up of lp=2": [one["alone"] / one["lp"] for one in worst],
+        "speed-up of sp=2": [one["alone"] / one["sp"] for one in worst],
+        "two that exchange nothing": [2 * one["alone"] / one["apart"] for one in worst],
+    }
+    placement = branches.placement
+    return {
+        "case": vars(case),
+        "bound": placement.bound,
+        "shares": [seconds / sum(placement.seconds) for seconds in placement.seconds],
+        "seconds_alone": statistics.median(one["alone"] for one in worst),
+        "ratios": {name: (statistics.median(v), min(v), max(v)) for name, v in ratios.items()},
+    }
+
+
+def main() -> None:
+    """Measure every case, print the figures and write results.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    options = parser.parse_args()
+    results = json.loads(options.out.read_text())["results"] if options.out.is_file() else {}
+    for name in options.cases:
+        arguments = (CASES[name], options.warm_up, options.rounds)
+        found = results[name] = launch(run, arguments, WORLD, WorkerSettings(1, "cpu"))
+        print(f"{name}: bound {found['bound']:.2f}, {found['seconds_alone']:.2f} s alone", flush=True)
+        for what, (middle, low, high) in found["ratios"].items():
+            print(f"   {what}: {middle:.2f} ({low:.2f}-{high:.2f})", flush=True)
+    result = {
+        "torch": torch.__version__,
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "warm_up": options.warm_up,
+        "results": results,
+    }
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
