@@ -34,8 +34,8 @@ sweep: setup     ## the long tests: every combination that make test takes a sel
 	$(BIN)/python -m pytest -m slow
 	rm -f docs/spatial-models.json docs/pipeline-models.json docs/axes-models.json
 	$(BIN)/python tests/sweep/main.py
-	$(BIN)/python tests/sweep/main.py --kind stages --limit 400
-	$(BIN)/python tests/sweep/main.py --kind axes --limit 900
+	$(BIN)/python tests/sweep/main.py --kind stages --limit 900
+	$(BIN)/python tests/sweep/main.py --kind axes --limit 1800
 
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults

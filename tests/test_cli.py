@@ -178,6 +178,9 @@ def test_models_lists_what_can_be_built(capfd):
         f"fcos-resnet18-{neck}" for neck in ("fpn", "pafpn", "bifpn")
     ]
     assert result["models"][0]["parameters"] > 11e6
+    assert result["models"][0]["plans"] == ["dp", "sp", "pp", "tp", "fsdp", "lp"]
+    assert main(["models", "--filter", "nonsense"]) == 0
+    assert "no listed model's name holds 'nonsense'" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

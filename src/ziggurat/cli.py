@@ -275,4 +275,6 @@ def _models(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
         if not options.json:
             plans = ", ".join(row["plans"])
             print(f"{row['name']:45} {row['task']:8} {row['parameters'] / 1e6:8.1f} M  {plans}", flush=True)
+    if not rows and not options.json:
+        print(f"no listed model's name holds '{options.filter}': without --filter all are listed")
     return DONE, {"models": rows}

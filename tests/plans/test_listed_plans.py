@@ -35,13 +35,21 @@ def test_weights_are_split_and_sharded(name: str) -> None:
     model = built(name, "meta")
     side = max(64, getattr(model, "size_multiple", 1))
     graph = Skeleton(model).record(spec_of(torch.empty(2, 3, side, side)))
-    assert {"tp", "fsdp"} <= set(plans_of(name))
+    assert {"dp", "sp", "pp", "tp", "fsdp"} <= set(plans_of(name))
     assert find_pairs(graph, model, 2, WIDTH_OF.get(name, CONFIG.tensor.min_width))
     assert find_units(model, (2, 3, side, side), CONFIG.pipeline.unit_bytes)
 
 
+BRANCHED = [
+    "timm:hrnet_w18",
+    "atss-convnext_tiny-fpn",
+    "fcos-swin_tiny_patch4_window7_224-fpn",
+    "retinanet-pnn",
+]
+
+
 @pytest.mark.parametrize(
-    "name", ["fcos-resnet18-fpn", "pnn", pytest.param("timm:hrnet_w18", marks=pytest.mark.slow)]
+    "name", ["fcos-resnet18-fpn", "pnn", *(pytest.param(n, marks=pytest.mark.slow) for n in BRANCHED)]
 )
 def test_branches_are_placed(name: str) -> None:
     model = built(name, "cpu")
