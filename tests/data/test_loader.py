@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import pytest
 import torch
@@ -86,6 +87,30 @@ def test_closing_ends_the_loader_processes() -> None:
     assert len(multiprocessing.active_children()) == 2
     loader.close()  # type: ignore[attr-defined] # it is a generator
     assert not multiprocessing.active_children()
+
+
+def test_a_process_killed_while_it_looks_at_the_flag_blocks_nobody() -> None:
+    from ziggurat.data.loader import _LoaderContext
+
+    flag = _LoaderContext().Event()
+
+    def look(connection: Connection) -> None:
+        connection.send(flag.is_set())
+        while True:
+            flag.is_set()
+
+    for _ in range(20):  # under Python's own event every other such kill leaves the lock taken
+        receive, send = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=look, args=(send,))
+        process.start()
+        assert receive.recv() is False
+        process.kill()
+        process.join()
+        receive.close()
+        send.close()
+        assert not flag.is_set()
+    flag.set()
+    assert flag.is_set()
 
 
 def test_the_global_generator_is_left_alone() -> None:

@@ -8,6 +8,7 @@ A loader process that dies is replaced: what it would have made is a pure functi
 from __future__ import annotations
 
 import ctypes
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
@@ -140,7 +142,7 @@ class _Loading:
             pin_memory=settings.pin_memory,
             timeout=LOOK_SECONDS if settings.num_workers else 0,
             worker_init_fn=_LoaderProcess(os.getpid()) if settings.num_workers else None,
-            multiprocessing_context="fork" if settings.num_workers else None,  # shares the data set's pages
+            multiprocessing_context=_LoaderContext() if settings.num_workers else None,
             generator=torch.Generator(),  # leaves the global generator alone
         )
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
@@ -179,6 +181,30 @@ class _Loading:
         for process in self._processes:
             process.join()
         del self._iterator
+
+
+class _LoaderContext(ForkContext):
+    """Forks the loader processes, which so share the data set's pages, and tells them of the end without a lock."""
+
+    def Event(self) -> Any:
+        return _Flag()
+
+
+class _Flag:
+    """An event of a process and its forked children that nobody can be killed in the midst of.
+
+    Python's own guards itself by a lock: a loader process that is killed while it looks leaves the lock taken, and
+    the worker, which sets the event when it closes its loader, waits for ever (pytorch issue 39570).
+    """
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)  # anonymous and shared
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+    def is_set(self) -> bool:
+        return bool(self._byte[0])
 
 
 def _has_ended(process: BaseProcess, seconds: float) -> bool:
