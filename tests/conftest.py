@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+# before any fork: each child would import it again, for a second, and torch._dynamo sets the environment
+import matplotlib.pyplot  # noqa: F401
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # before any fork: each child would import it again, for seconds, and it sets the environment
+import torch._dynamo
 import torch.distributed as dist
 
+from ziggurat.data.stamps import digit_pixels
+
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
+
+
+def pytest_collection_finish() -> None:
+    """Make forks cheap: a child neither reads the digits again nor walks through what the imports have made."""
+    digit_pixels()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

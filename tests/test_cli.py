@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from ziggurat.cli import main
 
 TINY = [
-    "--threads", "1", "--batch-size", "4", "--steps", "2", "--model", "fcos-resnet10t-fpn",
+    "--threads", "1", "--batch-size", "4", "--steps", "2", "--model", "fcos-test_resnet-fpn",
     "--set", "model.levels=p3-p5", "--set", "model.channels=16", "--set", "model.head_depth=1",
     "--set", "data.crop=64", "--set", "data.workers=0", "--set", "device=cpu",
     "--set", "digits.size=64", "--set", "digits.height_max=40", "--set", "digits.train_scenes=8",

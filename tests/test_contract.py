@@ -4,6 +4,7 @@ Ours are built small; the list of timm's backbones has the smallest network of e
 more of the same (every promise for every timm backbone) is part of `make sweep`.
 """
 
+import copy
 import hashlib
 import warnings
 
@@ -57,8 +58,8 @@ def tiny(name: str) -> ModelConfig:
     return ModelConfig(name=name, **TINY)
 
 
-def build(name: str, seed: int = 0) -> torch.nn.Module:
-    torch.manual_seed(seed)
+def build(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party advice at construction
         return build_model(tiny(name), CLASSES)
@@ -74,9 +75,23 @@ def side_of(model) -> int:
     return max(64, model.size_multiple)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_shapes_at_odd_sizes(name):
-    model = build(name).eval()
+@pytest.fixture(scope="module")
+def original(request) -> torch.nn.Module:
+    """A network, built once for all tests of it."""
+    return build(request.param)
+
+
+@pytest.fixture
+def model(original) -> torch.nn.Module:
+    return copy.deepcopy(original)
+
+
+ours = pytest.mark.parametrize("original", OURS, indirect=True)
+
+
+@ours
+def test_shapes_at_odd_sizes(model):
+    model.eval()
     with torch.no_grad():
         outputs = model(torch.rand(2, 3, 67, 93))
     if model.task == "detect":
@@ -91,9 +106,9 @@ def test_shapes_at_odd_sizes(name):
     assert all(leaf.isfinite().all() for leaf in leaves(outputs))
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_gradients_reach_every_parameter(name):
-    check_gradients(build(name))
+@ours
+def test_gradients_reach_every_parameter(model):
+    check_gradients(model)
 
 
 def check_gradients(model):
@@ -137,9 +152,9 @@ def names_without_gradient(model, images, generator):
     }
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_neighbours_in_a_batch_change_nothing(name):
-    check_independence(build(name))
+@ours
+def test_neighbours_in_a_batch_change_nothing(model):
+    check_independence(model)
 
 
 def check_independence(model):
@@ -152,12 +167,16 @@ def check_independence(model):
         torch.testing.assert_close(many[1:2], one, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_weights_come_back_from_a_file(name):
-    check_file(build(name), build(name, seed=1))
+@ours
+def test_weights_come_back_from_a_file(model):
+    check_file(model)
 
 
-def check_file(model, other):
+def check_file(model):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.add_(1)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     other.load_state_dict(load(save(state)))
     images = torch.rand(1, 3, side_of(model), side_of(model))
@@ -181,14 +200,12 @@ def make_batch(model, index: int) -> Microbatch:
     return Microbatch(index, (SampleId(0, index),) * 2, images, ((side, side),) * 2, targets[model.task])
 
 
-def step_digests(workers, names) -> dict[str, str]:
+def step_digests(workers, models) -> dict[str, str]:
     """Take one step of each model's own loss, and return a hash of gradients and buffers."""
-    torch.set_num_threads(1)
-    return {name: step_digest(workers, name) for name in names}
+    return {name: step_digest(workers, name, model.train()) for name, model in models.items()}
 
 
-def step_digest(workers, name: str, num_leaves: int = 3) -> str:
-    model = build(name).train()
+def step_digest(workers, name: str, model, num_leaves: int = 3) -> str:
     task = make_task(model, RunConfig(model=tiny(name), loss=LossConfig(segmentation="ce+dice")))
     parallel = DataParallel(model, workers)
     parallel.start(num_leaves)
@@ -223,7 +240,8 @@ def forward(model, batch: Microbatch):
 
 
 def check_bits(names):
-    alone, *others = [run_ranks(step_digests, world, (names,)) for world in (1, 2, 3)]
+    models = {name: build(name) for name in names}  # each forked worker has its own copy
+    alone, *others = [run_ranks(step_digests, world, (models,)) for world in (1, 2, 3)]
     for on_ranks in others:
         assert all(digests == alone[0] for digests in on_ranks)
 
@@ -255,9 +273,9 @@ def test_backbones_that_cannot_serve_say_why(backbone):
 @pytest.mark.parametrize("backbone", TIMM)
 def test_every_promise_for_timms_backbones(backbone):
     name = f"fcos-{backbone}-fpn"
-    check_gradients(build(name))
-    check_independence(build(name))
-    check_file(build(name), build(name, seed=1))
+    model = build(name)
+    for check in (check_gradients, check_independence, check_file):
+        check(copy.deepcopy(model))
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def evaluate_digits(workers):
         CONFIG, dtype="bf16", decode=DecodeConfig(score_threshold=0.0, candidates=100, max_detections=100)
     )
     torch.manual_seed(0)
-    model = build_model(ModelConfig("retinanet-resnet10t-fpn", levels="p3-p4", channels=16, head_depth=1), 10)
+    model = build_model(ModelConfig("retinanet-test_resnet-fpn", levels="p3-p4", channels=16, head_depth=1), 10)
     return evaluate_model(
         model, make_task(model, config), DigitScenes(DIGITS, "val"), config, make_mesh(workers)
     ).metrics
@@ -119,7 +119,7 @@ def test_the_area_is_the_boxs_where_there_is_no_other():
 def folder(tmp_path):
     """The folder of a run that knows the classes bright, other and dark."""
     config = dataclasses.replace(
-        CONFIG, model=ModelConfig("fcos-resnet10t-fpn", levels="p3-p4", channels=16, head_depth=1)
+        CONFIG, model=ModelConfig("fcos-test_resnet-fpn", levels="p3-p4", channels=16, head_depth=1)
     )
     known = Squares([], classes=("bright", "other", "dark"), category_ids=(1, 2, 3))
     run = tmp_path / "run"

@@ -156,7 +156,7 @@ class Noise:
 
 def small_model(head):
     torch.manual_seed(3)
-    model = build_model(ModelConfig(f"{head}-resnet10t-fpn", levels="p3-p5", channels=16, head_depth=1), 2)
+    model = build_model(ModelConfig(f"{head}-test_resnet-fpn", levels="p3-p5", channels=16, head_depth=1), 2)
     return model.to(memory_format=torch.channels_last)
 
 

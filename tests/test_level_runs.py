@@ -25,7 +25,7 @@ from ziggurat.errors import UserError
 from ziggurat.plans.level_training import LevelTraining
 from ziggurat.run import load_run
 
-BRANCHING = TASKS | {"segment": TASKS["segment"] | {"model.name": "smp:fpn/tu-resnet10t"}}
+BRANCHING = TASKS | {"segment": TASKS["segment"] | {"model.name": "smp:fpn/tu-test_resnet"}}
 CASES = {"detect": EMA | {"train.clip_norm": 0.1}, "classify": {}, "segment": {}}
 
 
@@ -211,7 +211,7 @@ def test_a_number_that_is_not_finite_is_named(tmp_path, how):
 
 def test_a_network_without_branches_is_refused(tmp_path, capfd):
     """In one message; no run has begun, so that the same folder can be given with a plan that fits."""
-    others = [word for word in TINY if word not in ("--model", "fcos-resnet10t-fpn")]
+    others = [word for word in TINY if word not in ("--model", "fcos-test_resnet-fpn")]
     words = [
         "train",
         "digits",

@@ -39,7 +39,7 @@ PRODUCT = [case for case in itertools.product(HEADS, NORMS, DTYPES, OPTIMIZERS) 
 
 def config_of(head, norm, dtype, optimizer):
     settings = {
-        "model.name": f"{head}-resnet18-fpn", "model.norm": norm, "dtype": dtype, "train.optimizer": optimizer,
+        "model.name": f"{head}-test_resnet-fpn", "model.norm": norm, "dtype": dtype, "train.optimizer": optimizer,
         "train.lr": 1e-3 if optimizer == "adamw" else 1e-2,
     }  # fmt: skip
     return dataclasses.replace(override(RunConfig(), SMALL | settings), digits=SCENES)
@@ -82,7 +82,7 @@ def test_another_seed_is_another_result(tmp_path):
 # The other tasks; a Dice of the global batch takes two passes in each step.
 OTHER_TASKS = {
     "pnn": {"task": "classify", "model.name": "pnn", "model.pnn.channels": 8, "data.resize": 64},
-    "dice": {"task": "segment", "model.name": "smp:unet/tu-resnet10t", "loss.segmentation": "focal+dice"},
+    "dice": {"task": "segment", "model.name": "smp:unet/tu-test_resnet", "loss.segmentation": "focal+dice"},
     "manet": {
         "task": "segment",
         "model.name": "smp:manet/resnet18",

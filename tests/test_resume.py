@@ -17,7 +17,7 @@ from ziggurat.errors import Preempted
 from ziggurat.train import train
 
 SETTINGS = {
-    "model.name": "fcos-resnet10t-fpn", "dtype": "fp32", "train.steps": 6, "train.ema": 0.9,
+    "model.name": "fcos-test_resnet-fpn", "dtype": "fp32", "train.steps": 6, "train.ema": 0.9,
     "train.checkpoint_every": 1, "train.evaluate_every": 2, "checkpoint.keep": 9,
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ def detect(workers, plan):
     mesh, results = make_mesh(workers, plan), []
     for head in HEADS:
         for crop in (256, 64):
-            model, config = build(f"{head}-resnet10t-fpn", crop)
+            model, config = build(f"{head}-test_resnet-fpn", crop)
             found = detect_as_configured(model, make_task(model, config), Noise(), config, mesh)
             results.append([(d.boxes_xyxy.numpy(), d.scores.numpy(), d.labels.numpy()) for d in found])
     return results
@@ -89,11 +89,11 @@ def test_detections_are_those_of_one_worker(plan):
 def label(workers, plan):
     """Return the probabilities of a classifier, and the labels of each pixel with the worker that has them."""
     mesh = make_mesh(workers, plan)
-    model, config = build("timm:resnet10t", 64)
+    model, config = build("timm:test_resnet", 64)
     probabilities = classify_images(model, Noise(), config.data, compute_as_configured(config, mesh))
     maps = []
     for crop in (256, 64):
-        model, config = build("smp:unet/resnet10t", crop)
+        model, config = build("smp:unet/test_resnet", crop)
         labels = segment_images(model, Noise(), config.data, compute_as_configured(config, mesh))
         maps.append({index: one.numpy() for index, one in labels.items()})
     return probabilities.numpy(), maps
@@ -125,7 +125,7 @@ class Broken(Noise):
 
 
 def detect_broken(workers):
-    model, config = build("fcos-resnet10t-fpn", 64)
+    model, config = build("fcos-test_resnet-fpn", 64)
     with pytest.raises(UserError) as caught:
         detect_as_configured(
             model, make_task(model, config), Broken(workers), config, make_mesh(workers, "sp=2")

@@ -28,9 +28,9 @@ SMALL = {
     "train.lr": 0.01, "data.flip": "both", "data.quarter_turns": True, "data.color_jitter": 0.2,
 }  # fmt: skip
 TASKS = {
-    "detect": {"model.name": "fcos-resnet10t-fpn"},
+    "detect": {"model.name": "fcos-test_resnet-fpn"},
     "classify": {"model.name": "pnn", "model.pnn.channels": 8, "data.resize": 64},
-    "segment": {"model.name": "smp:unet/tu-resnet10t", "loss.segmentation": "focal+dice"},
+    "segment": {"model.name": "smp:unet/tu-test_resnet", "loss.segmentation": "focal+dice"},
 }
 
 
@@ -141,7 +141,7 @@ def test_whole_large_images(trees, tmp_path, capfd):
     # one image: the other photograph, and nothing to evaluate on
     result = run(
         capfd, "train", trees / "val.json", "--plan", "sp=2", "--threads", 1, "--batch-size", 1, "--steps", 1,
-        "--dtype", "fp32", "--model", "fcos-resnet10t-fpn", "--out", run_folder, "--json", *sets(settings),
+        "--dtype", "fp32", "--model", "fcos-test_resnet-fpn", "--out", run_folder, "--json", *sets(settings),
     )  # fmt: skip
     assert np.isfinite(result["loss"])
     found = predictions_under(capfd, run_folder, ("dp=1", "sp=2"), [image])

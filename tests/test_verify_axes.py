@@ -19,7 +19,7 @@ from ziggurat.verify.step import Trial, run_step
 PLANS = {"dp=2,pp=2": 4, "sp=2,pp=2": 4, "dp=2,sp=2,pp=2": 8}
 
 
-@pytest.mark.parametrize("name", ["fcos-resnet10t-fpn", "smp:unet/tu-resnet10t", "pnn"])
+@pytest.mark.parametrize("name", ["fcos-test_resnet-fpn", "smp:unet/tu-test_resnet", "pnn"])
 def test_products_of_axes(name: str) -> None:
     config = RunConfig(model=ModelConfig(name=name, channels=8, head_depth=1))
     torch.manual_seed(0)

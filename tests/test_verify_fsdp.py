@@ -22,10 +22,10 @@ from ziggurat.verify.networks import build_network
 from ziggurat.verify.step import Trial, run_step
 
 NETWORKS = [
-    "fcos-resnet10t-fpn",
-    "smp:unet/tu-resnet10t",
-    "timm:resnet10t",
-    "smp:upernet/tu-resnet10t",
+    "fcos-test_resnet-fpn",
+    "smp:unet/tu-test_resnet",
+    "timm:test_resnet",
+    "smp:upernet/tu-test_resnet",
     "pnn",
     "torchvision:mobilenet_v3_small",
 ]

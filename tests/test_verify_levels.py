@@ -140,7 +140,7 @@ def test_plans():
         ("pnn", "3x3x64x64", "lp=3", 2),
         ("fcos-pnn", "1x3x64x64", "lp=2", 0),
         ("fcos-pnn", "1x3x64x64", "lp=3", 0),
-        ("fcos-resnet10t-fpn", "1x3x96x96", "lp=2", 0),
+        ("fcos-test_resnet-fpn", "1x3x96x96", "lp=2", 0),
         ("timm:hrnet_w18_small", "1x3x64x64", "lp=2", 0),
         ("pnn", "5x3x64x64", "lp=2", 3),
         ("pnn", "4x3x64x64", "dp=2,lp=2", 4),

@@ -16,13 +16,13 @@ HEIGHT, WIDTH = 100, 76  # neither is a multiple of a stride; the coarse levels 
 COUNTS = [(0, 0), (3, 9)]  # objects of each image of each microbatch
 DETECTOR = {"model.channels": 8, "model.head_depth": 1, "model.levels": "p3-p6"}
 CASES = {
-    "fcos": {"model.name": "fcos-resnet10t-fpn", **DETECTOR},
-    "retinanet": {"model.name": "retinanet-resnet10t-pafpn", **DETECTOR},
-    "atss": {"model.name": "atss-resnet10t-fpn", **DETECTOR},
-    "segment": {"model.name": "smp:unet/resnet10t", "model.channels": 16, "loss.segmentation": "ce+dice"},
+    "fcos": {"model.name": "fcos-test_resnet-fpn", **DETECTOR},
+    "retinanet": {"model.name": "retinanet-test_resnet-pafpn", **DETECTOR},
+    "atss": {"model.name": "atss-test_resnet-fpn", **DETECTOR},
+    "segment": {"model.name": "smp:unet/tu-test_resnet", "model.channels": 16, "loss.segmentation": "ce+dice"},
     "pnn": {"model.name": "pnn", "model.pnn.channels": 4, "model.pnn.hidden": 8},
-    "spp": {"model.name": "spp-resnet10t"},
-    "timm": {"model.name": "timm:resnet10t"},
+    "spp": {"model.name": "spp-test_resnet"},
+    "timm": {"model.name": "timm:test_resnet"},
 }
 
 

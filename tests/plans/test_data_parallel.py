@@ -16,7 +16,7 @@ COUNTS = [(0, 0), (1, 0), (45, 60), (2, 3), (0, 1)]  # objects of each image of 
 
 def make_detector(head, normalizer):
     settings = {
-        "model.name": f"{head}-resnet10t-fpn", "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1,
+        "model.name": f"{head}-test_resnet-fpn", "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1,
         "model.norm": "frozen", "loss.normalizer": normalizer,
     }  # fmt: skip
     config = override(RunConfig(), settings)
