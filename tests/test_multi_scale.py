@@ -84,6 +84,7 @@ def test_every_plan_on_photographs(trees, tmp_path, capfd):
     settings = SETTINGS | sizes | {"train.steps": 24, "train.optimizer": "adamw", "train.lr": 2e-3}
     # (AdamW divides by the gradient's size: where that is hardly more than rounding, a weight goes another way)
     settings |= {"model.norm": "group", "decode.max_detections": 300}
+    settings |= {"model.name": "fcos-resnet10t-fpn"}  # a smaller one learns too little: chance hits are compared
     metrics = check_plans(capfd, tmp_path, trees, settings, [*PLANS, "sp=2,pp=2"], 1e-2, of_weights=5)
     assert metrics["map50"] > 0, "there is something to compare"
 
