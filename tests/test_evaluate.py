@@ -63,7 +63,9 @@ def evaluate_digits(workers):
         CONFIG, dtype="bf16", decode=DecodeConfig(score_threshold=0.0, candidates=100, max_detections=100)
     )
     torch.manual_seed(0)
-    model = build_model(ModelConfig("retinanet-test_resnet-fpn", levels="p3-p4", channels=16, head_depth=1), 10)
+    model = build_model(
+        ModelConfig("retinanet-test_resnet-fpn", levels="p3-p4", channels=16, head_depth=1), 10
+    )
     return evaluate_model(
         model, make_task(model, config), DigitScenes(DIGITS, "val"), config, make_mesh(workers)
     ).metrics

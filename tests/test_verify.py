@@ -212,7 +212,9 @@ SMALL = ["--set", "model.channels=8", "--set", "model.head_depth=1"]
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
 def test_stages(capfd: pytest.CaptureFixture[str], schedule: str) -> None:
     arguments = ["--input", "7x3x64x64", "--plan", "pp=2", "--microbatches", "4", *SMALL]
-    status, result = run_verify(capfd, "fcos-test_resnet-fpn", *arguments, "--set", f"plan.schedule={schedule}")
+    status, result = run_verify(
+        capfd, "fcos-test_resnet-fpn", *arguments, "--set", f"plan.schedule={schedule}"
+    )
     assert status == 0
     assert (result["microbatches"], result["schedule"]) == (4, schedule)
     assert [stage["worker"] for stage in result["stages"]] == [0, 1, 0, 1][
@@ -225,7 +227,8 @@ def test_stages(capfd: pytest.CaptureFixture[str], schedule: str) -> None:
 
 def test_a_cut_by_hand_through_a_head_that_all_levels_share(capfd: pytest.CaptureFixture[str]) -> None:
     model = build_network(
-        "fcos-test_resnet-fpn", read_request("fcos-test_resnet-fpn", "1x3x8x8", "pp=3", "fp64", {}).config.model
+        "fcos-test_resnet-fpn",
+        read_request("fcos-test_resnet-fpn", "1x3x8x8", "pp=3", "fp64", {}).config.model,
     )
     layer = next(name for name, _ in model.named_modules() if name.startswith("head.") and "classes" in name)
     arguments = ["--input", "4x3x64x64", *SMALL, "--set", f"plan.cut=neck,{layer}:3"]

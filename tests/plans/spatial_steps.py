@@ -19,7 +19,11 @@ CASES = {
     "fcos": {"model.name": "fcos-test_resnet-fpn", **DETECTOR},
     "retinanet": {"model.name": "retinanet-test_resnet-pafpn", **DETECTOR},
     "atss": {"model.name": "atss-test_resnet-fpn", **DETECTOR},
-    "segment": {"model.name": "smp:unet/tu-test_resnet", "model.channels": 16, "loss.segmentation": "ce+dice"},
+    "segment": {
+        "model.name": "smp:unet/tu-test_resnet",
+        "model.channels": 16,
+        "loss.segmentation": "ce+dice",
+    },
     "pnn": {"model.name": "pnn", "model.pnn.channels": 4, "model.pnn.hidden": 8},
     "spp": {"model.name": "spp-test_resnet"},
     "timm": {"model.name": "timm:test_resnet"},
