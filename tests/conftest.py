@@ -9,14 +9,13 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-# before any fork: each child would import it again, for a second, and torch._dynamo sets the environment
-import matplotlib.pyplot  # noqa: F401
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
+import torch._dynamo  # before any fork: each child would import it again, for seconds, and it sets the environment
 import torch.distributed as dist
 
+import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes each child that reports a second
 from ziggurat.data.stamps import digit_pixels
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
