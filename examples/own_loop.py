@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ziggurat import DataParallel, Workers, launch
-from ziggurat.parallel.launch import WorkerSettings
-from ziggurat.run import weights_sha256
+from ziggurat.parallel.runtime.launch import WorkerSettings
+from ziggurat.runs.folder import weights_sha256
 
 NUM_MICROBATCHES = 8  # part of the run's definition, as the seed is
 

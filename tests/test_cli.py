@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ziggurat.cli import main
+from ziggurat.cli.main import main
 
 TINY = [
     "--threads", "1", "--batch-size", "4", "--steps", "2", "--model", "fcos-test_resnet-fpn",

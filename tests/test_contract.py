@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from ziggurat.config import LossConfig, ModelConfig, PnnConfig, RunConfig
 from ziggurat.data.batch import LabelTargets, MaskTargets, Microbatch, ObjectTargets, SampleId
 from ziggurat.errors import UserError
 from ziggurat.models.build import HEADS, NECKS, build_model
 from ziggurat.models.segmenter import DECODERS
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.tasks.make import make_task
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.tasks.registry import make_task
 
 CLASSES = 5
 TINY = {"levels": "p3-p5", "channels": 16, "head_depth": 1, "pnn": PnnConfig(channels=4, hidden=8, depth=1)}

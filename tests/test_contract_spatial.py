@@ -8,13 +8,13 @@ import warnings
 import pytest
 import torch
 
-import ranks
-from ranks import run_ranks
+from support import ranks
+from support.ranks import run_ranks
 from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build, leaves
 from ziggurat.data.tiles import cut_out
 from ziggurat.models.catalogue import BACKBONES
 from ziggurat.parallel.spatial import whole_tensor
-from ziggurat.plans.mesh import make_mesh
+from ziggurat.strategies.mesh import make_mesh
 
 FEW = [
     "fcos-resnet10t-bifpn",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ziggurat
-from ranks import run_ranks
+from support.ranks import run_ranks
 from ziggurat.config import load_config, range_faults
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

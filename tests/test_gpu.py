@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from joined import configured, joined
+from support.joined import configured, joined
 from test_parity import PAIRWISE, config_of
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.start import _train_worker
+from ziggurat.commands.start import _train_worker
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 import test_nonfinite
-from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
-from ranks import run_ranks
+from support.commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
+from support.ranks import run_ranks
 from test_cli import TINY
 from test_pipeline_runs import EMA, assert_alike, weights_of
 from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
-from ziggurat import train as module
-from ziggurat.cli import main
+from ziggurat.cli.main import main
 from ziggurat.errors import UserError
-from ziggurat.plans.level_training import LevelTraining
-from ziggurat.run import load_run
+from ziggurat.runs.folder import load_run
+from ziggurat.strategies.level_training import LevelTraining
+from ziggurat.training import loop as module
 
 BRANCHING = TASKS | {"segment": TASKS["segment"] | {"model.name": "smp:fpn/tu-test_resnet"}}
 CASES = {"detect": EMA | {"train.clip_norm": 0.1}, "classify": {}, "segment": {}}
@@ -102,7 +102,7 @@ def spy(kept):
             kept["bits"] = [digest(part) for part in (*states, moments)]
             kept["calls"] = self.placement.worker_of
 
-    sys.modules["ziggurat.plans.joining"].LevelTraining = Spy
+    sys.modules["ziggurat.strategies.joining"].LevelTraining = Spy
 
 
 def held(workers, plan, folder):
@@ -152,7 +152,7 @@ def not_measured(*arguments):
 
 
 def resumed_without_measuring(workers, plan, folder):
-    sys.modules["ziggurat.plans.level_parallel"].measure_calls = not_measured  # in this process alone
+    sys.modules["ziggurat.strategies.level_parallel"].measure_calls = not_measured  # in this process alone
     return resumed(workers, plan, folder)
 
 

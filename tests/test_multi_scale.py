@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from commands import run, sets
+from support.commands import run, sets
 from test_spatial_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from test_resume import config_of, numbers, rows
-from ziggurat import passes
-from ziggurat import train as module
-from ziggurat.checkpoint.tensors import read_tensors, stored_tensors
 from ziggurat.data.sampler import Sampler
 from ziggurat.errors import UserError
+from ziggurat.runs.checkpoint.tensors import read_tensors, stored_tensors
+from ziggurat.training import loop as module
+from ziggurat.training import step as passes
 
 BAD = Sampler(17, 8, 0).batch(1)[5]  # of the second step, in microbatch 2 of 4
 PARAMETER = "head.classes.weight"

@@ -10,9 +10,9 @@ import itertools
 
 import pytest
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from ziggurat.config import DigitsConfig, RunConfig, override
-from ziggurat.train import train
+from ziggurat.training.loop import train
 
 SCENES = DigitsConfig(
     size=64, count_min=0, count_max=1, height_min=12, height_max=48, train_scenes=17, val_scenes=3

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
-from ranks import run_ranks
+from support.commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
+from support.ranks import run_ranks
 from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat.errors import UserError
-from ziggurat.plans.pipeline_training import PipelineTraining
-from ziggurat.run import load_run
-from ziggurat.train import train
+from ziggurat.runs.folder import load_run
+from ziggurat.strategies.pipeline_training import PipelineTraining
+from ziggurat.training.loop import train
 
 EMA = {"train.ema": 0.9, "train.optimizer": "adamw", "train.lr": 1e-3}
 
@@ -72,7 +72,7 @@ def held(workers, plan, folder):
             moments = [v for s in self.state.optimizer.state.values() for v in s.values()]
             kept.append([sum(t.numel() for t in part) for part in (with_memory, averages, moments)])
 
-    sys.modules["ziggurat.plans.joining"].PipelineTraining = Spy  # in this process alone
+    sys.modules["ziggurat.strategies.joining"].PipelineTraining = Spy  # in this process alone
     config = dataclasses.replace(config_of("detect", **EMA), plan=plan)
     train(workers, config, folder)
     return kept[0]
@@ -115,7 +115,7 @@ def not_measured(*arguments):
 
 
 def resumed_without_measuring(workers, plan, folder):
-    sys.modules["ziggurat.plans.pipeline_parallel"].measure = not_measured  # in this process alone
+    sys.modules["ziggurat.strategies.pipeline_parallel"].measure = not_measured  # in this process alone
     return resumed(workers, plan, folder)
 
 

@@ -9,12 +9,12 @@ import signal
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from test_parity import SCENES, SMALL
-from ziggurat.checkpoint.manifest import MANIFEST
 from ziggurat.config import RunConfig, load_config, override
 from ziggurat.errors import Preempted
-from ziggurat.train import train
+from ziggurat.runs.checkpoint.manifest import MANIFEST
+from ziggurat.training.loop import train
 
 SETTINGS = {
     "model.name": "fcos-test_resnet-fpn", "dtype": "fp32", "train.steps": 6, "train.ema": 0.9,
@@ -118,7 +118,7 @@ def test_a_damaged_newest_checkpoint_costs_a_step_and_no_bit(whole, tmp_path):
 
 def signalled(workers, config, folder, number, rank):
     """Send a signal to one worker in the middle of its third step."""
-    from ziggurat import train as module
+    from ziggurat.training import loop as module
 
     update, calls = module.WeightAverage.update, []
 

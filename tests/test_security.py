@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from ziggurat.data.images import read_image
+from ziggurat.data.readers.images import read_image
 from ziggurat.errors import UserError
 from ziggurat.models.weight_files import read_tensors
-from ziggurat.parallel.launch import WorkerSettings, launch
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 
 SOURCE = Path(__file__).parents[1] / "src" / "ziggurat"
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
-from ranks import run_ranks
+from support.commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
+from support.ranks import run_ranks
 from test_pipeline_runs import EMA, assert_alike, weights_of
 from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat.errors import UserError
-from ziggurat.plans.sharded import local
-from ziggurat.plans.sharded_training import ShardedTraining
-from ziggurat.run import load_run, weights_sha256
-from ziggurat.train import train
+from ziggurat.runs.folder import load_run, weights_sha256
+from ziggurat.strategies.sharded import local
+from ziggurat.strategies.sharded_training import ShardedTraining
+from ziggurat.training.loop import train
 
 SHARDED = {"pipeline.unit_bytes": 4096, "train.clip_norm": 0.1}  # several units even of small networks
 
@@ -74,7 +74,7 @@ def gathered_and_held(workers, plan, folder, config):
                 model, optimizer = whole.model, whole.optimizer
                 kept.append([optimizer.state[p]["exp_avg"].shape == p.shape for p in model.parameters()])
 
-    sys.modules["ziggurat.plans.joining"].ShardedTraining = Spy  # in this process alone
+    sys.modules["ziggurat.strategies.joining"].ShardedTraining = Spy  # in this process alone
     result = train(workers, dataclasses.replace(config, plan=plan), folder)
     return kept, result["weights_sha256"]
 

@@ -11,12 +11,12 @@ import shutil
 import numpy as np
 import pytest
 
-from commands import metrics_under, noise_images, predictions_under, run, sets
-from ranks import run_ranks
+from support.commands import metrics_under, noise_images, predictions_under, run, sets
+from support.ranks import run_ranks
 from ziggurat.config import DigitsConfig, RunConfig, load_config, override
 from ziggurat.errors import UserError
-from ziggurat.run import load_run
-from ziggurat.train import train
+from ziggurat.runs.folder import load_run
+from ziggurat.training.loop import train
 
 SCENES = DigitsConfig(
     size=64, count_min=1, count_max=2, height_min=12, height_max=48, train_scenes=8, val_scenes=3

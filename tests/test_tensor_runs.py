@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
-from ranks import run_ranks
+from support.commands import metrics_under, mostly_slow, noise_images, predictions_under, run, sets
+from support.ranks import run_ranks
 from test_nonfinite import contents
 from test_pipeline_runs import EMA, assert_alike, replaced, weights_of
 from test_spatial_runs import SCENES, SMALL, TASKS, config_of, resumed, trained
 from ziggurat.errors import UserError
 from ziggurat.parallel.tensor import split
-from ziggurat.plans.tensor_training import TensorTraining
-from ziggurat.run import load_run
-from ziggurat.train import train
+from ziggurat.runs.folder import load_run
+from ziggurat.strategies.tensor_training import TensorTraining
+from ziggurat.training.loop import train
 
 NARROW = {"tensor.min_width": 8, "model.head_depth": 2, "train.ema": 0.9}
 
@@ -40,7 +40,7 @@ def spy(look):
             super().close()
             seen.append(look(self))
 
-    sys.modules["ziggurat.plans.joining"].TensorTraining = Spy
+    sys.modules["ziggurat.strategies.joining"].TensorTraining = Spy
     return seen
 
 
@@ -209,7 +209,7 @@ def spoiled(workers, folder, policy):
             elif hasattr(self, "hook"):
                 self.hook.remove()
 
-    sys.modules["ziggurat.plans.joining"].TensorTraining = Spoiled
+    sys.modules["ziggurat.strategies.joining"].TensorTraining = Spoiled
     config = narrow("classify", **{"train.on_nonfinite": policy, "train.steps": 3})
     try:
         result = train(workers, dataclasses.replace(config, plan="tp=2"), folder / policy)
@@ -242,7 +242,7 @@ def disagreeing(workers, folder):
                     if len(last_bits) > 1:
                         last_bits[:2] += torch.tensor([1, -1], dtype=torch.int32)
 
-    sys.modules["ziggurat.plans.joining"].TensorTraining = Other
+    sys.modules["ziggurat.strategies.joining"].TensorTraining = Other
     seen = []
     Other.close = lambda self: (TensorTraining.close(self), seen.append(common_bits(self)))
     train(workers, dataclasses.replace(narrow("classify"), plan="tp=2"), folder)

@@ -19,9 +19,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.nn import functional
 
-from ziggurat.parallel.launch import WorkerFailed, WorkerSettings, launch
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut, spatial_mesh, whole_tensor
-from ziggurat.parallel.workers import Workers
 
 BOUND = 1e-10
 EVEN, ODD = (2, 4, 32, 32), (2, 4, 26, 26)  # 26 rows on 2 workers are 13 each, and on 4 they are uneven

@@ -22,15 +22,15 @@ from torch import Tensor
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.parallel.pipeline.graph import tensors_in
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.graph import tensors_in
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.level_parallel import LevelParallel, agree_on_costs
-from ziggurat.plans.mesh import make_mesh
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.strategies.mesh import make_mesh
 
 WORLD = 2
 

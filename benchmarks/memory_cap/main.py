@@ -20,10 +20,10 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import torch
 
-from ziggurat.parallel.launch import WorkerFailed, WorkerSettings, launch
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.spread import spread
+from ziggurat.strategies.spread import spread
 
 MULTIPLE = 64  # sides that are tried
 TOO_LARGE = 3

@@ -15,7 +15,7 @@ from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
-from ziggurat.tasks.make import make_task
+from ziggurat.tasks.registry import make_task
 
 NUM_CLASSES, NUM_OBJECTS = 80, 8
 

@@ -18,8 +18,8 @@ import torch
 from cases import CASES, Case
 from turns import Turns, summary
 
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.parallel.workers import Workers
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 
 WORLD = 2
 

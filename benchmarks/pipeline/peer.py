@@ -10,7 +10,7 @@ from cases import Case, Step
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from ziggurat.parallel.workers import Workers
+from ziggurat.parallel.collectives.workers import Workers
 
 
 class _Contiguous(torch.autograd.Function):

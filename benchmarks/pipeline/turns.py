@@ -12,15 +12,15 @@ from cases import Case, make_step
 from peer import Peer
 
 from ziggurat.config import PipelineConfig
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.pipeline.schedules import make_schedule
-from ziggurat.parallel.pipeline.trace import Trace
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.mesh import make_mesh
-from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut
+from ziggurat.parallel.pipeline.timing import Trace
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.pipeline_parallel import PipelineParallel, choose_cut
 from ziggurat.verify.memory import PeakBytes
 
 PEER_BLOCK = "layer3.0"  # where a chain of blocks is cut by hand, see README

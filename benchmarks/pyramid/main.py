@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from ziggurat.commands.demo import DEMOS
+from ziggurat.commands.start import start_training
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, SampleId, stack_targets
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.demo import DEMOS
-from ziggurat.evaluate import evaluate_model, ground_truth
+from ziggurat.inference.evaluate import evaluate_model, ground_truth
 from ziggurat.models.build import build_model
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.report.matching import match
-from ziggurat.run import load_run
-from ziggurat.start import start_training
-from ziggurat.tasks.make import make_task
+from ziggurat.runs.folder import load_run
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.tasks.registry import make_task
 
 VAL_SCENES = 1000
 BINS = ((12, 20), (20, 34), (34, 65))  # heights of digits, in pixels

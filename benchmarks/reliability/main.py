@@ -93,9 +93,10 @@ def measure_pause(place: Path, steps: int, every: int) -> dict[str, Any]:
 
 def without_fault_tolerance(arguments: list[str]) -> int:
     """Run the command without records of phases, agreement on signals, and states to hand over."""
-    from ziggurat import cli, outcome
-    from ziggurat.handover import Handover
-    from ziggurat.parallel import launch
+    from ziggurat.cli import main as cli
+    from ziggurat.parallel.runtime import launch
+    from ziggurat.training import session as outcome
+    from ziggurat.training.snapshot import Handover
 
     launch.begin_record = lambda *place: None
     outcome.Outcome.agree = lambda self, *happened: None

@@ -24,11 +24,11 @@ from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
 from ziggurat.data.tiles import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.mesh import Mesh, make_mesh
-from ziggurat.tasks.make import make_task
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.tasks.registry import make_task
 from ziggurat.verify.memory import PeakBytes
 
 CONFIG = override(RunConfig(), {"model.name": "fcos-resnet50-fpn"})

@@ -24,11 +24,11 @@ from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
-from ziggurat.optimization import make_optimizer
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.tasks.detection import make_task
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.tasks.detection.task import make_task
+from ziggurat.training.optimization import make_optimizer
 
 CLASSES = 90
 BOXES = 20
@@ -80,7 +80,7 @@ class Peer:
 
 
 class Ours:
-    """The step of `ziggurat.train` on microbatches that are in memory."""
+    """The step of `ziggurat.training.loop` on microbatches that are in memory."""
 
     def __init__(self, size: int, dtype: str, workers: Workers, num_microbatches: int) -> None:
         settings = {"dtype": dtype, "train.optimizer": "sgd", "train.lr": 1e-4}

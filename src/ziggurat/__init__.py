@@ -16,30 +16,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ziggurat.commands.start import start_evaluation as start_evaluation
+    from ziggurat.commands.start import start_prediction as start_prediction
+    from ziggurat.commands.start import start_training as start_training
     from ziggurat.config import RunConfig as RunConfig
     from ziggurat.errors import UserError as UserError
-    from ziggurat.parallel.launch import join_world as join_world
-    from ziggurat.parallel.launch import launch as launch
-    from ziggurat.parallel.workers import Workers as Workers
-    from ziggurat.plans.data_parallel import DataParallel as DataParallel
-    from ziggurat.plans.spread import spread as spread
-    from ziggurat.run import load_run as load_run
-    from ziggurat.start import start_evaluation as start_evaluation
-    from ziggurat.start import start_prediction as start_prediction
-    from ziggurat.start import start_training as start_training
+    from ziggurat.parallel.collectives.workers import Workers as Workers
+    from ziggurat.parallel.runtime.launch import join_world as join_world
+    from ziggurat.parallel.runtime.launch import launch as launch
+    from ziggurat.runs.folder import load_run as load_run
+    from ziggurat.strategies.data_parallel import DataParallel as DataParallel
+    from ziggurat.strategies.spread import spread as spread
 
 _HOMES = {
-    "DataParallel": "ziggurat.plans.data_parallel",
+    "DataParallel": "ziggurat.strategies.data_parallel",
     "RunConfig": "ziggurat.config",
     "UserError": "ziggurat.errors",
-    "Workers": "ziggurat.parallel.workers",
-    "join_world": "ziggurat.parallel.launch",
-    "launch": "ziggurat.parallel.launch",
-    "load_run": "ziggurat.run",
-    "spread": "ziggurat.plans.spread",
-    "start_evaluation": "ziggurat.start",
-    "start_prediction": "ziggurat.start",
-    "start_training": "ziggurat.start",
+    "Workers": "ziggurat.parallel.collectives.workers",
+    "join_world": "ziggurat.parallel.runtime.launch",
+    "launch": "ziggurat.parallel.runtime.launch",
+    "load_run": "ziggurat.runs.folder",
+    "spread": "ziggurat.strategies.spread",
+    "start_evaluation": "ziggurat.commands.start",
+    "start_prediction": "ziggurat.commands.start",
+    "start_training": "ziggurat.commands.start",
 }
 __all__ = list(_HOMES)
 

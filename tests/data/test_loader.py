@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from torchvision_twins import split_objects
+from support.torchvision_twins import split_objects
 from ziggurat.data.batch import Microbatch, Objects, Sample, SampleId
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids

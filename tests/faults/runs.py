@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ziggurat.phases import FAULTS
-from ziggurat.start import start_training
+from ziggurat.commands.start import start_training
+from ziggurat.parallel.runtime.heartbeat import FAULTS
 
 STEPS = 6
 SETTINGS = {

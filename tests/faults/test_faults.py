@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from faults.runs import STEPS, run
-from ziggurat.handover import MEMORY, OWNER, PREFIX
-from ziggurat.parallel.launch import WorkerLost
+from ziggurat.parallel.runtime.launch import WorkerLost
+from ziggurat.training.snapshot import MEMORY, OWNER, PREFIX
 
 KILLED = {  # phases that a run of this version passes through, with a step where they have one
     "set-up": None, "process group": None, "data": 3, "forward": 3, "backward": 4, "exchange": 3, "optimizer": 2,

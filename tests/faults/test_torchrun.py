@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from faults.runs import SETTINGS, run
-from ziggurat.phases import FAULTS
+from ziggurat.parallel.runtime.heartbeat import FAULTS
 
 
 def torchrun(folder, processes, faults, *options):

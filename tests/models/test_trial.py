@@ -5,8 +5,8 @@ import torch
 
 from ziggurat.config import ModelConfig
 from ziggurat.models.build import build_model
+from ziggurat.models.probe import takes_one_image
 from ziggurat.models.segmenter import DECODERS
-from ziggurat.models.trial import takes_one_image
 
 POOLED = ("pan", "deeplabv3", "deeplabv3plus", "upernet")  # a batch norm follows a pooling to one position
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scenes import found, random_scenes, truth
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from support.scenes import found, random_scenes, truth
+from ziggurat.metrics.coco import coco_metrics
 from ziggurat.report.curves import (
     classification_curves,
     count_objects,
@@ -18,7 +19,6 @@ from ziggurat.report.curves import (
     envelope,
     precision_recall,
 )
-from ziggurat.tasks.coco_metric import coco_metrics
 
 CLASSES = ("a", "b", "c", "never")
 

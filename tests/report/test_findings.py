@@ -1,8 +1,8 @@
 """What an evaluation says, against its own metrics."""
 
 import pytest
-from faked import FAKES
 
+from support.faked import FAKES
 from ziggurat.report.findings import BACKGROUND, numbers, study
 
 

@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-from faked import write_history
 
+from support.faked import write_history
 from ziggurat.report.history import read_history, smooth
 from ziggurat.report.loss_plot import draw_history
 

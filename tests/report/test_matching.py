@@ -1,8 +1,8 @@
 """Which detection answers for which object, by hand."""
 
 import torch
-from scenes import found, truth
 
+from support.scenes import found, truth
 from ziggurat.report.matching import CROWDED, FREE, at_least, match
 
 LEFT, RIGHT = (0, 0, 10, 10), (20, 0, 30, 10)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from faked import CONFIG, FAKES
 
-from fake_detector import BrightSquares, FindSquares, Squares
+from support.fake_detector import BrightSquares, FindSquares, Squares
+from support.faked import CONFIG, FAKES
 from ziggurat.report.pictures import draw_examples
-from ziggurat.tasks.drawing import draw_caption, draw_comparison
-from ziggurat.tasks.label_drawing import draw_label_comparison
+from ziggurat.visualize.boxes import draw_caption, draw_comparison
+from ziggurat.visualize.labels import draw_label_comparison
 
 
 def same(picture, other):

@@ -6,17 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from support.faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
 from ziggurat.data.batch import Objects
-from ziggurat.evaluate import Evaluation, ground_truth
+from ziggurat.inference.evaluate import Evaluation, ground_truth
+from ziggurat.metrics.coco import coco_metrics
 from ziggurat.report import write_report
-from ziggurat.tasks.coco_metric import coco_metrics
-from ziggurat.tasks.detections import Detections
+from ziggurat.tasks.detection.detections import Detections
 
 
 def report(folder, dataset, evaluation, model, board=None):

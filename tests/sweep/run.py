@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from sweep.cases import Case
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
-from ziggurat.parallel.launch import die_with_parent
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
-from ziggurat.plans.plan import parse_plan
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import die_with_parent
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.plan import parse_plan
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network

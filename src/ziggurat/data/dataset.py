@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ziggurat.data.batch import Objects
-from ziggurat.data.images import image_size, read_image
+from ziggurat.data.readers.images import image_size, read_image
+from ziggurat.data.readers.windows import read_window
 from ziggurat.data.tiles import Tile
-from ziggurat.data.windows import read_window
 from ziggurat.errors import UserError
 
 

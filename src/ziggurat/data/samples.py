@@ -20,6 +20,7 @@ from ziggurat.data.dataset import (
 )
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
+from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.sides import at_side
 from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import (
@@ -30,7 +31,6 @@ from ziggurat.data.transforms import (
     draw_augmentation,
     resize_factor,
 )
-from ziggurat.data.windows import ReadsWindows
 
 
 def _whole(side: int) -> None:

@@ -12,10 +12,10 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.views import View, make_view
 from ziggurat.inference.tiles import Compute, Images, ProgressCallback, compute_as_configured, run_tiles
 from ziggurat.models.vision import VisionModel
-from ziggurat.plans.mesh import Mesh
-from ziggurat.tasks.detection import DetectionTask
-from ziggurat.tasks.detections import Detections
-from ziggurat.tasks.merging import concatenate, merge_tiles
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.tasks.detection.detections import Detections
+from ziggurat.tasks.detection.merging import concatenate, merge_tiles
+from ziggurat.tasks.detection.task import DetectionTask
 
 
 def detect_as_configured(

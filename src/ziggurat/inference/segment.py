@@ -15,9 +15,9 @@ from ziggurat.data.tiles import Tile
 from ziggurat.data.views import Piece, View, make_view
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialTensor, whole_tensor
-from ziggurat.parallel.workers import Workers
-from ziggurat.tasks.label_tiles import join_tiles
+from ziggurat.tasks.segmentation.label_tiles import join_tiles
 
 LabelledTile = tuple[Tile, Tensor]
 

@@ -29,6 +29,7 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.tiles import Tile, clip, cut_out
 from ziggurat.data.views import (
     Piece,
@@ -40,18 +41,17 @@ from ziggurat.data.views import (
     share_of,
     wanted_pixels,
 )
-from ziggurat.data.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.allocator import give_back_freed_memory
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.plans.level_training import place_for_inference
-from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.pipeline_training import image_spec, stage_for_inference
-from ziggurat.plans.sharded import drop_gathered, shard_units
-from ziggurat.plans.sharded_training import blank_images
-from ziggurat.plans.tensor_parallel import TensorParallel
+from ziggurat.parallel.runtime.allocator import give_back_freed_memory
+from ziggurat.strategies.level_training import place_for_inference
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.pipeline_training import image_spec, stage_for_inference
+from ziggurat.strategies.sharded import drop_gathered, shard_units
+from ziggurat.strategies.sharded_training import blank_images
+from ziggurat.strategies.tensor_parallel import TensorParallel
 
 T = TypeVar("T")
 

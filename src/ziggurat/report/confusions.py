@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ziggurat.metrics.coco import GroundTruth
+from ziggurat.metrics.confusion import confusion_matrix
 from ziggurat.report.matching import FREE, at_least, match
-from ziggurat.tasks.coco_metric import GroundTruth
-from ziggurat.tasks.confusion import confusion_matrix
-from ziggurat.tasks.detections import Detections
-from ziggurat.tasks.drawing import PICTURE_SCORE
+from ziggurat.tasks.detection.detections import Detections
+from ziggurat.visualize.boxes import PICTURE_SCORE
 
 
 def detection_confusion(

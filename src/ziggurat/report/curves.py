@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ziggurat.metrics.coco import GroundTruth
 from ziggurat.report.matching import CROWDED, match
-from ziggurat.tasks.coco_metric import GroundTruth
-from ziggurat.tasks.detections import Detections
+from ziggurat.tasks.detection.detections import Detections
 
 RECALLS = np.linspace(0, 1, 101)  # those of COCO
 

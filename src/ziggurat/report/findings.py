@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ziggurat.data.dataset import ClassificationDataset, Dataset, DetectionDataset, SegmentationDataset
-from ziggurat.evaluate import Evaluation, PixelCounts, ground_truth
+from ziggurat.inference.evaluate import Evaluation, PixelCounts, ground_truth
 from ziggurat.report.confusions import classification_confusion, detection_confusion
 from ziggurat.report.curves import Curve, classification_curves, count_objects, detection_curves
 from ziggurat.report.quality import classification_quality, detection_quality
-from ziggurat.tasks.detections import Detections
+from ziggurat.tasks.detection.detections import Detections
 
 BACKGROUND = "(background)"  # in brackets: a class may have this name
 MAX_CONFUSED = 50  # pairs of classes that are listed: a matrix of a thousand classes would hide them

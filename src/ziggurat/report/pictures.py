@@ -24,10 +24,10 @@ from ziggurat.inference.detect import detect_as_configured
 from ziggurat.inference.segment import segment_images
 from ziggurat.inference.tiles import compute_as_configured
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
-from ziggurat.tasks.drawing import draw_caption, draw_comparison
-from ziggurat.tasks.label_drawing import draw_label_comparison
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.visualize.boxes import draw_caption, draw_comparison
+from ziggurat.visualize.labels import draw_label_comparison
 
 
 def draw_examples(

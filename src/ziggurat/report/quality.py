@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ziggurat.metrics.coco import GroundTruth
 from ziggurat.report.matching import CROWDED, at_least, match
-from ziggurat.tasks.coco_metric import GroundTruth
-from ziggurat.tasks.detections import Detections
-from ziggurat.tasks.drawing import PICTURE_SCORE
+from ziggurat.tasks.detection.detections import Detections
+from ziggurat.visualize.boxes import PICTURE_SCORE
 
 MAX_TIED = 64  # images of equal quality that are looked at, to find those that show most
 

@@ -8,7 +8,7 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 from ziggurat.report.names import readable
-from ziggurat.tasks.drawing import READABLE_SIDE, contact_sheet
+from ziggurat.visualize.boxes import READABLE_SIDE, contact_sheet
 
 _COLUMNS = 4
 _LETTERS = 15  # pixels of a caption's letters

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ziggurat.config import RunConfig, Task
 from ziggurat.data.dataset import Dataset
-from ziggurat.evaluate import Evaluation
+from ziggurat.inference.evaluate import Evaluation
 from ziggurat.models.vision import VisionModel
 from ziggurat.report.findings import Findings, numbers, study
 from ziggurat.report.history import read_history

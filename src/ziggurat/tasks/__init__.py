@@ -1,1 +1,1 @@
-"""Detection (and later classification and segmentation): loss shares, target assignment, decoding, metric."""
+"""Tasks: a kind of work, whole."""

@@ -8,14 +8,14 @@ from functools import partial
 
 from torch import nn
 
-from ziggurat.parallel.levels.placement import Placement
+from ziggurat.parallel.branches.placement import Placement
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.balance import StageCost
-from ziggurat.parallel.pipeline.trace import Span, Trace
+from ziggurat.parallel.pipeline.timing import Span, Trace
 from ziggurat.parallel.spatial import UnsupportedOperation
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
-from ziggurat.plans.sharded import shard_bytes
-from ziggurat.plans.tensor_parallel import Split
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.sharded import shard_bytes
+from ziggurat.strategies.tensor_parallel import Split
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
 from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
 from ziggurat.verify.step import Step, Trial, run_step

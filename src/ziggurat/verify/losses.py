@@ -21,8 +21,8 @@ from ziggurat.data.batch import (
     stack_targets,
 )
 from ziggurat.models.vision import VisionModel
-from ziggurat.plans.mesh import Mesh
-from ziggurat.tasks.make import make_task
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.tasks.registry import make_task
 
 MOST_OBJECTS = 4  # of an image
 

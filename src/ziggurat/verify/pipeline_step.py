@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.levels.placement import Placement, place
+from ziggurat.parallel.branches.placement import Placement, place
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
-from ziggurat.parallel.pipeline.trace import Trace, noted
+from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.spatial import SpatialTensor
-from ziggurat.plans.level_parallel import LevelParallel, agree_on_costs
-from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.pipeline_parallel import PipelineParallel, choose_cut
+from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.pipeline_parallel import PipelineParallel, choose_cut
 from ziggurat.verify.losses import make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64

@@ -13,7 +13,7 @@ import torch
 
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
-from ziggurat.plans.plan import Plan, parse_plan
+from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.verify.networks import check_name
 from ziggurat.verify.timeline import timeline_path
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verify.compare import Errors, compare_steps
 from ziggurat.verify.step import Step, Trial, run_step
 

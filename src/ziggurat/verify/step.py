@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
-from ziggurat.parallel.levels.placement import Costs
+from ziggurat.parallel.branches.placement import Costs
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
-from ziggurat.plans.data_parallel import DataParallel
-from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.sharded import ShardedParallel, backward_of_nothing, whole
+from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.sharded import ShardedParallel, backward_of_nothing, whole
 from ziggurat.verify.losses import Objective, make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64

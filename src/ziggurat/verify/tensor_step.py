@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from ziggurat.parallel.pipeline.record import spec_of
-from ziggurat.plans.mesh import Mesh
-from ziggurat.plans.tensor_parallel import TensorParallel
+from ziggurat.parallel.graph.trace import spec_of
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.tensor_parallel import TensorParallel
 from ziggurat.verify.precision import KeepFloat64
 from ziggurat.verify.step import Step, Trial, run_step
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.canonical import partition
+from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.pipeline.schedules import CHUNKS, Action, make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import run_order
-from ziggurat.parallel.pipeline.trace import Span
+from ziggurat.parallel.pipeline.timing import Span
 
 COMPUTING = ("forward", "backward")
 COLOURS = {

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
-from ziggurat.parallel.launch import WorkerSettings, launch
-from ziggurat.parallel.workers import Workers
-from ziggurat.plans.mesh import make_mesh
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.formats.datasets import CONFIG, annotation, coco, faults_of, open_masks, opened, write_coco
+from support.datasets import CONFIG, annotation, coco, faults_of, open_masks, opened, write_coco
 from ziggurat.data.formats import find_faults, recognise_tasks
 from ziggurat.errors import UserError
 

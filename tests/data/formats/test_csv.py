@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import CONFIG, faults_of, open_labels, opened, write_image
+from support.datasets import CONFIG, faults_of, open_labels, opened, write_image
 from ziggurat.data.formats import find_faults
 from ziggurat.errors import UserError
 

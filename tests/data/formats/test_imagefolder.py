@@ -8,7 +8,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from data.formats.datasets import CONFIG, faults_of, open_labels, opened, write_image, write_text
+from support.datasets import CONFIG, faults_of, open_labels, opened, write_image, write_text
 from ziggurat.data.formats import find_faults, recognise_tasks
 from ziggurat.data.formats.imagefolder import SUFFIXES
 from ziggurat.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import VOCSegmentation
 
-from data.formats.datasets import CONFIG, corners, faults_of, open_masks, opened, voc, write_image, write_text
+from support.datasets import CONFIG, corners, faults_of, open_masks, opened, voc, write_image, write_text
 from ziggurat.config import DigitsConfig
 from ziggurat.data.formats import find_faults, open_dataset, recognise_tasks
 from ziggurat.data.formats.palette import VOC_CLASSES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import CONFIG, annotation, coco, faults_of, opened, write_coco
+from support.datasets import CONFIG, annotation, coco, faults_of, opened, write_coco
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.digits import DigitScenes

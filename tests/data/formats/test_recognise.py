@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import (
+from support.datasets import (
     CONFIG,
     annotation,
     coco,

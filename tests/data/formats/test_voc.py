@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import corners, faults_of, opened, voc, write_image
+from support.datasets import corners, faults_of, opened, voc, write_image
 from ziggurat.errors import UserError
 
 SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"

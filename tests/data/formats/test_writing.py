@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.formats.datasets import (
+from data.formats.test_mask_folders import write_mask
+from support.datasets import (
     CONFIG,
     annotation,
     coco,
@@ -25,7 +26,6 @@ from data.formats.datasets import (
     write_image,
     write_text,
 )
-from data.formats.test_mask_folders import write_mask
 from ziggurat.config import DigitsConfig, Task
 from ziggurat.data.dataset import (
     ClassificationDataset,

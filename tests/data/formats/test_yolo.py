@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.datasets import CONFIG, faults_of, opened, write_image, write_text
+from support.datasets import CONFIG, faults_of, opened, write_image, write_text
 from ziggurat.config import DigitsConfig
 from ziggurat.data.dataset import SegmentationDataset
 from ziggurat.data.formats import find_faults, open_dataset, recognise_tasks

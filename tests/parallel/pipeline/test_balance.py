@@ -6,15 +6,15 @@ import time
 
 import pytest
 import torch
-from local_stages import Skips
 
+from support.local_stages import Skips
 from ziggurat.errors import UserError
+from ziggurat.parallel.graph.stages import find_places
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
 from ziggurat.parallel.pipeline.recompute import share_again
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.pipeline.schedules import make_schedule
-from ziggurat.parallel.pipeline.stages import find_places
 
 
 def every_cut(units, num_stages):

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from local_stages import Skips, run_stages, weighted_sum
 from torch import nn
 
+from support.local_stages import Skips, run_stages, weighted_sum
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
-from ziggurat.parallel.pipeline.record import CannotCut, Skeleton, spec_of
-from ziggurat.parallel.pipeline.stages import find_places, make_stages, state_names
+from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
+from ziggurat.parallel.graph.trace import CannotCut, Skeleton, spec_of
 from ziggurat.verify.networks import build_network
 
 

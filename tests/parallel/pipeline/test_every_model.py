@@ -11,7 +11,7 @@ from test_cutting import compare
 
 from test_contract import build
 from test_contract_spatial import FEW, LISTED, REST
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from local_stages import weighted_sum
 from torch import nn
 
-from ranks import run_ranks
+from support.local_stages import weighted_sum
+from support.ranks import run_ranks
+from ziggurat.parallel.graph.trace import Skeleton
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
-from ziggurat.parallel.pipeline.record import Skeleton
 from ziggurat.parallel.pipeline.schedules import num_stages
 
 CUT = {2: ["c4"], 4: ["c3", "c5", "top"]}

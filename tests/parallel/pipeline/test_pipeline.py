@@ -7,17 +7,17 @@ from functools import partial
 
 import pytest
 import torch
-from local_stages import Skips, weighted_sum
 from torch import nn
 
-from ranks import run_ranks
+from support.local_stages import Skips, weighted_sum
+from support.ranks import run_ranks
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
+from ziggurat.parallel.graph.trace import Skeleton, spec_of
 from ziggurat.parallel.pipeline.messages import Message, Post, WorkerLost
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
-from ziggurat.parallel.pipeline.record import Skeleton, spec_of
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
-from ziggurat.parallel.pipeline.stages import find_places, make_stages, state_names
-from ziggurat.parallel.workers import Workers
 from ziggurat.verify.memory import PeakBytes
 
 CUTS = {

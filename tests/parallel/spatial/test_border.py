@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_operations import CONVOLUTIONS, DIMS, conv
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
-from whole_and_bands import Case, assert_exact, compare
 
-from ranks import run_ranks
+from support.ranks import run_ranks
+from support.whole_and_bands import Case, assert_exact, compare
 from ziggurat.parallel.spatial import cut, spatial_mesh
 from ziggurat.parallel.spatial.operations import border
 from ziggurat.parallel.spatial.operations.border import strips_of

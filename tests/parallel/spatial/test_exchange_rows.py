@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.exchange import Fetch, fetch
 from ziggurat.parallel.spatial.sums import largest_over, sum_over

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
-from whole_and_bands import Case, assert_exact, compare
+
+from support.whole_and_bands import Case, assert_exact, compare
 
 # PyTorch's own advice on one of the cases
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
 from torch.utils.checkpoint import checkpoint
 
-from ranks import run_ranks
+from support.ranks import run_ranks
 from ziggurat.parallel.spatial import (
     SpatialTensor,
     UnsupportedOperation,

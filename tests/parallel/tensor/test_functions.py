@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ranks import run_ranks
+from support.ranks import run_ranks
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.tensor.cross_entropy import cross_entropy
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, join, sum_out
 from ziggurat.parallel.tensor.split import SplitTensor
-from ziggurat.parallel.workers import Workers
 
 
 def close(value: torch.Tensor, reference: torch.Tensor) -> None:

@@ -22,8 +22,8 @@ from ziggurat.data.formats.opening import DIGITS, declare, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import Fault, Split, Summary, Table
-from ziggurat.data.images import read_image
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
+from ziggurat.data.readers.images import read_image
 from ziggurat.errors import UserError
 
 _FEW = 32  # images that one process decodes before others are worth starting

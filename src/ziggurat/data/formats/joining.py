@@ -22,10 +22,10 @@ from ziggurat.data.formats.judge import (
 )
 from ziggurat.data.formats.palette import all_ignored_fault
 from ziggurat.data.formats.table import Fault, Split, Table
-from ziggurat.data.images import image_size
 from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
+from ziggurat.data.readers.images import image_size
 from ziggurat.errors import UserError
 
 _LOOKED_AT = 64  # masks that are decoded when a data set is opened; the others are judged when they are read

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.graph import INPUT, Graph, Value, tensors_in
+from ziggurat.parallel.graph.runner import Held, StageRunner
+from ziggurat.parallel.graph.stages import make_stages
+from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
 from ziggurat.parallel.pipeline.balance import Unit
-from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value, tensors_in
-from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton
-from ziggurat.parallel.pipeline.runner import Held, StageRunner
-from ziggurat.parallel.pipeline.stages import make_stages
 
 RUNS = 6
 ENOUGH_SECONDS = 10.0  # after two runs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ziggurat.parallel.canonical import gradients_held
+from ziggurat.parallel.collectives.canonical import gradients_held
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Order

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ziggurat.parallel.pipeline.trace import Trace, noted
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.pipeline.timing import Trace, noted
+from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import Dims
-from ziggurat.parallel.workers import Workers
-from ziggurat.phases import waiting
 
 HEAD_BYTES = 4096  # longer heads take a second piece
 LENGTH_BYTES = 8

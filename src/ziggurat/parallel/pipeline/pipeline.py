@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.pipeline.graph import INPUT, Graph, Value
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.graph import INPUT, Graph, Value
+from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
+from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
+from ziggurat.parallel.graph.trace import ImageSpec, Skeleton, spec_of
 from ziggurat.parallel.pipeline.messages import Message, Post
 from ziggurat.parallel.pipeline.recompute import kept_whole
-from ziggurat.parallel.pipeline.record import ImageSpec, Skeleton, spec_of
-from ziggurat.parallel.pipeline.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
-from ziggurat.parallel.pipeline.stages import Stage, find_places, make_stages
-from ziggurat.parallel.pipeline.trace import Trace, noted
+from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.spatial import SpatialMesh
-from ziggurat.parallel.workers import Workers
 
 Address = tuple[int, int, int]  # of a message: the microbatch, the stage that sends, the stage that receives
 

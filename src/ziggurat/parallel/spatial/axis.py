@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ziggurat.parallel.workers import Workers
+from ziggurat.parallel.collectives.workers import Workers
 
 
 @dataclass

@@ -28,9 +28,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
-from ziggurat.phases import waiting
 
 
 @dataclass(frozen=True)

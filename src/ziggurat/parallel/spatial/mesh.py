@@ -11,13 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.pieces import add_up_in_pieces
+from ziggurat.parallel.collectives.pieces import add_up_in_pieces
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
 from ziggurat.parallel.spatial.sums import reduce_over
-from ziggurat.parallel.workers import Workers
-from ziggurat.phases import waiting
 
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
 

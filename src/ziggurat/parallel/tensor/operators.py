@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ziggurat.parallel.workers import Workers
-from ziggurat.phases import waiting
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import waiting
 
 
 class TensorAxis:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
-from ziggurat.parallel.pipeline.graph import Call, Graph, Value
+from ziggurat.parallel.graph.graph import Call, Graph, Value
 from ziggurat.parallel.tensor.layers import CONVOLUTIONS
 
 POINTWISE = (

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
@@ -16,7 +17,6 @@ from ziggurat.parallel.spatial.operations.moments import _moments
 from ziggurat.parallel.spatial.sums import start_sum
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
-from ziggurat.phases import waiting
 
 
 def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) -> tuple[float, Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""What the commands do, as functions: complete a config, check it, start the workers."""

@@ -1,0 +1,143 @@
+"""Image files that the user names: found by path, folder or glob, with a name for what is written of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.readers.images import SUFFIXES, image_size, read_image
+from ziggurat.data.readers.windows import read_window
+from ziggurat.data.tiles import Tile
+from ziggurat.errors import UserError
+
+PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
+JPEG_SIDE = 65500  # the format's largest
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with known sizes.
+
+    Attributes:
+        paths: The files.
+        sizes: Rows and columns of each, upright.
+        max_pixels: Larger images are refused.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
+    max_pixels: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def record(self, index: int) -> ImageRecord:
+        """Return what is known of an image; ids count from 1."""
+        return ImageRecord(self.paths[index].as_posix(), index + 1, *self.sizes[index])
+
+    def image(self, index: int) -> Tensor:
+        """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
+        return read_image(self.paths[index], self.max_pixels)
+
+    def window(self, index: int, tile: Tile) -> Tensor | None:
+        """Read a window of an image without the rest of its file; None where that is not possible."""
+        return read_window(self.paths[index], self.max_pixels, self.sizes[index], tile)
+
+
+def expand_paths(paths: Sequence[str]) -> list[Path]:
+    """Return the image files that are meant, each once, in natural order within a folder or glob.
+
+    Args:
+        paths: Files (whatever their suffix), folders and globs (``**`` stands for folders in folders).
+
+    Raises:
+        UserError: Listing every path under which there is no image.
+    """
+    found: dict[Path, Path] = {}  # by where it really is
+    faults = []
+    for path in paths:
+        here = Path(path)
+        if here.is_file():
+            found.setdefault(here.resolve(), here)
+            continue
+        entries = here.iterdir() if here.is_dir() else map(Path, glob.glob(path, recursive=True))
+        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        if not images:
+            faults.append(_nothing_found(path))
+        for image in sorted(images, key=natural_key):
+            found.setdefault(image.resolve(), image)
+    if not found and not faults:
+        faults.append("no images are given: name files, folders or globs")
+    if faults:
+        raise UserError(faults)
+    return list(found.values())
+
+
+def _nothing_found(path: str) -> str:
+    if Path(path).is_dir():
+        return f"the folder {path} holds no images ({', '.join(SUFFIXES)}): for those of its folders, give '{path}/**/*'"
+    if glob.has_magic(path):
+        return f"no image matches {path}: give a file, a folder or another glob ({', '.join(SUFFIXES)})"
+    return f"there is no file or folder {path}: correct the path"
+
+
+def natural_key(path: Path) -> list[tuple[int, str | int]]:
+    """Order names as people do.
+
+    Example:
+        >>> sorted([Path("a10.png"), Path("a9.png")], key=natural_key)[0].name
+        'a9.png'
+    """
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts]
+
+
+def picture_names(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the file name of each image's picture.
+
+    It is the image's, with the folders that tell it from others of its name, and a number if that is not enough.
+
+    Example:
+        >>> picture_names([Path("day/1.tif"), Path("night/1.tif"), Path("2.bmp")], [(8, 8)] * 3)
+        ['day_1.png', 'night_1.png', '2.png']
+    """
+    stems = Counter(path.stem.lower() for path in paths)
+    parents = [str(path.resolve().parent) for path in paths]
+    common = os.path.commonpath(parents)
+    taken: set[str] = set()
+    names = []
+    for path, parent, size in zip(paths, parents, sizes, strict=True):
+        folders = Path(parent).relative_to(common).parts
+        stem = path.stem if stems[path.stem.lower()] == 1 else "_".join([*folders, path.stem])
+        name = next(
+            n for n in (stem, *(f"{stem}-{k}" for k in range(2, len(paths) + 2))) if n.lower() not in taken
+        )
+        taken.add(name.lower())
+        names.append(name + picture_suffix(*size))
+    return names
+
+
+def picture_suffix(height: int, width: int) -> str:
+    """Return the format of a picture: PNG for small ones, JPEG for large ones, PNG for what JPEG cannot hold."""
+    return ".jpg" if height * width > PNG_PIXELS and max(height, width) <= JPEG_SIDE else ".png"
+
+
+def inspect_images(paths: Sequence[Path], max_pixels: int) -> ImageFiles:
+    """Read the headers of all images; UserError lists every one that is not readable."""
+    sizes, faults = [], []
+    for path in paths:
+        try:
+            sizes.append(image_size(path, max_pixels))
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return ImageFiles(tuple(paths), tuple(sizes), max_pixels)

@@ -1,0 +1,201 @@
+"""Reading a window of an image file, without the rest of the file.
+
+Which files can be read in parts:
+
+====================================  =======================================================================
+BMP, PPM, PGM; TIFF, not compressed   only the rows of the window are read (of a tiled TIFF, only its tiles)
+TIFF, compressed by deflate           only the strips or tiles that the window touches are read and inflated
+others (PNG, JPEG, LZW, WebP ...)     cannot be: their pixels follow from all that stand before them in the file
+====================================  =======================================================================
+
+Grey and RGB of 8 bits a channel, with or without alpha, and upright; `images` reads all others, as a whole.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ziggurat.data.readers.images import open_image, orientation
+from ziggurat.data.tiles import Tile
+
+# Of each of Pillow's modes: its raw modes, and where each has red, green and blue among its channels.
+CHANNELS = {
+    "L": {"L": (0, 0, 0)},
+    "RGB": {"RGB": (0, 1, 2), "BGR": (2, 1, 0), "RGBX": (0, 1, 2), "BGRX": (2, 1, 0)},
+}
+CHANNELS["RGBA"] = {"RGBA": (0, 1, 2), "BGRA": (2, 1, 0)}
+
+# Tags of TIFF 6.0
+BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 258, 259, 262, 266
+STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 278, 279, 284, 317
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+DEFLATE = (8, 32946)
+MODE_OF_PHOTOMETRIC = {(1, 1): "L", (2, 3): "RGB", (2, 4): "RGBA"}  # by photometric and number of samples
+
+
+@runtime_checkable
+class ReadsWindows(Protocol):
+    """Images of which windows can be read, where their files can."""
+
+    def window(self, index: int, tile: Tile) -> Tensor | None:
+        """Return a window of an image, RGB, uint8, or None if it has to be read as a whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some pixels that lie together in a file.
+
+    Attributes:
+        box: Left, top, right and bottom in the image.
+        offset: First byte.
+        stride: Bytes from row to row.
+        bottom_up: Whether the last row is the first in the file.
+        size: Bytes if they are deflated, otherwise 0.
+        predicted: Whether each pixel is the difference to the one on its left.
+    """
+
+    box: tuple[int, int, int, int]
+    offset: int
+    stride: int
+    bottom_up: bool = False
+    size: int = 0
+    predicted: bool = False
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a file has its pixels, and which of the channels are red, green and blue."""
+
+    chunks: Sequence[_Chunk]
+    num_channels: int
+    rgb: tuple[int, int, int]
+
+
+def read_window(path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
+    """Return a window of an image.
+
+    Args:
+        path: The image file.
+        max_pixels: Larger images are refused.
+        size: Rows and columns that the image must have.
+        tile: The window, within the image.
+
+    Returns:
+        RGB, uint8, shape ``(3, tile.height, tile.width)``: the pixels that `read_image` gives; None if the file cannot
+        be read in parts, or its image is not of that size.
+
+    Raises:
+        UserError: If there is no such image, or it cannot be decoded.
+    """
+    with open_image(path, max_pixels) as image:
+        if orientation(image) != 1 or (image.height, image.width) != size:
+            return None
+        layout = _layout_of(image)
+        if layout is None:
+            return None
+        pixels = np.empty((tile.height, tile.width, layout.num_channels), dtype=np.uint8)
+        with path.open("rb") as file:
+            for chunk in layout.chunks:
+                _copy(file, chunk, pixels, tile)
+    return torch.from_numpy(pixels[:, :, layout.rgb].transpose(2, 0, 1).copy())
+
+
+def _copy(file: BinaryIO, chunk: _Chunk, pixels: np.ndarray, tile: Tile) -> None:
+    """Copy what a chunk has of a window."""
+    left, top, right, bottom = chunk.box
+    first, last = max(top, tile.top), min(bottom, tile.top + tile.height)
+    begin, end = max(left, tile.left), min(right, tile.left + tile.width)
+    if first >= last or begin >= end:
+        return
+    rows = _rows(file, chunk, first - top, last - top, pixels.shape[2])
+    target = pixels[first - tile.top : last - tile.top, begin - tile.left : end - tile.left]
+    target[:] = rows[:, begin - left : end - left]
+
+
+def _rows(file: BinaryIO, chunk: _Chunk, first: int, last: int, num_channels: int) -> np.ndarray:
+    """Return some rows of a chunk, uint8, shape ``(rows, columns, channels)``."""
+    height = chunk.box[3] - chunk.box[1]
+    width = chunk.box[2] - chunk.box[0]
+    if chunk.size:
+        file.seek(chunk.offset)
+        data = zlib.decompress(file.read(chunk.size))[first * chunk.stride : last * chunk.stride]
+    else:
+        start = height - last if chunk.bottom_up else first
+        file.seek(chunk.offset + start * chunk.stride)
+        data = file.read((last - first) * chunk.stride)
+    # the last row of a file need not be filled up to the stride
+    lines = np.zeros((last - first) * chunk.stride, dtype=np.uint8)
+    needed = (last - first - 1) * chunk.stride + width * num_channels
+    if len(data) < needed:
+        raise OSError(f"the file is truncated ({needed - len(data)} bytes missing)")
+    lines[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    used = lines.reshape(last - first, chunk.stride)[:, : chunk.stride // num_channels * num_channels]
+    rows = used.reshape(last - first, -1, num_channels)
+    if chunk.predicted:
+        rows = np.add.accumulate(rows, axis=1, dtype=np.uint8)
+    return rows[::-1] if chunk.bottom_up else rows
+
+
+def _layout_of(image: Image.Image) -> _Layout | None:
+    """Return where a file has its pixels, or None if it cannot be read in parts."""
+    entries: Any = getattr(image, "tile", [])
+    if entries and all(entry[0] == "raw" for entry in entries):
+        return _raw_layout(image.mode, entries)
+    return _deflated_layout(image) if image.format == "TIFF" else None
+
+
+def _raw_layout(mode: str, entries: Sequence[Any]) -> _Layout | None:
+    chunks, raw_modes = [], set()
+    for _, box, offset, given in entries:
+        arguments = (given,) if isinstance(given, str) else tuple(given)
+        raw_mode, stride, step = (*arguments, 0, 1)[:3] if len(arguments) < 3 else arguments[:3]
+        raw_modes.add(raw_mode)
+        chunks.append(_Chunk(tuple(box), offset, stride or (box[2] - box[0]) * len(raw_mode), step == -1))
+    rgb = CHANNELS.get(mode, {}).get(raw_mode)
+    if rgb is None or len(raw_modes) != 1:
+        return None
+    return _Layout(chunks, len(raw_mode), rgb)
+
+
+def _deflated_layout(image: Any) -> _Layout | None:
+    tags = image.tag_v2
+    bits = tags.get(BITS, (1,))
+    mode = MODE_OF_PHOTOMETRIC.get((tags.get(PHOTOMETRIC), len(bits)))
+    predictor = tags.get(PREDICTOR, 1)
+    plain = tags.get(PLANAR, 1) == 1 and tags.get(FILL_ORDER, 1) == 1 and predictor in (1, 2)
+    if (
+        tags.get(COMPRESSION) not in DEFLATE
+        or set(bits) != {8}
+        or mode is None
+        or mode != image.mode
+        or not plain
+    ):
+        return None
+    num_channels = len(bits)
+    width, height = image.size
+    tile_width, tile_height = tags.get(TILE_WIDTH), tags.get(TILE_HEIGHT)
+    offsets, sizes = tags.get(TILE_OFFSETS), tags.get(TILE_BYTES)
+    if tile_width is None:
+        tile_width, tile_height = width, min(tags.get(ROWS_PER_STRIP, height), height)
+        offsets, sizes = tags.get(STRIP_OFFSETS), tags.get(STRIP_BYTES)
+    corners = [(x, y) for y in range(0, height, tile_height) for x in range(0, width, tile_width)]
+    if offsets is None or sizes is None or not len(offsets) == len(sizes) == len(corners):
+        return None
+    chunks = [
+        _Chunk(
+            (x, y, min(x + tile_width, width), min(y + tile_height, height)),
+            offset, tile_width * num_channels, size=size, predicted=predictor == 2,
+        )
+        for (x, y), offset, size in zip(corners, offsets, sizes, strict=True)
+    ]  # fmt: skip
+    return _Layout(chunks, num_channels, CHANNELS[mode][mode])

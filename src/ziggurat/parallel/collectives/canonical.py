@@ -1,0 +1,186 @@
+r"""The canonical sum: one fixed order of addition, whatever the number of workers.
+
+Every microbatch gives one leaf. The leaves are added in a binary tree over the microbatch index that depends on
+nothing but their number:
+
+    leaf   0   1   2   3   4   5   6   7        nodes of 8 leaves: spans [0,1) .. [7,8), [0,2), [2,4), [4,6),
+            \ /     \ /     \ /     \ /         [6,8), [0,4), [4,8), [0,8)
+             +       +       +       +
+              \     /         \     /           of 5 leaves: [0,4) as above, and [0,5) = [0,4) + [4,5)
+                 +               +
+                  \             /              3 workers of 3 + 3 + 2 leaves hold the subtrees
+                        +                      [0,2) [2,3)  |  [3,4) [4,6)  |  [6,8)
+
+Floating-point addition is not associative, so the tree, not the workers, decides who is added to whom. A worker
+folds the subtrees that lie within its own leaves; only their roots travel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import waiting
+
+
+class _Addable(Protocol):
+    def add_(self, other: Any, /) -> Any: ...
+
+
+Summand = TypeVar("Summand", bound=_Addable)  # a tensor, or a leaf of several
+
+
+class Span(NamedTuple):
+    """The leaves ``[start, stop)``."""
+
+    start: int
+    stop: int
+
+
+def partition(num_leaves: int, num_workers: int) -> list[range]:
+    """Return the leaves of each worker: consecutive, as even as possible, the larger parts first.
+
+    Example:
+        >>> partition(8, 3)
+        [range(0, 3), range(3, 6), range(6, 8)]
+    """
+    small, larger = divmod(num_leaves, num_workers)
+    starts = [rank * small + min(rank, larger) for rank in range(num_workers + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]
+
+
+def children(span: Span) -> tuple[Span, Span]:
+    """Return the two nodes below a node with more than one leaf.
+
+    The left one holds the largest power of two that is smaller than the node.
+
+    Example:
+        >>> children(Span(0, 5))
+        (Span(start=0, stop=4), Span(start=4, stop=5))
+    """
+    left = 1 << ((span.stop - span.start - 1).bit_length() - 1)
+    middle = span.start + left
+    return Span(span.start, middle), Span(middle, span.stop)
+
+
+def subtrees(leaves: range, node: Span) -> list[Span]:
+    """Return the largest nodes at or below `node` that hold only `leaves`, from left to right.
+
+    Example:
+        >>> subtrees(range(3, 6), Span(0, 8))
+        [Span(start=3, stop=4), Span(start=4, stop=6)]
+    """
+    if leaves.stop <= node.start or node.stop <= leaves.start:
+        return []
+    if leaves.start <= node.start and node.stop <= leaves.stop:
+        return [node]
+    left, right = children(node)
+    return subtrees(leaves, left) + subtrees(leaves, right)
+
+
+def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
+    """Add the roots of subtrees in the order of the tree.
+
+    Args:
+        roots: The sums of disjoint subtrees that together make up `node`, all of one shape.
+        node: The node whose sum is wanted.
+
+    Returns:
+        The sum, in the memory of its leftmost root.
+    """
+    if node in roots:
+        return roots[node]
+    left, right = children(node)
+    total: Summand = fold(roots, left).add_(fold(roots, right))
+    return total
+
+
+class Accumulator(Generic[Summand]):
+    """Folds the leaves of one worker as they come, keeping only the roots of finished subtrees.
+
+    Whoever makes the leaves may add every second one to its left neighbour on the spot (`take_left`); `gradients_held` says
+    how many there are then.
+    """
+
+    def __init__(self, leaves: range, num_leaves: int) -> None:
+        self.node = Span(0, num_leaves)
+        self.roots: dict[Span, Summand] = {}
+        self.expected = list(leaves)
+
+    def take_left(self, leaf: int) -> Summand | None:
+        """Give away the leaf to which the next one is added first; None if that is no single leaf, or another worker's."""
+        return self.roots.pop(Span(leaf - 1, leaf), None) if leaf % 2 else None
+
+    def add(self, leaf: int, value: Summand, has_left: bool = False) -> None:
+        """Add the next leaf; its memory is taken over.
+
+        Args:
+            leaf: Its index.
+            value: The leaf.
+            has_left: Whether it is added already to what `take_left` has given away.
+
+        Raises:
+            ValueError: If leaves do not come in order.
+        """
+        if not self.expected or leaf != self.expected[0]:
+            raise ValueError(f"leaves must come in order: got {leaf}, expected {self.expected[:1]}")
+        self.expected.pop(0)
+        self.roots[Span(leaf - has_left, leaf + 1)] = value
+        done = range(next(iter(self.roots)).start, leaf + 1)
+        self.roots = {span: fold(self.roots, span) for span in subtrees(done, self.node)}
+
+
+def gradients_held(leaves: range, num_leaves: int) -> list[tuple[int, int]]:
+    """Return how many gradients a worker holds before each of its leaves, and with the one that is made.
+
+    Example:
+        >>> gradients_held(range(4), 4)
+        [(0, 1), (1, 1), (1, 2), (2, 2)]
+        >>> gradients_held(range(3, 5), 5)  # leaf 3 is added to another worker's first
+        [(0, 1), (1, 2)]
+    """
+    held = []
+    for leaf in leaves:
+        roots = subtrees(range(leaves.start, leaf), Span(0, num_leaves))
+        has_left = leaf % 2 == 1 and Span(leaf - 1, leaf) in roots
+        held.append((len(roots), len(roots) + (not has_left)))
+    return held
+
+
+def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers) -> Tensor:
+    """Return the leaves of all workers, in order of their index.
+
+    Args:
+        leaves: This worker's leaves, shape ``(n, K)``; ``n`` is the length of its part and may be zero.
+        partition_: The leaves of each worker.
+        workers: The workers of the axis.
+
+    Returns:
+        Shape ``(num_leaves, K)``, the same on every worker.
+
+    Communication: one all-gather of ``max(n) * K`` elements for each worker.
+    """
+    if workers.group is None:
+        return leaves
+    longest = max(len(part) for part in partition_)
+    sent = leaves.new_zeros((longest, leaves.shape[1]))
+    sent[: len(leaves)] = leaves
+    received = leaves.new_empty((workers.size * longest, leaves.shape[1]))
+    with waiting():
+        dist.all_gather_single(received, sent, group=workers.group)
+    parts = received.view(workers.size, longest, leaves.shape[1])
+    return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
+
+
+def sum_leaves(leaves: Tensor) -> Tensor:
+    """Add the rows of `leaves`, shape ``(n, K)``, in the order of the tree; zeros where there are none."""
+    if not len(leaves):
+        return leaves.new_zeros(leaves.shape[1])
+    rows = leaves.clone().unbind()
+    return fold({Span(i, i + 1): row for i, row in enumerate(rows)}, Span(0, len(rows)))

@@ -1,0 +1,272 @@
+"""The gradient of the global batch by the canonical sum, bucket by bucket, while the last backward pass runs.
+
+    backward of the worker's last microbatch:   ... layer4 ......... layer3 ......... layer2 ......... stem
+    bucket 0 (last layers) complete:                |-- all-to-all --|-- all-gather --|
+    bucket 1                                                         |-- all-to-all --|-- all-gather --|
+
+Buckets hold the parameters in reverse order, as backward reaches them. They are exchanged in the order of their
+number on every worker, so the communication of all workers matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.parallel.collectives.canonical import Accumulator, Span, partition, subtrees
+from ziggurat.parallel.collectives.exchange import Exchange, MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.collectives.leaf import Leaf, owned
+from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
+from ziggurat.parallel.collectives.workers import Workers
+
+BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
+
+
+class GradientSum:
+    """Collects one gradient leaf per microbatch and leaves their canonical sum in every ``parameter.grad``.
+
+    A parameter that a backward pass does not reach takes part with zeros.
+
+    Args:
+        parameters: The parameters that require a gradient, in the model's order.
+        workers: The workers of the data parallel axis.
+        bucket_bytes: Size of the pieces that are exchanged at a time.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> gradients = GradientSum(layer.parameters(), Workers())
+        >>> gradients.start(num_leaves=2)
+        >>> for leaf, image in enumerate(torch.eye(2)):
+        ...     with gradients.leaf(leaf):
+        ...         layer(image).backward()
+        >>> gradients.finish()
+        >>> layer.weight.grad
+        tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.workers = workers
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.buckets = [_Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
+        self.hooks = [
+            parameter.register_post_accumulate_grad_hook(partial(self._take, bucket))
+            for bucket in self.buckets
+            for parameter in bucket.parameters
+        ]
+        self.current: int | None = None
+        self.memories: set[int] = set()  # of the current leaf's gradients
+        self.shared_roots = 0 if workers.group is not None and workers.device.type == "cpu" else None
+
+    def start(self, num_leaves: int) -> None:
+        """Begin a step whose global batch has `num_leaves` microbatches."""
+        self.num_leaves = num_leaves
+        self.partition = partition(num_leaves, self.workers.size)
+        self.mine = self.partition[self.workers.rank]
+        self.pending: list[Exchange | NoExchange[Leaf]] = []
+        self._share_memory()
+        for bucket in self.buckets:
+            bucket.sum = Accumulator(self.mine, num_leaves)
+            for parameter in bucket.parameters:
+                parameter.grad = None  # else autograd would add to the sum of the step before
+
+    @contextmanager
+    def leaf(self, index: int) -> Iterator[None]:
+        """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`.
+
+        Of every second leaf autograd itself adds each parameter's gradient to that of the leaf before, as soon as it is made.
+        """
+        self._begin(index)
+        for bucket in self.buckets:
+            bucket.lend_left(index)
+        yield
+        self._end()
+
+    def take_present(self, index: int) -> None:
+        """Take what several backward passes have left in every ``parameter.grad`` as the leaf of microbatch `index`."""
+        self._begin(index)
+        for bucket in self.buckets:
+            for parameter in bucket.parameters:
+                if parameter.grad is not None:
+                    self._take(bucket, parameter)
+        self._end()
+
+    def finish(self, add_parts: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Wait for all buckets and set every ``parameter.grad`` to its sum.
+
+        Args:
+            add_parts: From a bucket's flat sum to that of the workers which have other parts of the same microbatches;
+                it may overwrite its argument.
+        """
+        self._exchange_complete_buckets()  # a worker without microbatches has had no occasion before
+        if self.pending:
+            self.pending[-1].add_slices()
+        for bucket, pending in zip(self.buckets, self.pending, strict=True):
+            gradients = _gradients(bucket, pending.result(), add_parts)
+            for parameter, gradient in zip(bucket.parameters, gradients, strict=True):
+                parameter.grad = gradient
+        self.pending = []
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _begin(self, index: int) -> None:
+        self.current = index
+        self.memories.clear()
+
+    def _end(self) -> None:
+        """Complete the leaf where no gradient came."""
+        for bucket in self.buckets:
+            if not bucket.complete:
+                self._fold(bucket)
+        for bucket in self.buckets:
+            bucket.complete = False
+        self.current = None
+
+    def _take(self, bucket: _Bucket, parameter: Tensor) -> None:
+        """Move one parameter's gradient into the leaf of its bucket (called by autograd)."""
+        if self.current is None:
+            return
+        bucket.take(parameter, self.memories)
+        if bucket.is_full:
+            self._fold(bucket)
+
+    def _fold(self, bucket: _Bucket) -> None:
+        """Add the bucket's leaf to its sum; after the last leaf, exchange all that is complete."""
+        assert self.current is not None and bucket.sum is not None
+        bucket.sum.add(self.current, bucket.pop_leaf(), bucket.has_left)
+        bucket.has_left = False
+        bucket.complete = True
+        if self.current == self.mine[-1]:
+            self._exchange_complete_buckets()
+
+    def _exchange_complete_buckets(self) -> None:
+        while len(self.pending) < len(self.buckets):
+            bucket = self.buckets[len(self.pending)]
+            if bucket.sum is None or (self.mine and not bucket.complete):
+                return
+            if self.pending:
+                self.pending[-1].add_slices()
+            self.pending.append(self._start_exchange(bucket, bucket.sum.roots))
+            bucket.sum = None
+
+    def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | NoExchange[Leaf]:
+        if self.workers.group is None:
+            return NoExchange(leaves, self.num_leaves)
+        roots = {span: leaf.flat() for span, leaf in leaves.items()}
+        if bucket.shared is not None:
+            return SharedExchange(roots, self.partition, self.workers, *bucket.shared)
+        return MessageExchange(roots, self.partition, self.workers, bucket.parameters[0], bucket.length)
+
+    def _share_memory(self) -> None:
+        """Map shared memory for the roots of all workers, where there is none yet or too little."""
+        if self.shared_roots is None:
+            return
+        whole = Span(0, self.num_leaves)
+        needed = max(len(subtrees(part, whole)) for part in self.partition)
+        if needed <= self.shared_roots:
+            return
+        pieces: list[tuple[tuple[int, ...], torch.dtype]] = []
+        for bucket in self.buckets:
+            roots, total = (self.workers.size, needed, bucket.length), (bucket.length,)
+            pieces += [(roots, bucket.dtype), (total, bucket.dtype)]
+        memory = share_memory(self.workers, arena_bytes(pieces))
+        self.shared_roots = None if memory is None else needed
+        arena = None if memory is None else Arena(memory)
+        for bucket, places, result in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
+            bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*result))
+
+
+def _gradients(
+    bucket: _Bucket, total: Tensor | Leaf, add_parts: Callable[[Tensor], Tensor] | None
+) -> list[Tensor]:
+    """Return each parameter's gradient from the sum of a bucket."""
+    if add_parts is not None:
+        total = add_parts(total.flat() if isinstance(total, Leaf) else total)
+    return total.tensors if isinstance(total, Leaf) else bucket.views(total)
+
+
+class _Bucket:
+    """Some parameters, and the gradients that the current backward pass has left in them."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
+        self.strides = [torch.empty_like(p, device="meta").stride() for p in parameters]  # without gaps
+        self.length = sum(parameter.numel() for parameter in parameters)
+        self.dtype = parameters[0].dtype
+        self.shared: tuple[Tensor, Tensor] | None = None
+        self.sum: Accumulator[Leaf] | None = None
+        self.complete = False
+        self.has_left = False
+        self.taken: dict[int, Tensor] = {}
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Return one view of `flat` for each parameter, with its shape and strides."""
+        views, offset = [], 0
+        for parameter, strides in zip(self.parameters, self.strides, strict=True):
+            views.append(flat.as_strided(parameter.shape, strides, offset))
+            offset += parameter.numel()
+        return views
+
+    def lend_left(self, leaf: int) -> None:
+        """Put the gradients of the leaf before into ``parameter.grad``, if this one is added to them first."""
+        left = self.sum.take_left(leaf) if self.sum is not None else None
+        self.has_left = left is not None
+        if left is not None:
+            for parameter, gradient in zip(self.parameters, left.tensors, strict=True):
+                parameter.grad = gradient
+
+    def take(self, parameter: Tensor, memories: set[int]) -> None:
+        """Move ``parameter.grad`` into the leaf.
+
+        Raises:
+            RuntimeError: If one backward pass delivers a second gradient (reentrant checkpointing does).
+        """
+        place = self.index[id(parameter)]
+        if place in self.taken:
+            raise RuntimeError(
+                "a parameter received two gradients in one backward pass; "
+                "use torch.utils.checkpoint with use_reentrant=False"
+            )
+        assert parameter.grad is not None
+        self.taken[place] = owned(parameter.grad, self.strides[place], memories)
+        parameter.grad = None
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.taken) == len(self.parameters)
+
+    def pop_leaf(self) -> Leaf:
+        """Return the leaf, with zeros where no gradient came."""
+        taken, self.taken = self.taken, {}
+        for place, parameter in enumerate(self.parameters):
+            if place not in taken:
+                left, parameter.grad = parameter.grad, None
+                zeros = torch.zeros_like(parameter.detach())
+                taken[place] = zeros if left is None else left.add_(zeros)  # they count: -0 + 0 is 0
+        return Leaf([taken[place] for place in range(len(self.parameters))])
+
+
+def _bucket_groups(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
+    """Cut the reversed list of parameters into groups of one type and device, of about `bucket_bytes`."""
+    groups: list[list[nn.Parameter]] = []
+    size = 0
+    for parameter in reversed(parameters):
+        if not groups or size >= bucket_bytes or not _are_alike(parameter, groups[-1][0]):
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    return groups
+
+
+def _are_alike(one: nn.Parameter, other: nn.Parameter) -> bool:
+    return one.dtype == other.dtype and one.device == other.device

@@ -1,0 +1,103 @@
+"""Adding up many tensors over workers, a piece of them at a time: no second copy of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.collectives.canonical import Span
+from ziggurat.parallel.collectives.exchange import SharedExchange
+from ziggurat.parallel.collectives.shared_memory import Arena, share_memory
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import waiting
+
+PIECE_BYTES = 8 << 20
+
+
+def add_up_in_pieces(
+    tensors: Iterable[Tensor], add_up: Callable[[Tensor], Tensor], piece_bytes: int = PIECE_BYTES
+) -> None:
+    """Overwrite tensors with their sums over workers.
+
+    Args:
+        tensors: In the same order on every worker.
+        add_up: From this worker's flat tensor to the sum over all workers.
+        piece_bytes: About how much is joined into one flat tensor.
+
+    Communication:
+        One call of `add_up` for each piece.
+
+    Example:
+        >>> parts = [torch.ones(2), torch.ones(3)]
+        >>> add_up_in_pieces(parts, lambda flat: 2 * flat)
+        >>> parts[1]
+        tensor([2., 2., 2.])
+    """
+    piece: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if piece and (piece[0].dtype != tensor.dtype or size >= piece_bytes):
+            _add_up(piece, add_up)
+            piece, size = [], 0
+        piece.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    if piece:
+        _add_up(piece, add_up)
+
+
+def _add_up(tensors: list[Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
+    flat = add_up(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view(tensor.shape))
+
+
+class PartSum:
+    """The sum of a flat tensor over workers: through the memory of one machine where they share it, else by messages.
+
+    Args:
+        workers: Of one axis.
+        room_bytes: Shared memory for each worker, which is mapped at the first sum.
+
+    Placement:
+        Before, each worker has a part; after, every worker has the same sum.
+
+    Communication:
+        Two barriers for each `room_bytes` of a tensor; by messages one all-reduce.
+    """
+
+    def __init__(self, workers: Workers, room_bytes: int = PIECE_BYTES) -> None:
+        self.workers = workers
+        self.room_bytes = room_bytes
+        self.memory: Tensor | None = None
+        self.is_mapped = workers.group is None or workers.device.type != "cpu"  # then there is nothing to map
+
+    def __call__(self, part: Tensor) -> Tensor:
+        """Return the sum; the part, flat and contiguous, is overwritten with it."""
+        if self.workers.group is None:
+            return part
+        if not self.is_mapped:
+            self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
+            self.is_mapped = True
+        if self.memory is None:
+            with waiting():
+                dist.all_reduce(part, group=self.workers.group)
+            return part
+        for piece in part.split(self.room_bytes // part.element_size()):
+            self._add_shared(piece, self.memory)
+        return part
+
+    def _add_shared(self, piece: Tensor, memory: Tensor) -> None:
+        rank, size, length = self.workers.rank, self.workers.size, piece.numel()
+        arena, room = (
+            Arena(memory),
+            self.room_bytes // piece.element_size(),
+        )  # each place stays, whatever the length
+        places = arena.tensor((size, 1, room), piece.dtype)[:, :, :length]
+        total = arena.tensor((room,), piece.dtype)[:length]
+        parts = [range(number, number + 1) for number in range(size)]
+        exchange = SharedExchange({Span(rank, rank + 1): piece}, parts, self.workers, places, total)
+        exchange.add_slices()
+        piece.copy_(exchange.result())

@@ -1,0 +1,118 @@
+"""Running statistics of batch norm, combined in canonical order.
+
+In training a batch norm uses the statistics of its microbatch, and adds them to its running statistics. The order
+of these additions is that of the microbatches, whatever worker computes which: with momentum ``m`` and the
+statistics ``s_i`` of microbatch ``i``, ``r <- r + m * (s_i - r)`` for ``i = 0, 1, ...``.
+
+While a step runs, the momentum of each layer is 1, so that a forward pass leaves the statistics of its microbatch
+in the layer's own buffers (repeating the forward pass, as activation checkpointing does, changes nothing).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.canonical import gather_leaves, partition
+from ziggurat.parallel.collectives.workers import Workers
+
+
+class RunningStatistics:
+    """Keeps the running statistics of all batch norms of a model in canonical order.
+
+    Args:
+        model: Any module; the statistics of layers in evaluation mode stay as they are.
+        workers: The workers of the data parallel axis.
+    """
+
+    def __init__(self, model: nn.Module, workers: Workers) -> None:
+        self.workers = workers
+        self.layers = [
+            module
+            for module in model.modules()
+            if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
+            and module.track_running_stats
+            and module.running_mean is not None
+        ]
+        self.momenta = [layer.momentum for layer in self.layers]
+        self.buffers = [
+            buffer
+            for layer in self.layers
+            for buffer in (layer.running_mean, layer.running_var)
+            if buffer is not None
+        ]
+        # a layer that tracks statistics has a counter
+        self.counters = [c for layer in self.layers if (c := layer.num_batches_tracked) is not None]
+        known = {id(buffer) for buffer in (*self.buffers, *self.counters)}
+        self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
+        self.sizes = [buffer.numel() for buffer in self.buffers]
+
+    def start(self) -> None:
+        """Begin a step: keep the running statistics, and let each forward pass leave its own."""
+        self.versions = {name: buffer._version for name, buffer in self.others.items()}
+        if not self.layers:
+            return
+        self.before = torch.cat(self.buffers)
+        self.batches = [counter.clone() for counter in self.counters]
+        self.leaves: list[Tensor] = []
+        for layer in self.layers:
+            layer.momentum = 1.0
+
+    def take_leaf(self) -> None:
+        """Keep the statistics that the forward pass of one microbatch has left.
+
+        Raises:
+            UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
+        """
+        changed = [name for name, b in self.others.items() if b._version != self.versions[name]]
+        if changed:
+            raise UserError(
+                f"training changes the buffers {', '.join(changed)}, which are not a batch norm's: they would differ "
+                "between workers; use a model without them, or model.norm=group"
+            )
+        if self.layers:
+            self.leaves.append(torch.cat(self.buffers))
+            self._fill(self.before)  # a layer that the next microbatch skips must not show this one's
+
+    def finish(self, num_leaves: int) -> None:
+        """Combine the statistics of all `num_leaves` microbatches, and restore the layers' momenta.
+
+        Communication: one all-gather of the statistics of all microbatches.
+        """
+        if not self.layers:
+            return
+        mine = torch.stack(self.leaves) if self.leaves else self.before.new_empty((0, len(self.before)))
+        leaves = gather_leaves(mine, partition(num_leaves, self.workers.size), self.workers)
+        running = self.before
+        for i, leaf in enumerate(leaves):
+            running = torch.lerp(running, leaf, self._weights(i, running))
+        self._write(running, num_leaves)
+
+    def abandon(self) -> None:
+        """Go back to the running statistics from before the step."""
+        if self.layers:
+            self._write(self.before, 0)
+
+    def _write(self, running: Tensor, num_new: int) -> None:
+        self._fill(running)
+        for layer, momentum in zip(self.layers, self.momenta, strict=True):
+            layer.momentum = momentum
+        for layer, counter, batches in zip(self.layers, self.counters, self.batches, strict=True):
+            counter.copy_(batches + num_new * layer.training)
+        self.leaves = []
+
+    def _fill(self, running: Tensor) -> None:
+        for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
+            # `.data`: a backward pass that is still to come has kept the buffer, though in training it does not read it
+            buffer.data.copy_(value)
+
+    def _weights(self, leaf: int, like: Tensor) -> Tensor:
+        """Return each statistic's weight of the new value; a momentum of None is the cumulative average."""
+        weights = [
+            momentum if momentum is not None else 1.0 / (int(batches) + leaf + 1)
+            for momentum, batches in zip(self.momenta, self.batches, strict=True)
+            for _ in range(2)
+        ]
+        sizes = torch.tensor(self.sizes, device=like.device)
+        return torch.tensor(weights, dtype=like.dtype, device=like.device).repeat_interleave(sizes)

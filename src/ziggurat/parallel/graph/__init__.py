@@ -1,0 +1,1 @@
+"""A network's graph of calls, traced once."""

@@ -1,0 +1,363 @@
+"""Recording what a network computes, by calling it on tensors that have a shape and no memory.
+
+Plain symbolic tracing (``torch.fx``) stops where a network looks at a shape: ours pad images of odd sizes, a feature pyramid
+asks for the size of the finer map, transformers cut windows. Here shapes are known: every size of image has a record of its
+own, which takes milliseconds. The record is the same on every worker, and needs no weights.
+
+What depends on the *values* of tensors (``if mask.any()``) cannot be recorded, and is refused by name. A layer whose inside
+cannot be seen (scripted code) is taken as one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
+from ziggurat.parallel.graph.meta import hollow_copy
+
+META = torch.device("meta")
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class CannotCut(UserError):  # noqa: N818 - reads as what happened
+    """A network that cannot be cut into stages; the message says why, and what helps."""
+
+
+class _Unseen(Exception):  # noqa: N818 - caught here
+    """A tensor that comes from code which cannot be recorded."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer)
+        self.layer = layer
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a record depends on, of the images of a microbatch.
+
+    Attributes:
+        shape: Of the whole images.
+        strides: Likewise.
+        dtype: Their type.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def spec_of(images: Tensor) -> ImageSpec:
+    """Return what a record depends on; of images that are cut over workers, of the whole."""
+    shape = tuple(images.shape)
+    strides = torch.empty(shape, device=META).stride() if type(images) is not Tensor else images.stride()
+    return ImageSpec(shape, tuple(strides), images.dtype)
+
+
+class Skeleton:
+    """A network without weights, which is called to be recorded.
+
+    Args:
+        model: Any module that takes one tensor. It is not changed, and may lose its weights afterwards.
+        device: Where it will compute.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
+        self.model = model
+        self.device = device or torch.device("cpu")
+        try:
+            self.hollow = hollow_copy(model, _named)
+        except (RuntimeError, TypeError) as error:
+            raise CannotCut(
+                f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
+            ) from error
+        self.opaque: set[str] = set()
+        self.graphs: dict[Any, Graph] = {}
+
+    def record(self, spec: ImageSpec) -> Graph:
+        """Return what the network computes of images of a size, in its present modes of training.
+
+        Raises:
+            CannotCut: If it depends on values, or returns what holds tensors out of sight.
+        """
+        modes = tuple(module.training for module in self.model.modules())
+        key = (spec, modes, torch.is_autocast_enabled(self.device.type), torch.is_grad_enabled())
+        if key not in self.graphs:
+            for module, mode in zip(self.hollow.modules(), modes, strict=True):
+                module.training = mode
+            self.graphs[key] = self._record(spec)
+        return self.graphs[key]
+
+    def _record(self, spec: ImageSpec) -> Graph:
+        while True:
+            recorder = _Recorder(self.hollow, self.device, self.opaque)
+            images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
+            try:
+                return recorder.run(images)
+            except _Unseen as error:  # take the layer as one call, and try again
+                if error.layer in self.opaque or not error.layer:
+                    raise CannotCut(
+                        f"{type(self.model).__name__} cannot be cut into stages: '{error.layer or 'its forward'}' "
+                        "computes tensors in code that cannot be recorded (scripted or compiled); run it without pp, lp and tp"
+                    ) from None
+                self.opaque.add(error.layer)
+            # what PyTorch and a network's own code raise on tensors without values
+            except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+                if type(self.model) is nn.Sequential:
+                    return _chain(self.model, self.hollow)
+                raise CannotCut(
+                    f"{type(self.model).__name__} cannot be cut into stages: what it computes must depend on shapes "
+                    f"alone, not on values of tensors; in '{recorder.layer}' {type(error).__name__}: "
+                    f"{str(error).splitlines()[0] if str(error) else ''}; put such code into a layer of an "
+                    "nn.Sequential, or run it without pp, lp and tp"
+                ) from error
+
+
+def _chain(model: nn.Sequential, hollow: nn.Module) -> Graph:
+    """Return the graph of layers that are called one after the other, without a look inside."""
+    graph, value = Graph(), Value(INPUT, 0)
+    for number, (name, child) in enumerate(model.named_children()):
+        graph.calls.append(Call(name, None, (value,), {}, (value,), _states_of(hollow.get_submodule(name))))
+        graph.starts[name] = number
+        graph.written_states |= {f"{name}.{key}" for key, _ in child.named_buffers()}
+        value = Value(number, 0)
+    graph.outputs = value
+    return graph
+
+
+def _states_of(hollow: nn.Module) -> tuple[str, ...]:
+    """Return the names of a layer's parameters and buffers; of what layers share, the first name."""
+    return tuple(_state_name(t) for t in (*hollow.parameters(), *hollow.buffers()))
+
+
+def _named(tensor: Tensor, name: str) -> Tensor:
+    tensor.state_name = name  # type: ignore[attr-defined]  # the recorder asks for it
+    return tensor
+
+
+def _state_name(tensor: Tensor) -> str:
+    """Return the name of a parameter or buffer of a skeleton; empty for other tensors."""
+    name: str = getattr(tensor, "state_name", "")
+    return name
+
+
+def is_whole(module: nn.Module) -> bool:
+    """Whether a layer is taken as one call: one of PyTorch's, or one without layers in it."""
+    if isinstance(module, CONTAINERS):
+        return False
+    own = type(module).__module__.startswith("torch.nn.")
+    return own or isinstance(module, (*NORMS, torch.jit.ScriptModule)) or not any(module.children())
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every call while a network runs on tensors without memory."""
+
+    def __init__(self, hollow: nn.Module, device: torch.device, opaque: set[str]) -> None:
+        super().__init__()
+        self.hollow, self.device, self.opaque = hollow, device, opaque
+        self.graph = Graph()
+        self.values: dict[int, Value] = {}
+        self.kept: list[Tensor] = []  # or an id might come again
+        self.layers: list[str] = [""]
+        self.counts: dict[str, int] = {}
+        self.inside = 0  # of a layer that is one call
+        self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
+
+    @property
+    def layer(self) -> str:
+        """The layer that is being called."""
+        return self.layers[-1]
+
+    def run(self, images: Tensor) -> Graph:
+        """Call the network."""
+        self._name(images, Value(INPUT, 0))
+        hooks = []
+        for name, module in self.hollow.named_modules():
+            if name:
+                enter, leave = partial(self._enter, name), partial(self._leave, name)
+                hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
+                hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+        try:
+            with torch.device(META), self._see_functions(), self:
+                outputs = self.hollow(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.graph.outputs = tree_map(self._mark, outputs)
+        if not self.graph.output_values():
+            raise TypeError(f"it returns {type(outputs).__name__}, in which no tensors are found")
+        return self.graph
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside:
+            return func(*args, **kwargs)
+        if func == torch.Tensor.device.__get__:
+            return self.device
+        if isinstance(func, torch._ops.OpOverload) and func.namespace == "prims":
+            raise _Unseen(self.layer)  # from within an operator that scripted code has called
+        return self._call(func, args, kwargs)
+
+    def _call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a function without memory, and note the call if it has made or changed a tensor."""
+        versions = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))]
+        on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
+        result = func(*on_meta, **on_meta_named)
+        made = tensors_in(result)
+        changed = [number for number, (t, version) in enumerate(versions) if t._version != version]
+        if made or changed:
+            known = {id(tensor) for tensor in made}
+            unreturned = [n for n in changed if id(versions[n][0]) not in known]
+            if unreturned:
+                func, made = (
+                    partial(_call_and_keep, func, unreturned),
+                    [*made, *(versions[n][0] for n in unreturned)],
+                )
+            self._note(self.layer, func, args, kwargs, made, [versions[n][0] for n in changed])
+        return result
+
+    def _note(
+        self,
+        layer: str,
+        func: Callable[..., Any] | None,
+        args: Any,
+        kwargs: Any,
+        made: list[Tensor],
+        changed: list[Tensor],
+    ) -> None:
+        marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
+        states = {name: None for t in tensors_in((args, kwargs)) if (name := _state_name(t))}
+        if func is None:
+            states |= dict.fromkeys(_states_of(self.hollow.get_submodule(layer)))
+        writes = [self.values[id(tensor)] for tensor in changed if id(tensor) in self.values]
+        self.graph.written_states |= {name for t in changed if (name := _state_name(t))}
+        number = len(self.graph.calls)
+        self.graph.calls.append(
+            Call(
+                layer,
+                func,
+                marked_args,
+                marked_kwargs,
+                tuple(dict.fromkeys(values_in((marked_args, marked_kwargs)))),
+                tuple(states),
+                torch.is_grad_enabled(),
+                torch.is_autocast_enabled(self.device.type),
+                tuple(writes),
+            )
+        )
+        for place, tensor in enumerate(made):
+            self._name(tensor, Value(number, place))
+
+    def _name(self, tensor: Tensor, value: Value) -> None:
+        self.values[id(tensor)] = value
+        self.kept.append(tensor)
+        self.graph.memory_of[value] = tensor.untyped_storage()._cdata
+        self.graph.num_bytes[value] = tensor.numel() * tensor.element_size()
+
+    def _mark(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) in self.values:
+            return self.values[id(leaf)]
+        if name := _state_name(leaf):
+            return State(name)
+        if not leaf.is_meta:  # (`device` says here where the network will compute)
+            return Constant(leaf)
+        raise _Unseen(self.layer)
+
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.inside:
+            self.inside += 1
+            return
+        count = self.counts[name] = self.counts.get(name, 0) + 1
+        self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
+        self.layers.append(name)
+        if is_whole(module) or name in self.opaque:
+            self.inside = 1
+            states = [*tensors_in((args, kwargs)), *module.buffers()]
+            args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
+            self.pending = (args, kwargs, [(tensor, tensor._version) for tensor in states])
+
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        if self.inside > 1:
+            self.inside -= 1
+            return
+        if self.inside:
+            assert self.pending is not None
+            args, kwargs, versions = self.pending
+            self.inside = 0
+            self._note_layer(name, args, kwargs, result, versions)
+        self.layers.pop()
+
+    def _note_layer(
+        self, name: str, args: Any, kwargs: Any, result: Any, versions: list[tuple[Tensor, int]]
+    ) -> None:
+        module = self.hollow.get_submodule(name)
+        changed = [tensor for tensor, version in versions if tensor._version != version]
+        if isinstance(module, NORMS) and module.training and module.track_running_stats:
+            changed += [buffer for buffer in module.buffers() if all(buffer is not c for c in changed)]
+        self._note(name, None, args, kwargs, tensors_in(result), changed)
+
+    @contextmanager
+    def _see_functions(self) -> Iterator[None]:
+        """Take a custom autograd function as one call: what its forward does is not what is differentiated."""
+        recorder, original = self, torch.autograd.Function.__dict__["apply"]
+
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            inner = original.__get__(None, cls)
+            if recorder.inside:
+                return inner(*args, **kwargs)
+            recorder.inside = 1
+            try:
+                result = inner(*args, **kwargs)
+            finally:
+                recorder.inside = 0
+            recorder._note(recorder.layer, _Apply(cls), args, kwargs, tensors_in(result), [])
+            return result
+
+        torch.autograd.Function.apply = classmethod(apply)
+        try:
+            yield
+        finally:
+            torch.autograd.Function.apply = original
+
+
+@dataclass(frozen=True)
+class _Apply:
+    """A custom autograd function."""
+
+    function: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+
+def _call_and_keep(
+    func: Callable[..., Any], which: list[int], *args: Any, **kwargs: Any
+) -> tuple[Any, list[Tensor]]:
+    """Call a function that overwrites arguments, and return these, too."""
+    given = tensors_in((args, kwargs))
+    return func(*args, **kwargs), [given[number] for number in which]
+
+
+def _on_meta(leaf: Any) -> Any:
+    """Return an argument as it is where nothing has memory."""
+    if isinstance(leaf, torch.device):
+        return META
+    if isinstance(leaf, str) and leaf.partition(":")[0] in ("cpu", "cuda"):
+        return "meta"
+    if isinstance(leaf, Tensor) and leaf.device != META:
+        return leaf.to(META)
+    return leaf

@@ -1,0 +1,1 @@
+"""Processes: starting workers, watching them, joining them."""

@@ -1,0 +1,325 @@
+"""Starting workers: local ones from this process, again when one is lost, or joining the world of torchrun.
+
+    ziggurat train ... --plan dp=2            this process starts 2 workers, waits, and returns the first one's result
+    torchrun ... -m ziggurat train ...        this process is one of the workers already
+
+Either way the workers run the same function. Local workers meet through a file, a new one for each attempt, and talk
+over the loopback interface only. PyTorch's elastic launcher is not used for them: it ends the survivors of a lost worker
+at once, and starts as many as before; here they hand over their state first, and their number may change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, Store
+
+from ziggurat.config import LaunchConfig
+from ziggurat.errors import Preempted, UserError
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.allocator import keep_freed_memory
+from ziggurat.parallel.runtime.attempt import INTERRUPTS, UNANSWERED, Attempt, LastWord
+from ziggurat.parallel.runtime.failures import Interrupted as Interrupted
+from ziggurat.parallel.runtime.failures import WorkerFailed as WorkerFailed
+from ziggurat.parallel.runtime.failures import WorkerLost as WorkerLost
+from ziggurat.parallel.runtime.hangs import HangWatch, answer_with_stack
+from ziggurat.parallel.runtime.heartbeat import begin_record, make_records, phase, waiting
+from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
+from ziggurat.parallel.runtime.preemption import SIGNALS, Preemption, forwarded_signals
+
+T = TypeVar("T")
+
+GROUP_MARGIN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker process is set up.
+
+    Attributes:
+        threads: Threads of each worker.
+        device: ``cpu`` or ``cuda``.
+        limits: How often lost workers are replaced, and the time-outs of their sections.
+    """
+
+    threads: int
+    device: str
+    limits: LaunchConfig = field(default_factory=LaunchConfig)
+
+    @property
+    def group_timeout(self) -> timedelta:
+        """How long a worker waits for others: longer than any of them may be silent."""
+        limits = self.limits
+        sections = (
+            limits.setup_seconds,
+            limits.step_seconds,
+            limits.checkpoint_seconds,
+            limits.evaluation_seconds,
+        )
+        return timedelta(seconds=max(sections) + GROUP_MARGIN_SECONDS)
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How a function goes on after a worker is lost.
+
+    Attributes:
+        arguments: From a number of workers to the function's arguments in a later attempt.
+        fewer: From a number of workers to the next smaller one that is possible, or the same.
+        survived: What survivors have handed over for the next attempt; None if nothing. Another value is news.
+    """
+
+    arguments: Callable[[int], tuple[Any, ...]]
+    fewer: Callable[[int], int]
+    survived: Callable[[], int | None]
+
+
+def world_from_environment() -> int | None:
+    """Return the number of workers of the world that torchrun has made, or None outside of it."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ) else None
+
+
+def restart_count() -> int:
+    """Return how often torchrun has started this worker again; 0 outside of it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    num_workers: int,
+    settings: WorkerSettings,
+    restart: Restart | None = None,
+) -> T | None:
+    """Call ``function(workers, *args)`` on every worker.
+
+    Args:
+        function: A module's function (spawned workers import it by name).
+        args: Its further arguments.
+        num_workers: Size of the world; under torchrun it must be the world's own.
+        settings: Threads, device and limits.
+        restart: How local workers go on when one is lost; None ends the run then. torchrun has its own restarts.
+
+    Returns:
+        The first worker's result; under torchrun each worker returns, and only the first gets a result.
+
+    Raises:
+        UserError: A worker found the user's input wrong; the message is that worker's own.
+        WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
+        WorkerLost: A worker died or hung, and no restart is left.
+        Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
+        Interrupted: By Ctrl-C. All workers have ended.
+    """
+    world = world_from_environment()
+    if world is not None:
+        return _join(function, args, settings)
+    if num_workers == 1:
+        return _run_alone(function, args, settings)
+    return _start_local(function, args, num_workers, settings, restart)
+
+
+def _run_alone(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T:
+    _set_up(settings)
+    try:
+        return function(Workers(device=_device(settings, 0)), *args)
+    except KeyboardInterrupt:
+        raise Interrupted from None
+
+
+def _join(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T | None:
+    with join_world(settings) as workers:
+        result = function(workers, *args)
+    return result if workers.is_first else None
+
+
+@contextmanager
+def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
+    """Be one of torchrun's workers while a block runs; outside of torchrun, the only worker.
+
+    Args:
+        settings: Threads and device; by default one thread on the CPU, a GPU where there is one.
+
+    Yields:
+        All workers. Keys of the store are this world's own, also after a restart.
+    """
+    settings = settings or WorkerSettings(1, "cuda" if torch.cuda.is_available() else "cpu")
+    _set_up(settings)
+    if world_from_environment() is None:
+        yield Workers(device=_device(settings, 0))
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    begin_record(None, rank, restart_count())  # nobody reads it; fault plans work
+    store = torchrun_store(rank, settings.group_timeout)
+    store = agree_on_world(store, rank, world, settings.group_timeout)
+    with _process_group(rank, world, local_rank, store, settings) as workers:
+        yield workers
+
+
+@contextmanager
+def _process_group(
+    rank: int, world: int, local_rank: int, store: Store, settings: WorkerSettings
+) -> Iterator[Workers]:
+    device = _device(settings, local_rank)
+    phase("process group")
+    if world == 1:
+        yield Workers(device=device)
+        return
+    with waiting():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=settings.group_timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    phase("set-up")
+    try:
+        yield Workers(rank, world, device, dist.group.WORLD)
+    except (
+        RuntimeError
+    ):  # another worker may be lost, and a thread be waiting for it: the end of this process ends all
+        raise
+    except BaseException:
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _set_up(settings: WorkerSettings) -> None:
+    torch.set_num_threads(settings.threads)
+    keep_freed_memory()
+    if settings.device == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def _device(settings: WorkerSettings, local_rank: int) -> torch.device:
+    if settings.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _start_local(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    num_workers: int,
+    settings: WorkerSettings,
+    restart: Restart | None,
+) -> T:
+    """Start workers, and start them again as long as some are lost and `restart` allows it."""
+    attempt, in_a_row, furthest = 0, 0, -1
+    with forwarded_signals() as preemption:
+        while True:
+            try:
+                return _attempt(function, args, num_workers, settings, restart, attempt, preemption)
+            except WorkerLost as lost:
+                attempt += 1
+                in_a_row = in_a_row + 1 if lost.step <= furthest else 1
+                furthest = max(furthest, lost.step)
+                if restart is None or in_a_row > settings.limits.max_restarts:
+                    raise
+                if in_a_row > 1:  # what fails twice at the same place may need more than is there
+                    num_workers = restart.fewer(num_workers)
+                args = restart.arguments(num_workers)
+                again = f"{lost}; attempt {attempt + 1}, with {num_workers} workers"
+                print(f"ziggurat: {again}", file=sys.stderr, flush=True)
+            if preemption.requested:  # between two attempts there is nobody to answer
+                raise Preempted(UNANSWERED)
+
+
+def _attempt(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    num_workers: int,
+    settings: WorkerSettings,
+    restart: Restart | None,
+    number: int,
+    preemption: Preemption,
+) -> T:
+    with tempfile.TemporaryDirectory(prefix="ziggurat-") as name:
+        folder = Path(name)
+        records = folder / "records"
+        make_records(records, num_workers)
+        watch = HangWatch(folder, records, settings.limits)
+        before = restart.survived() if restart is not None else None
+        handed_over = None if restart is None else lambda: restart.survived() != before
+        attempt = Attempt(folder, records, watch, handed_over, preemption)
+        seat = _Seat(folder, records, num_workers, number, settings, os.getpid())
+        result: T = attempt.run(_start_method(settings), num_workers, _local_worker, (seat, function, args))
+        return result
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """What a local worker is told about its attempt."""
+
+    folder: Path
+    records: Path
+    num_workers: int
+    number: int
+    settings: WorkerSettings
+    parent: int
+
+
+def _start_method(settings: WorkerSettings) -> str:
+    """Fork where that is safe: not with CUDA, nor with several threads (OpenMP's do not survive a fork)."""
+    return "fork" if settings.device == "cpu" and settings.threads == 1 else "spawn"
+
+
+def _local_worker(
+    pipe: Connection, rank: int, seat: _Seat, function: Callable[..., T], args: tuple[Any, ...]
+) -> None:
+    """Run in a new process: set it up, join the others, call the function, report to the launcher."""
+    for number in (signal.SIGINT, *SIGNALS, *INTERRUPTS):
+        # die at once, also inside a collective; training takes note of some
+        signal.signal(number, signal.SIG_DFL)
+    die_with_parent(seat.parent)
+    begin_record(seat.records, rank, seat.number)
+    answer_with_stack(seat.folder, rank)
+    try:
+        if seat.settings.device == "cpu":
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        _set_up(seat.settings)
+        store = FileStore(f"{seat.folder}/store", seat.num_workers)
+        with _process_group(rank, seat.num_workers, rank, store, seat.settings) as workers:
+            result = function(workers, *args)
+        word = LastWord(result if rank == 0 else None)
+    except Preempted as error:
+        word = LastWord(preempted=str(error))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher reports it
+        faults = error.faults if isinstance(error, UserError) else None
+        word = LastWord(faults=faults, traceback=traceback.format_exc())
+    pipe.send(word)
+    pipe.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if word.traceback:
+        os._exit(1)  # without waiting for what other workers owe it
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when the process that started it ends, however that ends (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)

@@ -1,1 +1,0 @@
-"""Joins a model to a mesh: the only place that knows both."""

@@ -1,0 +1,91 @@
+"""A file of weights in the place of a run: torchvision's published detectors, and whatever else others have trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+
+from ziggurat.config import DataConfig, DecodeConfig, RunConfig, Task
+from ziggurat.errors import UserError
+from ziggurat.models.build import build_model, task_of
+from ziggurat.models.vision import VisionModel
+from ziggurat.models.weights import WeightsReport, load_weights
+from ziggurat.runs.folder import Run
+
+# classes that most published weights of a task have
+USUAL_CLASSES: dict[Task, int] = {"detect": 91, "classify": 1000, "segment": 21}
+# what torchvision's detectors do with an image and with their outputs
+DECODE = {
+    "fcos": DecodeConfig(score_threshold=0.2, nms_threshold=0.6, candidates=1000, max_detections=100),
+    "retinanet": DecodeConfig(score_threshold=0.05, nms_threshold=0.5, candidates=1000, max_detections=300),
+}
+DETECTOR_DATA = DataConfig(resize=800, resize_limit=1333, crop=1333, antialias=False)
+CLASSIFIER_DATA = DataConfig(resize=256, crop=224)
+
+
+def published_config(name: str, weights: Path) -> RunConfig:
+    """Return the config of a model whose weights come from a file: what is usual for its kind, in float32.
+
+    Args:
+        name: The model's.
+        weights: The file.
+
+    Raises:
+        UserError: If no model is named.
+    """
+    if name == "auto":
+        raise UserError(
+            f"{weights} is a file: give the model that its weights belong to, such as --model fcos-resnet50-fpn; or "
+            "name the folder of a run"
+        )
+    task = task_of(name)
+    data = {"detect": DETECTOR_DATA, "classify": CLASSIFIER_DATA, "segment": DataConfig()}[task]
+    decode = DECODE.get(name.partition("-")[0], DecodeConfig())
+    return RunConfig(task=task, dtype="fp32", data=data, decode=decode)
+
+
+def load_published(weights: Path, config: RunConfig) -> Run:
+    """Build the model of a config with as many classes as a file of weights has, and load them.
+
+    Labels of a detector with 91 or 80 classes are COCO's; others have the names of the data set that they are
+    evaluated on, or are numbered.
+
+    Raises:
+        UserError: If the file does not fit the model, or lacks a part of it.
+    """
+    task = task_of(config.model.name)
+    model, report = _load(weights, config, USUAL_CLASSES[task])
+    if report.mismatched:
+        file, usual = report.mismatched[0].shape_in_file[0], report.mismatched[0].shape_in_model[0]
+        model, report = _load(weights, config, file * USUAL_CLASSES[task] // usual)
+    if report.missing or report.mismatched:
+        raise UserError(
+            f"the weights of {config.model.name} must be complete to be run without training: {report.summary()}"
+        )
+    names, ids = coco_classes(model.num_classes) if task == "detect" else ((), ())
+    return Run(model.eval(), config, names, ids)
+
+
+def coco_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return names and category ids of COCO's classes; none if `count` is neither 91 nor 80.
+
+    Of 91 the label is the category id: one is the background, and ten were never used.
+
+    Example:
+        >>> names, ids = coco_classes(91)
+        >>> names[1], ids[1], names[12]
+        ('person', 1, 'N/A 12')
+    """
+    names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    rows = [(name if name != "N/A" else f"N/A {id}", id) for id, name in enumerate(names)]
+    if count != len(rows):
+        rows = [(name, id) for name, id in rows if id and not name.startswith("N/A")]
+    if count != len(rows):
+        return (), ()
+    return tuple(name for name, _ in rows), tuple(id for _, id in rows)
+
+
+def _load(weights: Path, config: RunConfig, num_classes: int) -> tuple[VisionModel, WeightsReport]:
+    model = build_model(config.model, num_classes)
+    return model, load_weights(model, str(weights))

@@ -1,0 +1,1 @@
+"""Strategies: an axis of a plan each; where tensors lie, and how microbatches are run."""

@@ -1,0 +1,69 @@
+"""One image over several workers, in a training loop of one's own: a line about the model, none about the loop."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut, spatial_mesh
+from ziggurat.parallel.spatial.mesh import MIN_ROWS
+from ziggurat.strategies.plan import parse_plan
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) -> Model:
+    """Let several workers compute each image together, each a band or tile of it.
+
+    The model is unmodified: its first argument, images of which every worker has all or a `SpatialTensor` of its band,
+    is cut before its forward. What it returns looks like the whole; a loss computed from it is the loss of the whole,
+    and ``loss.backward()`` leaves the whole's gradient in every parameter. Weights are made those of the first worker.
+
+    Args:
+        model: Any module.
+        plan: ``"sp=2"`` (bands of rows), ``"sp=1x2"`` (of columns) or ``"sp=2x2"`` (tiles).
+        workers: As many as the plan has; with one, nothing is changed.
+        min_rows: Fewest rows of a worker; smaller levels are computed by all of them.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        UserError: If the plan has another axis, or another number of workers. While it runs: `UnsupportedOperation`, if the model uses an
+            operation that cannot be computed on bands.
+
+    Placement:
+        Every worker has all weights, and a band of every map.
+
+    Communication:
+        Halos and moments in every layer that needs them; after backward one all-reduce of the gradients.
+    """
+    parsed = parse_plan(plan)
+    if parsed.num_workers != parsed.num_spatial or parsed.num_spatial != workers.size:
+        raise UserError(
+            f"a model is spread by a plan of sp alone, with as many workers as there are: got {plan} and "
+            f"{workers.size} workers; use --plan sp={workers.size}, or another --nproc-per-node"
+        )
+    if workers.size == 1:
+        return model
+    mesh = spatial_mesh(workers, parsed.sp, min_rows)
+    attach(model, mesh)
+    workers.copy_from_first(list(model.state_dict().values()))
+
+    def cut_images(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        images = args[0] if args else None
+        if not isinstance(images, Tensor) or isinstance(images, SpatialTensor):
+            return args
+        return (cut(images, mesh), *args[1:])
+
+    model.register_forward_pre_hook(cut_images)
+    return model
+
+
+def attach(model: nn.Module, mesh: SpatialMesh) -> None:
+    """Tell a mesh the model's layers, for messages, and the parameters whose gradients it sums."""
+    mesh.names.update({id(module): name for name, module in model.named_modules()})
+    mesh.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

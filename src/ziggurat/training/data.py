@@ -1,0 +1,109 @@
+"""The data of a run: which samples each step sees, this worker's part of them, and what is evaluated on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from ziggurat.config import RunConfig, run_task
+from ziggurat.data.batch import Microbatch, Part, SampleId
+from ziggurat.data.dataset import Dataset
+from ziggurat.data.formats import open_dataset
+from ziggurat.data.loader import LoaderSettings, load_steps
+from ziggurat.data.sampler import Sampler, microbatch_ids
+from ziggurat.data.samples import TrainingSamples
+from ziggurat.data.sides import crop_side
+from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.strategies.leaves import Leaves
+from ziggurat.strategies.mesh import Mesh
+
+
+class TrainingData:
+    """The data of a run: which samples a step sees, and this worker's part of them."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+        self.config = config
+        opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
+        assert opened is not None  # only the validation split may be missing
+        self.dataset: Dataset = opened
+        self.classes = self.dataset.classes
+        self.validation = open_validation(config, self.classes)
+
+        def part_of(side: int) -> Part | None:
+            return mesh.part(side, side)
+
+        part = part_of(config.data.crop)
+        self.samples = TrainingSamples(self.dataset, config.data, config.seed, part, part_of)
+        self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
+        self.num_steps = config.train.steps or config.train.epochs * self.sampler.steps_per_epoch
+        self.notices: list[str] = []  # of what happened while samples were loaded
+
+    def __str__(self) -> str:
+        train = self.config.train
+        return (
+            f"{self.config.data.path}: {len(self.dataset)} images, {len(self.samples)} samples an epoch, "
+            f"{self.num_steps} steps of {train.batch_size} samples in {train.microbatches} microbatches"
+        )
+
+    def describe(self, ids: Sequence[SampleId]) -> str:
+        """Name samples in a message."""
+        return ", ".join(self.samples.describe(id) for id in ids)
+
+    def pieces(self, step: int) -> list[tuple[SampleId, ...]]:
+        """Return the samples of each microbatch of a step."""
+        train = self.config.train
+        return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
+
+    def side(self, step: int) -> int:
+        """Return the rows and columns of a step's crops."""
+        return crop_side(self.config.data, self.config.seed, step)
+
+    def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
+        """Return how many samples of this worker's microbatches were replaced, and what there is to say.
+
+        Workers that compute the same images, or parts of them, read the same ones; the first of them speaks.
+        """
+        speaks = mesh.turn[0] == 0
+        faults = [fault for microbatch in microbatches for fault in microbatch.faults if speaks]
+        notices, self.notices[:] = faults + self.notices, []
+        return len(faults), notices
+
+    def steps(
+        self, parallel: Leaves, first: int
+    ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
+        """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
+
+        def mine(step: int) -> list[tuple[int, tuple[SampleId, ...]]]:
+            pieces = self.pieces(step)
+            return [(index, pieces[index]) for index in parallel.leaves_of_worker(len(pieces))]
+
+        device = parallel.workers.device
+        config = self.config.data
+        settings = LoaderSettings(config.workers, device.type == "cuda", config.on_error)
+        loader = load_steps(
+            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append, self.side
+        )
+        begin = time.perf_counter()
+        phase("data", first)
+        for step, microbatches in enumerate(loader, start=first):
+            yield step, [m.to(device) for m in microbatches], time.perf_counter() - begin
+            begin = time.perf_counter()
+            phase("data", step + 1)
+
+
+def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Dataset | None:
+    """Open what a run is evaluated on, with the labels of `classes` (its own where these are not known).
+
+    An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too.
+
+    Raises:
+        UserError: If it cannot be opened, or has classes that the run does not know.
+    """
+    path, task = config.data.val or config.data.path, run_task(config)
+    if Path(path).is_file() and not config.data.val:
+        return None
+    found = open_dataset(path, "val", task, config.data, config.digits, classes)
+    if config.data.val and found is None:  # a folder of its own may have one split only, by whatever name
+        return open_dataset(path, "train", task, config.data, config.digits, classes)
+    return found

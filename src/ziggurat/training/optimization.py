@@ -1,0 +1,84 @@
+"""The optimizer, its learning rate, and the moving average of the weights: all pure functions of the step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from ziggurat.config import TrainConfig
+from ziggurat.strategies.sharded import local
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Build the optimizer; weights with one dim or none (biases, norms) are not decayed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+
+
+def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step: a linear warm-up, then a cosine down to ``lr * final_lr``.
+
+    References:
+        Loshchilov and Hutter, SGDR, 2017, equation 5. https://arxiv.org/abs/1608.03983
+
+    Example:
+        >>> config = TrainConfig(lr=1.0, warmup=0.5, final_lr=0.0)
+        >>> [round(learning_rate(step, 4, config), 2) for step in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
+    """
+    warmup = round(num_steps * config.warmup)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+class WeightAverage(Generic[Model]):
+    """An exponential moving average of the weights and of the floating-point buffers.
+
+    Attributes:
+        model: A copy of the model that holds the average; the model itself where nothing is averaged.
+
+    Args:
+        model: The model in training.
+        decay: Weight of the past; 0 keeps no average.
+    """
+
+    def __init__(self, model: Model, decay: float) -> None:
+        self.decay = decay
+        self.source = model
+        self.model: Model = copy.deepcopy(model).requires_grad_(False) if decay else model
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Add the weights after `step` (from 0); early steps weigh more, so that the start is forgotten."""
+        if not self.decay:
+            return
+        new = 1 - min(self.decay, (1 + step) / (10 + step))
+        pairs = list(zip(self.model.state_dict().values(), self.source.state_dict().values(), strict=True))
+        # without those of other workers' stages; of what is sharded, this worker's rows
+        pairs = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
+        floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], new)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)

@@ -1,0 +1,189 @@
+"""What a run leaves in its folder: checkpoints, weights, and what there is to say of a step that failed."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ziggurat.config import RunConfig
+from ziggurat.data.dataset import Dataset
+from ziggurat.errors import Preempted, UserError
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.runs.checkpoint import (
+    Checkpoints,
+    Progress,
+    checkpoint_folder,
+    load_training_state,
+    training_state,
+)
+from ziggurat.runs.folder import WEIGHTS, declare_run, save_weights, start_run_folder
+from ziggurat.runs.log import RunLog
+from ziggurat.strategies.training import Training, Whole
+from ziggurat.training.nonfinite import bad_weights
+from ziggurat.training.optimization import WeightAverage
+from ziggurat.training.snapshot import handed_over
+
+REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
+
+
+@dataclass
+class Outcome:
+    """What a run leaves in its folder.
+
+    Attributes:
+        parallel: How the state is spread over workers, once it is.
+    """
+
+    workers: Workers
+    config: RunConfig
+    folder: Path
+    model: VisionModel
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage[VisionModel]
+    checkpoints: Checkpoints
+    counters: Counter[str] = field(default_factory=Counter)
+    parallel: Training | None = None
+
+    def whole(self) -> Whole | None:
+        """Return the whole state; on all workers but the first perhaps None. All workers call this."""
+        return self.state() if self.parallel is None else self.parallel.whole()
+
+    def state(self) -> Whole:
+        """Return the state as this worker has it."""
+        return Whole(self.model, self.average.model, self.optimizer)
+
+    def start_folder(self, dataset: Dataset, resume: bool) -> None:
+        """Write what the run is about, where it begins."""
+        if self.workers.is_first:
+            start_run_folder(self.folder, self.config, dataset, resume)
+        self.workers.barrier()
+
+    def begin(self, parallel: Training) -> None:
+        """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
+        self.parallel = parallel
+        if self.workers.is_first:
+            declare_run(self.folder, self.config)
+
+    def resume(self, memory: Path | None) -> tuple[int, bool]:
+        """Load the newest state, and return the number of steps done, and whether survivors have handed it over.
+
+        What survivors hand over is that of the instant at which its last step was done: what else was due after this
+        step may be missing.
+        """
+        found = self.checkpoints.look()
+        survived = handed_over(memory, self.checkpoints.run) if self.workers.is_first else None
+        survived = self.workers.share_of_first(survived)
+        if survived is not None and memory is not None and (found is None or found.step <= survived.step):
+            progress, place = survived, checkpoint_folder(memory, survived.step)
+        else:
+            progress = found or self.checkpoints.none_found()
+            place = self.checkpoints.path(progress)
+        self.counters.update(progress.counters)
+        load_training_state(place, self.model, self.average.model, self.optimizer)
+        return progress.step, progress is survived
+
+    def save_checkpoint(self, done: int, log: RunLog, metric: float | None = None) -> None:
+        """Begin to write the state after `done` steps; what the log says of them is on the disk before."""
+        phase("checkpoint")
+        log.sync()
+        state = training_state(self.model, self.average.model, self.optimizer)
+        if self.parallel is not None:
+            state = self.parallel.to_write(state)
+        self.checkpoints.save(Progress(done, metric, dict(self.counters)), state)
+        self.report(log)
+
+    def agree(self, done: int, requested: bool, happened: tuple[int, list[str]], log: RunLog) -> None:
+        """Let all workers know what happened on each before a step: signals, samples that were replaced.
+
+        Args:
+            done: Steps that are done.
+            requested: Whether a signal has asked this worker to stop.
+            happened: How many samples of the step were replaced on this worker, and what there is to say.
+            log: Where it is said.
+
+        Raises:
+            Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
+        """
+        replaced, notices = happened
+        stopping, replaced, to_say = self.workers.sum([requested, replaced, len(notices)])
+        if stopping:
+            self._stop(done, log)
+        self.counters["replaced_samples"] += replaced
+        if to_say:
+            for rank, said in enumerate(self.workers.gather(notices)):
+                for notice in said:
+                    log.say(f"worker {rank}: {notice}")
+        if replaced:
+            log.say(f"samples that were replaced so far: {self.counters['replaced_samples']}")
+
+    def finish_checkpoints(self, log: RunLog) -> None:
+        """Return when the last checkpoint is written, or has failed, and say so."""
+        phase("checkpoint")
+        self.checkpoints.wait()
+        self.report(log)
+
+    def report(self, log: RunLog) -> None:
+        """Say what has become of the checkpoints."""
+        for message in self.checkpoints.messages():
+            log.say(message)
+
+    def _stop(self, done: int, log: RunLog) -> None:
+        self.save_checkpoint(done, log)
+        self.finish_checkpoints(log)
+        newest = self.checkpoints.newest
+        kept = "no checkpoint could be written" if newest is None else f"--resume goes on after step {newest}"
+        raise Preempted(f"stopped by a signal after step {done}; {kept}")
+
+    def not_finite(self, step: int, faults: list[str], log: RunLog) -> None:
+        """Count a step whose numbers are not finite.
+
+        Raises:
+            UserError: If the policy is to stop, or the weights themselves are not finite.
+        """
+        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(bad_weights(self.model)))))
+        if broken:
+            newest = self.checkpoints.newest
+            kept = "none" if newest is None else f"that of step {newest}"
+            names = ", ".join(broken[:3])
+            fault = (
+                f"the weights are not finite since an earlier step ({names}); the newest checkpoint is {kept}"
+            )
+            raise UserError([*faults, f"{fault}: {REMEDY}"])
+        if self.config.train.on_nonfinite == "stop":
+            self.save_checkpoint(step, log)
+            self.save_weights()
+            self.finish_checkpoints(log)
+            weights = self.folder / WEIGHTS
+            raise UserError([*faults, f"the weights of before this step are in {weights}: {REMEDY}"])
+        self.counters["skipped_steps"] += 1
+        for fault in faults:
+            log.say(fault)
+        log.say(f"step {step + 1} is skipped: {self.counters['skipped_steps']} so far")
+
+    def save_weights(self) -> Whole | None:
+        """Export the averaged weights; returns the whole state, on all workers but the first perhaps None."""
+        whole = self.whole()
+        if self.workers.is_first and whole is not None:
+            save_weights(whole.average, self.folder / WEIGHTS, {"model": self.config.model.name})
+        self.workers.barrier()
+        return whole
+
+    def result(self) -> dict[str, Any]:
+        """Return what the command says of the run itself."""
+        return {
+            "run": str(self.folder),
+            "task": self.config.task,
+            "model": self.config.model.name,
+            "plan": self.config.plan,
+            "world_size": self.workers.size,
+            "microbatches": self.config.train.microbatches,
+            "skipped_steps": self.counters["skipped_steps"],
+            "replaced_samples": self.counters["replaced_samples"],
+        }

@@ -1,0 +1,184 @@
+"""Prediction on the user's files."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.fake_detector import BrightSquares, FindSquares, Squares
+from support.ranks import run_ranks
+from ziggurat.config import DataConfig, DecodeConfig, RunConfig
+from ziggurat.data.readers.image_files import expand_paths, picture_names, picture_suffix
+from ziggurat.errors import UserError
+from ziggurat.inference.predict import predict_files
+from ziggurat.parallel.collectives.workers import Workers
+
+CONFIG = RunConfig(
+    dtype="fp32", data=DataConfig(crop=64, tile_overlap=0.5), decode=DecodeConfig(max_detections=200)
+)
+SCENES = Squares([(64, 64), (120, 170), (50, 40)])
+
+
+def save(path, scene):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(SCENES.image(scene).permute(1, 2, 0).numpy()).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for scene, name in enumerate(["img10.png", "img9.PNG", "sub/img9.tiff"]):
+        save(tmp_path / "in" / name, scene)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def predict(workers, paths, out, config=CONFIG):
+    return predict_files(
+        BrightSquares(), FindSquares(), SCENES.classes, SCENES.category_ids, paths, config, workers, out
+    )
+
+
+def names(paths):
+    return [path.name for path in expand_paths([str(path) for path in paths])]
+
+
+def test_results_are_as_coco_has_them(folder, tmp_path):
+    result = predict(Workers(), [str(folder / "img10.png"), str(folder / "img9.PNG")], tmp_path / "out")
+    assert (result["images"], result["predictions"]) == (2, str(tmp_path / "out" / "predictions.json"))
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert result["detections"] == len(rows)
+    for image, scene in ((1, 0), (2, 1)):
+        objects = SCENES.objects(scene)
+        mine = [row for row in rows if row["image_id"] == image]
+        assert {row["file_name"] for row in mine} == {(folder / ["img10.png", "img9.PNG"][scene]).as_posix()}
+        expected = [
+            ([x1, y1, x2 - x1, y2 - y1], label)
+            for (x1, y1, x2, y2), label in zip(
+                objects.boxes_xyxy.tolist(), objects.labels.tolist(), strict=True
+            )
+        ]
+        found = [(row["bbox"], SCENES.category_ids.index(row["category_id"])) for row in mine]
+        assert sorted(found) == sorted(expected)
+        assert all(
+            row["category"] == SCENES.classes[SCENES.category_ids.index(row["category_id"])] for row in mine
+        )
+        assert all(np.float32(row["score"]) == row["score"] or len(str(row["score"])) < 12 for row in mine)
+
+
+def test_a_picture_is_written_of_every_image(folder, tmp_path):
+    result = predict(Workers(), [str(folder / "**/*")], tmp_path / "out")
+    assert result["pictures"] == str(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "img10.png", "img9.png", "predictions.json", "sub_img9.png",
+    ]  # fmt: skip
+    picture = np.asarray(Image.open(tmp_path / "out" / "img9.png"))
+    assert picture.shape == (240, 340, 3)  # a small image is enlarged
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_same_files_on_any_number_of_workers(folder, tmp_path):
+    paths = [str(folder / "**/*")]
+    for world in (1, 2, 3):
+        run_ranks(predict, world, (paths, tmp_path / str(world)))
+    assert len(files_of(tmp_path / "1")) == 4
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2") == files_of(tmp_path / "3")
+
+
+def test_folders_globs_and_files(folder):
+    assert names([folder]) == ["img9.PNG", "img10.png"]
+    assert names([folder / "**/*"]) == ["img9.PNG", "img10.png", "img9.tiff"]
+    assert names([folder / "img?.*"]) == ["img9.PNG"]
+    assert names([folder / "img10.png", folder, folder / "sub" / ".." / "img10.png"]) == [
+        "img10.png",
+        "img9.PNG",
+    ]
+    assert names([folder / "notes.txt"]) == ["notes.txt"]  # named by the user: decoding it will tell
+
+
+def test_a_file_with_the_letters_of_a_glob_in_its_name(tmp_path):
+    save(tmp_path / "a[1].png", 0)
+    assert names([tmp_path / "a[1].png"]) == ["a[1].png"]
+
+
+def test_every_path_without_images_is_listed(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as caught:
+        expand_paths([str(tmp_path / "empty"), str(folder), str(folder / "*.gif"), str(folder / "x.png")])
+    first, second, third = caught.value.faults
+    assert "holds no images" in first
+    assert "no image matches" in second
+    assert "there is no file or folder" in third
+    with pytest.raises(UserError, match="no images are given"):
+        expand_paths([])
+
+
+def faults_of(workers, paths, out):
+    with pytest.raises(UserError) as caught:
+        predict(workers, paths, out)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_corrupt_image_is_listed_on_every_worker(folder, tmp_path, world):
+    (folder / "bad1.png").write_bytes(b"")
+    (folder / "bad2.jpg").write_bytes(b"\xff\xd8 no picture")
+    results = run_ranks(faults_of, world, ([str(folder)], tmp_path / "out"))
+    assert all(faults == results[0] for faults in results)
+    assert [name in fault for name, fault in zip(["bad1.png", "bad2.jpg"], results[0], strict=True)] == [
+        True,
+        True,
+    ]
+    for name in ("bad1.png", "bad2.jpg"):
+        (folder / name).unlink()
+    for name in ("img9.PNG", "img10.png"):  # headers are sound, pixels are missing
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    results = run_ranks(faults_of, world, ([str(folder)], tmp_path / "out"))
+    assert all(faults == results[0] for faults in results)
+    assert [name in fault for name, fault in zip(["img9.PNG", "img10.png"], results[0], strict=True)] == [
+        True,
+        True,
+    ]
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+def test_no_image_is_overwritten(folder):
+    before = files_of(folder / "sub")
+    save(folder / "sub" / "b.png", 0)
+    with pytest.raises(UserError, match="would overwrite"):
+        predict(Workers(), [str(folder / "sub")], folder / "sub")
+    assert before.items() <= files_of(folder / "sub").items()
+
+
+def test_a_folder_that_cannot_be_written(folder):
+    with pytest.raises(UserError, match="choose another --out"):
+        predict(Workers(), [str(folder)], folder / "notes.txt")
+
+
+def test_too_large_an_image_is_refused_before_it_is_decoded(folder, tmp_path):
+    config = RunConfig(data=DataConfig(max_pixels=120 * 170 - 1))
+    with pytest.raises(UserError, match="max_pixels"):
+        predict(Workers(), [str(folder)], tmp_path / "out", config)
+
+
+def test_an_image_without_objects(tmp_path):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "a.png")
+    predict(Workers(), [str(tmp_path / "a.png")], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+    assert (tmp_path / "out" / "a.png").is_file()
+
+
+def test_names_of_pictures_do_not_clash(tmp_path):
+    paths = [tmp_path / name for name in ("a/x.png", "b/X.jpg", "b/x.tif", "a/b_x.png", "y.bmp")]
+    found = picture_names(paths, [(9, 9)] * 5)
+    assert found == ["a_x.png", "b_X.png", "b_x-2.png", "b_x-3.png", "y.png"]
+
+
+def test_formats_of_pictures():
+    assert picture_suffix(1000, 1000) == ".png"
+    assert picture_suffix(2000, 1000) == ".jpg"
+    assert picture_suffix(70000, 1000) == ".png"

@@ -1,0 +1,172 @@
+"""Gradients by the canonical sum: those of one big batch, and the same bits on any number of workers."""
+
+import pytest
+import torch
+from torch import nn
+
+from support.ranks import run_ranks
+from ziggurat.parallel.collectives.canonical import partition
+from ziggurat.parallel.collectives.gradients import GradientSum, _bucket_groups
+from ziggurat.parallel.collectives.workers import Workers
+
+
+class Net(nn.Module):
+    """Convolutions used twice, a parameter that is never used, and a channels-last weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.unused = nn.Parameter(torch.ones(5))
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, images):
+        level = self.first(images).relu()
+        level = self.shared(self.shared(level).relu())
+        return self.last(level.mean(dim=(2, 3)))
+
+
+def make_net(dtype=torch.float32):
+    torch.manual_seed(0)
+    return Net().to(dtype).to(memory_format=torch.channels_last)
+
+
+def images_of(leaf, dtype=torch.float32):
+    return torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(leaf)).to(dtype)
+
+
+def summed_gradients(workers, num_leaves, bucket_bytes, shared=True, dtype=torch.float32):
+    net = make_net(dtype)
+    gradients = GradientSum(net.parameters(), workers, bucket_bytes)
+    if not shared:
+        gradients.shared_roots = None
+    for _ in range(2):  # a second step must not see the first one's gradients
+        gradients.start(num_leaves)
+        for leaf in partition(num_leaves, workers.size)[workers.rank]:
+            with gradients.leaf(leaf):
+                net(images_of(leaf, dtype)).square().sum().backward()
+        gradients.finish()
+    strides = [(p.grad.stride(), p.stride()) for p in net.parameters()]
+    gradients.close()
+    return {name: p.grad.numpy().copy() for name, p in net.named_parameters()}, strides
+
+
+@pytest.mark.parametrize("num_leaves", [1, 4, 5, 8])
+@pytest.mark.parametrize("bucket_bytes", [1, 500, 1 << 20])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_same_bits_on_any_number_of_workers(num_leaves, bucket_bytes, shared):
+    expected, _ = summed_gradients(Workers(), num_leaves, bucket_bytes)
+    for world in (2, 3):
+        for found, _ in run_ranks(summed_gradients, world, (num_leaves, bucket_bytes, shared)):
+            for name, value in expected.items():
+                assert (found[name] == value).all(), (name, world)
+
+
+def test_the_sum_is_the_gradient_of_the_whole_batch():
+    found, strides = summed_gradients(Workers(), 5, 500, dtype=torch.float64)
+    net = make_net(torch.float64)
+    net(torch.cat([images_of(leaf, torch.float64) for leaf in range(5)])).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        expected = torch.zeros(5) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(torch.from_numpy(found[name]), expected.double(), rtol=1e-10, atol=1e-10)
+    assert all(gradient == parameter for gradient, parameter in strides), "layout of the parameter is kept"
+
+
+def test_buckets_hold_every_parameter_once_and_only_one_type():
+    parameters = [
+        nn.Parameter(torch.zeros(n, dtype=t)) for n in (3, 200, 5) for t in (torch.float32, torch.float64)
+    ]
+    groups = _bucket_groups(parameters, 64)
+    assert [id(p) for group in groups for p in group] == [id(p) for p in reversed(parameters)]
+    assert all(len({p.dtype for p in group}) == 1 for group in groups)
+
+
+def test_two_gradients_in_one_backward_pass_raise():
+    net = nn.Linear(2, 2, bias=False)
+    gradients = GradientSum(net.parameters(), Workers())
+    gradients.start(1)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"), gradients.leaf(0):  # noqa: PT012
+        net(torch.ones(1, 2)).sum().backward()
+        gradients.buckets[0].taken = {0}
+        net(torch.ones(1, 2)).sum().backward()
+    gradients.close()
+
+
+class Entangled(nn.Module):
+    """Autograd gives the first two one memory, the third a part of a larger one, the fourth another layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.row, self.column = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, 1))
+        self.part, self.turned = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, scale):
+        total = self.row.view(2, 2) + self.column.view(2, 2)
+        joined = torch.cat([self.part, torch.ones(5)])
+        return scale * (
+            total.square().sum() + joined.square().sum() + (self.turned.t() * torch.ones(3, 2)).square().sum()
+        )
+
+
+def test_gradients_that_share_memory_are_added_apart():
+    net, fresh = Entangled(), Entangled()
+    gradients = GradientSum(net.parameters(), Workers())
+    gradients.start(3)
+    for leaf in range(3):
+        with gradients.leaf(leaf):
+            net(leaf + 1.0).backward()
+    gradients.finish()
+    expected = torch.autograd.grad(fresh(6.0), list(fresh.parameters()))
+    for parameter, true in zip(net.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, true)
+        assert parameter.grad.stride() == parameter.stride()
+
+
+def sign_of_a_zero(workers):
+    """The first microbatch has a gradient of -0, the second none at all."""
+    net = nn.Linear(2, 1, bias=False)
+    gradients = GradientSum(net.parameters(), workers)
+    gradients.start(2)
+    for leaf in gradients.mine:
+        with gradients.leaf(leaf):
+            if leaf == 0:
+                (net.weight * -0.0).sum().backward()
+    gradients.finish()
+    gradients.close()
+    return net.weight.grad.signbit().tolist()
+
+
+def test_a_zero_has_one_sign_on_any_number_of_workers():
+    assert sign_of_a_zero(Workers()) == [[False, False]]
+    assert run_ranks(sign_of_a_zero, 2) == [[[False, False]]] * 2
+
+
+def test_every_second_leaf_is_added_where_autograd_makes_it():
+    """Two microbatches need the memory of one gradient."""
+    net = make_net()
+    gradients = GradientSum(net.parameters(), Workers())
+    gradients.start(3)
+    for leaf in range(3):
+        with gradients.leaf(leaf):
+            net(images_of(leaf)).square().sum().backward()
+        if leaf == 0:
+            place = gradients.buckets[0].sum.roots[0, 1].tensors[0].data_ptr()
+        if leaf == 1:
+            assert gradients.buckets[0].sum.roots[0, 2].tensors[0].data_ptr() == place
+    assert all(parameter.grad is None for parameter in net.parameters()), "taken"
+    gradients.finish()
+    gradients.close()
+    alone = [make_net() for _ in range(3)]
+    for leaf, one in enumerate(alone):
+        one(images_of(leaf)).square().sum().backward()
+    assert torch.equal(
+        net.first.weight.grad,
+        (alone[0].first.weight.grad + alone[1].first.weight.grad) + alone[2].first.weight.grad,
+    )
+
+
+def test_closed_hooks_leave_autograd_alone():
+    net = nn.Linear(2, 1)
+    GradientSum(net.parameters(), Workers()).close()
+    net(torch.ones(1, 2)).sum().backward()
+    assert net.weight.grad.tolist() == [[1, 1]]

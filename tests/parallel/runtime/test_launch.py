@@ -1,0 +1,143 @@
+"""Starting workers: results, errors and deaths of real processes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from ziggurat.errors import UserError
+from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launch, world_from_environment
+
+CPU = WorkerSettings(threads=1, device="cpu")
+
+
+def ranks_and_threads(workers, word):
+    return workers.gather((workers.rank, torch.get_num_threads(), word))
+
+
+def fail_on_second(workers, how):
+    if workers.rank == 1:
+        if how == "user":
+            raise UserError(["first fault", "second fault"])
+        if how == "bug":
+            raise KeyError("missing part")
+        os.kill(os.getpid(), signal.SIGKILL)
+    workers.barrier()
+
+
+def test_every_worker_takes_part_and_the_first_one_answers():
+    assert launch(ranks_and_threads, ("hello",), 3, CPU) == [(rank, 1, "hello") for rank in range(3)]
+
+
+def test_one_worker_needs_no_process_group():
+    assert launch(ranks_and_threads, ("hello",), 1, CPU) == [(0, 1, "hello")]
+
+
+def test_the_users_fault_arrives_whole():
+    with pytest.raises(UserError) as caught:
+        launch(fail_on_second, ("user",), 2, CPU)
+    assert caught.value.faults == ["first fault", "second fault"]
+
+
+def test_a_bug_arrives_with_its_worker_and_traceback():
+    with pytest.raises(WorkerFailed, match=r"(?s)worker 1 failed:.*fail_on_second.*KeyError: 'missing part'"):
+        launch(fail_on_second, ("bug",), 2, CPU)
+
+
+def test_a_killed_worker_is_named():
+    with pytest.raises(WorkerFailed, match="worker 1 was killed by SIGKILL"):
+        launch(fail_on_second, ("kill",), 2, CPU)
+
+
+def test_outside_of_torchrun_there_is_no_world():
+    assert world_from_environment() is None
+
+
+PROGRAM = """
+    import os, signal, sys, time
+    from ziggurat.parallel.runtime.launch import Interrupted, WorkerSettings, launch
+
+    def work(workers, how):
+        os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
+        if how == "collective" and workers.rank == 1:
+            workers.barrier()
+        time.sleep(600)
+
+    if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
+        try:
+            launch(work, (sys.argv[1],), 2, WorkerSettings(1, "cpu"))
+        except Interrupted:
+            sys.exit(130)
+"""
+
+
+@contextlib.contextmanager
+def program(tmp_path, how):
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PROGRAM))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process cannot clean up
+    command = [sys.executable, str(script), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process, [int(process.stdout.readline()) for _ in range(2)]
+        finally:
+            process.kill()
+
+
+def wait_until_gone(pids, seconds):
+    deadline = time.monotonic() + seconds
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, f"workers {pids} are still there after {seconds} s"
+        os.sched_yield()
+
+
+@pytest.mark.parametrize("how", ["sleep", "collective"])
+def test_an_interrupt_ends_every_worker_within_five_seconds(tmp_path, how):
+    with program(tmp_path, how) as (process, pids):
+        process.send_signal(signal.SIGINT)
+        wait_until_gone(pids, 5)
+        assert process.wait(timeout=5) == 130
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    with program(tmp_path, "collective") as (process, pids):
+        process.kill()
+        wait_until_gone(pids, 5)
+
+
+def test_torchrun_workers_join_the_given_world(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        textwrap.dedent("""
+        import json
+        from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+
+        def work(workers):
+            return workers.gather(workers.rank)
+
+        if __name__ == "__main__":
+            result = launch(work, (), 2, WorkerSettings(1, "cpu"))
+            if result is not None:
+                print(json.dumps(result))
+        """)
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert json.loads(result.stdout) == [0, 1]

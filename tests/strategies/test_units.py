@@ -1,0 +1,37 @@
+"""What fsdp gathers as one piece is found without a pass of the network, where its form alone says it."""
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.strategies.units import find_units
+
+
+class _Block(nn.Sequential):
+    """Notes the images that it is run on; may look at their values."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        self.looks = looks
+        self.seen: list[torch.device] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.device)
+        if self.looks and x.sum() > 0:
+            raise AssertionError("a black image has no bright pixel")
+        return super().forward(x)
+
+
+def test_the_weights_are_not_used() -> None:
+    model = nn.Sequential(_Block(looks=False), nn.Conv2d(8, 4, 1)).double()
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == [model[0][0]]
+    assert model[0].seen == [], "a copy without memory was run"
+
+
+def test_a_network_that_looks_at_values_is_run() -> None:
+    model = nn.Sequential(_Block(looks=True), nn.Conv2d(8, 4, 1)).double()
+    random = torch.get_rng_state()
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == [model[0][0]]
+    assert model[0].seen == [torch.device("cpu")]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert int(model[0][1].num_batches_tracked) == 0
+    assert model[0][1].running_mean.eq(0).all()

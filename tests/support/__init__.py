@@ -1,0 +1,1 @@
+"""What several tests share: workers, fakes, small data sets, references."""

@@ -1,0 +1,41 @@
+"""Small states of training, for tests of checkpoints."""
+
+import torch
+from torch import nn
+
+from ziggurat.config import CheckpointConfig, TrainConfig
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.checkpoint import Checkpoints, Progress, training_state
+from ziggurat.training.optimization import WeightAverage, make_optimizer
+
+
+def make_state(name="sgd", steps=0, decay=0.9):
+    """Return a model in channels-last, its average and its optimizer after some steps."""
+    torch.manual_seed(steps)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(net, TrainConfig(optimizer=name))
+    average = WeightAverage(net, decay)
+    for step in range(steps):
+        net(torch.randn(2, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(step)
+    return net, average.model, optimizer
+
+
+def checkpoints_of(folder, workers=None, run="run", **config):
+    return Checkpoints(folder, workers or Workers(), CheckpointConfig(**config), run)
+
+
+def saved(folder, *steps, config=None, metrics=None):
+    """Write checkpoints of some steps, each of another state, and return what wrote them."""
+    checkpoints = checkpoints_of(folder, **(config or {"keep": 9}))
+    for step in steps:
+        metric = (metrics or {}).get(step)
+        checkpoints.save(Progress(step, metric), training_state(*make_state(steps=1 + step % 5)))
+    checkpoints.wait()
+    return checkpoints
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())

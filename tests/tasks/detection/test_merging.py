@@ -1,0 +1,106 @@
+"""Merging the detections of tiles, by hand.
+
+The image has 20 x 100 pixels; tile 0 is columns 0..60, tile 1 columns 40..100: they share columns 40..60.
+"""
+
+import torch
+
+from ziggurat.config import DecodeConfig
+from ziggurat.data.tiles import Tile, tile_grid
+from ziggurat.tasks.detection.detections import Detections
+from ziggurat.tasks.detection.merging import inner_borders, is_fragment, merge_tiles
+
+TILES = [Tile(0, 0, 20, 60), Tile(0, 40, 20, 60)]
+DECODE = DecodeConfig(nms_threshold=0.5, max_detections=10)
+MARGIN = 2.5  # an eighth of the overlap
+
+
+def detections(*rows):
+    """Each row: x1, y1, x2, y2, score, label."""
+    values = torch.tensor(rows).reshape(-1, 6)
+    return Detections(values[:, :4], values[:, 4], values[:, 5].long())
+
+
+def merged(*parts, tiles=TILES, decode=DECODE):
+    return merge_tiles(tiles, parts, MARGIN, decode)
+
+
+def test_boxes_are_shifted_to_the_image():
+    result = merged(detections((5, 3, 15, 9, 0.5, 0)), detections((35, 2, 55, 8, 0.75, 1)))
+    assert result.boxes_xyxy.tolist() == [[75, 2, 95, 8], [5, 3, 15, 9]]
+    assert result.scores.tolist() == [0.75, 0.5]
+    assert result.labels.tolist() == [1, 0]
+
+
+def test_an_object_in_the_overlap_is_found_once():
+    result = merged(detections((44, 2, 56, 14, 0.5, 0)), detections((4, 2, 16, 14, 0.75, 0)))
+    assert result.boxes_xyxy.tolist() == [[44, 2, 56, 14]]
+    assert result.scores.tolist() == [0.75]
+
+
+def test_equal_boxes_of_two_classes_both_remain():
+    result = merged(detections((44, 2, 56, 14, 0.5, 0)), detections((4, 2, 16, 14, 0.75, 1)))
+    assert len(result) == 2
+
+
+def test_a_fragment_gives_way_to_the_whole_object_though_its_score_is_higher():
+    # The object is columns 50..74. Tile 0 sees 50..60 (IoU 10/24 with the whole: suppression would keep both).
+    result = merged(detections((50, 2, 60, 14, 0.9, 0)), detections((10, 2, 34, 14, 0.6, 0)))
+    assert result.boxes_xyxy.tolist() == [[50, 2, 74, 14]]
+
+
+def test_an_object_that_no_tile_sees_whole_keeps_its_parts():
+    result = merged(detections((30, 2, 60, 14, 0.9, 0)), detections((0, 2, 50, 14, 0.6, 0)))
+    assert result.boxes_xyxy.tolist() == [[30, 2, 60, 14], [40, 2, 90, 14]]
+
+
+def test_a_box_at_the_edge_of_the_image_is_no_fragment():
+    boxes = detections((0, 0, 10, 20, 0.9, 0), (20, 0, 50, 20, 0.8, 0))
+    assert merged(boxes, detections()).boxes_xyxy.tolist() == boxes.boxes_xyxy.tolist()
+
+
+def test_no_object_is_lost_in_both_tiles_though_their_boxes_differ_by_a_pixel():
+    borders = inner_borders(TILES)
+    for start in torch.arange(38, 62, 0.25).tolist():
+        for width in torch.arange(1, 20, 0.5).tolist():
+            for jitter in (-1.0, 0.0, 1.0):
+                first = torch.tensor([[start, 2, start + width, 14]]).clamp(max=60)
+                second = torch.tensor([[start + jitter, 2, start + width + jitter, 14]]).clamp(min=40)
+                seen = [bool(start < 60), bool(start + width + jitter > 40)]
+                kept = [
+                    seen[tile] and not is_fragment(box, tile, borders, MARGIN)
+                    for tile, box in enumerate((first, second))
+                ]
+                assert any(kept) == any(seen), (start, width, jitter)
+
+
+def test_max_detections_is_of_the_image():
+    parts = [detections(*((5 * n, 0, 5 * n + 4, 4, 0.5, 0) for n in range(6))) for _ in TILES]
+    assert len(merged(*parts, decode=DecodeConfig(max_detections=3))) == 3
+
+
+def test_one_tile_is_left_as_it_is():
+    one = detections((0, 0, 10, 10, 0.9, 0), (1, 1, 11, 11, 0.8, 0))  # would be suppressed
+    assert merge_tiles(TILES[:1], [one], MARGIN, DECODE) is one
+
+
+def test_nothing_found_in_any_tile():
+    assert len(merged(detections(), detections())) == 0
+
+
+def test_a_corner_where_four_tiles_meet():
+    tiles = tile_grid(height=100, width=100, tile=60, overlap=1 / 3)
+    box = torch.tensor([45.0, 46, 55, 54])  # in the middle, where all four overlap
+    whole = [
+        detections((*(box - box.new_tensor([t.left, t.top, t.left, t.top])).tolist(), 0.5, 0)) for t in tiles
+    ]
+    result = merged(*whole, tiles=tiles)
+    assert result.boxes_xyxy.tolist() == [box.tolist()]
+    # Its lower right quarter is at the corner of the first tile; the last tile sees the whole.
+    parts = [
+        detections((50, 50, 60, 60, 0.9, 0)),
+        detections(),
+        detections(),
+        detections((10, 10, 30, 30, 0.5, 0)),
+    ]
+    assert merged(*parts, tiles=tiles).boxes_xyxy.tolist() == [[50, 50, 70, 70]]
