@@ -16,7 +16,7 @@ import torch._dynamo  # before any fork: each child would import it again, for s
 import torch.distributed as dist
 
 import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes each child that reports a second
-from ziggurat.data.stamps import digit_pixels
+from ziggurat.data.glyphs import digit_pixels
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
 

@@ -14,9 +14,9 @@ from support.commands import run, sets
 from test_spatial_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId
+from ziggurat.data.crop_sizes import crop_size
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.data.sides import crop_side
 
 PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2", "tp=2", "fsdp=2"]
 SIDES = "48,64,80"
@@ -52,7 +52,7 @@ def check_plans(capfd, folder, data, settings, plans, tolerance=1e-4, of_weights
             apart = (others[name].double() - weight.double()).norm() / weight.double().norm().clamp(min=1)
             assert apart < of_weights * tolerance, (plan, name)
     config = override(RunConfig(), settings)
-    sides = {crop_side(config.data, config.seed, step) for step in range(len(losses))}
+    sides = {crop_size(config.data, config.seed, step) for step in range(len(losses))}
     assert len(sides) > 1, "sizes change"
     return alone["metrics"]
 
@@ -91,9 +91,9 @@ def test_every_plan_on_photographs(trees, tmp_path, capfd):
 
 def test_a_side_is_a_function_of_seed_and_step():
     config = DataConfig(crops="32,64,96,128")
-    sides = [crop_side(config, 3, step) for step in range(64)]
-    assert sides == [crop_side(config, 3, step) for step in range(64)]
-    assert sides != [crop_side(config, 4, step) for step in range(64)]
+    sides = [crop_size(config, 3, step) for step in range(64)]
+    assert sides == [crop_size(config, 3, step) for step in range(64)]
+    assert sides != [crop_size(config, 4, step) for step in range(64)]
     assert set(sides) == {32, 64, 96, 128}
 
 

@@ -24,7 +24,7 @@ from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import tensors_in
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
@@ -104,9 +104,9 @@ class ByBranches:
 
     def __init__(self, case: Case, workers: Workers) -> None:
         model, self.images = case.model(), case.microbatches()
-        mesh, skeleton, spec = make_mesh(workers, f"lp={WORLD}"), Skeleton(model), spec_of(self.images[0])
-        costs = agree_on_costs(model, skeleton, spec, mesh)
-        self.parallel = LevelParallel(model, skeleton, costs, mesh)
+        mesh, tracer, spec = make_mesh(workers, f"lp={WORLD}"), Tracer(model), spec_of(self.images[0])
+        costs = agree_on_costs(model, tracer, spec, mesh)
+        self.parallel = LevelParallel(model, tracer, costs, mesh)
         self.placement = self.parallel.pipeline.pieces_of(spec).placement
 
     def __call__(self) -> None:

@@ -13,7 +13,7 @@ from peer import Peer
 
 from ziggurat.config import PipelineConfig
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.schedules import make_schedule
@@ -52,11 +52,11 @@ class Together:
     def __init__(self, case: Case, workers: Workers, cut: str) -> None:
         self.case, self.step = case, make_step(case)
         mesh, spec = make_mesh(workers, f"pp={workers.size}"), spec_of(self.step.images[0])
-        model, skeleton = self.step.model, Skeleton(self.step.model)
+        model, tracer = self.step.model, Tracer(self.step.model)
         config = PipelineConfig(cut=cut, schedule=case.schedule, checkpoint=case.checkpoint)
-        self.cut = choose_cut(model, skeleton, spec, mesh, config, case.count, case.compute)
+        self.cut = choose_cut(model, tracer, spec, mesh, config, case.count, case.compute)
         with case.compute():
-            self.parallel = PipelineParallel(model, skeleton, self.cut.layers, spec, mesh, config)
+            self.parallel = PipelineParallel(model, tracer, self.cut.layers, spec, mesh, config)
         self.trace = Trace(torch.device("cpu"))
         self.parallel.pipeline.trace_to(self.trace)
 

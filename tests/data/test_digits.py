@@ -13,7 +13,7 @@ from PIL import Image
 from ziggurat.config import DigitsConfig
 from ziggurat.data import digits as digits_module
 from ziggurat.data.digits import DigitScenes, draw_scene
-from ziggurat.data.stamps import digit_pixels, make_stamp
+from ziggurat.data.glyphs import digit_pixels, make_glyph
 
 CONFIG = DigitsConfig()
 
@@ -122,7 +122,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from ziggurat.data.digits import _places
-from ziggurat.data.stamps import digit_pixels
+from ziggurat.data.glyphs import digit_pixels
 pixels = digit_pixels()
 bunch = load_digits()
 assert (pixels.labels == bunch.target).all()
@@ -159,16 +159,16 @@ def test_scenes_of_other_sizes(size: int) -> None:
 @pytest.mark.parametrize("angle", [-0.3, 0.0, 0.3])
 def test_stamps_have_the_height_that_was_asked_for(height: float, angle: float) -> None:
     for number in range(20):
-        stamp = make_stamp(number, height, angle, shear=0.2)
-        assert abs(stamp.height - height) <= 1.5 + 0.04 * height
-        edges = (stamp.ink[0], stamp.ink[-1], stamp.ink[:, 0], stamp.ink[:, -1])
+        glyph = make_glyph(number, height, angle, shear=0.2)
+        assert abs(glyph.height - height) <= 1.5 + 0.04 * height
+        edges = (glyph.ink[0], glyph.ink[-1], glyph.ink[:, 0], glyph.ink[:, -1])
         assert all(edge.any() for edge in edges)
 
 
 def test_an_upright_stamp_is_the_resized_digit() -> None:
-    stamp = make_stamp(0, 60.0, 0.0, 0.0)
+    glyph = make_glyph(0, 60.0, 0.0, 0.0)
     whole = np.asarray(digit_pixels().images[0].resize((120, 120), Image.Resampling.BICUBIC))
     rows, columns = np.nonzero(whole >= 0.45)
     tight = whole[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] >= 0.45
-    resized = np.asarray(Image.fromarray(stamp.ink * 255).resize(tight.shape[::-1])) > 127
+    resized = np.asarray(Image.fromarray(glyph.ink * 255).resize(tight.shape[::-1])) > 127
     assert (resized == tight).mean() > 0.94

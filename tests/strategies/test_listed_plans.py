@@ -13,7 +13,7 @@ from ziggurat.models.build import build_model, task_of
 from ziggurat.models.catalogue import NUM_CLASSES, model_names, plans_of
 from ziggurat.parallel.branches.measure import measure_calls
 from ziggurat.parallel.branches.placement import place, refuse_chain
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor.pairs import find_pairs
 from ziggurat.strategies.units import find_units
 
@@ -34,7 +34,7 @@ def built(name: str, device: str) -> nn.Module:
 def test_weights_are_split_and_sharded(name: str) -> None:
     model = built(name, "meta")
     side = max(64, getattr(model, "size_multiple", 1))
-    graph = Skeleton(model).record(spec_of(torch.empty(2, 3, side, side)))
+    graph = Tracer(model).trace(spec_of(torch.empty(2, 3, side, side)))
     assert {"dp", "sp", "pp", "tp", "fsdp"} <= set(plans_of(name))
     assert find_pairs(graph, model, 2, WIDTH_OF.get(name, CONFIG.tensor.min_width))
     assert find_units(model, (2, 3, side, side), CONFIG.pipeline.unit_bytes)
@@ -54,7 +54,7 @@ BRANCHED = [
 def test_branches_are_placed(name: str) -> None:
     model = built(name, "cpu")
     spec = spec_of(torch.empty(2, 3, 256, 256))
-    graph = Skeleton(model).record(spec)
+    graph = Tracer(model).trace(spec)
     assert "lp" in plans_of(name)
     refuse_chain(place(graph, measure_calls(model, graph, spec, torch.device("cpu")), 2))
 

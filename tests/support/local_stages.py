@@ -7,7 +7,7 @@ from torch import nn
 
 from ziggurat.parallel.graph.runner import StageRunner
 from ziggurat.parallel.graph.stages import find_places, make_stages
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 
 
 class Maps(NamedTuple):
@@ -48,7 +48,7 @@ class Skips(nn.Module):
 
 def run_stages(model, images, cut, loss_of):
     """Return outputs and loss; gradients are left in the parameters and the images."""
-    graph = Skeleton(model).record(spec_of(images))
+    graph = Tracer(model).trace(spec_of(images))
     stages = make_stages(graph, find_places(graph, cut))
     runner, made, held = StageRunner(model), {}, []
     for stage in stages:

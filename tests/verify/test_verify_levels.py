@@ -24,7 +24,7 @@ from ziggurat.parallel.branches.placement import (
 )
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.verify.compare import compare_steps, held_of
@@ -110,7 +110,7 @@ def steps_at_random_places(workers: Workers, name: str, shape: tuple[int, ...], 
         assert not held_of(reference).difference(*workers.gather(held_of(step)))
         errors.append(max(workers.gather(compare_steps(step, reference).largest)))
     with KeepFloat64():
-        graph = Skeleton(model.train()).record(spec_of(images))
+        graph = Tracer(model.train()).record(spec_of(images))
     assert len(set(scatter(graph, None, workers.size).worker_of)) == workers.size
     return errors
 

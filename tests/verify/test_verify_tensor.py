@@ -19,7 +19,7 @@ from ziggurat.config.records import RunConfig
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.norm import FrozenBatchNorm
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor import split
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import find_pairs
@@ -96,7 +96,7 @@ def between() -> nn.Module:
 
 
 def pairs_of(model: nn.Module, size: int = 2, min_width: int = 1) -> list[tuple[str, str]]:
-    graph = Skeleton(model).record(spec_of(torch.zeros(2, 3, 9, 8)))
+    graph = Tracer(model).trace(spec_of(torch.zeros(2, 3, 9, 8)))
     return [(pair.first, pair.second) for pair in find_pairs(graph, model, size, min_width)]
 
 

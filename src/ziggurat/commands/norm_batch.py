@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ziggurat.config import RunConfig
+from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.data.sampler import smallest_microbatch
-from ziggurat.data.sides import crop_sides
 from ziggurat.errors import UserError
 from ziggurat.models.probe import takes_one_image
 from ziggurat.models.vision import VisionModel
@@ -21,7 +21,7 @@ def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples
     Raises:
         UserError: With what would leave no single image.
     """
-    train, side = config.train, min(crop_sides(config.data))
+    train, side = config.train, min(crop_sizes(config.data))
     batch, pieces = train.batch_size, train.microbatches
 
     def smallest(batch_size: int, num_microbatches: int) -> int:

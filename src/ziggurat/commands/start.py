@@ -309,7 +309,7 @@ def _train_worker(
         )
     config, again = joined[0][0], any(one for _, one in joined)
     # The first worker chooses: under torchrun the others may come when its folder is there already.
-    folder, fault = workers.share_of_first(
+    folder, fault = workers.broadcast_object(
         _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
     )
     if fault:
@@ -318,7 +318,7 @@ def _train_worker(
         (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
     if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
         states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
-        resume = workers.share_of_first(bool(states))
+        resume = workers.broadcast_object(bool(states))
     return train(workers, config, Path(folder), resume, memory)
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from ziggurat.config import DigitsConfig
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.glyphs import Glyph, digit_pixels, make_glyph, scikit_learn_file
 from ziggurat.data.randomness import Purpose, keyed_generator
-from ziggurat.data.stamps import Stamp, digit_pixels, make_stamp, scikit_learn_file
 from ziggurat.errors import UserError
 
 _TRAIN_DIGITS = 1500  # of 1797
@@ -165,18 +165,18 @@ def draw_scene(config: DigitsConfig, split: Literal["train", "val"], index: int)
     canvas = _background(generator, config.size, split)
     count = int(generator.integers(config.count_min, config.count_max + 1))
     numbers, labels = _handwriting(split), []
-    placed: list[tuple[Stamp, int, int]] = []
+    placed: list[tuple[Glyph, int, int]] = []
     for height in _heights(generator, config, count):
         number = int(numbers[generator.integers(len(numbers))])
         placed.append(_find_place(generator, config, number, height, placed))
         labels.append(int(digit_pixels().labels[number]))
     masks = np.zeros((count, config.size, config.size), dtype=np.uint8)
-    for layer, (stamp, top, left) in enumerate(placed):
-        rows, columns = slice(top, top + stamp.height), slice(left, left + stamp.width)
-        alpha, under = stamp.alpha[:, :, None], canvas[rows, columns]
-        under += alpha * (_contrasting_color(generator, under, stamp) - under)
-        masks[:layer, rows, columns] &= stamp.ink == 0
-        masks[layer, rows, columns] = stamp.ink
+    for layer, (glyph, top, left) in enumerate(placed):
+        rows, columns = slice(top, top + glyph.height), slice(left, left + glyph.width)
+        alpha, under = glyph.alpha[:, :, None], canvas[rows, columns]
+        under += alpha * (_contrasting_color(generator, under, glyph) - under)
+        masks[:layer, rows, columns] &= glyph.ink == 0
+        masks[layer, rows, columns] = glyph.ink
     boxes = np.array([_tight_box(mask) for mask in masks], dtype=np.float32).reshape(-1, 4)
     seen = torch.from_numpy(boxes[:, 2] > boxes[:, 0])
     image = torch.from_numpy(np.rint(canvas).astype(np.uint8)).permute(2, 0, 1).contiguous()
@@ -209,31 +209,31 @@ def _find_place(
     config: DigitsConfig,
     number: int,
     height: float,
-    placed: list[tuple[Stamp, int, int]],
-) -> tuple[Stamp, int, int]:
-    """Return a digit's stamp with its first row and column, where it covers others least.
+    placed: list[tuple[Glyph, int, int]],
+) -> tuple[Glyph, int, int]:
+    """Return a digit's glyph with its first row and column, where it covers others least.
 
     A digit that finds no place is drawn smaller, down to the smallest height; after that it takes the best it found.
     """
     slant = generator.uniform([-0.2, -0.2], [0.2, 0.2])
     while True:
-        stamp = make_stamp(number, height, float(slant[0]), float(slant[1]))
-        free = config.size - np.array([stamp.height, stamp.width])
+        glyph = make_glyph(number, height, float(slant[0]), float(slant[1]))
+        free = config.size - np.array([glyph.height, glyph.width])
         smallest = height <= config.height_min
         if free.min() >= 0:
             tries = generator.integers(0, free + 1, size=(_TRIES, 2))
-            overlaps = _overlaps(tries, stamp, placed)
+            overlaps = _overlaps(tries, glyph, placed)
             best = int(np.argmax(overlaps <= _LARGEST_OVERLAP))
             best = best if overlaps[best] <= _LARGEST_OVERLAP else int(np.argmin(overlaps))
             if smallest or overlaps[best] <= _LARGEST_OVERLAP:
-                return stamp, int(tries[best, 0]), int(tries[best, 1])
+                return glyph, int(tries[best, 0]), int(tries[best, 1])
         height = height * _SHRINK if smallest else max(height * _SHRINK, config.height_min)
 
 
-def _overlaps(tries: np.ndarray, stamp: Stamp, placed: list[tuple[Stamp, int, int]]) -> np.ndarray:
+def _overlaps(tries: np.ndarray, glyph: Glyph, placed: list[tuple[Glyph, int, int]]) -> np.ndarray:
     """Return, for each place, the largest share of the smaller box that the two boxes have in common."""
     worst = np.zeros(len(tries))
-    extent = np.array([stamp.height, stamp.width])
+    extent = np.array([glyph.height, glyph.width])
     for other, top, left in placed:
         start, size = np.array([top, left]), np.array([other.height, other.width])
         common = np.minimum(tries + extent, start + size) - np.maximum(tries, start)
@@ -242,10 +242,10 @@ def _overlaps(tries: np.ndarray, stamp: Stamp, placed: list[tuple[Stamp, int, in
     return worst
 
 
-def _contrasting_color(generator: np.random.Generator, under: np.ndarray, stamp: Stamp) -> np.ndarray:
+def _contrasting_color(generator: np.random.Generator, under: np.ndarray, glyph: Glyph) -> np.ndarray:
     """Draw a color whose lightness differs from what the ink covers; float32, shape ``(3,)``."""
     lightness = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    covered = under[stamp.ink > 0] @ lightness
+    covered = under[glyph.ink > 0] @ lightness
     usual = np.quantile(covered, [0.1, 0.5, 0.9])
     colors = generator.uniform(0, 255, size=(24, 3)).astype(np.float32)
     colors[-2:] = [[8], [250]]

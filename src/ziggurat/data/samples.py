@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId, Target
+from ziggurat.data.crop_sizes import at_crop_size
 from ziggurat.data.dataset import (
     ClassificationDataset,
     Dataset,
@@ -21,7 +22,6 @@ from ziggurat.data.dataset import (
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.windows import ReadsWindows
-from ziggurat.data.sides import at_side
 from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import (
     Augmentation,
@@ -78,7 +78,7 @@ class TrainingSamples:
         if side == self.config.crop:
             return self
         other = copy.copy(self)
-        other.config, other.part = at_side(self.config, side), self.part_of(side)
+        other.config, other.part = at_crop_size(self.config, side), self.part_of(side)
         return other
 
     def image_index(self, sample: int) -> int:

@@ -28,7 +28,7 @@ from ziggurat.tasks.detection.detections import Detections
 from ziggurat.tasks.detection.task import DetectionTask
 from ziggurat.tasks.registry import make_task
 
-# The metric that a task is judged by.
+# The metric that a task is validated by.
 MAIN_METRIC: dict[Task, str] = {"detect": "map50", "classify": "top1", "segment": "miou"}
 
 
@@ -104,7 +104,7 @@ def _evaluate_detection(
     if mesh.workers.is_first:
         truth = [ground_truth(dataset, index) for index in range(len(dataset))]
         metrics = coco_metrics(truth, found, dataset.classes, config.decode.max_detections)
-    return Evaluation(mesh.workers.share_of_first(metrics), found)
+    return Evaluation(mesh.workers.broadcast_object(metrics), found)
 
 
 def _evaluate_classification(

@@ -28,7 +28,7 @@ class ClassRow:
     Attributes:
         name: Of the class.
         count: Its objects, images or pixels.
-        values: In [0, 1], by name, or None where there is nothing to count; the first is what it is judged by.
+        values: In [0, 1], by name, or None where there is nothing to count; the first is what it is validated by.
     """
 
     name: str

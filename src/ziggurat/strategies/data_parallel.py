@@ -41,7 +41,7 @@ class DataParallel(Leaves):
         self.model = model
         self.names = dict(model.named_parameters())
         for axis in (self.sharing, workers):
-            axis.copy_from_first(list(model.state_dict().values()))
+            axis.broadcast(list(model.state_dict().values()))
         self.gradients = GradientSum(model.parameters(), workers)
         self.statistics = RunningStatistics(model, workers)
         self.sum_of_parts = PartSum(self.sharing)

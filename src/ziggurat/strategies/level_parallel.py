@@ -22,7 +22,7 @@ from ziggurat.parallel.branches.placement import Costs, place, refuse_chain
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.costs.branch_costs import KeptCosts
@@ -32,7 +32,7 @@ from ziggurat.strategies.mesh import Mesh
 
 def agree_on_costs(
     model: nn.Module,
-    skeleton: Skeleton,
+    tracer: Tracer,
     spec: ImageSpec,
     mesh: Mesh,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -42,7 +42,7 @@ def agree_on_costs(
 
     Args:
         model: With all its weights.
-        skeleton: Of the model.
+        tracer: Of the model.
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
         compute: A context in which the model computes.
@@ -58,7 +58,7 @@ def agree_on_costs(
 
     def known_or_measured() -> Costs:
         with compute():
-            graph, costs = skeleton.record(spec), kept.read()
+            graph, costs = tracer.trace(spec), kept.read()
             if costs is None:
                 costs = measure_calls(model, graph, spec, mesh.workers.device)
                 kept.write(costs)
@@ -122,7 +122,7 @@ class LevelParallel(DataParallel):
 
     Args:
         model: Its weights are made those of the first worker.
-        skeleton: Of the model.
+        tracer: Of the model.
         costs: Of its calls, the same on every worker.
         mesh: All workers.
 
@@ -131,12 +131,12 @@ class LevelParallel(DataParallel):
         pipeline: Runs the branches.
     """
 
-    def __init__(self, model: nn.Module, skeleton: Skeleton, costs: Costs, mesh: Mesh) -> None:
-        mesh.workers.copy_from_first(list(model.state_dict().values()))
+    def __init__(self, model: nn.Module, tracer: Tracer, costs: Costs, mesh: Mesh) -> None:
+        mesh.workers.broadcast(list(model.state_dict().values()))
         super().__init__(model, mesh.dp, mesh.sp)
         self.mesh = mesh
         self.own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-        self.pipeline = Branches(model, skeleton, costs, mesh.lp, mesh.spatial)
+        self.pipeline = Branches(model, tracer, costs, mesh.lp, mesh.spatial)
         self.level_statistics = LevelStatistics(model, mesh.dp, mesh.lp)
         self.statistics = self.level_statistics
         self.sum_of_parts = PartSum(mesh.sharing)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.branches.placement import Costs
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
 from ziggurat.strategies.mesh import Mesh
@@ -51,15 +51,15 @@ class LevelTraining(LevelParallel, Training):
 
     def __init__(self, state: Whole, spec: ImageSpec, mesh: Mesh, compute: Compute, file: Path) -> None:
         model, average, _ = state
-        skeleton, costs = _skeleton_and_costs(model, spec, mesh, compute, file)
-        super().__init__(model, skeleton, costs, mesh)
+        tracer, costs = _tracer_and_costs(model, spec, mesh, compute, file)
+        super().__init__(model, tracer, costs, mesh)
         self.state = state
         with compute():
             self.placement = self.pipeline.pieces_of(spec).placement
         mesh.pipelines[model] = self.pipeline
         if average is not model:
-            skeleton = Skeleton(average, mesh.workers.device)
-            mesh.pipelines[average] = Branches(average, skeleton, costs, mesh.lp, mesh.spatial)
+            tracer = Tracer(average, mesh.workers.device)
+            mesh.pipelines[average] = Branches(average, tracer, costs, mesh.lp, mesh.spatial)
 
     def loss_leaves(self, work: PassWork) -> list[Tensor]:
         """Run forward and backward of this place's microbatches.
@@ -145,14 +145,14 @@ def place_for_inference(model: nn.Module, spec: ImageSpec, mesh: Mesh, compute: 
     Raises:
         UserError: On all workers: `NoBranches`, or `CannotCut`.
     """
-    skeleton, costs = _skeleton_and_costs(model, spec, mesh, compute)
-    mesh.pipelines[model] = Branches(model, skeleton, costs, mesh.lp, mesh.spatial)
+    tracer, costs = _tracer_and_costs(model, spec, mesh, compute)
+    mesh.pipelines[model] = Branches(model, tracer, costs, mesh.lp, mesh.spatial)
 
 
-def _skeleton_and_costs(
+def _tracer_and_costs(
     model: nn.Module, spec: ImageSpec, mesh: Mesh, compute: Compute, file: Path | None = None
-) -> tuple[Skeleton, Costs]:
+) -> tuple[Tracer, Costs]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
-        skeleton = Skeleton(model, mesh.workers.device)
-        return skeleton, agree_on_costs(model, skeleton, spec, mesh, compute, file)
+        tracer = Tracer(model, mesh.workers.device)
+        return tracer, agree_on_costs(model, tracer, spec, mesh, compute, file)

@@ -26,7 +26,7 @@ from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import find_places, state_names
-from ziggurat.parallel.graph.trace import NORMS, ImageSpec, Skeleton
+from ziggurat.parallel.graph.trace import NORMS, ImageSpec, Tracer
 from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
 from ziggurat.parallel.pipeline.memory import predict_memory
@@ -41,7 +41,7 @@ from ziggurat.strategies.mesh import Mesh
 
 def choose_cut(
     model: nn.Module,
-    skeleton: Skeleton,
+    tracer: Tracer,
     spec: ImageSpec,
     mesh: Mesh,
     config: PipelineConfig,
@@ -53,7 +53,7 @@ def choose_cut(
 
     Args:
         model: With all its weights on the first worker.
-        skeleton: Of the model.
+        tracer: Of the model.
         spec: Of the images of a microbatch.
         mesh: All workers; they call this together.
         config: How to cut.
@@ -73,7 +73,7 @@ def choose_cut(
         cut = kept.read()
         if cut is None:
             with compute():
-                cut = _choose(model, skeleton, spec, mesh, config, num_leaves)
+                cut = _choose(model, tracer, spec, mesh, config, num_leaves)
             kept.write(cut)
         return cut
 
@@ -82,7 +82,7 @@ def choose_cut(
 
 def _choose(
     model: nn.Module,
-    skeleton: Skeleton,
+    tracer: Tracer,
     spec: ImageSpec,
     mesh: Mesh,
     config: PipelineConfig,
@@ -90,7 +90,7 @@ def _choose(
 ) -> Cut:
     num_workers = mesh.pp.size
     count = num_stages(config.schedule, num_workers)
-    graph = skeleton.record(spec)
+    graph = tracer.trace(spec)
     layers = [name.strip() for name in config.cut.split(",") if name.strip()]
     if layers and len(layers) != count - 1:
         raise UserError(
@@ -98,7 +98,7 @@ def _choose(
             f"have {count} stages: got {len(layers)} ({','.join(layers)}); name {count - 1}, or leave plan.cut out"
         )
     places = find_places(graph, layers)  # before anything is measured
-    units = measure(model, skeleton, spec)
+    units = measure(model, tracer, spec)
     if not layers:
         layers = _balanced(units, mesh, config, num_leaves)
         places = find_places(graph, layers)
@@ -142,7 +142,7 @@ class PipelineParallel(Leaves):
 
     Args:
         model: With the weights of this worker's stages at least; the others' are dropped.
-        skeleton: Of the model.
+        tracer: Of the model.
         cut: Names of the layers at which new stages start.
         spec: Of the images of any microbatch.
         mesh: All workers.
@@ -160,7 +160,7 @@ class PipelineParallel(Leaves):
     def __init__(
         self,
         model: nn.Module,
-        skeleton: Skeleton,
+        tracer: Tracer,
         cut: Sequence[str],
         spec: ImageSpec,
         mesh: Mesh,
@@ -171,7 +171,7 @@ class PipelineParallel(Leaves):
 
         def join() -> Pipeline:
             again = config.checkpoint == "stage"
-            return Pipeline(model, skeleton, cut, mesh.pp, config.schedule, mesh.spatial, again)
+            return Pipeline(model, tracer, cut, mesh.pp, config.schedule, mesh.spatial, again)
 
         pipeline = join()
         _, stages = pipeline.stages_of(spec)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import PipelineConfig
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
-from ziggurat.parallel.pipeline.messages import Post
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
+from ziggurat.parallel.pipeline.messages import Channel
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.strategies.costs.cuts import Cut
 from ziggurat.strategies.mesh import Mesh
@@ -47,12 +47,12 @@ def agree_on_cut(
     num_leaves: int,
     compute: Compute,
     file: Path | None = None,
-) -> tuple[Skeleton, Cut]:
-    """Return a model's skeleton and where it is cut; see `choose_cut`."""
+) -> tuple[Tracer, Cut]:
+    """Return a model's tracer and where it is cut; see `choose_cut`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
-        skeleton = Skeleton(model, mesh.workers.device)
-        return skeleton, choose_cut(model, skeleton, spec, mesh, config, num_leaves, compute, file)
+        tracer = Tracer(model, mesh.workers.device)
+        return tracer, choose_cut(model, tracer, spec, mesh, config, num_leaves, compute, file)
 
 
 class PipelineTraining(PipelineParallel, Training):
@@ -86,19 +86,19 @@ class PipelineTraining(PipelineParallel, Training):
         file: Path,
     ) -> None:
         model, average, optimizer = state
-        mesh.workers.copy_from_first(list(model.state_dict().values()))
-        skeleton, self.cut = agree_on_cut(model, spec, mesh, config, num_leaves, compute, file)
+        mesh.workers.broadcast(list(model.state_dict().values()))
+        tracer, self.cut = agree_on_cut(model, spec, mesh, config, num_leaves, compute, file)
         self.state, self.make_optimizer = state, make_optimizer
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with compute():
-            super().__init__(model, skeleton, self.cut.layers, spec, mesh, config)
+            super().__init__(model, tracer, self.cut.layers, spec, mesh, config)
         keep_moments(optimizer, names, self.own)
         mesh.pipelines[model] = self.pipeline
         if average is not model:
             drop_states(average, self.own)
             mesh.pipelines[average] = Pipeline(
                 average,
-                Skeleton(average, mesh.workers.device),
+                Tracer(average, mesh.workers.device),
                 self.cut.layers,
                 mesh.pp,
                 config.schedule,
@@ -139,8 +139,8 @@ class PipelineTraining(PipelineParallel, Training):
         mesh = self.mesh
         if mesh.dp.rank or mesh.sp.rank:  # others have the same
             return None
-        post = Post(mesh.pp) if mesh.workers.device.type == "cpu" else self.pipeline.post
-        return gather_whole(*self.state, self.own, post, self.make_optimizer)
+        channel = Channel(mesh.pp) if mesh.workers.device.type == "cpu" else self.pipeline.channel
+        return gather_whole(*self.state, self.own, channel, self.make_optimizer)
 
     def bad_gradient(self) -> str:
         """Return the first parameter, of the first worker that has one, whose gradient is not finite; or nothing."""
@@ -178,8 +178,8 @@ def stage_for_inference(
         config: How to cut.
         compute: A context in which the model computes.
     """
-    skeleton, cut = agree_on_cut(model, spec, mesh, config, 1, compute)
+    tracer, cut = agree_on_cut(model, spec, mesh, config, 1, compute)
     with compute():
-        parallel = PipelineParallel(model, skeleton, cut.layers, spec, mesh, config)
+        parallel = PipelineParallel(model, tracer, cut.layers, spec, mesh, config)
     parallel.close()
     mesh.pipelines[model] = parallel.pipeline

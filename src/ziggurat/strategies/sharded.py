@@ -103,7 +103,7 @@ def shard_units(model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: 
     """
     if isinstance(model, FSDPModule):
         return
-    mesh.workers.copy_from_first(list(model.state_dict().values()))
+    mesh.workers.broadcast(list(model.state_dict().values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         units = find_units(model, shape, unit_bytes)

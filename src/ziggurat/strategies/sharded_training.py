@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ziggurat.config import RunConfig
-from ziggurat.parallel.graph.meta import hollow_copy
+from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.sharded import (
@@ -66,7 +66,7 @@ class ShardedTraining(ShardedParallel, Training):
         train, side = config.train, config.data.crop
         self.shape = (train.batch_size // train.microbatches, 3, side, side)
         self.channels_last = train.channels_last
-        self.hollow = hollow_copy(model)
+        self.meta_model = meta_copy(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         super().__init__(model, mesh, self.shape, config.pipeline.unit_bytes)
         shard_moments(optimizer, names, dict(model.named_parameters()))
@@ -151,8 +151,8 @@ class ShardedTraining(ShardedParallel, Training):
                 parts[key] = None if gathered is None else gathered.to("cpu", copy=True)
         if not self.mesh.workers.is_first:
             return None
-        whole_model = copy.deepcopy(self.hollow)
-        whole_average = whole_model if average is model else copy.deepcopy(self.hollow)
+        whole_model = copy.deepcopy(self.meta_model)
+        whole_average = whole_model if average is model else copy.deepcopy(self.meta_model)
         return fill_whole(whole_model, whole_average, parts, optimizer, self.make_optimizer)
 
     def _run_blank(self, model: nn.Module) -> Any:

@@ -51,7 +51,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         return model
     mesh = spatial_mesh(workers, parsed.sp, min_rows)
     attach(model, mesh)
-    workers.copy_from_first(list(model.state_dict().values()))
+    workers.broadcast(list(model.state_dict().values()))
 
     def cut_images(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         images = args[0] if args else None

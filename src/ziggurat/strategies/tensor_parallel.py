@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
@@ -67,7 +67,7 @@ class TensorParallel:
     def __init__(self, model: nn.Module, spec: ImageSpec, workers: Workers, min_width: int) -> None:
         self.axis = TensorAxis(workers)
         self.dims: dict[str, int] = {}
-        self.skeleton = Skeleton(model)
+        self.tracer = Tracer(model)
         self.min_width = min_width
         self.pairs = self._find(model, spec)
         if model.training:
@@ -78,7 +78,7 @@ class TensorParallel:
         self.splits = self.split(model)
 
     def _find(self, model: nn.Module, spec: ImageSpec) -> list[Pair]:
-        return find_pairs(self.skeleton.record(spec), model, self.axis.workers.size, self.min_width)
+        return find_pairs(self.tracer.trace(spec), model, self.axis.workers.size, self.min_width)
 
     def split(self, model: nn.Module) -> list[Split]:
         """Split another model of the same form, in place."""
@@ -119,9 +119,9 @@ class TensorParallel:
             for name, tensor in tensors.items()
         }
 
-    def hollow(self, model: nn.Module) -> nn.Module:
+    def meta_model(self, model: nn.Module) -> nn.Module:
         """Return a model of the whole's form, in the mode of a split one, whose parameters and buffers have no memory."""
-        whole = copy.deepcopy(self.skeleton.hollow).train(model.training)
+        whole = copy.deepcopy(self.tracer.meta_model).train(model.training)
         is_trained = any(parameter.requires_grad for parameter in model.parameters())
         return whole if is_trained else whole.requires_grad_(False)  # an average's
 

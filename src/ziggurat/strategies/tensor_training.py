@@ -61,7 +61,7 @@ class TensorTraining(DataTraining):
         config: RunConfig,
     ) -> None:
         model, average, optimizer = state
-        mesh.workers.copy_from_first(list(model.state_dict().values()))
+        mesh.workers.broadcast(list(model.state_dict().values()))
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own
@@ -95,7 +95,7 @@ class TensorTraining(DataTraining):
             dist.all_gather_single(of_all.view(-1), mine, group=self.mesh.tp.group)
         of_parts, of_common, sums = of_all.unbind(1)
         if (sums != sums[0]).any():
-            self.mesh.tp.copy_from_first(common)
+            self.mesh.tp.broadcast(common)
         return (of_parts.sum() + of_common[0]).sqrt().float()
 
     def bad_gradients(self, work: PassWork) -> dict[int, str]:
@@ -166,8 +166,8 @@ class TensorTraining(DataTraining):
                 parts[key] = self.tensor.axis.collect(value, dim, 0)
         if self.mesh.tp.rank:
             return None
-        whole = self.tensor.hollow(model)
-        whole_average = whole if average is model else self.tensor.hollow(average)
+        whole = self.tensor.meta_model(model)
+        whole_average = whole if average is model else self.tensor.meta_model(average)
         return fill_whole(whole, whole_average, parts, optimizer, self.make_optimizer)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ziggurat.parallel.graph.meta import hollow_copy
+from ziggurat.parallel.graph.meta import meta_copy
 
 # What PyTorch and a network's own code raise on tensors without values, and what a copy may.
 WITHOUT_VALUES = (RuntimeError, TypeError, ValueError, IndexError)
@@ -107,7 +107,7 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[
           (1): Conv2d(8, 4, kernel_size=(1, 1), stride=(1, 1))
         )]
     """
-    uses = _uses_of_hollow(model, shape) or _uses_of(model, shape)
+    uses = _uses_of_meta(model, shape) or _uses_of(model, shape)
     twins = dict(zip(model.modules(), uses.model.modules(), strict=True))
     units: list[nn.Module] = []
     taken: set[int] = set()
@@ -121,10 +121,10 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[
     return units
 
 
-def _uses_of_hollow(model: nn.Module, shape: Sequence[int]) -> _Uses | None:
+def _uses_of_meta(model: nn.Module, shape: Sequence[int]) -> _Uses | None:
     """Return what a copy without memory uses, or None if it cannot be had or run."""
     try:
-        uses = _Uses(hollow_copy(model).float())  # of one type, as it has no values that could overflow
+        uses = _Uses(meta_copy(model).float())  # of one type, as it has no values that could overflow
         with torch.device("meta"), torch.no_grad(), torch.random.fork_rng(), uses.watch():
             uses.model(torch.empty(*shape))
     except WITHOUT_VALUES:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.strategies.training import Whole
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -47,7 +47,7 @@ def gather_whole(
     average: Model,
     optimizer: torch.optim.Optimizer,
     own: set[str],
-    post: Post,
+    channel: Channel,
     make_optimizer: Callable[[Model], torch.optim.Optimizer],
 ) -> Whole | None:
     """Return the whole state on the first worker of the pp axis; elsewhere None.
@@ -57,7 +57,7 @@ def gather_whole(
         average: Likewise; may be the model itself.
         optimizer: Of this worker's parameters.
         own: Names of this worker's parameters and buffers.
-        post: To the other workers of the axis.
+        channel: To the other workers of the axis.
         make_optimizer: Makes one of a whole model, whose groups come in the same order.
 
     Placement:
@@ -67,14 +67,14 @@ def gather_whole(
         Every other worker sends its weights, average and moments to the first.
     """
     mine = state_parts(model, average, optimizer, own)
-    workers: Workers = post.workers
+    workers: Workers = channel.workers
     if workers.rank:
-        post.send(Message(mine), 0)
-        post.flush()
+        channel.send(Message(mine), 0)
+        channel.flush()
         return None
     parts = {key: None if tensor is None else tensor.clone() for key, tensor in mine.items()}
     for source in range(1, workers.size):
-        for key, tensor in post.receive(source).tensors.items():
+        for key, tensor in channel.receive(source).tensors.items():
             parts.setdefault(key, tensor)
     whole = copy.deepcopy(model)
     whole_average = whole if average is model else copy.deepcopy(average)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.batch import Microbatch, Part, SampleId
+from ziggurat.data.crop_sizes import crop_size
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.data.sides import crop_side
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.leaves import Leaves
 from ziggurat.strategies.mesh import Mesh
@@ -57,7 +57,7 @@ class TrainingData:
 
     def side(self, step: int) -> int:
         """Return the rows and columns of a step's crops."""
-        return crop_side(self.config.data, self.config.seed, step)
+        return crop_size(self.config.data, self.config.seed, step)
 
     def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
         """Return how many samples of this worker's microbatches were replaced, and what there is to say.

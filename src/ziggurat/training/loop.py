@@ -156,7 +156,7 @@ def train(
         for line in mesh.gathers():
             log.say(line)
         phase("report")
-        digest = workers.share_of_first(weights_sha256(whole.average) if whole and workers.is_first else "")
+        digest = workers.broadcast_object(weights_sha256(whole.average) if whole and workers.is_first else "")
         if workers.is_first and whole:
             model, board, console = whole.average.to(mesh.home), log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, mesh.home, board, console)

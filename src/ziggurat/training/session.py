@@ -79,7 +79,7 @@ class Outcome:
         """
         found = self.checkpoints.look()
         survived = handed_over(memory, self.checkpoints.run) if self.workers.is_first else None
-        survived = self.workers.share_of_first(survived)
+        survived = self.workers.broadcast_object(survived)
         if survived is not None and memory is not None and (found is None or found.step <= survived.step):
             progress, place = survived, checkpoint_folder(memory, survived.step)
         else:

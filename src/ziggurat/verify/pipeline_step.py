@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.branches.placement import Placement, place
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.timing import Trace, noted
@@ -53,7 +53,7 @@ def cut_model(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, tuple[
         warnings.simplefilter("ignore")  # the network's own
         cut = choose_cut(
             model,
-            Skeleton(model),
+            Tracer(model),
             spec_of(pieces[0]),
             mesh,
             config,
@@ -70,12 +70,12 @@ def place_branches(model: nn.Module, trial: Trial, mesh: Mesh) -> tuple[Trial, P
         The trial with the costs of the calls, and the placement of the first microbatch's.
     """
     model.train()
-    skeleton, spec = Skeleton(model), spec_of(trial.pieces()[0])
+    tracer, spec = Tracer(model), spec_of(trial.pieces()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
-        costs = agree_on_costs(model, skeleton, spec, mesh, compute=lambda: KeepFloat64())
+        costs = agree_on_costs(model, tracer, spec, mesh, compute=lambda: KeepFloat64())
         with KeepFloat64():
-            placement = place(skeleton.record(spec), costs, mesh.lp.size)
+            placement = place(tracer.trace(spec), costs, mesh.lp.size)
     return replace(trial, costs=costs), placement
 
 
@@ -113,7 +113,7 @@ def run_pipeline_step(
             parallel.pipeline.trace_to(trace)
             mesh.workers.barrier()
             trace.start()
-        begin, sent = time.perf_counter(), parallel.pipeline.post.bytes_sent
+        begin, sent = time.perf_counter(), parallel.pipeline.channel.bytes_sent
         with memory, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own, once for each worker
             parallel.start(len(images))
@@ -144,7 +144,7 @@ def run_pipeline_step(
                 parallel.finish_gradients()
                 parallel.finish_statistics()
         seconds = time.perf_counter() - begin
-        own, sent = parallel.own, parallel.pipeline.post.bytes_sent - sent
+        own, sent = parallel.own, parallel.pipeline.channel.bytes_sent - sent
     for number, leaf in leaves.items():
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         pieces[number] = replace(
@@ -169,10 +169,10 @@ def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> PipelineParallel | Leve
     with KeepFloat64(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         if mesh.lp.size > 1:
-            return LevelParallel(model, Skeleton(model), trial.costs, mesh)
+            return LevelParallel(model, Tracer(model), trial.costs, mesh)
         return PipelineParallel(
             model,
-            Skeleton(model),
+            Tracer(model),
             trial.cut,
             spec_of(trial.pieces()[0]),
             mesh,

@@ -111,15 +111,15 @@ def _from_first(workers: Workers, single: Single | None) -> Single:
     """Return what the first worker has measured, on every worker.
 
     Communication:
-        One broadcast of its bytes (as a tensor: `Workers.share_of_first` is slow with hundreds of megabytes).
+        One broadcast of its bytes (as a tensor: `Workers.broadcast_object` is slow with hundreds of megabytes).
     """
     buffer = io.BytesIO()
     if single is not None:
         torch.save(single, buffer)
-    size = workers.share_of_first(buffer.getbuffer().nbytes)
+    size = workers.broadcast_object(buffer.getbuffer().nbytes)
     data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8) if single is not None else None
     received = torch.empty(size, dtype=torch.uint8) if data is None else data
-    workers.copy_from_first([received])
+    workers.broadcast([received])
     if single is None:
         single = torch.load(
             io.BytesIO(received.numpy().tobytes()), weights_only=False

@@ -10,7 +10,7 @@ import torch
 from support.local_stages import Skips
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.stages import find_places
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of
 from ziggurat.parallel.pipeline.measure import measure
 from ziggurat.parallel.pipeline.recompute import share_again
@@ -90,8 +90,8 @@ def test_pieces_are_measured_and_nothing_is_left_behind():
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     state = torch.get_rng_state()
     spec = spec_of(torch.zeros(2, 3, 16, 16, dtype=torch.float64))
-    skeleton = Skeleton(model)
-    units = measure(model, skeleton, spec)
+    tracer = Tracer(model)
+    units = measure(model, tracer, spec)
     assert [unit.name for unit in units][:4] == ["", "stem.1", "act", "shared"]
     assert all(unit.seconds > 0 for unit in units)
     assert torch.equal(torch.get_rng_state(), state)
@@ -106,7 +106,7 @@ def test_pieces_are_measured_and_nothing_is_left_behind():
     by_name = {unit.name: unit for unit in units}
     assert by_name["act"].crossing_bytes == 2 * 4 * 16 * 16 * 8  # what the norm gives, and nothing else
     assert by_name["shared"].kept_bytes > 0
-    graph = skeleton.record(spec)
+    graph = tracer.trace(spec)
     assert len(find_places(graph, balance(units, 3))) == 2
 
 
@@ -136,7 +136,7 @@ def test_what_several_pieces_keep_counts_once():
     ]
     model = torch.nn.Sequential(*layers, torch.nn.BatchNorm2d(4), torch.nn.ReLU()).train()
     images = torch.randn(2, 3, 16, 16)
-    units = measure(model, Skeleton(model), spec_of(images))
+    units = measure(model, Tracer(model), spec_of(images))
     assert len(units) == 6
     assert sum(unit.kept_bytes for unit in units) == kept_of_a_plain_pass(model, images)
     # a stage that starts within keeps what it has received besides
@@ -172,7 +172,7 @@ class _Sleep(torch.autograd.Function):
 def test_forward_and_backward_are_given_to_the_piece_that_takes_them():
     seconds = [(0.004, 0.02), (0.03, 0.001), (0.0, 0.06)]
     model = torch.nn.Sequential(*(Slow(*one) for one in seconds))
-    units = measure(model, Skeleton(model), spec_of(torch.zeros(1, 3, 8, 8)), runs=3)
+    units = measure(model, Tracer(model), spec_of(torch.zeros(1, 3, 8, 8)), runs=3)
     assert [unit.name for unit in units] == ["", "1", "2"]
     for unit, one in zip(units, seconds, strict=True):
         assert sum(one) <= unit.seconds <= sum(one) + 0.035, (unit, one)

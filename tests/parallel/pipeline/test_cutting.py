@@ -10,7 +10,7 @@ from support.local_stages import Skips, run_stages, weighted_sum
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
-from ziggurat.parallel.graph.trace import CannotCut, Skeleton, spec_of
+from ziggurat.parallel.graph.trace import CannotCut, Tracer, spec_of
 from ziggurat.verify.networks import build_network
 
 
@@ -50,7 +50,7 @@ def compare(model, images, cut, exact=True):
 def test_skips_and_all_that_is_awkward(stages, width, training):
     images = torch.randn(2, 3, 6, width, dtype=torch.float64)
     model = Skips().double().train(training)
-    graph = Skeleton(model).record(spec_of(images))
+    graph = Tracer(model).trace(spec_of(images))
     names = sorted(graph.places(), key=graph.places().__getitem__)
     by_place = list({graph.places()[name]: name for name in names}.values())
     step = max(1, len(by_place) // (stages - 1))
@@ -71,7 +71,7 @@ def test_networks_cut_in_four(name):
     torch.manual_seed(0)
     model = build_network(name, ModelConfig(channels=8, head_depth=1, neck_depth=1)).double().train()
     images = torch.randn(2, 3, 64, 70, dtype=torch.float64)
-    graph = Skeleton(model).record(spec_of(images))
+    graph = Tracer(model).trace(spec_of(images))
     names = list({place: name for name, place in graph.places().items()}.values())
     quarter = len(names) // 4
     compare(model, images, [names[quarter], names[2 * quarter], names[3 * quarter]])
@@ -79,16 +79,16 @@ def test_networks_cut_in_four(name):
 
 def test_another_size_has_another_record_with_the_same_cut():
     model = Skips().double()
-    skeleton = Skeleton(model)
-    even, odd = (skeleton.record(spec_of(torch.zeros(1, 3, 6, w, dtype=torch.float64))) for w in (8, 9))
+    tracer = Tracer(model)
+    even, odd = (tracer.trace(spec_of(torch.zeros(1, 3, 6, w, dtype=torch.float64))) for w in (8, 9))
     assert len(odd.calls) == len(even.calls) + 1  # the padding
     assert find_places(odd, ["shared"]) == [find_places(even, ["shared"])[0] + 1]
-    assert skeleton.record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64))) is even
+    assert tracer.trace(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64))) is even
 
 
 def test_what_crosses_a_cut_goes_to_every_stage_that_needs_it():
     model = Skips().double()
-    graph = Skeleton(model).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
+    graph = Tracer(model).trace(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
     stages = make_stages(graph, find_places(graph, ["shared", "down", "tied", "drop:2"]))
     first = stages[1].receives[0]
     assert len(first) == 1
@@ -101,7 +101,7 @@ def test_what_crosses_a_cut_goes_to_every_stage_that_needs_it():
 def test_states_of_stages():
     model = Skips().double()
     model.unused = nn.Linear(2, 2)
-    graph = Skeleton(model).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
+    graph = Tracer(model).trace(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
     names = state_names(make_stages(graph, find_places(graph, ["down", "tied"])), model)
     assert "shared.weight" in names[0] & names[2]  # tied, and reused
     assert {"unused.weight", "unused.bias"} <= names[2]
@@ -123,7 +123,7 @@ class TwiceNormed(nn.Module):
 def test_running_statistics_stay_together():
     model = TwiceNormed().double()
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    graph = Skeleton(model).record(spec_of(images))
+    graph = Tracer(model).trace(spec_of(images))
     assert set(graph.places()) == {"last"}
     with pytest.raises(UserError, match=r"plan\.cut names 'conv', where the network cannot be cut"):
         find_places(graph, ["conv"])
@@ -147,7 +147,7 @@ class Overwritten(nn.Module):
 def test_an_overwritten_memory_stays_with_its_views():
     model = Overwritten().double()
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    assert set(Skeleton(model).record(spec_of(images)).places()) == {"last"}
+    assert set(Tracer(model).trace(spec_of(images)).places()) == {"last"}
     compare(model, images, ["last"])
 
 
@@ -197,9 +197,9 @@ def test_what_depends_on_values_is_refused_by_name():
     with pytest.raises(
         CannotCut, match="OfValues cannot be cut into stages: what it computes must depend on"
     ):
-        Skeleton(OfValues()).record(spec)
+        Tracer(OfValues()).record(spec)
     with pytest.raises(CannotCut, match="in 'deep'"):
-        Skeleton(nn.ModuleDict({"deep": Leaf()}) and _Deep()).record(spec)
+        Tracer(nn.ModuleDict({"deep": Leaf()}) and _Deep()).record(spec)
 
 
 class _Deep(nn.Module):
@@ -240,9 +240,9 @@ class Inner(nn.Module):
 def test_code_that_cannot_be_seen_is_one_call():
     model = Scripted().double()
     images = torch.randn(1, 3, 4, 4, dtype=torch.float64)
-    skeleton = Skeleton(model)
-    skeleton.record(spec_of(images))
-    assert skeleton.opaque == {"inner"}
+    tracer = Tracer(model)
+    tracer.trace(spec_of(images))
+    assert tracer.opaque == {"inner"}
     compare(model, images, ["inner", "last"])
 
 
@@ -258,7 +258,7 @@ def test_code_that_cannot_be_seen_is_one_call():
     ],
 )
 def test_a_wrong_cut(cut, message):
-    graph = Skeleton(Skips().double()).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
+    graph = Tracer(Skips().double()).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
     with pytest.raises(UserError, match=message):
         find_places(graph, cut)
 

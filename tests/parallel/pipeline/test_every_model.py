@@ -11,7 +11,7 @@ from test_cutting import compare
 
 from test_contract import build
 from test_contract_spatial import FEW, LISTED, REST
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_a_model_in_stages_is_the_whole(name):
         model = build(name).double().train()
         side = max(64, model.size_multiple)
         images = torch.rand(2, 3, side + 5, side - 3, dtype=torch.float64)
-        graph = Skeleton(model).record(spec_of(images))
+        graph = Tracer(model).trace(spec_of(images))
         names = list({place: name for name, place in graph.places().items()}.values())
         for stages in (2, 3):
             model.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ from torch import nn
 
 from support.local_stages import weighted_sum
 from support.ranks import run_ranks
-from ziggurat.parallel.graph.trace import Skeleton
+from ziggurat.parallel.graph.trace import Tracer
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.schedules import num_stages
 
@@ -70,7 +70,7 @@ def make(network):
 def run_steps(workers, network, schedule, steps):
     model = make(network)
     stages = num_stages(schedule, workers.size)
-    pipeline = Pipeline(model, Skeleton(model), CUT[stages], workers, schedule)
+    pipeline = Pipeline(model, Tracer(model), CUT[stages], workers, schedule)
     results = []
     for shapes in steps:
         images = images_of(shapes)

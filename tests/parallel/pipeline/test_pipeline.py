@@ -13,8 +13,8 @@ from support.local_stages import Skips, weighted_sum
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
-from ziggurat.parallel.graph.trace import Skeleton, spec_of
-from ziggurat.parallel.pipeline.messages import Message, Post, WorkerLost
+from ziggurat.parallel.graph.trace import Tracer, spec_of
+from ziggurat.parallel.pipeline.messages import Channel, Message, WorkerLost
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
@@ -61,7 +61,7 @@ def single_step(model, images):
 def pipeline_step(workers, schedule, images, cut, repeats=1):
     """Return losses, gradients of each microbatch and stage, and what was alive."""
     model = make_model()
-    pipeline = Pipeline(model, Skeleton(model), cut, workers, schedule)
+    pipeline = Pipeline(model, Tracer(model), cut, workers, schedule)
     leaves = {}
 
     @contextmanager
@@ -80,7 +80,7 @@ def pipeline_step(workers, schedule, images, cut, repeats=1):
     for _ in range(repeats):
         _, losses = pipeline.step(work)
     losses = {index: float(loss) for index, loss in losses.items()}
-    return losses, leaves, pipeline.peak_alive, len(pipeline.post.sending)
+    return losses, leaves, pipeline.peak_alive, len(pipeline.channel.sending)
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
@@ -113,7 +113,7 @@ def changed_buffers(model):
 
 def step_with_buffers(workers, schedule, images, cut, recompute):
     model = make_model()
-    pipeline = Pipeline(model, Skeleton(model), cut, workers, schedule, recompute=recompute)
+    pipeline = Pipeline(model, Tracer(model), cut, workers, schedule, recompute=recompute)
     work = Work(
         len(images),
         images.__getitem__,
@@ -148,7 +148,7 @@ def test_what_is_computed_again_has_the_same_bits(schedule):
 
 def peak(recompute, count):
     model = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()) for _ in range(10)))
-    pipeline = Pipeline(model, Skeleton(model), [], Workers(), "gpipe", recompute=recompute)
+    pipeline = Pipeline(model, Tracer(model), [], Workers(), "gpipe", recompute=recompute)
     images = [torch.randn(1, 4, 32, 32) for _ in range(count)]
     with PeakBytes(images) as memory:
         pipeline.step(Work(count, images.__getitem__, lambda outputs, index: outputs.sum()))
@@ -175,7 +175,7 @@ def test_the_last_stage_alone_has_losses_and_steps_repeat():
 
 def infer(workers, images):
     model = make_model().eval()
-    pipeline = Pipeline(model, Skeleton(model), ["down", "tied"], workers, "1f1b")
+    pipeline = Pipeline(model, Tracer(model), ["down", "tied"], workers, "1f1b")
     outputs = pipeline.infer(Work(len(images), images.__getitem__))
     return {index: one.fine for index, one in outputs.items()}
 
@@ -191,15 +191,15 @@ def test_inference():
 def without_weights(workers, images):
     """Be a worker that has the weights of its own stage only."""
     model = make_model()
-    skeleton = Skeleton(model)
-    graph = skeleton.record(spec_of(images[0]))
+    tracer = Tracer(model)
+    graph = tracer.trace(spec_of(images[0]))
     stages = make_stages(graph, find_places(graph, ["down"]))
     own = state_names(stages, model)[workers.rank]
     for name, parameter in list(model.named_parameters()):
         if name not in own:
             owner, _, key = name.rpartition(".")
             setattr(model.get_submodule(owner), key, nn.Parameter(parameter.detach().to("meta")))
-    pipeline = Pipeline(model, skeleton, ["down"], workers)
+    pipeline = Pipeline(model, tracer, ["down"], workers)
     _, losses = pipeline.step(
         Work(
             len(images),
@@ -218,7 +218,7 @@ def test_a_worker_needs_the_weights_of_its_stages_only():
 
 
 def talk(workers, layout):
-    post = Post(workers)
+    channel = Channel(workers)
     tensors = {
         "maps": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last).requires_grad_(),
         "view": torch.arange(24).view(4, 6)[1:3, ::2],
@@ -229,10 +229,10 @@ def talk(workers, layout):
     }  # fmt: skip
     note = "x" * layout
     if workers.rank == 0:
-        post.send(Message(tensors, note), 1)
-        post.flush()
+        channel.send(Message(tensors, note), 1)
+        channel.flush()
         return True
-    got = post.receive(0)
+    got = channel.receive(0)
     assert got.note == note
     assert list(got.tensors) == list(tensors)
     for name, tensor in tensors.items():
@@ -256,7 +256,7 @@ def test_messages_carry_every_layout(note):
 def meet_a_death(workers, images, when):
     """The second worker ends in its first forward, or in its first backward."""
     model = make_model()
-    pipeline = Pipeline(model, Skeleton(model), ["down", "tied"], workers)
+    pipeline = Pipeline(model, Tracer(model), ["down", "tied"], workers)
 
     def die(*numbers):
         if workers.rank == 1:
@@ -296,14 +296,14 @@ def test_a_dead_worker_is_named_by_the_others(when):
 def test_a_cut_of_another_number_of_stages():
     model = make_model()
     with pytest.raises(ValueError, match="1 stages need 0 cuts: got 1"):
-        Pipeline(model, Skeleton(model), ["down"], Workers())
+        Pipeline(model, Tracer(model), ["down"], Workers())
 
 
 def test_one_worker_needs_no_process_group():
     images = batches(2)
     losses, _ = single_step(make_model(), images)
     model = copy.deepcopy(make_model())
-    pipeline = Pipeline(model, Skeleton(model), ["down"], Workers(), "interleaved")
+    pipeline = Pipeline(model, Tracer(model), ["down"], Workers(), "interleaved")
     _, found = pipeline.step(
         Work(2, images.__getitem__, lambda o, i: weighted_sum(o), lambda i: torch.manual_seed(100 + i))
     )

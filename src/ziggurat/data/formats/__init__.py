@@ -1,4 +1,4 @@
-"""Data sets of the user's: formats are recognised by looking, read into one table, judged, and opened.
+"""Data sets of the user's: formats are recognised by looking, read into one table, validated, and opened.
 
 A format is one module with a reader from a `Source` to a `Table`; it is listed in ``READERS`` (`opening`) and
 recognised in `recognise`. `writing` writes data sets.

@@ -17,11 +17,11 @@ import torch
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.formats.joining import emptiness, mask_header_faults
-from ziggurat.data.formats.judge import judge_boxes, judge_classes, judge_outlines, place_images
 from ziggurat.data.formats.opening import DIGITS, declare, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import Fault, Split, Summary, Table
+from ziggurat.data.formats.validate import place_images, validate_boxes, validate_classes, validate_outlines
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.images import read_image
 from ziggurat.errors import UserError
@@ -51,7 +51,7 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
     summaries = []
     for task, sources in found.splits.items():
         if task == "segment" and task != tasks[0] and not next(iter(sources.values())).masks:
-            continue  # the same annotations as those for detection, whose outlines are judged with their boxes
+            continue  # the same annotations as those for detection, whose outlines are validated with their boxes
         if Path(path).is_file() and sources["train"] == sources.get("val"):
             sources = {
                 "train": sources["train"]
@@ -139,7 +139,11 @@ def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) ->
     if table.source.masks:
         faults += mask_header_faults(table, sizes, config)
     else:
-        faults += [*judge_boxes(table, sizes), *judge_outlines(table, sizes), *judge_classes(table, classes)]
+        faults += [
+            *validate_boxes(table, sizes),
+            *validate_outlines(table, sizes),
+            *validate_classes(table, classes),
+        ]
     return faults + ([] if table.faults else emptiness(table))
 
 

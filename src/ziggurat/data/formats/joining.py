@@ -9,26 +9,28 @@ import numpy as np
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings
-from ziggurat.data.formats.judge import (
+from ziggurat.data.formats.palette import all_ignored_fault
+from ziggurat.data.formats.table import Fault, Split, Table
+from ziggurat.data.formats.validate import (
     Placed,
     corners,
     header_sizes,
-    judge_boxes,
-    judge_classes,
-    judge_missing_outlines,
-    judge_outlines,
     outline_in_pixels,
     place_images,
+    validate_boxes,
+    validate_classes,
+    validate_missing_outlines,
+    validate_outlines,
 )
-from ziggurat.data.formats.palette import all_ignored_fault
-from ziggurat.data.formats.table import Fault, Split, Table
 from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.data.readers.images import image_size
 from ziggurat.errors import UserError
 
-_LOOKED_AT = 64  # masks that are decoded when a data set is opened; the others are judged when they are read
+_LOOKED_AT = (
+    64  # masks that are decoded when a data set is opened; the others are validated when they are read
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def join_boxes(table: Table, split: Split, declared: dict[str, int], config: Dat
     """Join boxes and images; `declared` is the category id of each class."""
     placed = place_images(table)
     sizes, size_faults = header_sizes(table, placed.paths, config.max_pixels)
-    faults = [*table.faults, *placed.faults, *size_faults, *judge_boxes(table, sizes)]
-    faults += judge_classes(table, tuple(declared))
+    faults = [*table.faults, *placed.faults, *size_faults, *validate_boxes(table, sizes)]
+    faults += validate_classes(table, tuple(declared))
     faults = faults or _emptiness(table, split)
     if faults:
         return Joined(None, faults)
@@ -62,8 +64,8 @@ def join_outlines(table: Table, split: Split, declared: dict[str, int], config: 
     """Join outlines and images; the first of the `declared` classes is the background."""
     placed = place_images(table)
     sizes, size_faults = header_sizes(table, placed.paths, config.max_pixels)
-    faults = [*table.faults, *placed.faults, *size_faults, *judge_classes(table, tuple(declared))]
-    faults += [*judge_missing_outlines(table), *judge_outlines(table, sizes)]
+    faults = [*table.faults, *placed.faults, *size_faults, *validate_classes(table, tuple(declared))]
+    faults += [*validate_missing_outlines(table), *validate_outlines(table, sizes)]
     if len(declared) > MAX_CLASSES:
         fault = f"too many classes: masks can have {MAX_CLASSES} at most, got {len(declared)}"
         faults.append(Fault(str(table.source.files[0]), None, fault))
@@ -78,7 +80,7 @@ def join_outlines(table: Table, split: Split, declared: dict[str, int], config: 
 def join_labels(table: Table, split: Split, declared: dict[str, int], config: DataConfig) -> Joined:
     """Join labels and images, whose headers are read when they are needed: there may be millions."""
     placed = place_images(table)
-    faults = [*table.faults, *placed.faults, *judge_classes(table, tuple(declared))]
+    faults = [*table.faults, *placed.faults, *validate_classes(table, tuple(declared))]
     faults = faults or _emptiness(table, split)
     if faults:
         return Joined(None, faults)

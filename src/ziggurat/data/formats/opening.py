@@ -13,11 +13,11 @@ from ziggurat.data.formats.coco import read_coco
 from ziggurat.data.formats.csv import read_csv, read_label_csv
 from ziggurat.data.formats.imagefolder import read_class_folders
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
-from ziggurat.data.formats.judge import declared_classes
 from ziggurat.data.formats.mask_folders import read_mask_folders
 from ziggurat.data.formats.palette import find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import BACKGROUND, Fault, Format, Source, Split, Table
+from ziggurat.data.formats.validate import declared_classes
 from ziggurat.data.formats.voc import read_voc
 from ziggurat.data.formats.yolo import read_yolo
 from ziggurat.errors import UserError

@@ -211,5 +211,5 @@ def _sample_values(table: Table, max_pixels: int) -> list[str]:
         try:
             found.update(values_of(row.path, max_pixels))
         except UserError:
-            continue  # it is listed among the faults when all masks are judged
+            continue  # it is listed among the faults when all masks are validated
     return sorted(found, key=lambda value: (len(value), value))

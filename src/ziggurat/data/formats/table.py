@@ -1,4 +1,4 @@
-"""What a split's annotation files say, in one form for all formats, before it is judged."""
+"""What a split's annotation files say, in one form for all formats, before it is validated."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, make_stages
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton, spec_of
-from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
+from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.spatial import SpatialMesh
 
@@ -76,33 +76,33 @@ class Branches:
 
     Args:
         model: Takes one tensor; every worker has its weights.
-        skeleton: Of the model.
+        tracer: Of the model.
         costs: Of the calls, the same on every worker: by them each size of image is placed.
         workers: Of the lp axis.
         spatial: The workers that share each image, if they do.
 
     Attributes:
-        post: Counts what was sent.
+        channel: Counts what was sent.
         newest: The pieces of the microbatch that was computed last.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        skeleton: Skeleton,
+        tracer: Tracer,
         costs: Costs,
         workers: Workers,
         spatial: SpatialMesh | None = None,
     ) -> None:
-        self.skeleton, self.costs, self.workers = skeleton, costs, workers
-        self.runner, self.post = StageRunner(model), Post(workers, spatial)
+        self.tracer, self.costs, self.workers = tracer, costs, workers
+        self.runner, self.channel = StageRunner(model), Channel(workers, spatial)
         self.known: dict[int, Pieces] = {}
         self.newest: Pieces | None = None
 
     def pieces_of(self, spec: ImageSpec) -> Pieces:
         """Return the pieces of images of a size."""
-        graph = self.skeleton.record(spec)
-        if id(graph) not in self.known:  # the skeleton keeps it alive
+        graph = self.tracer.trace(spec)
+        if id(graph) not in self.known:  # the tracer keeps it alive
             self.known[id(graph)] = cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
         return self.known[id(graph)]
 
@@ -127,7 +127,7 @@ class Branches:
             back.
         """
         images = [work.images(index) for index in range(work.count)] if self.workers.is_first else []
-        specs = self.workers.share_of_first([spec_of(one) for one in images])
+        specs = self.workers.broadcast_object([spec_of(one) for one in images])
         outputs: dict[int, Any] = {}
         losses: dict[int, Tensor] = {}
         for index, spec in enumerate(specs):
@@ -150,7 +150,7 @@ class Branches:
                 with work.leaf(0, index):
                     for piece in reversed(self.newest.of_worker(self.workers.rank)):
                         self._backward(state, piece)
-            self.post.flush()
+            self.channel.flush()
         return outputs, losses
 
     def infer(self, work: Work) -> dict[int, Any]:
@@ -191,12 +191,12 @@ class Branches:
             here = {name: None if t is None else _own_leaf(t) for name, t in tensors.items()}
             state.arrived[address] = Message(here, address)
         else:
-            self.post.send(Message(tensors, address), target)
+            self.channel.send(Message(tensors, address), target)
 
     def _receive(self, state: _Pass, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
         while address not in state.arrived:
-            message = self.post.receive(state.pieces.owners[address[0]])
+            message = self.channel.receive(state.pieces.owners[address[0]])
             state.arrived[message.note] = message
         return state.arrived.pop(address)
 

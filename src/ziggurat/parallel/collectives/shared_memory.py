@@ -57,7 +57,7 @@ def share_memory(workers: Workers, num_bytes: int) -> Tensor | None:
     Communication: a broadcast and two gathers of a few bytes.
     """
     made = _create(num_bytes) if workers.is_first else None
-    offer = workers.share_of_first(made)
+    offer = workers.broadcast_object(made)
     memory = _map(offer, num_bytes) if offer is not None else None
     mapped = workers.gather(memory is not None)
     if made is not None:  # the mappings stay

@@ -62,7 +62,7 @@ class Workers:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def share_of_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Return the first worker's value on every worker.
 
         Communication: one broadcast of a pickled object.
@@ -88,12 +88,12 @@ class Workers:
                 found = decide()
             except UserError as error:
                 found = error
-        found = self.share_of_first(found)
+        found = self.broadcast_object(found)
         if isinstance(found, UserError):
             raise found
         return cast(T, found)
 
-    def copy_from_first(self, tensors: list[Tensor]) -> None:
+    def broadcast(self, tensors: list[Tensor]) -> None:
         """Overwrite each tensor with the first worker's.
 
         Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def hollow_copy(model: Model, mark: Callable[[Tensor, str], Tensor] = lambda tensor, name: tensor) -> Model:
+def meta_copy(model: Model, mark: Callable[[Tensor, str], Tensor] = lambda tensor, name: tensor) -> Model:
     """Return a copy of a network whose parameters and buffers are on the meta device; ties stay.
 
     Args:

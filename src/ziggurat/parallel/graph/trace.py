@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
-from ziggurat.parallel.graph.meta import hollow_copy
+from ziggurat.parallel.graph.meta import meta_copy
 
 META = torch.device("meta")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -64,7 +64,7 @@ def spec_of(images: Tensor) -> ImageSpec:
     return ImageSpec(shape, tuple(strides), images.dtype)
 
 
-class Skeleton:
+class Tracer:
     """A network without weights, which is called to be recorded.
 
     Args:
@@ -76,7 +76,7 @@ class Skeleton:
         self.model = model
         self.device = device or torch.device("cpu")
         try:
-            self.hollow = hollow_copy(model, _named)
+            self.meta_model = meta_copy(model, _named)
         except (RuntimeError, TypeError) as error:
             raise CannotCut(
                 f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
@@ -84,7 +84,7 @@ class Skeleton:
         self.opaque: set[str] = set()
         self.graphs: dict[Any, Graph] = {}
 
-    def record(self, spec: ImageSpec) -> Graph:
+    def trace(self, spec: ImageSpec) -> Graph:
         """Return what the network computes of images of a size, in its present modes of training.
 
         Raises:
@@ -93,14 +93,14 @@ class Skeleton:
         modes = tuple(module.training for module in self.model.modules())
         key = (spec, modes, torch.is_autocast_enabled(self.device.type), torch.is_grad_enabled())
         if key not in self.graphs:
-            for module, mode in zip(self.hollow.modules(), modes, strict=True):
+            for module, mode in zip(self.meta_model.modules(), modes, strict=True):
                 module.training = mode
             self.graphs[key] = self._record(spec)
         return self.graphs[key]
 
     def _record(self, spec: ImageSpec) -> Graph:
         while True:
-            recorder = _Recorder(self.hollow, self.device, self.opaque)
+            recorder = _Recorder(self.meta_model, self.device, self.opaque)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
                 return recorder.run(images)
@@ -114,7 +114,7 @@ class Skeleton:
             # what PyTorch and a network's own code raise on tensors without values
             except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
                 if type(self.model) is nn.Sequential:
-                    return _chain(self.model, self.hollow)
+                    return _chain(self.model, self.meta_model)
                 raise CannotCut(
                     f"{type(self.model).__name__} cannot be cut into stages: what it computes must depend on shapes "
                     f"alone, not on values of tensors; in '{recorder.layer}' {type(error).__name__}: "
@@ -123,11 +123,13 @@ class Skeleton:
                 ) from error
 
 
-def _chain(model: nn.Sequential, hollow: nn.Module) -> Graph:
+def _chain(model: nn.Sequential, meta_model: nn.Module) -> Graph:
     """Return the graph of layers that are called one after the other, without a look inside."""
     graph, value = Graph(), Value(INPUT, 0)
     for number, (name, child) in enumerate(model.named_children()):
-        graph.calls.append(Call(name, None, (value,), {}, (value,), _states_of(hollow.get_submodule(name))))
+        graph.calls.append(
+            Call(name, None, (value,), {}, (value,), _states_of(meta_model.get_submodule(name)))
+        )
         graph.starts[name] = number
         graph.written_states |= {f"{name}.{key}" for key, _ in child.named_buffers()}
         value = Value(number, 0)
@@ -135,9 +137,9 @@ def _chain(model: nn.Sequential, hollow: nn.Module) -> Graph:
     return graph
 
 
-def _states_of(hollow: nn.Module) -> tuple[str, ...]:
+def _states_of(meta_model: nn.Module) -> tuple[str, ...]:
     """Return the names of a layer's parameters and buffers; of what layers share, the first name."""
-    return tuple(_state_name(t) for t in (*hollow.parameters(), *hollow.buffers()))
+    return tuple(_state_name(t) for t in (*meta_model.parameters(), *meta_model.buffers()))
 
 
 def _named(tensor: Tensor, name: str) -> Tensor:
@@ -146,7 +148,7 @@ def _named(tensor: Tensor, name: str) -> Tensor:
 
 
 def _state_name(tensor: Tensor) -> str:
-    """Return the name of a parameter or buffer of a skeleton; empty for other tensors."""
+    """Return the name of a parameter or buffer of a tracer; empty for other tensors."""
     name: str = getattr(tensor, "state_name", "")
     return name
 
@@ -162,9 +164,9 @@ def is_whole(module: nn.Module) -> bool:
 class _Recorder(TorchFunctionMode):
     """Sees every call while a network runs on tensors without memory."""
 
-    def __init__(self, hollow: nn.Module, device: torch.device, opaque: set[str]) -> None:
+    def __init__(self, meta_model: nn.Module, device: torch.device, opaque: set[str]) -> None:
         super().__init__()
-        self.hollow, self.device, self.opaque = hollow, device, opaque
+        self.meta_model, self.device, self.opaque = meta_model, device, opaque
         self.graph = Graph()
         self.values: dict[int, Value] = {}
         self.kept: list[Tensor] = []  # or an id might come again
@@ -182,14 +184,14 @@ class _Recorder(TorchFunctionMode):
         """Call the network."""
         self._name(images, Value(INPUT, 0))
         hooks = []
-        for name, module in self.hollow.named_modules():
+        for name, module in self.meta_model.named_modules():
             if name:
                 enter, leave = partial(self._enter, name), partial(self._leave, name)
                 hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
                 hooks.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
             with torch.device(META), self._see_functions(), self:
-                outputs = self.hollow(images)
+                outputs = self.meta_model(images)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -240,7 +242,7 @@ class _Recorder(TorchFunctionMode):
         marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
         states = {name: None for t in tensors_in((args, kwargs)) if (name := _state_name(t))}
         if func is None:
-            states |= dict.fromkeys(_states_of(self.hollow.get_submodule(layer)))
+            states |= dict.fromkeys(_states_of(self.meta_model.get_submodule(layer)))
         writes = [self.values[id(tensor)] for tensor in changed if id(tensor) in self.values]
         self.graph.written_states |= {name for t in changed if (name := _state_name(t))}
         number = len(self.graph.calls)
@@ -304,7 +306,7 @@ class _Recorder(TorchFunctionMode):
     def _note_layer(
         self, name: str, args: Any, kwargs: Any, result: Any, versions: list[tuple[Tensor, int]]
     ) -> None:
-        module = self.hollow.get_submodule(name)
+        module = self.meta_model.get_submodule(name)
         changed = [tensor for tensor, version in versions if tensor._version != version]
         if isinstance(module, NORMS) and module.training and module.track_running_stats:
             changed += [buffer for buffer in module.buffers() if all(buffer is not c for c in changed)]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value, tensors_in
 from ziggurat.parallel.graph.runner import Held, StageRunner
 from ziggurat.parallel.graph.stages import make_stages
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.balance import Unit
 
 RUNS = 6
@@ -32,7 +32,7 @@ ENOUGH_SECONDS = 10.0  # after two runs
 
 def measure(
     model: nn.Module,
-    skeleton: Skeleton,
+    tracer: Tracer,
     spec: ImageSpec,
     runs: int = RUNS,
     enough_seconds: float = ENOUGH_SECONDS,
@@ -41,12 +41,12 @@ def measure(
 
     Args:
         model: With all its weights; its gradients are None afterwards, buffers and random numbers as before.
-        skeleton: Of the model.
+        tracer: Of the model.
         spec: Of the images of a microbatch.
         runs: Most runs, one at least; the first is counted where it is the only one.
         enough_seconds: No run begins later, but for the second.
     """
-    graph = skeleton.record(spec)
+    graph = tracer.trace(spec)
     names: dict[int, str] = {0: ""}
     for name, place in graph.places().items():
         names.setdefault(place, name)
@@ -56,7 +56,7 @@ def measure(
     begin = time.perf_counter()
     with as_before(model), torch.enable_grad():
         while len(done) < min(runs, 2) or (len(done) < runs and time.perf_counter() - begin < enough_seconds):
-            done.append(_Run(model, graph, places, spec, skeleton.device, count=not done))
+            done.append(_Run(model, graph, places, spec, tracer.device, count=not done))
     counted = done[1:] or done
     bounds = [*places, len(graph.calls)]
     return [

@@ -72,7 +72,7 @@ class _Sending:
     due: int
 
 
-class Post:
+class Channel:
     """Sends and receives messages along one axis.
 
     Args:

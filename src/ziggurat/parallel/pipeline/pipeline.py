@@ -20,8 +20,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
-from ziggurat.parallel.graph.trace import ImageSpec, Skeleton, spec_of
-from ziggurat.parallel.pipeline.messages import Message, Post
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
+from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
 from ziggurat.parallel.pipeline.timing import Trace, noted
@@ -80,7 +80,7 @@ class Pipeline:
 
     Args:
         model: Takes one tensor. This worker needs the weights of its own stages only.
-        skeleton: Of the model, made while it had all weights.
+        tracer: Of the model, made while it had all weights.
         cut: Names of the layers at which new stages start, one fewer than there are stages.
         workers: Of the pp axis; stage ``s`` is on worker ``s % workers.size``.
         schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
@@ -89,21 +89,21 @@ class Pipeline:
 
     Attributes:
         mine: Numbers of this worker's stages.
-        post: Counts what was sent.
+        channel: Counts what was sent.
         peak_alive: Most microbatches of all this worker's stages that were alive at once in the last step.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        skeleton: Skeleton,
+        tracer: Tracer,
         cut: Sequence[str],
         workers: Workers,
         schedule: str = "1f1b",
         spatial: SpatialMesh | None = None,
         recompute: bool = False,
     ) -> None:
-        self.model, self.skeleton, self.cut, self.workers = model, skeleton, tuple(cut), workers
+        self.model, self.tracer, self.cut, self.workers = model, tracer, tuple(cut), workers
         self.schedule, self.num_stages = schedule, num_stages(schedule, workers.size)
         if len(self.cut) != self.num_stages - 1:
             raise ValueError(
@@ -111,7 +111,7 @@ class Pipeline:
             )
         self.mine = range(workers.rank, self.num_stages, workers.size)
         self.runner = StageRunner(model)
-        self.post = Post(workers, spatial)
+        self.channel = Channel(workers, spatial)
         self.recompute = recompute
         self.stages: dict[int, list[Stage]] = {}
         self.peak_alive = 0
@@ -119,12 +119,12 @@ class Pipeline:
 
     def trace_to(self, trace: Trace | None) -> None:
         """Note in a trace what this worker does from now on; in none at all."""
-        self.trace = self.post.trace = trace
+        self.trace = self.channel.trace = trace
 
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
-        graph = self.skeleton.record(spec)
-        if id(graph) not in self.stages:  # (the skeleton keeps its graphs)
+        graph = self.tracer.trace(spec)
+        if id(graph) not in self.stages:  # (the tracer keeps its graphs)
             self.stages[id(graph)] = make_stages(graph, find_places(graph, self.cut))
         return graph, self.stages[id(graph)]
 
@@ -156,7 +156,7 @@ class Pipeline:
 
     def _run(self, work: Work, orders: list[Order]) -> tuple[dict[int, Any], dict[int, Tensor]]:
         images = [work.images(index) for index in range(work.count)] if 0 in self.mine else []
-        specs = self.workers.share_of_first([spec_of(one) for one in images])
+        specs = self.workers.broadcast_object([spec_of(one) for one in images])
         with work.compute():
             of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
         graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
@@ -168,7 +168,7 @@ class Pipeline:
             else:
                 self._backward(step, action)
             self.peak_alive = max(self.peak_alive, step.alive)
-        self.post.flush()
+        self.channel.flush()
         return step.outputs, step.losses
 
     def _forward(self, step: _Step, action: Action, images: list[Tensor]) -> None:
@@ -243,7 +243,7 @@ class Pipeline:
             step.arrived[kind, address] = Message(here, message.note)
         else:
             taken_by = Action("forward" if kind == "forward" else "backward", address[2], address[0])
-            self.post.send(message, target, step.orders[target].index(taken_by))
+            self.channel.send(message, target, step.orders[target].index(taken_by))
 
     def _receive(self, step: _Step, kind: str, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
@@ -252,8 +252,8 @@ class Pipeline:
             number = step.taken.get(source, 0)
             step.taken[source] = number + 1
             place, name = self._sent_by(step, source)[number]
-            step.arrived[name] = self.post.receive(source)
-            self.post.settle(source, place)
+            step.arrived[name] = self.channel.receive(source)
+            self.channel.settle(source, place)
         return step.arrived.pop((kind, address))
 
     def _sent_by(self, step: _Step, source: int) -> list[tuple[int, tuple[str, Address]]]:

@@ -147,7 +147,7 @@ class Checkpoints:
 
         Newer ones that fail their checks are set aside, and what was left half-written is removed.
         """
-        found = self.workers.share_of_first(self._look() if self.workers.is_first else None)
+        found = self.workers.broadcast_object(self._look() if self.workers.is_first else None)
         assert found is not None
         for message in found.messages:
             self._say(message)

@@ -126,7 +126,7 @@ def write_manifest(partial: Path, manifest: Manifest) -> None:
 
 
 def _first_does(workers: Workers, action: Callable[[], object]) -> str | None:
-    return workers.share_of_first(_fault_of(action) if workers.is_first else None)
+    return workers.broadcast_object(_fault_of(action) if workers.is_first else None)
 
 
 def _fault_of(action: Callable[[], object]) -> str | None:

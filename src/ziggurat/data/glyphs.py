@@ -20,7 +20,7 @@ _SLOPE = 0.6  # how much of the darkest ink an edge rises within one pixel of 8 
 
 
 @dataclass(frozen=True)
-class Stamp:
+class Glyph:
     """A drawn digit, cut out tightly.
 
     Attributes:
@@ -89,7 +89,7 @@ def _outline(image: Image.Image) -> np.ndarray:
     return (np.concatenate(corners) - side / 2) / _FINE
 
 
-def make_stamp(number: int, height: float, angle: float, shear: float) -> Stamp:
+def make_glyph(number: int, height: float, angle: float, shear: float) -> Glyph:
     """Draw a digit.
 
     Args:
@@ -121,4 +121,4 @@ def make_stamp(number: int, height: float, angle: float, shear: float) -> Stamp:
     tight = np.ix_(
         np.arange(inked_rows[0], inked_rows[-1] + 1), np.arange(inked_columns[0], inked_columns[-1] + 1)
     )
-    return Stamp(alpha[tight].astype(np.float32), ink[tight].astype(np.uint8))
+    return Glyph(alpha[tight].astype(np.float32), ink[tight].astype(np.uint8))

@@ -8,35 +8,35 @@ from ziggurat.config import DataConfig
 from ziggurat.data.randomness import Purpose, keyed_generator
 
 
-def crop_sides(config: DataConfig) -> tuple[int, ...]:
+def crop_sizes(config: DataConfig) -> tuple[int, ...]:
     """Return the sides that crops may have.
 
     Example:
-        >>> crop_sides(DataConfig(crops="48, 64")), crop_sides(DataConfig(crop=96))
+        >>> crop_sizes(DataConfig(crops="48, 64")), crop_sizes(DataConfig(crop=96))
         ((48, 64), (96,))
     """
     return tuple(int(side) for side in config.crops.split(",") if side.strip()) or (config.crop,)
 
 
-def crop_side(config: DataConfig, seed: int, step: int) -> int:
+def crop_size(config: DataConfig, seed: int, step: int) -> int:
     """Return the rows and columns of a step's crops: one of ``crops``, as likely as any other; a pure function.
 
     Example:
         >>> config = DataConfig(crops="48,64,80")
-        >>> [crop_side(config, 0, step) for step in range(6)] == [crop_side(config, 0, step) for step in range(6)]
+        >>> [crop_size(config, 0, step) for step in range(6)] == [crop_size(config, 0, step) for step in range(6)]
         True
-        >>> crop_side(DataConfig(crop=96), 0, 3)
+        >>> crop_size(DataConfig(crop=96), 0, 3)
         96
     """
-    sides = crop_sides(config)
+    sides = crop_sizes(config)
     return sides[int(keyed_generator(seed, Purpose.SIDE, step).integers(len(sides)))]
 
 
-def at_side(config: DataConfig, side: int) -> DataConfig:
+def at_crop_size(config: DataConfig, side: int) -> DataConfig:
     """Return a config whose crops have another side, and show what they would show else: images are scaled along.
 
     Example:
-        >>> config = at_side(DataConfig(crop=64, scale_min=0.5, scale_max=1.0), 96)
+        >>> config = at_crop_size(DataConfig(crop=64, scale_min=0.5, scale_max=1.0), 96)
         >>> config.crop, config.scale_min, config.scale_max
         (96, 0.75, 1.5)
     """

@@ -1,4 +1,4 @@
-"""Joins annotations to image files and judges them: what is missing, where boxes lie, which classes there are."""
+"""Joins annotations to image files and validates them: what is missing, where boxes lie, which classes there are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def place_images(table: Table) -> Placed:
 class _Finder:
     """Looks for the files of images.
 
-    Names are judged as they are written: a link in the data set's folder may lead elsewhere, as large data sets
+    Names are validated as they are written: a link in the data set's folder may lead elsewhere, as large data sets
     often lie on another disk.
     """
 
@@ -118,7 +118,7 @@ def header_sizes(
     return sizes, faults
 
 
-def judge_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
+def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     """Return the faults of boxes: corners that are no numbers, no area, or outside of an image of known size."""
     boxes = corners(table, sizes)
     image = np.array([row.image for row in table.boxes], dtype=np.int64)
@@ -164,7 +164,7 @@ def outline_in_pixels(table: Table, row: BoxRow, size: Sequence[int]) -> Outline
     return [[value * scale[place % 2] for place, value in enumerate(part)] for part in row.outline]
 
 
-def judge_outlines(table: Table, sizes: np.ndarray) -> list[Fault]:
+def validate_outlines(table: Table, sizes: np.ndarray) -> list[Fault]:
     """Return the faults of outlines in images of known size."""
     faults = []
     for row in table.boxes:
@@ -176,7 +176,7 @@ def judge_outlines(table: Table, sizes: np.ndarray) -> list[Fault]:
     return faults
 
 
-def judge_missing_outlines(table: Table) -> list[Fault]:
+def validate_missing_outlines(table: Table) -> list[Fault]:
     """Return a fault for each object without an outline: nothing says which pixels it has."""
     fault = "object without outline: it has a box only; draw its outline, or give --task detect"
     rows = [row for row in table.boxes if row.outline is None]
@@ -191,7 +191,7 @@ def declared_classes(table: Table) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=1)}
 
 
-def judge_classes(table: Table, classes: Sequence[str]) -> list[Fault]:
+def validate_classes(table: Table, classes: Sequence[str]) -> list[Fault]:
     """Return a fault for each class that occurs and is not among `classes`, where it occurs first."""
     known, faults = set(classes), []
     named = [(row.category, row.image, row.place) for row in table.boxes]
