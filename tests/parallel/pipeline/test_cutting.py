@@ -197,9 +197,9 @@ def test_what_depends_on_values_is_refused_by_name():
     with pytest.raises(
         CannotCut, match="OfValues cannot be cut into stages: what it computes must depend on"
     ):
-        Tracer(OfValues()).record(spec)
+        Tracer(OfValues()).trace(spec)
     with pytest.raises(CannotCut, match="in 'deep'"):
-        Tracer(nn.ModuleDict({"deep": Leaf()}) and _Deep()).record(spec)
+        Tracer(nn.ModuleDict({"deep": Leaf()}) and _Deep()).trace(spec)
 
 
 class _Deep(nn.Module):
@@ -258,7 +258,7 @@ def test_code_that_cannot_be_seen_is_one_call():
     ],
 )
 def test_a_wrong_cut(cut, message):
-    graph = Tracer(Skips().double()).record(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
+    graph = Tracer(Skips().double()).trace(spec_of(torch.zeros(1, 3, 6, 8, dtype=torch.float64)))
     with pytest.raises(UserError, match=message):
         find_places(graph, cut)
 
