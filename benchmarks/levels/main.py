@@ -28,8 +28,9 @@ from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
+from ziggurat.strategies.costs.branch_costs import agree_on_costs
 from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.strategies.level_parallel import LevelParallel
 from ziggurat.strategies.mesh import make_mesh
 
 WORLD = 2

@@ -18,9 +18,10 @@ from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.schedules import make_schedule
 from ziggurat.parallel.pipeline.timing import Trace
+from ziggurat.strategies.costs.cuts import choose_cut
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.pipeline_parallel import PipelineParallel, choose_cut
+from ziggurat.strategies.pipeline_parallel import PipelineParallel
 from ziggurat.verify.memory import PeakBytes
 
 PEER_BLOCK = "layer3.0"  # where a chain of blocks is cut by hand, see README

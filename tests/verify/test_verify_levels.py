@@ -110,7 +110,7 @@ def steps_at_random_places(workers: Workers, name: str, shape: tuple[int, ...], 
         assert not held_of(reference).difference(*workers.gather(held_of(step)))
         errors.append(max(workers.gather(compare_steps(step, reference).largest)))
     with KeepFloat64():
-        graph = Tracer(model.train()).record(spec_of(images))
+        graph = Tracer(model.train()).trace(spec_of(images))
     assert len(set(scatter(graph, None, workers.size).worker_of)) == workers.size
     return errors
 

@@ -7,9 +7,8 @@ weights, average and optimizer stay the same bits on every worker, and the state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,55 +16,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches, Pieces
-from ziggurat.parallel.branches.measure import measure_calls
-from ziggurat.parallel.branches.placement import Costs, place, refuse_chain
+from ziggurat.parallel.branches.placement import Costs
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import ImageSpec, Tracer
+from ziggurat.parallel.graph.trace import Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.runtime.heartbeat import waiting
-from ziggurat.strategies.costs.branch_costs import KeptCosts
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import Mesh
-
-
-def agree_on_costs(
-    model: nn.Module,
-    tracer: Tracer,
-    spec: ImageSpec,
-    mesh: Mesh,
-    compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    file: Path | None = None,
-) -> Costs:
-    """Return what each call costs, as the first worker measures it.
-
-    Args:
-        model: With all its weights.
-        tracer: Of the model.
-        spec: Of the images of a microbatch.
-        mesh: All workers; they call this together.
-        compute: A context in which the model computes.
-        file: Where costs that were measured are kept: there are some already when a run goes on.
-
-    Raises:
-        UserError: On all workers: `NoBranches`, or `CannotCut`.
-
-    Communication:
-        One broadcast of the costs.
-    """
-    kept = KeptCosts(file)
-
-    def known_or_measured() -> Costs:
-        with compute():
-            graph, costs = tracer.trace(spec), kept.read()
-            if costs is None:
-                costs = measure_calls(model, graph, spec, mesh.workers.device)
-                kept.write(costs)
-            refuse_chain(place(graph, costs, mesh.lp.size))
-        return costs
-
-    return mesh.workers.decide_on_first(known_or_measured)
 
 
 class LevelStatistics(RunningStatistics):

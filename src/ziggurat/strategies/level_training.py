@@ -20,7 +20,8 @@ from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.branches.placement import Costs
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.strategies.costs.branch_costs import agree_on_costs
+from ziggurat.strategies.level_parallel import LevelParallel
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.training import PassWork, Training, Whole, bad_gradients_of_each, first_not_finite
 

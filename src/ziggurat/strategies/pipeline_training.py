@@ -22,9 +22,9 @@ from ziggurat.config import PipelineConfig
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.messages import Channel
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
-from ziggurat.strategies.costs.cuts import Cut
+from ziggurat.strategies.costs.cuts import Cut, choose_cut
 from ziggurat.strategies.mesh import Mesh
-from ziggurat.strategies.pipeline_parallel import PipelineParallel, choose_cut, drop_states
+from ziggurat.strategies.pipeline_parallel import PipelineParallel, drop_states
 from ziggurat.strategies.training import PassWork, Training, Whole, first_not_finite
 from ziggurat.strategies.whole_state import gather_whole, keep_moments
 

@@ -17,9 +17,11 @@ from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.spatial import SpatialTensor
-from ziggurat.strategies.level_parallel import LevelParallel, agree_on_costs
+from ziggurat.strategies.costs.branch_costs import agree_on_costs
+from ziggurat.strategies.costs.cuts import choose_cut
+from ziggurat.strategies.level_parallel import LevelParallel
 from ziggurat.strategies.mesh import Mesh
-from ziggurat.strategies.pipeline_parallel import PipelineParallel, choose_cut
+from ziggurat.strategies.pipeline_parallel import PipelineParallel
 from ziggurat.verify.losses import make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64

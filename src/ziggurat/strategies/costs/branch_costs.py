@@ -5,11 +5,19 @@ The costs are those of calls, not of a placement: so they serve any number of wo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from ziggurat.parallel.branches.placement import CallCost, Costs
+from torch import nn
+
+from ziggurat.parallel.branches.measure import measure_calls
+from ziggurat.parallel.branches.placement import CallCost, Costs, place, refuse_chain
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.strategies.costs.cache import Kept
+from ziggurat.strategies.mesh import Mesh
 
 COSTS = "costs.json"
 KEY = "forward"
@@ -41,3 +49,41 @@ class KeptCosts:
     def write(self, costs: Costs) -> None:
         """Keep the costs."""
         self.kept.write(KEY, {name: asdict(cost) for name, cost in costs.items()})
+
+
+def agree_on_costs(
+    model: nn.Module,
+    tracer: Tracer,
+    spec: ImageSpec,
+    mesh: Mesh,
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    file: Path | None = None,
+) -> Costs:
+    """Return what each call costs, as the first worker measures it.
+
+    Args:
+        model: With all its weights.
+        tracer: Of the model.
+        spec: Of the images of a microbatch.
+        mesh: All workers; they call this together.
+        compute: A context in which the model computes.
+        file: Where costs that were measured are kept: there are some already when a run goes on.
+
+    Raises:
+        UserError: On all workers: `NoBranches`, or `CannotCut`.
+
+    Communication:
+        One broadcast of the costs.
+    """
+    kept = KeptCosts(file)
+
+    def known_or_measured() -> Costs:
+        with compute():
+            graph, costs = tracer.trace(spec), kept.read()
+            if costs is None:
+                costs = measure_calls(model, graph, spec, mesh.workers.device)
+                kept.write(costs)
+            refuse_chain(place(graph, costs, mesh.lp.size))
+        return costs
+
+    return mesh.workers.decide_on_first(known_or_measured)

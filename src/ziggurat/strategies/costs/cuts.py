@@ -1,13 +1,29 @@
-"""The cut of a run, beside its config: a run that goes on is cut where it was, and measures nothing again."""
+"""Where a model is cut into stages: chosen by measured costs, and kept beside the run, which is cut there again when it goes on."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from ziggurat.config import PipelineConfig
-from ziggurat.parallel.pipeline.balance import StageCost
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.canonical import gradients_held, partition
+from ziggurat.parallel.graph.stages import find_places
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
+from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
+from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.memory import predict_memory
+from ziggurat.parallel.pipeline.recompute import share_again
+from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.strategies.costs.cache import Kept
+from ziggurat.strategies.mesh import Mesh
 
 CUTS = "cuts.json"
 
@@ -52,3 +68,94 @@ class KeptCuts:
     def write(self, cut: Cut) -> None:
         """Keep a cut."""
         self.kept.write(self.key, asdict(cut))
+
+
+def choose_cut(
+    model: nn.Module,
+    tracer: Tracer,
+    spec: ImageSpec,
+    mesh: Mesh,
+    config: PipelineConfig,
+    num_leaves: int,
+    compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    file: Path | None = None,
+) -> Cut:
+    """Return the cut: the user's, or else the one that balances the times which the first worker measures.
+
+    Args:
+        model: With all its weights on the first worker.
+        tracer: Of the model.
+        spec: Of the images of a microbatch.
+        mesh: All workers; they call this together.
+        config: How to cut.
+        num_leaves: Microbatches of a step: decides how many activations and gradients are alive at once.
+        compute: A context in which the model computes.
+        file: Where a cut that was measured is kept: there is one already when a run goes on.
+
+    Raises:
+        UserError: On all workers, if the cut's layers are wrong, too many, or too few, or no cut is within the bound.
+
+    Communication:
+        One broadcast of the cut.
+    """
+    kept = KeptCuts(file, mesh.pp.size, config)
+
+    def known_or_chosen() -> Cut:
+        cut = kept.read()
+        if cut is None:
+            with compute():
+                cut = _choose(model, tracer, spec, mesh, config, num_leaves)
+            kept.write(cut)
+        return cut
+
+    return mesh.workers.decide_on_first(known_or_chosen)
+
+
+def _choose(
+    model: nn.Module,
+    tracer: Tracer,
+    spec: ImageSpec,
+    mesh: Mesh,
+    config: PipelineConfig,
+    num_leaves: int,
+) -> Cut:
+    num_workers = mesh.pp.size
+    count = num_stages(config.schedule, num_workers)
+    graph = tracer.trace(spec)
+    layers = [name.strip() for name in config.cut.split(",") if name.strip()]
+    if layers and len(layers) != count - 1:
+        raise UserError(
+            f"plan.cut must name a layer for each stage but the first: {num_workers} workers under {config.schedule} "
+            f"have {count} stages: got {len(layers)} ({','.join(layers)}); name {count - 1}, or leave plan.cut out"
+        )
+    places = find_places(graph, layers)  # before anything is measured
+    units = measure(model, tracer, spec)
+    if not layers:
+        layers = _balanced(units, mesh, config, num_leaves)
+        places = find_places(graph, layers)
+    open_places = graph.places()
+    starts = [open_places[unit.name] if unit.name else 0 for unit in units]
+    bounds = [0, *(starts.index(place) for place in places), len(units)]
+    costs = [cost_of(units[first:stop]) for first, stop in itertools.pairwise(bounds)]
+    costs = [dataclasses.replace(c, name=n) for c, n in zip(costs, ["", *layers], strict=True)]
+    return Cut(tuple(layers), tuple(costs))
+
+
+def _balanced(units: Sequence[Unit], mesh: Mesh, config: PipelineConfig, num_leaves: int) -> list[str]:
+    """Return the layers at which stages start that take equally long, each within the memory bound on every place of dp."""
+    leaves = partition(num_leaves, mesh.dp.size)
+    orders = make_schedule(config.schedule, mesh.pp.size, len(leaves[0]))
+    of_places = itertools.zip_longest(
+        *(gradients_held(mine, num_leaves) for mine in leaves), fillvalue=(0, 0)
+    )
+    held = [(max(before for before, _ in one), max(during for _, during in one)) for one in of_places]
+    again = config.checkpoint == "stage"
+
+    def memory(stage: int, cost: StageCost) -> int:
+        return predict_memory(cost, orders, stage, again, held).total
+
+    def seconds(stage: int, cost: StageCost) -> float:
+        share = share_again(orders, stage, len(leaves[0])) if again else 0.0
+        return cost.seconds + share * cost.forward_seconds
+
+    return balance(units, num_stages(config.schedule, mesh.pp.size), memory, config.max_bytes, seconds)
