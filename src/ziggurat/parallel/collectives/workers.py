@@ -124,6 +124,40 @@ class Workers:
         sums: list[int] = total.tolist()
         return sums
 
+    def add_up(self, part: Tensor) -> Tensor:
+        """Overwrite a tensor with its sum over all workers, and return it.
+
+        Communication: one all-reduce.
+        """
+        if self.group is not None:
+            with waiting():
+                dist.all_reduce(part, group=self.group)
+        return part
+
+    def send(self, tensor: Tensor, to: int) -> None:
+        """Send a tensor to one worker, which calls `receive`."""
+        with waiting():
+            dist.send(tensor.contiguous(), group=self.group, group_dst=to)
+
+    def receive(self, room: Tensor, source: int) -> Tensor:
+        """Fill a contiguous tensor with what one worker sends, and return it."""
+        with waiting():
+            dist.recv(room, group=self.group, group_src=source)
+        return room
+
+    def subgroup(self, ranks: Sequence[int]) -> Workers:
+        """Return some of the workers, this one among them; only these call this, in the same order of calls."""
+        if len(ranks) == self.size:
+            return self
+        if len(ranks) == 1:
+            return Workers(device=self.device)
+        assert self.group is not None
+        world = [dist.get_global_rank(self.group, rank) for rank in ranks]
+        with waiting():
+            group = dist.new_group(world, use_local_synchronization=True)
+        assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+        return Workers(list(ranks).index(self.rank), len(ranks), self.device, group)
+
     def barrier(self) -> None:
         """Return when every worker has called this."""
         if self.size > 1:
