@@ -49,9 +49,10 @@ from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.level_training import place_for_inference
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.pipeline_training import image_spec, stage_for_inference
-from ziggurat.strategies.sharded import drop_gathered, shard_units
+from ziggurat.strategies.sharded import shard_units
 from ziggurat.strategies.sharded_training import blank_images
 from ziggurat.strategies.tensor_parallel import TensorParallel
+from ziggurat.torch_internals.sharding import drop_gathered
 
 T = TypeVar("T")
 

@@ -23,11 +23,12 @@ from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import state_names
-from ziggurat.parallel.graph.trace import NORMS, ImageSpec, Tracer
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.leaves import Leaves
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.torch_internals.modules import NORMS, own_states, replace_state
 
 
 class PipelineParallel(Leaves):
@@ -182,18 +183,17 @@ def drop_states(model: nn.Module, kept: set[str]) -> None:
     hollow: dict[int, Any] = {}
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     for module in model.modules():
-        for places in (module._parameters, module._buffers):
-            for key, tensor in places.items():
-                if tensor is None or names[id(tensor)] in kept:
-                    continue
-                if id(tensor) not in hollow:
-                    empty = torch.empty_like(tensor, device="meta")
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    hollow[id(tensor)] = (
-                        (nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty),
-                        tensor,
-                    )
-                places[key] = hollow[id(tensor)][0]
+        for key, tensor in own_states(module):
+            if names[id(tensor)] in kept:
+                continue
+            if id(tensor) not in hollow:
+                empty = torch.empty_like(tensor, device="meta")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                hollow[id(tensor)] = (
+                    (nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty),
+                    tensor,
+                )
+            replace_state(module, key, hollow[id(tensor)][0])
 
 
 def _norms_not_called(model: nn.Module, called: set[str]) -> set[str]:

@@ -15,6 +15,7 @@ import torch
 from ziggurat.config import RunConfig, range_faults
 from ziggurat.errors import UserError
 from ziggurat.strategies.plan import Plan, parse_plan
+from ziggurat.torch_internals.machine import cpu_has_bf16_units
 
 
 def available_cores() -> int:
@@ -36,8 +37,7 @@ def resolve_dtype(dtype: str, device: str) -> Literal["bf16", "fp32"]:
         return "bf16" if dtype == "bf16" else "fp32"
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_units else "fp32"
+    return "bf16" if cpu_has_bf16_units() else "fp32"
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:

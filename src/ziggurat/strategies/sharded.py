@@ -28,6 +28,8 @@ from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.strategies.leaves import Leaves
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.units import find_units
+from ziggurat.torch_internals.sharding import sum_gradients
+from ziggurat.torch_internals.tensors import is_view
 
 
 class ShardedParallel(Leaves):
@@ -136,9 +138,7 @@ def shard(model: nn.Module, mesh: Mesh, units: list[nn.Module]) -> None:
         module.register_forward_pre_hook(_open_arguments, prepend=True, with_kwargs=True)
         module.register_forward_pre_hook(_close_arguments, with_kwargs=True)
         module.register_forward_hook(_close_outputs)
-        module.set_gradient_divide_factor(1.0)  # gradients are summed, never averaged
-        module.set_force_sum_reduction_for_comms(True)
-        module.set_reduce_scatter_unused_params(True)  # a loss may reach a weight on some workers only
+        sum_gradients(module)  # never averaged; a loss may reach a weight on some workers only
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -153,15 +153,6 @@ def whole(tensor: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """Return this worker's rows of a sharded tensor, in the same memory; any other tensor itself."""
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
-
-
-def drop_gathered(model: nn.Module) -> None:
-    """Drop all weights that are gathered still after forward passes without a backward pass.
-
-    The weights of the model's own unit stay gathered, and would be old ones after the next change of the shards.
-    """
-    if isinstance(model, FSDPModule):
-        model.reset_iter_state()
 
 
 def shard_bytes(model: nn.Module) -> int:
@@ -199,7 +190,7 @@ def _open_output(value: Any) -> Any:
 
 
 def _unshared(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor._base is not None and tensor.requires_grad else tensor
+    return tensor.clone() if is_view(tensor) and tensor.requires_grad else tensor
 
 
 def _close(value: Any) -> Any:

@@ -28,7 +28,6 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.sharded import (
     ShardedParallel,
     backward_of_nothing,
-    drop_gathered,
     local,
     shard_bytes,
     shard_units,
@@ -36,6 +35,8 @@ from ziggurat.strategies.sharded import (
 )
 from ziggurat.strategies.training import PassWork, Training, Whole, first_not_finite, losses_one_by_one
 from ziggurat.strategies.whole_state import Key, fill_whole, state_parts
+from ziggurat.torch_internals.sharding import drop_gathered, own_rows
+from ziggurat.torch_internals.tensors import scale_each_
 
 Compute = Callable[[], AbstractContextManager[Any]]
 
@@ -110,7 +111,7 @@ class ShardedTraining(ShardedParallel, Training):
     def clip(self, max_norm: float, norm: Tensor) -> None:
         """Scale the gradient so that its norm, which is given, is at most `max_norm`; each worker its rows."""
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as `clip_grads_with_norm_`, which takes no rows
-        torch._foreach_mul_(self._gradients(), scale)
+        scale_each_(self._gradients(), scale)
 
     def abandon(self) -> None:
         """Undo what a step that failed has done to the running statistics."""
@@ -207,6 +208,6 @@ def rows_of(tensor: Tensor, sharded: Tensor) -> Tensor:
     """Return a tensor cut into rows, with memory of its own, like a sharded one of the same shape."""
     rows = torch.zeros_like(sharded, dtype=tensor.dtype, requires_grad=False)
     assert isinstance(rows, DTensor)
-    (chunk,) = rows.__create_chunk_list__()
-    local(rows).copy_(tensor.narrow(0, min(chunk.offsets[0], len(tensor)), chunk.sizes[0]))
+    own = own_rows(rows)
+    local(rows).copy_(tensor.narrow(0, min(own.first, len(tensor)), own.size))
     return rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
+from ziggurat.torch_internals.modules import replace_layer
 
 MOST_NAMED = 3  # layers of a line
 
@@ -157,8 +157,8 @@ class TensorParallel:
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, key = name.rpartition(".")
-    owner: Any = model.get_submodule(parent)
-    owner._modules[key] = layer.train(owner._modules[key].training)
+    owner = model.get_submodule(parent)
+    replace_layer(owner, key, layer.train(owner.get_submodule(key).training))
 
 
 def _bytes_of(layer: nn.Module) -> int:

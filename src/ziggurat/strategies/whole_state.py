@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.strategies.training import Whole
+from ziggurat.torch_internals.modules import own_states, replace_state
 
 Model = TypeVar("Model", bound=nn.Module)
 Key = tuple[
@@ -119,15 +120,14 @@ def fill_states(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     filled: dict[int, Any] = {}
     for module in model.modules():
-        for places in (module._parameters, module._buffers):
-            for key, tensor in places.items():
-                if tensor is None or not tensor.is_meta:
-                    continue
-                if id(tensor) not in filled:
-                    value = tensors[names[id(tensor)]]
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    filled[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
-                places[key] = filled[id(tensor)]
+        for key, tensor in own_states(module):
+            if not tensor.is_meta:
+                continue
+            if id(tensor) not in filled:
+                value = tensors[names[id(tensor)]]
+                is_parameter = isinstance(tensor, nn.Parameter)
+                filled[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
+            replace_state(module, key, filled[id(tensor)])
     return model
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ziggurat.config import TrainConfig
 from ziggurat.strategies.sharded import local
+from ziggurat.torch_internals.tensors import lerp_each_
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -78,7 +79,7 @@ class WeightAverage(Generic[Model]):
         # without those of other workers' stages; of what is sharded, this worker's rows
         pairs = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
         floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], new)
+        lerp_each_([mean for mean, _ in floating], [value for _, value in floating], new)
         for mean, value in pairs:
             if not mean.is_floating_point():
                 mean.copy_(value)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.torch_internals.functions import FunctionMode
 from ziggurat.verify.compare import Errors, compare_steps
 from ziggurat.verify.step import Step, Trial, run_step
 
@@ -56,7 +56,7 @@ def other_roundings(model: nn.Module, generator: torch.Generator) -> Iterator[No
             hook.remove()
 
 
-class PairwiseMoments(TorchFunctionMode):
+class PairwiseMoments(FunctionMode):
     """While it is active, batch norms in training add up their moments pairwise.
 
     References:

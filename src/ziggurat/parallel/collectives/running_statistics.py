@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.torch_internals.modules import NORMS
+from ziggurat.torch_internals.tensors import version_of
 
 
 class RunningStatistics:
@@ -31,9 +33,7 @@ class RunningStatistics:
         self.layers = [
             module
             for module in model.modules()
-            if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
-            and module.track_running_stats
-            and module.running_mean is not None
+            if isinstance(module, NORMS) and module.track_running_stats and module.running_mean is not None
         ]
         self.momenta = [layer.momentum for layer in self.layers]
         self.buffers = [
@@ -50,7 +50,7 @@ class RunningStatistics:
 
     def start(self) -> None:
         """Begin a step: keep the running statistics, and let each forward pass leave its own."""
-        self.versions = {name: buffer._version for name, buffer in self.others.items()}
+        self.versions = {name: version_of(buffer) for name, buffer in self.others.items()}
         if not self.layers:
             return
         self.before = torch.cat(self.buffers)
@@ -65,7 +65,7 @@ class RunningStatistics:
         Raises:
             UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
         """
-        changed = [name for name, b in self.others.items() if b._version != self.versions[name]]
+        changed = [name for name, b in self.others.items() if version_of(b) != self.versions[name]]
         if changed:
             raise UserError(
                 f"training changes the buffers {', '.join(changed)}, which are not a batch norm's: they would differ "

@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore, Store
 
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import Preempted, UserError
@@ -40,6 +39,7 @@ from ziggurat.parallel.runtime.hangs import HangWatch, answer_with_stack
 from ziggurat.parallel.runtime.heartbeat import begin_record, make_records, phase, waiting
 from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
 from ziggurat.parallel.runtime.preemption import SIGNALS, Preemption, forwarded_signals
+from ziggurat.torch_internals.stores import FileStore, Store
 
 T = TypeVar("T")
 

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
+from ziggurat.torch_internals.tensors import as_plain_tensors
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
 REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}
@@ -135,7 +135,7 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     """
     tensors = list(tensors_in((*args, *named.values())))
     if not tensors:  # a class method such as Tensor.__torch_function__ asks nothing of us
-        with torch._C.DisableTorchFunctionSubclass():
+        with as_plain_tensors():
             return func(*args, **named)
     mesh, name = tensors[0].mesh, name_of(func)
     _refuse_foreign_autograd(tensors, mesh)
@@ -147,7 +147,7 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
 
 def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:
     """Raise if a tensor came out of an autograd function written for plain tensors: its gradient would be lost."""
-    with torch._C.DisableTorchFunctionSubclass():
+    with as_plain_tensors():
         for tensor in tensors:
             if tensor.grad_fn is not None:
                 raise mesh.unsupported(

@@ -15,6 +15,7 @@ from ziggurat.parallel.spatial.geometry import Range, ranges
 from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
+from ziggurat.torch_internals.tensors import hollow_subclass
 
 
 class SpatialTensor(torch.Tensor):
@@ -38,11 +39,11 @@ class SpatialTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, local: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
         """Make a tensor of the whole's shape that has no memory of its own."""
-        tensor: SpatialTensor = torch.Tensor._make_wrapper_subclass(
+        tensor = hollow_subclass(
             cls,
             [size_of(dim) for dim in dims],
-            dtype=local.dtype,
-            device=local.device,
+            local.dtype,
+            local.device,
             requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
         )
         tensor.local, tensor.dims, tensor.mesh = local, dims, mesh

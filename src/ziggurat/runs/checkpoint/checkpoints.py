@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ziggurat.config import CheckpointConfig
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
 from ziggurat.runs.checkpoint.folders import (
     checkpoint_folder,
     published_steps,
@@ -25,10 +29,7 @@ from ziggurat.runs.checkpoint.manifest import checkpoint_faults, read_manifest
 from ziggurat.runs.checkpoint.retention import retained_steps
 from ziggurat.runs.checkpoint.tensors import Rows
 from ziggurat.runs.checkpoint.writing import Progress, write_checkpoint
-from ziggurat.config import CheckpointConfig
-from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
+from ziggurat.torch_internals.sharding import own_rows
 
 
 class _Found(NamedTuple):
@@ -249,9 +250,8 @@ def _first_row(tensor: DTensor) -> int | None:
 
     Of a tensor without rows the first worker writes that there are none.
     """
-    (chunk,) = tensor.__create_chunk_list__()
-    first = int(chunk.offsets[0])
-    return first if chunk.sizes[0] or not first else None
+    first, count = own_rows(tensor)
+    return first if count or not first else None
 
 
 def _metric(folder: Path) -> float | None:

@@ -13,10 +13,11 @@ from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
-from ziggurat.parallel.spatial.operations.moments import _moments
+from ziggurat.parallel.spatial.operations.moments import variance_and_mean
 from ziggurat.parallel.spatial.sums import start_sum
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
+from ziggurat.torch_internals.kernels import channel_moments
 
 
 def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) -> tuple[float, Tensor, Tensor]:
@@ -93,9 +94,7 @@ def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
     if band.numel() == 0:
         return mean, mean.clone()
     if band.device.type == "cpu":
-        unused = torch.zeros_like(mean), torch.ones_like(mean)
-        found: tuple[Tensor, Tensor] = torch.batch_norm_update_stats(band, *unused, 0.0)
-        return found
+        return channel_moments(band)
     dims = [d for d in range(band.dim()) if d != 1]
     variance, mean = torch.var_mean(band.to(precise), dims, correction=0)
     return mean, variance
@@ -267,7 +266,7 @@ def _layer_norm(call: Call) -> Any:
         return wrap(call.func(x.local, *call.args[1:], **call.named), x)
     if call.name == "rms_norm":
         raise call.unsupported("it normalizes over a dim that is cut")
-    variance, mean = _moments(x, dims, True, 0.0)
+    variance, mean = variance_and_mean(x, dims, True, 0.0)
     normal = (x - mean) * (variance + (1e-5 if bound["eps"] is None else bound["eps"])).rsqrt()
     for name, combine in (("weight", torch.mul), ("bias", torch.add)):
         if bound[name] is not None:
