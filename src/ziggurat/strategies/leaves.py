@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
 
 
 class Leaves:
@@ -64,7 +62,4 @@ class Leaves:
 
     def _add_parts(self, part: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers that share an image; the tensor itself is overwritten."""
-        if self.sharing.size > 1:
-            with waiting():
-                dist.all_reduce(part, group=self.sharing.group)
-        return part
+        return self.sharing.add_up(part)

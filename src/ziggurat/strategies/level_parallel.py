@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches, Pieces
@@ -22,7 +21,6 @@ from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.trace import Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import Mesh
 
@@ -62,10 +60,7 @@ class LevelStatistics(RunningStatistics):
         then as `RunningStatistics.finish`.
         """
         if self.layers and self.leaves:
-            stacked = torch.stack(self.leaves)
-            with waiting():
-                dist.all_reduce(stacked, group=self.levels.group)
-            self.leaves = list(stacked)
+            self.leaves = list(self.levels.add_up(torch.stack(self.leaves)))
         super().finish(num_leaves)
 
 

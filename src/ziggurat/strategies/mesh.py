@@ -1,4 +1,4 @@
-"""The mesh: all workers of a run, arranged along the axes of its plan. The only place that makes process groups.
+"""The mesh: all workers of a run, arranged along the axes of its plan; it owns the process groups of these axes.
 
     dp=2, sp=2            sp 0      sp 1
                  dp 0   worker 0  worker 1      share the images of the first half of the microbatches
@@ -12,9 +12,10 @@ Neighbours along sp have neighbouring ranks, as they exchange the most; pp or lp
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
@@ -22,7 +23,6 @@ from ziggurat.data.tiles import Tile
 from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.pipeline import Pipeline
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
@@ -34,7 +34,7 @@ class Mesh:
     """This worker's view of all workers.
 
     Attributes:
-        workers: All of them.
+        workers: All of them; what is made from them lives as long as the mesh.
         dp: Those that have the same part of other images (the fsdp axis, where a plan has one).
         sp: Those that have other parts of the same images.
         spatial: How the latter cut an image; None where each worker has whole images.
@@ -72,6 +72,24 @@ class Mesh:
         """This worker's number among those that see the same images, by parts or whole, and how many these are."""
         count = self.workers.size // self.dp.size
         return self.workers.rank % count, count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:  # else another worker may not come; the end of the world's group ends these
+            self.close()
+
+    def close(self) -> None:
+        """Destroy the process groups of the axes, and what else was made from the mesh's workers.
+
+        All workers call this at the same place, when none of them uses the mesh any more.
+
+        Communication: a barrier.
+        """
+        self.workers.close()
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
@@ -133,51 +151,23 @@ def make_mesh(workers: Workers, text: str = "") -> Mesh:
     plan = parse_plan(text) if text else Plan(dp=workers.size)
     if plan.num_workers != workers.size:
         raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
+    workers = workers.scope()
     alone = Workers(device=workers.device)
     if plan.num_data == workers.size:
         return Mesh(workers, workers, alone, pp=alone, is_sharded=plan.fsdp > 1)
     if plan.tp > 1:
         first = workers.rank // plan.tp * plan.tp
-        tp = _subset(workers, range(first, first + plan.tp))
-        return Mesh(
-            workers, _subset(workers, range(workers.rank % plan.tp, workers.size, plan.tp)), alone, tp=tp
-        )
+        tp = workers.subgroup(range(first, first + plan.tp))
+        dp = workers.subgroup(range(workers.rank % plan.tp, workers.size, plan.tp))
+        return Mesh(workers, dp, alone, tp=tp)
     num_spatial, num_each = plan.num_spatial, plan.num_of_one
     first = workers.rank // num_spatial * num_spatial
-    sp = _subset(workers, range(first, first + num_spatial))
+    sp = workers.subgroup(range(first, first + num_spatial))
     first = workers.rank // num_each * num_each
-    network = _subset(workers, range(first + workers.rank % num_spatial, first + num_each, num_spatial))
-    dp = _subset(workers, range(workers.rank % num_each, workers.size, num_each))
+    network = workers.subgroup(range(first + workers.rank % num_spatial, first + num_each, num_spatial))
+    dp = workers.subgroup(range(workers.rank % num_each, workers.size, num_each))
     spatial = spatial_mesh(sp, plan.sp) if num_spatial > 1 else None
     if plan.lp > 1:
-        sharing = _subset(workers, range(first, first + num_each)) if num_spatial > 1 else network
+        sharing = workers.subgroup(range(first, first + num_each)) if num_spatial > 1 else network
         return Mesh(workers, dp, sp, spatial, pp=alone, lp=network, sharing=sharing)
     return Mesh(workers, dp, sp, spatial, network, sharing=sp, is_sharded=plan.fsdp > 1)
-
-
-def _subset(workers: Workers, ranks: range) -> Workers:
-    """Return some of the workers, this one among them; only these have to call this."""
-    if len(ranks) == workers.size:
-        return workers
-    if len(ranks) == 1:
-        return Workers(device=workers.device)
-    assert workers.group is not None
-    world = [dist.get_global_rank(workers.group, rank) for rank in ranks]
-    with waiting():
-        group = dist.new_group(world, use_local_synchronization=True)
-    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
-    return Workers(ranks.index(workers.rank), len(ranks), workers.device, group)
-
-
-def background_workers(workers: Workers) -> Workers:
-    """Return all workers with a group of their own on the CPU, for what runs beside training.
-
-    Communication:
-        All workers call this; it makes a process group.
-    """
-    if workers.group is None:
-        return Workers()
-    with waiting():
-        group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
-    return Workers(workers.rank, workers.size, group=group)

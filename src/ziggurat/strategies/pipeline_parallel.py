@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.config import PipelineConfig
@@ -25,7 +24,6 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import state_names
 from ziggurat.parallel.graph.trace import NORMS, ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.leaves import Leaves
 from ziggurat.strategies.mesh import Mesh
 
@@ -146,20 +144,12 @@ class PipelineParallel(Leaves):
         """
         counted = [p.grad for n, p in self.parameters.items() if n in self.counted and p.grad is not None]
         square = nn.utils.get_total_norm(counted).double().square().to(self.workers.device)
-        if self.mesh.pp.size > 1:
-            with waiting():
-                dist.all_reduce(square, group=self.mesh.pp.group)
-        return square.sqrt().float()
+        return self.mesh.pp.add_up(square).sqrt().float()
 
     @staticmethod
     def _add_up(tensors: dict[str, Tensor], names: Sequence[str], workers: Workers) -> None:
-        def add_up(part: Tensor) -> Tensor:
-            with waiting():
-                dist.all_reduce(part, group=workers.group)
-            return part
-
         if workers.size > 1:
-            add_up_in_pieces((tensors[name] for name in names), add_up)
+            add_up_in_pieces((tensors[name] for name in names), workers.add_up)
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""

@@ -139,7 +139,7 @@ class PipelineTraining(PipelineParallel, Training):
         mesh = self.mesh
         if mesh.dp.rank or mesh.sp.rank:  # others have the same
             return None
-        channel = Channel(mesh.pp) if mesh.workers.device.type == "cpu" else self.pipeline.channel
+        channel = Channel(mesh.pp, in_slots=False)  # all send to one that receives: no circle
         return gather_whole(*self.state, self.own, channel, self.make_optimizer)
 
     def bad_gradient(self) -> str:

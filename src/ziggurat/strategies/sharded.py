@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -126,9 +125,7 @@ def shard(model: nn.Module, mesh: Mesh, units: list[nn.Module]) -> None:
         )
     for parameter in model.parameters():  # fully_shard takes no other memory format
         parameter.data = parameter.data.contiguous()
-    workers = mesh.workers
-    assert workers.group is not None
-    devices = DeviceMesh.from_group(workers.group, workers.device.type)
+    devices = mesh.workers.device_mesh()
     for module in (*units, model):
         module.register_forward_hook(_open_outputs)
         fully_shard(module, mesh=devices)

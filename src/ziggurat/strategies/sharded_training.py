@@ -16,14 +16,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ziggurat.config import RunConfig
 from ziggurat.parallel.graph.meta import meta_copy
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.sharded import (
     ShardedParallel,
@@ -103,9 +101,7 @@ class ShardedTraining(ShardedParallel, Training):
         workers = self.mesh.workers
         norm = nn.utils.get_total_norm(self._gradients())
         square = norm.to(workers.device, torch.float64).square()
-        with waiting():
-            dist.all_reduce(square, group=workers.group)
-        return square.sqrt().to(norm.dtype)
+        return workers.add_up(square).sqrt().to(norm.dtype)
 
     def clip(self, max_norm: float, norm: Tensor) -> None:
         """Scale the gradient so that its norm, which is given, is at most `max_norm`; each worker its rows."""

@@ -17,12 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
 from ziggurat.parallel.graph.trace import ImageSpec
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.tensor.layers import part_of
 from ziggurat.strategies.data_training import DataTraining
 from ziggurat.strategies.mesh import Mesh
@@ -90,10 +88,7 @@ class TensorTraining(DataTraining):
         device = self.mesh.workers.device
         squares = [nn.utils.get_total_norm(grads).double().square().to(device) for grads in (split, common)]
         mine = torch.stack([*squares, checksum(common, device)])
-        of_all = torch.empty((self.mesh.tp.size, len(mine)), dtype=torch.float64, device=device)
-        with waiting():
-            dist.all_gather_single(of_all.view(-1), mine, group=self.mesh.tp.group)
-        of_parts, of_common, sums = of_all.unbind(1)
+        of_parts, of_common, sums = self.mesh.tp.all_gather(mine).view(self.mesh.tp.size, -1).unbind(1)
         if (sums != sums[0]).any():
             self.mesh.tp.broadcast(common)
         return (of_parts.sum() + of_common[0]).sqrt().float()

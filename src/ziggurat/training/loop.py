@@ -27,7 +27,7 @@ from ziggurat.runs.checkpoint import Checkpoints
 from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.joining import join_training
-from ziggurat.strategies.mesh import Mesh, background_workers, make_mesh
+from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.data import TrainingData
@@ -63,7 +63,7 @@ def train(
     task = make_task(model, config)
     optimizer = make_optimizer(model, config.train)
     average = WeightAverage(model, config.train.ema)
-    run, beside = definition_sha256(config), background_workers(workers)
+    run, beside = definition_sha256(config), mesh.workers.background()
     checkpoints = Checkpoints(folder / "checkpoints", beside, config.checkpoint, run)
     outcome = Outcome(workers, config, folder, model, optimizer, average, checkpoints)
     outcome.start_folder(data.dataset, resume)
@@ -161,7 +161,7 @@ def train(
             model, board, console = whole.average.to(mesh.home), log.board, log.console
             write_report(folder, evaluation, model, task, data.validation, config, mesh.home, board, console)
         outcome.finish_checkpoints(log)
-        workers.barrier()
+        mesh.close()
     samples = sum(len(data.sampler.batch(step)) for step in range(first_step, data.num_steps))
     return outcome.result() | {
         "weights_sha256": digest,
