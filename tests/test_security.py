@@ -19,7 +19,11 @@ from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 SOURCE = Path(__file__).parents[1] / "src" / "ziggurat"
 
 # Bytes that the program's own workers have sent each other; nothing of a file.
-OWN_BYTES = {("verify/verify.py", "torch.load"), ("parallel/pipeline/messages.py", "pickle.loads")}
+OWN_BYTES = {
+    ("verify/verify.py", "torch.load"),
+    ("parallel/pipeline/parcels.py", "pickle.loads"),
+    ("parallel/collectives/workers.py", "pickle.loads"),
+}
 PICKLES = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open",
     "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "dill.load", "joblib.load",

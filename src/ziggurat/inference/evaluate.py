@@ -185,6 +185,7 @@ def evaluate_run(
     begin = time.perf_counter()
     metrics = evaluate_model(model, make_task(model, config), dataset, config, mesh, progress).metrics
     seconds = time.perf_counter() - begin
+    mesh.close()
     return {
         "metrics": metrics,
         "images": len(dataset),

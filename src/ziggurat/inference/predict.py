@@ -121,7 +121,7 @@ def predict_files(
     results, fields = _PREDICT[model.task](job)
     if workers.is_first:
         (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
-    workers.barrier()
+    mesh.close()
     seconds = time.perf_counter() - begin
     return {
         "images": len(images),

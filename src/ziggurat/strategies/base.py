@@ -79,7 +79,12 @@ class Joined:
     """Models of one form along an axis; by default every worker has them whole.
 
     Made while the model is whole, by all workers together.
+
+    Attributes:
+        loss_place: The place along the axis where the loss is computed; None if on all of its workers.
     """
+
+    loss_place: int | None = None
 
     def prepare(self, model: nn.Module) -> None:
         """Look at a model of the form while it is whole, before any axis places anything."""

@@ -218,11 +218,12 @@ class Layout(Mapping[str, Placement]):
                 if is_here:
                     assert whole is not None
                     room = torch.empty(box.shape, dtype=dtype, device=self.workers.device)
-                    box.of_tensor(whole).copy_(self.workers.receive(room, source))
+                    self.workers.start_receive(room, source).wait()
+                    box.of_tensor(whole).copy_(room)
                 elif self.workers.rank == source:
                     outer = next(n for n, one in enumerate(self.mine(name)) if one.intersect(box) == box)
                     view = parts[outer][box.within(self.mine(name)[outer])]
-                    self.workers.send(view.to(self.workers.device), to)
+                    self.workers.start_send(view.to(self.workers.device).contiguous(), to).wait()
             yield name, whole
 
 

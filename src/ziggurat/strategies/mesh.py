@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,13 @@ class Mesh:
         plan: Of as many workers.
 
     Attributes:
-        workers: As the argument.
+        workers: All of them; what is made from them lives as long as the mesh.
         plan: As the argument.
         strategies: Those of the axes that have more than one worker, in the order in which a model is placed.
         data: The workers that take other microbatches, with the same part of each.
         images: Those that have other parts of the same images.
         parts: Those that have other parts of the same microbatches' gradients.
+        together: Those that compute the same microbatches, each a part or all of it.
         state: Those that together hold one copy of a run's state.
         spatial: How images are cut; None where each worker has them whole.
 
@@ -40,6 +43,7 @@ class Mesh:
     def __init__(self, workers: Workers, plan: Plan) -> None:
         if plan.num_workers != workers.size:
             raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
+        workers = workers.scope()
         self.workers, self.plan = workers, plan
         outermost = sorted(plan.degrees, key=lambda axis: STRATEGIES[axis].inwards)
         self.topology = Topology(workers, {axis: plan.size(axis) for axis in outermost})
@@ -50,10 +54,29 @@ class Mesh:
             return self.topology.along(*(one.axis for one in self.strategies if is_meant(one)))
 
         self.data = along(lambda one: one.spreads_samples)
+        self.together = along(lambda one: not one.spreads_samples)
         self.images = along(lambda one: one.parts_of_images)
         self.parts = along(lambda one: one.parts_of_gradients)
         self.state = along(lambda one: not one.replicates_state)
         self.spatial: SpatialMesh | None = next((o.spatial for o in self.strategies if o.spatial), None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:  # else another worker may not come; the end of the world's group ends these
+            self.close()
+
+    def close(self) -> None:
+        """Destroy the process groups of the axes, and what else was made from the mesh's workers.
+
+        All workers call this at the same place, when none of them uses the mesh any more.
+
+        Communication: a barrier.
+        """
+        self.workers.close()
 
     @property
     def home(self) -> torch.device:

@@ -88,12 +88,14 @@ class Parallel(Generic[Model]):
         """Return the microbatches of a place of the data axis (this worker's by default) in a step that has so many."""
         return partition(num_microbatches, self.mesh.data.size)[self.mesh.data.rank if place is None else place]
 
-    def workers_of(self, index: int) -> range:
-        """Return the workers that compute a microbatch of the step."""
+    def workers_of(self, index: int) -> list[int]:
+        """Return the workers that compute the loss of a microbatch of the step."""
         places = range(self.mesh.data.size)
-        return self.mesh.workers_of(
-            next(place for place in places if index in self.microbatches_of(self.num_microbatches, place))
-        )
+        place = next(p for p in places if index in self.microbatches_of(self.num_microbatches, p))
+        axes = zip(self.mesh.strategies, self.placed.joined, strict=True)
+        fixed = {axis.axis: one.loss_place for axis, one in axes if one.loss_place is not None}
+        of_place = self.mesh.workers_of(place)
+        return [rank for rank in self.mesh.topology.ranks(**fixed) if rank in of_place]
 
     # -- one step ---------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class Stages(Joined):
         names = state_names(self.stages, model)
         size, rank = self.workers.size, self.workers.rank
         self.mine = range(rank, len(self.stages), size)
+        self.loss_place = (len(self.stages) - 1) % size
         self.of_stage = {number: names[number] for number in self.mine}
         self.own = set().union(*self.of_stage.values())
         of_worker = [set().union(*names[worker::size]) for worker in range(size)]

@@ -105,7 +105,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete the number of microbatches (one for each worker of the dp (or fsdp) and pp axes), and check that all fits together.
+    """Complete the number of microbatches (one for each worker that would be idle without), and check that all fits together.
 
     Args:
         config: With or without a plan.
@@ -116,7 +116,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_data * plan.pp
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_microbatches
     faults = []
     if batch_size < microbatches:
         faults.append(
@@ -130,7 +130,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
             f"{-(-batch_size // microbatches) * microbatches}"
         )
     if microbatches < plan.num_data:
-        axis = "fsdp" if plan.fsdp > 1 else "dp"
+        axis = plan.data_axis
         faults.append(
             f"each worker of the {axis} axis needs a microbatch: the plan {plan} has {plan.num_data}, and microbatches is "
             f"{microbatches}: use --plan {plan.spread_over(microbatches)} or --microbatches {plan.num_data}"

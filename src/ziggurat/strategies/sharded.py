@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -97,8 +96,7 @@ class Shards(Joined):
         """Leave each parameter this worker's rows, as a `DTensor`."""
         for parameter in model.parameters():  # fully_shard takes no other memory format
             parameter.data = parameter.data.contiguous()
-        assert self.workers.group is not None
-        devices = DeviceMesh.from_group(self.workers.group, self.workers.device.type)
+        devices = self.workers.device_mesh()
         for module in (*(model.get_submodule(name) for name in self.units), model):
             open_around(module)
             fully_shard(module, mesh=devices)

@@ -33,7 +33,8 @@ class TrainState(Generic[Model]):
             averaged.
         decay: Weight of the past in the average; 0 keeps none.
         step: Steps that are done.
-        counters: What the run counts: steps that were skipped, samples that were replaced.
+        counters: What the run has counted in these steps: those that were skipped, samples that were replaced.
+        pending: What it has counted in the step that is not done yet.
         decisions: What was measured and fixes bits, by what it is for: cuts, costs of branches. JSON can hold it.
         condition: ``complete`` after a step; ``computing`` in one, which can be undone; ``changing`` while tensors change.
     """
@@ -44,6 +45,7 @@ class TrainState(Generic[Model]):
     decay: float = 0.0
     step: int = 0
     counters: Counter[str] = field(default_factory=Counter)
+    pending: Counter[str] = field(default_factory=Counter)
     decisions: dict[str, Any] = field(default_factory=dict)
     condition: Literal["complete", "computing", "changing"] = "complete"
 
@@ -63,6 +65,17 @@ class TrainState(Generic[Model]):
     def models(self) -> tuple[Model, ...]:
         """The model, and its average where there is one."""
         return (self.model,) if self.average is self.model else (self.model, self.average)
+
+    def complete(self) -> None:
+        """Note that a step is done, and all that belongs to it."""
+        self.counters.update(self.pending)
+        self.pending.clear()
+        self.step += 1
+        self.condition = "complete"
+
+    def counted(self, name: str) -> int:
+        """Return what was counted so far, in the present step, too."""
+        return self.counters[name] + self.pending[name]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that this worker has of the state by its name, not copied; of what is sharded its rows.

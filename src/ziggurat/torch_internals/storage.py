@@ -22,7 +22,7 @@ def write_safetensors(
     folder: Path,
     tensors: Mapping[str, Tensor],
     parts: Mapping[str, int],
-    first_rows: Mapping[str, int],
+    offsets: Mapping[str, tuple[int, ...]],
     shard: int,
 ) -> set[Path]:
     """Write tensors of one worker, and return the files.
@@ -31,7 +31,7 @@ def write_safetensors(
         folder: Exists.
         tensors: On the CPU, contiguous.
         parts: Number of the file that each goes to, from 1.
-        first_rows: Number of each tensor's first row in the whole one, of which it may be some rows.
+        offsets: Where each tensor begins in the whole one, along each dim, of which it may be a box.
         shard: Number of this worker's files, from 1.
 
     Raises:
@@ -43,19 +43,18 @@ def write_safetensors(
     writer.set_up_storage_writer(True)
     plan = writer.prepare_local_plan(planner.create_local_plan())
     mine = {"fqn_to_index_mapping": dict(parts), "shard_index": shard}
-    items = [_placed(item, first_rows[item.index.fqn]) for item in plan.items]
+    items = [_placed(item, offsets[item.index.fqn]) for item in plan.items]
     plan = planner.finish_plan(dataclasses.replace(plan, items=items, storage_data=mine))
     written = writer.write_data(plan, planner).wait()
     return {folder / result.storage_data.relative_path for result in written}
 
 
-def _placed(item: WriteItem, first: int) -> WriteItem:
-    """Return what is to be written of a tensor with the number of its first row: a reader puts the rows together by it."""
+def _placed(item: WriteItem, offsets: tuple[int, ...]) -> WriteItem:
+    """Return what is to be written of a tensor with its place in the whole: a reader puts the parts together by it."""
     assert item.tensor_data is not None
-    if not first:
+    if not any(offsets):
         return item
-    sizes = item.tensor_data.chunk.sizes
-    chunk = ChunkStorageMetadata(torch.Size([first, *[0] * (len(sizes) - 1)]), sizes)
+    chunk = ChunkStorageMetadata(torch.Size(offsets), item.tensor_data.chunk.sizes)
     return dataclasses.replace(item, tensor_data=dataclasses.replace(item.tensor_data, chunk=chunk))
 
 

@@ -87,6 +87,7 @@ def check_step(
     try:
         step = take(model, trial, mesh, count_bytes=measure)
     except UnsupportedOperation as error:
+        mesh.close()
         facts = {"operation": error.operation, "layer": error.layer, "reason": error.reason, "remedy": REMEDY}
         return Check(None, [facts])
     sent = step.bytes_sent + (sum(a.traffic.bytes_sent for a in mesh.spatial.axes) if mesh.spatial else 0)
@@ -101,11 +102,13 @@ def check_step(
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
         raise RuntimeError(f"no worker holds {sorted(map(str, missing))} of the step under {plan}")
+    weight_bytes = tuple(workers.gather(shard_bytes(model)))
+    mesh.close()
     return Check(
         errors=join_errors([errors for errors, *_ in of_all]),
         seconds=max(seconds for _, seconds, *_ in of_all),
         peak_bytes=max(peak for _, _, peak, *_ in of_all),
-        weight_bytes=tuple(workers.gather(shard_bytes(model))),
+        weight_bytes=weight_bytes,
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.dp.size == 1 else None,
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         stages=stages,

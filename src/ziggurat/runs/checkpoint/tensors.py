@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ziggurat.strategies.layout import Chunk
 from ziggurat.torch_internals.storage import read_heads, read_safetensors, write_safetensors
 
 SUFFIX = ".safetensors"
@@ -38,19 +39,7 @@ class TensorFacts(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
-class Rows(NamedTuple):
-    """What one worker writes of a tensor whose rows are spread over workers.
-
-    Attributes:
-        tensor: Some rows, one after the other.
-        first: Number of the first of them.
-    """
-
-    tensor: Tensor
-    first: int
-
-
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int) -> list[Path]:
+def write_tensors(folder: Path, tensors: Mapping[str, Chunk], rank: int) -> list[Path]:
     """Write a worker's tensors.
 
     Tensors whose names share their first word go to one file: a file's bytes are put together in memory first, so
@@ -58,7 +47,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int)
 
     Args:
         folder: Exists.
-        tensors: On the CPU, with any strides; none is fine. All workers together give every row of a tensor once.
+        tensors: On the CPU, with any strides; none is fine. All workers together give every element of a tensor once.
         rank: This worker's number.
 
     Returns:
@@ -69,12 +58,11 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int)
     """
     if not tensors:
         return []
-    rows = {name: value if isinstance(value, Rows) else Rows(value, 0) for name, value in tensors.items()}
-    state = {name: one.tensor.contiguous() for name, one in rows.items()}
+    state = {name: chunk.tensor.contiguous() for name, chunk in tensors.items()}
     words = list(dict.fromkeys(_first_word(name) for name in state))
     parts = {name: 1 + words.index(_first_word(name)) for name in state}
-    first_rows = {name: one.first for name, one in rows.items()}
-    return sorted(write_safetensors(folder, state, parts, first_rows, 1 + rank))
+    offsets = {name: chunk.offsets for name, chunk in tensors.items()}
+    return sorted(write_safetensors(folder, state, parts, offsets, 1 + rank))
 
 
 def _first_word(name: str) -> str:

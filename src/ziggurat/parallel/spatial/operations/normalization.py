@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
@@ -39,9 +37,7 @@ def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) ->
         Chan et al., Updating formulae and a pairwise algorithm for computing sample variances, 1979.
     """
     mine = torch.cat([mean.new_tensor([count]), mean, variance])
-    every = mine.new_empty(axis.size * mine.numel())
-    with waiting():
-        dist.all_gather_single(every, mine, group=axis.workers.group)
+    every = axis.workers.all_gather(mine)
     axis.traffic.bytes_sent += mine.numel() * mine.element_size()
     axis.traffic.messages += 1
     rows = every.view(axis.size, -1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ReduceOp
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
@@ -224,7 +223,7 @@ def _common_format(x: SpatialTensor) -> torch.memory_format:
     """
     last = torch.tensor(int(memory_format_of(x.local) == torch.channels_last), device=x.local.device)
     for axis in x.mesh.axes:
-        last = reduce_over(last, axis, ReduceOp.MAX)
+        last = reduce_over(last, axis, "max")
     return torch.channels_last if last else torch.contiguous_format
 
 
