@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.config import RunConfig, definition_sha256, run_task
-from ziggurat.inference.evaluate import MAIN_METRIC, Evaluation, evaluate_model
+from ziggurat.config import RunConfig, definition_sha256
+from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.models.weights import load_weights
@@ -95,7 +95,7 @@ def train(
             if _is_due(done, config.train.evaluate_every, data.num_steps):
                 evaluation = _evaluate(average.model, task, data, config, mesh)
                 log.evaluation(done, evaluation.metrics)
-                metric = evaluation.metrics.get(MAIN_METRIC[run_task(config)])
+                metric = evaluation.metrics.get(task.main_metric)
             if _is_due(done, config.train.checkpoint_every, data.num_steps):
                 outcome.save_checkpoint(done, log, metric)
 
@@ -185,7 +185,7 @@ def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool
 
 
 def _evaluate(
-    model: VisionModel, task: Task, data: TrainingData, config: RunConfig, mesh: Mesh
+    model: VisionModel, task: Task[Any, Any], data: TrainingData, config: RunConfig, mesh: Mesh
 ) -> Evaluation:
     """Measure the model on the validation split; nothing where there is none."""
     phase("evaluation")
@@ -203,7 +203,7 @@ def _record(
     step: int,
     data: TrainingData,
     terms: Tensor,
-    task: Task,
+    task: Task[Any, Any],
     norm: Tensor,
     optimizer: torch.optim.Optimizer,
     seconds: float,

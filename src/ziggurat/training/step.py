@@ -63,7 +63,7 @@ class Passes:
     """
 
     model: VisionModel
-    task: Task
+    task: Task[Any, Any]
     parallel: Training
     step: int
     microbatches: list[Microbatch]
