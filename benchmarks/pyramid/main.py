@@ -31,7 +31,7 @@ from ziggurat.data.samples import TrainingSamples
 from ziggurat.inference.evaluate import evaluate_model, ground_truth
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.report.matching import match
+from ziggurat.metrics.matching import match
 from ziggurat.runs.folder import load_run
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.registry import make_task

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ziggurat.metrics.coco import GroundTruth, coco_metrics
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 CLASSES = ("cat", "dog", "bird")
 

@@ -16,7 +16,7 @@ from ziggurat.data.batch import Objects
 from ziggurat.inference.evaluate import Evaluation, ground_truth
 from ziggurat.metrics.coco import coco_metrics
 from ziggurat.report import write_report
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 
 def report(folder, dataset, evaluation, model, board=None):

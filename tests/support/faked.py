@@ -13,7 +13,7 @@ from ziggurat.inference.evaluate import Evaluation, PixelCounts, ground_truth
 from ziggurat.metrics.coco import coco_metrics
 from ziggurat.metrics.confusion import confusion_matrix, image_quality, segmentation_metrics
 from ziggurat.tasks.classification.task import classification_metrics
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 CONFIG = RunConfig(dtype="fp32", data=DataConfig(crop=128))
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ziggurat.metrics.coco import GroundTruth
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 
 def truth(*rows):

@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Sample, SampleId
+from ziggurat.data.targets import TargetKind
 from ziggurat.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -19,6 +20,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 class Samples(Protocol):
     """Makes samples by their ids."""
+
+    @property
+    def kind(self) -> TargetKind:
+        """What stacks the samples' targets."""
+        ...
 
     def sample(self, id: SampleId) -> Sample:
         """Return one sample."""
@@ -78,7 +84,7 @@ class Pieces(Dataset["Microbatch | Failure"]):
             made = [self._make(samples, id) for id in piece.ids]
         except UserError as error:
             return Failure(error.faults)
-        microbatch = _collate(piece, [sample for sample, _ in made])
+        microbatch = _collate(piece, [sample for sample, _ in made], samples.kind)
         microbatch = replace(microbatch, faults=tuple(fault for _, fault in made if fault))
         return microbatch if get_worker_info() is None else _shared(microbatch)
 
@@ -117,7 +123,7 @@ def _shared(microbatch: Microbatch) -> Microbatch | Failure:
         )
 
 
-def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
+def _collate(piece: Piece, samples: list[Sample], kind: TargetKind) -> Microbatch:
     part = samples[0].part
     if part is not None:
         return Microbatch(
@@ -125,7 +131,7 @@ def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
             piece.ids,
             torch.stack([sample.image_CHW for sample in samples]),
             ((part.height, part.width),) * len(samples),
-            stack_targets([sample.target for sample in samples], part.own.height, part.own.width),
+            kind.stack([sample.target for sample in samples], part.own.height, part.own.width),
             part,
         )
     height = max(sample.image_CHW.shape[1] for sample in samples)
@@ -139,5 +145,5 @@ def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
         piece.ids,
         images,
         tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
-        stack_targets([sample.target for sample in samples], height, width),
+        kind.stack([sample.target for sample in samples], height, width),
     )

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
-from ziggurat.report.curves import RECALLS, Curve
+from ziggurat.metrics.curves import RECALLS, Curve
 from ziggurat.report.names import readable
 
 # Okabe and Ito, Color Universal Design, 2008: told apart by colour-blind people too

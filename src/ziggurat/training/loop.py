@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ziggurat.config import RunConfig, definition_sha256, run_task
-from ziggurat.inference.evaluate import MAIN_METRIC, Evaluation, evaluate_model
+from ziggurat.config import RunConfig, definition_sha256
+from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.models.weights import load_weights
@@ -95,7 +95,7 @@ def train(
             if _is_due(done, config.train.evaluate_every, data.num_steps):
                 evaluation = _evaluate(parallel.executor, task, data, config)
                 log.evaluation(done, evaluation.metrics)
-                metric = evaluation.metrics.get(MAIN_METRIC[run_task(config)])
+                metric = evaluation.metrics.get(task.main_metric)
             if _is_due(done, config.train.checkpoint_every, data.num_steps):
                 session.save_checkpoint(done, log, metric)
 
@@ -154,7 +154,9 @@ def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool
     return place_model(model, home, config.train.channels_last).train(), report
 
 
-def _evaluate(executor: Executor[VisionModel], task: Task, data: TrainingData, config: RunConfig) -> Evaluation:
+def _evaluate(
+    executor: Executor[VisionModel], task: Task[Any, Any], data: TrainingData, config: RunConfig
+) -> Evaluation:
     """Measure the model on the validation split; nothing where there is none."""
     phase("evaluation")
     if data.validation is None:

@@ -11,20 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
-from ziggurat.data.batch import (
-    LabelTargets,
-    MaskTargets,
-    Microbatch,
-    Objects,
-    SampleId,
-    Targets,
-    stack_targets,
-)
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
-
-MOST_OBJECTS = 4  # of an image
 
 
 class Objective(Protocol):
@@ -107,7 +98,7 @@ class TaskLoss:
         if self.task.output_sum_names:
             raise ValueError("verify takes losses without sums over all outputs: set loss.segmentation=ce")
         self.assignments = [
-            self.task.assign(_draw_targets(model, (count, *shape[1:]), index, seed + index, mesh))
+            self.task.assign(_draw_targets(self.task, model, (count, *shape[1:]), index, seed + index, mesh))
             for index, count in enumerate(counts)
         ]
 
@@ -143,40 +134,17 @@ def make_objective(
     return RandomWeighting(seed)
 
 
-def _draw_targets(model: VisionModel, shape: Sequence[int], index: int, seed: int, mesh: Mesh) -> Microbatch:
+def _draw_targets(
+    task: Task[Any, Any], model: VisionModel, shape: Sequence[int], index: int, seed: int, mesh: Mesh
+) -> Microbatch:
     """Return a microbatch of random targets; its images are not used."""
     count, _, rows, columns = shape
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size: int, below: int) -> Tensor:
-        return torch.randint(0, below, size, generator=generator)
-
     part = mesh.part(rows, columns)
-    targets: Targets
-    if model.task == "detect":
-        targets = stack_targets(
-            [_draw_objects(model, rows, columns, draw) for _ in range(count)], rows, columns
-        )
-    elif model.task == "classify":
-        targets = LabelTargets(draw(count, below=model.num_classes))
-    else:
-        labels_BHW = draw(count, rows, columns, below=model.num_classes).to(torch.uint8)
-        if part is not None:
-            own = part.own
-            labels_BHW = labels_BHW[:, own.top : own.top + own.height, own.left : own.left + own.width]
-        targets = MaskTargets(labels_BHW)
+    generator = torch.Generator().manual_seed(seed)
+    targets = task.targets.draw(generator, model.num_classes, count, (rows, columns), part)
     ids = tuple(SampleId(0, number) for number in range(count))
     images = torch.zeros((count, 3, rows, columns), dtype=torch.uint8)
     return Microbatch(index, ids, images, ((rows, columns),) * count, targets, part)
-
-
-def _draw_objects(model: VisionModel, rows: int, columns: int, draw: Any) -> Objects:
-    """Return one object at least: boxes of two pixels up to the whole image."""
-    number = 1 + int(draw(1, below=MOST_OBJECTS))
-    corners = [torch.stack([draw(number, below=size), draw(number, below=size)]) for size in (columns, rows)]
-    low = torch.stack([c.amin(0) for c in corners], dim=1).clamp(max=min(rows, columns) - 2)
-    high = torch.maximum(torch.stack([c.amax(0) for c in corners], dim=1), low + 2)
-    return Objects(torch.cat([low, high], dim=1).float(), draw(number, below=model.num_classes))
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from ziggurat.config import DecodeConfig
 from ziggurat.data.tiles import Tile, tile_grid
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 from ziggurat.tasks.detection.merging import inner_borders, is_fragment, merge_tiles
 
 TILES = [Tile(0, 0, 20, 60), Tile(0, 40, 20, 60)]

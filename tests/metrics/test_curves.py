@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from support.scenes import found, random_scenes, truth
 from ziggurat.metrics.coco import coco_metrics
-from ziggurat.report.curves import (
+from ziggurat.metrics.curves import (
     classification_curves,
     count_objects,
     detection_curves,

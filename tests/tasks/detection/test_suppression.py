@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torchvision.ops import batched_nms
 
-from ziggurat.tasks.detection.detections import Detections, suppress
+from ziggurat.data.detections import Detections
+from ziggurat.tasks.detection.suppression import suppress
 
 
 def random_detections(count: int, num_classes: int) -> Detections:

@@ -1,7 +1,8 @@
-"""What the detection task asks of a head's rules: what is particular to FCOS, RetinaNet or ATSS."""
+"""What a detector's head needs besides its network: which prediction answers for which object, and what it says of a box."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,20 +10,19 @@ from torch import Tensor
 
 from ziggurat.tasks.detection.anchors import Grid
 from ziggurat.tasks.detection.assignment import Assignment
+from ziggurat.tasks.detection.atss import AtssAssigner, AtssBoxCoder
+from ziggurat.tasks.detection.fcos import FcosAssigner, FcosBoxCoder
+from ziggurat.tasks.detection.retinanet import RetinaNetAssigner, RetinaNetBoxCoder
 
 
-class Rules(Protocol):
-    """Assigns objects, computes losses and decodes boxes.
+class Assigner(Protocol):
+    """Assigns objects to predictions.
 
     Attributes:
         num_anchors: Predictions at each position.
-        term_names: The terms of the loss; ``classes`` first.
-        box_normalizer: What the weights of the positives' boxes are: ``positives`` where each weighs 1.
     """
 
     num_anchors: int
-    term_names: tuple[str, ...]
-    box_normalizer: str
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the anchors about (0, 0) of a level, float32, shape ``(A, 4)``."""
@@ -38,6 +38,18 @@ class Rules(Protocol):
             grids: The positions of each level, from the finest to the coarsest.
         """
         ...
+
+
+class BoxCoder(Protocol):
+    """Compares predictions with objects, and decodes them.
+
+    Attributes:
+        term_names: The terms of the loss; ``classes`` first.
+        box_normalizer: What the weights of the positives' boxes are: ``positives`` where each weighs 1.
+    """
+
+    term_names: tuple[str, ...]
+    box_normalizer: str
 
     def box_weights(self, assignment: Assignment) -> Tensor:
         """Return the sum of the weights of each image's positives in the box term, float64, shape ``(B,)``."""
@@ -60,3 +72,25 @@ class Rules(Protocol):
     def scores(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the score of each class, shape ``(B, A * num_classes, H, W)``."""
         ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head.
+
+    Attributes:
+        assigner: Which prediction answers for which object.
+        coder: What a prediction says of a box.
+        normalizer: What the loss is divided by, as the reference implementation of its paper has it.
+    """
+
+    assigner: Assigner
+    coder: BoxCoder
+    normalizer: str
+
+
+HEADS = {
+    "fcos": Head(FcosAssigner(), FcosBoxCoder(), "positives"),
+    "retinanet": Head(RetinaNetAssigner(), RetinaNetBoxCoder(), "images"),
+    "atss": Head(AtssAssigner(), AtssBoxCoder(), "positives"),
+}

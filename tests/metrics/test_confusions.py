@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from support.scenes import found, random_scenes, truth
-from ziggurat.report.confusions import classification_confusion, detection_confusion
+from ziggurat.metrics.confusions import classification_confusion, detection_confusion
 
 BOX, OTHER, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
 

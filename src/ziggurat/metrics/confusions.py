@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ziggurat.metrics.coco import GroundTruth
 from ziggurat.metrics.confusion import confusion_matrix
-from ziggurat.report.matching import FREE, at_least, match
-from ziggurat.tasks.detection.detections import Detections
-from ziggurat.visualize.boxes import PICTURE_SCORE
+from ziggurat.metrics.matching import FREE, at_least, match
+from ziggurat.data.detections import Detections
+from ziggurat.data.detections import PICTURE_SCORE
 
 
 def detection_confusion(

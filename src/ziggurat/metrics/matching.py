@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ziggurat.metrics.coco import GroundTruth
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 MATCH_IOU = 0.5  # a detection that overlaps an object less does not answer for it
 FREE, CROWDED = -1, -2  # of a detection that answers for no object; of one that lies in a crowd

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ziggurat.metrics.coco import GroundTruth
-from ziggurat.report.matching import CROWDED, match
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.metrics.matching import CROWDED, match
+from ziggurat.data.detections import Detections
 
 RECALLS = np.linspace(0, 1, 101)  # those of COCO
 

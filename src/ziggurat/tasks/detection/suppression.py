@@ -1,32 +1,14 @@
-"""Found objects, and which of overlapping ones remain."""
+"""Which of overlapping detections remain."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from ziggurat.data.detections import Detections
+
 FEW = 500  # up to so many detections one call is faster than one for each class
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The objects found in one image, the best first.
-
-    Attributes:
-        boxes_xyxy: Corners in pixels of the image, float32, shape ``(N, 4)``.
-        scores: From 0 to 1, falling, float32, shape ``(N,)``.
-        labels: Indices into the class names, int64, shape ``(N,)``.
-    """
-
-    boxes_xyxy: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def suppress(detections: Detections, nms_threshold: float, max_detections: int) -> Detections:

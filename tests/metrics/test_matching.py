@@ -3,7 +3,7 @@
 import torch
 
 from support.scenes import found, truth
-from ziggurat.report.matching import CROWDED, FREE, at_least, match
+from ziggurat.metrics.matching import CROWDED, FREE, at_least, match
 
 LEFT, RIGHT = (0, 0, 10, 10), (20, 0, 30, 10)
 
