@@ -42,7 +42,6 @@ from ziggurat.data.views import (
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
 from ziggurat.strategies.mesh import Mesh

@@ -24,7 +24,12 @@ def list_models(text: str = "") -> Iterator[dict[str, Any]]:
     for name in model_names():
         if text in name:
             parameters = sum(parameter.numel() for parameter in _build(name).parameters())
-            yield {"name": name, "task": family_of(name).task, "parameters": parameters, "plans": plans_of(name)}
+            yield {
+                "name": name,
+                "task": family_of(name).task,
+                "parameters": parameters,
+                "plans": plans_of(name),
+            }
 
 
 def plans_of(name: str) -> list[str]:

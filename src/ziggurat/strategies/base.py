@@ -72,7 +72,9 @@ class Setting:
             return torch.empty_strided(shape, strides, dtype=self.spec.dtype, device=self.device).zero_()
         dims = band_dims(shape, self.spatial)
         local = [local_size(dim, self.spatial.ranks) for dim in dims]
-        return SpatialTensor(torch.zeros(local, dtype=self.spec.dtype, device=self.device), dims, self.spatial)
+        return SpatialTensor(
+            torch.zeros(local, dtype=self.spec.dtype, device=self.device), dims, self.spatial
+        )
 
 
 class Joined:
@@ -148,6 +150,8 @@ class Strategy(ABC):
         wants_microbatches: Whether each of its workers is idle without a microbatch of its own.
         parts_of_images: Whether its workers have parts of each image, of its loss, and of its gradient.
         parts_of_gradients: Whether its workers have parts of each microbatch's gradient.
+        takes_turns: Whether its workers compute parts of the network one after the other, several microbatches at a time.
+        frees_storage: Whether memory of tensors that live on is freed while a model runs.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
         home: Where a whole model lies until it is spread; None for the worker's device.
         spatial: How it cuts images; None if it does not.
@@ -165,9 +169,11 @@ class Strategy(ABC):
     wants_microbatches: ClassVar[bool] = False
     parts_of_images: ClassVar[bool] = False
     parts_of_gradients: ClassVar[bool] = False
+    takes_turns: ClassVar[bool] = False
+    frees_storage: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
     home: ClassVar[str | None] = None
-    spatial: SpatialMesh | None = None
+    spatial: Any = None  # a SpatialMesh, or None
 
     def __init__(self, topology: Topology, degrees: tuple[int, ...]) -> None:
         self.topology, self.degrees = topology, degrees
@@ -193,6 +199,7 @@ class Strategy(ABC):
 
     def name_layers(self, model: nn.Module) -> None:
         """Let messages about a model's layers name them."""
+        return
 
     def gathers(self) -> dict[tuple[str, str], int]:
         """Return the bytes that this worker has received for each layer and operation that had to gather."""

@@ -210,7 +210,7 @@ class BranchRunner(Runner):
             work.seed(index)
 
         def loss(outputs: Any, index: int) -> Tensor:
-            found = work.finish(outputs, index)
+            found: Tensor = work.finish(outputs, index)
             terms[index] = found.detach().double()
             return found.sum()
 

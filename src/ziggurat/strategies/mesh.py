@@ -141,4 +141,3 @@ def make_mesh(workers: Workers, plan: Plan | str = "") -> Mesh:
     if not plan:
         plan = Plan(dp=workers.size)
     return Mesh(workers, parse_plan(plan) if isinstance(plan, str) else plan)
-

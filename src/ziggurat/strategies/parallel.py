@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.graph.meta import meta_copy
+from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.layout import Chunk
@@ -72,6 +73,7 @@ class Parallel(Generic[Model]):
         self.executor = Executor(state.average, mesh, average_runner)
         self.sums = self._make_sums()
         self.num_microbatches, self.mine = 0, range(0)
+        self.trace: Trace | None = None
 
     def _make_sums(self) -> Sums:
         model, mesh = self.state.model, self.mesh
@@ -86,7 +88,9 @@ class Parallel(Generic[Model]):
 
     def microbatches_of(self, num_microbatches: int, place: int | None = None) -> range:
         """Return the microbatches of a place of the data axis (this worker's by default) in a step that has so many."""
-        return partition(num_microbatches, self.mesh.data.size)[self.mesh.data.rank if place is None else place]
+        return partition(num_microbatches, self.mesh.data.size)[
+            self.mesh.data.rank if place is None else place
+        ]
 
     def workers_of(self, index: int) -> list[int]:
         """Return the workers that compute the loss of a microbatch of the step."""
@@ -143,6 +147,8 @@ class Parallel(Generic[Model]):
             One all-gather over the data axis; of parts one all-reduce over the workers that share images.
         """
         empty = torch.zeros((0, width), dtype=torch.float64, device=self.mesh.workers.device)
+        if not width:
+            return empty.new_zeros((self.num_microbatches, 0))
         vectors = torch.stack(list(mine)) if mine else empty
         data = self.mesh.data
         gathered = gather_leaves(vectors, partition(self.num_microbatches, data.size), data)
@@ -158,10 +164,11 @@ class Parallel(Generic[Model]):
         Communication:
             The sums over microbatches and parts, see `Sums`; then what each axis has to settle.
         """
-        gradients = self.sums.finish()
-        for one in self.placed.joined:
-            one.settle(gradients, self.names.__getitem__)
-        self.sums.assign(gradients)
+        with noted(self.trace, "sum", "gradients"):
+            gradients = self.sums.finish()
+            for one in self.placed.joined:
+                one.settle(gradients, self.names.__getitem__)
+            self.sums.assign(gradients)
 
     def gradients(self) -> dict[str, Tensor]:
         """Return what this worker has of the gradient of each parameter, by name."""
@@ -237,8 +244,11 @@ class Parallel(Generic[Model]):
                 continue
             chunks = self.layout.owned(owner, tensor if self.layout.mine(owner) else ())
             if len(chunks) > 1:
-                raise ValueError(f"a worker writes one box of a tensor: of {name} it answers for {len(chunks)}")
-            found |= {name: chunk for chunk in chunks}
+                raise ValueError(
+                    f"a worker writes one box of a tensor: of {name} it answers for {len(chunks)}"
+                )
+            if chunks:
+                found[name] = chunks[0]
         return found
 
     def whole_average(self) -> Model | None:
@@ -263,6 +273,28 @@ class Parallel(Generic[Model]):
         if self._form is None:
             return None
         return fill_states(copy.deepcopy(self._form), gathered)
+
+    # -- what there is to say ------------------------------------------------------------------------------------------
+
+    def trace_to(self, trace: Trace | None) -> None:
+        """Note in a trace what this worker does from now on, where workers take turns; in none at all."""
+        self.trace = trace if self.mesh.plan.has_timeline else None
+        self.runner.trace_to(self.trace)
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether tensors that live on keep their memory while the model runs: else it cannot be counted."""
+        return not any(one.frees_storage for one in self.mesh.strategies)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that this worker has sent over all axes but the data axis."""
+        of_axes = sum(one.bytes_sent for one in self.mesh.strategies)
+        return of_axes + sum(one.bytes_sent for one in self.placed.joined)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the axes say of how the network lies on them, ready for JSON."""
+        return {name: value for one in self.placed.joined for name, value in one.facts().items()}
 
     def describe(self) -> list[str]:
         """Return lines on how the model is spread over workers."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import state_names
-from ziggurat.parallel.graph.trace import NORMS
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
+from ziggurat.parallel.pipeline.timing import Trace
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.costs.cuts import CUTS, choose_cut
@@ -29,6 +29,7 @@ from ziggurat.strategies.costs.team import Team
 from ziggurat.strategies.running import Microbatches, Runner
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.whole import drop_states, named_states
+from ziggurat.torch_internals.modules import NORMS
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class PipelineParallel(Strategy):
     meaning = "consecutive parts of the network"
     inwards = 1
     wants_microbatches = True
+    takes_turns = True
 
     @classmethod
     def faults(cls, sizes: Mapping[str, int], text: str) -> list[str]:
@@ -164,7 +166,7 @@ class Stages(Joined):
             {"number": number, "worker": number % self.workers.size, **asdict(cost)}
             for number, cost in enumerate(self.cut.costs)
         ]
-        return {"schedule": self.schedule, "stages": stages}
+        return {"schedule": self.schedule, "workers": self.workers.size, "stages": stages}
 
     @property
     def bytes_sent(self) -> int:
@@ -203,7 +205,7 @@ class PipelineRunner(Runner):
         section = {number: place for place, number in enumerate(self.pipeline.mine)}
 
         def loss(outputs: Any, index: int) -> Tensor:
-            found = work.finish(outputs, index)
+            found: Tensor = work.finish(outputs, index)
             terms[index] = found.detach().double()
             return found.sum()
 
@@ -219,6 +221,10 @@ class PipelineRunner(Runner):
             work.announce("forward", 0)
         self.pipeline.step(Work(work.count, work.images, loss, work.seed, after_forward, leaf, work.compute))
         return collect(self.workers, terms)
+
+    def trace_to(self, trace: Trace | None) -> None:
+        """Note in a trace what this worker does from now on; in none at all."""
+        self.pipeline.trace_to(trace)
 
     def infer(self, work: Microbatches) -> list[Any]:
         """Run forward alone.

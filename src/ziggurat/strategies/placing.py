@@ -1,9 +1,9 @@
 """Placing models on the workers of a mesh: each axis in turn leaves what is this worker's; what lies where becomes a layout.
 
-    whole model, whole average, whole optimizer       on every worker, as one worker makes or resumes them
-    join        every axis looks at the whole model, and decides
-    place       every axis leaves its part, of model and average alike
-    bind        the optimizer's moments follow their parameters
+whole model, whole average, whole optimizer       on every worker, as one worker makes or resumes them
+join        every axis looks at the whole model, and decides
+place       every axis leaves its part, of model and average alike
+bind        the optimizer's moments follow their parameters
 """
 
 from __future__ import annotations

@@ -80,6 +80,18 @@ class Plan:
         """The fewest microbatches of a step that leave no worker idle all the time."""
         return math.prod(size for axis, size in self.sizes.items() if STRATEGIES[axis].wants_microbatches)
 
+    @property
+    def num_dims(self) -> int:
+        """Spatial dims that images are cut along: the first so many."""
+        return max(
+            (len(d) for axis, d in self.degrees.items() if STRATEGIES[axis].parts_of_images), default=0
+        )
+
+    @property
+    def has_timeline(self) -> bool:
+        """Whether workers take turns with parts of the network, so that a picture of their time tells something."""
+        return any(STRATEGIES[axis].takes_turns for axis in self.degrees)
+
     def spread_over(self, num_data: int) -> Plan:
         """Return the plan with another number of workers that the samples of a step are spread over.
 
@@ -87,7 +99,8 @@ class Plan:
             >>> str(parse_plan("fsdp=4,sp=2").spread_over(3))
             'fsdp=3,sp=2'
         """
-        return Plan(**{**self.degrees, self.data_axis: num_data})
+        degrees: dict[str, int | tuple[int, ...]] = {**self.degrees, self.data_axis: num_data}
+        return Plan(**degrees)
 
 
 def parse_plan(text: str) -> Plan:
@@ -107,7 +120,7 @@ def parse_plan(text: str) -> Plan:
         axis, _, degree = (part.strip() for part in item.partition("="))
         grid = axis in STRATEGIES and STRATEGIES[axis].takes_grid
         if axis not in STRATEGIES:
-            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, STRATEGIES)}")
+            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(STRATEGIES))}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
         elif not re.fullmatch(r"[0-9]+(x[0-9]+)?" if grid else r"[0-9]+", degree) or "0" in degree.split("x"):

@@ -13,7 +13,14 @@ from ziggurat.strategies.tensor import TensorParallel
 # In the order in which a plan names them.
 STRATEGIES: dict[str, type[Strategy]] = {
     kind.axis: kind
-    for kind in (DataParallel, ShardedParallel, SpatialParallel, PipelineParallel, TensorParallel, LevelParallel)
+    for kind in (
+        DataParallel,
+        ShardedParallel,
+        SpatialParallel,
+        PipelineParallel,
+        TensorParallel,
+        LevelParallel,
+    )
 }
 # In the order in which a model is placed: what is split is then cut into stages, and what is left is sharded.
 PLACING = ("dp", "sp", "tp", "pp", "lp", "fsdp")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.pipeline.timing import Trace
 from ziggurat.strategies.sums import Sums
 
 T = TypeVar("T")
@@ -50,12 +51,10 @@ class Runner(ABC):
     Attributes:
         at_once: Batches that keep all workers of the network busy in `infer`: so many are given to it together.
         looks_at_each: Whether this worker can compute a microbatch's gradient by itself, to look at it.
-        inference: A context for `infer`; what is kept of a run may be met by autograd later, unless it is inference mode.
     """
 
     at_once = 1
     looks_at_each = True
-    inference: Callable[[], AbstractContextManager[Any]] = torch.no_grad
 
     @abstractmethod
     def train(self, work: Microbatches, mine: Sequence[int], sums: Sums) -> list[Tensor]:
@@ -74,6 +73,10 @@ class Runner(ABC):
     def infer(self, work: Microbatches) -> list[Any]:
         """Run forward alone; returns what ``work.finish`` makes of each microbatch, on every worker that computes a part of it."""
 
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return the context in which `infer` is called: not inference mode, where what is kept of a run meets autograd later."""
+        return torch.no_grad()
+
     def keep_company(self, runs: int, images: Callable[[], Tensor], compute: Callable[[], Any]) -> None:
         """Take part in the runs of other workers that have more microbatches, where the workers run a model together.
 
@@ -82,18 +85,26 @@ class Runner(ABC):
             images: Makes images of their size.
             compute: A context in which the model computes.
         """
+        return
 
     def end_inference(self) -> None:
         """Forget what runs without backward have left."""
+        return
+
+    def trace_to(self, trace: Trace | None) -> None:
+        """Note in a trace what this worker does, where workers take turns; in none at all."""
+        return
 
 
 class WholeRunner(Runner):
     """Runs one microbatch after the other, each with all layers on this worker."""
 
-    inference = torch.inference_mode
-
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return the context in which `infer` is called."""
+        return torch.inference_mode()
 
     def train(self, work: Microbatches, mine: Sequence[int], sums: Sums) -> list[Tensor]:
         """Run forward and backward of each microbatch."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class ShardedParallel(Strategy):
     inwards = 0
     spreads_samples = True
     wants_microbatches = True
+    frees_storage = True
     home = "cpu"  # a whole model need not fit a device
 
     @classmethod
@@ -90,7 +91,9 @@ class Shards(Joined):
         shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
         with warnings.catch_warnings(), setting.compute():
             warnings.simplefilter("ignore")  # the network's own
-            self.units = find_units(model, shape, setting.config.pipeline.unit_bytes)
+            names = {module: name for name, module in model.named_modules()}
+            units = find_units(model, shape, setting.config.pipeline.unit_bytes)
+            self.units = [names[module] for module in units]
 
     def place(self, model: nn.Module) -> None:
         """Leave each parameter this worker's rows, as a `DTensor`."""
@@ -177,11 +180,14 @@ class ShardedRunner(WholeRunner):
     """
 
     looks_at_each = False
-    inference = torch.no_grad
 
     def __init__(self, model: nn.Module, data: Workers, setting: Setting) -> None:
         super().__init__(model)
         self.data, self.setting = data, setting
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return the context in which `infer` is called: gathered weights are met by autograd later."""
+        return torch.no_grad()
 
     def train(self, work: Microbatches, mine: Sequence[int], sums: Sums) -> list[Tensor]:
         """Run forward and backward of this worker's microbatches; then keep other workers company."""
@@ -191,7 +197,6 @@ class ShardedRunner(WholeRunner):
             with sums.idle():
                 backward_of_nothing(self._run_blank(self.setting.blank_images, work.compute))
         return losses
-
 
     def keep_company(self, runs: int, images: Callable[[], Tensor], compute: Callable[[], Any]) -> None:
         """Run the model on black images."""

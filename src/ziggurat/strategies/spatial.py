@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
 from ziggurat.data.tiles import Tile
-from ziggurat.parallel.spatial import SpatialTensor, spatial_mesh
+from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.strategies.base import Strategy
@@ -26,6 +26,8 @@ class SpatialParallel(Strategy):
     takes_grid = True
     parts_of_images = True
     parts_of_gradients = True
+
+    spatial: SpatialMesh
 
     def __init__(self, topology: Topology, degrees: tuple[int, ...]) -> None:
         super().__init__(topology, degrees)
@@ -58,7 +60,7 @@ class SpatialParallel(Strategy):
     @property
     def bytes_sent(self) -> int:
         """Bytes that this worker has sent to its neighbours, and in sums."""
-        return sum(axis.traffic.bytes_sent for axis in self.spatial.axes)
+        return sum((axis.traffic.bytes_sent for axis in self.spatial.axes), 0)
 
 
 def _tile(rows: Range, columns: Range) -> Tile:

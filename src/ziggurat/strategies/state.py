@@ -84,7 +84,7 @@ class TrainState(Generic[Model]):
             TypeError: If the optimizer keeps something that is no tensor.
         """
         found = self.weights()
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
         for parameter, slots in self.optimizer.state.items():
             for slot, value in slots.items():
                 if value is None:
@@ -141,4 +141,6 @@ def owner_of(name: str) -> str:
 
 def names_of(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Return the tensors of one kind, such as ``average``, by the names that they have in a model."""
-    return {name.partition(".")[2]: value for name, value in tensors.items() if name.partition(".")[0] == kind}
+    return {
+        name.partition(".")[2]: value for name, value in tensors.items() if name.partition(".")[0] == kind
+    }

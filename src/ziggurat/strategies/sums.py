@@ -57,8 +57,10 @@ class Sums:
     def start(self, num_microbatches: int) -> None:
         """Begin a step."""
         self.num_microbatches = num_microbatches
-        for part in (*self.gradients, *self.statistics):
-            part.start(num_microbatches)
+        for gradients in self.gradients:
+            gradients.start(num_microbatches)
+        for statistics in self.statistics:
+            statistics.start()
 
     @contextmanager
     def leaf(self, section: int, index: int) -> Iterator[None]:

@@ -20,6 +20,7 @@ from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
+from ziggurat.torch_internals.modules import replace_layer
 
 MOST_NAMED = 3  # layers of a line
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
@@ -199,5 +200,5 @@ def checksum(tensors: list[Tensor], device: torch.device) -> Tensor:
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, key = name.rpartition(".")
-    owner: Any = model.get_submodule(parent)
-    owner._modules[key] = layer.train(owner._modules[key].training)
+    owner = model.get_submodule(parent)
+    replace_layer(owner, key, layer.train(model.get_submodule(name).training))

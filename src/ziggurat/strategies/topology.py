@@ -56,3 +56,9 @@ class Topology:
         if ranks not in self._groups:
             self._groups[ranks] = self.workers.subgroup(ranks)
         return self._groups[ranks]
+
+    def label(self, rank: int) -> str:
+        """Return a worker's number with its places, such as ``worker 3: dp 1, pp 1``."""
+        return f"worker {rank}: " + ", ".join(
+            f"{axis} {place}" for axis, place in reversed(self.coordinates(rank).items())
+        )

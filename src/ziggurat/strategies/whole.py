@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from ziggurat.torch_internals.modules import own_states, replace_state
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -61,9 +63,7 @@ def fill_states(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     return model
 
 
-def _replace(model: nn.Module, replacement: Any) -> None:
+def _replace(model: nn.Module, replacement: Callable[[Tensor], Tensor]) -> None:
     for module in model.modules():
-        for places in (module._parameters, module._buffers):
-            for key, tensor in places.items():
-                if tensor is not None:
-                    places[key] = replacement(tensor)
+        for name, tensor in own_states(module):
+            replace_state(module, name, replacement(tensor))

@@ -25,7 +25,7 @@ from ziggurat.runs.checkpoint import Checkpoints
 from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.executor import Executor
-from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.setting import run_setting
 from ziggurat.strategies.state import TrainState
@@ -129,7 +129,15 @@ def train(
         if whole is not None:
             board, console = log.board, log.console
             write_report(
-                folder, evaluation, whole.to(mesh.home), task, data.validation, config, mesh.home, board, console
+                folder,
+                evaluation,
+                whole.to(mesh.home),
+                task,
+                data.validation,
+                config,
+                mesh.home,
+                board,
+                console,
             )
         session.finish_checkpoints(log)
         mesh.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from ziggurat.training.step import StepResult
 
 
 def nonfinite_faults(
-    result: StepResult, term_names: Sequence[str], samples: Sequence[str], parallel: Parallel[nn.Module]
+    result: StepResult, term_names: Sequence[str], samples: Sequence[str], parallel: Parallel[Any]
 ) -> list[str]:
     """Return a sentence for each microbatch whose loss or gradient is not finite, the same on every worker.
 
@@ -47,7 +48,7 @@ def _values(names: Sequence[str], values: Tensor) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.tolist(), strict=True))
 
 
-def _worker(index: int, parallel: Parallel[nn.Module]) -> str:
+def _worker(index: int, parallel: Parallel[Any]) -> str:
     """Name the worker that computes the loss of a microbatch, or those that do so together."""
     found = parallel.workers_of(index)
     return f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"

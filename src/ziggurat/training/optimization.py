@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import nn
 
 from ziggurat.config import TrainConfig
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer; weights with one dim or none (biases, norms) are not decayed."""

@@ -20,12 +20,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-
+from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase, waiting
-from ziggurat.errors import CollectiveFailed
 from ziggurat.runs.checkpoint import (
     Progress,
     checkpoint_faults,
@@ -52,7 +51,7 @@ class Snapshots:
         parallel: The state, whole on this worker (`Parallel.survives`).
     """
 
-    def __init__(self, folder: Path | None, run: str, parallel: Parallel[nn.Module]) -> None:
+    def __init__(self, folder: Path | None, run: str, parallel: Parallel[Any]) -> None:
         self.folder = folder if parallel.survives else None
         self.run, self.parallel = run, parallel
 
@@ -80,7 +79,8 @@ class Snapshots:
             if before and before[-1] >= progress.step:
                 return
             chunks = {
-                name: Chunk(value.detach().cpu(), (0,) * value.dim()) for name, value in state.tensors().items()
+                name: Chunk(value.detach().cpu(), (0,) * value.dim())
+                for name, value in state.tensors().items()
             }
             fault = write_checkpoint(folder, progress, self.run, chunks, Workers())
             if fault is not None:

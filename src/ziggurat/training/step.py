@@ -1,10 +1,10 @@
 """One training step: what `train` runs is what `verify` proves, what the benchmarks time, and what a loop of your own calls.
 
-    1 counts    what the loss is divided by, over all workers, is known before anything is computed
-    2 sums      what depends on the outputs of all microbatches takes a pass of its own
-    3 losses    forward and backward; each microbatch leaves a gradient, running statistics and terms of the loss
-    4 exchange  sums over all workers, in an order that does not depend on their number
-    5 change    clipping, optimizer, moving average; or nothing, where a number is not finite
+1 counts    what the loss is divided by, over all workers, is known before anything is computed
+2 sums      what depends on the outputs of all microbatches takes a pass of its own
+3 losses    forward and backward; each microbatch leaves a gradient, running statistics and terms of the loss
+4 exchange  sums over all workers, in an order that does not depend on their number
+5 change    clipping, optimizer, moving average; or nothing, where a number is not finite
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 
 class Loss(Protocol[M_contra]):
-    """What a step asks of a task: see `ziggurat.tasks.base.Task`.
-
-    Attributes:
-        term_names: The terms of the loss.
-        normalizer_names: What the loss is divided by.
-        normalizers_are_parts: Whether workers that share an image each know a part of these.
-        output_sum_names: What is summed over the outputs of all microbatches before the loss.
-    """
+    """What a step asks of a task: see `ziggurat.tasks.base.Task`."""
 
     @property
-    def term_names(self) -> Sequence[str]: ...
+    def term_names(self) -> Sequence[str]:
+        """The terms of the loss."""
+        ...
 
     @property
-    def normalizer_names(self) -> Sequence[str]: ...
+    def normalizer_names(self) -> Sequence[str]:
+        """What the loss is divided by."""
+        ...
 
     @property
-    def normalizers_are_parts(self) -> bool: ...
+    def normalizers_are_parts(self) -> bool:
+        """Whether workers that share an image each know a part of these."""
+        ...
 
     @property
-    def output_sum_names(self) -> Sequence[str]: ...
+    def output_sum_names(self) -> Sequence[str]:
+        """What is summed over the outputs of all microbatches before the loss."""
+        ...
 
     def assign(self, batch: M_contra) -> Any:
         """Return what the outputs of a microbatch are compared with."""
@@ -114,7 +115,9 @@ class Step(Generic[M, Model]):
         clip_norm: Largest norm of the gradient; 0 does not clip.
     """
 
-    def __init__(self, parallel: Parallel[Model], task: Loss[M], feed: Feed[M], clip_norm: float = 0.0) -> None:
+    def __init__(
+        self, parallel: Parallel[Model], task: Loss[M], feed: Feed[M], clip_norm: float = 0.0
+    ) -> None:
         self.parallel, self.task, self.feed, self.clip_norm = parallel, task, feed, clip_norm
         self.state = parallel.state
 

@@ -23,7 +23,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.torch_internals.functions import FunctionMode
 from ziggurat.verify.compare import Errors, compare_steps
-from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.step import Outcome, Trial, run_step
 
 
 def with_other_last_bits(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -103,7 +103,7 @@ def _batch_norm(
     return out.to(input.dtype)
 
 
-def measure_rounding(model: nn.Module, trial: Trial, reference: Step) -> Errors:
+def measure_rounding(model: nn.Module, trial: Trial, reference: Outcome) -> Errors:
     """Return how far the step on one worker moves when it is rounded in other ways.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ziggurat.strategies.state import TrainState, split_slot
 MAX_SHOWN = 5  # names of a message
 
 
-def load_state(folder: Path, progress: Progress, state: TrainState[nn.Module]) -> None:
+def load_state(folder: Path, progress: Progress, state: TrainState[Any]) -> None:
     """Read a checkpoint, which has been checked, into a state.
 
     Args:
