@@ -127,10 +127,12 @@ def train(
             parallel.finish_gradients()
             terms = parallel.gather(losses, len(task.term_names))
             norm = parallel.gradient_norm()
+            workers.confirm()
             finite = bool(terms.isfinite().all() and norm.isfinite())
             if finite:
                 parallel.finish_statistics()
                 phase("optimizer", step)
+                workers.confirm()
                 handover.change()
                 if config.train.clip_norm:
                     parallel.clip(config.train.clip_norm, norm)

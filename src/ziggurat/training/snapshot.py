@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase, waiting
 from ziggurat.runs.checkpoint import (
@@ -83,14 +84,14 @@ class Handover:
 
     @contextmanager
     def on_loss(self, undo: Callable[[], None]) -> Iterator[None]:
-        """Hand the state over if a collective fails in the block; the error goes on.
+        """Hand the state over if a collective fails in the block, as another worker is lost; the error goes on.
 
         Args:
             undo: Goes back to the running statistics from before the step.
         """
         try:
             yield
-        except RuntimeError:  # what a collective raises; a user's error is none
+        except CollectiveFailed:
             if self.folder is not None and self.progress is not None:
                 phase("handover")
                 if self.within:
