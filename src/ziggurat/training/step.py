@@ -148,11 +148,13 @@ class Step(Generic[M, Model]):
         parallel.finish_gradients()
         terms = parallel.gather(losses, len(task.term_names))
         norm = parallel.norm()
+        workers = parallel.mesh.workers
+        workers.confirm()  # on a GPU a lost worker's part is read as any number
         if not (terms.isfinite().all() and norm.isfinite()):
             return self._refuse(terms, norm, work)
-        parallel.mesh.workers.confirm()
         parallel.finish_statistics()
         phase("optimizer", self.state.step)
+        workers.confirm()
         self.state.condition = "changing"
         if self.clip_norm:
             parallel.clip(self.clip_norm, norm)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.config import CheckpointConfig
-from ziggurat.errors import UserError
+from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
 from ziggurat.runs.checkpoint.folders import (
@@ -64,6 +64,7 @@ class Checkpoints:
         self._found_faults: list[str] = []
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
+        self._mistake: Exception | None = None  # of the thread
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -72,7 +73,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.workers.size == 1 or not isinstance(error, RuntimeError):  # else another worker may be lost
+        if not isinstance(
+            error, CollectiveFailed
+        ):  # else another worker is lost, and the thread finds out as well
             self.wait()
 
     @property
@@ -111,6 +114,9 @@ class Checkpoints:
             with waiting():  # if a worker hangs in writing, it is the one whose thread does
                 self._thread.join()
             self._thread = None
+        if self._mistake is not None:
+            mistake, self._mistake = self._mistake, None
+            raise mistake
 
     def messages(self) -> list[str]:
         """Return what there is to say since the last call, on the first worker."""
@@ -172,8 +178,11 @@ class Checkpoints:
         with beside_training("checkpoint data"):
             try:
                 fault = write_checkpoint(self.folder, progress, self.run, tensors, self.workers, phase)
-            except RuntimeError as error:  # a worker is lost, as the training itself finds out
+            except CollectiveFailed as error:  # a worker is lost, as the training itself finds out
                 self._say(f"the checkpoint of step {progress.step} was interrupted: {error}")
+                return
+            except Exception as error:  # noqa: BLE001 - of this program; whoever waits for the checkpoint raises it
+                self._mistake = error
                 return
         seconds = time.perf_counter() - begin
         if fault is not None:
