@@ -146,9 +146,7 @@ class Microbatch:
         return self._map(Tensor.share_memory_)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
-        return replace(
-            self, images_BCHW=change(self.images_BCHW), targets=map_tensors(self.targets, change)
-        )
+        return replace(self, images_BCHW=change(self.images_BCHW), targets=map_tensors(self.targets, change))
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -59,7 +59,12 @@ class TargetKind(Protocol):
         ...
 
     def draw(
-        self, generator: torch.Generator, num_classes: int, count: int, extent: tuple[int, int], part: Part | None
+        self,
+        generator: torch.Generator,
+        num_classes: int,
+        count: int,
+        extent: tuple[int, int],
+        part: Part | None,
     ) -> Any:
         """Return random targets of a microbatch, for steps that are verified.
 

@@ -112,4 +112,3 @@ def evaluate_run(
         "seconds": seconds,
         "images_per_second": len(dataset) / seconds,
     }
-

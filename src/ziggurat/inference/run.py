@@ -67,9 +67,7 @@ def _tiles_of_own_images(
     pairs = list(zip(tiled.mine, tiled.results, strict=True))
     foreign = [(piece, found) for piece, found in pairs if piece.image not in owned]
     sent = [piece for piece, _ in foreign], task.pack([found for _, found in foreign])
-    received = [
-        zip(pieces, task.unpack(packed), strict=True) for pieces, packed in workers.gather(sent)
-    ]
+    received = [zip(pieces, task.unpack(packed), strict=True) for pieces, packed in workers.gather(sent)]
     tiles: dict[int, list[tuple[Tile, Found]]] = {index: [] for index in sorted(owned)}
     for piece, found in itertools.chain(pairs, *received):
         if piece.image in owned:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ziggurat.data.detections import PICTURE_SCORE, Detections
 from ziggurat.metrics.coco import GroundTruth
 from ziggurat.metrics.confusion import confusion_matrix
 from ziggurat.metrics.matching import FREE, at_least, match
-from ziggurat.data.detections import Detections
-from ziggurat.data.detections import PICTURE_SCORE
 
 
 def detection_confusion(

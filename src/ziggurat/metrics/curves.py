@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ziggurat.data.detections import Detections
 from ziggurat.metrics.coco import GroundTruth
 from ziggurat.metrics.matching import CROWDED, match
-from ziggurat.data.detections import Detections
 
 RECALLS = np.linspace(0, 1, 101)  # those of COCO
 

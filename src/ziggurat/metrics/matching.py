@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ziggurat.metrics.coco import GroundTruth
 from ziggurat.data.detections import Detections
+from ziggurat.metrics.coco import GroundTruth
 
 MATCH_IOU = 0.5  # a detection that overlaps an object less does not answer for it
 FREE, CROWDED = -1, -2  # of a detection that answers for no object; of one that lies in a crowd

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ziggurat.config import ModelConfig
-from ziggurat.models.build import FAMILIES, family_of
+from ziggurat.models.build import family_of
+from ziggurat.models.families import FAMILIES
 
 PLANS = ["dp", "sp", "pp", "tp", "fsdp"]  # of every model here
 
@@ -24,7 +25,12 @@ def list_models(text: str = "") -> Iterator[dict[str, Any]]:
     for name in model_names():
         if text in name:
             parameters = sum(parameter.numel() for parameter in _build(name).parameters())
-            yield {"name": name, "task": family_of(name).task, "parameters": parameters, "plans": plans_of(name)}
+            yield {
+                "name": name,
+                "task": family_of(name).task,
+                "parameters": parameters,
+                "plans": plans_of(name),
+            }
 
 
 def plans_of(name: str) -> list[str]:

@@ -48,7 +48,12 @@ class LabelKind:
         return LabelTargets(torch.tensor(targets))
 
     def draw(
-        self, generator: torch.Generator, num_classes: int, count: int, extent: tuple[int, int], part: Part | None
+        self,
+        generator: torch.Generator,
+        num_classes: int,
+        count: int,
+        extent: tuple[int, int],
+        part: Part | None,
     ) -> LabelTargets:
         """Return a label for each image."""
         return LabelTargets(torch.randint(0, num_classes, (count,), generator=generator))

@@ -36,7 +36,9 @@ class Decoder:
         self._assigner, self._coder = head.assigner, head.coder
 
     @torch.no_grad()
-    def detections(self, outputs: dict[str, dict[str, Tensor]], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    def detections(
+        self, outputs: dict[str, dict[str, Tensor]], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
         """Return the objects found in each image, in pixels of the model's input.
 
         Args:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ziggurat.config import DecodeConfig
-from ziggurat.data.tiles import Tile
 from ziggurat.data.detections import Detections, concatenate
+from ziggurat.data.tiles import Tile
 from ziggurat.tasks.detection.suppression import suppress
 
 
@@ -98,4 +98,3 @@ def _room(boxes_N4: Tensor, borders_T4: Tensor) -> Tensor:
     before = boxes_N4[:, None, :2] - borders_T4[None, :, :2]
     behind = borders_T4[None, :, 2:] - boxes_N4[:, None, 2:]
     return torch.cat([before, behind], dim=2).amin(dim=2)
-

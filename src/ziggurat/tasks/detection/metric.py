@@ -59,9 +59,7 @@ class DetectionMetric(Metric[Detections]):
         counts = count_objects(truth, len(classes)).tolist()
         map_by_class = metrics.get("map_per_class", {})
         rows = [
-            ClassRow(
-                name, counts[label], {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)}
-            )
+            ClassRow(name, counts[label], {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)})
             for label, name in enumerate(classes)
         ]
         confusion = detection_confusion(truth, found, len(classes))

@@ -58,7 +58,12 @@ class ObjectKind:
         return ObjectTargets(boxes, labels, tuple(len(one) for one in targets))
 
     def draw(
-        self, generator: torch.Generator, num_classes: int, count: int, extent: tuple[int, int], part: Part | None
+        self,
+        generator: torch.Generator,
+        num_classes: int,
+        count: int,
+        extent: tuple[int, int],
+        part: Part | None,
     ) -> ObjectTargets:
         """Return one object at least an image: boxes of two pixels up to the whole image."""
         return self.stack([_draw_objects(generator, num_classes, *extent) for _ in range(count)], *extent)

@@ -98,9 +98,7 @@ class DetectionTask(Task[Detections, Detections]):
             for one in self.detections(outputs, sizes)
         ]
 
-    def stitch(
-        self, tiles: Sequence[tuple[Tile, Detections]], view: View, record: ImageRecord
-    ) -> Detections:
+    def stitch(self, tiles: Sequence[tuple[Tile, Detections]], view: View, record: ImageRecord) -> Detections:
         """Join the objects of an image's tiles; see `merging`."""
         data = self.config.data
         margin = data.tile_overlap * data.crop / 8

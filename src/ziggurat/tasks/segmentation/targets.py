@@ -51,7 +51,12 @@ class MaskKind:
         return MaskTargets(labels_BHW)
 
     def draw(
-        self, generator: torch.Generator, num_classes: int, count: int, extent: tuple[int, int], part: Part | None
+        self,
+        generator: torch.Generator,
+        num_classes: int,
+        count: int,
+        extent: tuple[int, int],
+        part: Part | None,
     ) -> MaskTargets:
         """Return a label for each pixel, or for those that this worker answers for."""
         labels_BHW = torch.randint(0, num_classes, (count, *extent), generator=generator).to(torch.uint8)

@@ -80,7 +80,9 @@ class SegmentationTask(Task[Tensor, Tensor]):
     default_model = "smp:unet/resnet34"
     usual_classes = 21
     targets = MaskKind()
-    legend = "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)"
+    legend = (
+        "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)"
+    )
     normalizers_are_parts = True
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
