@@ -11,8 +11,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ziggurat.metrics.coco import GroundTruth, coco_metrics
 from ziggurat.data.detections import Detections
+from ziggurat.metrics.coco import GroundTruth, coco_metrics
 
 CLASSES = ("cat", "dog", "bird")
 

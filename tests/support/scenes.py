@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from ziggurat.metrics.coco import GroundTruth
 from ziggurat.data.detections import Detections
+from ziggurat.metrics.coco import GroundTruth
 
 
 def truth(*rows):

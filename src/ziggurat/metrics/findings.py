@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ziggurat.metrics.curves import Curve
 
+BACKGROUND = "(background)"  # in brackets: a class may have this name
+
 
 @dataclass(frozen=True)
 class ClassRow:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ziggurat.config import ModelConfig
-from ziggurat.models.build import FAMILIES, family_of
+from ziggurat.models.build import family_of
+from ziggurat.models.families import FAMILIES
 
 PLANS = ["dp", "sp", "pp", "tp", "fsdp"]  # of every model here
 

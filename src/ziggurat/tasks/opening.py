@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import Dataset
-from ziggurat.data.formats import NotServed, open_split, recognise_annotations
+from ziggurat.data.formats import NotServedError, open_split, recognise_annotations
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.tasks.registry import find_task, tasks_of
@@ -37,7 +37,7 @@ def open_dataset(
     """
     try:
         return open_split(path, split, find_task(task).annotations, config, digits, classes)
-    except NotServed as error:
+    except NotServedError as error:
         serves = tasks_of(error.annotations)
         raise UserError(
             f"the data set must serve the task {task}: {path} was recognised as {error.format}, which serves "
