@@ -14,7 +14,7 @@ from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.sums import reduce_over
-from ziggurat.parallel.spatial.table import Call, operation, wrap
+from ziggurat.parallel.spatial.table import Call, fallback, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
@@ -136,6 +136,7 @@ def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:
     return SpatialTensor(local, (*x.dims[:d], wanted, *x.dims[d + 1 :]), x.mesh)
 
 
+@fallback("pointwise")
 def run_pointwise(call: Call) -> Any:
     """Compute a pointwise operation: each worker on its band."""
     args, named = call.args, call.named
