@@ -24,6 +24,7 @@ from ziggurat.torch_internals import (
     modules,
     sharding,
     storage,
+    stores,
     tensors,
 )
 

@@ -307,7 +307,7 @@ def _run_batches(
             waiting.append(Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part))
             if len(waiting) == executor.at_once or number == len(batches):
                 # workers that compute a batch together go on together, or not at all
-                if not sum(mesh.together.sum([len(faults)])):
+                if not any(mesh.together.sum([len(faults)])):
                     results += forward(waiting)
                     num_runs += len(waiting)
                 waiting = []

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from types import FrameType
 
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.frames import known_layer
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
@@ -87,13 +86,7 @@ class SpatialMesh:
 
     def layer(self) -> str:
         """Return the name of the layer that is being computed, as far as the call stack tells."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and id(owner) in self.names:
-                return self.names[id(owner)] or type(owner).__name__
-            frame = frame.f_back
-        return "?"
+        return known_layer(self.names)
 
     def start_backward(self, loss: Tensor, retain_graph: bool | None = None) -> None:
         """Run backward from a number that every worker has, and add the gradient to that of every parameter.
