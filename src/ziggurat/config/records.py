@@ -97,6 +97,8 @@ class DataConfig:
         workers: Loader processes per worker; 0 loads in the worker itself.
         cache_bytes: Decoded images that each loader process may keep.
         max_pixels: Images with more pixels are refused before they are decoded.
+        range: The samples that are black and white, such as ``0,4095``, in images of more than 8 bits; empty takes all
+            of 16 bits, and refuses 32 bits, signed and floating-point samples, which have no range of their own.
         tile_overlap: Share of a tile's side that neighbouring prediction tiles have in common.
         on_error: When the image of a training sample cannot be read: ``stop``, or ``skip`` it, which puts the next
             sample of another image in its place, and is counted.
@@ -120,6 +122,7 @@ class DataConfig:
     workers: int = 1
     cache_bytes: int = 1 << 30
     max_pixels: int = 1 << 30
+    range: str = ""
     tile_overlap: float = 0.25
     on_error: Literal["stop", "skip"] = "stop"
 

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ziggurat.config import CheckpointConfig
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
 from ziggurat.runs.checkpoint.folders import (
     checkpoint_folder,
     published_steps,
@@ -25,10 +29,6 @@ from ziggurat.runs.checkpoint.manifest import checkpoint_faults, read_manifest
 from ziggurat.runs.checkpoint.retention import retained_steps
 from ziggurat.runs.checkpoint.tensors import Rows
 from ziggurat.runs.checkpoint.writing import Progress, write_checkpoint
-from ziggurat.config import CheckpointConfig
-from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
 
 
 class _Found(NamedTuple):

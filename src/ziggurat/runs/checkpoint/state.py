@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ziggurat.runs.checkpoint.tensors import TensorFacts, read_tensors, stored_tensors
 from ziggurat.errors import UserError
+from ziggurat.runs.checkpoint.tensors import TensorFacts, read_tensors, stored_tensors
 
 MAX_SHOWN = 5  # names of a message
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.checkpoint.folders import checkpoint_folder, make_partial, partial_folder, publish, sync
 from ziggurat.runs.checkpoint.manifest import MANIFEST, FileFacts, Manifest, file_facts
 from ziggurat.runs.checkpoint.tensors import Rows, write_tensors
-from ziggurat.parallel.collectives.workers import Workers
 
 
 @dataclass(frozen=True)
