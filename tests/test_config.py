@@ -121,7 +121,7 @@ def test_ranges_and_relations():
 def test_what_is_no_range_of_samples(text):
     (fault,) = range_faults(override(RunConfig(), {"data.range": text}))
     assert fault.startswith("data.range must be two numbers")
-    with pytest.raises(UserError, match="data.range must be two numbers"):
+    with pytest.raises(UserError, match=r"data\.range must be two numbers"):
         read_range(text)
     assert range_faults(override(RunConfig(), {"data.range": " -1.5, 2"})) == []
 
