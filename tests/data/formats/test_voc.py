@@ -85,7 +85,9 @@ def test_declarations_are_refused_in_every_encoding(tmp_path: Path, encoding: st
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "cp1252"])
 def test_names_in_every_encoding(tmp_path: Path, encoding: str) -> None:
-    content = f"<?xml version='1.0' encoding='{encoding}'?>" + voc(("Ahornb\xe4ume & B\xfcsche", corners(1, 2, 3, 4)))
+    content = f"<?xml version='1.0' encoding='{encoding}'?>" + voc(
+        ("Ahornb\xe4ume & B\xfcsche", corners(1, 2, 3, 4))
+    )
     file = write(tmp_path, content.replace("&", "&amp;").encode(encoding))
     assert opened(file).classes == ("Ahornb\xe4ume & B\xfcsche",)
 

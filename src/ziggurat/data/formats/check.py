@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,7 @@ from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.images import read_image
 from ziggurat.data.readers.sample_range import SampleRange, read_range
 from ziggurat.errors import UserError
+from ziggurat.system.forking import fork_context
 
 _FEW = 32  # images that one process decodes before others are worth starting
 
@@ -169,7 +169,7 @@ def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterab
     processes = min(len(os.sched_getaffinity(0)), len(paths) // _FEW + 1)
     with ProcessPoolExecutor(
         processes,
-        mp_context=multiprocessing.get_context("fork"),
+        mp_context=fork_context(),
         initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:

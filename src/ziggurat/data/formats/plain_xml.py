@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 
-class DeclarationFound(ValueError):
+class DeclarationFound(ValueError):  # noqa: N818 - reads as what happened
     """A file declares something that could expand."""
 
 
