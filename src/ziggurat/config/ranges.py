@@ -16,7 +16,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "model.channels", "model.pnn.levels", "model.pnn.channels", "model.pnn.stages", "model.pnn.depth",
         "model.pnn.hidden", "data.crop", "data.resize_limit", "data.scale_min", "data.scale_max", "data.max_pixels",
         "digits.size", "digits.height_min", "digits.height_max", "digits.train_scenes", "digits.val_scenes",
-        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "checkpoint.keep",
+        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "train.backbone_lr", "checkpoint.keep",
         "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
         "tensor.min_width",
     ]  # fmt: skip
@@ -34,6 +34,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "data.min_visible",
         "data.tile_overlap",
         "train.momentum",
+        "train.beta2",
         "train.ema",
     ]
     closed = [

@@ -211,8 +211,11 @@ class TrainConfig:
             that the run is started with, and is resolved before it starts.
         optimizer: ``adamw`` or ``sgd``.
         lr: Peak learning rate.
+        backbone_lr: Learning rate of the backbone as a share of ``lr``; of a classifier, of all but its last layer.
         momentum: Momentum of SGD, or the first beta of AdamW.
-        weight_decay: Decay of weights with more than one dim (never of biases and norms).
+        beta2: Second beta of AdamW.
+        weight_decay: Decay of weights with more than one dim (never of biases, norms, position embeddings, class tokens,
+            nor what a network of timm's names in ``no_weight_decay``).
         warmup: Share of the steps in which the learning rate rises linearly; then it falls as a cosine.
         final_lr: Learning rate of the last step as a share of ``lr``.
         clip_norm: Largest global norm of the gradient; 0 does not clip.
@@ -231,7 +234,9 @@ class TrainConfig:
     microbatches: int = 0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 5e-4
+    backbone_lr: float = 1.0
     momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 0.05
     warmup: float = 0.05
     final_lr: float = 0.01
