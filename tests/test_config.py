@@ -14,6 +14,7 @@ from ziggurat.config import (
     range_faults,
     save_config,
 )
+from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
 
 
@@ -114,6 +115,15 @@ def test_ranges_and_relations():
         "data.scale_min must not exceed data.scale_max: got 2.0 and 1.25",
         "nothing to do: give train.epochs or train.steps",
     ]
+
+
+@pytest.mark.parametrize("text", ["1", "2,1", "0,0", "a,b", "0,inf", "0,1,2", ","])
+def test_what_is_no_range_of_samples(text):
+    (fault,) = range_faults(override(RunConfig(), {"data.range": text}))
+    assert fault.startswith("data.range must be two numbers")
+    with pytest.raises(UserError, match=r"data\.range must be two numbers"):
+        read_range(text)
+    assert range_faults(override(RunConfig(), {"data.range": " -1.5, 2"})) == []
 
 
 def test_every_setting_is_explained():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.errors import Preempted, UserError
+from ziggurat.system.platform import require_linux
 
 DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
 
@@ -52,6 +53,11 @@ DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = build_parser().parse_args(arguments)
+    try:
+        require_linux()
+    except UserError as error:
+        print(f"ziggurat: {error}", file=sys.stderr)
+        return WRONG_INPUT
     from ziggurat.parallel.runtime.launch import (  # imports PyTorch: only after --help
         Interrupted,
         WorkerFailed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from ziggurat.config.reading import flatten
@@ -15,7 +16,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "model.channels", "model.pnn.levels", "model.pnn.channels", "model.pnn.stages", "model.pnn.depth",
         "model.pnn.hidden", "data.crop", "data.resize_limit", "data.scale_min", "data.scale_max", "data.max_pixels",
         "digits.size", "digits.height_min", "digits.height_max", "digits.train_scenes", "digits.val_scenes",
-        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "checkpoint.keep",
+        "decode.candidates", "decode.max_detections", "train.batch_size", "train.lr", "train.backbone_lr", "checkpoint.keep",
         "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds", "launch.evaluation_seconds",
         "tensor.min_width",
     ]  # fmt: skip
@@ -33,6 +34,7 @@ def range_faults(config: RunConfig) -> list[str]:
         "data.min_visible",
         "data.tile_overlap",
         "train.momentum",
+        "train.beta2",
         "train.ema",
     ]
     closed = [
@@ -58,8 +60,22 @@ def range_faults(config: RunConfig) -> list[str]:
         faults.append(
             f"data.crops must name sides in pixels with commas between, such as 448,512: got {flat['data.crops']}"
         )
+    if not _is_range(flat["data.range"]):
+        faults.append(
+            f"data.range must be two numbers with a comma between, the first smaller, such as 0,4095: got "
+            f"{flat['data.range']}"
+        )
     if not 0 <= flat["data.ignore"] <= 255:
         faults.append(f"data.ignore must be the value of a pixel, 0 to 255: got {flat['data.ignore']}")
     if not flat["train.steps"] and not flat["train.epochs"]:
         faults.append("nothing to do: give train.epochs or train.steps")
     return faults
+
+
+def _is_range(text: str) -> bool:
+    """Whether a text is empty, or LOW,HIGH."""
+    try:
+        numbers = [float(part) for part in text.split(",")] if text.strip() else [0.0, 1.0]
+    except ValueError:
+        return False
+    return len(numbers) == 2 and all(map(math.isfinite, numbers)) and numbers[0] < numbers[1]

@@ -95,6 +95,8 @@ class DataConfig:
         workers: Loader processes per worker; 0 loads in the worker itself.
         cache_bytes: Decoded images that each loader process may keep.
         max_pixels: Images with more pixels are refused before they are decoded.
+        range: The samples that are black and white, such as ``0,4095``, in images of more than 8 bits; empty takes all
+            of 16 bits, and refuses 32 bits, signed and floating-point samples, which have no range of their own.
         tile_overlap: Share of a tile's side that neighbouring prediction tiles have in common.
         on_error: When the image of a training sample cannot be read: ``stop``, or ``skip`` it, which puts the next
             sample of another image in its place, and is counted.
@@ -118,6 +120,7 @@ class DataConfig:
     workers: int = 1
     cache_bytes: int = 1 << 30
     max_pixels: int = 1 << 30
+    range: str = ""
     tile_overlap: float = 0.25
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -206,8 +209,11 @@ class TrainConfig:
             that the run is started with, and is resolved before it starts.
         optimizer: ``adamw`` or ``sgd``.
         lr: Peak learning rate.
+        backbone_lr: Learning rate of the backbone as a share of ``lr``; of a classifier, of all but its last layer.
         momentum: Momentum of SGD, or the first beta of AdamW.
-        weight_decay: Decay of weights with more than one dim (never of biases and norms).
+        beta2: Second beta of AdamW.
+        weight_decay: Decay of weights with more than one dim (never of biases, norms, position embeddings, class tokens,
+            nor what a network of timm's names in ``no_weight_decay``).
         warmup: Share of the steps in which the learning rate rises linearly; then it falls as a cosine.
         final_lr: Learning rate of the last step as a share of ``lr``.
         clip_norm: Largest global norm of the gradient; 0 does not clip.
@@ -226,7 +232,9 @@ class TrainConfig:
     microbatches: int = 0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 5e-4
+    backbone_lr: float = 1.0
     momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 0.05
     warmup: float = 0.05
     final_lr: float = 0.01

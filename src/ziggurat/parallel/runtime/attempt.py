@@ -31,6 +31,7 @@ from ziggurat.parallel.runtime.hangs import HangWatch, where
 from ziggurat.parallel.runtime.heartbeat import read_record, read_records
 from ziggurat.parallel.runtime.losses import tell_loss
 from ziggurat.parallel.runtime.preemption import Preemption
+from ziggurat.system.forking import fork_context
 
 LAST_WORD_SECONDS = 0.5  # after a first error others may follow, or deaths, that explain it
 STUCK_SECONDS = 5.0  # a survivor that waits for so long has not noticed that a worker has died
@@ -104,7 +105,7 @@ class Attempt:
             Preempted: A scheduler has asked for an end.
             Interrupted: By Ctrl-C or another signal.
         """
-        context = multiprocessing.get_context(method)
+        context = fork_context() if method == "fork" else multiprocessing.get_context(method)
         try:
             with _interrupts():
                 for rank in range(num_workers):

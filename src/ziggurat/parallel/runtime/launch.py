@@ -42,6 +42,7 @@ from ziggurat.parallel.runtime.heartbeat import begin_record, end_record, make_r
 from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
 from ziggurat.parallel.runtime.losses import listening
 from ziggurat.parallel.runtime.preemption import SIGNALS, Preemption, forwarded_signals
+from ziggurat.system.platform import require_linux
 from ziggurat.torch_internals.stores import FileStore, Store
 
 T = TypeVar("T")
@@ -121,12 +122,13 @@ def launch(
         The first worker's result; under torchrun each worker returns, and only the first gets a result.
 
     Raises:
-        UserError: A worker found the user's input wrong; the message is that worker's own.
+        UserError: A worker found the user's input wrong; the message is that worker's own. Or this is no Linux.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
         WorkerLost: A worker died or hung, and no restart is left.
         Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
         Interrupted: By Ctrl-C. All workers have ended.
     """
+    require_linux()
     world = world_from_environment()
     if world is not None:
         return _join(function, args, settings)
