@@ -13,10 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from support.torchvision_twins import make_twins
+from ziggurat.commands.start import start_evaluation, start_prediction
 from ziggurat.config import override
 from ziggurat.errors import UserError
 from ziggurat.runs.pretrained import coco_classes, load_published, published_config
-from ziggurat.commands.start import start_evaluation, start_prediction
 
 SIZES = [
     (90, 120),

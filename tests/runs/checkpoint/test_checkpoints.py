@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from support.states import checkpoints_of, make_state, names, saved
 from support.ranks import run_ranks
+from support.states import checkpoints_of, make_state, names, saved
+from ziggurat.config import CheckpointConfig
+from ziggurat.errors import UserError
 from ziggurat.runs.checkpoint import Progress, training_state, writing
 from ziggurat.runs.checkpoint.manifest import checkpoint_faults
 from ziggurat.runs.checkpoint.retention import retained_steps
 from ziggurat.runs.checkpoint.tensors import read_tensors
-from ziggurat.config import CheckpointConfig
-from ziggurat.errors import UserError
 
 
 def test_the_newest_best_and_every_nth_are_kept(tmp_path):

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 
-from support.states import checkpoints_of, make_state, names, saved
 from support.ranks import run_ranks
+from support.states import checkpoints_of, make_state, names, saved
+from ziggurat.errors import UserError
 from ziggurat.runs.checkpoint import Progress, load_training_state, training_state
 from ziggurat.runs.checkpoint.manifest import FileFacts, Manifest, read_manifest
-from ziggurat.errors import UserError
 
 FILES = [
     "manifest.json",

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from support.states import checkpoints_of, make_state
 from support.ranks import run_ranks
-from ziggurat.runs.checkpoint import Progress, load_training_state, training_state
-from ziggurat.runs.checkpoint.tensors import Rows, read_tensors, stored_tensors, write_tensors
+from support.states import checkpoints_of, make_state
 from ziggurat.config import TrainConfig
 from ziggurat.errors import UserError
+from ziggurat.runs.checkpoint import Progress, load_training_state, training_state
+from ziggurat.runs.checkpoint.tensors import Rows, read_tensors, stored_tensors, write_tensors
 from ziggurat.training.optimization import make_optimizer
 
 
