@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from test_spatial_runs import config_of
+from support.small_runs import config_of
 from ziggurat.models.vision import place_model
 from ziggurat.strategies.joining import join_training
 from ziggurat.strategies.mesh import make_mesh

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.runtime.hangs import current_layer
+from ziggurat.parallel.runtime.frames import innermost_layer
 
 # cuBLAS reads it when CUDA starts: workspaces of a fixed size, which it does not share between streams
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -86,7 +86,7 @@ the same bits on any number of workers: replace the layer that uses it, or train
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    layer = current_layer(trace.tb_frame) if trace is not None else ""
+    layer = innermost_layer(trace.tb_frame) if trace is not None else ""
     place = (
         f"in the layer '{layer}'" if layer else "in a backward pass"
     )  # autograd calls it without the layer
