@@ -78,10 +78,7 @@ class Snapshots:
             before = published_steps(folder)
             if before and before[-1] >= progress.step:
                 return
-            chunks = {
-                name: Chunk(value.detach().cpu(), (0,) * value.dim())
-                for name, value in state.tensors().items()
-            }
+            chunks = {name: Chunk.whole(value.detach().cpu()) for name, value in state.tensors().items()}
             fault = write_checkpoint(folder, progress, self.run, chunks, Workers())
             if fault is not None:
                 print(
