@@ -86,10 +86,11 @@ class Workers:
         if self.size == 1:
             return [value]
         mine = self._pickled(value)
-        sizes: list[int] = self.all_gather(mine.new_tensor([mine.numel()], dtype=torch.int64)).tolist()
+        gathered = self.all_gather(mine.new_tensor([mine.numel()], dtype=torch.int64))
+        sizes: list[int] = self.to_host(gathered).tolist()
         padded = mine.new_zeros(max(sizes))
         padded[: len(mine)] = mine
-        rows = self.all_gather(padded).view(self.size, -1)
+        rows = self.to_host(self.all_gather(padded)).view(self.size, -1)
         return [_unpickled(row[:size]) for row, size in zip(rows, sizes, strict=True)]
 
     def broadcast_object(self, value: T) -> T:
@@ -105,9 +106,9 @@ class Workers:
         size = mine.new_tensor([mine.numel()], dtype=torch.int64)
         self.broadcast([size])
         if not self.is_first:
-            mine = mine.new_empty(int(size))
+            mine = mine.new_empty(int(self.to_host(size)))
         self.broadcast([mine])
-        return value if self.is_first else cast(T, _unpickled(mine))
+        return value if self.is_first else cast(T, _unpickled(self.to_host(mine)))
 
     def decide_on_first(self, decide: Callable[[], T]) -> T:
         """Return on every worker what a function returns on the first, or raise there what it raises.
@@ -136,7 +137,7 @@ class Workers:
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64, device=self.device)
-        sums: list[int] = self.add_up(total).tolist()
+        sums: list[int] = self.to_host(self.add_up(total)).tolist()
         return sums
 
     # ---- tensors, all workers ------------------------------------------------------------------------------------------
@@ -400,6 +401,17 @@ class Workers:
         """
         self._groups.abort(lost)
 
+    def to_host(self, result: Tensor) -> Tensor:
+        """Return what a collective has given in the CPU's memory, once it is real.
+
+        Raises:
+            CollectiveFailed: If this worker was told that another one is lost: then the result may be anything.
+        """
+        with waiting():
+            there = result.cpu()
+        self._groups.check()
+        return there
+
     def confirm(self) -> None:
         """Return when every collective so far has given its result, or raise.
 
@@ -477,4 +489,4 @@ class Workers:
 
 
 def _unpickled(data: Tensor) -> Any:
-    return pickle.loads(data.cpu().numpy().tobytes())  # noqa: S301 - this run's own worker
+    return pickle.loads(data.numpy().tobytes())  # noqa: S301 - this run's own worker
