@@ -229,7 +229,7 @@ class Branches:
 
     def _receive(self, state: _Pass, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
-        while address not in state.arrived:
+        while not self.channel.in_slots and address not in state.arrived:
             message = self.channel.receive(state.pieces.owners[address[0]])
             state.arrived[message.note] = message
         return state.arrived.pop(address)
