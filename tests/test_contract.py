@@ -14,12 +14,15 @@ from safetensors.torch import load, save
 
 from support.ranks import run_ranks
 from ziggurat.config import LossConfig, ModelConfig, PnnConfig, RunConfig
-from ziggurat.data.batch import LabelTargets, MaskTargets, Microbatch, ObjectTargets, SampleId
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.errors import UserError
 from ziggurat.models.build import HEADS, NECKS, build_model
 from ziggurat.models.segmenter import DECODERS
 from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.tasks.classification.targets import LabelTargets
+from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.segmentation.targets import MaskTargets
 
 CLASSES = 5
 TINY = {"levels": "p3-p5", "channels": 16, "head_depth": 1, "pnn": PnnConfig(channels=4, hidden=8, depth=1)}

@@ -12,7 +12,7 @@ from support import ranks
 from support.ranks import run_ranks
 from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build, leaves
 from ziggurat.data.tiles import cut_out
-from ziggurat.models.catalogue import BACKBONES
+from ziggurat.models.listed import BACKBONES
 from ziggurat.parallel.spatial import whole_tensor
 from ziggurat.strategies.mesh import make_mesh
 

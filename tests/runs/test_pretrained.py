@@ -16,7 +16,8 @@ from support.torchvision_twins import make_twins
 from ziggurat.commands.start import start_evaluation, start_prediction
 from ziggurat.config import override
 from ziggurat.errors import UserError
-from ziggurat.runs.pretrained import coco_classes, load_published, published_config
+from ziggurat.runs.pretrained import load_published, published_config
+from ziggurat.tasks.detection.settings import coco_classes
 
 SIZES = [
     (90, 120),
