@@ -42,6 +42,8 @@ class Deadly:
         self.deaths = deaths
         self.number = number
 
+    kind = LabelKind()
+
     def sample(self, id: SampleId) -> Sample:
         died = self.folder / f"{id.sample}"
         before = died.stat().st_size if died.exists() else 0
@@ -177,8 +179,11 @@ PROGRAM = """
     from ziggurat.data.loader import LoaderSettings, load_steps
     from ziggurat.data.sampler import Sampler
     from ziggurat.errors import UserError
+    from ziggurat.tasks.classification.targets import LabelKind
 
     class Large:
+        kind = LabelKind()
+
         def sample(self, id):
             return Sample(id, torch.zeros(3, 1024, 1024, dtype=torch.uint8), 0)
 
