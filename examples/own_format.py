@@ -3,7 +3,6 @@
 A file of points names an image in each line, then the middle of each object and its class: ``a.png 10,20,oak 31,40,elm``.
 """
 
-import sys
 from pathlib import Path
 
 from ziggurat import Format, main, register_format
@@ -49,4 +48,4 @@ def read_points(source: Source) -> Table:
 register_format(Format("points", read={"boxes": read_points}, recognise=find_points))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,6 @@
 """A model of your own: python examples/own_model.py train digits --model tiny-16 --plan sp=2; also models and verify."""
 
 import itertools
-import sys
 
 import torch
 from torch import nn
@@ -56,4 +55,4 @@ register_family(
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """A task of your own: how many digits are on an image? python examples/own_task.py train digits --task count --plan dp=2."""
 
-import sys
-
 import torch
 from torch.nn import functional
 
@@ -35,15 +33,15 @@ class CountMetric(Metric):
         return self.errors
 
     def merge(self, states):
-        self.errors = {index: error for state in states for index, error in state.items()}
+        self.errors = dict(item for state in states for item in state.items())
 
     def compute(self):
         errors = torch.tensor([abs(self.errors[index]) for index in sorted(self.errors)])
         return {"right": (errors < 0.5).float().mean().item(), "mean_error": errors.mean().item()}
 
     def findings(self, metrics):
-        quality = torch.tensor([1 / (1 + abs(self.errors[index])) for index in sorted(self.errors)])
-        return Findings.of_quality("digits", metrics, quality.double(), "1 / (1 + error)")
+        quality = [1 / (1 + abs(self.errors[index])) for index in sorted(self.errors)]
+        return Findings.of_quality("digits", metrics, torch.tensor(quality).double(), "1 / (1 + error)")
 
 
 @register_task
@@ -55,10 +53,8 @@ class CountTask(Task):
     annotations = ("boxes",)
     model_task = "classify"  # any classifier will do: its outputs are summed
     default_model = "pnn"
-    targets = CountKind()
-    legend = "in the corner: how many digits there seem to be"
-    term_names = ("error",)
-    normalizer_names = ("images",)
+    targets, legend = CountKind(), "in the corner: how many digits there seem to be"
+    term_names, normalizer_names = ("error",), ("images",)
 
     def assign(self, batch):
         return batch.targets
@@ -96,8 +92,8 @@ class CountTask(Task):
 
     def _counts(self, outputs):
         logits, num_workers = whole_output(outputs["logits"])
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sum(dim=1), num_workers
+        return (logits if logits.dtype == torch.float64 else logits.float()).sum(dim=1), num_workers
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
