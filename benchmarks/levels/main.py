@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from ziggurat.strategies.level_parallel import LevelParallel
 
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
@@ -30,7 +31,6 @@ from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.strategies.costs.branch_costs import agree_on_costs
 from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.strategies.level_parallel import LevelParallel
 from ziggurat.strategies.mesh import make_mesh
 
 WORLD = 2

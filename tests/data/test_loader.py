@@ -16,6 +16,7 @@ from ziggurat.data.loading.process import prepare
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.errors import UserError
 from ziggurat.system.forking import fork_context
+from ziggurat.tasks.detection.targets import ObjectKind
 
 SAMPLER = Sampler(num_samples=11, batch_size=4, seed=0)  # steps of 4, 4 and 3 samples
 
@@ -25,6 +26,8 @@ class Numbered:
 
     def __init__(self, failing: int | None = None) -> None:
         self.failing = failing
+
+    kind = ObjectKind()
 
     def sample(self, id: SampleId) -> Sample:
         if id.sample == self.failing:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from support.targets import stack_targets
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import MaskTargets, Microbatch, Objects, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.tiles import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.strategies.base import Setting
@@ -15,6 +16,7 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.setting import image_spec
 from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.segmentation.targets import MaskTargets
 from ziggurat.training.step import Step
 
 HEIGHT, WIDTH = 100, 76  # neither is a multiple of a stride; the coarse levels are too small to be cut

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from ziggurat.verify.pipeline_step import run_pipeline_step
 
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
@@ -29,7 +30,6 @@ from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.verify.compare import compare_steps, held_of
 from ziggurat.verify.networks import build_network
-from ziggurat.verify.pipeline_step import run_pipeline_step
 from ziggurat.verify.precision import KeepFloat64
 from ziggurat.verify.step import Trial, run_step
 from ziggurat.verify.verify import verify

@@ -22,8 +22,8 @@ from torch import Tensor
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.graph.meta import meta_copy
-from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.parallel.pipeline.timing import Trace, noted
+from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.layout import Chunk
