@@ -147,17 +147,6 @@ def test_a_run_goes_on_under_another_plan(tmp_path, first, then, world):
     assert_alike(weights_of(tmp_path / "whole" / "dp=1-0"), weights_of(folder), 1e-4)
 
 
-def not_measured(*arguments):
-    raise AssertionError("the costs are kept: there is nothing to measure")
-
-
-def resumed_without_measuring(workers, plan, folder):
-    sys.modules[
-        "ziggurat.strategies.costs.branch_costs"
-    ].measure_calls = not_measured  # in this process alone
-    return resumed(workers, plan, folder)
-
-
 def test_a_run_goes_on_with_its_placement(tmp_path):
     settings = EMA | {"train.checkpoint_every": 1, "train.evaluate_every": 1}
     first = run_ranks(trained, 2, ("lp=2", tmp_path, [branching("detect", **settings)]))
@@ -168,8 +157,16 @@ def test_a_run_goes_on_with_its_placement(tmp_path):
     assert len(said) == 1
     assert "lp alone is at most 1." in (folder / "log.txt").read_text()
     shutil.rmtree(folder / "checkpoints" / "step-2")
-    results = run_ranks(resumed_without_measuring, 2, ("lp=2", folder))
+    known = (folder / "costs.json").read_bytes()
+    results = run_ranks(resumed, 2, ("lp=2", folder))
     assert results[0]["weights_sha256"] == first[0][0][0], "the same placement, the same bits"
+    assert (folder / "costs.json").read_bytes() == known
+    times = [
+        line[line.index("branches on") :]
+        for line in (folder / "log.txt").read_text().splitlines()
+        if "branches on" in line
+    ]
+    assert times[:2] == times[2:], "nothing was measured anew: the log has the same milliseconds"
 
     (folder / "costs.json").write_text('{"forward": [1]}')  # damaged: measured again
     shutil.rmtree(folder / "checkpoints" / "step-2")

@@ -11,10 +11,10 @@ from torch import nn
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model, task_of
 from ziggurat.models.catalogue import NUM_CLASSES, model_names, plans_of
-from ziggurat.parallel.branches.measure import measure_calls
 from ziggurat.parallel.branches.placement import place, refuse_chain
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor.pairs import find_pairs
+from ziggurat.strategies.costs.measure import measure_calls
 from ziggurat.strategies.units import find_units
 
 CONFIG = RunConfig()
@@ -56,7 +56,7 @@ def test_branches_are_placed(name: str) -> None:
     spec = spec_of(torch.empty(2, 3, 256, 256))
     graph = Tracer(model).trace(spec)
     assert "lp" in plans_of(name)
-    refuse_chain(place(graph, measure_calls(model, graph, spec, torch.device("cpu")), 2))
+    refuse_chain(place(graph, measure_calls(model, graph, spec, torch.device("cpu"), backward=False), 2))
 
 
 def test_a_chain_does_not_list_lp() -> None:

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches, Pieces
-from ziggurat.parallel.branches.placement import Costs
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.graph.trace import Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.runtime.heartbeat import waiting

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches
-from ziggurat.parallel.branches.placement import Costs
+from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.strategies.costs.branch_costs import agree_on_costs

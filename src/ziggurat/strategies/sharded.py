@@ -109,7 +109,7 @@ def shard_units(model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
         units = find_units(model, shape, unit_bytes)
-    shard(model, mesh, units)
+    shard(model, mesh, [model.get_submodule(name) for name in units])
 
 
 def shard(model: nn.Module, mesh: Mesh, units: list[nn.Module]) -> None:

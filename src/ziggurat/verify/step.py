@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
-from ziggurat.parallel.branches.placement import Costs
+from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.strategies.data_parallel import DataParallel
