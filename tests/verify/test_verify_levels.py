@@ -14,16 +14,15 @@ from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.branches import branches
 from ziggurat.parallel.branches.placement import (
-    CallCost,
     NoBranches,
     Placement,
-    call_names,
     place,
     refuse_chain,
     span_of,
     together,
 )
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import CallCost, call_names
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.strategies.mesh import make_mesh

@@ -71,7 +71,7 @@ class Snapshots:
 
     def _write(self, folder: Path) -> None:
         state = self.parallel.state
-        progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions)
+        progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions.to_json())
         with (folder / "lock").open("w") as lock:
             with waiting():
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner is killed

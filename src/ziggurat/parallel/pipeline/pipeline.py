@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
+from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
+from ziggurat.parallel.graph.untouched import random_state, set_random_state
 from ziggurat.parallel.pipeline.crossings import Address, Crossings, Name
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
@@ -115,7 +117,7 @@ class Pipeline:
         self.runner = StageRunner(model)
         self.channel = Channel(workers, spatial, in_slots)
         self.recompute = recompute
-        self.stages: dict[int, list[Stage]] = {}
+        self.stages = Recent[Graph, list[Stage]]()
         self.peak_alive = 0
         self.trace: Trace | None = None
 
@@ -126,9 +128,7 @@ class Pipeline:
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
         graph = self.tracer.trace(spec)
-        if id(graph) not in self.stages:  # (the tracer keeps its graphs)
-            self.stages[id(graph)] = make_stages(graph, find_places(graph, self.cut))
-        return graph, self.stages[id(graph)]
+        return graph, self.stages.get(graph, lambda: make_stages(graph, find_places(graph, self.cut)))
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches.
@@ -206,14 +206,14 @@ class Pipeline:
             state = message.note if source == number - 1 else state
         if number == 0:
             received[Value(INPUT, 0)] = images[index]
-        if state is not None:
-            _set_random_state(state, self.workers.device)
-        before = _random_state(self.workers.device)
+        if state is not None:  # it goes with a microbatch, as if one worker drew all numbers
+            set_random_state(state, self.workers.device)
+        before = random_state(self.workers.device)
         with noted(self.trace, "forward", str(action)), step.work.compute():
             again = self.recompute and (number, index) not in step.whole
             ordered = dict(sorted(received.items()))
             held = self.runner.forward(stage, step.graphs[index], ordered, again=again)
-        after = _random_state(self.workers.device)
+        after = random_state(self.workers.device)
         drawn = state is not None or not torch.equal(before, after)
         if number == self.num_stages - 1:
             step.outputs[index] = held.outputs
@@ -283,15 +283,3 @@ def _arrived(tensor: Tensor) -> Tensor:
     """Return a tensor as a stage on the same worker receives it: its own leaf, the same memory."""
     local = local_of(tensor)
     return like(tensor, local.detach().requires_grad_(local.requires_grad))
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """Return the state of the random numbers: it goes with a microbatch, as if one worker drew them."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
