@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support.joined import configured, joined
-from test_parity import PAIRWISE, config_of
+from support.paired_runs import PAIRWISE, config_of
 from ziggurat.commands.start import _train_worker
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 

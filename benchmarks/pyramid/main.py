@@ -29,9 +29,9 @@ from ziggurat.data.batch import Microbatch, SampleId, stack_targets
 from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.inference.evaluate import evaluate_model, ground_truth
+from ziggurat.metrics.matching import match
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.report.matching import match
 from ziggurat.runs.folder import load_run
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.registry import make_task

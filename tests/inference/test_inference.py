@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from ziggurat.inference.detect import detect_as_configured, detect_images
 
 from support.fake_detector import BrightSquares, FindSquares, Squares
 from support.ranks import run_ranks
@@ -12,7 +13,6 @@ from ziggurat.data.batch import Microbatch, Objects, SampleId, stack_targets
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
 from ziggurat.inference import tiles
-from ziggurat.inference.detect import detect_as_configured, detect_images
 from ziggurat.inference.tiles import Compute
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers

@@ -7,14 +7,14 @@ import functools
 
 import pytest
 import torch
+from ziggurat.inference.classify import classify_images
+from ziggurat.inference.detect import detect_as_configured
+from ziggurat.inference.segment import segment_images
 
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
-from ziggurat.inference.classify import classify_images
-from ziggurat.inference.detect import detect_as_configured
-from ziggurat.inference.segment import segment_images
 from ziggurat.inference.tiles import compute_as_configured
 from ziggurat.models.build import build_model
 from ziggurat.strategies.mesh import make_mesh

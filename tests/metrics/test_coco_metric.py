@@ -11,8 +11,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ziggurat.data.detections import Detections
 from ziggurat.metrics.coco import GroundTruth, coco_metrics
-from ziggurat.tasks.detection.detections import Detections
 
 CLASSES = ("cat", "dog", "bird")
 

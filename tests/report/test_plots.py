@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ziggurat.report.curves import RECALLS, Curve
+from ziggurat.metrics.curves import RECALLS, Curve
 from ziggurat.report.plots import COLORS, draw_confusion, draw_precision_recall, text
 
 

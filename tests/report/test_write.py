@@ -13,10 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from support.faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
 from ziggurat.data.batch import Objects
+from ziggurat.data.detections import Detections
 from ziggurat.inference.evaluate import Evaluation, ground_truth
 from ziggurat.metrics.coco import coco_metrics
 from ziggurat.report import write_report
-from ziggurat.tasks.detection.detections import Detections
 
 
 def report(folder, dataset, evaluation, model, board=None):

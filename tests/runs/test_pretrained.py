@@ -18,7 +18,8 @@ from ziggurat.config import ModelConfig, override
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.weights import Mismatch, WeightsReport
-from ziggurat.runs.pretrained import classes_in_file, coco_classes, load_published, published_config
+from ziggurat.runs.pretrained import classes_in_file, load_published, published_config
+from ziggurat.tasks.detection.settings import coco_classes
 
 SIZES = [
     (90, 120),

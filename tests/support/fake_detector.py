@@ -8,7 +8,7 @@ from torch import nn
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 
 class BrightSquares(nn.Module):

@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn.functional import max_pool2d, one_hot
 
 from ziggurat.config import DataConfig, DigitsConfig, RunConfig
+from ziggurat.data.detections import Detections
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
 from ziggurat.inference.evaluate import Evaluation, PixelCounts, ground_truth
 from ziggurat.metrics.coco import coco_metrics
 from ziggurat.metrics.confusion import confusion_matrix, image_quality, segmentation_metrics
 from ziggurat.tasks.classification.task import classification_metrics
-from ziggurat.tasks.detection.detections import Detections
 
 CONFIG = RunConfig(dtype="fp32", data=DataConfig(crop=128))
 

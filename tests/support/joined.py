@@ -4,12 +4,12 @@ import dataclasses
 from functools import partial
 
 from torch import Tensor, nn
-
-from test_spatial_runs import config_of
-from ziggurat.models.vision import place_model
 from ziggurat.strategies.joining import join_training
-from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.training import Whole
+
+from support.small_runs import config_of
+from ziggurat.models.vision import place_model
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.training.optimization import WeightAverage, make_optimizer
 from ziggurat.training.step import autocast
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from ziggurat.data.detections import Detections
 from ziggurat.metrics.coco import GroundTruth
-from ziggurat.tasks.detection.detections import Detections
 
 
 def truth(*rows):

@@ -6,6 +6,7 @@ from torch import nn
 from ziggurat.config import CheckpointConfig, TrainConfig
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.checkpoint import Checkpoints, Progress, training_state
+from ziggurat.runs.checkpoint.tensors import read_tensors, stored_tensors
 from ziggurat.training.optimization import WeightAverage, make_optimizer
 
 
@@ -39,3 +40,12 @@ def saved(folder, *steps, config=None, metrics=None):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def checkpoint_tensors(folder):
+    """Return the tensors of one checkpoint by name."""
+    tensors = {
+        name: torch.empty(facts.shape, dtype=facts.dtype) for name, facts in stored_tensors(folder).items()
+    }
+    read_tensors(folder, tensors)
+    return tensors

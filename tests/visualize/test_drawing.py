@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ziggurat.data.batch import Objects
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 from ziggurat.visualize.boxes import class_color, contact_sheet, draw_comparison, draw_detections
 
 GREY = (90, 90, 90)

@@ -8,7 +8,6 @@ SIGTERM or SIGUSR1 with a checkpoint, to be started again.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -191,9 +190,9 @@ def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
     result = run_demo(_settings(options), options.out)
     if result is not None and not options.json:
-        from ziggurat.inference.evaluate import MAIN_METRIC
+        from ziggurat.tasks.registry import TASKS
 
-        metric = MAIN_METRIC[result["task"]]
+        metric = TASKS[result["task"]].main_metric
         print(f"{metric} on unseen digits and places: {result['metrics'][metric]:.3f}")
         print(f"pictures: {result['pictures']} (all in sheet.png)")
     return DONE, result
@@ -235,30 +234,26 @@ def _verify(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
-    from ziggurat.data.formats import find_faults
+    from ziggurat.commands.check import check
 
-    faults, summary = find_faults(options.data, override(RunConfig(), _settings(options)).data)
-    result = {
-        "ok": not faults,
-        **dataclasses.asdict(summary),
-        "faults": [{"file": fault.file, "id": fault.id, "fault": fault.fault} for fault in faults],
-    }
+    result = check(options.data, override(RunConfig(), _settings(options)).data)
     if not options.json:
-        for fault in faults:
-            print(f"{fault.file}{'' if fault.id is None else f' [{fault.id}]'}: {fault.fault}")
+        for fault in result["faults"]:
+            place = "" if fault["id"] is None else f" [{fault['id']}]"
+            print(f"{fault['file']}{place}: {fault['fault']}")
         splits = "; ".join(
             f"{split}: {counts['images']} images, {counts['annotations']} annotations"
-            for split, counts in summary.splits.items()
+            for split, counts in result["splits"].items()
         )
-        tasks = ", ".join(summary.tasks)
         print(
-            f"{summary.format} (to {tasks}); {splits}; classes: {', '.join(summary.classes)}; {len(faults)} faults"
+            f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; classes: {', '.join(result['classes'])}; "
+            f"{len(result['faults'])} faults"
         )
-    return (NO if faults else DONE), result
+    return (DONE if result["ok"] else NO), result
 
 
 def _convert(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
-    from ziggurat.data.formats import convert
+    from ziggurat.commands.convert import convert
 
     config = override(RunConfig(), _settings(options))
     result = convert(options.data, options.out, options.format, config.data, config.digits)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ziggurat.commands.norm_batch import check_smallest_microbatch
-from ziggurat.config import FREE_ON_RESUME, RunConfig, Task, flatten, load_config, override, run_task
+from ziggurat.config import FREE_ON_RESUME, RunConfig, flatten, load_config, override, run_task
 from ziggurat.data.dataset import Dataset
-from ziggurat.data.formats import open_dataset, recognise_tasks
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.inference.predict import predict_files
-from ziggurat.models.build import AUTO, GRAMMAR, build_model, task_of
+from ziggurat.models.build import GRAMMAR, build_model, task_of
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import (
     Restart,
@@ -31,6 +30,8 @@ from ziggurat.runs.folder import CONFIG, Run, load_run, make_run_folder
 from ziggurat.runs.pretrained import load_published, published_config
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
+from ziggurat.tasks.opening import open_dataset, recognise_tasks
+from ziggurat.tasks.registry import TASKS, find_task, model_task
 from ziggurat.training.data import open_validation
 from ziggurat.training.loop import train
 from ziggurat.training.snapshot import memory_folder
@@ -115,7 +116,7 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
     plan = parse_plan(config.plan)
     if world % plan.num_of_one:
         return config  # refused with what else is wrong
-    microbatches = config.train.microbatches or plan.num_data * plan.pp
+    microbatches = config.train.microbatches or plan.num_microbatches
     follows = str(plan.spread_over(world // plan.num_of_one))
     return override(config, {"plan": follows, "train.microbatches": microbatches})
 
@@ -172,7 +173,7 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     config = check(lambda: _resolve_task(config)) or config
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world))
-    if config.task == "auto":  # a fault of its own; the data may have others
+    if config.task not in TASKS:  # a fault of its own; the data may have others
         check(lambda: _natural_task(config))
     else:
         model = check(lambda: build_model(config.model, num_classes=2))
@@ -181,7 +182,8 @@ def _resolved(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
             check(partial(open_validation, config, dataset.classes if dataset is not None else None))
         # nothing is computed with numbers that are out of their range
         if placed and resolved and model is not None and dataset is not None:
-            num_samples = len(TrainingSamples(dataset, config.data, config.seed))
+            kind = find_task(run_task(config)).targets
+            num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
             check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights = config.model.weights
     if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
@@ -197,24 +199,23 @@ def _resolve_task(config: RunConfig) -> RunConfig:
     Raises:
         UserError: If the model is for another task.
     """
-    task, name = config.task, config.model.name
-    if task == "auto":
-        task = task_of(name) if name != "auto" else _natural_task(config)
-    elif name != "auto" and task_of(name) != task:
+    name, model = config.task, config.model.name
+    if name == "auto":
+        name = task_of(model) if model != "auto" else _natural_task(config)
+    task = find_task(name)
+    if model != "auto" and task_of(model) != model_task(task):
         raise UserError(
-            f"model.name must be a model to {task}: '{name}' is one to {task_of(name)}; {GRAMMAR}; "
-            f"or give --task {task_of(name)}"
+            f"model.name must be a model to {model_task(task)}: '{model}' is one to {task_of(model)}; {GRAMMAR}; "
+            f"or give --task {task_of(model)}"
         )
-    name = AUTO[task] if name == "auto" else name
-    # a classifier sees whole images, each as large as it takes them
-    resize = config.data.crop if task == "classify" and not config.data.resize else config.data.resize
-    return override(config, {"task": task, "model.name": name, "data.resize": resize})
+    model = task.default_model if model == "auto" else model
+    return override(config, {"task": name, "model.name": model, **task.natural_settings(config)})
 
 
-def _natural_task(config: RunConfig) -> Task:
+def _natural_task(config: RunConfig) -> str:
     """Return what the annotations of the data set are for."""
     _check_path(config)
-    return "detect" if config.data.path == "digits" else recognise_tasks(config.data.path, config.data)[0]
+    return recognise_tasks(config.data.path, config.data)[0]
 
 
 def _check_path(config: RunConfig) -> None:

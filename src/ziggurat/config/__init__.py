@@ -17,7 +17,6 @@ from ziggurat.config.records import (
     PipelineConfig,
     PnnConfig,
     RunConfig,
-    Task,
     TrainConfig,
     run_task,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "PipelineConfig",
     "PnnConfig",
     "RunConfig",
-    "Task",
     "TrainConfig",
     "definition_sha256",
     "flatten",

@@ -16,8 +16,6 @@ from ziggurat.config.fields import (
     setting,
 )
 
-Task = Literal["detect", "classify", "segment"]
-
 
 @dataclass(frozen=True)
 class PnnConfig:
@@ -62,7 +60,7 @@ class ModelConfig:
         "timm name, NECK ``fpn``, ``pafpn`` or ``bifpn``) or ``HEAD-pnn``. A classifier: ``timm:NAME``, "
         "``spp-BACKBONE``, ``pnn``, or ``pyramidnet-DEPTH-ALPHA`` with the endings ``-bottleneck`` and "
         "``-multiplicative``. A segmenter: ``smp:DECODER/ENCODER``. ``auto`` stands for "
-        "fcos-resnet50-fpn, timm:resnet50 or smp:unet/resnet34, as the task is.",
+        "fcos-resnet50-fpn, timm:resnet50 or smp:unet/resnet34, as the task is; ``ziggurat models`` lists them.",
     )
     levels: str = setting("p3-p7", "First and last level of a detector's pyramid, such as ``p3-p7``.")
     channels: int = setting(
@@ -368,17 +366,17 @@ class LaunchConfig:
 class RunConfig:
     """All that defines a run, and where it runs."""
 
-    task: Literal["auto", "detect", "classify", "segment"] = setting(
+    task: str = setting(
         "auto",
-        "``detect``, ``classify`` or ``segment``; ``auto`` is resolved before the run starts, from the "
-        "model's name, else from the data.",
+        "``detect``, ``classify``, ``segment``, or the name of a task from outside; ``auto`` is resolved "
+        "before the run starts, from the model's name, else from the data.",
     )
     plan: str = setting(
         "",
         "Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of "
         "rows), ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network), ``lp=2`` (parallel branches), "
         "``tp=2`` (wide layers), ``fsdp=2`` (samples and weights), and products such as ``dp=2,sp=2``; "
-        "says where each piece is computed, not what.",
+        "says where each piece is computed, not what. Empty takes every device of the machine as dp.",
     )
     seed: int = setting(0, "Keys every random choice.", NOT_NEGATIVE)
     threads: int = setting(
@@ -405,14 +403,12 @@ class RunConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
-def run_task(config: RunConfig) -> Task:
+def run_task(config: RunConfig) -> str:
     """Return the task of a resolved config.
 
     Raises:
         ValueError: If it is ``auto`` still.
     """
     if config.task == "auto":
-        raise ValueError(
-            "the task must be resolved: got auto; set RunConfig.task to detect, classify or segment"
-        )
+        raise ValueError("the task must be resolved: got auto; set RunConfig.task to the name of a task")
     return config.task

@@ -5,8 +5,10 @@ Shapes: ``B`` images, ``C`` = 3 channels, ``H`` rows, ``W`` columns, ``N`` objec
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,74 +83,14 @@ class Sample:
     Attributes:
         id: Which sample of which epoch.
         image_CHW: uint8, shape ``(3, H, W)``; of a part, its pixels only.
-        target: The objects, in pixels of the whole image; or the label of the image; or the label of each pixel,
-            uint8, shape ``(H, W)``, where `IGNORED_PIXEL` takes no part (of a part, of those that it answers for).
+        target: What is to be predicted, as the run's task cuts it: only the task looks into it.
         part: Which part of the image this is; None for all of it.
     """
 
     id: SampleId
     image_CHW: Tensor
-    target: Target
+    target: Any
     part: Part | None = None
-
-
-@dataclass(frozen=True)
-class ObjectTargets:
-    """The objects of all images of a microbatch, those of the first image first.
-
-    Attributes:
-        boxes_xyxy: Corners in pixels of the image, float32, shape ``(M, 4)``.
-        labels: int64, shape ``(M,)``.
-        counts: Objects of each image.
-    """
-
-    boxes_xyxy: Tensor
-    labels: Tensor
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LabelTargets:
-    """The label of each image of a microbatch, int64, shape ``(B,)``."""
-
-    labels_B: Tensor
-
-
-@dataclass(frozen=True)
-class MaskTargets:
-    """The label of each pixel of a microbatch, uint8, shape ``(B, H, W)``; `IGNORED_PIXEL` in the padding."""
-
-    labels_BHW: Tensor
-
-
-Target = Objects | int | Tensor
-Targets = ObjectTargets | LabelTargets | MaskTargets
-
-
-def stack_targets(targets: Sequence[Target], height: int, width: int) -> Targets:
-    """Join the targets of samples.
-
-    Args:
-        targets: One at least, all of one kind.
-        height: Rows that masks are padded to.
-        width: Columns that masks are padded to.
-
-    Example:
-        >>> stack_targets([3, 1], 8, 8).labels_B
-        tensor([3, 1])
-    """
-    if isinstance(targets[0], Objects):
-        objects = [target for target in targets if isinstance(target, Objects)]
-        boxes = torch.cat([one.boxes_xyxy for one in objects])
-        labels = torch.cat([one.labels for one in objects])
-        return ObjectTargets(boxes, labels, tuple(len(one) for one in objects))
-    if isinstance(targets[0], int):
-        return LabelTargets(torch.tensor(targets))
-    labels_BHW = torch.full((len(targets), height, width), IGNORED_PIXEL, dtype=torch.uint8)
-    for place, mask in zip(labels_BHW, targets, strict=True):
-        assert isinstance(mask, Tensor)
-        place[: mask.shape[0], : mask.shape[1]] = mask
-    return MaskTargets(labels_BHW)
 
 
 @dataclass(frozen=True)
@@ -160,7 +102,8 @@ class Microbatch:
         ids: The samples, in canonical order.
         images_BCHW: uint8, padded with zeros below and to the right; of a part, its pixels only.
         sizes: Rows and columns of each whole image before padding.
-        targets: What is to be predicted.
+        targets: What is to be predicted, as the run's task stacks it: a tensor, a dataclass of tensors, or a tuple, list or
+            dictionary of such. Only the task looks into it.
         part: Which part of the padded images this is; None for all of them.
         faults: A sentence for each sample in whose place stands another, as its image cannot be read.
     """
@@ -169,7 +112,7 @@ class Microbatch:
     ids: tuple[SampleId, ...]
     images_BCHW: Tensor
     sizes: tuple[tuple[int, int], ...]
-    targets: Targets
+    targets: Any
     part: Part | None = None
     faults: tuple[str, ...] = ()
 
@@ -203,10 +146,27 @@ class Microbatch:
         return self._map(Tensor.share_memory_)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
-        tensors = {name: value for name, value in vars(self.targets).items() if isinstance(value, Tensor)}
-        # mypy does not know which of the records it is; their tensors keep their names
-        targets = replace(self.targets, **{n: change(v) for n, v in tensors.items()})  # type: ignore[arg-type]
-        return replace(self, images_BCHW=change(self.images_BCHW), targets=targets)
+        return replace(self, images_BCHW=change(self.images_BCHW), targets=map_tensors(self.targets, change))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value whose tensors are changed: a tensor, a dataclass, a tuple, list or dictionary; all else stays.
+
+    Example:
+        >>> map_tensors({"boxes": torch.ones(2), "counts": (1, 1)}, lambda tensor: 2 * tensor)
+        {'boxes': tensor([2., 2.]), 'counts': (1, 1)}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{name: map_tensors(one, change) for name, one in vars(value).items()})
+    if isinstance(value, dict):
+        return {name: map_tensors(one, change) for name, one in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(map_tensors(one, change) for one in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(one, change) for one in value)
+    return value
 
 
 def pad_and_stack(images: list[Tensor], multiple: int) -> Tensor:

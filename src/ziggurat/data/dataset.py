@@ -1,4 +1,4 @@
-"""What a data set of each task is, and the compact form in which the user's data sets are held: images and boxes.
+"""What a data set is, and the compact form in which the user's data sets are held: images and boxes.
 
 Labels and masks are in `labels`, `masks` and `outlines`. Boxes, names and sizes live in flat arrays, not in one Python object each: forked loader processes share their
 pages, and a data set of a million boxes takes tens of megabytes.
@@ -41,8 +41,8 @@ class ImageRecord:
     width: int
 
 
-class ImageDataset(Protocol):
-    """Images, and the names of what is on them."""
+class Dataset(Protocol):
+    """Images, and the names of what is on them; what else is known of them is for tasks to ask."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,8 +67,7 @@ class ImageDataset(Protocol):
         ...
 
 
-@runtime_checkable
-class DetectionDataset(ImageDataset, Protocol):
+class DetectionDataset(Dataset, Protocol):
     """Images with boxes and labels."""
 
     def objects(self, index: int) -> Objects:
@@ -76,8 +75,7 @@ class DetectionDataset(ImageDataset, Protocol):
         ...
 
 
-@runtime_checkable
-class ClassificationDataset(ImageDataset, Protocol):
+class ClassificationDataset(Dataset, Protocol):
     """Images with one label each."""
 
     def label(self, index: int) -> int:
@@ -85,8 +83,7 @@ class ClassificationDataset(ImageDataset, Protocol):
         ...
 
 
-@runtime_checkable
-class SegmentationDataset(ImageDataset, Protocol):
+class SegmentationDataset(Dataset, Protocol):
     """Images with a label for each pixel."""
 
     def mask(self, index: int) -> Tensor:
@@ -94,7 +91,45 @@ class SegmentationDataset(ImageDataset, Protocol):
         ...
 
 
-Dataset = DetectionDataset | ClassificationDataset | SegmentationDataset
+@runtime_checkable
+class KnowsCrowds(Protocol):
+    """Images with annotations that training leaves out."""
+
+    def all_objects(self, index: int) -> Objects:
+        """Return every annotation of an image, with crowds."""
+        ...
+
+    def crowd(self, index: int) -> Tensor:
+        """Return which of `all_objects` are crowds, bool, shape ``(N,)``."""
+        ...
+
+    def areas(self, index: int) -> Tensor:
+        """Return the area of each of `all_objects` in pixels, shape ``(N,)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Every annotated object of one image.
+
+    Attributes:
+        objects: With crowds.
+        areas: Of each in pixels, shape ``(N,)``; its box's where the data set has no other.
+        crowd: Whether a box holds a crowd rather than one object, bool, shape ``(N,)``.
+    """
+
+    objects: Objects
+    areas: Tensor
+    crowd: Tensor
+
+
+def all_annotations(dataset: DetectionDataset, index: int) -> Annotations:
+    """Return every annotation of an image."""
+    if isinstance(dataset, KnowsCrowds):
+        return Annotations(dataset.all_objects(index), dataset.areas(index), dataset.crowd(index))
+    objects = dataset.objects(index)
+    areas = (objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]).prod(dim=1)
+    return Annotations(objects, areas, torch.zeros(len(objects), dtype=torch.bool))
 
 
 class PackedStrings:

@@ -8,12 +8,18 @@ from typing import Literal, Protocol
 
 import torch
 
-from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Sample, SampleId
+from ziggurat.data.targets import TargetKind
 from ziggurat.errors import UserError
 
 
 class Samples(Protocol):
     """Makes samples by their ids."""
+
+    @property
+    def kind(self) -> TargetKind:
+        """What stacks the samples' targets."""
+        ...
 
     def sample(self, id: SampleId) -> Sample:
         """Return one sample."""
@@ -74,7 +80,7 @@ class Pieces:
             made = [self._make(samples, id) for id in piece.ids]
         except UserError as error:
             return Failure(error.faults)
-        microbatch = _collate(piece, [sample for sample, _ in made])
+        microbatch = _collate(piece, [sample for sample, _ in made], samples.kind)
         return replace(microbatch, faults=tuple(fault for _, fault in made if fault))
 
     def _make(self, samples: Samples, id: SampleId) -> tuple[Sample, str]:
@@ -96,7 +102,7 @@ class Pieces:
         raise UserError(f"no image can be read; the last fault: {fault}")
 
 
-def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
+def _collate(piece: Piece, samples: list[Sample], kind: TargetKind) -> Microbatch:
     part = samples[0].part
     if part is not None:
         return Microbatch(
@@ -104,7 +110,7 @@ def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
             piece.ids,
             torch.stack([sample.image_CHW for sample in samples]),
             ((part.height, part.width),) * len(samples),
-            stack_targets([sample.target for sample in samples], part.own.height, part.own.width),
+            kind.stack([sample.target for sample in samples], part.own.height, part.own.width),
             part,
         )
     height = max(sample.image_CHW.shape[1] for sample in samples)
@@ -118,5 +124,5 @@ def _collate(piece: Piece, samples: list[Sample]) -> Microbatch:
         piece.ids,
         images,
         tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
-        stack_targets([sample.target for sample in samples], height, width),
+        kind.stack([sample.target for sample in samples], height, width),
     )

@@ -5,32 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ziggurat.config import DataConfig
-from ziggurat.data.batch import Part, Sample, SampleId, Target
+from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
-from ziggurat.data.dataset import (
-    ClassificationDataset,
-    Dataset,
-    DetectionDataset,
-    ImageCache,
-    SegmentationDataset,
-)
+from ziggurat.data.dataset import Dataset, ImageCache
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.windows import ReadsWindows
+from ziggurat.data.targets import TargetKind
 from ziggurat.data.tiles import Tile, cut_out
-from ziggurat.data.transforms import (
-    Augmentation,
-    augment_image,
-    augment_mask,
-    augment_objects,
-    draw_augmentation,
-    resize_factor,
-)
+from ziggurat.data.transforms import Augmentation, augment_image, draw_augmentation
 
 
 def _whole(side: int) -> None:
@@ -40,11 +29,12 @@ def _whole(side: int) -> None:
 class TrainingSamples:
     """Augmented crops of a data set.
 
-    A large image counts for as many samples as crops fit into its area, so that an epoch sees about every pixel
-    once, and objects are seen equally often in large and in small images. An image with one label is one sample.
+    An image counts for as many samples as the kind of targets says: a large image for as many as crops fit into its
+    area, or for one.
 
     Args:
-        dataset: The images; what they are annotated with says what a sample's target is.
+        dataset: The images, with the annotations that the kind of targets reads.
+        kind: Reads and cuts the targets: of the run's task.
         config: The crop, and what may happen to it.
         seed: The run's seed.
         part: The part of each crop that is wanted; None for all of it.
@@ -54,21 +44,23 @@ class TrainingSamples:
     def __init__(
         self,
         dataset: Dataset,
+        kind: TargetKind,
         config: DataConfig,
         seed: int,
         part: Part | None = None,
         part_of: Callable[[int], Part | None] = _whole,
     ) -> None:
         self.dataset = dataset
+        self.kind = kind
         self.config = config
         self.seed = seed
         self.part, self.part_of = part, part_of
-        counts = [self._samples_of(index) for index in range(len(dataset))]
+        counts = [kind.num_samples(dataset, index, config) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._images = ImageCache(dataset.image, config.cache_bytes)
         self._whole: set[int] = set()  # images that have been decoded from end to end
-        if isinstance(dataset, SegmentationDataset):
-            self._masks = ImageCache(dataset.mask, config.cache_bytes // 4)  # an image has three channels
+        # an image has three channels, a target perhaps one
+        self._targets = ImageCache(self._read_target, config.cache_bytes // 4)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -133,18 +125,9 @@ class TrainingSamples:
         pixels = self.dataset.window(index, tile) if isinstance(self.dataset, ReadsWindows) else None
         return cut_out(self._images[index], tile) if pixels is None else pixels
 
-    def _target(self, index: int, augmentation: Augmentation) -> Target:
-        crop, dataset = self.config.crop, self.dataset
-        if isinstance(dataset, DetectionDataset):
-            return augment_objects(dataset.objects(index), augmentation, crop, self.config.min_visible)
-        if isinstance(dataset, ClassificationDataset):
-            return dataset.label(index)
-        mask = augment_mask(self._masks[index], augmentation, crop)
-        return mask if self.part is None else cut_out(mask, self.part.own)
+    def _target(self, index: int, augmentation: Augmentation) -> Any:
+        target = self._targets[index] if self.kind.is_cached else self._read_target(index)
+        return self.kind.cut(target, augmentation, self.config, self.part)
 
-    def _samples_of(self, index: int) -> int:
-        if isinstance(self.dataset, ClassificationDataset):
-            return 1
-        record = self.dataset.record(index)
-        factor = resize_factor(record.height, record.width, self.config.resize, self.config.resize_limit)
-        return max(1, round(record.height * record.width * factor**2 / self.config.crop**2))
+    def _read_target(self, index: int) -> Any:
+        return self.kind.read(self.dataset, index)

@@ -16,7 +16,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import Detections
 
 AREAS = ("small", "medium", "large")  # less than 32**2 pixels, less than 96**2, and larger
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ziggurat.config import ModelConfig, Task
+from functools import cache
+
+from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError, nearest
 from ziggurat.models.atss import AtssHead
 from ziggurat.models.backbone import Backbone, create_backbone, image_statistics
@@ -10,10 +12,12 @@ from ziggurat.models.bifpn import BiFpn
 from ziggurat.models.classifier import build_classifier
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.detector import Detector
+from ziggurat.models.families import FAMILIES, Family, register_family
 from ziggurat.models.fcos import FcosHead
 from ziggurat.models.fpn import FeaturePyramid
 from ziggurat.models.images import IMAGENET
 from ziggurat.models.levels import parse_levels
+from ziggurat.models.listed import classifier_names, detector_names, is_multi_branch, segmenter_names
 from ziggurat.models.norm import replace_norms
 from ziggurat.models.pafpn import PathAggregation
 from ziggurat.models.pnn import PnnPyramid
@@ -31,19 +35,27 @@ NECKS: dict[str, type[FeaturePyramid] | type[PathAggregation] | type[BiFpn]] = {
     "pafpn": PathAggregation,
     "bifpn": BiFpn,
 }
-AUTO: dict[Task, str] = {
-    "detect": "fcos-resnet50-fpn",
-    "classify": "timm:resnet50",
-    "segment": "smp:unet/resnet34",
-}
+CLASSIFIERS = ("spp", "pyramidnet")  # first words of names
 GRAMMAR = (
     "a detector is HEAD-BACKBONE-NECK, such as fcos-resnet50-fpn, or HEAD-pnn; a classifier is timm:NAME, "
     "spp-BACKBONE, pnn, or pyramidnet-DEPTH-ALPHA; a segmenter is smp:DECODER/ENCODER"
 )
 
 
-def task_of(name: str) -> Task:
-    """Return the task that a model is for, by its name.
+def family_of(name: str) -> Family:
+    """Return the family of a model, by its name; those that were registered last are asked first.
+
+    Raises:
+        UserError: If the name is of no known form.
+    """
+    for family in reversed(list(FAMILIES.values())):
+        if family.recognises(name):
+            return family
+    raise UserError(f"unknown model.name '{name}': {GRAMMAR}")
+
+
+def task_of(name: str) -> str:
+    """Return the name of the task that a model is for, by the model's name.
 
     Raises:
         UserError: If the name is of no known form.
@@ -52,14 +64,7 @@ def task_of(name: str) -> Task:
         >>> task_of("spp-resnet18"), task_of("atss-pnn"), task_of("smp:fpn/resnet18")
         ('classify', 'detect', 'segment')
     """
-    if name.startswith("smp:"):
-        return "segment"
-    first, _, rest = name.partition("-")
-    if name == "pnn" or name.startswith("timm:") or first in ("spp", "pyramidnet"):
-        return "classify"
-    if rest:
-        return "detect"
-    raise UserError(f"unknown model.name '{name}': {GRAMMAR}")
+    return family_of(name).task
 
 
 def build_model(config: ModelConfig, num_classes: int) -> VisionModel:
@@ -76,8 +81,7 @@ def build_model(config: ModelConfig, num_classes: int) -> VisionModel:
         >>> build_model(ModelConfig(name="spp-resnet10t"), num_classes=3).task
         'classify'
     """
-    builders = {"detect": build_detector, "classify": build_classifier, "segment": build_segmenter}
-    return builders[task_of(config.name)](config, num_classes)
+    return family_of(config.name).build(config, num_classes)
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
@@ -136,3 +140,58 @@ def assemble_detector(config: ModelConfig, num_classes: int, backbone: Backbone 
         return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET)
     neck = NECKS[neck_name](backbone.levels, names, config.channels, config.neck_depth, config.norm)
     return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name))
+
+
+def _outline_detector(config: ModelConfig, num_classes: int) -> Detector:
+    """Build a detector that has no memory on a backbone that it shares with others."""
+    _, backbone_name, _ = parse_name(config.name)
+    if backbone_name == "pnn":
+        return build_detector(config, num_classes)
+    return assemble_detector(config, num_classes, _shared_backbone(backbone_name, config.levels))
+
+
+@cache
+def _shared_backbone(name: str, levels: str) -> Backbone:
+    return create_backbone(name, parse_levels(levels), "batch", 0.0)
+
+
+def _is_classifier(name: str) -> bool:
+    return name == "pnn" or name.startswith("timm:") or name.partition("-")[0] in CLASSIFIERS
+
+
+# The last one is asked first: whatever else has a hyphen in its name is a detector, or nothing. The classes are those of
+# COCO, ImageNet and VOC.
+register_family(
+    "detector",
+    Family(
+        task="detect",
+        recognises=lambda name: bool(name.partition("-")[2]),
+        build=build_detector,
+        num_classes=80,
+        names=lambda: detector_names(list(HEADS), list(NECKS)),
+        outline=_outline_detector,
+        has_branches=lambda name: True,
+    ),
+)
+register_family(
+    "classifier",
+    Family(
+        task="classify",
+        recognises=_is_classifier,
+        build=build_classifier,
+        num_classes=1000,
+        names=classifier_names,
+        has_branches=is_multi_branch,
+    ),
+)
+register_family(
+    "segmenter",
+    Family(
+        task="segment",
+        recognises=lambda name: name.startswith("smp:"),
+        build=build_segmenter,
+        num_classes=21,
+        names=segmenter_names,
+        has_branches=is_multi_branch,
+    ),
+)

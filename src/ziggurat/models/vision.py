@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ziggurat.config import Task
-
 ONE_VALUE = "Expected more than 1 value per channel"  # how PyTorch's batch norms complain in training
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,7 +18,7 @@ class VisionModel(nn.Module):
     the right to multiples of `size_multiple` where it needs that.
 
     Attributes:
-        task: What it is for.
+        task: The name of the task that it is for.
         num_classes: Classes (a detector's without a background).
         mean: Mean of each channel, in [0, 1], that images are normalized by.
         std: Deviation of each channel, in [0, 1].
@@ -29,7 +27,7 @@ class VisionModel(nn.Module):
             them as they are.
     """
 
-    task: Task
+    task: str
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ziggurat.report.findings import ClassRow, Findings
+from ziggurat.metrics.findings import ClassRow, Findings
 from ziggurat.report.names import readable
 
 MAX_ROWS = 20
@@ -16,7 +16,8 @@ _PER_LINE = 4  # metrics beside each other
 def print_table(console: Console, findings: Findings) -> None:
     """Print the metrics of all classes together, then a row for each class, the worst first."""
     console.print(_overall(findings.metrics))
-    console.print(_by_class(findings))
+    if findings.rows:
+        console.print(_by_class(findings))
     hidden = len(findings.rows) - MAX_ROWS
     if hidden > 0:
         console.print(f"and {hidden} more classes, all of them in report/metrics.json", highlight=False)

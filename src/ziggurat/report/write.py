@@ -12,24 +12,22 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ziggurat.config import RunConfig, Task
+from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
 from ziggurat.inference.evaluate import Evaluation
+from ziggurat.metrics.findings import Findings
 from ziggurat.models.vision import VisionModel
-from ziggurat.report.findings import Findings, numbers, study
+from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
+from ziggurat.report.loss_plot import draw_history
 from ziggurat.report.pictures import draw_examples
+from ziggurat.report.plots import draw_confusion, draw_precision_recall
 from ziggurat.report.quality import best_and_worst
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
+from ziggurat.tasks.base import Task
 
 NUM_EXAMPLES = 8  # of the best, and of the worst
-
-_LEGENDS: dict[Task, str] = {
-    "detect": "in colour: found, with class and score; white: annotated",
-    "classify": "in the corner: the predicted class and its probability",
-    "segment": "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)",
-}
 
 
 class Board(Protocol):
@@ -44,7 +42,7 @@ def write_report(
     folder: Path,
     evaluation: Evaluation,
     model: VisionModel,
-    task: Any,
+    task: Task[Any, Any],
     dataset: Dataset | None,
     config: RunConfig,
     device: torch.device,
@@ -71,15 +69,13 @@ def write_report(
     Returns:
         From the name of each picture, and ``metrics``, to its file.
     """
-    # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
-    from ziggurat.report.loss_plot import draw_history
-
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     pictures: dict[str, Image.Image] = {}
-    if dataset is not None and evaluation.predictions is not None and len(dataset):
-        findings = study(evaluation, dataset)
+    metric = evaluation.metric
+    findings = metric.findings(evaluation.metrics) if metric is not None and dataset is not None else None
+    if findings is not None and dataset is not None and len(dataset):
         examples = _Examples(model, task, dataset, config, device, findings)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
         pictures["best"] = examples.draw(best, "Best predictions")
@@ -101,9 +97,9 @@ def write_report(
 
 def _draw_findings(findings: Findings, classes: tuple[str, ...]) -> dict[str, Image.Image]:
     """Draw what is taken for what and, where the task has them, precision and recall."""
-    from ziggurat.report.plots import draw_confusion, draw_precision_recall  # here, as matplotlib is slow
-
-    pictures = {"confusion": draw_confusion(findings.confusion, findings.labels, findings.unit)}
+    pictures = {}
+    if findings.confusion is not None:
+        pictures["confusion"] = draw_confusion(findings.confusion, findings.labels, findings.unit)
     if findings.curves is not None:
         curves, title = findings.curves, findings.curve_title
         pictures["precision_recall"] = draw_precision_recall(curves, classes, title)
@@ -115,7 +111,7 @@ class _Examples:
     """Draws images of the data set that was evaluated on."""
 
     model: VisionModel
-    task: Any
+    task: Task[Any, Any]
     dataset: Dataset
     config: RunConfig
     device: torch.device
@@ -131,7 +127,7 @@ class _Examples:
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
             for row in self.named(indices)
         ]
-        return make_sheet(pictures, named, title, _LEGENDS[self.model.task])
+        return make_sheet(pictures, named, title, self.task.legend)
 
     def named(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return name and quality of each image."""

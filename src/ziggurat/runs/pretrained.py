@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
-
-from ziggurat.config import DataConfig, DecodeConfig, RunConfig, Task
+from ziggurat.config import RunConfig
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model, task_of
 from ziggurat.models.vision import VisionModel
 from ziggurat.models.weights import WeightsReport, load_weights
 from ziggurat.runs.folder import Run
-
-# classes that most published weights of a task have
-USUAL_CLASSES: dict[Task, int] = {"detect": 91, "classify": 1000, "segment": 21}
-# what torchvision's detectors do with an image and with their outputs
-DECODE = {
-    "fcos": DecodeConfig(score_threshold=0.2, nms_threshold=0.6, candidates=1000, max_detections=100),
-    "retinanet": DecodeConfig(score_threshold=0.05, nms_threshold=0.5, candidates=1000, max_detections=300),
-}
-DETECTOR_DATA = DataConfig(resize=800, resize_limit=1333, crop=1333, antialias=False)
-CLASSIFIER_DATA = DataConfig(resize=256, crop=224)
+from ziggurat.tasks.registry import find_task
 
 
 def published_config(name: str, weights: Path) -> RunConfig:
@@ -40,9 +30,7 @@ def published_config(name: str, weights: Path) -> RunConfig:
             "name the folder of a run"
         )
     task = task_of(name)
-    data = {"detect": DETECTOR_DATA, "classify": CLASSIFIER_DATA, "segment": DataConfig()}[task]
-    decode = DECODE.get(name.partition("-")[0], DecodeConfig())
-    return RunConfig(task=task, dtype="fp32", data=data, decode=decode)
+    return dataclasses.replace(find_task(task).pretrained_settings(name), task=task, dtype="fp32")
 
 
 def load_published(weights: Path, config: RunConfig) -> Run:
@@ -54,16 +42,15 @@ def load_published(weights: Path, config: RunConfig) -> Run:
     Raises:
         UserError: If the file does not fit the model, or lacks a part of it.
     """
-    task = task_of(config.model.name)
-    model, report = _load(weights, config, USUAL_CLASSES[task])
+    task = find_task(config.task)
+    model, report = _load(weights, config, task.usual_classes)
     if report.mismatched:
         model, report = _load(weights, config, classes_in_file(model, report))
     if report.missing or report.mismatched:
         raise UserError(
             f"the weights of {config.model.name} must be complete to be run without training: {report.summary()}"
         )
-    names, ids = coco_classes(model.num_classes) if task == "detect" else ((), ())
-    return Run(model.eval(), config, names, ids)
+    return Run(model.eval(), config, *task.known_classes(model.num_classes))
 
 
 def classes_in_file(model: VisionModel, report: WeightsReport) -> int:
@@ -91,25 +78,6 @@ def classes_in_file(model: VisionModel, report: WeightsReport) -> int:
             f"{', '.join(model.class_layers)}: choose the model that the weights belong to"
         )
     return count
-
-
-def coco_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return names and category ids of COCO's classes; none if `count` is neither 91 nor 80.
-
-    Of 91 the label is the category id: one is the background, and ten were never used.
-
-    Example:
-        >>> names, ids = coco_classes(91)
-        >>> names[1], ids[1], names[12]
-        ('person', 1, 'N/A 12')
-    """
-    names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    rows = [(name if name != "N/A" else f"N/A {id}", id) for id, name in enumerate(names)]
-    if count != len(rows):
-        rows = [(name, id) for name, id in rows if id and not name.startswith("N/A")]
-    if count != len(rows):
-        return (), ()
-    return tuple(name for name, _ in rows), tuple(id for _, id in rows)
 
 
 def _load(weights: Path, config: RunConfig, num_classes: int) -> tuple[VisionModel, WeightsReport]:

@@ -1,43 +1,139 @@
-"""What the training loop asks of a task."""
+"""What a task is: a kind of work, whole, from the annotation of an image to the pictures of a report.
+
+Everything else asks the task, and never for its name: the data how a target is cut (`Task.targets`), the training loop
+what the loss is, inference how images are seen and joined, evaluation for a metric, `predict` and the report for files
+and pictures. `registry.TASKS` turns names into tasks; ``docs/extending.md`` adds one in a hundred lines.
+
+Shapes: ``B`` images of a microbatch, ``K`` normalizers, ``S`` sums over outputs.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
+from PIL import Image
 from torch import Tensor
 
+from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.targets import TargetKind
+from ziggurat.data.tiles import Tile
+from ziggurat.data.views import View, make_view
+from ziggurat.metrics.base import Metric
+from ziggurat.models.vision import VisionModel
+
+Found = TypeVar("Found")
+Prediction = TypeVar("Prediction")
 
 
-class Task(Protocol):
-    """From a model's outputs to the loss's shares.
+@dataclass(frozen=True)
+class Place:
+    """Where what is predicted for an image is written.
 
     Attributes:
+        record: Of the image.
+        folder: Of all files; exists.
+        stem: The name, without suffix, of files that belong to the image.
+        classes: The name of each label.
+        category_ids: The COCO category id of each label.
+    """
+
+    record: ImageRecord
+    folder: Path
+    stem: str
+    classes: Sequence[str]
+    category_ids: Sequence[int]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is written of an image, whatever the task."""
+        return {"image_id": self.record.image_id, "file_name": self.record.name}
+
+
+class Task(ABC, Generic[Found, Prediction]):
+    """A kind of work: `Found` is what comes out of one tile of an image, `Prediction` what is said of the whole image.
+
+    Args:
+        model: Gives facts, such as its classes; its weights are not used.
+        config: Of the run.
+
+    Attributes:
+        name: What ``--task`` calls it.
+        main_metric: The metric that it is validated by.
+        annotations: The kinds of annotations that it can be trained on (`data.formats.kinds`), the best first.
+        model_task: The task that its models are declared for, where that is another one.
+        default_model: The name of the model that it takes if none is named.
+        usual_classes: Classes that most pretrained weights have.
+        targets: How targets are read, cut, stacked and drawn.
+        legend: What the pictures of a report show.
+        term_names: The terms of the loss.
         normalizer_names: What the loss is divided by, as far as it is known before anything is computed.
         normalizers_are_parts: Whether the workers that share an image each know a part of its normalizers (those of
             the pixels that they have), or each know them whole.
         output_sum_names: Sums over the outputs of the global batch that the loss depends on (a Dice of the whole
             batch is no sum of Dices); empty for most losses. They cost a forward pass of their own.
-        term_names: The terms of the loss.
     """
 
-    normalizer_names: tuple[str, ...]
-    normalizers_are_parts: bool
-    output_sum_names: tuple[str, ...]
+    name: ClassVar[str]
+    main_metric: ClassVar[str]
+    annotations: ClassVar[tuple[str, ...]]
+    model_task: ClassVar[str] = ""
+    default_model: ClassVar[str]
+    usual_classes: ClassVar[int] = 1000
+    targets: ClassVar[TargetKind]
+    legend: ClassVar[str] = ""
     term_names: tuple[str, ...]
+    normalizer_names: tuple[str, ...]
+    normalizers_are_parts: bool = False
+    output_sum_names: tuple[str, ...] = ()
 
+    def __init__(self, model: VisionModel, config: RunConfig) -> None:
+        self.model = model
+        self.config = config
+
+    # Before there is a model.
+
+    @classmethod
+    def natural_settings(cls, config: RunConfig) -> dict[str, Any]:
+        """Return what a run of this task sets where its config leaves it open, by dotted names."""
+        return {}
+
+    @classmethod
+    def demo(cls) -> RunConfig | None:
+        """Return the config of a run of minutes on the embedded data set; None if there is no such run."""
+        return None
+
+    @classmethod
+    def pretrained_settings(cls, name: str) -> RunConfig:
+        """Return the config that weights of a model by this name, trained elsewhere, are usually run with."""
+        return RunConfig()
+
+    @classmethod
+    def known_classes(cls, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return names and category ids of the classes that weights with so many classes usually have, or none."""
+        return (), ()
+
+    # The loss.
+
+    @abstractmethod
     def assign(self, batch: Microbatch) -> Any:
         """Return what the outputs of a microbatch have to predict; needs no outputs."""
-        ...
 
+    @abstractmethod
     def normalizers(self, assignment: Any) -> Tensor:
         """Return a microbatch's summands of the normalizers, float64, shape ``(K,)``."""
-        ...
 
     def output_sums(self, outputs: Any, assignment: Any) -> Tensor:
         """Return a microbatch's summands of the sums over outputs, float64, shape ``(S,)``."""
-        ...
+        return torch.zeros(0, dtype=torch.float64)
 
+    @abstractmethod
     def loss_shares(self, outputs: Any, assignment: Any, totals: Tensor) -> dict[str, Tensor]:
         """Return a microbatch's share of each term; summed over all microbatches they are the loss.
 
@@ -49,4 +145,67 @@ class Task(Protocol):
             totals: Global sums over all microbatches, of `normalizers` and then of `output_sums`, float64, shape
                 ``(K + S,)``.
         """
-        ...
+
+    # Inference.
+
+    def view(self, record: ImageRecord) -> View:
+        """Say how the network sees an image: resized, and cut into overlapping tiles if it is larger than the crop."""
+        return make_view(record, self.config.data)
+
+    @abstractmethod
+    def decode(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> list[Found]:
+        """Return what is found in each tile of a batch, on the CPU.
+
+        Args:
+            outputs: The model's.
+            sizes: Rows and columns of each tile before padding.
+        """
+
+    @abstractmethod
+    def stitch(self, tiles: Sequence[tuple[Tile, Found]], view: View, record: ImageRecord) -> Prediction:
+        """Join what was found in the tiles of an image to a prediction in the image's own pixels.
+
+        Args:
+            tiles: All tiles of `view`, in order.
+            view: As `view` returned it.
+            record: Of the image.
+        """
+
+    def pack(self, found: Sequence[Found]) -> Any:
+        """Return what was found in many tiles in a form that travels fast between workers."""
+        return list(found)
+
+    def unpack(self, packed: Any) -> list[Found]:
+        """Undo `pack`."""
+        return list(packed)
+
+    # Results.
+
+    @abstractmethod
+    def metric(self, dataset: Any) -> Metric[Prediction]:
+        """Return what measures predictions for a data set with the annotations of this task."""
+
+    @abstractmethod
+    def draw(self, image_CHW: Tensor, prediction: Prediction, classes: Sequence[str]) -> Image.Image:
+        """Return a picture of a prediction, for `predict`."""
+
+    @abstractmethod
+    def draw_comparison(
+        self, image_CHW: Tensor, prediction: Prediction, dataset: Any, index: int
+    ) -> Image.Image:
+        """Return a picture of a prediction beside what is there, for the report.
+
+        Args:
+            image_CHW: uint8, shape ``(3, H, W)``.
+            prediction: Of the image.
+            dataset: Knows what is there.
+            index: Of the image in `dataset`.
+        """
+
+    @abstractmethod
+    def rows(self, prediction: Prediction, place: Place) -> list[dict[str, Any]]:
+        """Return what ``predictions.json`` says of an image, and write what files it names."""
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `predict` says besides the number of images, from the rows of all of them."""
+        return {}

@@ -18,8 +18,8 @@ from torchvision.models.detection.backbone_utils import mobilenet_backbone, resn
 
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError, nearest
-from ziggurat.models.build import GRAMMAR, HEADS, build_model, parse_name, task_of
-from ziggurat.models.catalogue import NUM_CLASSES, model_names
+from ziggurat.models.build import GRAMMAR, HEADS, build_model, parse_name
+from ziggurat.models.catalogue import model_names, num_classes_of
 from ziggurat.models.segmenter import parse_segmenter_name
 
 TORCHVISION = "torchvision:"
@@ -46,7 +46,7 @@ def build_network(name: str, config: ModelConfig) -> nn.Module:
     elif ":" in name and not name.startswith(OWN_PREFIXES):
         model = _of_user(name)
     else:
-        model = build_model(dataclasses.replace(config, name=name), NUM_CLASSES[task_of(name)])
+        model = build_model(dataclasses.replace(config, name=name), num_classes_of(name))
     fill_zero_weights(model)
     return model
 

@@ -17,13 +17,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ziggurat.data.batch import Objects
-from ziggurat.tasks.detection.detections import Detections
+from ziggurat.data.detections import PICTURE_SCORE, Detections
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
 READABLE_SIDE = 384  # pixels of a picture's longer side that letters and digits need
-PICTURE_SCORE = 0.3  # detections with a lower score are not drawn: a list may be long, a picture must be read
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _SMALLEST_LETTERS = 10  # pixels
 

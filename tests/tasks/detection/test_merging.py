@@ -6,8 +6,8 @@ The image has 20 x 100 pixels; tile 0 is columns 0..60, tile 1 columns 40..100: 
 import torch
 
 from ziggurat.config import DecodeConfig
+from ziggurat.data.detections import Detections
 from ziggurat.data.tiles import Tile, tile_grid
-from ziggurat.tasks.detection.detections import Detections
 from ziggurat.tasks.detection.merging import inner_borders, is_fragment, merge_tiles
 
 TILES = [Tile(0, 0, 20, 60), Tile(0, 40, 20, 60)]

@@ -1,21 +1,25 @@
 """Data sets of the user's: formats are recognised by looking, read into one table, validated, and opened.
 
-A format is one module with a reader from a `Source` to a `Table`; it is listed in ``READERS`` (`opening`) and
-recognised in `recognise`. `writing` writes data sets.
+A format is one module with a reader from a `Source` to a `Table`, registered in `builtin` and recognised in `recognise`;
+`registry` says how one from outside is added. `writing` writes data sets.
 """
 
 from ziggurat.data.formats.check import find_faults
-from ziggurat.data.formats.opening import open_dataset, recognise_tasks
+from ziggurat.data.formats.opening import open_split, recognise_annotations
+from ziggurat.data.formats.recognise import NotServedError
+from ziggurat.data.formats.registry import FORMATS, Format, register_format
 from ziggurat.data.formats.table import Fault, Summary
-from ziggurat.data.formats.writing import WRITTEN, convert, write_dataset
+from ziggurat.data.formats.writing import write_dataset
 
 __all__ = [
-    "WRITTEN",
+    "FORMATS",
     "Fault",
+    "Format",
+    "NotServedError",
     "Summary",
-    "convert",
     "find_faults",
-    "open_dataset",
-    "recognise_tasks",
+    "open_split",
+    "recognise_annotations",
+    "register_format",
     "write_dataset",
 ]

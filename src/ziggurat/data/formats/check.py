@@ -16,6 +16,7 @@ import torch
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.formats.joining import emptiness, mask_header_faults
+from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.opening import DIGITS, declare, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
@@ -47,23 +48,24 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
     found = recognise(Path(path))
-    tasks = list(found.tasks)
+    kinds = list(found.kinds)
     faults: list[Fault] = []
     summaries = []
-    for task, sources in found.splits.items():
-        if task == "segment" and task != tasks[0] and not next(iter(sources.values())).masks:
-            continue  # the same annotations as those for detection, whose outlines are validated with their boxes
+    for kind, sources in found.splits.items():
+        if KINDS[kind].within in found.splits:
+            continue  # the same annotations: outlines are validated with their boxes
         if Path(path).is_file() and sources["train"] == sources.get("val"):
             sources = {
                 "train": sources["train"]
             }  # one file serves as both splits; its faults are listed once
         tables = {split: read_table(source) for split, source in sources.items()}
-        if task == "detect" and not all(map(_is_outlined, tables.values())) and not found.has_masks:
-            tasks = [one for one in tasks if one != "segment"]
+        for part in [one for one in kinds if KINDS[one].within == kind]:
+            if not all(map(KINDS[part].is_there, tables.values())):
+                kinds.remove(part)
         classes, new = _judge(tables, config)
         faults += new
         summaries.append(_summary(found.format, _counts(tables), classes))
-    return faults, replace(summaries[0], tasks=tuple(tasks))
+    return faults, replace(summaries[0], kinds=tuple(kinds))
 
 
 def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, ...], list[Fault]]:
@@ -89,10 +91,6 @@ def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, .
     return classes, faults
 
 
-def _is_outlined(table: Table) -> bool:
-    return all(row.outline is not None for row in table.boxes)
-
-
 def _counts(tables: dict[Split, Table]) -> dict[str, dict[str, int]]:
     return {
         split: {"images": len(table.images), "annotations": table.num_annotations}
@@ -115,7 +113,7 @@ def _digits_summary() -> Summary:
         }
         for dataset in scenes
     }
-    return replace(_summary("digits", splits, scenes[0].classes), tasks=tuple(DIGITS))
+    return replace(_summary("digits", splits, scenes[0].classes), kinds=tuple(DIGITS))
 
 
 def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) -> list[Fault]:

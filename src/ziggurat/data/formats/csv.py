@@ -9,7 +9,6 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from ziggurat.config import Task
 from ziggurat.data.formats.table import (
     BoxRow,
     Fault,
@@ -68,19 +67,19 @@ def read_label_csv(source: Source) -> Table:
     return table
 
 
-def header_task(line: str) -> Task | None:
-    """Return what a file is for whose first line this is, or None if it does not name all the columns.
+def header_kind(line: str) -> str | None:
+    """Return the kind of annotations of a file whose first line this is, or None if it does not name all the columns.
 
     Example:
-        >>> header_task("label, image_path, xmin, ymin, xmax, ymax"), header_task("a.png,1,2,3,4,Tree")
-        ('detect', None)
-        >>> header_task("image_path,label,xmin"), header_task("image_path,label,photographer")
-        (None, 'classify')
+        >>> header_kind("label, image_path, xmin, ymin, xmax, ymax"), header_kind("a.png,1,2,3,4,Tree")
+        ('boxes', None)
+        >>> header_kind("image_path,label,xmin"), header_kind("image_path,label,photographer")
+        (None, 'labels')
     """
     names = set(_names(line.split(",")))
     if set(COLUMNS) <= names:
-        return "detect"
-    return "classify" if names & set(COLUMNS) == set(LABEL_COLUMNS) else None
+        return "boxes"
+    return "labels" if names & set(COLUMNS) == set(LABEL_COLUMNS) else None
 
 
 def _names(fields: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ def find_class_folders(folder: Path) -> dict[Split, Source]:
     for split, names in SPLIT_NAMES.items():
         inner = next((folder / name for name in names if (folder / name).is_dir()), None)
         if inner is not None and (class_names(inner) or _has_images(inner)):
-            splits[split] = Source("imagefolder", "classify", folder, (), (folder,), (inner,))
+            splits[split] = Source("imagefolder", "labels", folder, (), (folder,), (inner,))
     if splits:
         return splits
     names_here = class_names(folder)
@@ -36,7 +36,7 @@ def find_class_folders(folder: Path) -> dict[Split, Source]:
         return {}
     if not any(_has_images(folder / name) for name in names_here):
         return {}
-    return {"train": Source("imagefolder", "classify", folder, (), (folder,), (folder,))}
+    return {"train": Source("imagefolder", "labels", folder, (), (folder,), (folder,))}
 
 
 def read_class_folders(source: Source) -> Table:

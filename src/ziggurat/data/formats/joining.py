@@ -9,6 +9,7 @@ import numpy as np
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings
+from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.palette import all_ignored_fault
 from ziggurat.data.formats.table import Fault, Split, Table
 from ziggurat.data.formats.validate import (
@@ -121,7 +122,7 @@ def emptiness(table: Table) -> list[Fault]:
     if not table.images:
         return [Fault(file, None, f"empty {kind}: it names no image")]
     if not table.num_annotations:
-        what = "label" if table.source.task == "classify" else "box"
+        what = KINDS[table.source.kind].one
         return [Fault(file, None, f"empty {kind}: there is no {what} in any image")]
     return []
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
     Fault,
-    Format,
     ImageRow,
     MaskRow,
     Source,
@@ -139,10 +138,10 @@ def _add(
         splits[split] = _source("masks", root, images, masks)
 
 
-def _source(format: Format, root: Path, images: Path, masks: Path, files: tuple[Path, ...] = ()) -> Source:
+def _source(format: str, root: Path, images: Path, masks: Path, files: tuple[Path, ...] = ()) -> Source:
     """Return the source of a pair of folders, with the file of class names that is nearest to the masks."""
     places = [masks, *masks.parents]
     places = places[: places.index(root) + 1]
     files_of_classes = (place / name for place in places for name in _CLASS_FILES)
     class_file = next((file for file in files_of_classes if file.is_file()), None)
-    return Source(format, "segment", root, files, (root,), (images,), (masks,), class_file)
+    return Source(format, "masks", root, files, (root,), (images,), (masks,), class_file)

@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from ziggurat.config import DataConfig, DigitsConfig, Task
+from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
-from ziggurat.data.formats.coco import read_coco
-from ziggurat.data.formats.csv import read_csv, read_label_csv
-from ziggurat.data.formats.imagefolder import read_class_folders
+from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
-from ziggurat.data.formats.mask_folders import read_mask_folders
+from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.palette import find_palette
 from ziggurat.data.formats.recognise import recognise
-from ziggurat.data.formats.table import BACKGROUND, Fault, Format, Source, Split, Table
+from ziggurat.data.formats.registry import FORMATS
+from ziggurat.data.formats.table import BACKGROUND, Fault, Source, Split, Table
 from ziggurat.data.formats.validate import declared_classes
-from ziggurat.data.formats.voc import read_voc
-from ziggurat.data.formats.yolo import read_yolo
 from ziggurat.errors import UserError
 
-DIGITS: dict[Task, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
-    "detect": DigitScenes,
-    "classify": DigitLabels,
-    "segment": DigitMasks,
+DIGITS: dict[str, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
+    "boxes": DigitScenes,
+    "labels": DigitLabels,
+    "masks": DigitMasks,
 }
-READERS: dict[tuple[Format, Task], Callable[[Source], Table]] = {
-    ("coco", "detect"): read_coco,
-    ("coco", "segment"): read_coco,
-    ("csv", "detect"): read_csv,
-    ("csv", "classify"): read_label_csv,
-    ("imagefolder", "classify"): read_class_folders,
-    ("masks", "segment"): read_mask_folders,
-    ("voc", "detect"): read_voc,
-    ("voc", "segment"): read_mask_folders,
-    ("yolo", "detect"): read_yolo,
-    ("yolo", "segment"): read_yolo,
-}
+_JOIN = {"boxes": join_boxes, "outlines": join_outlines, "labels": join_labels}
 
 _SHOWN = 3  # faults of a kind that are listed one by one
 
 
-def open_dataset(
+def open_split(
     path: str,
     split: Split,
-    task: Task,
+    annotations: Sequence[str],
     config: DataConfig,
     digits: DigitsConfig,
     classes: tuple[str, ...] | None = None,
@@ -56,7 +42,7 @@ def open_dataset(
     Args:
         path: A folder, an annotation file (which serves as both splits), or ``digits``, the embedded data set.
         split: ``train`` or ``val``.
-        task: What the data set is for; it must have such annotations.
+        annotations: The kinds of annotations that are wanted, the best first; the data set must have one of them.
         config: How images and masks are read.
         digits: How the embedded data set looks.
         classes: Names of the labels, such as those that a model was trained with; None takes those of the
@@ -66,16 +52,17 @@ def open_dataset(
         The split, or None if there is no ``val`` split.
 
     Raises:
+        NotServedError: If it has other annotations only.
         UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
     """
     if path == "digits":
-        scenes = DIGITS[task](digits, split)
+        scenes = DIGITS[next(kind for kind in annotations if kind in DIGITS)](digits, split)
         if classes not in (None, scenes.classes):
             raise UserError(
                 f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"
             )
         return scenes
-    sources = recognise(_given(path)).sources(path, task)
+    sources = recognise(_given(path)).sources(path, annotations)
     if split not in sources:
         if split == "val":
             return None
@@ -86,8 +73,8 @@ def open_dataset(
     return joined.dataset
 
 
-def recognise_tasks(path: str, config: DataConfig) -> tuple[Task, ...]:
-    """Return what a data set can serve, the most natural first.
+def recognise_annotations(path: str, config: DataConfig) -> tuple[str, ...]:
+    """Return the kinds of annotations that a data set has, the most natural first.
 
     Args:
         path: A folder, an annotation file, or ``digits``.
@@ -96,18 +83,18 @@ def recognise_tasks(path: str, config: DataConfig) -> tuple[Task, ...]:
     Raises:
         UserError: If there is no such data set or none is recognised.
     """
-    return tuple(DIGITS) if path == "digits" else recognise(_given(path)).tasks
+    return tuple(DIGITS) if path == "digits" else recognise(_given(path)).kinds
 
 
 def read_table(source: Source) -> Table:
     """Read the annotations of a split."""
-    return READERS[source.format, source.task](source)
+    return FORMATS[source.format].read[source.kind](source)
 
 
 def declare(table: Table) -> dict[str, int]:
     """Return the category id of each class of a split's boxes, outlines or labels, in the order of labels."""
     declared = declared_classes(table)
-    if table.source.task != "segment":
+    if not KINDS[table.source.kind].has_background:
         return declared
     return {BACKGROUND: 0} | {name: number for name, number in declared.items() if name != BACKGROUND}
 
@@ -131,8 +118,7 @@ def _join(
         declared = {name: own.get(name, number) for number, name in enumerate(classes, start=1)}
     elif "train" in sources and sources["train"] != sources[split]:
         declared = declare(read_table(sources["train"]))
-    join = {"detect": join_boxes, "segment": join_outlines, "classify": join_labels}[table.source.task]
-    return join(table, split, declared, config)
+    return _JOIN[table.source.kind](table, split, declared, config)
 
 
 def _sentences(faults: list[Fault], path: str) -> list[str]:

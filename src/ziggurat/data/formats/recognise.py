@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ziggurat.config import Task
 from ziggurat.data.formats.coco import has_outlines
-from ziggurat.data.formats.csv import header_task
+from ziggurat.data.formats.csv import header_kind
 from ziggurat.data.formats.imagefolder import find_class_folders
 from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
-from ziggurat.data.formats.table import SPLIT_NAMES, Format, Source, Split
+from ziggurat.data.formats.registry import FORMATS
+from ziggurat.data.formats.table import SPLIT_NAMES, Source, Split
 from ziggurat.data.formats.yolo import has_polygons
 from ziggurat.data.formats.yolo_layout import find_in_yaml, find_yolo, is_data_yaml
 from ziggurat.errors import UserError, nearest
@@ -28,8 +28,24 @@ LOOKED_FOR = """looked for
     one annotation file, or VOC files beside the images,
     a folder for each class, in train/ and val/ or without (ImageFolder)"""
 
-_SUFFIXES: dict[str, Format] = {".json": "coco", ".xml": "voc", ".csv": "csv"}
+_SUFFIXES: dict[str, str] = {".json": "coco", ".xml": "voc", ".csv": "csv"}
 _HEAD_BYTES = 1 << 16
+
+
+class NotServedError(UserError):
+    """A data set has no annotations of the kinds that are needed.
+
+    Attributes:
+        format: The name of the format that was recognised.
+        annotations: The kinds that it has.
+    """
+
+    def __init__(self, path: str, needed: Sequence[str], found: Recognised) -> None:
+        self.format, self.annotations = found.format, found.kinds
+        super().__init__(
+            f"the data set must have {' or '.join(needed)}: {path} was recognised as {found.format}, which has "
+            f"{' and '.join(found.kinds)} here"
+        )
 
 
 @dataclass(frozen=True)
@@ -37,36 +53,28 @@ class Recognised:
     """What a data set is.
 
     Attributes:
-        format: How its annotations are written.
-        splits: Where each split lies, for each task that the data set serves, the most natural first.
+        format: The name of the format that its annotations are written in.
+        splits: Where each split lies, for each kind of annotation that it has, the most natural first.
     """
 
-    format: Format
-    splits: dict[Task, dict[Split, Source]]
+    format: str
+    splits: dict[str, dict[Split, Source]]
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What it serves, the most natural first."""
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its annotations, the most natural first."""
         return tuple(self.splits)
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether its masks are files."""
-        return any(source.masks for source in self.splits.get("segment", {}).values())
-
-    def sources(self, path: str, task: Task) -> dict[Split, Source]:
-        """Return where each split lies for a task.
+    def sources(self, path: str, kinds: Sequence[str]) -> dict[Split, Source]:
+        """Return where each split lies, with annotations of the first of these kinds that the data set has.
 
         Raises:
-            UserError: If the data set does not serve it.
+            NotServedError: If it has none of them.
         """
-        if task not in self.splits:
-            serves = " and ".join(self.tasks)
-            raise UserError(
-                f"the data set must serve the task {task}: {path} was recognised as {self.format}, which serves "
-                f"{serves} here; give --task {self.tasks[0]} or another data set"
-            )
-        return self.splits[task]
+        for kind in kinds:
+            if kind in self.splits:
+                return self.splits[kind]
+        raise NotServedError(path, kinds, self)
 
 
 def recognise(path: Path) -> Recognised:
@@ -78,10 +86,14 @@ def recognise(path: Path) -> Recognised:
     Raises:
         UserError: If there is no such file, nothing is recognised, or it cannot be told which file is meant.
     """
+    if not path.exists():
+        raise UserError(_not_there(path))
+    for name, format in FORMATS.items():
+        found = format.recognise(path) if format.recognise is not None else {}
+        if found:
+            return Recognised(name, found)
     if path.is_file():
         return _served(_of_file(path))
-    if not path.is_dir():
-        raise UserError(_not_there(path))
     looks: list[Callable[[Path], dict[Split, Source]]] = [
         _named_files, _coco_layout, _voc_layout, find_voc_masks, find_yolo, find_mask_folders, _split_folders, _single,
         find_class_folders,
@@ -94,18 +106,18 @@ def recognise(path: Path) -> Recognised:
 
 
 def _served(splits: dict[Split, Source]) -> Recognised:
-    """Add the other tasks that the same data set serves."""
+    """Add the other kinds of annotations that the same data set has."""
     first = next(iter(splits.values()))
-    tasks = {first.task: splits}
-    if first.format == "voc" and first.task == "detect":
+    kinds = {first.kind: splits}
+    if first.format == "voc" and first.kind == "boxes":
         masks = find_voc_masks(first.root)
         if masks:
-            tasks["segment"] = masks
+            kinds["masks"] = masks
     elif (first.format == "coco" and has_outlines(first.files[0])) or (
         first.format == "yolo" and has_polygons(first)
     ):
-        tasks["segment"] = {split: replace(source, task="segment") for split, source in splits.items()}
-    return Recognised(first.format, tasks)
+        kinds["outlines"] = {split: replace(source, kind="outlines") for split, source in splits.items()}
+    return Recognised(first.format, kinds)
 
 
 def _of_file(path: Path) -> dict[Split, Source]:
@@ -121,7 +133,7 @@ def _of_file(path: Path) -> dict[Split, Source]:
     return {"train": source, "val": source}
 
 
-def format_of(file: Path) -> Format | None:
+def format_of(file: Path) -> str | None:
     """Return the format that a file's beginning shows, or None."""
     try:
         with file.open("rb") as stream:
@@ -135,17 +147,17 @@ def format_of(file: Path) -> Format | None:
         return "coco" if keys.search(head) or keys.search(tail) else None
     if head.startswith("<"):
         return "voc" if "<annotation" in head else None
-    return "csv" if header_task(head.partition("\n")[0]) else None
+    return "csv" if header_kind(head.partition("\n")[0]) else None
 
 
-def _csv_task(file: Path) -> Task:
-    """Return what a CSV file is for; a broken one is taken for boxes, and its faults are listed when it is read."""
+def _csv_kind(file: Path) -> str:
+    """Return the kind of annotations of a CSV file; a broken one is taken for boxes, and its faults are listed when it is read."""
     try:
         with file.open("rb") as stream:
             line = stream.readline(_HEAD_BYTES).decode("utf-8-sig", "replace")
     except OSError:
-        return "detect"
-    return header_task(line.strip()) or "detect"
+        return "boxes"
+    return header_kind(line.strip()) or "boxes"
 
 
 def _not_there(path: Path) -> str:
@@ -156,7 +168,7 @@ def _not_there(path: Path) -> str:
     return f"there is no data set {path}: {nearest(path.name, names) if names else f'{parent} is empty'}"
 
 
-def _file_source(file: Path, kind: Format, root: Path | None = None) -> Source:
+def _file_source(file: Path, kind: str, root: Path | None = None) -> Source:
     """Return the source of one annotation file, with every folder its images may lie in."""
     base = file.parent
     in_annotations = base.name.lower() == "annotations"
@@ -169,12 +181,12 @@ def _file_source(file: Path, kind: Format, root: Path | None = None) -> Source:
         folders += [parent, *named, parent / "images", *in_images, parent / "JPEGImages"]
     folders += [base / "train", base / "val"]
     root = root or (base.parent if in_annotations else base)
-    task = _csv_task(file) if kind == "csv" else "detect"
-    return Source(kind, task, root, (file,), tuple(folder for folder in folders if folder.is_dir()))
+    annotations = _csv_kind(file) if kind == "csv" else "boxes"
+    return Source(kind, annotations, root, (file,), tuple(folder for folder in folders if folder.is_dir()))
 
 
 def _xml_source(files: Sequence[Path], root: Path, folders: Sequence[Path]) -> Source:
-    return Source("voc", "detect", root, tuple(files), tuple(folder for folder in folders if folder.is_dir()))
+    return Source("voc", "boxes", root, tuple(files), tuple(folder for folder in folders if folder.is_dir()))
 
 
 def _named_files(folder: Path) -> dict[Split, Source]:

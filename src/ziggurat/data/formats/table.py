@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ziggurat.config import Task
 from ziggurat.data.outlines import Outline
 
-Format = Literal["coco", "voc", "csv", "yolo", "imagefolder", "masks"]
 Split = Literal["train", "val"]
 
 BACKGROUND = "background"  # the class of a segmentation's pixels that belong to no object
@@ -50,7 +48,7 @@ class Summary:
         annotations: Boxes, labels or masks of all splits.
         splits: Images and annotations of each split.
         classes: Names of the classes, in the order of their labels.
-        tasks: What it serves, the most natural first.
+        kinds: The kinds of its annotations, the most natural first.
     """
 
     format: str
@@ -58,7 +56,7 @@ class Summary:
     annotations: int
     splits: dict[str, dict[str, int]]
     classes: tuple[str, ...]
-    tasks: tuple[Task, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class Source:
     """Where a split lies.
 
     Attributes:
-        format: How its annotations are written.
-        task: What its annotations are for.
+        format: The name of the format that its annotations are written in.
+        kind: The kind of its annotations (`kinds`).
         root: The data set's folder; no path in an annotation may lead out of it.
         files: The annotation files; lists of images (YOLO).
         folders: Where images are looked for, in this order.
@@ -76,8 +74,8 @@ class Source:
         class_file: Names the classes, where the format has a file for them.
     """
 
-    format: Format
-    task: Task
+    format: str
+    kind: str
     root: Path
     files: tuple[Path, ...]
     folders: tuple[Path, ...]

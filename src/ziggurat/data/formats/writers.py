@@ -17,8 +17,8 @@ from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import (
     ClassificationDataset,
     DetectionDataset,
-    FileDataset,
     SegmentationDataset,
+    all_annotations,
 )
 from ziggurat.data.formats.csv import COLUMNS, LABEL_COLUMNS
 from ziggurat.data.formats.palette import is_colored
@@ -129,13 +129,8 @@ def write_masks(dataset: SegmentationDataset, split: Split, names: Sequence[str]
 
 def _coco_objects(dataset: DetectionDataset, index: int) -> list[dict[str, object]]:
     """Return what COCO says of each object but its ids."""
-    if isinstance(dataset, FileDataset):
-        objects = dataset.all_objects(index)
-        areas, crowd = dataset.areas(index).tolist(), dataset.crowd(index).tolist()
-    else:
-        objects = dataset.objects(index)
-        sides = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
-        areas, crowd = sides.prod(dim=1).tolist(), [False] * len(objects)
+    every = all_annotations(dataset, index)
+    areas, crowd = every.areas.tolist(), every.crowd.tolist()
     return [
         {
             "category_id": dataset.category_ids[label],
@@ -143,7 +138,7 @@ def _coco_objects(dataset: DetectionDataset, index: int) -> list[dict[str, objec
             "area": area,
             "iscrowd": int(is_crowd),
         }
-        for ((x1, y1, x2, y2), label), area, is_crowd in zip(_boxes(objects), areas, crowd, strict=True)
+        for ((x1, y1, x2, y2), label), area, is_crowd in zip(_boxes(every.objects), areas, crowd, strict=True)
     ]
 
 

@@ -66,7 +66,7 @@ def find_in_yaml(file: Path) -> dict[Split, Source]:
             lists = tuple(place for place in places if place.is_file())
             folders = tuple(place for place in places if place.is_dir())
             splits[split] = Source(
-                "yolo", "detect", file.parent, lists, (file.parent,), folders, class_file=file
+                "yolo", "boxes", file.parent, lists, (file.parent,), folders, class_file=file
             )
     if faults:
         raise UserError(faults)
@@ -175,7 +175,7 @@ def _find_folders(folder: Path, class_file: Path | None) -> dict[Split, Source]:
 
 
 def _in_folder(root: Path, images: Path, class_file: Path | None) -> Source:
-    return Source("yolo", "detect", root, (), (root,), (images,), class_file=class_file)
+    return Source("yolo", "boxes", root, (), (root,), (images,), class_file=class_file)
 
 
 def _has_texts(labels: Path) -> bool:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from ziggurat.torch_internals.containers import tree_flatten, tree_map_only, tree_unflatten
 
 INPUT = -1  # the number of the call that made the network's input
 

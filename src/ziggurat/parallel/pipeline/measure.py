@@ -25,6 +25,7 @@ from ziggurat.parallel.graph.runner import Held, StageRunner
 from ziggurat.parallel.graph.stages import make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.balance import Unit
+from ziggurat.torch_internals.tensors import memory_key
 
 RUNS = 6
 ENOUGH_SECONDS = 10.0  # after two runs
@@ -94,7 +95,7 @@ class _Run:
         self.seconds, self.kept_bytes = [0.0] * len(places), [0] * len(places)
         self.arrivals: list[tuple[float, int]] = []  # of backward: when, and at which piece
         images = torch.randn(spec.shape, dtype=spec.dtype, device=device).as_strided(spec.shape, spec.strides)
-        self.kept = {images.untyped_storage()._cdata}  # memories, all of which are alive until backward
+        self.kept = {memory_key(images)}  # memories, all of which are alive until backward
         self.piece, self.last = 0, self._now()
         with torch.autograd.graph.saved_tensors_hooks(self._keep, _same) if count else nullcontext():
             held = self._forward(StageRunner(model), images)
@@ -127,10 +128,10 @@ class _Run:
             begin, piece = now, following
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if not isinstance(tensor, nn.Parameter) and storage._cdata not in self.kept:
-            self.kept.add(storage._cdata)
-            self.kept_bytes[self.piece] += storage.nbytes()
+        key = memory_key(tensor)
+        if not isinstance(tensor, nn.Parameter) and key not in self.kept:
+            self.kept.add(key)
+            self.kept_bytes[self.piece] += tensor.untyped_storage().nbytes()
         return tensor
 
     def _now(self) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
+from ziggurat.parallel.pipeline.slots import timetable
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.spatial import SpatialMesh
 
@@ -86,6 +88,7 @@ class Pipeline:
         schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
         spatial: The workers that share each image, if they do.
         recompute: Whether activations are computed again for backward, where they would be kept for long.
+        in_slots: How messages travel, see `messages`; by default as the device needs it.
 
     Attributes:
         mine: Numbers of this worker's stages.
@@ -102,6 +105,7 @@ class Pipeline:
         schedule: str = "1f1b",
         spatial: SpatialMesh | None = None,
         recompute: bool = False,
+        in_slots: bool | None = None,
     ) -> None:
         self.model, self.tracer, self.cut, self.workers = model, tracer, tuple(cut), workers
         self.schedule, self.num_stages = schedule, num_stages(schedule, workers.size)
@@ -111,7 +115,7 @@ class Pipeline:
             )
         self.mine = range(workers.rank, self.num_stages, workers.size)
         self.runner = StageRunner(model)
-        self.channel = Channel(workers, spatial)
+        self.channel = Channel(workers, spatial, in_slots)
         self.recompute = recompute
         self.stages: dict[int, list[Stage]] = {}
         self.peak_alive = 0
@@ -135,7 +139,7 @@ class Pipeline:
             The outputs (detached) and the loss of each microbatch, on the worker of the last stage; elsewhere nothing.
 
         Raises:
-            WorkerLost: If another worker has ended or is stuck.
+            CollectiveFailed: If another worker has ended or is stuck.
             UserError: `CannotCut`, or if the layers of the cut are not there in images of this size.
 
         Placement:
@@ -162,14 +166,29 @@ class Pipeline:
         graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
         step = _Step(work, graphs, stages, orders, kept_whole(orders[self.workers.rank]))
         self.peak_alive = 0
-        for action in orders[self.workers.rank]:
-            if action.kind == "forward":
-                self._forward(step, action, images)
-            else:
-                self._backward(step, action)
-            self.peak_alive = max(self.peak_alive, step.alive)
-        self.channel.flush()
+        if self.channel.in_slots:
+            self._run_in_slots(step, images)
+        else:
+            for action in orders[self.workers.rank]:
+                self._do(step, action, images)
+            self.channel.flush()
         return step.outputs, step.losses
+
+    def _run_in_slots(self, step: _Step, images: list[Tensor]) -> None:
+        """Do this worker's actions, each in its slot, and take part in the exchange after every slot."""
+        tables = timetable(step.orders, partial(self._needs, step), partial(self._messages, step))
+        for slot in tables[self.workers.rank]:
+            if slot.action is not None:
+                self._do(step, slot.action, images)
+            arrived = self.channel.swap([source for source, _ in slot.receives])
+            step.arrived |= {name: one for (_, name), one in zip(slot.receives, arrived, strict=True)}
+
+    def _do(self, step: _Step, action: Action, images: list[Tensor]) -> None:
+        if action.kind == "forward":
+            self._forward(step, action, images)
+        else:
+            self._backward(step, action)
+        self.peak_alive = max(self.peak_alive, step.alive)
 
     def _forward(self, step: _Step, action: Action, images: list[Tensor]) -> None:
         _, number, index = action
@@ -233,6 +252,23 @@ class Pipeline:
         after = {stage.number + 1} if stage.number + 1 < self.num_stages else set()
         return sorted(after | stage.sends.keys())
 
+    def _needs(self, step: _Step, action: Action) -> list[Action]:
+        """Return the actions on whichever worker that must have been done before one."""
+        kind, number, index = action
+        stage = step.stages[index][number]
+        if kind == "forward":
+            return [Action("forward", source, index) for source in self._sources(stage)]
+        users = [Action("backward", user, index) for user in stage.sends]
+        return [Action("forward", number, index), *users]
+
+    def _messages(self, step: _Step, action: Action) -> list[tuple[int, tuple[str, Address]]]:
+        """Return what an action sends to other workers, in order: receivers and addresses."""
+        kind, number, index = action
+        stage = step.stages[index][number]
+        stages = self._targets(stage) if kind == "forward" else list(stage.receives)
+        sent = [(self._worker(target), (str(kind), (index, number, target))) for target in stages]
+        return [(worker, name) for worker, name in sent if worker != self._worker(number)]
+
     def _worker(self, stage: int) -> int:
         return stage % self.workers.size
 
@@ -259,12 +295,12 @@ class Pipeline:
     def _sent_by(self, step: _Step, source: int) -> list[tuple[int, tuple[str, Address]]]:
         """Return the messages that a worker sends this one in a step, in order, with the place of its action."""
         if source not in step.sent_by:
-            sent = step.sent_by[source] = []
-            for place, (kind, number, index) in enumerate(step.orders[source]):
-                stage = step.stages[index][number]
-                for target in self._targets(stage) if kind == "forward" else stage.receives:
-                    if self._worker(target) == self.workers.rank:
-                        sent.append((place, (kind, (index, number, target))))
+            step.sent_by[source] = [
+                (place, name)
+                for place, action in enumerate(step.orders[source])
+                for target, name in self._messages(step, action)
+                if target == self.workers.rank
+            ]
         return step.sent_by[source]
 
 

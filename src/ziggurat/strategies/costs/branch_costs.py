@@ -17,7 +17,7 @@ from ziggurat.parallel.branches.measure import measure_calls
 from ziggurat.parallel.branches.placement import CallCost, Costs, place, refuse_chain
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.strategies.costs.cache import Kept
-from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.costs.team import Team
 
 COSTS = "costs.json"
 KEY = "forward"
@@ -55,7 +55,7 @@ def agree_on_costs(
     model: nn.Module,
     tracer: Tracer,
     spec: ImageSpec,
-    mesh: Mesh,
+    team: Team,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
     file: Path | None = None,
 ) -> Costs:
@@ -65,7 +65,7 @@ def agree_on_costs(
         model: With all its weights.
         tracer: Of the model.
         spec: Of the images of a microbatch.
-        mesh: All workers; they call this together.
+        team: All of them call this together.
         compute: A context in which the model computes.
         file: Where costs that were measured are kept: there are some already when a run goes on.
 
@@ -81,9 +81,9 @@ def agree_on_costs(
         with compute():
             graph, costs = tracer.trace(spec), kept.read()
             if costs is None:
-                costs = measure_calls(model, graph, spec, mesh.workers.device)
+                costs = measure_calls(model, graph, spec, team.workers.device)
                 kept.write(costs)
-            refuse_chain(place(graph, costs, mesh.lp.size))
+            refuse_chain(place(graph, costs, team.network.size))
         return costs
 
-    return mesh.workers.decide_on_first(known_or_measured)
+    return team.workers.decide_on_first(known_or_measured)

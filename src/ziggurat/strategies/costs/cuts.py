@@ -23,7 +23,7 @@ from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.strategies.costs.cache import Kept
-from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.costs.team import Team
 
 CUTS = "cuts.json"
 
@@ -74,7 +74,7 @@ def choose_cut(
     model: nn.Module,
     tracer: Tracer,
     spec: ImageSpec,
-    mesh: Mesh,
+    team: Team,
     config: PipelineConfig,
     num_leaves: int,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -86,7 +86,7 @@ def choose_cut(
         model: With all its weights on the first worker.
         tracer: Of the model.
         spec: Of the images of a microbatch.
-        mesh: All workers; they call this together.
+        team: All of them call this together.
         config: How to cut.
         num_leaves: Microbatches of a step: decides how many activations and gradients are alive at once.
         compute: A context in which the model computes.
@@ -98,28 +98,28 @@ def choose_cut(
     Communication:
         One broadcast of the cut.
     """
-    kept = KeptCuts(file, mesh.pp.size, config)
+    kept = KeptCuts(file, team.network.size, config)
 
     def known_or_chosen() -> Cut:
         cut = kept.read()
         if cut is None:
             with compute():
-                cut = _choose(model, tracer, spec, mesh, config, num_leaves)
+                cut = _choose(model, tracer, spec, team, config, num_leaves)
             kept.write(cut)
         return cut
 
-    return mesh.workers.decide_on_first(known_or_chosen)
+    return team.workers.decide_on_first(known_or_chosen)
 
 
 def _choose(
     model: nn.Module,
     tracer: Tracer,
     spec: ImageSpec,
-    mesh: Mesh,
+    team: Team,
     config: PipelineConfig,
     num_leaves: int,
 ) -> Cut:
-    num_workers = mesh.pp.size
+    num_workers = team.network.size
     count = num_stages(config.schedule, num_workers)
     graph = tracer.trace(spec)
     layers = [name.strip() for name in config.cut.split(",") if name.strip()]
@@ -131,7 +131,7 @@ def _choose(
     places = find_places(graph, layers)  # before anything is measured
     units = measure(model, tracer, spec)
     if not layers:
-        layers = _balanced(units, mesh, config, num_leaves)
+        layers = _balanced(units, team, config, num_leaves)
         places = find_places(graph, layers)
     open_places = graph.places()
     starts = [open_places[unit.name] if unit.name else 0 for unit in units]
@@ -141,10 +141,10 @@ def _choose(
     return Cut(tuple(layers), tuple(costs))
 
 
-def _balanced(units: Sequence[Unit], mesh: Mesh, config: PipelineConfig, num_leaves: int) -> list[str]:
+def _balanced(units: Sequence[Unit], team: Team, config: PipelineConfig, num_leaves: int) -> list[str]:
     """Return the layers at which stages start that take equally long, each within the memory bound on every place of dp."""
-    leaves = partition(num_leaves, mesh.dp.size)
-    orders = make_schedule(config.schedule, mesh.pp.size, len(leaves[0]))
+    leaves = partition(num_leaves, team.data.size)
+    orders = make_schedule(config.schedule, team.network.size, len(leaves[0]))
     of_places = itertools.zip_longest(
         *(gradients_held(mine, num_leaves) for mine in leaves), fillvalue=(0, 0)
     )
@@ -158,4 +158,4 @@ def _balanced(units: Sequence[Unit], mesh: Mesh, config: PipelineConfig, num_lea
         share = share_again(orders, stage, len(leaves[0])) if again else 0.0
         return cost.seconds + share * cost.forward_seconds
 
-    return balance(units, num_stages(config.schedule, mesh.pp.size), memory, config.max_bytes, seconds)
+    return balance(units, num_stages(config.schedule, team.network.size), memory, config.max_bytes, seconds)

@@ -1,6 +1,6 @@
-"""The classification task: from a model's outputs to the loss's shares, to probabilities, and to the metric.
+"""The classification task: one class for each image.
 
-Shapes: ``B`` images of a microbatch, ``N`` images of a data set, ``K`` classes.
+Shapes: ``B`` images of a microbatch, ``K`` classes.
 """
 
 from __future__ import annotations
@@ -9,47 +9,72 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.config import LossConfig
-from ziggurat.data.batch import LabelTargets, Microbatch
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import Microbatch
+from ziggurat.data.dataset import ClassificationDataset, ImageRecord
+from ziggurat.data.tiles import Tile
+from ziggurat.data.views import View, make_center_view
 from ziggurat.models.classifier import Classifier
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.base import Place, Task
+from ziggurat.tasks.classification.metric import ClassificationMetric
+from ziggurat.tasks.classification.pictures import draw_class
+from ziggurat.tasks.classification.settings import DEMO, PRETRAINED_DATA
+from ziggurat.tasks.classification.targets import LabelKind, LabelTargets
+from ziggurat.tasks.classification.writing import class_row
 from ziggurat.tasks.own import whole_output
 
-TOP = 5  # classes among which the right one shall be, besides the best one
 
-
-class ClassificationTask:
+class ClassificationTask(Task[Tensor, Tensor]):
     """Computes shares of the cross-entropy, of the joined prediction and of those of single levels.
 
     Args:
         model: Gives the names of its levels' predictions, if it has any; its weights are not used.
-        loss: The loss.
+        config: ``loss``.
 
     Where several workers share each image, each has the logits, and takes an equal part of the loss.
 
-    Attributes:
-        normalizers_are_parts: No: every worker knows all labels.
-        normalizer_names: What the loss is divided by.
-        output_sum_names: None: the loss is a sum over images.
-        term_names: The terms of the loss.
+    What is found in an image, and predicted for it, is the probability of each class, float32, shape ``(K,)``.
     """
 
-    normalizers_are_parts = False
-    normalizer_names: tuple[str, ...] = ("images",)
-    output_sum_names: tuple[str, ...] = ()
+    name = "classify"
+    main_metric = "top1"
+    annotations = ("labels",)
+    default_model = "timm:resnet50"
+    usual_classes = 1000
+    targets = LabelKind()
+    legend = "in the corner: the predicted class and its probability"
+    normalizer_names = ("images",)
 
-    def __init__(self, model: VisionModel, loss: LossConfig) -> None:
-        self._loss = loss
+    def __init__(self, model: VisionModel, config: RunConfig) -> None:
+        super().__init__(model, config)
+        self._loss = config.loss
         self._level_names = cast(Classifier, model).level_names
-        self.term_names: tuple[str, ...] = ("classes", "levels") if self._level_names else ("classes",)
+        self.term_names = ("classes", "levels") if self._level_names else ("classes",)
+
+    @classmethod
+    def natural_settings(cls, config: RunConfig) -> dict[str, Any]:
+        """Return that whole images are seen, each as large as the network takes them."""
+        return {} if config.data.resize else {"data.resize": config.data.crop}
+
+    @classmethod
+    def demo(cls) -> RunConfig:
+        """Return a run on scenes of one digit."""
+        return DEMO
+
+    @classmethod
+    def pretrained_settings(cls, name: str) -> RunConfig:
+        """Return what is usual for weights that were trained on ImageNet."""
+        return RunConfig(data=PRETRAINED_DATA)
 
     def assign(self, batch: Microbatch) -> Tensor:
         """Return the label of each image, int64, shape ``(B,)``."""
-        assert isinstance(batch.targets, LabelTargets)
-        return batch.targets.labels_B
+        targets: LabelTargets = batch.targets
+        return targets.labels_B
 
     def normalizers(self, assignment: Tensor) -> Tensor:
         """Return the number of images, float64, shape ``(1,)``."""
@@ -79,9 +104,44 @@ class ClassificationTask:
                 shares["levels"] = torch.stack(levels).mean() * self._loss.level_weight
         return shares
 
-    def probabilities(self, outputs: dict[str, Tensor]) -> Tensor:
-        """Return the probability of each class, float32 (or float64, if the outputs are), shape ``(B, K)``."""
-        return _widen(whole_output(outputs["logits"])[0]).softmax(dim=1)
+    def view(self, record: ImageRecord) -> View:
+        """Say that the middle of an image is looked at."""
+        return make_center_view(record, self.config.data)
+
+    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return the probabilities of each image's classes, float32, shapes ``(K,)``."""
+        return list(whole_output(outputs["logits"])[0].float().softmax(dim=1).cpu())
+
+    def stitch(self, tiles: Sequence[tuple[Tile, Tensor]], view: View, record: ImageRecord) -> Tensor:
+        """Return what was found in the one tile of an image."""
+        ((_, probabilities_K),) = tiles
+        return probabilities_K
+
+    def pack(self, found: Sequence[Tensor]) -> Tensor | None:
+        """Return one tensor."""
+        return torch.stack(list(found)) if found else None
+
+    def unpack(self, packed: Tensor | None) -> list[Tensor]:
+        """Undo `pack`."""
+        return [] if packed is None else list(packed)
+
+    def metric(self, dataset: ClassificationDataset) -> ClassificationMetric:
+        """Return top-1 and what else there is to count."""
+        return ClassificationMetric(dataset)
+
+    def draw(self, image_CHW: Tensor, prediction: Tensor, classes: Sequence[str]) -> Image.Image:
+        """Write the best class into the corner."""
+        return draw_class(image_CHW, prediction, classes)
+
+    def draw_comparison(
+        self, image_CHW: Tensor, prediction: Tensor, dataset: ClassificationDataset, index: int
+    ) -> Image.Image:
+        """Write the best class into the corner, and the true one where it is another."""
+        return draw_class(image_CHW, prediction, dataset.classes, dataset.label(index))
+
+    def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
+        """Return the best classes of an image."""
+        return [class_row(prediction, place)]
 
     def _share(self, logits_BK: Tensor, labels_B: Tensor, totals: Tensor) -> Tensor:
         logits_BK, num_workers = whole_output(logits_BK)
@@ -94,46 +154,3 @@ class ClassificationTask:
 
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def classification_metrics(scores_NK: Tensor, labels_N: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Return how often the right class is the best, and among the best five, and how often for each class.
-
-    Of equal scores the earlier class is better. A score that is not a number is never among the best.
-
-    Args:
-        scores_NK: Probabilities or logits, shape ``(N, K)``.
-        labels_N: The right classes, int64, shape ``(N,)``.
-        classes: Names of the classes.
-
-    Returns:
-        ``top1``; ``top5`` where there are more than five classes; ``mean_class_accuracy``, the mean of the classes'
-        recalls; ``per_class``, each class's recall by name. Classes without an image are left out of both.
-
-    Raises:
-        ValueError: If there is no image.
-
-    Example:
-        >>> scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
-        >>> metrics = classification_metrics(scores, torch.tensor([0, 1, 1]), ["cat", "dog"])
-        >>> metrics["mean_class_accuracy"], metrics["per_class"]
-        (0.75, {'cat': 1.0, 'dog': 0.5})
-    """
-    if not len(labels_N):
-        raise ValueError("metrics need an image at least: got none")
-    ranks_N = _ranks(scores_NK, labels_N)
-    counts = torch.bincount(labels_N, minlength=len(classes)).tolist()
-    right = torch.bincount(labels_N[ranks_N == 0], minlength=len(classes)).tolist()
-    recalls = {name: hits / count for name, hits, count in zip(classes, right, counts, strict=True) if count}
-    metrics: dict[str, Any] = {"top1": sum(right) / len(labels_N)}
-    if len(classes) > TOP:
-        metrics[f"top{TOP}"] = int((ranks_N < TOP).sum()) / len(labels_N)
-    return metrics | {"mean_class_accuracy": sum(recalls.values()) / len(recalls), "per_class": recalls}
-
-
-def _ranks(scores_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Return how many classes are not worse than the right one, int64, shape ``(N,)``."""
-    right_N1 = scores_NK.gather(1, labels_N[:, None])
-    later = torch.arange(scores_NK.shape[1], device=labels_N.device) > labels_N[:, None]
-    worse = (scores_NK < right_N1) | ((scores_NK == right_N1) & later)
-    return scores_NK.shape[1] - 1 - worse.sum(dim=1)

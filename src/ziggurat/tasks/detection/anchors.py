@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ziggurat.models.detector import Detector
 from ziggurat.models.levels import Level
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -68,6 +69,11 @@ def make_grids(
         rows, columns = sizes[name]
         grids.append(Grid(name, rows, columns, height // rows, width // columns, level.stride))
     return grids
+
+
+def level_grids(model: Detector, height: int, width: int) -> list[Grid]:
+    """Return the grid of each level of a detector, for images of a size before the model pads them."""
+    return make_grids(model.levels, model.level_sizes(height, width), *model.padded_size(height, width))
 
 
 @functools.lru_cache(maxsize=64)

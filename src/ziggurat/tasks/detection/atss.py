@@ -25,11 +25,8 @@ UNITS = (0.1, 0.1, 0.2, 0.2)  # of the predicted shifts and logarithms
 CHUNK = 4096  # objects that are matched at a time
 
 
-class AtssRules:
-    """What is particular to ATSS.
-
-    The box term is a mean over the positives weighted by their centerness, so that its normalizer is the sum of
-    centernesses over the global batch.
+class AtssAssigner:
+    """Which of ATSS's predictions answers for which object; see `Assigner`.
 
     References:
         Zhang et al., Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
@@ -37,8 +34,6 @@ class AtssRules:
     """
 
     num_anchors: int = AtssHead.num_anchors
-    term_names: tuple[str, ...] = ("classes", "boxes", "centerness")
-    box_normalizer = "centerness"
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the square of eight strides, see `anchors.base_anchors`."""
@@ -105,6 +100,17 @@ class AtssRules:
             (inside_MK & (iou_MK >= (mean_M + deviation_M - ROUNDING)[:, None])).nonzero().unbind(1)
         )
         return iou_MK[chosen, which], index_MK[chosen, which], chosen
+
+
+class AtssBoxCoder:
+    """What ATSS predicts for a box: its loss, its corners and its score; see `BoxCoder`.
+
+    The box term is a mean over the positives weighted by their centerness, so that its normalizer is the sum of
+    centernesses over the global batch.
+    """
+
+    term_names: tuple[str, ...] = ("classes", "boxes", "centerness")
+    box_normalizer = "centerness"
 
     def box_weights(self, assignment: Assignment) -> Tensor:
         """Return the sum of the centernesses of each image's positives, float64, shape ``(B,)``."""

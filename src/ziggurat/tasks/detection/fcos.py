@@ -22,8 +22,8 @@ LARGEST_AREA = 1e8  # pixels; torchvision never assigns a larger object
 INDEX_BITS = 32
 
 
-class FcosRules:
-    """What is particular to FCOS.
+class FcosAssigner:
+    """Which of FCOS's predictions answers for which object; see `Assigner`.
 
     References:
         Tian et al., FCOS: A simple and strong anchor-free object detector, 2020, section 3.
@@ -31,8 +31,6 @@ class FcosRules:
     """
 
     num_anchors: int = 1
-    term_names: tuple[str, ...] = ("classes", "boxes", "centerness")
-    box_normalizer = "positives"
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the square that stands for a position, see `anchors.base_anchors`."""
@@ -71,6 +69,13 @@ class FcosRules:
                 first += len(grid)
         index_BP = (1 << INDEX_BITS) - 1 - (key_BP & ((1 << INDEX_BITS) - 1))
         return torch.where(key_BP > 0, index_BP, NEGATIVE).view(num_images, num_positions)
+
+
+class FcosBoxCoder:
+    """What FCOS predicts for a box: its loss, its corners and its score; see `BoxCoder`."""
+
+    term_names: tuple[str, ...] = ("classes", "boxes", "centerness")
+    box_normalizer = "positives"
 
     def box_weights(self, assignment: Assignment) -> Tensor:
         """Return the positives of each image: each weighs 1 in the box term."""

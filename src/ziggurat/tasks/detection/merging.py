@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from ziggurat.config import DecodeConfig
+from ziggurat.data.detections import Detections, concatenate
 from ziggurat.data.tiles import Tile
-from ziggurat.tasks.detection.detections import Detections, suppress
+from ziggurat.tasks.detection.suppression import suppress
 
 
 def merge_tiles(
@@ -97,12 +98,3 @@ def _room(boxes_N4: Tensor, borders_T4: Tensor) -> Tensor:
     before = boxes_N4[:, None, :2] - borders_T4[None, :, :2]
     behind = borders_T4[None, :, 2:] - boxes_N4[:, None, 2:]
     return torch.cat([before, behind], dim=2).amin(dim=2)
-
-
-def concatenate(parts: Sequence[Detections]) -> Detections:
-    """Return all detections, one part after the other (not ordered by score); there is one part at least."""
-    return Detections(
-        torch.cat([part.boxes_xyxy for part in parts]),
-        torch.cat([part.scores for part in parts]),
-        torch.cat([part.labels for part in parts]),
-    )

@@ -21,16 +21,14 @@ CHUNK_ELEMENTS = 1 << 20  # IoUs that are held at a time (or those of one object
 LARGEST_ENLARGEMENT = math.log(1000 / 16)  # keeps the exponential of an untrained network finite
 
 
-class RetinaNetRules:
-    """What is particular to RetinaNet.
+class RetinaNetAssigner:
+    """Which of RetinaNet's predictions answers for which object; see `Assigner`.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, section 4. https://arxiv.org/abs/1708.02002
     """
 
     num_anchors: int = RetinaNetHead.num_anchors
-    term_names: tuple[str, ...] = ("classes", "boxes")
-    box_normalizer = "positives"
 
     def base_anchors(self, stride: int, device: torch.device) -> Tensor:
         """Return the anchors about (0, 0), see `anchors.base_anchors`."""
@@ -59,6 +57,13 @@ class RetinaNetRules:
             matched.append(_match_image(boxes, first, grids, bases))
             first += len(boxes)
         return torch.stack(matched)
+
+
+class RetinaNetBoxCoder:
+    """What RetinaNet predicts for a box: its loss, its corners and its score; see `BoxCoder`."""
+
+    term_names: tuple[str, ...] = ("classes", "boxes")
+    box_normalizer = "positives"
 
     def box_weights(self, assignment: Assignment) -> Tensor:
         """Return the positives of each image: each weighs 1 in the box term."""

@@ -1,21 +1,35 @@
-"""The segmentation task: from the logits of each pixel to the loss's shares.
+"""The segmentation task: a class for each pixel.
 
 Shapes: ``B`` images, ``K`` classes, ``H`` rows and ``W`` columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ziggurat.config import LossConfig
-from ziggurat.data.batch import IGNORED_PIXEL, MaskTargets, Microbatch
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import IGNORED_PIXEL, Microbatch
+from ziggurat.data.dataset import ImageRecord, SegmentationDataset
+from ziggurat.data.tiles import Tile
+from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.base import Place, Task
 from ziggurat.tasks.own import own_part
+from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
+from ziggurat.tasks.segmentation.label_tiles import join_tiles
+from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
+from ziggurat.tasks.segmentation.settings import DEMO
+from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
+from ziggurat.tasks.segmentation.writing import mask_row
+from ziggurat.visualize.labels import draw_label_comparison, draw_labels
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,8 @@ class PixelTargets:
     counts_K: Tensor
 
 
-class SegmentationTask:
-    """Computes shares of the loss.
+class SegmentationTask(Task[Tensor, Tensor]):
+    """Computes shares of the loss, and labels pixels.
 
     The terms are those that ``loss.segmentation`` names:
 
@@ -46,35 +60,47 @@ class SegmentationTask:
 
     Args:
         model: Gives the number of classes; its weights are not used.
-        loss: The loss.
+        config: ``loss``.
 
     Where several workers share each image, each has the masks of the pixels that it answers for.
+    What is found in a tile, and predicted for an image, is the label of each pixel, uint8, shape ``(H, W)``.
 
     Attributes:
-        normalizers_are_parts: Yes: a worker counts the pixels that it has.
         normalizer_names: Valid pixels; with Dice also the pixels of each class.
         output_sum_names: With Dice, ``I`` and ``P`` of each class; otherwise none.
-        term_names: The terms of the loss.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4. https://arxiv.org/abs/1708.02002
         Milletari et al., V-Net, 2016, section 3. https://arxiv.org/abs/1606.04797 (there with squares)
     """
 
+    name = "segment"
+    main_metric = "miou"
+    annotations = ("masks", "outlines")
+    default_model = "smp:unet/resnet34"
+    usual_classes = 21
+    targets = MaskKind()
+    legend = (
+        "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)"
+    )
     normalizers_are_parts = True
 
-    def __init__(self, model: VisionModel, loss: LossConfig) -> None:
-        self._num_classes = model.num_classes
-        self._loss = loss
-        self.term_names: tuple[str, ...] = tuple(loss.segmentation.split("+"))
-        self.normalizer_names: tuple[str, ...] = ("pixels",)
-        self.output_sum_names: tuple[str, ...] = ()
+    def __init__(self, model: VisionModel, config: RunConfig) -> None:
+        super().__init__(model, config)
+        self._num_classes, self._loss = model.num_classes, config.loss
+        self.term_names = tuple(config.loss.segmentation.split("+"))
+        self.normalizer_names = ("pixels",)
         if "dice" in self.term_names:
             classes = range(self._num_classes)
             self.normalizer_names += tuple(f"pixels_{number}" for number in classes)
             self.output_sum_names = tuple(
                 f"{name}_{c}" for name in ("intersection", "predicted") for c in classes
             )
+
+    @classmethod
+    def demo(cls) -> RunConfig:
+        """Return a run on scenes of one or two digits."""
+        return DEMO
 
     @torch.no_grad()
     def assign(self, batch: Microbatch) -> PixelTargets:
@@ -86,8 +112,7 @@ class SegmentationTask:
         Raises:
             UserError: If a mask has a label that is not of a class.
         """
-        targets = batch.targets
-        assert isinstance(targets, MaskTargets)  # the data set was opened for this task
+        targets: MaskTargets = batch.targets
         counts = torch.bincount(targets.labels_BHW.flatten(), minlength=IGNORED_PIXEL + 1)
         strange = counts[self._num_classes : IGNORED_PIXEL].nonzero().flatten() + self._num_classes
         if len(strange):
@@ -139,3 +164,30 @@ class SegmentationTask:
                 share = dice_share(logits_BKHW, labels_BHW, assignment.counts_K, dice)
                 shares["dice"] = share * self._loss.dice_weight
         return shares
+
+    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return the label of each pixel of each tile, on the CPU."""
+        labels_BHW = whole_labels(outputs["logits"]).cpu()
+        return [labels[:height, :width] for labels, (height, width) in zip(labels_BHW, sizes, strict=True)]
+
+    def stitch(self, tiles: Sequence[tuple[Tile, Tensor]], view: View, record: ImageRecord) -> Tensor:
+        """Join the labels of an image's tiles; see `label_tiles`."""
+        return to_own_pixels(join_tiles(tiles), view, record)
+
+    def metric(self, dataset: SegmentationDataset) -> SegmentationMetric:
+        """Return the mean IoU and what else there is to count."""
+        return SegmentationMetric(dataset)
+
+    def draw(self, image_CHW: Tensor, prediction: Tensor, classes: Sequence[str]) -> Image.Image:
+        """Draw the image with each class's colour on its pixels."""
+        return draw_labels(image_CHW, prediction, classes)
+
+    def draw_comparison(
+        self, image_CHW: Tensor, prediction: Tensor, dataset: SegmentationDataset, index: int
+    ) -> Image.Image:
+        """Draw the image, its mask, the labels, and where they differ."""
+        return draw_label_comparison(image_CHW, prediction, dataset.mask(index), dataset.classes)
+
+    def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
+        """Return the image's mask (a file) and its pixels by class."""
+        return [mask_row(prediction, place)]

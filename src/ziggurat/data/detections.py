@@ -1,0 +1,38 @@
+"""Found objects: what a detector says of one image, and what metrics and pictures are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PICTURE_SCORE = 0.3  # detections with a lower score are not drawn: a list may be long, a picture must be read
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one image, the best first.
+
+    Attributes:
+        boxes_xyxy: Corners in pixels of the image, float32, shape ``(N, 4)``.
+        scores: From 0 to 1, falling, float32, shape ``(N,)``.
+        labels: Indices into the class names, int64, shape ``(N,)``.
+    """
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def concatenate(parts: Sequence[Detections]) -> Detections:
+    """Return all detections, one part after the other (not ordered by score); there is one part at least."""
+    return Detections(
+        torch.cat([part.boxes_xyxy for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        torch.cat([part.labels for part in parts]),
+    )

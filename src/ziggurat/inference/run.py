@@ -1,0 +1,71 @@
+"""From images of any size to a prediction for each, on all workers and for any task.
+
+1. The task says how the network sees each image: resized, cut into tiles, or its middle.
+2. `run_tiles` runs the model on the tiles of all images, and the task decodes what comes out of each.
+3. An image is stitched by the worker that has computed its first tile, which is sent the others; of workers that
+   computed the same tiles each takes some of the images. So each image is one worker's, whatever it is made into next:
+   counts, pictures or files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, TypeVar
+
+from ziggurat.data.tiles import Tile
+from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.tasks.base import Task
+
+Found = TypeVar("Found")
+Prediction = TypeVar("Prediction")
+
+
+def run_images(task: Task[Found, Prediction], images: Images, compute: Compute) -> dict[int, Prediction]:
+    """Run a model on all images, together with the other workers.
+
+    Args:
+        task: Of the model.
+        images: The same on every worker.
+        compute: How the model is run; its mode (training or evaluation) is restored.
+
+    Returns:
+        What is predicted for those images that are this worker's, by their index, on the CPU, in each image's own
+        pixels. Every image is one worker's.
+
+    Raises:
+        UserError: On every worker, listing each image that cannot be decoded.
+
+    Placement:
+        Every worker has the model and can read every image; afterwards an image's prediction is with one worker.
+
+    Communication:
+        One gather of what was found in the tiles of those images that several workers have computed.
+    """
+    views = [task.view(images.record(index)) for index in range(len(images))]
+    tiled = run_tiles(images, views, task.decode, compute)
+    owned = _tiles_of_own_images(tiled, task, compute.mesh.data)
+    number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
+    return {
+        index: task.stitch(owned[index], views[index], images.record(index))
+        for index in list(owned)[number::count]
+    }
+
+
+def _tiles_of_own_images(
+    tiled: Tiled[Found], task: Task[Found, Any], workers: Workers
+) -> dict[int, list[tuple[Tile, Found]]]:
+    """Return all tiles, in order, of the images whose first tile this worker has computed."""
+    owned = {piece.image for piece in tiled.mine}
+    # tiles of an image follow each other, so that only the first image here may have begun elsewhere
+    if tiled.first:
+        owned.discard(tiled.pieces[tiled.first - 1].image)
+    pairs = list(zip(tiled.mine, tiled.results, strict=True))
+    foreign = [(piece, found) for piece, found in pairs if piece.image not in owned]
+    sent = [piece for piece, _ in foreign], task.pack([found for _, found in foreign])
+    received = [zip(pieces, task.unpack(packed), strict=True) for pieces, packed in workers.gather(sent)]
+    tiles: dict[int, list[tuple[Tile, Found]]] = {index: [] for index in sorted(owned)}
+    for piece, found in itertools.chain(pairs, *received):
+        if piece.image in owned:
+            tiles[piece.image].append((piece.tile, found))
+    return tiles

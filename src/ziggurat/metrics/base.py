@@ -1,0 +1,53 @@
+"""What a metric is: it takes predictions one by one, on every worker, and becomes one number for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from ziggurat.metrics.findings import Findings
+
+Prediction = TypeVar("Prediction")
+
+
+class Metric(ABC, Generic[Prediction]):
+    """Measures predictions for the images of a data set.
+
+    worker 0   update, update  --state--+
+                                        +-->  merge --> compute --> findings
+    worker 1   update          --state--+
+    """
+
+    @abstractmethod
+    def update(self, index: int, prediction: Prediction) -> None:
+        """Take the prediction for an image, once for each image of the data set over all workers.
+
+        Raises:
+            UserError: If the image's annotation cannot be read.
+        """
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Return what this worker has taken, in a form that travels fast."""
+
+    @abstractmethod
+    def merge(self, states: Sequence[Any]) -> None:
+        """Replace what this worker has taken by what all have; the result does not depend on how many there are."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics by name: numbers or None, and dictionaries of such for single classes."""
+
+    def findings(self, metrics: dict[str, Any]) -> Findings | None:
+        """Return what a report shows; None for nothing but the loss.
+
+        Args:
+            metrics: As `compute` has returned them.
+        """
+        return None
+
+
+def overall(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Return the metrics of all classes together."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, dict)}

@@ -1,0 +1,78 @@
+"""The metric of detection: COCO's, over the detections of all images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ziggurat.data.dataset import DetectionDataset, all_annotations
+from ziggurat.data.detections import Detections
+from ziggurat.metrics.base import Metric, overall
+from ziggurat.metrics.coco import GroundTruth, coco_metrics
+from ziggurat.metrics.confusions import detection_confusion
+from ziggurat.metrics.curves import count_objects, detection_curves
+from ziggurat.metrics.findings import BACKGROUND, ClassRow, Findings
+from ziggurat.metrics.quality import detection_quality
+from ziggurat.tasks.detection.packing import Packed, pack, unpack
+
+
+class DetectionMetric(Metric[Detections]):
+    """Compares detections with annotations.
+
+    Args:
+        dataset: Of the annotations.
+        max_detections: Best detections of each image and class that count.
+    """
+
+    def __init__(self, dataset: DetectionDataset, max_detections: int) -> None:
+        self._dataset = dataset
+        self._max_detections = max_detections
+        self._found: dict[int, Detections] = {}
+
+    @property
+    def found(self) -> list[Detections]:
+        """The detections of each image."""
+        return [self._found[index] for index in range(len(self._dataset))]
+
+    def update(self, index: int, prediction: Detections) -> None:
+        """Take the detections of an image."""
+        self._found[index] = prediction
+
+    def state(self) -> tuple[list[int], Packed]:
+        """Return the detections of this worker's images."""
+        return list(self._found), pack(list(self._found.values()))
+
+    def merge(self, states: Sequence[tuple[list[int], Packed]]) -> None:
+        """Take the detections of all images."""
+        for indices, packed in states:
+            self._found |= dict(zip(indices, unpack(packed), strict=True))
+
+    def compute(self) -> dict[str, Any]:
+        """Return what `coco_metrics` says."""
+        return coco_metrics(self._truth(), self.found, self._dataset.classes, self._max_detections)
+
+    def findings(self, metrics: dict[str, Any]) -> Findings:
+        """Return average precisions, curves and what is taken for what; an image's quality is its F1."""
+        truth, found, classes = self._truth(), self.found, self._dataset.classes
+        curves = detection_curves(truth, found, len(classes))
+        average = {curve.label: curve.average_precision for curve in curves}
+        counts = count_objects(truth, len(classes)).tolist()
+        map_by_class = metrics.get("map_per_class", {})
+        rows = [
+            ClassRow(name, counts[label], {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)})
+            for label, name in enumerate(classes)
+        ]
+        confusion = detection_confusion(truth, found, len(classes))
+        return Findings(
+            "objects", overall(metrics), rows, confusion, (*classes, BACKGROUND), curves, "Precision and recall at IoU 0.5",
+            detection_quality(truth, found), "F1", lambda index: len(truth[index].labels),
+        )  # fmt: skip
+
+    def _truth(self) -> list[GroundTruth]:
+        return [ground_truth(self._dataset, index) for index in range(len(self._dataset))]
+
+
+def ground_truth(dataset: DetectionDataset, index: int) -> GroundTruth:
+    """Return the annotations of an image; the area of an object is its box's where the data set has no other."""
+    every = all_annotations(dataset, index)
+    return GroundTruth(every.objects.boxes_xyxy, every.objects.labels, every.areas, every.crowd)

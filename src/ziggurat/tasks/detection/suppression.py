@@ -1,0 +1,48 @@
+"""Which of overlapping detections remain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from ziggurat.data.detections import Detections
+
+FEW = 500  # up to so many detections one call is faster than one for each class
+
+
+def suppress(detections: Detections, nms_threshold: float, max_detections: int) -> Detections:
+    """Drop each detection that overlaps a better one of its class.
+
+    Deterministic: of equal scores the earlier counts as the better.
+
+    Args:
+        detections: In any order.
+        nms_threshold: Largest IoU of two detections of a class that both remain.
+        max_detections: Most detections that remain.
+
+    Returns:
+        What remains, by falling score.
+    """
+    order = detections.scores.argsort(descending=True, stable=True)
+    boxes, scores, labels = (t[order] for t in (detections.boxes_xyxy, detections.scores, detections.labels))
+    nms_of_classes = _nms_shifted if len(detections) <= FEW else _nms_by_class
+    keep = nms_of_classes(boxes, scores, labels, nms_threshold).sort().values[:max_detections]
+    return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def _nms_shifted(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:
+    """Return what remains, from one call: each class is moved to a place of its own (exact enough in float64)."""
+    if not len(boxes_N4):
+        return labels_N
+    moved = boxes_N4.to(torch.float64)
+    extent = moved.max() - moved.min() + 1
+    keep: Tensor = nms(moved + (labels_N * extent)[:, None], scores_N.to(torch.float64), threshold)
+    return keep
+
+
+def _nms_by_class(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:
+    """Return what remains, from a call for each class."""
+    order = labels_N.argsort(stable=True)
+    counts = torch.unique_consecutive(labels_N[order], return_counts=True)[1].tolist()
+    return torch.cat([one[nms(boxes_N4[one], scores_N[one], threshold)] for one in order.split(counts)])
