@@ -25,10 +25,13 @@ from support.every_model import (
 )
 from support.ranks import run_ranks
 from ziggurat.config import LossConfig, RunConfig
-from ziggurat.data.batch import LabelTargets, MaskTargets, Microbatch, ObjectTargets, SampleId
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.errors import UserError
 from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.tasks.classification.targets import LabelTargets
+from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.segmentation.targets import MaskTargets
 
 # What has no maps of several scales for images of any size says so.
 CANNOT_SERVE = [

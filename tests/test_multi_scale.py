@@ -15,8 +15,9 @@ from support.small_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId
 from ziggurat.data.crop_sizes import crop_size
-from ziggurat.data.formats import open_dataset
 from ziggurat.data.samples import TrainingSamples
+from ziggurat.tasks.detection.targets import ObjectKind
+from ziggurat.tasks.opening import open_dataset
 
 PLANS = ["dp=2", "sp=2", "pp=2", "dp=2,pp=2", "lp=2", "tp=2", "fsdp=2"]
 SIDES = "48,64,80"
@@ -101,7 +102,7 @@ def test_a_crop_of_another_side_shows_the_same():
     """The same window of the image, at another resolution."""
     config = override(RunConfig(), digits(**{"data.color_jitter": 0.0}))
     dataset = open_dataset("digits", "train", "detect", config.data, config.digits)
-    samples = TrainingSamples(dataset, config.data, seed=1)
+    samples = TrainingSamples(dataset, ObjectKind(), config.data, seed=1)
     for number in range(4):
         small, large = (samples.at(side).sample(SampleId(0, number)) for side in (64, 96))
         assert (small.image_CHW.shape, large.image_CHW.shape) == ((3, 64, 64), (3, 96, 96))

@@ -12,9 +12,10 @@ import torchvision
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
+from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
 
 NUM_CLASSES, NUM_OBJECTS = 80, 8

@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ziggurat.commands.demo import DEMOS
 from ziggurat.commands.start import start_training
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, SampleId, stack_targets
-from ziggurat.data.formats import open_dataset
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.inference.evaluate import evaluate_model, ground_truth
+from ziggurat.inference.evaluate import evaluate_model
 from ziggurat.metrics.matching import match
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import load_run
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.detection.metric import ground_truth
+from ziggurat.tasks.opening import open_dataset
+from ziggurat.tasks.registry import TASKS, make_task
 
 VAL_SCENES = 1000
 BINS = ((12, 20), (20, 34), (34, 65))  # heights of digits, in pixels
@@ -68,7 +68,7 @@ def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
         run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
     )
     heights, hits = [], []
-    for index, detections in enumerate(evaluation.predictions):
+    for index, detections in enumerate(evaluation.metric.found):
         truth = ground_truth(dataset, index)
         # the best detection of any class that lies on an object speaks for it
         takers = {o: d for d, o in enumerate(match(detections, truth, same_class=False).tolist())}
@@ -87,7 +87,7 @@ def right_by_size(run: Any, workers: Workers) -> dict[str, Any]:
         run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
     )
     labels = torch.tensor([dataset.label(index) for index in range(len(dataset))])
-    hits = (evaluation.predictions.argmax(dim=1) == labels).tolist()
+    hits = (evaluation.metric.probabilities.argmax(dim=1) == labels).tolist()
     return {
         "top1": evaluation.metrics["top1"],
         **by_size([dataset.height(i) for i in range(len(dataset))], hits),
@@ -115,10 +115,10 @@ def measure(task: str, settings: dict[str, Any], seed: int, steps: int, plan: st
         "digits.val_scenes": VAL_SCENES,
     }
     with tempfile.TemporaryDirectory() as folder:
-        start_training("digits", settings | fixed, f"{folder}/run", defaults=DEMOS[task])
+        start_training("digits", settings | fixed, f"{folder}/run", defaults=TASKS[task].demo())
         run = load_run(Path(folder) / "run")
         measured = (found_by_size if task == "detect" else right_by_size)(run, Workers())
-    config = override(DEMOS[task], settings | fixed)
+    config = override(TASKS[task].demo(), settings | fixed)
     model = build_model(config.model, 10)
     facts = {
         "seed": seed,
@@ -132,11 +132,11 @@ def measure(task: str, settings: dict[str, Any], seed: int, steps: int, plan: st
 def positives(model: Any, config: RunConfig) -> dict[str, Any]:
     """Return the share of objects that have a positive, and each level's share of the positives, over 200 samples."""
     dataset = open_dataset("digits", "train", "detect", config.data, config.digits)
-    samples = TrainingSamples(dataset, config.data, config.seed)
     task, count, answered, objects = make_task(model, config), Counter(), 0, 0
+    samples = TrainingSamples(dataset, task.targets, config.data, config.seed)
     for number in range(200):
         sample = samples.sample(SampleId(0, number))
-        targets = stack_targets([sample.target], config.data.crop, config.data.crop)
+        targets = task.targets.stack([sample.target], config.data.crop, config.data.crop)
         size = (config.data.crop, config.data.crop)
         found = task.assign(Microbatch(0, (sample.id,), sample.image_CHW[None], (size,), targets)).levels
         count += Counter({name: len(level.boxes_xyxy) for name, level in found.items()})

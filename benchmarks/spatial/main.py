@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.tiles import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
@@ -28,6 +28,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
 from ziggurat.verify.memory import PeakBytes
 

@@ -27,7 +27,7 @@ from ziggurat.models.images import normalize_images
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.tasks.detection.task import make_task
+from ziggurat.tasks.registry import make_task
 from ziggurat.training.optimization import make_optimizer
 
 CLASSES = 90

@@ -19,12 +19,13 @@ from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.batch import Microbatch, Sample, SampleId
-from ziggurat.data.formats import open_dataset
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.loading.ordered import MAX_DEATHS
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
+from ziggurat.tasks.classification.targets import LabelKind
+from ziggurat.tasks.opening import open_dataset
 
 SAMPLER = Sampler(num_samples=11, batch_size=4, seed=0)
 
@@ -124,7 +125,7 @@ def samples_of(folder: Path, **settings: object) -> TrainingSamples:
     config = DataConfig(path=str(folder), crop=32, resize=32, **settings)  # type: ignore[arg-type]
     dataset = open_dataset(str(folder), "train", "classify", config, DigitsConfig())
     assert dataset is not None
-    return TrainingSamples(dataset, config, seed=0)
+    return TrainingSamples(dataset, LabelKind(), config, seed=0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

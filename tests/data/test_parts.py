@@ -11,6 +11,7 @@ from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import augment_image, draw_augmentation
+from ziggurat.tasks.detection.targets import ObjectKind
 
 FIXED = {"scale_min": 1.0, "scale_max": 1.0}
 
@@ -66,9 +67,9 @@ class Windows:
 )
 def test_a_worker_reads_what_it_needs(settings, read):
     config, dataset = DataConfig(**({"crop": 64, "cache_bytes": 0} | settings)), Windows()
-    whole = TrainingSamples(dataset, config, seed=0)
+    whole = TrainingSamples(dataset, ObjectKind(), config, seed=0)
     band = TrainingSamples(
-        dataset, config, seed=0, part=Part(64, 64, Tile(32, 0, 32, 64), Tile(32, 0, 32, 64))
+        dataset, ObjectKind(), config, seed=0, part=Part(64, 64, Tile(32, 0, 32, 64), Tile(32, 0, 32, 64))
     )
     for number in range(4):
         expected = whole.sample(SampleId(number, 0)).image_CHW

@@ -15,6 +15,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.system.forking import fork_context
+from ziggurat.tasks.detection.targets import ObjectKind
 
 CONFIG = replace(DataConfig(), crop=64, flip="both", quarter_turns=True, color_jitter=0.4)
 
@@ -47,7 +48,9 @@ def digest(sample: Sample) -> str:
 
 
 def digits() -> TrainingSamples:
-    return TrainingSamples(DigitScenes(replace(DigitsConfig(), train_scenes=20), "train"), CONFIG, seed=3)
+    return TrainingSamples(
+        DigitScenes(replace(DigitsConfig(), train_scenes=20), "train"), ObjectKind(), CONFIG, seed=3
+    )
 
 
 def digests(ids: list[SampleId]) -> list[str]:
@@ -69,7 +72,9 @@ def test_the_same_bits_in_another_process_and_order() -> None:
 def test_bits_do_not_depend_on_threads_and_the_global_generators() -> None:
     id = SampleId(1, 2)
     config = replace(CONFIG, crop=512, scale_min=1.3)
-    samples = TrainingSamples(DigitScenes(replace(DigitsConfig(), size=512), "train"), config, seed=3)
+    samples = TrainingSamples(
+        DigitScenes(replace(DigitsConfig(), size=512), "train"), ObjectKind(), config, seed=3
+    )
     expected = digest(samples.sample(id))
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
@@ -82,7 +87,7 @@ def test_bits_do_not_depend_on_threads_and_the_global_generators() -> None:
 
 
 def test_a_large_image_counts_for_its_pixels() -> None:
-    samples = TrainingSamples(Plain((64, 64), (10, 10), (128, 192), (64, 96)), CONFIG, seed=0)
+    samples = TrainingSamples(Plain((64, 64), (10, 10), (128, 192), (64, 96)), ObjectKind(), CONFIG, seed=0)
     assert len(samples) == 1 + 1 + 6 + 2
     assert [samples.image_index(sample) for sample in range(10)] == [0, 1, 2, 2, 2, 2, 2, 2, 3, 3]
     values = [int(samples.sample(SampleId(0, sample)).image_CHW.max()) for sample in (0, 1, 2)]
@@ -91,12 +96,12 @@ def test_a_large_image_counts_for_its_pixels() -> None:
 
 def test_pixels_are_counted_after_the_resize() -> None:
     config = replace(CONFIG, resize=128, resize_limit=10_000)
-    assert len(TrainingSamples(Plain((64, 64)), config, seed=0)) == 4
+    assert len(TrainingSamples(Plain((64, 64)), ObjectKind(), config, seed=0)) == 4
 
 
 @pytest.mark.parametrize("size", [(64, 64), (10, 300), (300, 10), (1, 1), (63, 65)])
 def test_a_sample_is_a_crop(size: tuple[int, int]) -> None:
-    samples = TrainingSamples(Plain(size), CONFIG, seed=0)
+    samples = TrainingSamples(Plain(size), ObjectKind(), CONFIG, seed=0)
     sample = samples.sample(SampleId(0, 0))
     assert sample.image_CHW.shape == (3, 64, 64)
     assert sample.image_CHW.dtype == torch.uint8
@@ -105,11 +110,16 @@ def test_a_sample_is_a_crop(size: tuple[int, int]) -> None:
 
 
 def test_the_cached_image_is_not_written_to() -> None:
-    samples = TrainingSamples(Plain((64, 64)), replace(CONFIG, scale_min=1.0, scale_max=1.0), seed=0)
+    samples = TrainingSamples(
+        Plain((64, 64)), ObjectKind(), replace(CONFIG, scale_min=1.0, scale_max=1.0), seed=0
+    )
     first = samples.sample(SampleId(0, 0)).image_CHW
     first.zero_()
     assert samples.sample(SampleId(0, 0)).image_CHW.max() > 0
 
 
 def test_a_sample_is_named_by_its_image() -> None:
-    assert TrainingSamples(Plain((64, 64)), CONFIG, seed=0).describe(SampleId(2, 0)) == "0 of epoch 2 (0.png)"
+    assert (
+        TrainingSamples(Plain((64, 64)), ObjectKind(), CONFIG, seed=0).describe(SampleId(2, 0))
+        == "0 of epoch 2 (0.png)"
+    )

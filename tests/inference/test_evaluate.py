@@ -13,13 +13,14 @@ from support.fake_detector import BrightSquares, FindSquares, Squares
 from support.ranks import run_ranks
 from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig, RunConfig
 from ziggurat.data.digits import DigitScenes
-from ziggurat.data.formats import open_dataset
 from ziggurat.errors import UserError
-from ziggurat.inference.evaluate import evaluate_model, evaluate_run, ground_truth
+from ziggurat.inference.evaluate import evaluate_model, evaluate_run
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import WEIGHTS, declare_run, load_run, start_run_folder
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.tasks.detection.metric import ground_truth
+from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import make_task
 
 CONFIG = RunConfig(
@@ -32,7 +33,7 @@ DIGITS = DigitsConfig(size=64, height_max=40, train_scenes=2, val_scenes=9)
 
 
 def evaluate(workers, images, config=CONFIG):
-    return evaluate_model(BrightSquares(), FindSquares(), images, config, make_mesh(workers)).metrics
+    return evaluate_model(BrightSquares(), FindSquares(config), images, config, make_mesh(workers)).metrics
 
 
 def test_a_perfect_detector():

@@ -4,12 +4,13 @@ import threading
 
 import pytest
 import torch
-from ziggurat.inference.detect import detect_as_configured, detect_images
 
 from support.fake_detector import BrightSquares, FindSquares, Squares
+from support.predictions import all_predictions
 from support.ranks import run_ranks
+from support.targets import stack_targets
 from ziggurat.config import DataConfig, DecodeConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch, Objects, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
 from ziggurat.inference import tiles
@@ -25,8 +26,10 @@ SIZES = [(64, 64), (150, 201), (30, 64), (300, 70), (64, 64)]
 
 def detect(images, config, decode=DECODE, workers=None, batch=3, **options):
     options = {"dtype": "fp32", "channels_last": True, "batch": batch} | options
-    compute = Compute(make_mesh(workers or Workers()), **options)
-    return detect_images(BrightSquares(), FindSquares(), images, config, decode, compute)
+    mesh = make_mesh(workers or Workers())
+    config = RunConfig(data=config, decode=decode)
+    compute = Compute(mesh, **options)
+    return all_predictions(BrightSquares(), FindSquares(config), images, config, mesh, compute=compute)
 
 
 def rows(detections):
@@ -78,8 +81,10 @@ def test_the_number_of_detections_is_of_the_image():
 def test_the_mode_of_the_model_and_the_threads_are_left_as_they_were():
     model = BrightSquares().train()
     before = threading.active_count(), torch.get_num_threads()
-    compute = Compute(make_mesh(Workers()), dtype="fp32", channels_last=False, batch=2)
-    found = detect_images(model, FindSquares(), Squares([(64, 64)]), DataConfig(crop=64), DECODE, compute)
+    mesh, config = make_mesh(Workers()), RunConfig(data=DataConfig(crop=64), decode=DECODE)
+    compute = Compute(mesh, dtype="fp32", channels_last=False, batch=2)
+    images = Squares([(64, 64)])
+    found = all_predictions(model, FindSquares(config), images, config, mesh, compute=compute)
     assert model.training
     assert (threading.active_count(), torch.get_num_threads()) == before
     assert not found[0].boxes_xyxy.is_inference()
@@ -168,7 +173,7 @@ def detect_noise(workers, head, dtype):
     )
     model = small_model(head)
     tiles = []
-    found = detect_as_configured(
+    found = all_predictions(
         model,
         make_task(model, config),
         Noise(),
@@ -197,7 +202,7 @@ def test_training_goes_on_after_detection(head):
     config = RunConfig(dtype="fp32", data=DataConfig(crop=64))
     model = small_model(head)
     task = make_task(model, config)
-    detect_as_configured(model, task, Noise(), config, make_mesh(Workers()))
+    all_predictions(model, task, Noise(), config, make_mesh(Workers()))
     objects = Objects(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))
     images = torch.rand(1, 3, 64, 64)
     batch = Microbatch(

@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 def predict(workers, paths, out, config=CONFIG):
     return predict_files(
-        BrightSquares(), FindSquares(), SCENES.classes, SCENES.category_ids, paths, config, workers, out
+        BrightSquares(), FindSquares(config), SCENES.classes, SCENES.category_ids, paths, config, workers, out
     )
 
 

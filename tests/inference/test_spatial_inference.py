@@ -7,14 +7,13 @@ import functools
 
 import pytest
 import torch
-from ziggurat.inference.classify import classify_images
-from ziggurat.inference.detect import detect_as_configured
-from ziggurat.inference.segment import segment_images
 
+from support.predictions import all_predictions
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
+from ziggurat.inference.run import run_images
 from ziggurat.inference.tiles import compute_as_configured
 from ziggurat.models.build import build_model
 from ziggurat.strategies.mesh import make_mesh
@@ -62,7 +61,7 @@ def detect(workers, plan):
     for head in HEADS:
         for crop in (256, 64):
             model, config = build(f"{head}-test_resnet-fpn", crop)
-            found = detect_as_configured(model, make_task(model, config), Noise(), config, mesh)
+            found = all_predictions(model, make_task(model, config), Noise(), config, mesh)
             results.append([(d.boxes_xyxy.numpy(), d.scores.numpy(), d.labels.numpy()) for d in found])
     return results
 
@@ -90,11 +89,11 @@ def label(workers, plan):
     """Return the probabilities of a classifier, and the labels of each pixel with the worker that has them."""
     mesh = make_mesh(workers, plan)
     model, config = build("timm:test_resnet", 64)
-    probabilities = classify_images(model, Noise(), config.data, compute_as_configured(config, mesh))
+    probabilities = torch.stack(all_predictions(model, make_task(model, config), Noise(), config, mesh))
     maps = []
     for crop in (256, 64):
         model, config = build("smp:unet/test_resnet", crop)
-        labels = segment_images(model, Noise(), config.data, compute_as_configured(config, mesh))
+        labels = run_images(model, make_task(model, config), Noise(), compute_as_configured(config, mesh))
         maps.append({index: one.numpy() for index, one in labels.items()})
     return probabilities.numpy(), maps
 
@@ -127,9 +126,7 @@ class Broken(Noise):
 def detect_broken(workers):
     model, config = build("fcos-test_resnet-fpn", 64)
     with pytest.raises(UserError) as caught:
-        detect_as_configured(
-            model, make_task(model, config), Broken(workers), config, make_mesh(workers, "sp=2")
-        )
+        all_predictions(model, make_task(model, config), Broken(workers), config, make_mesh(workers, "sp=2"))
     return caught.value.faults
 
 

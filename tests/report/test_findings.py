@@ -3,7 +3,8 @@
 import pytest
 
 from support.faked import FAKES
-from ziggurat.report.findings import BACKGROUND, numbers, study
+from ziggurat.metrics.findings import BACKGROUND
+from ziggurat.report.findings import numbers
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ from ziggurat.report.findings import BACKGROUND, numbers, study
     ],
 )
 def test_per_class_numbers_are_those_of_the_metrics(task, unit, name, key):
-    dataset, evaluation, _ = FAKES[task](12)
-    found = numbers(study(evaluation, dataset))
+    dataset, evaluation, *_ = FAKES[task](12)
+    found = numbers(evaluation.metric.findings(evaluation.metrics))
     assert set(found["classes"]) == set(dataset.classes)
     for label, value in evaluation.metrics[key].items():
         assert found["classes"][label][name] == (None if value is None else pytest.approx(value, abs=1e-12))
@@ -36,8 +37,8 @@ def test_per_class_numbers_are_those_of_the_metrics(task, unit, name, key):
 
 @pytest.mark.parametrize("task", FAKES)
 def test_what_is_confused_most_comes_first(task):
-    dataset, evaluation, _ = FAKES[task](12)
-    findings = study(evaluation, dataset)
+    _, evaluation, *_ = FAKES[task](12)
+    findings = evaluation.metric.findings(evaluation.metrics)
     rows = numbers(findings)["confused"]
     counts = [row[findings.unit] for row in rows]
     assert counts == sorted(counts, reverse=True)
@@ -50,7 +51,7 @@ def test_what_is_confused_most_comes_first(task):
 
 def test_richness_is_what_there_is_on_an_image():
     for task, expected in (("detect", 4), ("classify", 1), ("segment", 5)):
-        dataset, evaluation, _ = FAKES[task](4)
-        richness = [study(evaluation, dataset).richness(index) for index in range(4)]
+        _, evaluation, *_ = FAKES[task](4)
+        richness = [evaluation.metric.findings(evaluation.metrics).richness(index) for index in range(4)]
         assert max(richness) >= expected - 1
         assert min(richness) >= 1

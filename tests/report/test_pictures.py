@@ -15,33 +15,30 @@ def same(picture, other):
 
 
 def examples(task, indices):
-    dataset, evaluation, model = FAKES[task](6)
-    return (
-        dataset,
-        evaluation.predictions,
-        draw_examples(model, model, dataset, indices, CONFIG, torch.device("cpu")),
-    )
+    dataset, evaluation, model, task = FAKES[task](6)
+    pictures = draw_examples(model, task, dataset, indices, CONFIG, torch.device("cpu"))
+    return dataset, evaluation.metric, pictures
 
 
 def test_detection_draws_what_is_found_and_what_is_there():
-    dataset, found, pictures = examples("detect", [4, 1])
+    dataset, metric, pictures = examples("detect", [4, 1])
     for index, picture in zip([4, 1], pictures, strict=True):
         objects = dataset.objects(index)
-        expected = draw_comparison(dataset.image(index), found[index], objects, dataset.classes)
+        expected = draw_comparison(dataset.image(index), metric.found[index], objects, dataset.classes)
         assert same(picture, expected)
 
 
 def test_images_that_are_larger_than_a_tile():
     squares = Squares([(200, 150), (64, 64)])
     model = BrightSquares()
-    model.task = "detect"
-    (picture,) = draw_examples(model, FindSquares(), squares, [0], CONFIG, torch.device("cpu"))
+    (picture,) = draw_examples(model, FindSquares(CONFIG), squares, [0], CONFIG, torch.device("cpu"))
     assert picture.size == (150 * 2, 200 * 2)
     assert squares.decoded == [0, 0]  # nothing else is looked at
 
 
 def test_classification_names_the_true_class_where_it_is_another():
-    dataset, probabilities, pictures = examples("classify", range(6))
+    dataset, metric, pictures = examples("classify", range(6))
+    probabilities = metric.probabilities
     texts = []
     for index, picture in enumerate(pictures):
         predicted, true = int(probabilities[index].argmax()), dataset.label(index)
@@ -53,7 +50,7 @@ def test_classification_names_the_true_class_where_it_is_another():
 
 def test_segmentation_draws_the_predicted_labels():
     dataset, _, pictures = examples("segment", [2, 5])
-    _, _, model = FAKES["segment"](6)
+    _, _, model, _ = FAKES["segment"](6)
     for index, picture in zip([2, 5], pictures, strict=True):
         image = dataset.image(index)
         labels = model(image[None] / 255)["logits"][0].argmax(dim=0).to(torch.uint8)

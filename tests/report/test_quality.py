@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from support.scenes import found, truth
-from ziggurat.report.quality import MAX_TIED, best_and_worst, classification_quality, detection_quality
+from ziggurat.metrics.quality import classification_quality, detection_quality
+from ziggurat.report.quality import MAX_TIED, best_and_worst
 
 BOX, OTHER, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ziggurat.report.findings import ClassRow, Findings
+from ziggurat.metrics.findings import ClassRow, Findings
 from ziggurat.report.table import print_table, worst_first
 
 

@@ -11,21 +11,29 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from support.faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
+from support.faked import (
+    CONFIG,
+    FAKES,
+    Board,
+    Remembered,
+    Remembering,
+    evaluated,
+    fake_detection,
+    write_history,
+)
 from ziggurat.data.batch import Objects
 from ziggurat.data.detections import Detections
-from ziggurat.inference.evaluate import Evaluation, ground_truth
-from ziggurat.metrics.coco import coco_metrics
+from ziggurat.inference.evaluate import Evaluation
 from ziggurat.report import write_report
 
 
-def report(folder, dataset, evaluation, model, board=None):
+def report(folder, dataset, evaluation, model, task, board=None):
     console = Console(file=io.StringIO(), width=100)
     board = board or Board()
     folder.mkdir(exist_ok=True)
     write_history(folder, num_steps=30)
     files = write_report(
-        folder, evaluation, model, model, dataset, CONFIG, torch.device("cpu"), board, console
+        folder, evaluation, model, task, dataset, CONFIG, torch.device("cpu"), board, console
     )
     return files, board, console.file.getvalue()
 
@@ -89,41 +97,41 @@ def nothing():
 
 
 def test_nothing_is_found(tmp_path):
-    dataset, _, _ = fake_detection(3)
+    dataset, *_ = fake_detection(3)
     report(tmp_path, dataset, *_blind(dataset, [nothing()] * 3))
 
 
 def test_nothing_is_there(tmp_path):
-    dataset, evaluation, _ = fake_detection(3)
+    dataset, evaluation, *_ = fake_detection(3)
     dataset.objects = lambda index: Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    _, _, printed = report(tmp_path, dataset, *_blind(dataset, evaluation.predictions))
+    _, _, printed = report(tmp_path, dataset, *_blind(dataset, evaluation.metric.found))
     assert "map  " in printed
     report(tmp_path, dataset, *_blind(dataset, [nothing()] * 3))
 
 
 def test_one_class(tmp_path):
-    dataset, evaluation, _ = fake_detection(3)
+    dataset, evaluation, *_ = fake_detection(3)
     inner = dataset.objects
     dataset.classes = ("digit",)
     dataset.objects = lambda index: Objects(inner(index).boxes_xyxy, inner(index).labels * 0)
-    found = [Detections(one.boxes_xyxy, one.scores, one.labels * 0) for one in evaluation.predictions]
+    found = [Detections(one.boxes_xyxy, one.scores, one.labels * 0) for one in evaluation.metric.found]
     report(tmp_path, dataset, *_blind(dataset, found))
 
 
 def _blind(dataset, found):
-    """Return the evaluation and the model of given detections."""
-    truth = [ground_truth(dataset, index) for index in range(len(dataset))]
-    evaluation = Evaluation(coco_metrics(truth, found, dataset.classes, 100), found)
-    return evaluation, Remembering("detect", dataset, found, len(dataset.classes))
+    """Return the evaluation, the model and the task of given detections."""
+    model = Remembering(dataset, found, len(dataset.classes))
+    task = Remembered(model, CONFIG)
+    return evaluated(task, dataset, found), model, task
 
 
 def test_without_validation_only_the_loss(tmp_path):
-    _, _, model = fake_detection(1)
-    files, board, printed = report(tmp_path, None, Evaluation({}, None), model)
+    _, _, model, task = fake_detection(1)
+    files, board, printed = report(tmp_path, None, Evaluation({}, None), model, task)
     assert (set(files), set(board.shown), printed) == ({"loss"}, {"report/loss"}, "")
 
 
 def test_the_models_mode_is_kept(tmp_path):
-    dataset, evaluation, model = fake_detection(2)
-    report(tmp_path, dataset, evaluation, model.train())
+    dataset, evaluation, model, task = fake_detection(2)
+    report(tmp_path, dataset, evaluation, model.train(), task)
     assert model.training

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from support.ranks import run_ranks
+from support.targets import stack_targets
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, Objects, ObjectTargets, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.tasks.detection.task import make_task
+from ziggurat.tasks.detection.targets import ObjectTargets
+from ziggurat.tasks.registry import make_task
 
 SIZE = 64
 COUNTS = [(0, 0), (1, 0), (45, 60), (2, 3), (0, 1)]  # objects of each image of each microbatch

@@ -12,9 +12,10 @@ from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import FileDataset, SegmentationDataset
-from ziggurat.data.formats import Fault, find_faults, open_dataset
+from ziggurat.data.formats import Fault, find_faults
 from ziggurat.data.formats.table import Split
 from ziggurat.data.labels import LabelDataset
+from ziggurat.tasks.opening import open_dataset
 
 CONFIG = DataConfig(max_pixels=1 << 26)
 
@@ -99,5 +100,5 @@ def open_masks(
     path: Path, split: Split = "train", classes: tuple[str, ...] | None = None, config: DataConfig = CONFIG
 ) -> SegmentationDataset:
     dataset = open_dataset(str(path), split, "segment", config, DigitsConfig(), classes)
-    assert isinstance(dataset, SegmentationDataset)
+    assert hasattr(dataset, "mask")
     return dataset

@@ -9,6 +9,8 @@ from torch import nn
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.detections import Detections
+from ziggurat.tasks.base import Task
+from ziggurat.tasks.detection.task import DetectionTask
 
 
 class BrightSquares(nn.Module):
@@ -25,8 +27,11 @@ class BrightSquares(nn.Module):
         return images_BCHW
 
 
-class FindSquares:
+class FindSquares(DetectionTask):
     """The task of `BrightSquares`: the red channel says where, the green channel the score, the blue one the class."""
+
+    def __init__(self, config):
+        Task.__init__(self, None, config)  # there is no head
 
     def detections(self, outputs, sizes):
         return [self._of_one(image[:, :h, :w].float()) for image, (h, w) in zip(outputs, sizes, strict=True)]

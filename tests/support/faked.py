@@ -10,10 +10,11 @@ from torch.nn.functional import max_pool2d, one_hot
 from ziggurat.config import DataConfig, DigitsConfig, RunConfig
 from ziggurat.data.detections import Detections
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
-from ziggurat.inference.evaluate import Evaluation, PixelCounts, ground_truth
-from ziggurat.metrics.coco import coco_metrics
-from ziggurat.metrics.confusion import confusion_matrix, image_quality, segmentation_metrics
-from ziggurat.tasks.classification.task import classification_metrics
+from ziggurat.inference.evaluate import Evaluation
+from ziggurat.tasks.base import Task
+from ziggurat.tasks.classification.task import ClassificationTask
+from ziggurat.tasks.detection.task import DetectionTask
+from ziggurat.tasks.segmentation.task import SegmentationTask
 
 CONFIG = RunConfig(dtype="fp32", data=DataConfig(crop=128))
 
@@ -23,19 +24,34 @@ class Remembering(nn.Module):
 
     mean, std, size_multiple = (0.0,) * 3, (1.0,) * 3, 32
 
-    def __init__(self, task, dataset, predictions, num_classes):
+    def __init__(self, dataset, predictions, num_classes):
         super().__init__()
-        self.task, self.num_classes = task, num_classes
+        self.num_classes, self.level_names = num_classes, ()
         pixels = [dataset.image(index) for index in range(len(dataset))]
         self.known = {_key(image): prediction for image, prediction in zip(pixels, predictions, strict=True)}
 
     def forward(self, images_BCHW):
         found = [self.known[_key((255 * image).round().byte())] for image in images_BCHW]
-        return found if self.task == "detect" else {"logits": torch.stack(found)}
+        return {"logits": torch.stack(found)} if isinstance(found[0], torch.Tensor) else found
+
+
+class Remembered(DetectionTask):
+    """The task of a detector that remembers."""
+
+    def __init__(self, model, config):
+        Task.__init__(self, model, config)  # there is no head
 
     def detections(self, outputs, sizes):
-        """Serve as the model's task."""
         return outputs
+
+
+def evaluated(task, dataset, predictions):
+    """Return the evaluation of a prediction for each image."""
+    metric = task.metric(dataset)
+    for index, prediction in enumerate(predictions):
+        metric.update(index, prediction)
+    metric.merge([metric.state()])
+    return Evaluation(metric.compute(), metric)
 
 
 def _key(image_CHW):
@@ -43,13 +59,13 @@ def _key(image_CHW):
 
 
 def fake_detection(num_images=24, seed=0, **digits):
-    """Return data set, evaluation and model; boxes are moved, classes mistaken, objects missed and invented."""
+    """Return data set, evaluation, model and task; boxes are moved, classes mistaken, objects missed and invented."""
     dataset = DigitScenes(DigitsConfig(val_scenes=num_images, **digits), "val")
     generator = torch.Generator().manual_seed(seed)
     found = [_disturb(dataset.objects(index), generator) for index in range(num_images)]
-    truth = [ground_truth(dataset, index) for index in range(num_images)]
-    evaluation = Evaluation(coco_metrics(truth, found, dataset.classes, 100), found)
-    return dataset, evaluation, Remembering("detect", dataset, found, 10)
+    model = Remembering(dataset, found, 10)
+    task = Remembered(model, CONFIG)
+    return dataset, evaluated(task, dataset, found), model, task
 
 
 def _disturb(objects, generator):
@@ -72,34 +88,33 @@ def _disturb(objects, generator):
 
 
 def fake_classification(num_images=24, seed=0, noise=2.5):
-    """Return data set, evaluation and model."""
+    """Return data set, evaluation, model and task."""
     dataset = DigitLabels(DigitsConfig(val_scenes=num_images, count_min=1, count_max=1), "val")
     labels = torch.tensor([dataset.label(index) for index in range(num_images)])
     generator = torch.Generator().manual_seed(seed)
     logits = 5.0 * one_hot(labels, 10) + noise * torch.randn((num_images, 10), generator=generator)
     probabilities = logits.softmax(dim=1)
-    evaluation = Evaluation(classification_metrics(probabilities, labels, dataset.classes), probabilities)
-    return dataset, evaluation, Remembering("classify", dataset, logits, 10)
+    model = Remembering(dataset, logits, 10)
+    task = ClassificationTask(model, CONFIG)
+    return dataset, evaluated(task, dataset, probabilities), model, task
 
 
 def fake_segmentation(num_images=24, seed=0):
-    """Return data set, evaluation and model; ink is thickened, and digits are mistaken or missed."""
+    """Return data set, evaluation, model and task; ink is thickened, and digits are mistaken or missed."""
     dataset = DigitMasks(DigitsConfig(val_scenes=num_images), "val")
     generator = torch.Generator().manual_seed(seed)
-    logits, total, quality = [], torch.zeros(11, 11, dtype=torch.int64), []
+    logits, labels = [], []
     for index in range(num_images):
         mask = dataset.mask(index)
         thick = max_pool2d(mask[None].float(), 3, 1, 1)[0].byte() if index % 2 else mask.clone()
         for label in thick.unique().tolist()[1:]:
             if torch.rand((), generator=generator) < 0.05 + 0.04 * label:
                 thick[thick == label] = int(torch.randint(0, 11, (), generator=generator))
-        confusion = confusion_matrix(thick, mask, 11)
-        total += confusion
-        quality.append(image_quality(confusion))
+        labels.append(thick)
         logits.append(one_hot(thick.long(), 11).permute(2, 0, 1).float())
-    counts = PixelCounts(total, torch.tensor(quality, dtype=torch.float64))
-    evaluation = Evaluation(segmentation_metrics(total, dataset.classes), counts)
-    return dataset, evaluation, Remembering("segment", dataset, logits, 11)
+    model = Remembering(dataset, logits, 11)
+    task = SegmentationTask(model, CONFIG)
+    return dataset, evaluated(task, dataset, labels), model, task
 
 
 FAKES = {"detect": fake_detection, "classify": fake_classification, "segment": fake_segmentation}

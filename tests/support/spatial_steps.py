@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import torch
 
+from support.targets import stack_targets
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import MaskTargets, Microbatch, Objects, SampleId, stack_targets
+from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.tiles import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.segmentation.targets import MaskTargets
 
 HEIGHT, WIDTH = 100, 76  # neither is a multiple of a stride; the coarse levels are too small to be cut
 COUNTS = [(0, 0), (3, 9)]  # objects of each image of each microbatch

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
 
+from support.targets import stack_targets
 from ziggurat.config import DecodeConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch, Objects, ObjectTargets, pad_and_stack, stack_targets
+from ziggurat.data.batch import Microbatch, Objects, pad_and_stack
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
 from ziggurat.models.weights import load_weights
-from ziggurat.tasks.detection.task import DetectionTask, make_task
+from ziggurat.tasks.detection.targets import ObjectTargets
+from ziggurat.tasks.detection.task import DetectionTask
+from ziggurat.tasks.registry import make_task
 
 MAKERS = {"fcos": fcos_resnet50_fpn, "retinanet": retinanet_resnet50_fpn}
 

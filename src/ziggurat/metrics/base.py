@@ -14,9 +14,9 @@ Prediction = TypeVar("Prediction")
 class Metric(ABC, Generic[Prediction]):
     """Measures predictions for the images of a data set.
 
-    worker 0   update, update  --state--+
-                                        +-->  merge --> compute --> findings
-    worker 1   update          --state--+
+    On each worker, in this order::
+
+        update, update, ...  -->  state  ==gather==>  merge  -->  compute  -->  findings
     """
 
     @abstractmethod

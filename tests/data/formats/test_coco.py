@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from support.datasets import CONFIG, annotation, coco, faults_of, open_masks, opened, write_coco
-from ziggurat.data.formats import find_faults, recognise_tasks
+from ziggurat.data.formats import find_faults
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import recognise_tasks
+from ziggurat.tasks.registry import tasks_of
 
 
 def test_boxes_labels_and_ids(tmp_path: Path) -> None:
@@ -212,7 +214,9 @@ def test_outlines_are_masks(tmp_path: Path) -> None:
     assert dataset.mask(0).equal(expected)
     assert not dataset.mask(1).any()
     assert (
-        recognise_tasks(str(file), CONFIG) == find_faults(str(file), CONFIG)[1].tasks == ("detect", "segment")
+        recognise_tasks(str(file), CONFIG)
+        == tasks_of(find_faults(str(file), CONFIG)[1].kinds)
+        == ("detect", "segment")
     )
     known = open_masks(file, classes=("background", "dog", "bird", "cat"))
     assert (known.category_ids, known.mask(0).unique().tolist()) == ((0, 5, 3, 1), [0, 1, 3, 255])
@@ -243,7 +247,7 @@ def test_outlines_that_cannot_be_drawn(tmp_path: Path, segmentation: Any, kind: 
     assert len(opened(file).objects(0)) == 2, "boxes are not harmed"
     faults, summary = find_faults(str(file), CONFIG)
     assert [(fault.id, fault.kind) for fault in faults] == ([(4, kind)] if segmentation else [])
-    assert summary.tasks == (("detect", "segment") if segmentation else ("detect",))
+    assert tasks_of(summary.kinds) == (("detect", "segment") if segmentation else ("detect",))
 
 
 def test_boxes_serve_no_segmentation(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from support.datasets import CONFIG, faults_of, open_labels, opened, write_image, write_text
-from ziggurat.data.formats import find_faults, recognise_tasks
+from ziggurat.data.formats import find_faults
 from ziggurat.data.formats.imagefolder import SUFFIXES
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import recognise_tasks
+from ziggurat.tasks.registry import tasks_of
 
 FILES = [
     "dog/b.png",
@@ -56,7 +58,7 @@ def test_a_val_split_with_fewer_classes(tmp_path: Path) -> None:
     dataset = open_labels(tmp_path, "val")
     assert (dataset.classes, dataset.label(0)) == (("Cat", "ant", "dog"), 2)
     faults, summary = find_faults(str(tmp_path), CONFIG)
-    assert (faults, summary.format, summary.tasks) == ([], "imagefolder", ("classify",))
+    assert (faults, summary.format, tasks_of(summary.kinds)) == ([], "imagefolder", ("classify",))
     assert summary.splits == {
         "train": {"images": 7, "annotations": 7},
         "val": {"images": 1, "annotations": 1},

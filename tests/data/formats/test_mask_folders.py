@@ -13,9 +13,11 @@ from torchvision.datasets import VOCSegmentation
 
 from support.datasets import CONFIG, corners, faults_of, open_masks, opened, voc, write_image, write_text
 from ziggurat.config import DigitsConfig
-from ziggurat.data.formats import find_faults, open_dataset, recognise_tasks
+from ziggurat.data.formats import find_faults
 from ziggurat.data.formats.palette import VOC_CLASSES
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import open_dataset, recognise_tasks
+from ziggurat.tasks.registry import tasks_of
 
 NAMED = replace(CONFIG, classes="background,road,tree")
 
@@ -54,7 +56,7 @@ def test_values_of_every_mode(tmp_path: Path, kind: str) -> None:
     assert dataset.classes == ("background", "road", "tree")
     assert np.array_equal(dataset.mask(0).numpy(), pixels)
     faults, summary = find_faults(str(tmp_path), NAMED)
-    assert (faults, summary.format, summary.tasks) == ([], "masks", ("segment",))
+    assert (faults, summary.format, tasks_of(summary.kinds)) == ([], "masks", ("segment",))
     assert (summary.annotations, summary.classes) == (1, dataset.classes)
 
 
@@ -355,7 +357,7 @@ def test_voc_serves_two_tasks(tmp_path: Path) -> None:
     write_text(root / "Annotations" / "b.xml", voc(("dog", corners(9, 2, 1, 22)), filename="b.jpg"))
     faults, summary = find_faults(str(root), CONFIG)
     assert [fault.kind for fault in faults] == ["box without area", "unknown class"]
-    assert (summary.tasks, summary.annotations) == (("detect", "segment"), 2)
+    assert (tasks_of(summary.kinds), summary.annotations) == (("detect", "segment"), 2)
 
 
 def test_a_listed_image_that_is_not_there(tmp_path: Path) -> None:

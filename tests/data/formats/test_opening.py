@@ -11,8 +11,9 @@ from support.datasets import CONFIG, annotation, coco, faults_of, opened, write_
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import DetectionDataset
 from ziggurat.data.digits import DigitScenes
-from ziggurat.data.formats import find_faults, open_dataset
+from ziggurat.data.formats import find_faults
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import open_dataset
 
 BIRD = [{"id": 1, "name": "bird"}, {"id": 2, "name": "dog"}]
 

@@ -19,9 +19,9 @@ from support.datasets import (
     write_image,
 )
 from ziggurat.config import DigitsConfig
-from ziggurat.data.formats import open_dataset
 from ziggurat.data.formats.recognise import format_of, recognise
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import open_dataset
 
 ROW = "image_path,xmin,ymin,xmax,ymax,label\na.png,1,2,11,22,dog\n"
 XML = voc(("dog", corners(1, 2, 11, 22)))
@@ -96,7 +96,7 @@ def test_layouts_with_two_splits(tmp_path: Path, layout: object) -> None:
 
 def test_one_annotation_file_is_the_train_split(tmp_path: Path) -> None:
     write_coco(tmp_path, name="boxes.json")
-    assert set(recognise(tmp_path).splits["detect"]) == {"train"}
+    assert set(recognise(tmp_path).splits["boxes"]) == {"train"}
     assert open_dataset(str(tmp_path), "val", "detect", CONFIG, DigitsConfig()) is None
     assert len(opened(tmp_path)) == 2
 

@@ -26,20 +26,24 @@ from support.datasets import (
     write_image,
     write_text,
 )
-from ziggurat.config import DigitsConfig, Task
+from ziggurat.commands.convert import convert
+from ziggurat.config import DigitsConfig
 from ziggurat.data.dataset import (
     ClassificationDataset,
     DetectionDataset,
     FileDataset,
     SegmentationDataset,
 )
-from ziggurat.data.formats import WRITTEN, convert, open_dataset, write_dataset
-from ziggurat.data.formats.table import Format, Split
+from ziggurat.data.formats import FORMATS, write_dataset
+from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import open_dataset
+from ziggurat.tasks.registry import tasks_of
 
 DIGITS = DigitsConfig(size=64, height_max=30, train_scenes=5, val_scenes=3)
-DETECTION: list[Format] = [name for name, tasks in WRITTEN.items() if "detect" in tasks]
-CLASSIFICATION: list[Format] = [name for name, tasks in WRITTEN.items() if "classify" in tasks]
+WRITTEN = {name: tasks_of(format.write) for name, format in FORMATS.items()}
+DETECTION = [name for name, tasks in WRITTEN.items() if "detect" in tasks]
+CLASSIFICATION = [name for name, tasks in WRITTEN.items() if "classify" in tasks]
 
 
 def run(path: Path | str, out: Path, format: str) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def images(dataset: DetectionDataset | ClassificationDataset | SegmentationDatas
     }
 
 
-def source(folder: Path, format: Format) -> Path:
+def source(folder: Path, format: str) -> Path:
     """Write a detection data set of two splits, with fractions, in a format."""
     start = folder / "start"
     for split, names in (("train", "ab"), ("val", "c")):
@@ -89,7 +93,7 @@ def source(folder: Path, format: Format) -> Path:
 
 @pytest.mark.parametrize("written", DETECTION)
 @pytest.mark.parametrize("read", DETECTION)
-def test_boxes_are_the_same_in_every_format(tmp_path: Path, read: Format, written: Format) -> None:
+def test_boxes_are_the_same_in_every_format(tmp_path: Path, read: str, written: str) -> None:
     path = source(tmp_path, read)
     result = run(path, tmp_path / "out", written)
     assert (result["format"], result["task"], result["splits"]) == (written, "detect", {"train": 2, "val": 1})
@@ -103,7 +107,7 @@ def test_boxes_are_the_same_in_every_format(tmp_path: Path, read: Format, writte
 
 
 @pytest.mark.parametrize("format", ["coco", "csv", "voc"])
-def test_boxes_keep_their_bits(tmp_path: Path, format: Format) -> None:
+def test_boxes_keep_their_bits(tmp_path: Path, format: str) -> None:
     path = source(tmp_path, "coco")
     run(path, tmp_path / "out", format)
     assert opened(path).all_objects(0).boxes_xyxy.equal(opened(tmp_path / "out").all_objects(0).boxes_xyxy)
@@ -129,7 +133,7 @@ def test_coco_keeps_ids_areas_and_crowds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", CLASSIFICATION)
 @pytest.mark.parametrize("read", CLASSIFICATION)
-def test_labels_are_the_same_in_every_format(tmp_path: Path, read: Format, written: Format) -> None:
+def test_labels_are_the_same_in_every_format(tmp_path: Path, read: str, written: str) -> None:
     for number, name in enumerate(("train/cat/1", "train/dog/1", "train/ant/2", "val/cat/3", "val/cat/4")):
         write_image(tmp_path / "start" / f"{name}.png", 10 + number)
     run(tmp_path / "start", tmp_path / "source", read)
@@ -171,14 +175,14 @@ def test_outlines_become_masks(tmp_path: Path) -> None:
     assert [after.mask(i).equal(before.mask(i)) for i in (0, 1)] == [True, True]
 
 
-def of_digits(task: Task, split: Split) -> Any:
+def of_digits(task: str, split: Split) -> Any:
     return open_dataset("digits", split, task, CONFIG, DIGITS)
 
 
 @pytest.mark.parametrize("format", WRITTEN)
-def test_the_embedded_data_set_in_every_format(tmp_path: Path, format: Format) -> None:
+def test_the_embedded_data_set_in_every_format(tmp_path: Path, format: str) -> None:
     result = run("digits", tmp_path / "out", format)
-    task: Task = result["task"]
+    task: str = result["task"]
     assert (task, result["splits"]) == (WRITTEN[format][0], {"train": 5, "val": 3})
     for split in ("train", "val"):
         before: Any = of_digits(task, split)
@@ -197,11 +201,11 @@ def test_the_embedded_data_set_in_every_format(tmp_path: Path, format: Format) -
         "train": of_digits("classify", "train"),
         "val": of_digits("classify", "val"),
     }
-    write_dataset(splits, tmp_path / "labels", "csv")
+    write_dataset(splits, tmp_path / "labels", "csv", "labels")
     assert len(open_labels(tmp_path / "labels", "train", classes=splits["train"].classes)) == 5
 
 
-def _known(dataset: Any, format: Format) -> tuple[str, ...] | None:
+def _known(dataset: Any, format: str) -> tuple[str, ...] | None:
     """Digits of few scenes do not all occur: their names are given where the format declares none."""
     return dataset.classes if format in ("voc", "csv", "imagefolder") else None
 
@@ -252,8 +256,8 @@ def test_conversions_that_are_not_possible(tmp_path: Path) -> None:
         run(file, file, "yolo")
     with pytest.raises(UserError, match="there is no data set"):
         run(tmp_path / "nowhere", tmp_path / "b", "yolo")
-    with pytest.raises(UserError, match="holds data for the task segment: got a data set for another task"):
-        write_dataset({"train": opened(file)}, tmp_path / "b", "masks")
+    with pytest.raises(UserError, match="masks holds masks or outlines: got a data set of boxes"):
+        write_dataset({"train": opened(file)}, tmp_path / "b", "masks", "boxes")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"], "nothing is left behind"
 
 
@@ -265,7 +269,7 @@ def test_names_of_classes_that_cannot_be_written(tmp_path: Path) -> None:
     dataset = opened(write_coco(tmp_path / "c", coco(annotation(), categories=[{"id": 5, "name": "a\nb"}])))
     assert isinstance(dataset, FileDataset)
     with pytest.raises(UserError, match=r"printable name .* got 'a\\nb'"):
-        write_dataset({"train": dataset}, tmp_path / "b", "voc")
+        write_dataset({"train": dataset}, tmp_path / "b", "voc", "boxes")
 
 
 def test_a_broken_image_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -277,5 +281,5 @@ def test_a_broken_image_leaves_nothing_behind(tmp_path: Path) -> None:
     assert dataset is not None
     (tmp_path / "a" / "train" / "masks" / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"a\.png"):
-        write_dataset({"train": dataset}, tmp_path / "b", "masks")
+        write_dataset({"train": dataset}, tmp_path / "b", "masks", "masks")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

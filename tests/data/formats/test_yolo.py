@@ -8,9 +8,10 @@ import pytest
 
 from support.datasets import CONFIG, faults_of, opened, write_image, write_text
 from ziggurat.config import DigitsConfig
-from ziggurat.data.dataset import SegmentationDataset
-from ziggurat.data.formats import find_faults, open_dataset, recognise_tasks
+from ziggurat.data.formats import find_faults
 from ziggurat.errors import UserError
+from ziggurat.tasks.opening import open_dataset, recognise_tasks
+from ziggurat.tasks.registry import tasks_of
 
 NAMES = "names: [cat, dog]\n"
 BOX = "1 0.5 0.5 0.25 0.5\n"  # x 15 to 25, y 7.5 to 22.5
@@ -34,7 +35,12 @@ def test_boxes_and_images_without_a_label_file(tmp_path: Path) -> None:
         ("images/b.png", 0),
     ]
     faults, summary = find_faults(str(tmp_path), CONFIG)
-    assert (faults, summary.format, summary.tasks, summary.annotations) == ([], "yolo", ("detect",), 2)
+    assert (faults, summary.format, tasks_of(summary.kinds), summary.annotations) == (
+        [],
+        "yolo",
+        ("detect",),
+        2,
+    )
 
 
 def test_polygons_are_boxes_and_masks(tmp_path: Path) -> None:
@@ -42,21 +48,21 @@ def test_polygons_are_boxes_and_masks(tmp_path: Path) -> None:
     assert opened(tmp_path).objects(0).boxes_xyxy.tolist() == [[10, 6, 30, 24]]
     assert recognise_tasks(str(tmp_path), CONFIG) == ("detect", "segment")
     dataset = open_dataset(str(tmp_path), "train", "segment", CONFIG, DigitsConfig())
-    assert isinstance(dataset, SegmentationDataset)
+    assert hasattr(dataset, "mask")
     assert dataset.classes == ("background", "cat", "dog")
     mask = dataset.mask(0)
     assert mask.shape == (30, 40)
     assert (mask[6:24, 10:30] == 2).all()
     assert int((mask == 2).sum()) == 18 * 20
     assert not dataset.mask(1).any()
-    assert find_faults(str(tmp_path), CONFIG)[1].tasks == ("detect", "segment")
+    assert tasks_of(find_faults(str(tmp_path), CONFIG)[1].kinds) == ("detect", "segment")
 
 
 def test_a_box_among_polygons_has_no_mask(tmp_path: Path) -> None:
     file = write(tmp_path, "1 0.25 0.2 0.75 0.2 0.75 0.8\n" + BOX)
     with pytest.raises(UserError, match=r"a\.txt, 2: object without outline"):
         open_dataset(str(tmp_path), "train", "segment", CONFIG, DigitsConfig())
-    assert find_faults(str(tmp_path), CONFIG)[1].tasks == ("detect",)
+    assert tasks_of(find_faults(str(tmp_path), CONFIG)[1].kinds) == ("detect",)
     assert file.is_file()
 
 

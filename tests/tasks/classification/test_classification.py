@@ -8,10 +8,12 @@ from sklearn.metrics import balanced_accuracy_score, recall_score, top_k_accurac
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.config import LossConfig, ModelConfig, PnnConfig
-from ziggurat.data.batch import LabelTargets, Microbatch, SampleId
+from ziggurat.config import LossConfig, ModelConfig, PnnConfig, RunConfig
+from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.metrics.classification import classification_metrics
 from ziggurat.models.classifier import Classifier, build_classifier
-from ziggurat.tasks.classification.task import ClassificationTask, classification_metrics
+from ziggurat.tasks.classification.targets import LabelTargets
+from ziggurat.tasks.classification.task import ClassificationTask
 
 NAMES = ["pnn", "timm:test_convnext"]
 
@@ -38,7 +40,7 @@ def gradients_of(model: Classifier) -> list[Tensor]:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_pytorchs_cross_entropy(smoothing: float) -> None:
     model = small_model("pnn")
-    task = ClassificationTask(model, LossConfig(smoothing=smoothing, level_weight=0.7))
+    task = ClassificationTask(model, RunConfig(loss=LossConfig(smoothing=smoothing, level_weight=0.7)))
     assert (task.normalizer_names, task.output_sum_names) == (("images",), ())
     assert task.term_names == ("classes", "levels")
     batch = make_batch([0, 3, 3, 5])
@@ -61,7 +63,7 @@ def test_the_loss_is_pytorchs_cross_entropy(smoothing: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_shares_of_parts_are_the_loss_of_the_whole(name: str) -> None:
     model = small_model(name).double()
-    task = ClassificationTask(model, LossConfig(smoothing=0.1))
+    task = ClassificationTask(model, RunConfig(loss=LossConfig(smoothing=0.1)))
     batch = make_batch([0, 3, 3, 5, 1])
     images = batch.images_BCHW.double() / 255
     assignment = task.assign(batch)
@@ -82,7 +84,7 @@ def test_shares_of_parts_are_the_loss_of_the_whole(name: str) -> None:
 
 def test_levels_without_weight_still_have_gradients() -> None:
     model = small_model("pnn")
-    task = ClassificationTask(model, LossConfig(level_weight=0.0))
+    task = ClassificationTask(model, RunConfig(loss=LossConfig(level_weight=0.0)))
     batch = make_batch([0, 3])
     assignment = task.assign(batch)
     shares = task.loss_shares(model(batch.images_BCHW / 255), assignment, task.normalizers(assignment))
@@ -93,13 +95,13 @@ def test_levels_without_weight_still_have_gradients() -> None:
 
 def test_under_autocast_the_loss_is_float32() -> None:
     model = small_model("pnn")
-    task = ClassificationTask(model, LossConfig())
+    task = ClassificationTask(model, RunConfig(loss=LossConfig()))
     batch = make_batch([0, 3])
     assignment = task.assign(batch)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch.images_BCHW / 255)
         shares = task.loss_shares(outputs, assignment, task.normalizers(assignment))
-        probabilities = task.probabilities(outputs)
+        probabilities = torch.stack(task.decode(outputs, batch.sizes))
     assert outputs["logits"].dtype is torch.bfloat16
     assert all(share.dtype is torch.float32 for share in shares.values())
     exact = functional.cross_entropy(outputs["logits"].float(), assignment)
@@ -109,7 +111,7 @@ def test_under_autocast_the_loss_is_float32() -> None:
 
 
 def test_a_part_without_images_of_an_empty_batch_is_zero() -> None:
-    task = ClassificationTask(small_model("timm:test_vit"), LossConfig())
+    task = ClassificationTask(small_model("timm:test_vit"), RunConfig())
     assert task.term_names == ("classes",)
     labels = torch.zeros(0, dtype=torch.int64)
     totals = task.normalizers(labels)

@@ -12,11 +12,11 @@ from support.largest_tensor import LargestTensor
 from ziggurat.tasks.detection import atss
 from ziggurat.tasks.detection.anchors import Grid
 from ziggurat.tasks.detection.assignment import collect_targets
-from ziggurat.tasks.detection.atss import AtssRules
+from ziggurat.tasks.detection.atss import AtssAssigner, AtssBoxCoder
 from ziggurat.tasks.detection.fcos import centerness
 from ziggurat.tasks.detection.retinanet import encode
 
-RULES = AtssRules()
+ASSIGNER, CODER = AtssAssigner(), AtssBoxCoder()
 CPU = torch.device("cpu")
 
 
@@ -56,7 +56,7 @@ def plain_iou(box: list[float], center: tuple[float, float], side: float) -> flo
 
 
 def match_one(boxes: Tensor, grids: list[Grid]) -> list[int]:
-    return RULES.match(boxes, torch.zeros(len(boxes), dtype=torch.int64), 1, grids)[0].tolist()
+    return ASSIGNER.match(boxes, torch.zeros(len(boxes), dtype=torch.int64), 1, grids)[0].tolist()
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (160, 96), (32, 224)])
@@ -100,12 +100,12 @@ def test_a_hand_worked_level() -> None:
 def test_images_of_a_microbatch_do_not_see_each_other() -> None:
     grids = grids_of(96, 128)
     of_image = [random_boxes(count, 96, 128, 90.0) for count in (7, 0, 31)]
-    matched = RULES.match(torch.cat(of_image), torch.tensor([0] * 7 + [2] * 31), 3, grids)
+    matched = ASSIGNER.match(torch.cat(of_image), torch.tensor([0] * 7 + [2] * 31), 3, grids)
     assert (matched[1] == -1).all()
     assert matched[0].tolist() == plain_match(of_image[0].tolist(), grids)
     alone = torch.tensor(plain_match(of_image[2].tolist(), grids))
     assert torch.equal(matched[2], torch.where(alone >= 0, alone + 7, -1))
-    nothing = RULES.match(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 2, grids)
+    nothing = ASSIGNER.match(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 2, grids)
     assert nothing.shape == matched[:2].shape
     assert (nothing == -1).all()
 
@@ -113,17 +113,17 @@ def test_images_of_a_microbatch_do_not_see_each_other() -> None:
 def test_the_result_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     grids = grids_of(256, 256)
     boxes, image = random_boxes(200, 256, 256, 100.0).round(), torch.arange(200) // 100
-    whole = RULES.match(boxes, image, 2, grids)
+    whole = ASSIGNER.match(boxes, image, 2, grids)
     for chunk in (1, 7, 64):
         monkeypatch.setattr(atss, "CHUNK", chunk)
-        assert torch.equal(RULES.match(boxes, image, 2, grids), whole)
+        assert torch.equal(ASSIGNER.match(boxes, image, 2, grids), whole)
 
 
 def test_memory_does_not_grow_with_boxes_times_anchors() -> None:
     grids = grids_of(1024, 1024)
     boxes = random_boxes(2000, 1024, 1024, 300.0)
     with LargestTensor() as largest:
-        RULES.match(boxes, torch.zeros(2000, dtype=torch.int64), 1, grids)
+        ASSIGNER.match(boxes, torch.zeros(2000, dtype=torch.int64), 1, grids)
     assert sum(map(len, grids)) > 20_000
     assert largest.elements <= 2000 * 5 * 9 * 4  # the product would be 43 million
 
@@ -136,9 +136,9 @@ def test_losses_are_those_of_the_definition() -> None:
         "boxes": torch.randn(3, 4, dtype=torch.float64),
         "centerness": torch.randn(3, 1, dtype=torch.float64),
     }
-    losses = RULES.losses(values, anchors, boxes)
+    losses = CODER.losses(values, anchors, boxes)
     weight = centerness(anchors, boxes)
-    expected = 2 * weight * (1 - generalized_box_iou(RULES.decode(values["boxes"], anchors), boxes).diag())
+    expected = 2 * weight * (1 - generalized_box_iou(CODER.decode(values["boxes"], anchors), boxes).diag())
     torch.testing.assert_close(losses["boxes"], expected, rtol=1e-6, atol=0.0)
     p = values["centerness"].squeeze(1).sigmoid()
     torch.testing.assert_close(losses["centerness"], -(weight * p.log() + (1 - weight) * (1 - p).log()))
@@ -147,32 +147,32 @@ def test_losses_are_those_of_the_definition() -> None:
 def test_decoding_is_by_tenths_of_the_anchor_and_fifths_of_the_logarithm() -> None:
     anchor = torch.tensor([[0.0, 0.0, 64.0, 64.0]]).double()
     shift = torch.tensor([[1.0, -5.0, 5 * math.log(2), 0.0]]).double()  # x + 6.4, y - 32, twice as wide
-    found = RULES.decode(shift, anchor)
+    found = CODER.decode(shift, anchor)
     torch.testing.assert_close(found, torch.tensor([[38.4 - 64, -32.0, 38.4 + 64, 32.0]]).double())
 
 
 def test_what_an_object_needs_is_found_where_it_is_assigned() -> None:
     """Outputs that are exactly right have no box loss, and decode to the objects; anchors have eight strides."""
     grids = grids_of(96, 128)
-    assert RULES.base_anchors(8, CPU).tolist() == [[-32.0, -32.0, 32.0, 32.0]]
+    assert ASSIGNER.base_anchors(8, CPU).tolist() == [[-32.0, -32.0, 32.0, 32.0]]
     boxes = random_boxes(30, 96, 128, 90.0)
-    bases = [RULES.base_anchors(grid.stride, CPU) for grid in grids]
-    matched = RULES.match(boxes, torch.zeros(30, dtype=torch.int64), 1, grids)
+    bases = [ASSIGNER.base_anchors(grid.stride, CPU) for grid in grids]
+    matched = ASSIGNER.match(boxes, torch.zeros(30, dtype=torch.int64), 1, grids)
     assignment = collect_targets(matched, grids, bases, boxes, torch.zeros(30, dtype=torch.int64))
     for level in assignment.levels.values():
         right = encode(level.boxes_xyxy, level.anchors_xyxy) / torch.tensor([0.1, 0.1, 0.2, 0.2])
-        found = RULES.decode(right, level.anchors_xyxy)
+        found = CODER.decode(right, level.anchors_xyxy)
         torch.testing.assert_close(found, level.boxes_xyxy, rtol=0.0, atol=1e-3)
         values = {"boxes": right, "centerness": torch.zeros(len(right), 1)}
-        assert (RULES.losses(values, level.anchors_xyxy, level.boxes_xyxy)["boxes"] < 1e-3).all()
+        assert (CODER.losses(values, level.anchors_xyxy, level.boxes_xyxy)["boxes"] < 1e-3).all()
 
 
 def test_the_weights_of_the_boxes_are_centernesses() -> None:
     grids = grids_of(96, 128)
     boxes, labels = random_boxes(30, 96, 128, 90.0), torch.zeros(30, dtype=torch.int64)
     image = torch.tensor([0] * 10 + [2] * 20)
-    bases = [RULES.base_anchors(grid.stride, CPU) for grid in grids]
-    assignment = collect_targets(RULES.match(boxes, image, 3, grids), grids, bases, boxes, labels)
+    bases = [ASSIGNER.base_anchors(grid.stride, CPU) for grid in grids]
+    assignment = collect_targets(ASSIGNER.match(boxes, image, 3, grids), grids, bases, boxes, labels)
     expected = [0.0, 0.0, 0.0]
     for level in assignment.levels.values():
         for number, weight in zip(
@@ -184,11 +184,11 @@ def test_the_weights_of_the_boxes_are_centernesses() -> None:
         overlaps = box_iou(level.anchors_xyxy, level.boxes_xyxy).diag()
         assert (overlaps > 0).all()
     assert expected[1] == 0 < min(expected[0], expected[2])
-    found = RULES.box_weights(assignment)
+    found = CODER.box_weights(assignment)
     assert found.dtype is torch.float64
     torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-5, atol=0.0)
 
 
 def test_the_score_is_the_geometric_mean() -> None:
     terms = {"classes": torch.zeros(1, 2, 1, 1), "centerness": torch.full((1, 1, 1, 1), math.log(9.0))}
-    torch.testing.assert_close(RULES.scores(terms), torch.full((1, 2, 1, 1), math.sqrt(0.5 * 0.9)))
+    torch.testing.assert_close(CODER.scores(terms), torch.full((1, 2, 1, 1), math.sqrt(0.5 * 0.9)))

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.targets import stack_targets
 from support.torchvision_twins import make_batch, split_objects
 from ziggurat.config import DecodeConfig, LossConfig, ModelConfig, RunConfig
-from ziggurat.data.batch import Microbatch, stack_targets
+from ziggurat.data.batch import Microbatch
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
 from ziggurat.models.images import normalize_images
-from ziggurat.tasks.detection.atss import AtssRules
+from ziggurat.tasks.detection.atss import AtssBoxCoder
 from ziggurat.tasks.detection.fcos import centerness
-from ziggurat.tasks.detection.task import make_task
+from ziggurat.tasks.registry import make_task
 
 HEADS = ["fcos", "retinanet", "atss"]
 NORMALIZERS = ["positives", "images"]
@@ -103,7 +104,7 @@ def test_the_box_term_of_atss_is_a_mean_weighted_by_centerness() -> None:
     outputs = model(images_of(batch, model).double())
     losses = []  # image, weight and loss of each positive
     task = make_task(model, RunConfig())
-    assignment, rules = task.assign(batch), AtssRules()
+    assignment, rules = task.assign(batch), AtssBoxCoder()
     for name, level in assignment.levels.items():
         p = level.positives
         values = {term: outputs[name][term][p.image, :, p.row, p.column] for term in ("boxes", "centerness")}

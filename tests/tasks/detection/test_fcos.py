@@ -12,16 +12,16 @@ from support.boxes_and_grids import grids_of, random_boxes
 from support.largest_tensor import LargestTensor
 from ziggurat.tasks.detection import fcos
 from ziggurat.tasks.detection.anchors import Grid, anchors_at
-from ziggurat.tasks.detection.fcos import FcosRules, centerness
+from ziggurat.tasks.detection.fcos import FcosAssigner, FcosBoxCoder, centerness
 
-RULES = FcosRules()
+ASSIGNER, CODER = FcosAssigner(), FcosBoxCoder()
 
 
 def all_anchors(grids: list[Grid]) -> Tensor:
     anchors = []
     for grid in grids:
         row, column = torch.cartesian_prod(torch.arange(grid.rows), torch.arange(grid.columns)).unbind(1)
-        base = RULES.base_anchors(grid.stride, row.device)
+        base = ASSIGNER.base_anchors(grid.stride, row.device)
         anchors.append(anchors_at(grid, base, row, column, torch.zeros_like(row)))
     return torch.cat(anchors)
 
@@ -42,7 +42,7 @@ def test_the_match_is_torchvisions(height: int, width: int, levels: tuple[int, i
     expected = torchvisions_match(boxes, grids)
     assert len(expected.unique()) > 50
     image = torch.zeros(len(boxes), dtype=torch.int64)
-    assert torch.equal(RULES.match(boxes, image, 1, grids)[0], expected)
+    assert torch.equal(ASSIGNER.match(boxes, image, 1, grids)[0], expected)
 
 
 def test_ties_and_whole_pixels_are_matched_as_torchvision_does() -> None:
@@ -51,14 +51,14 @@ def test_ties_and_whole_pixels_are_matched_as_torchvision_does() -> None:
     boxes[:, 2:] += 1
     boxes = torch.cat([boxes, boxes.flip(0)])  # every box twice
     image = torch.zeros(len(boxes), dtype=torch.int64)
-    assert torch.equal(RULES.match(boxes, image, 1, grids)[0], torchvisions_match(boxes, grids))
+    assert torch.equal(ASSIGNER.match(boxes, image, 1, grids)[0], torchvisions_match(boxes, grids))
 
 
 def test_images_of_a_microbatch_do_not_see_each_other() -> None:
     grids = grids_of(128, 192)
     of_image = [random_boxes(count, 128, 192, 90.0) for count in (7, 0, 31)]
     image = torch.tensor([0] * 7 + [2] * 31)
-    matched = RULES.match(torch.cat(of_image), image, 3, grids)
+    matched = ASSIGNER.match(torch.cat(of_image), image, 3, grids)
     assert (matched[1] == -1).all()
     assert torch.equal(matched[0], torchvisions_match(of_image[0], grids))
     alone = torchvisions_match(of_image[2], grids)
@@ -73,17 +73,17 @@ def test_a_hand_worked_grid() -> None:
     """
     grids = [Grid("p3", 4, 4, 8, 8, 8)]
     boxes = torch.tensor([[0.0, 0, 24, 24], [14, 14, 22, 18]])
-    matched = RULES.match(boxes, torch.zeros(2, dtype=torch.int64), 1, grids).view(4, 4)
+    matched = ASSIGNER.match(boxes, torch.zeros(2, dtype=torch.int64), 1, grids).view(4, 4)
     assert matched.tolist() == [[-1, -1, -1, -1], [-1, 0, 0, -1], [-1, 0, 1, -1], [-1, -1, -1, -1]]
 
 
 def test_the_result_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     grids = grids_of(256, 256)
     boxes, image = random_boxes(200, 256, 256, 100.0).round(), torch.arange(200) // 100
-    whole = RULES.match(boxes, image, 2, grids)
+    whole = ASSIGNER.match(boxes, image, 2, grids)
     for chunk in (1, 7, 64):
         monkeypatch.setattr(fcos, "CHUNK", chunk)
-        assert torch.equal(RULES.match(boxes, image, 2, grids), whole)
+        assert torch.equal(ASSIGNER.match(boxes, image, 2, grids), whole)
 
 
 def test_memory_does_not_grow_with_boxes_times_positions() -> None:
@@ -91,7 +91,7 @@ def test_memory_does_not_grow_with_boxes_times_positions() -> None:
     positions = sum(map(len, grids))
     boxes = random_boxes(2000, 1024, 1024, 300.0)
     with LargestTensor() as largest:
-        RULES.match(boxes, torch.zeros(2000, dtype=torch.int64), 1, grids)
+        ASSIGNER.match(boxes, torch.zeros(2000, dtype=torch.int64), 1, grids)
     assert positions > 20_000
     assert largest.elements <= max(positions, 2000 * 6 * 6)  # the product would be 43 million
 
@@ -100,7 +100,7 @@ def test_decoding_inverts_torchvisions_encoding() -> None:
     anchors = all_anchors(grids_of(128, 128))
     boxes = random_boxes(len(anchors), 128, 128, 90.0)
     distances = BoxLinearCoder(normalize_by_size=True).encode(anchors, boxes)
-    torch.testing.assert_close(RULES.decode(distances, anchors), boxes, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(CODER.decode(distances, anchors), boxes, rtol=0.0, atol=1e-4)
 
 
 def test_centerness_is_one_in_the_middle_and_falls_to_the_sides() -> None:

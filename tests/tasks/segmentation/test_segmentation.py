@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.config import LossConfig
-from ziggurat.data.batch import IGNORED_PIXEL, MaskTargets, Microbatch, SampleId
+from ziggurat.config import LossConfig, RunConfig
+from ziggurat.data.batch import IGNORED_PIXEL, Microbatch, SampleId
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.segmentation.pixel_losses import focal_cross_entropy
+from ziggurat.tasks.segmentation.targets import MaskTargets
 from ziggurat.tasks.segmentation.task import SegmentationTask
 
 KINDS = ("ce", "focal", "dice", "ce+dice", "focal+dice")
@@ -25,7 +26,7 @@ ABSENT = 3  # a class without a pixel
 
 def make_task(kind: str, num_classes: int = NUM_CLASSES, **loss: Any) -> SegmentationTask:
     model = cast(VisionModel, SimpleNamespace(num_classes=num_classes))
-    return SegmentationTask(model, LossConfig(segmentation=cast(Any, kind), **loss))
+    return SegmentationTask(model, RunConfig(loss=LossConfig(segmentation=cast(Any, kind), **loss)))
 
 
 def make_microbatch(labels_BHW: Tensor, index: int = 0) -> Microbatch:
