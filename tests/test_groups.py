@@ -4,10 +4,10 @@ import dataclasses
 import threading
 
 import pytest
-from test_spatial_runs import config_of
 
 from support.groups import open_groups
 from support.ranks import run_ranks
+from support.small_runs import config_of
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.runs.folder import load_run
 from ziggurat.training.loop import train

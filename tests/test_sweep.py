@@ -66,10 +66,10 @@ def test_a_network_that_is_ended_is_not_exact(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_not_exact_says_why() -> None:
     cases = [Case("sp=2")]
     outcomes = [
-        run_network("short", "verify_networks:custom", cases),
-        run_network("short", "verify_networks:cheat", cases),
-        run_network("short", "verify_networks:broken", cases),
-        run_network("short", "verify_networks:endless", cases, limit=2),
+        run_network("short", "support.verify_networks:custom", cases),
+        run_network("short", "support.verify_networks:cheat", cases),
+        run_network("short", "support.verify_networks:broken", cases),
+        run_network("short", "support.verify_networks:endless", cases, limit=2),
     ]
     assert [outcome.verdict for outcome in outcomes] == ["raised", "wrong", "not built", "failed"]
     assert "custom autograd function" in outcomes[0].why

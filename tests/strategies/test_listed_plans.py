@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ziggurat.config import RunConfig, override
-from ziggurat.models.build import build_model, task_of
-from ziggurat.models.catalogue import NUM_CLASSES, model_names, plans_of
+from ziggurat.models.build import build_model
+from ziggurat.models.catalogue import model_names, num_classes_of, plans_of
 from ziggurat.parallel.branches.placement import place, refuse_chain
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor.pairs import find_pairs
@@ -27,7 +27,7 @@ def built(name: str, device: str) -> nn.Module:
     config = override(CONFIG, {"model.name": name}).model
     with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # initialising what has no memory does nothing, and says so
-        return build_model(config, NUM_CLASSES[task_of(name)]).train()
+        return build_model(config, num_classes_of(name)).train()
 
 
 @pytest.mark.parametrize("name", NAMES)

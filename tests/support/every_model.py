@@ -6,7 +6,7 @@ import torch
 
 from ziggurat.config import ModelConfig, PnnConfig
 from ziggurat.models.build import HEADS, NECKS, build_model
-from ziggurat.models.catalogue import BACKBONES
+from ziggurat.models.listed import BACKBONES
 from ziggurat.models.segmenter import DECODERS
 
 CLASSES = 5

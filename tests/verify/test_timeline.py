@@ -22,7 +22,7 @@ def test_every_action_is_in_the_trace(tmp_path: Path, capfd: Any, plan: str, sch
     file = tmp_path / "step.json"
     arguments = ["--input", "8x3x32x32", "--plan", plan, "--microbatches", "4", "--timeline", str(file)]
     arguments += ["--set", f"plan.schedule={schedule}", "--json"]
-    assert main(["verify", "verify_networks:noisy", *arguments]) == 0
+    assert main(["verify", "support.verify_networks:noisy", *arguments]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert result["timeline"] == [str(file), str(tmp_path / "step.png")]
     events = json.loads(file.read_text())["traceEvents"]
@@ -72,5 +72,5 @@ def test_a_bubble_worked_by_hand() -> None:
 )
 def test_wrong_timelines(tmp_path: Path, capfd: Any, plan: str, file: str, message: str) -> None:
     arguments = ["--input", "4x3x8x8", "--plan", plan, "--timeline", str(tmp_path / file)]
-    assert main(["verify", "verify_networks:noisy", *arguments]) == 2
+    assert main(["verify", "support.verify_networks:noisy", *arguments]) == 2
     assert message in capfd.readouterr().err

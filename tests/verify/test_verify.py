@@ -16,18 +16,19 @@ from torch import nn
 from ziggurat.cli.main import main
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verify.compare import compare_steps, relative_error
 from ziggurat.verify.losses import RandomWeighting, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.networks import build_network, check_name, torchvision_names
 from ziggurat.verify.request import read_request
-from ziggurat.verify.step import Piece, Step, Trial, run_step
+from ziggurat.verify.step import Outcome, Seen, Trial, run_step
 from ziggurat.verify.verify import Single
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
-    "single", "workers", "communication_bytes", "gathers", "unsupported",
+    "norm_error", "state_error", "worst_state", "single", "workers", "communication_bytes", "gathers", "unsupported",
 }  # fmt: skip
 
 
@@ -42,14 +43,14 @@ def run_verify(capfd: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
         ("timm:mobilenetv3_small_050", "2x3x67x96", "sp=2"),
         ("torchvision:squeezenet1_1", "1x3x64x67", "sp=2x2"),
         ("pnn", "2x3x61x40", "sp=3"),
-        ("verify_networks:noisy", "2x3x21x16", "sp=1x2"),
-        ("verify_networks:volumes", "1x2x9x10x8", "sp=2x2"),
-        ("verify_networks:volumes", "1x2x3x10x8", "sp=2x2"),
-        ("verify_networks:noisy", "4x3x21x16", "dp=2"),
-        ("verify_networks:noisy", "4x3x21x16", "dp=2,sp=2"),
-        ("verify_networks:noisy", "5x3x21x16", "pp=3"),
-        ("verify_networks:noisy", "4x3x21x16", "dp=2,pp=2"),
-        ("verify_networks:noisy", "4x3x21x16", "sp=2,pp=2"),
+        ("support.verify_networks:noisy", "2x3x21x16", "sp=1x2"),
+        ("support.verify_networks:volumes", "1x2x9x10x8", "sp=2x2"),
+        ("support.verify_networks:volumes", "1x2x3x10x8", "sp=2x2"),
+        ("support.verify_networks:noisy", "4x3x21x16", "dp=2"),
+        ("support.verify_networks:noisy", "4x3x21x16", "dp=2,sp=2"),
+        ("support.verify_networks:noisy", "5x3x21x16", "pp=3"),
+        ("support.verify_networks:noisy", "4x3x21x16", "dp=2,pp=2"),
+        ("support.verify_networks:noisy", "4x3x21x16", "sp=2,pp=2"),
     ],
 )
 def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str) -> None:
@@ -58,7 +59,9 @@ def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str)
     assert result["ok"]
     assert set(result) >= FIELDS
     assert result["unsupported"] == []
-    errors = [result[f"{of}_error"] for of in ("loss", "output", "gradient", "input", "buffer")]
+    errors = [
+        result[f"{of}_error"] for of in ("loss", "output", "gradient", "input", "buffer", "norm", "state")
+    ]
     assert max(errors) <= 1e-10
     assert result["world_size"] == math.prod(int(n) for n in re.findall("[0-9]+", plan))
     for cost in (result["single"], result["workers"]):
@@ -82,13 +85,15 @@ def test_a_task_of_ours_has_its_own_loss(capfd: pytest.CaptureFixture[str], name
 
 
 def test_fp32(capfd: pytest.CaptureFixture[str]) -> None:
-    status, result = run_verify(capfd, "verify_networks:noisy", "--input", "2x3x24x24", "--dtype", "fp32")
+    status, result = run_verify(
+        capfd, "support.verify_networks:noisy", "--input", "2x3x24x24", "--dtype", "fp32"
+    )
     assert status == 0
     assert 1e-10 < result["gradient_error"] <= result["bound"] == 1e-4
 
 
 def test_what_cannot_run_on_bands_is_listed(capfd: pytest.CaptureFixture[str]) -> None:
-    status, result = run_verify(capfd, "verify_networks:custom", "--input", "1x3x16x16")
+    status, result = run_verify(capfd, "support.verify_networks:custom", "--input", "1x3x16x16")
     assert status == 1
     assert not result["ok"]
     assert result["gradient_error"] is None
@@ -98,13 +103,13 @@ def test_what_cannot_run_on_bands_is_listed(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_broken_bound_names_the_worst_parameter(capfd: pytest.CaptureFixture[str]) -> None:
-    status, result = run_verify(capfd, "verify_networks:cheat", "--input", "1x3x16x16")
+    status, result = run_verify(capfd, "support.verify_networks:cheat", "--input", "1x3x16x16")
     assert status == 1
     assert not result["ok"]
-    assert result["worst_parameter"] in ("first.weight", "first.bias", "last.weight")
+    assert result["worst_parameter"] in ("first.weight", "first.bias", "last.weight", "last.bias")
     assert 1e-4 < result["gradient_error"] < 1e-2
     assert 0 < result["rounding_error"] < 1e-14  # it is the plan's error
-    assert main(["verify", "verify_networks:cheat", "--input", "1x3x16x16"]) == 1
+    assert main(["verify", "support.verify_networks:cheat", "--input", "1x3x16x16"]) == 1
     text = capfd.readouterr().out
     assert "BROKEN" in text
     assert f"the worst parameter is {result['worst_parameter']}" in text
@@ -112,15 +117,15 @@ def test_a_broken_bound_names_the_worst_parameter(capfd: pytest.CaptureFixture[s
 
 def test_an_error_of_rounding_is_told_from_one_of_the_plan(capfd: pytest.CaptureFixture[str]) -> None:
     """A batch norm over nearly equal values divides by what is left of them: no plan is to blame."""
-    status, result = run_verify(capfd, "verify_networks:amplifier", "--input", "2x3x16x16")
+    status, result = run_verify(capfd, "support.verify_networks:amplifier", "--input", "2x3x16x16")
     assert (status, result["ok"]) == (1, False)
     assert result["gradient_error"] < 10 * result["rounding_error"]
-    assert main(["verify", "verify_networks:amplifier", "--input", "2x3x16x16"]) == 1
+    assert main(["verify", "support.verify_networks:amplifier", "--input", "2x3x16x16"]) == 1
     assert "times that are rounding" in capfd.readouterr().out
 
 
 def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "verify_networks:noisy", "--input", "2x3x21x16"]) == 0
+    assert main(["verify", "support.verify_networks:noisy", "--input", "2x3x21x16"]) == 0
     text = capfd.readouterr().out
     for word in (
         "loss",
@@ -128,6 +133,8 @@ def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
         "gradients",
         "input's gradient",
         "buffers",
+        "gradient's norm",
+        "state after",
         "1 worker",
         "2 workers",
         "ok",
@@ -146,9 +153,9 @@ def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
         (["smp:unett/resnet18"], "did you mean 'unet'?"),
         (["torchvision:resnet19"], "did you mean 'resnet1"),
         (["no_such_module:function"], "cannot import 'no_such_module'"),
-        (["verify_networks:costum"], "did you mean 'custom'?"),
-        (["verify_networks:no_network"], "must return an nn.Module: got int"),
-        (["verify_networks:broken"], "raised KeyError"),
+        (["support.verify_networks:costum"], "did you mean 'custom'?"),
+        (["support.verify_networks:no_network"], "must return an nn.Module: got int"),
+        (["support.verify_networks:broken"], "raised KeyError"),
         (["timm:resnet18", "--input", "nonsense"], "--input must be BxCxHxW"),
         (["timm:resnet18", "--input", "2x3x0x8"], "--input must be BxCxHxW"),
         (["timm:resnet18", "--plan", "sp=1"], "a plan of two workers at least"),
@@ -159,7 +166,7 @@ def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
         (["timm:resnet18", "--dtype", "fp8"], "--dtype must be one of fp64, fp32"),
         (["timm:resnet18", "--set", "model.nrom=group"], "did you mean 'model.norm'?"),
         (["timm:resnet18", "--input", "1x3x8x8"], "a batch norm in training needs more than one value"),
-        (["verify_networks:noisy", "--input", "1x4x8x8"], "on one worker either"),
+        (["support.verify_networks:noisy", "--input", "1x4x8x8"], "on one worker either"),
     ],
 )  # fmt: skip
 def test_wrong_input(capfd: pytest.CaptureFixture[str], arguments: list[str], remedy: str) -> None:
@@ -176,8 +183,8 @@ def test_all_faults_at_once() -> None:
 
 
 def test_a_setting_without_effect_warns() -> None:
-    with pytest.warns(UserWarning, match=r"no use for the settings train\.lr"):
-        read_request("pnn", "2x3x8x8", "sp=2", "fp64", {"train.lr": "0.1"})
+    with pytest.warns(UserWarning, match=r"no use for the settings checkpoint\.keep"):
+        read_request("pnn", "2x3x8x8", "sp=2", "fp64", {"checkpoint.keep": "3"})
 
 
 def test_the_current_directory_is_importable(
@@ -246,7 +253,10 @@ def test_a_cut_by_hand_through_a_head_that_all_levels_share(capfd: pytest.Captur
     ],
 )
 def test_wrong_stages(capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    assert main(["verify", "verify_networks:noisy", "--input", "4x3x8x8", "--plan", "pp=2", *arguments]) == 2
+    assert (
+        main(["verify", "support.verify_networks:noisy", "--input", "4x3x8x8", "--plan", "pp=2", *arguments])
+        == 2
+    )
     assert message in capfd.readouterr().err
 
 
@@ -263,9 +273,10 @@ def test_a_loss_that_cancels_has_the_scale_of_its_terms() -> None:
     outputs = [torch.tensor([3.0, -3.0]), torch.tensor([4.0])]
     assert RandomWeighting(0).typical_size(outputs) == 5
     gradient = torch.ones(1)
-    reference = Piece(outputs, torch.tensor(1e-8), gradient, typical_loss=5.0)
+    reference = Seen(torch.tensor(1e-8), outputs, gradient, typical_loss=5.0)
     step, alone = (
-        Step({0: p}, {}, {}, 0.0, 0) for p in (Piece(outputs, torch.tensor(5e-6), gradient), reference)
+        Outcome({0: seen}, torch.ones(()), {}, {}, {}, 0.0)
+        for seen in (Seen(torch.tensor(5e-6), outputs, gradient), reference)
     )
     assert 0.5e-6 < compare_steps(step, alone).loss < 2e-6
 
@@ -285,7 +296,8 @@ def test_a_missing_gradient_is_an_error() -> None:
 def test_pieces_of_a_bucket_travel_once() -> None:
     """Gradients are views of large buckets; pickled one by one, each would take its whole bucket along."""
     bucket = torch.zeros(1000, dtype=torch.float64)
-    step = Step({}, {f"{n}": bucket[n : n + 1] for n in range(100)}, {}, 0.0, 0)
+    gradients = {f"{n}": Chunk.whole(bucket[n : n + 1]) for n in range(100)}
+    step = Outcome({}, torch.ones(()), gradients, {}, {}, 0.0)
     buffer = io.BytesIO()
     torch.save(Single(step, 0.0), buffer)
     assert buffer.getbuffer().nbytes < 100_000
@@ -297,7 +309,7 @@ def test_float64_stays() -> None:
             return (x.float() * 3).softmax(1, dtype=torch.float32).to(torch.float32)
 
     step = run_step(Safe(), Trial(torch.rand(1, 3, 4, 4, dtype=torch.float64)), make_mesh(Workers()))
-    assert step.pieces[0].outputs[0].dtype == torch.float64
+    assert step.seen[0].outputs[0].dtype == torch.float64
 
 
 def test_tensors_of_records() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -12,12 +13,17 @@ from support.ranks import run_ranks
 from ziggurat.config import ModelConfig, PipelineConfig, RunConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.trace import spec_of
+from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.strategies.sharded import ShardedParallel, whole
+from ziggurat.strategies.state import TrainState
 from ziggurat.strategies.units import find_units
+from ziggurat.training.step import Step
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
+from ziggurat.verify.losses import Piece
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.step import Trial, run_step
 
@@ -92,18 +98,50 @@ def test_weights_that_are_tied_reached_into_frozen_or_unused(plan: str) -> None:
     assert check.errors.largest <= BOUNDS[torch.float64], check.errors
 
 
-def _steps(workers: Workers, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Train for three steps with AdamW on shards; returns the whole weights."""
-    parallel = ShardedParallel(model, make_mesh(workers, "fsdp=2"), (2, 3, 8, 8), 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+class _Squares:
+    """The mean of squares of a microbatch's outputs."""
+
+    term_names, normalizer_names, output_sum_names, normalizers_are_parts = ("squares",), (), (), False
+
+    def assign(self, batch: Piece) -> int:
+        return batch.number
+
+    def normalizers(self, assignment: int) -> Tensor:
+        return torch.zeros(0, dtype=torch.float64)
+
+    def loss_shares(self, outputs: Tensor, assignment: int, totals: Tensor) -> dict[str, Tensor]:
+        return {"squares": outputs.square().mean()}
+
+
+class _AsTheyAre:
+    """Images as they are."""
+
+    def images(self, batch: Piece) -> Tensor:
+        return batch.images
+
+    def seed(self, batch: Piece) -> None:
+        torch.manual_seed(batch.number)
+
+    def announce(self, name: str, batch: Piece) -> None:
+        pass
+
+    def compute(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _steps(workers: Workers, model: nn.Module, images: Tensor) -> dict[str, Tensor] | None:
+    """Train for three steps with AdamW on shards; returns the whole weights, on the first worker."""
+    state = TrainState.start(model.train(), torch.optim.AdamW(model.parameters(), lr=0.01, fused=True))
+    pieces = [Piece(number, one) for number, one in enumerate(images.chunk(2))]
+    config = RunConfig(pipeline=PipelineConfig(unit_bytes=0))
+    mesh = make_mesh(workers, "fsdp=2")
+    parallel = Parallel(state, mesh, Setting(spec_of(pieces[0].images), config, 2, nullcontext))
+    step = Step(parallel, _Squares(), _AsTheyAre())
     for _ in range(3):
-        parallel.start(2)
-        for index in parallel.mine:
-            with parallel.leaf(index):
-                model(images[2 * index : 2 * index + 2]).square().mean().backward()
-        optimizer.step()
-        parallel.finish_statistics()
-    return {name: whole(value.detach()) for name, value in model.state_dict().items()}
+        step([pieces[index] for index in parallel.microbatches_of(2)], 2)
+        state.complete()
+    whole = parallel.whole_average()
+    return None if whole is None else {name: value.detach() for name, value in whole.state_dict().items()}
 
 
 def test_an_optimizer_steps_on_shards() -> None:
@@ -116,12 +154,13 @@ def test_an_optimizer_steps_on_shards() -> None:
         optimizer.zero_grad()
         sum(reference(images[i : i + 2]).square().mean() for i in (0, 2)).backward()
         optimizer.step()
-    for weights in run_ranks(_steps, 2, (model, images)):
-        for name, value in reference.state_dict().items():
-            assert (weights[name] - value).abs().max() < 1e-10, name
+    weights, other = run_ranks(_steps, 2, (model, images))
+    assert other is None
+    for name, value in reference.state_dict().items():
+        assert (weights[name] - value).abs().max() < 1e-10, name
 
 
 def test_what_is_refused() -> None:
-    for text in ("fsdp=2,dp=2", "fsdp=2,pp=2"):
-        with pytest.raises(UserError, match="goes with sp alone"):
+    for text, why in (("fsdp=2,dp=2", "as dp does"), ("fsdp=2,pp=2", "does not go with pp")):
+        with pytest.raises(UserError, match=why):
             parse_plan(text)

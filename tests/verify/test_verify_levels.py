@@ -7,7 +7,6 @@ import random
 
 import pytest
 import torch
-from ziggurat.verify.pipeline_step import run_pipeline_step
 
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
@@ -105,7 +104,7 @@ def steps_at_random_places(workers: Workers, name: str, shape: tuple[int, ...], 
             return Placement(tuple(owner[group] for group in groups), (1.0,) * num_workers, 1.0)
 
         branches.place = scatter  # in this process alone
-        step = run_pipeline_step(copy.deepcopy(model), trial, mesh)
+        step = run_step(copy.deepcopy(model), trial, mesh)
         assert not held_of(reference).difference(*workers.gather(held_of(step)))
         errors.append(max(workers.gather(compare_steps(step, reference).largest)))
     with KeepFloat64():
@@ -151,7 +150,7 @@ def test_exact(name: str, shape: str, plan: str, microbatches: int) -> None:
     result = verify(name, shape, plan, settings=settings)
     assert result is not None
     assert result["ok"], result
-    of = ("loss", "output", "gradient", "input", "buffer")
+    of = ("loss", "output", "gradient", "input", "buffer", "norm", "state")
     assert max(result[f"{name}_error"] for name in of) <= 1e-10
     seconds = result["branches"]["seconds"]
     assert 1 < result["branches"]["bound"] <= sum(seconds) / max(seconds) * (1 + 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
-from ziggurat.strategies.tensor_parallel import TensorParallel
-from ziggurat.verify.tensor_step import split_model
 
 from support.ranks import run_ranks
 from ziggurat.cli.main import main
@@ -25,12 +24,18 @@ from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor import split
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import find_pairs
+from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.placing import Placed, join
+from ziggurat.strategies.state import TrainState
+from ziggurat.strategies.tensor import Splits
+from ziggurat.training.step import Step
 from ziggurat.verify.check import check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.losses import make_objective
 from ziggurat.verify.networks import build_network
-from ziggurat.verify.step import Trial, global_totals, run_step
+from ziggurat.verify.step import Trial, Watch, run_step
 
 
 class Branches(nn.Module):
@@ -156,14 +161,19 @@ SMALL = {"model.channels": 32, "model.head_depth": 2, "model.levels": "p3-p5", "
 def test_exact(name: str, settings: dict[str, Any], split: str) -> None:
     for plan, world, count in (("tp=2", 2, 1), ("dp=2,tp=2", 4, 2)):
         check = check_plan(name, plan, world, count, **settings)
-        assert any(split in one.first for one in check.splits), check.splits
-        assert all(one.worker_bytes < one.whole_bytes for one in check.splits)
+        splits = check.facts["splits"]
+        assert any(split in one["first"] for one in splits), splits
+        assert all(one["worker_bytes"] < one["whole_bytes"] for one in splits)
 
 
 def _wrong_without_sum(workers: Workers, model: nn.Module, x: Tensor) -> float:
     whole = model(x)
-    parallel = TensorParallel(model, spec_of(x), workers, 4)
-    parallel.axis.sum = lambda part, *_: part  # type: ignore[method-assign]
+    mesh = make_mesh(workers, "tp=2")
+    config = override(RunConfig(), {"tensor.min_width": 4})
+    (splits,) = join(model, mesh, Setting(spec_of(x), config, 1, nullcontext))
+    assert isinstance(splits, Splits)
+    Placed([model], mesh, [splits])
+    splits.tensor_axis.sum = lambda part, *_: part  # type: ignore[method-assign]
     return float((model(x) - whole).detach().abs().max())
 
 
@@ -183,8 +193,8 @@ def test_command(capfd: pytest.CaptureFixture[str]) -> None:
         ("hidden", "odd"),
     ]
     assert result["communication_bytes"] > 0
-    assert main(arguments) == 0
-    assert "nothing of test_verify_tensor:branches is split" in capfd.readouterr().out
+    assert main(arguments) == 2
+    assert "would leave every worker the whole of test_verify_tensor:branches" in capfd.readouterr().err
 
 
 def _no_join(tensor: Tensor, axis: TensorAxis, dim: int) -> Tensor:
@@ -193,14 +203,17 @@ def _no_join(tensor: Tensor, axis: TensorAxis, dim: int) -> Tensor:
 
 def _loss_of_classes(workers: Workers, model: nn.Module, trial: Trial) -> dict[str, Any]:
     """Take a step whose outputs are not looked at: only the loss is."""
-    tensor = split_model(model, trial, make_mesh(workers, f"tp={workers.size}"))
-    split.join = _no_join
+    if workers.size > 1:
+        split.join = _no_join  # in this process alone
     mesh = make_mesh(workers, f"tp={workers.size}")
-    objective = make_objective(model, trial.images.shape, [5], trial.config, 0, mesh)
-    loss = objective.loss(model(trial.images), 0, global_totals(objective, 1, mesh))
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach(), **tensor.whole(gradients)}
+    pieces = trial.pieces()
+    state = TrainState.start(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    objective = make_objective(model, trial.images.shape, pieces, trial.config, 0, mesh)
+    setting = Setting(spec_of(trial.images), trial.config, 1, nullcontext)
+    parallel = Parallel(state, mesh, setting)
+    result = Step(parallel, objective, Watch(trial, objective, mesh))(pieces, 1)
+    gradients = dict(parallel.layout.gather(parallel.gradients()))
+    return {"loss": result.terms, **gradients}
 
 
 def test_the_loss_of_a_classifier_gathers_no_logits() -> None:
@@ -208,17 +221,8 @@ def test_the_loss_of_a_classifier_gathers_no_logits() -> None:
     torch.manual_seed(0)
     model = build_network("pnn", config.model).double().train()
     trial = Trial(torch.randn(5, 3, 61, 64, dtype=torch.float64), config=config)
-    (whole,) = run_ranks(_whole_loss, 1, (copy.deepcopy(model), trial))
-    for found in run_ranks(_loss_of_classes, 2, (model, trial)):
-        assert found.keys() == whole.keys()
-        for name, value in found.items():
-            torch.testing.assert_close(value, whole[name], rtol=1e-9, atol=1e-11, msg=name)
-
-
-def _whole_loss(workers: Workers, model: nn.Module, trial: Trial) -> dict[str, Any]:
-    mesh = make_mesh(workers)
-    objective = make_objective(model, trial.images.shape, [5], trial.config, 0, mesh)
-    loss = objective.loss(model(trial.images), 0, global_totals(objective, 1, mesh))
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach(), **gradients}
+    (whole,) = run_ranks(_loss_of_classes, 1, (copy.deepcopy(model), trial))
+    found, _ = run_ranks(_loss_of_classes, 2, (model, trial))
+    assert found.keys() == whole.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-9, atol=1e-11, msg=name)

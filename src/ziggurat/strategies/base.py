@@ -44,6 +44,7 @@ class Setting:
         compute: A context in which the model computes: autocast.
         decisions: What was measured and fixes bits: of a run that goes on, as it was; what is decided now is added.
         cache: Where measurements are kept, so that they need not be taken again; None keeps nothing.
+        input_gradient: Whether the gradient of the images is computed, too.
         device: Where the model computes.
         data: The workers that take other microbatches.
         spatial: How images are cut, where they are.
@@ -55,6 +56,7 @@ class Setting:
     compute: Compute
     decisions: Decisions = field(default_factory=Decisions)
     cache: Path | None = None
+    input_gradient: bool = False
     data: Workers = field(default_factory=Workers)
     spatial: SpatialMesh | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -70,12 +72,12 @@ class Setting:
         """Return black images of the setting's size, as the model sees them: where they are cut, this worker's part."""
         shape, strides = self.spec.shape, self.spec.strides
         if self.spatial is None:
-            return torch.empty_strided(shape, strides, dtype=self.spec.dtype, device=self.device).zero_()
+            whole = torch.empty_strided(shape, strides, dtype=self.spec.dtype, device=self.device).zero_()
+            return whole.requires_grad_(self.input_gradient)
         dims = band_dims(shape, self.spatial)
-        local = [local_size(dim, self.spatial.ranks) for dim in dims]
-        return SpatialTensor(
-            torch.zeros(local, dtype=self.spec.dtype, device=self.device), dims, self.spatial
-        )
+        sizes = [local_size(dim, self.spatial.ranks) for dim in dims]
+        local = torch.zeros(sizes, dtype=self.spec.dtype, device=self.device)
+        return SpatialTensor(local.requires_grad_(self.input_gradient), dims, self.spatial)
 
 
 class Joined:

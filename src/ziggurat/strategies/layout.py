@@ -151,6 +151,8 @@ class Layout(Mapping[str, Placement]):
     def norm(self, tensors: Mapping[str, Held]) -> Tensor:
         """Return the Euclidean norm of all tensors together, the same on every worker.
 
+        It is of the tensors' type where every worker has everything; else float64, as a worker may have none that tells the type.
+
         Args:
             tensors: By name what this worker has of each; a name that no worker has is left out.
 
@@ -166,10 +168,8 @@ class Layout(Mapping[str, Placement]):
             if not self[name].is_whole
             for chunk in self.owned(name, held)
         ]
-        norms = [get_total_norm(part) for part in (common, mine)]
-        squares = [norm.double().square().to(self.workers.device) for norm in norms]
-        total = (squares[0] + self.workers.add_up(squares[1])).sqrt()
-        return total.to(torch.promote_types(norms[0].dtype, norms[1].dtype))
+        squares = [get_total_norm(part).double().square().to(self.workers.device) for part in (common, mine)]
+        return (squares[0] + self.workers.add_up(squares[1])).sqrt()
 
     def first_bad(self, tensors: Mapping[str, Held]) -> str:
         """Return the first name, in the layout's order, of a tensor with an element that is not finite; or nothing.

@@ -186,7 +186,7 @@ class Parallel(Generic[Model]):
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as `torch.nn.utils.clip_grads_with_norm_`
         gradients = list(self.gradients().values())
         if gradients:
-            scale_each_(gradients, scale.to(gradients[0].device))
+            scale_each_(gradients, scale.to(gradients[0]))
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""

@@ -112,7 +112,8 @@ class TrainState(Generic[Model]):
         pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
         held = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
         floating = [(mean, value) for mean, value in held if mean.is_floating_point()]
-        lerp_each_([mean for mean, _ in floating], [value for _, value in floating], new)
+        if floating:
+            lerp_each_([mean for mean, _ in floating], [value for _, value in floating], new)
         for mean, value in held:
             if not mean.is_floating_point():
                 mean.copy_(value)

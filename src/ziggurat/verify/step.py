@@ -198,7 +198,9 @@ def start_state(model: nn.Module, trial: Trial) -> TrainState[nn.Module]:
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
     train = trial.config.train
-    state = TrainState.start(model.train(), make_optimizer(model, train), train.ema)
+    is_trained = any(parameter.requires_grad for parameter in model.parameters())
+    optimizer = make_optimizer(model, train) if is_trained else torch.optim.SGD([{"params": []}])
+    state = TrainState.start(model.train(), optimizer, train.ema)
     if state.average is not state.model:
         with torch.no_grad():
             for value in named_states(state.average).values():
@@ -252,8 +254,9 @@ def run_step(
     objective = make_objective(model, trial.images.shape, pieces, trial.config, trial.seed, mesh)
     watch = Watch(trial, objective, mesh)
     setting = Setting(
-        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions)
-    )
+        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions),
+        input_gradient=True,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own, once for each worker
         parallel = Parallel(state, mesh, setting)

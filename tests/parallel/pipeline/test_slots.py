@@ -11,8 +11,9 @@ from support.local_stages import Skips, weighted_sum
 from support.ranks import run_ranks
 from support.streams import Op, batches_of, stuck
 from ziggurat.parallel.branches.branches import Branches, cut_to_pieces, timetable_of
-from ziggurat.parallel.branches.placement import CallCost, Placement, call_names
+from ziggurat.parallel.branches.placement import Placement
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import CallCost, call_names
 from ziggurat.parallel.graph.stages import Stage
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.pipeline.crossings import Crossings

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
 from ziggurat.parallel.tensor.split import SplitTensor
 from ziggurat.torch_internals.modules import own_states, replace_state
@@ -43,7 +44,7 @@ class ColumnLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return this worker's outputs."""
-        outputs = self.operation(copy_in(x, self.axis), self.weight, self.bias)
+        outputs = self.operation(_of_part(copy_in, x, self.axis), self.weight, self.bias)
         return SplitTensor(outputs, self.axis, self.channel_dim) if self.is_last else outputs
 
 
@@ -62,7 +63,7 @@ class RowLayer(nn.Module):
 
     def forward(self, x_part: Tensor) -> Tensor:
         """Return the whole outputs."""
-        total: Tensor = sum_out(self.operation(x_part, self.weight, None), self.axis)
+        total = _of_part(sum_out, self.operation(x_part, self.weight, None), self.axis)
         if self.bias is None:
             return total
         bias: Tensor = self.bias.to(total.dtype)  # under autocast it is wider
@@ -90,6 +91,13 @@ class PartDropout(nn.Module):
         shape[self.channel_dim] *= self.axis.workers.size
         kept = functional.dropout(_in_order_of(x_part, x_part.new_ones(shape)), self.p)
         return x_part * self.axis.part(kept, self.channel_dim)
+
+
+def _of_part(function: Callable[[Tensor, TensorAxis], Tensor], x: Tensor, axis: TensorAxis) -> Tensor:
+    """Apply a function of the axis to what this worker has of an image: all of it, or its band (which all of the axis share)."""
+    if isinstance(x, SpatialTensor):
+        return SpatialTensor(function(x.local, axis), x.dims, x.mesh)
+    return function(x, axis)
 
 
 def cut_between(layer: nn.Module, axis: TensorAxis) -> None:
