@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from support.ranks import run_ranks
-from ziggurat.config import ModelConfig, PipelineConfig, RunConfig, TensorConfig
+from ziggurat.config import ModelConfig, PipelineConfig, RunConfig
+from ziggurat.config.records import TensorConfig
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verify.check import check_step
