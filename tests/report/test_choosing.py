@@ -2,7 +2,7 @@
 
 import torch
 
-from ziggurat.report.quality import MAX_TIED, best_and_worst
+from ziggurat.report.choosing import MAX_TIED, best_and_worst
 
 
 def test_the_best_and_the_worst_in_order():
