@@ -94,7 +94,7 @@ def test_a_task_of_ones_own_is_trained_under_every_plan(tmp_path):
                 plan,
                 "--out",
                 tmp_path / plan,
-                *RUN,
+                *run,
             ]
             for plan in plans
         ),
