@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ziggurat.cli.main import RUN_FLAGS, main
 from ziggurat.config import (
     RunConfig,
     flatten,
@@ -14,6 +15,9 @@ from ziggurat.config import (
     range_faults,
     save_config,
 )
+from ziggurat.config.fields import settings_of
+from ziggurat.config.page import settings_page
+from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
 
 
@@ -108,40 +112,52 @@ def test_ranges_and_relations():
         {"train.lr": 0, "train.epochs": 0, "data.scale_min": 2, "train.ema": 1, "decode.nms_threshold": 1.5},
     )
     assert range_faults(config) == [
+        "decode.nms_threshold must be in [0, 1]: got 1.5",
         "train.lr must be positive: got 0.0",
         "train.ema must be in [0, 1): got 1.0",
-        "decode.nms_threshold must be in [0, 1]: got 1.5",
         "data.scale_min must not exceed data.scale_max: got 2.0 and 1.25",
         "nothing to do: give train.epochs or train.steps",
     ]
 
 
+@pytest.mark.parametrize("text", ["1", "2,1", "0,0", "a,b", "0,inf", "0,1,2", ","])
+def test_what_is_no_range_of_samples(text):
+    (fault,) = range_faults(override(RunConfig(), {"data.range": text}))
+    assert fault.startswith("data.range must be two numbers")
+    with pytest.raises(UserError, match=r"data\.range must be two numbers"):
+        read_range(text)
+    assert range_faults(override(RunConfig(), {"data.range": " -1.5, 2"})) == []
+
+
 def test_every_setting_is_explained():
-    """The docstring of each section names each of its settings."""
-    import dataclasses
-    import typing
-
-    def sections(record):
-        yield record
-        for hint in typing.get_type_hints(record).values():
-            if dataclasses.is_dataclass(hint):
-                yield from sections(hint)
-
-    for section in sections(RunConfig):
-        for field in dataclasses.fields(section):
-            nested = dataclasses.is_dataclass(typing.get_type_hints(section)[field.name])
-            assert (
-                nested
-                or f"        {field.name}: " in section.__doc__
-                or f"    {field.name}: " in section.__doc__
-            )
+    """By whole sentences, whose code is in double backquotes."""
+    for name, _, known in settings_of(RunConfig()):
+        assert known.help.endswith("."), name
+        assert known.help.count("`") == 2 * known.help.count("``"), name
 
 
-def test_the_page_of_settings_has_every_default():
-    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", page, re.MULTILINE))
-    shown = {
-        name: "(empty)" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in flatten(RunConfig()).items()
+def test_every_number_has_a_range():
+    """Or is one of those that may be anything."""
+    free = {
+        name
+        for name, value, known in settings_of(RunConfig())
+        if known.rule is None and type(value) in (int, float)
     }
-    assert rows == shown
+    assert free == {"digits.seed", "digits.count_max", "loss.focal_gamma"}
+
+
+def test_the_page_of_settings_is_that_of_the_settings():
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    assert page == settings_page(), "python -m ziggurat.config.page > docs/settings.md"
+    rows = re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(known_keys())
+
+
+def test_the_command_lines_help_is_the_settings(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    helps = {key: known.help for key, _, known in settings_of(RunConfig())}
+    for flag, key in RUN_FLAGS.items():
+        assert flag in text
+        assert "".join(helps[key].replace("``", "").split()) in text

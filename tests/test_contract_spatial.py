@@ -9,23 +9,11 @@ import pytest
 import torch
 
 from support import ranks
+from support.every_model import FEW, LISTED, REST, build, leaves
 from support.ranks import run_ranks
-from test_contract import CLASSIFIERS, DETECTORS, SEGMENTERS, build, leaves
 from ziggurat.data.tiles import cut_out
-from ziggurat.models.listed import BACKBONES
 from ziggurat.parallel.spatial import whole_tensor
 from ziggurat.strategies.mesh import make_mesh
-
-FEW = [
-    "fcos-resnet10t-bifpn",
-    "retinanet-pnn",
-    "atss-resnet10t-pafpn",
-    "timm:convnext_atto",
-    "timm:pvt_v2_b0",
-]
-FEW += [f"smp:{decoder}/tu-resnet10t" for decoder in ("fpn", "pspnet", "manet", "deeplabv3plus")]
-LISTED = [f"fcos-{backbone}-fpn" for backbone in BACKBONES]
-REST = [name for name in DETECTORS + CLASSIFIERS + SEGMENTERS if name not in FEW]
 
 
 def errors(workers, names):

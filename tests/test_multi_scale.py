@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.commands import run, sets
-from test_spatial_runs import SCENES, SMALL, TASKS
+from support.small_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId
 from ziggurat.data.crop_sizes import crop_size

@@ -6,47 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.held import after_each_step
 from support.ranks import run_ranks
-from test_resume import config_of, numbers, rows
-from ziggurat.data.sampler import Sampler
+from support.spoiled import BAD, PARAMETER, spoil
+from support.states import checkpoint_tensors
+from support.stopped_runs import config_of, numbers, rows
 from ziggurat.errors import UserError
-from ziggurat.runs.checkpoint.tensors import read_tensors, stored_tensors
 from ziggurat.training import loop as module
-from ziggurat.training import step as passes
-
-BAD = Sampler(17, 8, 0).batch(1)[5]  # of the second step, in microbatch 2 of 4
-PARAMETER = "head.classes.weight"
-
-
-def spoil(how):
-    """Make the loss, or the gradient of one parameter or of all, NaN for one sample of one epoch (in this process)."""
-    begin, make_task, seen = passes.Passes._seed, module.make_task, {}
-
-    def spoiled_begin(step, index):
-        seen["bad"] = BAD in step.microbatches[index].ids
-        for hook in seen.pop("hooks", []):
-            hook.remove()
-        if how == "gradient" and seen["bad"]:
-            named = dict(step.model.named_parameters())
-            seen["hooks"] = [named[PARAMETER].register_hook(lambda gradient: gradient * float("nan"))]
-        begin(step, index)
-
-    def spoiled_task(model, config):
-        task = make_task(model, config)
-        shares = task.loss_shares
-
-        def spoiled_shares(*arguments):
-            factor = float("inf") if how == "loss" and seen["bad"] else 1.0
-            values = {name: value * factor for name, value in shares(*arguments).items()}
-            for value in values.values() if how == "all gradients" and seen["bad"] else ():
-                value.register_hook(lambda gradient: gradient * float("nan"))
-            return values
-
-        object.__setattr__(task, "loss_shares", spoiled_shares)
-        return task
-
-    passes.Passes._seed = spoiled_begin
-    module.make_task = spoiled_task
 
 
 def run(workers, folder, how, policy, plan=None):
@@ -70,7 +36,7 @@ def test_a_step_is_skipped_alike_on_any_number_of_workers(tmp_path, how):
     losses = [row["loss"] for row in rows(tmp_path / "1") if row["kind"] == "train"]
     assert [loss is None for loss in losses] == [how == "loss" and step == 1 for step in range(6)]
     checkpoints = tmp_path / "2" / "checkpoints"
-    before, after, later = (contents(checkpoints / f"step-{step}") for step in (1, 2, 3))
+    before, after, later = (checkpoint_tensors(checkpoints / f"step-{step}") for step in (1, 2, 3))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"
     assert not all(torch.equal(after[name], later[name]) for name in before), "the next one does"
@@ -90,7 +56,7 @@ def test_sharded_weights_skip_a_step_as_one_worker_does(tmp_path, how):
     assert (pair[0][1], skipped) == (1, 1)
     assert pair[0][2] == pytest.approx(loss, rel=1e-3)
     checkpoints = tmp_path / "fsdp=2" / "checkpoints"
-    before, after, later = (contents(checkpoints / f"step-{step}") for step in (1, 2, 3))
+    before, after, later = (checkpoint_tensors(checkpoints / f"step-{step}") for step in (1, 2, 3))
     assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"
     assert not all(torch.equal(after[name], later[name]) for name in before), "the next one does"
 
@@ -103,17 +69,9 @@ def test_sharded_weights_stop_with_the_state_of_before_the_step(tmp_path, how):
         assert "the loss is not finite in step 2, microbatch 2, on worker 1" in first[0]
     else:
         assert "the gradient is not finite in step 2; first bad parameter: backbone." in first[0]
-    stored = contents(tmp_path / "fsdp=2" / "checkpoints" / "step-1")
+    stored = checkpoint_tensors(tmp_path / "fsdp=2" / "checkpoints" / "step-1")
     weights = load_file(tmp_path / "fsdp=2" / "weights.safetensors")
     assert all(torch.equal(stored[f"average.{name}"], value) for name, value in weights.items())
-
-
-def contents(folder):
-    tensors = {
-        name: torch.empty(facts.shape, dtype=facts.dtype) for name, facts in stored_tensors(folder).items()
-    }
-    read_tensors(folder, tensors)
-    return tensors
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -132,15 +90,15 @@ def test_the_step_the_worker_the_samples_and_the_parameter_are_named(tmp_path, h
 
 def test_weights_that_are_not_finite_end_the_run_under_either_policy(tmp_path):
     def broken(workers):
-        update = module.WeightAverage.update
+        steps = []
 
-        def spoil_weights(self, step):
-            update(self, step)
-            if step == 1:
+        def spoil_weights(found):
+            steps.append(found)
+            if len(steps) == 2:
                 with torch.no_grad():
-                    self.source.state_dict()[PARAMETER].fill_(float("nan"))
+                    found.parameters()[PARAMETER].fill_(float("nan"))
 
-        module.WeightAverage.update = spoil_weights
+        after_each_step(spoil_weights)
         return run(workers, tmp_path, "nothing", "skip")
 
     (faults,) = run_ranks(broken, 1)

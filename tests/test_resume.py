@@ -1,7 +1,6 @@
 """A run that was stopped anywhere goes on at the exact step and ends in the bits of the one that was not."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -10,20 +9,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from support.ranks import run_ranks
-from test_parity import SCENES, SMALL
-from ziggurat.config import RunConfig, load_config, override
+from support.stopped_runs import config_of, numbers, rows
+from ziggurat.config import load_config
 from ziggurat.errors import Preempted
 from ziggurat.runs.checkpoint.manifest import MANIFEST
 from ziggurat.training.loop import train
-
-SETTINGS = {
-    "model.name": "fcos-test_resnet-fpn", "dtype": "fp32", "train.steps": 6, "train.ema": 0.9,
-    "train.checkpoint_every": 1, "train.evaluate_every": 2, "checkpoint.keep": 9,
-}  # fmt: skip
-
-
-def config_of(**settings):
-    return dataclasses.replace(override(RunConfig(), SMALL | SETTINGS | settings), digits=SCENES)
 
 
 def run(workers, config, folder, resume=False):
@@ -35,15 +25,6 @@ def run(workers, config, folder, resume=False):
     except Preempted as error:
         return str(error)
     return result["weights_sha256"], result["loss"], result["metrics"], result["samples"]
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def numbers(folder):
-    """Return what a run's log says of each step, without what the clock says."""
-    return [{name: row[name] for name in row if "second" not in name} for row in rows(folder)]
 
 
 def board(folder, tag):

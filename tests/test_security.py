@@ -19,7 +19,13 @@ from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 SOURCE = Path(__file__).parents[1] / "src" / "ziggurat"
 
 # Bytes that the program's own workers have sent each other; nothing of a file.
-OWN_BYTES = {("verify/verify.py", "torch.load"), ("parallel/pipeline/messages.py", "pickle.loads")}
+OWN_BYTES = {
+    ("verify/verify.py", "torch.load"),
+    ("parallel/pipeline/parcels.py", "pickle.loads"),
+    ("parallel/collectives/workers.py", "pickle.loads"),
+    ("data/loading/process.py", "pickle.loads"),
+    ("data/loading/passing.py", "pickle.Unpickler"),
+}
 PICKLES = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open",
     "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "dill.load", "joblib.load",
@@ -37,6 +43,8 @@ def audit(text):
     """Return the calls of a source that could run what a file holds."""
     found = []
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            found += [name_of(base) for base in node.bases if name_of(base) in PICKLES]
         if not isinstance(node, ast.Call):
             continue
         name = name_of(node.func)
@@ -64,7 +72,7 @@ def test_nothing_from_outside_is_unpickled():
     "line",
     [
         "torch.load(f)", "torch.load(f, weights_only=False)", "torch.load(f, weights_only=x)", "pickle.loads(b)",
-        "yaml.load(t)", "np.load(f, allow_pickle=True)", "eval(t)",
+        "yaml.load(t)", "np.load(f, allow_pickle=True)", "eval(t)", "class A(pickle.Unpickler): pass",
     ],
 )  # fmt: skip
 def test_the_audit_finds_what_it_looks_for(line):

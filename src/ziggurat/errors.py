@@ -37,6 +37,14 @@ class Preempted(Exception):  # noqa: N818 - not an error: the run is to be start
     """A signal has stopped the run before its end, and it can go on; the message says from where."""
 
 
+class CollectiveFailed(RuntimeError):  # noqa: N818 - reads as what happened
+    """A collective, or a message between two workers, came to no end: another worker has ended, or is stuck.
+
+    The message says which workers took part. It is a consequence: the cause is the other worker's own last message. A
+    mistake of this worker alone (memory that is used up, shapes that do not fit) is never one.
+    """
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return a hint that names the known name most like `name`, or the known names if none is.
 

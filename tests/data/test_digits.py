@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from ziggurat.config import DigitsConfig
 from ziggurat.data import digits as digits_module
 from ziggurat.data.digits import DigitScenes, draw_scene
 from ziggurat.data.glyphs import digit_pixels, make_glyph
+from ziggurat.system.forking import fork_context
 
 CONFIG = DigitsConfig()
 
@@ -100,7 +100,7 @@ def _image_bytes(index: int) -> bytes:
 
 
 def test_the_same_bits_in_another_process() -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with fork_context().Pool(1) as pool:
         other = pool.apply(_image_bytes, (4,))
         pool.close()
         pool.join()

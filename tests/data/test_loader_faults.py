@@ -19,7 +19,8 @@ from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.batch import Microbatch, Sample, SampleId
-from ziggurat.data.loader import MAX_DEATHS, LoaderSettings, load_steps
+from ziggurat.data.loader import LoaderSettings, load_steps
+from ziggurat.data.loading.ordered import MAX_DEATHS
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from ziggurat.data.batch import Objects, Sample, SampleId
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.samples import TrainingSamples
+from ziggurat.system.forking import fork_context
 from ziggurat.tasks.detection.targets import ObjectKind
 
 CONFIG = replace(DataConfig(), crop=64, flip="both", quarter_turns=True, color_jitter=0.4)
@@ -61,7 +61,7 @@ def digests(ids: list[SampleId]) -> list[str]:
 def test_the_same_bits_in_another_process_and_order() -> None:
     ids = [SampleId(epoch, sample) for epoch in (0, 7) for sample in range(10)]
     expected = digests(ids)
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with fork_context().Pool(1) as pool:
         others = pool.apply(digests, (ids[::-1],))
         pool.close()
         pool.join()

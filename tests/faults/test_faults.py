@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -20,6 +19,7 @@ import pytest
 
 from faults.runs import STEPS, run
 from ziggurat.parallel.runtime.launch import WorkerLost
+from ziggurat.system.forking import fork_context
 from ziggurat.training.snapshot import MEMORY, OWNER, PREFIX
 
 KILLED = {  # phases that a run of this version passes through, with a step where they have one
@@ -234,7 +234,7 @@ def kill_at_random(launcher, seed, stop):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
 def test_random_instants(tmp_path, undisturbed, capfd, seed):
-    context = multiprocessing.get_context("fork")
+    context = fork_context()
     stop = context.Event()
     killer = context.Process(target=kill_at_random, args=(os.getpid(), seed, stop))
     killer.start()

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from test_cli import TINY
+from support.commands import TINY
 
 TRAIN = [sys.executable, "-m", "ziggurat", "train", "digits", "--steps", "4000"]
 SETTINGS = [word for word in TINY if word not in ("--steps", "2")]

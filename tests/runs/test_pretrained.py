@@ -14,9 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from support.torchvision_twins import make_twins
 from ziggurat.commands.start import start_evaluation, start_prediction
-from ziggurat.config import override
+from ziggurat.config import ModelConfig, override
 from ziggurat.errors import UserError
-from ziggurat.runs.pretrained import load_published, published_config
+from ziggurat.models.build import build_model
+from ziggurat.models.weights import Mismatch, WeightsReport
+from ziggurat.runs.pretrained import classes_in_file, load_published, published_config
 from ziggurat.tasks.detection.settings import coco_classes
 
 SIZES = [
@@ -125,3 +127,44 @@ def test_what_cannot_be_run(tmp_path):
         start_evaluation(tmp_path / "fcos.pth", "digits", SETTINGS | {"model.name": "atss-resnet50-fpn"})
     with pytest.raises(UserError, match="has 10, the weights 5"):
         start_evaluation(tmp_path / "fcos.pth", "digits", SETTINGS | {"model.name": "fcos-resnet50-fpn"})
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "classes"),
+    [
+        ("fcos-resnet18-fpn", 91, 7),
+        ("retinanet-resnet18-fpn", 91, 3),
+        ("timm:test_resnet", 1000, 11),
+        ("pnn", 5, 2),
+    ],
+)
+def test_the_layers_that_the_model_names_tell_the_classes(name, usual, classes):
+    """Whatever their order is, and however many outputs they have for each class."""
+    with torch.device("meta"):
+        model, other = (build_model(ModelConfig(name=name, channels=64), count) for count in (usual, classes))
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    different = [
+        Mismatch(key, tuple(tensor.shape), shapes[key])
+        for key, tensor in other.state_dict().items()
+        if tuple(tensor.shape) != shapes[key]
+    ]
+    assert len(different) >= 2
+    for order in (different, different[::-1]):
+        assert classes_in_file(model, WeightsReport("a.pth", (), (), (), tuple(order))) == classes
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        [("head.classes.weight", (7, 64, 3, 3), (91, 64, 3, 3)), ("head.classes.bias", (8,), (91,))],
+        [("head.classes.weight", (7, 64, 1, 1), (91, 64, 3, 3))],
+        [("head.boxes.weight", (7, 64, 3, 3), (91, 64, 3, 3))],
+        [("head.classes.bias", (0,), (91,))],
+    ],
+)
+def test_shapes_of_no_number_of_classes_are_refused(different):
+    with torch.device("meta"):
+        model = build_model(ModelConfig(name="fcos-resnet18-fpn", channels=64), 91)
+    report = WeightsReport("a.pth", (), (), (), tuple(Mismatch(*one) for one in different))
+    with pytest.raises(UserError, match="number of classes cannot be told"):
+        classes_in_file(model, report)

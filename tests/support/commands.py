@@ -9,6 +9,15 @@ from PIL import Image
 
 from ziggurat.cli.main import main
 
+TINY = [
+    "--threads", "1", "--batch-size", "4", "--steps", "2", "--model", "fcos-test_resnet-fpn",
+    "--set", "model.levels=p3-p5", "--set", "model.channels=16", "--set", "model.head_depth=1",
+    "--set", "data.crop=64", "--set", "data.workers=0", "--set", "device=cpu",
+    "--set", "digits.size=64", "--set", "digits.height_max=40", "--set", "digits.train_scenes=8",
+    "--set", "digits.val_scenes=3", "--set", "train.warmup=0",
+]  # fmt: skip
+"""A run of seconds: two steps of a small detector."""
+
 
 def run(capfd, *arguments):
     """Run a command that ends well, and return its JSON object."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
@@ -22,6 +24,17 @@ def write_image(path: Path, width: int = 40, height: int = 30) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (10, 200, 30)).save(path)
     return path
+
+
+def write_folder_of_classes(folder: Path, names: Sequence[str], side: int = 64) -> Path:
+    """Write images of noise, named ``CLASS/FILE``, into ``train`` and ``val``; return the folder."""
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        for split in ("train", "val"):
+            path = folder / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return folder
 
 
 def coco(*annotations: dict[str, Any], **replaced: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A network with all that is awkward to cut, and its stages one after the other in one process."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -84,3 +85,33 @@ def weighted_sum(outputs):
     generator = torch.Generator().manual_seed(1)
     leaves = torch.utils._pytree.tree_leaves(outputs)
     return sum((o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum() for o in leaves)
+
+
+def compare_with_whole(model, images, cut):
+    """Assert that a model and its stages compute the same, from the same weights and the same seed."""
+    other = copy.deepcopy(model)
+    results = []
+    for one, run in ((model, None), (other, run_stages)):
+        given = images.clone().requires_grad_()
+        torch.manual_seed(3)
+        if run is None:
+            outputs = one(given)
+            loss = weighted_sum(outputs)
+            loss.backward()
+        else:
+            outputs, loss = run(one, given, cut, weighted_sum)
+        results.append((outputs, loss.detach(), given.grad, one))
+    (whole, loss, gradient, _), (parts, loss_of_parts, gradient_of_parts, _) = results
+    assert type(whole) is type(parts)
+    leaves = torch.utils._pytree.tree_leaves
+    for one, two in zip(leaves(whole), leaves(parts), strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(loss, loss_of_parts)
+    torch.testing.assert_close(gradient_of_parts, gradient, rtol=1e-12, atol=1e-14)
+    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        if p.grad is not None:
+            scale = float(p.grad.abs().max())
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-12, atol=1e-13 + 1e-12 * scale, msg=name)
+    for p, q in zip(model.buffers(), other.buffers(), strict=True):
+        assert torch.equal(p, q)

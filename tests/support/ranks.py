@@ -5,7 +5,6 @@ A failure on any worker fails the test with that worker's traceback; a worker th
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.system.forking import fork_context
 
 TIMEOUT_SECONDS = 150
 
@@ -34,7 +34,7 @@ def run_ranks(
 
     With ``world=1`` it is called in a forked process without a process group, as the program does.
     """
-    context = multiprocessing.get_context("fork")
+    context = fork_context()
     with tempfile.TemporaryDirectory() as folder:
         processes, pipes = [], []
         for rank in range(world):

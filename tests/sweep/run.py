@@ -6,7 +6,6 @@ Everything happens in a process of its own, with a time limit: a network that fa
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import signal
 import time
@@ -27,6 +26,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import die_with_parent
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.system.forking import fork_context
 from ziggurat.verify.check import Check, check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
@@ -69,7 +69,7 @@ class Outcome:
 
 def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> Outcome:
     """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
-    context = multiprocessing.get_context("fork")
+    context = fork_context()
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_main, args=(send, family, name, cases, limit))
     begin = time.monotonic()

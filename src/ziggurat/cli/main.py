@@ -14,35 +14,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ziggurat.config import RunConfig, override
+from ziggurat.config.fields import settings_of
 from ziggurat.errors import Preempted, UserError
+from ziggurat.system.platform import require_linux
 
 DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
 
-RUN_FLAGS: dict[str, tuple[str, str]] = {
-    "--task": (
-        "task",
-        "detect, classify, segment, or a task of your own (default: what the model or the data are for)",
-    ),
-    "--model": (
-        "model.name",
-        "HEAD-BACKBONE-NECK such as fcos-resnet50-fpn, timm:NAME, spp-BACKBONE, pnn, pyramidnet-DEPTH-ALPHA, "
-        "smp:DECODER/ENCODER; see `ziggurat models`",
-    ),
-    "--plan": (
-        "plan",
-        "degrees of the mesh axes, such as dp=2, sp=2x2, pp=2 or dp=2,sp=2 (default: every device as dp)",
-    ),
-    "--epochs": ("train.epochs", "passes over the data"),
-    "--steps": ("train.steps", "optimizer steps, instead of epochs"),
-    "--batch-size": ("train.batch_size", "samples of one optimizer step, over all workers"),
-    "--microbatches": (
-        "train.microbatches",
-        "pieces that the batch is cut into (default: degree of dp times that of pp)",
-    ),
-    "--threads": ("threads", "threads of each worker (default: cores divided by local workers)"),
-    "--dtype": ("dtype", "bf16 or fp32"),
-    "--seed": ("seed", "keys every random choice"),
-    "--weights": ("model.weights", "weights to start from: safetensors, a torch file, or lite0"),
+# What has a flag of its own; the settings' own help explains them.
+RUN_FLAGS = {
+    "--task": "task",
+    "--model": "model.name",
+    "--plan": "plan",
+    "--epochs": "train.epochs",
+    "--steps": "train.steps",
+    "--batch-size": "train.batch_size",
+    "--microbatches": "train.microbatches",
+    "--threads": "threads",
+    "--dtype": "dtype",
+    "--seed": "seed",
+    "--weights": "model.weights",
 }
 
 
@@ -52,6 +43,11 @@ DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = build_parser().parse_args(arguments)
+    try:
+        require_linux()
+    except UserError as error:
+        print(f"ziggurat: {error}", file=sys.stderr)
+        return WRONG_INPUT
     from ziggurat.parallel.runtime.launch import (  # imports PyTorch: only after --help
         Interrupted,
         WorkerFailed,
@@ -153,8 +149,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
+    helps = {key: known.help for key, _, known in settings_of(RunConfig())}
     for flag in flags:
-        name, text = RUN_FLAGS[flag]
+        name = RUN_FLAGS[flag]
+        text = helps[name].replace("``", "").replace("%", "%%")
         command.add_argument(flag, dest=f"setting:{name}", metavar=flag[2:].upper(), help=text)
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting (docs/settings.md)"
@@ -237,7 +235,6 @@ def _verify(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.commands.check import check
-    from ziggurat.config import RunConfig, override
 
     result = check(options.data, override(RunConfig(), _settings(options)).data)
     if not options.json:
@@ -257,7 +254,6 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
 
 def _convert(options: argparse.Namespace) -> tuple[int, dict[str, Any] | None]:
     from ziggurat.commands.convert import convert
-    from ziggurat.config import RunConfig, override
 
     config = override(RunConfig(), _settings(options))
     result = convert(options.data, options.out, options.format, config.data, config.digits)

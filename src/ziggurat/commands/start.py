@@ -116,7 +116,7 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
     plan = parse_plan(config.plan)
     if world % plan.num_of_one:
         return config  # refused with what else is wrong
-    microbatches = config.train.microbatches or plan.num_data * plan.pp
+    microbatches = config.train.microbatches or plan.num_microbatches
     follows = str(plan.spread_over(world // plan.num_of_one))
     return override(config, {"plan": follows, "train.microbatches": microbatches})
 

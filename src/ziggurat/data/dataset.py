@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.readers.images import image_size, read_image
-from ziggurat.data.readers.windows import read_window
+from ziggurat.data.readers.sample_range import SampleRange
+from ziggurat.data.readers.windows import WindowReader
 from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 
@@ -181,6 +182,7 @@ class FileList:
         image_ids: Id of each image, int64, shape ``(images,)``.
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
         max_pixels: Images with more pixels are refused.
+        samples: The range of samples of more than 8 bits; None stands for the natural one.
     """
 
     names: PackedStrings
@@ -188,6 +190,7 @@ class FileList:
     image_ids: np.ndarray
     sizes: np.ndarray
     max_pixels: int
+    samples: SampleRange | None = None
 
 
 class FileImages:
@@ -203,6 +206,7 @@ class FileImages:
         self.classes = classes
         self.category_ids = category_ids
         self._files = files
+        self._windows = WindowReader()
 
     def __len__(self) -> int:
         return len(self._files.names)
@@ -226,7 +230,7 @@ class FileImages:
         Raises:
             UserError: If it cannot be decoded, or is not of the size that its annotations are for.
         """
-        image = read_image(self.path(index), self._files.max_pixels)
+        image = read_image(self.path(index), self._files.max_pixels, self._files.samples)
         rows, columns = self._files.sizes[index].tolist()
         if rows and image.shape[1:] != (rows, columns):
             raise UserError(
@@ -237,7 +241,7 @@ class FileImages:
 
     def window(self, index: int, tile: Tile) -> Tensor | None:
         """Read a window of image `index` without the rest of its file; None where that is not possible."""
-        return read_window(self.path(index), self._files.max_pixels, self._size(index), tile)
+        return self._windows.read(self.path(index), self._files.max_pixels, self._size(index), tile)
 
     def _size(self, index: int) -> tuple[int, int]:
         if not self._files.sizes[index].any():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
-from ziggurat.data.readers.images import open_image, upright
+from ziggurat.data.readers.opening import open_image, upright
 from ziggurat.errors import UserError
 
 INEXACT = (".jpg", ".jpeg")  # their values are not those that were saved

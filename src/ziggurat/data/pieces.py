@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from torch.utils.data import Dataset, get_worker_info
 
 from ziggurat.data.batch import Microbatch, Sample, SampleId
 from ziggurat.data.targets import TargetKind
 from ziggurat.errors import UserError
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Samples(Protocol):
@@ -60,12 +55,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Failure:
-    """A user's error in a loader process; torch would wrap its message in a traceback."""
+    """A user's error in a loader process."""
 
     faults: list[str]
 
 
-class Pieces(Dataset["Microbatch | Failure"]):
+class Pieces:
     """The loader's view of the samples: from a piece to a microbatch.
 
     Args:
@@ -78,15 +73,15 @@ class Pieces(Dataset["Microbatch | Failure"]):
         self._samples = samples
         self._on_error = on_error
 
-    def __getitem__(self, piece: Piece) -> Microbatch | Failure:
+    def make(self, piece: Piece) -> Microbatch | Failure:
+        """Return a microbatch, or the user's error that is in its way."""
         try:
             samples = self._samples.at(piece.side) if piece.side else self._samples
             made = [self._make(samples, id) for id in piece.ids]
         except UserError as error:
             return Failure(error.faults)
         microbatch = _collate(piece, [sample for sample, _ in made], samples.kind)
-        microbatch = replace(microbatch, faults=tuple(fault for _, fault in made if fault))
-        return microbatch if get_worker_info() is None else _shared(microbatch)
+        return replace(microbatch, faults=tuple(fault for _, fault in made if fault))
 
     def _make(self, samples: Samples, id: SampleId) -> tuple[Sample, str]:
         """Return a sample or what stands in its place, and why."""
@@ -105,22 +100,6 @@ class Pieces(Dataset["Microbatch | Failure"]):
                 f"{fault}; sample {samples.describe(other)} stands in the place of {samples.describe(id)}"
             )
         raise UserError(f"no image can be read; the last fault: {fault}")
-
-
-def _shared(microbatch: Microbatch) -> Microbatch | Failure:
-    """Put a microbatch into shared memory here: torch would do it where an error ends in silence."""
-    try:
-        return microbatch.share_memory()
-    except RuntimeError as error:
-        room = os.statvfs(SHARED_MEMORY)
-        free, size = room.f_bavail * room.f_frsize / 1e6, room.f_blocks * room.f_frsize / 1e6
-        return Failure(
-            [
-                f"a loader process cannot pass on a microbatch of {microbatch.images_BCHW.nbytes / 1e6:.1f} MB: of the "
-                f"{size:.1f} MB of shared memory ({SHARED_MEMORY}) {free:.1f} are free ({error}); make it larger "
-                "(docker run --shm-size=8g), load in the worker itself (--set data.workers=0), or use a smaller batch"
-            ]
-        )
 
 
 def _collate(piece: Piece, samples: list[Sample], kind: TargetKind) -> Microbatch:

@@ -9,12 +9,13 @@ from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, spread_as_configured
+from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, place_as_configured
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
-from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.executor import Executor
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import make_task
@@ -33,21 +34,19 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_model(
-    model: VisionModel,
+    executor: Executor[VisionModel],
     task: Task[Any, Any],
     dataset: Dataset,
     config: RunConfig,
-    mesh: Mesh,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Measure a model on a data set: the same digits on any number of workers.
 
     Args:
-        model: On the worker's device; its mode (training or evaluation) is restored.
+        executor: The model on its workers, all of which call this; its mode (training or evaluation) is restored.
         task: The task of the model.
         dataset: With the labels of the model.
         config: Of the run: ``data`` says how images are seen, ``decode`` how many detections count.
-        mesh: All of its workers call this.
         progress: Called after each batch of this worker.
 
     Raises:
@@ -56,19 +55,20 @@ def evaluate_model(
     Communication:
         That of `run_images`; one gather of what the metric is made of, one broadcast of the metrics.
     """
-    found = run_images(model, task, dataset, compute_as_configured(config, mesh, progress))
+    found = run_images(task, dataset, compute_as_configured(config, executor, progress))
     metric, faults = task.metric(dataset), {}
     for index, prediction in found.items():
         try:
             metric.update(index, prediction)
         except UserError as error:
             faults[index] = str(error)
-    gathered = mesh.workers.gather((metric.state(), faults))
+    workers = executor.mesh.workers
+    gathered = workers.gather((metric.state(), faults))
     messages = {index: text for _, by_image in gathered for index, text in by_image.items()}
     if messages:
         raise UserError([messages[index] for index in sorted(messages)])
     metric.merge([state for state, _ in gathered])
-    return Evaluation(mesh.workers.decide_on_first(metric.compute), metric)
+    return Evaluation(workers.decide_on_first(metric.compute), metric)
 
 
 def evaluate_run(
@@ -102,10 +102,11 @@ def evaluate_run(
         )
     mesh = make_mesh(workers, config.plan)
     model = place_model(run.model, mesh.home, config.train.channels_last)
-    spread_as_configured(model, config, mesh)
+    executor = place_as_configured(model, config, mesh)
     begin = time.perf_counter()
-    metrics = evaluate_model(model, make_task(model, config), dataset, config, mesh, progress).metrics
+    metrics = evaluate_model(executor, make_task(model, config), dataset, config, progress).metrics
     seconds = time.perf_counter() - begin
+    mesh.close()
     return {
         "metrics": metrics,
         "images": len(dataset),

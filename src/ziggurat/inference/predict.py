@@ -11,11 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from ziggurat.config import RunConfig
+from ziggurat.config import DataConfig, RunConfig
 from ziggurat.data.readers.image_files import ImageFiles, expand_paths, inspect_images, picture_names
+from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
 from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, spread_as_configured
+from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, place_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
@@ -62,12 +63,12 @@ def predict_files(
             `out` cannot be written or would overwrite an image.
     """
     begin = time.perf_counter()
-    images, pictures = _agreed_input(paths, config.data.max_pixels, out, workers)
+    images, pictures = _agreed_input(paths, config.data, out, workers)
     task = task or make_task(model, config)
     mesh = make_mesh(workers, config.plan)
     model = place_model(model, mesh.home, config.train.channels_last)
-    spread_as_configured(model, config, mesh)
-    found = run_images(model, task, images, compute_as_configured(config, mesh, progress))
+    executor = place_as_configured(model, config, mesh)
+    found = run_images(task, images, compute_as_configured(config, executor, progress))
     mine = {}
     for index, prediction in found.items():
         place = Place(images.record(index), out, pictures[index].stem, classes, category_ids)
@@ -77,7 +78,7 @@ def predict_files(
     results = [row for index in sorted(by_image) for row in by_image[index]]
     if workers.is_first:
         (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
-    workers.barrier()
+    mesh.close()
     seconds = time.perf_counter() - begin
     return {
         "images": len(images),
@@ -95,7 +96,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def _agreed_input(
-    paths: Sequence[str], max_pixels: int, out: Path, workers: Workers
+    paths: Sequence[str], config: DataConfig, out: Path, workers: Workers
 ) -> tuple[ImageFiles, list[Path]]:
     """Return the images, and the picture of each, as the first worker finds them; all fail together.
 
@@ -103,7 +104,7 @@ def _agreed_input(
     """
 
     def inspected() -> tuple[ImageFiles, list[Path]]:
-        images = inspect_images(expand_paths(paths), max_pixels)
+        images = inspect_images(expand_paths(paths), config.max_pixels, read_range(config.range))
         return images, _prepare(out, images)
 
     return workers.decide_on_first(inspected)

@@ -17,7 +17,6 @@ from torch import Tensor
 from ziggurat.data.batch import map_tensors
 from ziggurat.data.tiles import Tile
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
-from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.base import Task
 
@@ -25,16 +24,13 @@ Found = TypeVar("Found")
 Prediction = TypeVar("Prediction")
 
 
-def run_images(
-    model: VisionModel, task: Task[Found, Prediction], images: Images, compute: Compute
-) -> dict[int, Prediction]:
+def run_images(task: Task[Found, Prediction], images: Images, compute: Compute) -> dict[int, Prediction]:
     """Run a model on all images, together with the other workers.
 
     Args:
-        model: On the worker's device; its mode (training or evaluation) is restored.
         task: Of the model.
         images: The same on every worker.
-        compute: How the model is run.
+        compute: How the model is run; its mode (training or evaluation) is restored.
 
     Returns:
         What is predicted for those images that are this worker's, by their index, on the CPU, in each image's own
@@ -50,8 +46,8 @@ def run_images(
         One gather of what was found in the tiles of those images that several workers have computed.
     """
     views = [task.view(images.record(index)) for index in range(len(images))]
-    tiled = run_tiles(model, images, views, task.decode, compute)
-    owned = _tiles_of_own_images(tiled, task, compute.mesh.dp)
+    tiled = run_tiles(images, views, task.decode, compute)
+    owned = _tiles_of_own_images(tiled, task, compute.mesh.data)
     number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
     return {
         index: map_tensors(task.stitch(owned[index], views[index], images.record(index)), _free)

@@ -5,10 +5,7 @@
    unit of computation, as a microbatch is in training: hence the same bits on any number of workers.
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
-   Workers that share each image (sp) take the same batches, and each computes its part of every tile. So do those
-   that share the network (pp, lp), each its stages or branches, several batches at a time, and those that wide layers
-   are split over (tp). Where weights are sharded (fsdp) every worker runs the model equally often, the last times perhaps
-   on a black tile.
+   Workers of one place of the data axis take the same batches; how they share a batch is their strategies' (`Executor`).
 4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
 """
 
@@ -16,10 +13,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -44,14 +42,11 @@ from ziggurat.data.views import (
 from ziggurat.errors import UserError
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.pipeline.pipeline import Work
-from ziggurat.parallel.runtime.allocator import give_back_freed_memory
-from ziggurat.strategies.level_training import place_for_inference
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.executor import Executor, place_for_inference
 from ziggurat.strategies.mesh import Mesh
-from ziggurat.strategies.pipeline_training import image_spec, stage_for_inference
-from ziggurat.strategies.sharded import drop_gathered, shard_units
-from ziggurat.strategies.sharded_training import blank_images
-from ziggurat.strategies.tensor_parallel import TensorParallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.setting import image_spec
 
 T = TypeVar("T")
 
@@ -60,8 +55,6 @@ ProgressCallback = Callable[[int, int], None]
 
 # Pixels of a batch: enough to fill the device, and no more, so that the work divides evenly.
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
-# Batches for each worker of a network that are given to it at a time: the first and the last ones leave workers idle.
-IN_FLIGHT = 4
 # Pixels of images that are decoded ahead (one image at least).
 AHEAD_PIXELS = 1 << 22
 
@@ -87,50 +80,48 @@ class Compute:
     """How a model is run.
 
     Attributes:
-        mesh: All of its workers call `run_tiles`.
+        executor: The model on its workers; all of them call `run_tiles`.
         dtype: As in training.
         channels_last: As in training.
         batch: Most tiles that are computed at once.
         progress: Called after each batch.
     """
 
-    mesh: Mesh
+    executor: Executor[VisionModel]
     dtype: Literal["auto", "bf16", "fp32"]
     channels_last: bool
     batch: int
     progress: ProgressCallback | None = None
 
+    @property
+    def mesh(self) -> Mesh:
+        """All workers."""
+        return self.executor.mesh
 
-def compute_as_configured(config: RunConfig, mesh: Mesh, progress: ProgressCallback | None = None) -> Compute:
+
+def compute_as_configured(
+    config: RunConfig, executor: Executor[VisionModel], progress: ProgressCallback | None = None
+) -> Compute:
     """Return how a run's config has its model run."""
-    batch = max(1, BATCH_PIXELS[mesh.workers.device.type] // config.data.crop**2)
-    return Compute(mesh, config.dtype, config.train.channels_last, batch, progress)
+    batch = batch_of(config, executor.mesh)
+    return Compute(executor, config.dtype, config.train.channels_last, batch, progress)
 
 
-def spread_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> None:
-    """Spread a model over workers for evaluation or prediction; all workers call this.
+def batch_of(config: RunConfig, mesh: Mesh) -> int:
+    """Return the tiles of a batch."""
+    return max(1, BATCH_PIXELS[mesh.workers.device.type] // config.data.crop**2)
 
-    Under a plan with pp it is cut into stages, under one with lp into branches, under one with tp its wide layers are split, under
-    one with fsdp its weights are sharded.
-    """
-    if mesh.network.size == mesh.tp.size == 1 and not mesh.is_sharded:
-        return
-    compute, side = compute_as_configured(config, mesh), config.data.crop
-    shape = (compute.batch, 3, side, side)
-    forward: _Forward[Any] = _Forward(model, lambda outputs, sizes: [], compute)
-    was_training = model.training
-    model.eval()
-    spec = image_spec(shape, compute.channels_last, mesh)
-    if mesh.is_sharded:
-        shard_units(model, mesh, (1, *shape[1:]), config.pipeline.unit_bytes)
-    elif mesh.tp.size > 1:
-        TensorParallel(model, spec, mesh.tp, config.tensor.min_width).require_splits(config.model.name)
-    elif mesh.lp.size > 1:
-        place_for_inference(model, spec, mesh, forward.autocast)
-    else:
-        stage_for_inference(model, spec, mesh, config.pipeline, forward.autocast)
-    model.train(was_training)
-    give_back_freed_memory()  # of what other workers keep
+
+def place_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> Executor[VisionModel]:
+    """Place a model on the workers of a mesh for evaluation or prediction; all workers call this."""
+    side, last = config.data.crop, config.train.channels_last
+    spec = image_spec((batch_of(config, mesh), 3, side, side), last, mesh)
+    compute = partial(_autocast, mesh.workers.device, config.dtype)
+    return place_for_inference(model, mesh, Setting(spec, config, 1, compute))
+
+
+def _autocast(device: torch.device, dtype: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
 
 
 @dataclass(frozen=True)
@@ -154,7 +145,6 @@ class Tiled(Generic[T]):
 
 
 def run_tiles(
-    model: VisionModel,
     images: Images,
     views: Sequence[View],
     finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]],
@@ -163,34 +153,31 @@ def run_tiles(
     """Run a model on the tiles of all images, together with the other workers.
 
     Args:
-        model: On the worker's device; its mode (training or evaluation) is restored.
         images: The same on every worker.
         views: How the model sees each of them.
         finish: From the model's outputs and the rows and columns of each tile to a result for each tile.
-        compute: How.
+        compute: How; the model's mode (training or evaluation) is restored.
 
     Raises:
         UserError: On every worker, listing each image that cannot be decoded.
 
     Placement:
-        Every worker has the model and can read every image; afterwards each has the results of its tiles (workers
+        Every worker has its part of the model and can read every image; afterwards each has the results of its tiles (workers
         that share images have the same ones).
 
     Communication:
         One gather of the faults; along sp that of the model, and one of the faults for each batch.
     """
-    batches = make_batches(views, model.size_multiple, compute.batch)
-    compute.mesh.name_layers(model)
-    workers = compute.mesh.dp
+    batches = make_batches(views, compute.executor.model.size_multiple, compute.batch)
+    workers = compute.mesh.data
     pixels = [batch_pixels(pieces) for pieces in batches]
     share = share_of(workers.rank, workers.size, pixels)
-    forward = _Forward(model, finish, compute)
-    results, faults, num_passes = _run_batches(forward, images, views, batches[share], compute)
-    if compute.mesh.is_sharded:
-        most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
-        for _ in range(most - num_passes):
-            forward.keep_company(batches[0])
-        drop_gathered(model)
+    forward = _Forward(finish, compute)
+    results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute)
+    most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
+    if most > num_runs:
+        forward.keep_company(batches[0], most - num_runs)
+    compute.executor.end()
     messages = {
         image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
     }
@@ -216,73 +203,73 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class _Forward(Generic[T]):
-    """Runs the model on a batch."""
+    """Runs the model on batches."""
 
-    model: VisionModel
     finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]]
     compute: Compute
 
-    def __call__(self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None) -> list[T]:
-        """Return the result of each tile.
+    def __call__(self, group: Sequence[Given]) -> list[T]:
+        """Return the result of each tile of several batches, on every worker that computes a part of them."""
+
+        def images(index: int) -> Tensor:
+            return self.images(*group[index])
+
+        def finish(outputs: Any, index: int) -> list[T]:
+            return self.finish(outputs, _sizes(group[index].batch))
+
+        found = self.compute.executor.run(Microbatches(len(group), images, finish, self.autocast))
+        return list(itertools.chain.from_iterable(found))
+
+    def keep_company(self, batch: Sequence[Piece], runs: int) -> None:
+        """Take part in the runs of other workers, on a black tile of a batch's size."""
+        executor, mesh = self.compute.executor, self.compute.mesh
+        extent = batch_extent(batch, executor.model.size_multiple)
+
+        def black() -> Tensor:
+            part = mesh.part(*extent)
+            height, width = extent if part is None else (part.tile.height, part.tile.width)
+            images = torch.zeros((1, 3, height, width), device=mesh.workers.device)
+            return mesh.spread(self._in_format(images), part)
+
+        with _evaluating(executor.model):
+            executor.keep_company(runs, black, self.autocast)
+
+    def autocast(self) -> torch.autocast:
+        """Return a context in which the model computes."""
+        return _autocast(self.compute.mesh.workers.device, self.compute.dtype)
+
+    def _in_format(self, images: Tensor) -> Tensor:
+        last = self.compute.channels_last
+        return images.contiguous(memory_format=torch.channels_last) if last else images
+
+    def images(self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None) -> Tensor:
+        """Return a batch as the model sees it.
 
         Args:
             batch: The tiles.
             tiles: Their pixels, or of each those that lie in `part`: from 0 to 255, shape ``(3, H, W)``.
             part: What this worker has of each; None for all.
         """
-        images, sizes = self.images(batch, tiles, part)
-        with self.autocast():
-            outputs = self.model(images)
-        return self.finish(outputs, sizes)
-
-    def by_stages(self, group: Sequence[Given]) -> list[T]:
-        """Return the result of each tile of several batches, on every worker of the network.
-
-        Communication:
-            As `Pipeline.infer` or `Branches.infer`; then one gather of the results over pp or lp.
-        """
-        pipeline = self.compute.mesh.pipelines[self.model]
-        outputs = pipeline.infer(
-            Work(len(group), lambda index: self.images(*group[index])[0], compute=self.autocast)
-        )
-        mine = {index: self.finish(outputs[index], _sizes(group[index].batch)) for index in sorted(outputs)}
-        found: dict[int, list[T]] = {}
-        for part in self.compute.mesh.network.gather(mine):  # a batch's are on the worker of its last call
-            found |= part
-        return list(itertools.chain.from_iterable(found[index] for index in range(len(group))))
-
-    @torch.no_grad()
-    def keep_company(self, batch: Sequence[Piece]) -> None:
-        """Run the model on a black tile of a batch's size, for the workers that gather its weights at the same time."""
-        was_training = self.model.training
-        self.model.eval()
-        height, width = batch_extent(batch, self.model.size_multiple)
-        black = blank_images((1, 3, height, width), self.compute.channels_last, self.compute.mesh)
-        with self.autocast():
-            self.model(black)
-        self.model.train(was_training)
-
-    def autocast(self) -> torch.autocast:
-        """Return a context in which the model computes."""
-        device = self.compute.mesh.workers.device
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.compute.dtype == "bf16")
-
-    def images(
-        self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None
-    ) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Return a batch as the model sees it, and the rows and columns of each tile."""
-        mesh, sizes = self.compute.mesh, _sizes(batch)
+        mesh, model, sizes = self.compute.mesh, self.compute.executor.model, _sizes(batch)
         if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
             tiles = [tile.float() for tile in tiles]
-        height, width = batch_extent(batch, self.model.size_multiple)
+        height, width = batch_extent(batch, model.size_multiple)
         if part is not None:
             height, width = part.tile.height, part.tile.width
-        stacked = stack_padded(tiles, height, width).to(mesh.workers.device)
-        if self.compute.channels_last:
-            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        stacked = self._in_format(stack_padded(tiles, height, width).to(mesh.workers.device))
         own_sizes = sizes if part is None else part.sizes(sizes)
-        inputs = normalize_images(stacked, own_sizes, self.model.mean, self.model.std)
-        return mesh.spread(inputs, part), sizes
+        return mesh.spread(normalize_images(stacked, own_sizes, model.mean, model.std), part)
+
+
+@contextmanager
+def _evaluating(model: VisionModel) -> Iterator[None]:
+    """Put a model into evaluation mode while a block runs."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _sizes(batch: Sequence[Piece]) -> list[tuple[int, int]]:
@@ -302,40 +289,31 @@ def _run_batches(
     """
     results: list[T] = []
     faults: dict[int, str] = {}
-    mesh, multiple = compute.mesh, forward.model.size_multiple
-    parts = [mesh.part(*batch_extent(batch, multiple)) for batch in batches]
+    mesh, executor = compute.mesh, compute.executor
+    parts = [mesh.part(*batch_extent(batch, executor.model.size_multiple)) for batch in batches]
     pieces = [_own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch]
-    was_training = forward.model.training
-    forward.model.eval()
-    by_stages = forward.model in mesh.pipelines
-    waiting: list[Given] = []  # for the network's workers, which take several batches at a time
-    # what a pipeline or fsdp keeps of a run may be met by autograd later
-    no_gradients = torch.no_grad() if by_stages or mesh.is_sharded else torch.inference_mode()
-    num_passes = 0
-    try:
-        with no_gradients, closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles:
-            for number, (batch, part) in enumerate(zip(batches, parts, strict=True), start=1):
-                pixels = [next(tiles) for _ in batch]
-                faults |= {
-                    p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
-                }
-                # workers that share images go on together, or not at all
-                if not any((*mesh.sp.gather(faults), *mesh.tp.gather(faults))):
-                    given = Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part)
-                    if by_stages:
-                        waiting.append(given)
-                    else:
-                        results += forward(*given)
-                        num_passes += 1
-                is_time = len(waiting) == IN_FLIGHT * mesh.network.size or number == len(batches)
-                if waiting and is_time and not any(mesh.network.gather(faults)):
-                    results += forward.by_stages(waiting)
-                    waiting = []
-                if compute.progress is not None:
-                    compute.progress(len(results), len(pieces))
-    finally:
-        forward.model.train(was_training)
-    return results, faults, num_passes
+    waiting: list[Given] = []  # until there are as many as keep all workers of the network busy
+    num_runs = 0
+    with (
+        _evaluating(executor.model),
+        executor.context(),
+        closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles,
+    ):
+        for number, (batch, part) in enumerate(zip(batches, parts, strict=True), start=1):
+            pixels = [next(tiles) for _ in batch]
+            faults |= {
+                p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
+            }
+            waiting.append(Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part))
+            if len(waiting) == executor.at_once or number == len(batches):
+                # workers that compute a batch together go on together, or not at all
+                if not any(mesh.together.sum([len(faults)])):
+                    results += forward(waiting)
+                    num_runs += len(waiting)
+                waiting = []
+            if compute.progress is not None:
+                compute.progress(len(results), len(pieces))
+    return results, faults, num_runs
 
 
 def _own_pixels(piece: Piece, part: Part | None) -> Piece:

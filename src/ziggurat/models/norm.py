@@ -37,6 +37,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", ones.clone() if norm.running_var is None else norm.running_var)
         self.eps = norm.eps
         self.drop, self.act = _fused_parts(norm)
+        self.register_load_state_dict_pre_hook(_forget_counter)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalize; the shape, type and memory format stay."""
@@ -46,15 +47,14 @@ class FrozenBatchNorm(nn.Module):
         result: Tensor = self.act(self.drop(x_BCHW))
         return result
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any
-    ) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # a batch norm's; nothing is tracked here
-        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
-
     def extra_repr(self) -> str:
         """Name the number of channels and eps."""
         return f"{len(self.weight)}, eps={self.eps}"
+
+
+def _forget_counter(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Take a batch norm's counter out of what is loaded: a frozen one tracks nothing."""
+    state_dict.pop(prefix + "num_batches_tracked", None)
 
 
 def _fused_parts(norm: nn.BatchNorm2d) -> tuple[nn.Module, nn.Module]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ziggurat.report.history import History, smooth
-from ziggurat.report.plots import COLORS, render, say_nothing
+from ziggurat.report.plots import COLORS, new_figure, render, say_nothing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MAX_POINTS = 4000  # of a curve: more than the picture has columns
 _MAX_METRICS = 6
@@ -19,7 +22,7 @@ def draw_history(history: History) -> Image.Image:
     """Draw the loss and its terms, the learning rate and, if there were several evaluations, the metrics."""
     evaluated = len(history.val.get("step", [])) > 1
     heights = [3, 1, 2] if evaluated else [3, 1]
-    figure = Figure(figsize=(8.5, 1.45 * sum(heights)), dpi=110, layout="constrained")
+    figure = new_figure(8.5, 1.45 * sum(heights))
     loss, rate, *metrics = figure.subplots(
         len(heights), 1, sharex=True, height_ratios=heights, squeeze=False
     )[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset, ImageRecord
 from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import compute_as_configured
+from ziggurat.inference.tiles import compute_as_configured, place_as_configured
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
@@ -45,7 +45,8 @@ def draw_examples(
         UserError: Listing each image that cannot be decoded.
     """
     images = _Chosen(dataset, tuple(indices))
-    found = run_images(model, task, images, compute_as_configured(config, make_mesh(Workers(device=device))))
+    executor = place_as_configured(model, config, make_mesh(Workers(device=device)))
+    found = run_images(task, images, compute_as_configured(config, executor))
     return [
         task.draw_comparison(dataset.image(index), found[number], dataset, index)
         for number, index in enumerate(indices)

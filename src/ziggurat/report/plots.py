@@ -1,23 +1,24 @@
 """Confusion matrices and precision-recall curves as pictures.
 
-Matplotlib is used without pyplot: no global state, no display, the same pixels each time. It takes a second to import,
-so whoever draws nothing should not import this file.
+Matplotlib is used without pyplot: no global state, no display, the same pixels each time. It takes a second to import, so
+that waits until something is drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
 from ziggurat.metrics.curves import RECALLS, Curve
 from ziggurat.report.names import readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito, Color Universal Design, 2008: told apart by colour-blind people too
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000")
@@ -27,6 +28,13 @@ _MAX_NUMBERED = 40  # classes of a confusion matrix with numbers
 _MAX_CURVES = 8  # classes of which each curve has a colour
 _NUM_EXTREMES = 3  # of more classes, so many of the best and the worst have one
 _MAX_TICKS = 50
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty picture of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], unit: str) -> Image.Image:
@@ -43,7 +51,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], unit: str) -> Imag
     ticks = range(0, num_classes, -(-num_classes // _MAX_TICKS))
     names = [text(labels[tick]) for tick in ticks]
     side = float(np.clip(0.42 * num_classes, 2.5, 11)) + 0.07 * max(map(len, names)) + 1
-    figure = Figure(figsize=(side + 1.2, side), dpi=_DPI, layout="constrained")
+    figure = new_figure(side + 1.2, side)
     axes = figure.add_subplot()
     axes.set_facecolor("#ececec")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -94,7 +102,7 @@ def draw_precision_recall(curves: Sequence[Curve], classes: Sequence[str], title
         classes: The name of each class.
         title: What is drawn.
     """
-    figure = Figure(figsize=(8, 5.2), dpi=_DPI, layout="constrained")
+    figure = new_figure(8, 5.2)
     axes = figure.add_subplot()
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=title)
     axes.grid(color="#e4e4e4", linewidth=0.8)
@@ -137,11 +145,15 @@ def text(name: str) -> str:
 
 @cache
 def _charmap() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def render(figure: Figure) -> Image.Image:
     """Return a figure's pixels, RGB; without metadata, which would hold versions."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

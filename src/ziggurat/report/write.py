@@ -20,7 +20,9 @@ from ziggurat.models.vision import VisionModel
 from ziggurat.report.choosing import best_and_worst
 from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
+from ziggurat.report.loss_plot import draw_history
 from ziggurat.report.pictures import draw_examples
+from ziggurat.report.plots import draw_confusion, draw_precision_recall
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
 from ziggurat.tasks.base import Task
@@ -67,9 +69,6 @@ def write_report(
     Returns:
         From the name of each picture, and ``metrics``, to its file.
     """
-    # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
-    from ziggurat.report.loss_plot import draw_history
-
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
@@ -98,8 +97,6 @@ def write_report(
 
 def _draw_findings(findings: Findings, classes: tuple[str, ...]) -> dict[str, Image.Image]:
     """Draw what is taken for what and, where the task has them, precision and recall."""
-    from ziggurat.report.plots import draw_confusion, draw_precision_recall  # here, as matplotlib is slow
-
     pictures = {}
     if findings.confusion is not None:
         pictures["confusion"] = draw_confusion(findings.confusion, findings.labels, findings.unit)

@@ -45,13 +45,39 @@ def load_published(weights: Path, config: RunConfig) -> Run:
     task = find_task(config.task)
     model, report = _load(weights, config, task.usual_classes)
     if report.mismatched:
-        file, usual = report.mismatched[0].shape_in_file[0], report.mismatched[0].shape_in_model[0]
-        model, report = _load(weights, config, file * task.usual_classes // usual)
+        model, report = _load(weights, config, classes_in_file(model, report))
     if report.missing or report.mismatched:
         raise UserError(
             f"the weights of {config.model.name} must be complete to be run without training: {report.summary()}"
         )
     return Run(model.eval(), config, *task.known_classes(model.num_classes))
+
+
+def classes_in_file(model: VisionModel, report: WeightsReport) -> int:
+    """Return the number of classes of a file of weights, from the layers that the model itself names as its classes'.
+
+    Such a layer has a fixed number of outputs for each class: one, or as many as there are anchors.
+
+    Args:
+        model: Of another number of classes.
+        report: What did not fit, all of it of these layers.
+
+    Raises:
+        UserError: If the shapes are not those of one number of classes.
+    """
+    found = set()
+    for one in report.mismatched:
+        outputs_of_class, rest = divmod(one.shape_in_model[0], model.num_classes)
+        classes, more = divmod(one.shape_in_file[0], outputs_of_class) if outputs_of_class else (0, 1)
+        fits = not rest and not more and one.shape_in_file[1:] == one.shape_in_model[1:]
+        found.add(classes if fits and one.name.rpartition(".")[0] in model.class_layers else 0)
+    count = found.pop() if len(found) == 1 else 0
+    if count < 1:
+        raise UserError(
+            f"the number of classes cannot be told from the weights: {report.summary()}; the layers of the classes are "
+            f"{', '.join(model.class_layers)}: choose the model that the weights belong to"
+        )
+    return count
 
 
 def _load(weights: Path, config: RunConfig, num_classes: int) -> tuple[VisionModel, WeightsReport]:

@@ -1,25 +1,20 @@
-"""Data parallelism: the microbatches of a step are spread over workers, and their sums do not depend on how.
-
-Where several workers share each image (sp), each has a *part* of a microbatch's gradient and losses: the parts are
-added up after the canonical sum over dp, so that the result has the same bits on any degree of dp.
-"""
+"""Data parallelism in a training loop of one's own, a context for each microbatch. `ziggurat.Step` does more, under any plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.collectives.gradients import GradientSum
-from ziggurat.parallel.collectives.pieces import PartSum
-from ziggurat.parallel.collectives.running_statistics import RunningStatistics
+from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.strategies.leaves import Leaves
+from ziggurat.strategies.sums import Section, Sums
 
 
-class DataParallel(Leaves):
-    """Joins a model to the workers of the dp axis.
+class DataParallel:
+    """Joins a model to workers that take other microbatches each.
 
     One step, of `num_leaves` microbatches::
 
@@ -32,53 +27,49 @@ class DataParallel(Leaves):
 
     Args:
         model: Its weights are made those of the first worker.
-        workers: The workers of the dp axis.
-        sharing: The workers that share each image (the sp axis); by default this one alone.
+        workers: All workers.
+
+    Attributes:
+        num_leaves: Microbatches of the step.
+        mine: This worker's.
     """
 
-    def __init__(self, model: nn.Module, workers: Workers, sharing: Workers | None = None) -> None:
-        super().__init__(workers, sharing or Workers(device=workers.device))
-        self.model = model
-        self.names = dict(model.named_parameters())
-        for axis in (self.sharing, workers):
-            axis.broadcast(list(model.state_dict().values()))
-        self.gradients = GradientSum(model.parameters(), workers)
-        self.statistics = RunningStatistics(model, workers)
-        self.sum_of_parts = PartSum(self.sharing)
+    def __init__(self, model: nn.Module, workers: Workers) -> None:
+        self.workers = workers
+        workers.broadcast(list(model.state_dict().values()))
+        self.sums = Sums([Section(dict(model.named_parameters()), model)], workers)
+        self.num_leaves, self.mine = 0, range(0)
 
     def start(self, num_leaves: int) -> None:
         """Begin a step."""
-        self.begin(num_leaves)
-        self.gradients.start(num_leaves)
-        self.statistics.start()
+        self.num_leaves, self.mine = num_leaves, partition(num_leaves, self.workers.size)[self.workers.rank]
+        self.sums.start(num_leaves)
 
     @contextmanager
     def leaf(self, index: int) -> Iterator[None]:
         """Take what forward and backward of microbatch `index`, run inside, leave behind."""
-        with self.gradients.leaf(index):
+        with self.sums.leaf(0, index):
             yield
-        self.statistics.take_leaf()
+        self.sums.take_statistics(0)
 
-    def finish_gradients(self) -> None:
-        """Wait for the exchange; every ``parameter.grad`` is then that of the global batch.
+    def sum(self, mine: Sequence[Tensor], width: int) -> Tensor:
+        """Return the canonical sum of a vector of each microbatch of the step, float64, shape ``(width,)``.
 
         Communication:
-            The canonical sum over dp; then the sum of all gradients over sp, see `PartSum`.
+            One all-gather.
         """
-        self.gradients.finish(self.sum_of_parts if self.sharing.size > 1 else None)
+        empty = torch.zeros((0, width), dtype=torch.float64, device=self.workers.device)
+        vectors = torch.stack(list(mine)) if mine else empty
+        return sum_leaves(gather_leaves(vectors, partition(self.num_leaves, self.workers.size), self.workers))
 
-    def gradient_norm(self) -> Tensor:
-        """Return the norm of the gradient of all parameters."""
-        return nn.utils.get_total_norm([p.grad for p in self.names.values() if p.grad is not None])
+    def finish_gradients(self) -> None:
+        """Wait for the exchange; every ``parameter.grad`` is then that of the global batch."""
+        self.sums.assign(self.sums.finish())
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""
-        self.statistics.finish(self.num_leaves)
-
-    def abandon(self) -> None:
-        """Undo what a step that failed has done to the running statistics."""
-        self.statistics.abandon()
+        self.sums.finish_statistics()
 
     def close(self) -> None:
         """Remove the hooks from the model."""
-        self.gradients.close()
+        self.sums.close()

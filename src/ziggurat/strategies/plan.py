@@ -2,40 +2,95 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from ziggurat.errors import UserError, nearest
+from ziggurat.strategies.registry import STRATEGIES
 
-AXES = ("dp", "fsdp", "sp", "pp", "tp", "lp")  # as docs/axes.md explains them
 
-
-@dataclass(frozen=True)
 class Plan:
-    """Degrees of the mesh axes.
+    """Degrees of the mesh axes, which `docs/axes.md` explains.
+
+    Args:
+        degrees: Of each axis: workers, or where the axis takes a grid workers along each of its dims. 1 is left out.
 
     Attributes:
-        dp: Workers that the samples of a step are spread over.
-        sp: Workers that each image is cut over: along its rows, and where there is a second number along its columns.
-        pp: Workers that consecutive parts of the network are spread over.
-        lp: Workers that parallel branches of the network are spread over.
-        tp: Workers that wide layers of the network are spread over.
-        fsdp: Workers that the samples of a step and the weights are spread over; takes the place of dp.
+        degrees: Of each axis that has more than one worker, in the registry's order.
+
+    Example:
+        >>> plan = Plan(sp=(2, 1), dp=3)
+        >>> plan.num_workers, str(plan), plan.size("pp")
+        (6, 'dp=3,sp=2', 1)
     """
 
-    dp: int = 1
-    sp: tuple[int, ...] = (1,)
-    pp: int = 1
-    lp: int = 1
-    tp: int = 1
-    fsdp: int = 1
+    def __init__(self, **degrees: int | tuple[int, ...]) -> None:
+        grids = {axis: (d,) if isinstance(d, int) else d for axis, d in degrees.items()}
+        self.degrees: Mapping[str, tuple[int, ...]] = {
+            axis: grids[axis][:1] if grids[axis][1:] == (1,) else grids[axis]
+            for axis in STRATEGIES
+            if math.prod(grids.get(axis, ())) > 1
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.degrees == other.degrees
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.degrees.items()))
+
+    def __repr__(self) -> str:
+        return f"Plan({self})"
+
+    def __str__(self) -> str:
+        texts = (f"{axis}={'x'.join(map(str, degrees))}" for axis, degrees in self.degrees.items())
+        return ",".join(texts) or "dp=1"
+
+    def size(self, axis: str) -> int:
+        """Return the workers along an axis."""
+        return math.prod(self.degrees.get(axis, (1,)))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Workers along each axis that has more than one."""
+        return {axis: self.size(axis) for axis in self.degrees}
+
+    @property
+    def num_workers(self) -> int:
+        """The product of all degrees."""
+        return math.prod(self.sizes.values())
 
     @property
     def num_data(self) -> int:
         """Workers that the samples of a step are spread over."""
-        return self.dp * self.fsdp
+        return math.prod(size for axis, size in self.sizes.items() if STRATEGIES[axis].spreads_samples)
+
+    @property
+    def num_of_one(self) -> int:
+        """Workers that compute a microbatch together."""
+        return self.num_workers // self.num_data
+
+    @property
+    def data_axis(self) -> str:
+        """The axis that the samples of a step are spread over."""
+        return next((axis for axis in self.degrees if STRATEGIES[axis].spreads_samples), "dp")
+
+    @property
+    def num_microbatches(self) -> int:
+        """The fewest microbatches of a step that leave no worker idle all the time."""
+        return math.prod(size for axis, size in self.sizes.items() if STRATEGIES[axis].wants_microbatches)
+
+    @property
+    def num_dims(self) -> int:
+        """Spatial dims that images are cut along: the first so many."""
+        return max(
+            (len(d) for axis, d in self.degrees.items() if STRATEGIES[axis].parts_of_images), default=0
+        )
+
+    @property
+    def has_timeline(self) -> bool:
+        """Whether workers take turns with parts of the network, so that a picture of their time tells something."""
+        return any(STRATEGIES[axis].takes_turns for axis in self.degrees)
 
     def spread_over(self, num_data: int) -> Plan:
         """Return the plan with another number of workers that the samples of a step are spread over.
@@ -44,35 +99,8 @@ class Plan:
             >>> str(parse_plan("fsdp=4,sp=2").spread_over(3))
             'fsdp=3,sp=2'
         """
-        if self.fsdp > 1:
-            return dataclasses.replace(self, fsdp=num_data)
-        return dataclasses.replace(self, dp=num_data)
-
-    @property
-    def num_spatial(self) -> int:
-        """Workers that share an image."""
-        return math.prod(self.sp)
-
-    @property
-    def num_of_one(self) -> int:
-        """Workers that compute a microbatch together."""
-        return self.pp * self.lp * self.num_spatial * self.tp
-
-    @property
-    def num_workers(self) -> int:
-        """The product of all degrees."""
-        return self.num_data * self.num_of_one
-
-    def __str__(self) -> str:
-        texts = {
-            "dp": str(self.dp),
-            "fsdp": str(self.fsdp),
-            "sp": "x".join(map(str, self.sp)),
-            "pp": str(self.pp),
-            "lp": str(self.lp),
-            "tp": str(self.tp),
-        }
-        return ",".join(f"{axis}={text}" for axis, text in texts.items() if text != "1") or "dp=1"
+        degrees: dict[str, int | tuple[int, ...]] = {**self.degrees, self.data_axis: num_data}
+        return Plan(**degrees)
 
 
 def parse_plan(text: str) -> Plan:
@@ -90,38 +118,21 @@ def parse_plan(text: str) -> Plan:
     degrees: dict[str, tuple[int, ...]] = {}
     for item in text.split(","):
         axis, _, degree = (part.strip() for part in item.partition("="))
-        if axis not in AXES:
-            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, AXES)}")
+        grid = axis in STRATEGIES and STRATEGIES[axis].takes_grid
+        if axis not in STRATEGIES:
+            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(STRATEGIES))}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
-        elif not re.fullmatch(
-            r"[0-9]+(x[0-9]+)?" if axis == "sp" else r"[0-9]+", degree
-        ) or "0" in degree.split("x"):
-            forms = ", or rows x columns such as 2x2" if axis == "sp" else ""
+        elif not re.fullmatch(r"[0-9]+(x[0-9]+)?" if grid else r"[0-9]+", degree) or "0" in degree.split("x"):
+            forms = ", or rows x columns such as 2x2" if grid else ""
             faults.append(
                 f"the degree of {axis} must be a positive whole number{forms}: got '{degree}' in '{text}'"
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))
-    one = {axis: degrees[axis][0] for axis in ("dp", "pp", "lp", "tp", "fsdp") if axis in degrees}
-    sp = degrees.get("sp", (1,))
-    plan = Plan(sp=sp[:1] if sp[-1] == 1 else sp, **one)
-    faults += _product_faults(plan, text)
+    plan = Plan(**degrees)
+    for axis in plan.degrees:
+        faults += STRATEGIES[axis].faults(plan.sizes, text)
     if faults:
         raise UserError(faults)
     return plan
-
-
-def _product_faults(plan: Plan, text: str) -> list[str]:
-    """Return which axes do not go together."""
-    faults = []
-    if plan.lp > 1 and plan.pp > 1:
-        faults.append(f"lp does not go with pp: got '{text}'; use one of them, with dp and sp")
-    if plan.tp > 1 and plan.num_workers != plan.dp * plan.tp:
-        faults.append(f"tp goes with dp alone: got '{text}'; leave out the other axes")
-    if plan.fsdp > 1 and plan.num_workers != plan.fsdp * plan.num_spatial:
-        faults.append(
-            f"fsdp spreads samples as dp does, and goes with sp alone: got '{text}'; use fsdp={plan.fsdp * plan.dp} "
-            "without other axes than sp, or leave out fsdp"
-        )
-    return faults

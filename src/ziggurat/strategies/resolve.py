@@ -15,6 +15,7 @@ import torch
 from ziggurat.config import RunConfig, range_faults
 from ziggurat.errors import UserError
 from ziggurat.strategies.plan import Plan, parse_plan
+from ziggurat.torch_internals.machine import cpu_has_bf16_units
 
 
 def available_cores() -> int:
@@ -36,8 +37,7 @@ def resolve_dtype(dtype: str, device: str) -> Literal["bf16", "fp32"]:
         return "bf16" if dtype == "bf16" else "fp32"
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_units else "fp32"
+    return "bf16" if cpu_has_bf16_units() else "fp32"
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
@@ -105,7 +105,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
 
 
 def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
-    """Complete the number of microbatches (one for each worker of the dp (or fsdp) and pp axes), and check that all fits together.
+    """Complete the number of microbatches (one for each worker that would be idle without), and check that all fits together.
 
     Args:
         config: With or without a plan.
@@ -116,7 +116,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world)
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_data * plan.pp
+    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_microbatches
     faults = []
     if batch_size < microbatches:
         faults.append(
@@ -130,7 +130,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
             f"{-(-batch_size // microbatches) * microbatches}"
         )
     if microbatches < plan.num_data:
-        axis = "fsdp" if plan.fsdp > 1 else "dp"
+        axis = plan.data_axis
         faults.append(
             f"each worker of the {axis} axis needs a microbatch: the plan {plan} has {plan.num_data}, and microbatches is "
             f"{microbatches}: use --plan {plan.spread_over(microbatches)} or --microbatches {plan.num_data}"

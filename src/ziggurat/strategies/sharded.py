@@ -1,256 +1,217 @@
-"""Sharded data parallelism (fsdp): weights and gradients are spread over workers, by PyTorch's `fully_shard`.
+"""Sharded data parallelism (fsdp): weights and gradients are spread over workers by rows, by PyTorch's `fully_shard`.
 
     worker 0   shard 0 of every weight   --+                                      +-->  shard 0 of the sum of gradients
                                            |-->  a unit's whole weights: forward, |
     worker 1   shard 1 of every weight   --+     backward, gradient             --+-->  shard 1
 
 Where several workers share each image (sp), weights are sharded over all workers of both axes. Each has a part of the
-gradient, and the sum that leaves the shards is over all of them: parts and microbatches add up in one step.
+gradient, and the sum that leaves the shards is over all of them: parts and microbatches add up in one step. Where wide layers
+are split (tp), each worker shards what it has of them with those that have the same part.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.canonical import partition
+from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
-from ziggurat.parallel.spatial import SpatialTensor
-from ziggurat.strategies.leaves import Leaves
-from ziggurat.strategies.mesh import Mesh
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.base import Joined, Setting, Strategy
+from ziggurat.strategies.boxes import Box
+from ziggurat.strategies.opening import backward_of_nothing, close_around, open_around
+from ziggurat.strategies.running import Microbatches, Runner, WholeRunner
+from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.units import find_units
+from ziggurat.strategies.whole import local
+from ziggurat.torch_internals.sharding import drop_gathered, own_rows, sum_gradients
 
 
-class ShardedParallel(Leaves):
-    """Joins a model to the workers of a plan with fsdp.
+class ShardedParallel(Strategy):
+    """Rows of every weight: the samples of a step are spread as under dp."""
 
-    One step is that of `DataParallel`, with one difference: weights are gathered by all workers together, so a worker
-    that has fewer microbatches than others takes `num_idle` passes more, with `backward_of_nothing`, in `idle`.
+    axis = "fsdp"
+    meaning = "samples and weights"
+    inwards = 0
+    spreads_samples = True
+    wants_microbatches = True
+    frees_storage = True
+    home = "cpu"  # a whole model need not fit a device
 
-    Args:
-        model: Its weights are made those of the first worker, and sharded: parameters become `DTensor`. A model that is
-            sharded already stays as it is.
-        mesh: All workers; they call this together.
-        shape: Of images that the model takes, whole, ``(B, C, H, W)``: its units are found with them.
-        unit_bytes: Of the smallest unit's parameters, see `find_units`.
+    @classmethod
+    def faults(cls, sizes: Mapping[str, int], text: str) -> list[str]:
+        """It takes the place of dp."""
+        if "dp" not in sizes:
+            return []
+        return [
+            f"fsdp spreads samples as dp does: got '{text}'; use fsdp={sizes['fsdp'] * sizes['dp']} without dp, or leave out fsdp"
+        ]
+
+    def join(self, model: nn.Module, setting: Setting) -> Joined:
+        """Find the modules that are gathered each as one piece."""
+        return Shards(self, model, setting)
+
+
+class Shards(Joined):
+    """Models whose weights lie in rows on the same workers.
+
+    Attributes:
+        units: Names of the modules that are gathered each as one piece, inner ones first.
 
     Raises:
         UserError: If the model has parameters that cannot be sharded.
 
     Placement:
-        Before, every worker has all weights; after, it has its rows of each. Buffers stay whole.
+        Before, every worker has all weights, perhaps in the CPU's memory; after, its rows are on its device, where there never
+        is more of them than these and one unit. Buffers stay whole.
 
     Communication:
         In each microbatch every unit's weights are gathered for forward and again for backward, and its gradient is
-        reduce-scattered: three times the bytes of the weights, over all workers.
+        reduce-scattered: three times the bytes of the weights, over the workers.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: int) -> None:
-        super().__init__(mesh.dp, mesh.sp)
-        shard_units(model, mesh, shape, unit_bytes)
-        self.model = model
-        self.statistics = RunningStatistics(model, mesh.dp)
-        self.num_idle = 0
+    def __init__(self, strategy: ShardedParallel, model: nn.Module, setting: Setting) -> None:
+        refused = [name for name, p in model.named_parameters() if p.ndim == 0]
+        if refused:
+            raise UserError(
+                f"fsdp shards parameters by their first dim: {', '.join(refused)} have none; give them one (shape (1,)), or "
+                "use a plan without fsdp"
+            )
+        self.data, self.setting = strategy.workers, setting
+        self.workers = strategy.topology.along("fsdp", "sp")
+        shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
+        with warnings.catch_warnings(), setting.compute():
+            warnings.simplefilter("ignore")  # the network's own
+            self.units = find_units(model, shape, setting.config.pipeline.unit_bytes)
 
-    def start(self, num_leaves: int) -> None:
+    def place(self, model: nn.Module) -> None:
+        """Leave each parameter this worker's rows, as a `DTensor`."""
+        for parameter in model.parameters():  # fully_shard takes no other memory format
+            parameter.data = parameter.data.contiguous()
+        devices = self.workers.device_mesh()
+        for module in (*(model.get_submodule(name) for name in self.units), model):
+            open_around(module)
+            fully_shard(module, mesh=devices)
+            close_around(module)
+            assert isinstance(module, FSDPModule)
+            sum_gradients(module)  # never averaged; a loss may reach a weight on some workers only
+
+    def narrow(self, name: str, box: Box, tensor: Tensor) -> Box | None:
+        """Return this worker's rows."""
+        if not isinstance(tensor, DTensor):
+            return box
+        first, size = own_rows(tensor)
+        return box.narrow(0, first, size) if size else None
+
+    def runner(self, model: nn.Module) -> Runner:
+        """Return what keeps other workers company where they have more microbatches."""
+        return ShardedRunner(model, self.data, self.setting)
+
+    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None) -> Sums:
+        """Return sums of statistics alone: `fully_shard` adds up the gradients."""
+        return ShardedSums(sections, data)
+
+    def describe(self) -> list[str]:
+        """Return a line on the units."""
+        return [f"weights are gathered in {len(self.units) + 1} units"]
+
+
+class ShardedSums(Sums):
+    """What microbatches leave behind, where every ``parameter.grad`` is this worker's rows of the sum already.
+
+    Args:
+        sections: The model, as one.
+        data: The workers that take other microbatches.
+    """
+
+    def __init__(self, sections: Sequence[Section], data: Workers) -> None:
+        super().__init__([Section({}, section.layers) for section in sections], data)
+        self.parameters = sections[0].parameters
+        self.data = data
+
+    def start(self, num_microbatches: int) -> None:
         """Begin a step."""
-        self.begin(num_leaves)
-        most = max(len(self.leaves_of_worker(num_leaves, rank)) for rank in range(self.workers.size))
-        self.num_idle = most - len(self.mine)
-        self.model.zero_grad(set_to_none=True)
-        self.statistics.start()
+        super().start(num_microbatches)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
-    @contextmanager
-    def leaf(self, index: int) -> Iterator[None]:
-        """Take the statistics that forward and backward of microbatch `index`, run inside, leave behind."""
-        yield
-        self.statistics.take_leaf()
+    @property
+    def num_idle(self) -> int:
+        """How many microbatches more than this worker another one has."""
+        counts = [len(mine) for mine in partition(self.num_microbatches, self.data.size)]
+        return max(counts) - counts[self.data.rank]
 
     @contextmanager
     def idle(self) -> Iterator[None]:
         """Forget the statistics of a pass that keeps other workers company."""
         yield
-        self.statistics.take_leaf()
-        if self.statistics.layers:
-            self.statistics.leaves.pop()
+        (statistics,) = self.statistics
+        assert isinstance(statistics, RunningStatistics)
+        statistics.take_leaf()
+        if statistics.layers:
+            statistics.leaves.pop()
 
-    def finish_gradients(self) -> None:
-        """Do nothing: every ``parameter.grad`` is this worker's shard of the global batch's gradient already."""
+    def finish(self) -> dict[str, Tensor]:
+        """Return this worker's rows of the gradient of each parameter."""
+        return {name: local(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
-    def finish_statistics(self) -> None:
-        """Combine the running statistics of all microbatches."""
-        self.statistics.finish(self.num_leaves)
-
-    def close(self) -> None:
-        """Do nothing: the model stays sharded."""
-
-
-def shard_units(model: nn.Module, mesh: Mesh, shape: Sequence[int], unit_bytes: int) -> None:
-    """Spread the weights of a model over all workers, by the units that are found; see `ShardedParallel`.
-
-    Placement:
-        Before, all weights of every worker may lie in the CPU's memory; after, its rows are on its device, where there
-        never is more of them than these and one unit.
-    """
-    if isinstance(model, FSDPModule):
-        return
-    mesh.workers.broadcast(list(model.state_dict().values()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the network's own
-        units = find_units(model, shape, unit_bytes)
-    shard(model, mesh, units)
+    def assign(self, gradients: Mapping[str, Tensor]) -> None:
+        """Do nothing: the rows share the memory of ``parameter.grad``."""
 
 
-def shard(model: nn.Module, mesh: Mesh, units: list[nn.Module]) -> None:
-    """Spread the weights of a model over all workers of a mesh.
+class ShardedRunner(WholeRunner):
+    """Runs one microbatch after the other, together with the workers that have other rows.
 
     Args:
-        model: With all its weights.
-        mesh: All workers; they call this together.
-        units: Are gathered each on its own; of the rest the model itself is the unit.
+        model: Placed.
+        data: The workers that take other microbatches.
+        setting: Makes images for company.
     """
-    refused = [name for name, p in model.named_parameters() if p.ndim == 0]
-    if refused:
-        raise UserError(
-            f"fsdp shards parameters by their first dim: {', '.join(refused)} have none; give them one (shape (1,)), or "
-            "use a plan without fsdp"
-        )
-    for parameter in model.parameters():  # fully_shard takes no other memory format
-        parameter.data = parameter.data.contiguous()
-    workers = mesh.workers
-    assert workers.group is not None
-    devices = DeviceMesh.from_group(workers.group, workers.device.type)
-    for module in (*units, model):
-        module.register_forward_hook(_open_outputs)
-        fully_shard(module, mesh=devices)
-        assert isinstance(module, FSDPModule)
-        module.register_forward_pre_hook(_open_arguments, prepend=True, with_kwargs=True)
-        module.register_forward_pre_hook(_close_arguments, with_kwargs=True)
-        module.register_forward_hook(_close_outputs)
-        module.set_gradient_divide_factor(1.0)  # gradients are summed, never averaged
-        module.set_force_sum_reduction_for_comms(True)
-        module.set_reduce_scatter_unused_params(True)  # a loss may reach a weight on some workers only
 
+    looks_at_each = False
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor with all its rows, any other tensor itself.
+    def __init__(self, model: nn.Module, data: Workers, setting: Setting) -> None:
+        super().__init__(model)
+        self.data, self.setting = data, setting
 
-    Communication:
-        One all-gather of its bytes.
-    """
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return the context in which `infer` is called: gathered weights are met by autograd later."""
+        return torch.no_grad()
 
+    def train(self, work: Microbatches, mine: Sequence[int], sums: Sums) -> list[Tensor]:
+        """Run forward and backward of this worker's microbatches; then keep other workers company."""
+        assert isinstance(sums, ShardedSums)
+        losses = super().train(work, mine, sums)
+        for _ in range(sums.num_idle):
+            with sums.idle():
+                backward_of_nothing(self._run_blank(self.setting.blank_images, work.compute))
+        return losses
 
-def local(tensor: Tensor) -> Tensor:
-    """Return this worker's rows of a sharded tensor, in the same memory; any other tensor itself."""
-    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+    def keep_company(self, runs: int, images: Callable[[], Tensor], compute: Callable[[], Any]) -> None:
+        """Run the model on black images."""
+        with torch.no_grad():
+            for _ in range(runs):
+                self._run_blank(images, compute)
 
+    def end_inference(self) -> None:
+        """Drop all weights that are gathered still: they would be old ones after the next change of the shards."""
+        drop_gathered(self.model)
 
-def drop_gathered(model: nn.Module) -> None:
-    """Drop all weights that are gathered still after forward passes without a backward pass.
-
-    The weights of the model's own unit stay gathered, and would be old ones after the next change of the shards.
-    """
-    if isinstance(model, FSDPModule):
-        model.reset_iter_state()
+    def _run_blank(self, images: Callable[[], Tensor], compute: Callable[[], Any]) -> Any:
+        with compute():
+            return self.model(images())
 
 
 def shard_bytes(model: nn.Module) -> int:
     """Return the bytes of a model's parameters that this worker holds between steps, under any plan."""
-    local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters() if not p.is_meta]
-    return sum(p.numel() * p.element_size() for p in local)
-
-
-class _Layout:
-    """How a spatial tensor lies on the workers, out of sight of what walks through containers."""
-
-    def __init__(self, tensor: SpatialTensor) -> None:
-        self.dims, self.mesh = tensor.dims, tensor.mesh
-
-
-class _Opened(NamedTuple):
-    """A spatial tensor as fsdp's hooks may see it: autograd works on its local part."""
-
-    local: Tensor
-    layout: _Layout
-
-
-def _open(value: Any) -> Any:
-    if isinstance(value, SpatialTensor):
-        return _Opened(value.local, _Layout(value))
-    return value
-
-
-def _open_output(value: Any) -> Any:
-    """Open, and copy views: fsdp loses sight of a view that is changed in place afterwards."""
-    value = _open(value)
-    if isinstance(value, _Opened):
-        return _Opened(_unshared(value.local), value.layout)
-    return _unshared(value) if isinstance(value, Tensor) else value
-
-
-def _unshared(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor._base is not None and tensor.requires_grad else tensor
-
-
-def _close(value: Any) -> Any:
-    if isinstance(value, _Opened):
-        return SpatialTensor(value.local, value.layout.dims, value.layout.mesh)
-    return value
-
-
-def backward_of_nothing(outputs: Any) -> None:
-    """Run backward from all outputs of a model with a gradient of 0, so that its units meet those of other workers."""
-    found: list[Tensor] = []
-
-    def take(value: Any) -> Any:
-        value = value.local if isinstance(value, SpatialTensor) else value
-        if isinstance(value, Tensor) and value.requires_grad:
-            found.append(value)
-        return value
-
-    _each(outputs, take)
-    torch.autograd.backward(found, [torch.zeros_like(tensor) for tensor in found])
-
-
-def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a value with every item of its containers changed."""
-    changed = change(value)
-    if changed is not value or isinstance(value, (Tensor, nn.Module)):
-        return changed
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_each(item, change) for item in value))
-    if type(value) in (list, tuple):
-        return type(value)(_each(item, change) for item in value)
-    if isinstance(value, dict):
-        pairs = {key: _each(item, change) for key, item in value.items()}
-        return pairs if type(value) is dict else type(value)(pairs)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{name: _each(getattr(value, name), change) for name in names})
-    return value
-
-
-def _open_arguments(module: nn.Module, args: Any, named: Any) -> Any:
-    return _each(args, _open), _each(named, _open)
-
-
-def _close_arguments(module: nn.Module, args: Any, named: Any) -> Any:
-    return _each(args, _close), _each(named, _close)
-
-
-def _open_outputs(module: nn.Module, args: Any, output: Any) -> Any:
-    return _each(output, _open_output)
-
-
-def _close_outputs(module: nn.Module, args: Any, output: Any) -> Any:
-    return _each(output, _close)
+    held = [local(p) for p in model.parameters() if not p.is_meta]
+    return sum(p.numel() * p.element_size() for p in held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -42,14 +43,15 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         Halos and moments in every layer that needs them; after backward one all-reduce of the gradients.
     """
     parsed = parse_plan(plan)
-    if parsed.num_workers != parsed.num_spatial or parsed.num_spatial != workers.size:
+    degrees = parsed.degrees.get("sp", (1,))
+    if parsed.num_workers != math.prod(degrees) or parsed.num_workers != workers.size:
         raise UserError(
             f"a model is spread by a plan of sp alone, with as many workers as there are: got {plan} and "
             f"{workers.size} workers; use --plan sp={workers.size}, or another --nproc-per-node"
         )
     if workers.size == 1:
         return model
-    mesh = spatial_mesh(workers, parsed.sp, min_rows)
+    mesh = spatial_mesh(workers, degrees, min_rows)
     attach(model, mesh)
     workers.broadcast(list(model.state_dict().values()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.batch import Microbatch, Part, SampleId
@@ -14,8 +15,8 @@ from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.parallel.runtime.heartbeat import phase
-from ziggurat.strategies.leaves import Leaves
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
 
@@ -71,15 +72,15 @@ class TrainingData:
         return len(faults), notices
 
     def steps(
-        self, parallel: Leaves, first: int
+        self, parallel: Parallel[Any], first: int
     ) -> Generator[tuple[int, list[Microbatch], float], None, None]:
         """Yield each step's number, this worker's microbatches, and the seconds that were waited for them."""
 
         def mine(step: int) -> list[tuple[int, tuple[SampleId, ...]]]:
             pieces = self.pieces(step)
-            return [(index, pieces[index]) for index in parallel.leaves_of_worker(len(pieces))]
+            return [(index, pieces[index]) for index in parallel.microbatches_of(len(pieces))]
 
-        device = parallel.workers.device
+        device = parallel.mesh.workers.device
         config = self.config.data
         settings = LoaderSettings(config.workers, device.type == "cuda", config.on_error)
         loader = load_steps(

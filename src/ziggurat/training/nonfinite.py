@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from ziggurat.strategies.sharded import local
-from ziggurat.strategies.training import Training
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.whole import local
+from ziggurat.training.step import StepResult
 
 
 def nonfinite_faults(
-    step: int,
-    terms: Tensor,
-    term_names: Sequence[str],
-    samples: Sequence[str],
-    parallel: Training,
-    find_gradients: Callable[[], dict[int, str]],
+    result: StepResult, term_names: Sequence[str], samples: Sequence[str], parallel: Parallel[Any]
 ) -> list[str]:
     """Return a sentence for each microbatch whose loss or gradient is not finite, the same on every worker.
 
     Args:
-        step: The step, from 0.
-        terms: Terms of the loss of each microbatch, shape ``(num_leaves, num_terms)``.
-        term_names: Name of each term.
+        result: Of the step, which is not done yet.
+        term_names: Name of each term of the loss.
         samples: Names the samples of each microbatch.
-        parallel: Says which worker computes a microbatch; holds the gradient of the global batch.
-        find_gradients: Called where every loss is finite: returns the first bad parameter of each microbatch whose
-            gradient is not, over all workers.
+        parallel: Says which worker computes a microbatch.
     """
+    step, terms = parallel.state.step + 1, result.terms
     bad = (~terms.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if bad:
         return [
-            f"the loss is not finite in step {step + 1}, microbatch {index}, on {_worker(index, len(terms), parallel)} "
+            f"the loss is not finite in step {step}, microbatch {index}, on {_worker(index, parallel)} "
             f"({_values(term_names, terms[index])}); samples: {samples[index]}"
             for index in bad
         ]
-    gradients = find_gradients()
-    if gradients:
+    if result.bad_microbatches:
         return [
-            f"the gradient is not finite in step {step + 1}, microbatch {index}, on "
-            f"{_worker(index, len(terms), parallel)}; first bad parameter: {name}; samples: {samples[index]}"
-            for index, name in sorted(gradients.items())
+            f"the gradient is not finite in step {step}, microbatch {index}, on {_worker(index, parallel)}; first bad "
+            f"parameter: {name}; samples: {samples[index]}"
+            for index, name in sorted(result.bad_microbatches.items())
         ]
-    name = parallel.bad_gradient()
     each = ", though that of each microbatch is: it overflows in the sum" if parallel.looks_at_each else ""
     return [
-        f"the gradient is not finite in step {step + 1}{each}; "
-        f"first bad parameter: {name or 'none, it is their norm'}; samples: {', '.join(samples)}"
+        f"the gradient is not finite in step {step}{each}; first bad parameter: "
+        f"{result.bad_gradient or 'none, it is their norm'}; samples: {', '.join(samples)}"
     ]
 
 
@@ -55,11 +48,9 @@ def _values(names: Sequence[str], values: Tensor) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values.tolist(), strict=True))
 
 
-def _worker(index: int, num_leaves: int, parallel: Training) -> str:
-    """Name the worker that computes the loss of a microbatch, or those that share its images."""
-    ranks = range(parallel.workers.size)
-    place = next(rank for rank in ranks if index in parallel.leaves_of_worker(num_leaves, rank))
-    found = parallel.workers_of_loss(place)
+def _worker(index: int, parallel: Parallel[Any]) -> str:
+    """Name the worker that computes the loss of a microbatch, or those that do so together."""
+    found = parallel.workers_of(index)
     return f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"
 
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from ziggurat.config import TrainConfig
-from ziggurat.strategies.sharded import local
-
-Model = TypeVar("Model", bound=nn.Module)
+from ziggurat.training.parameter_groups import parameter_groups
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the optimizer; weights with one dim or none (biases, norms) are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    """Build the optimizer of a model's trained parameters, in the groups of `parameter_groups`."""
+    groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
 
 
 def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
@@ -47,38 +38,6 @@ def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group; one with an ``lr_scale`` gets that share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = value
-
-
-class WeightAverage(Generic[Model]):
-    """An exponential moving average of the weights and of the floating-point buffers.
-
-    Attributes:
-        model: A copy of the model that holds the average; the model itself where nothing is averaged.
-
-    Args:
-        model: The model in training.
-        decay: Weight of the past; 0 keeps no average.
-    """
-
-    def __init__(self, model: Model, decay: float) -> None:
-        self.decay = decay
-        self.source = model
-        self.model: Model = copy.deepcopy(model).requires_grad_(False) if decay else model
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Add the weights after `step` (from 0); early steps weigh more, so that the start is forgotten."""
-        if not self.decay:
-            return
-        new = 1 - min(self.decay, (1 + step) / (10 + step))
-        pairs = list(zip(self.model.state_dict().values(), self.source.state_dict().values(), strict=True))
-        # without those of other workers' stages; of what is sharded, this worker's rows
-        pairs = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
-        floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], new)
-        for mean, value in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        group["lr"] = value * group.get("lr_scale", 1.0)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
@@ -16,48 +13,42 @@ from ziggurat.errors import Preempted, UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
-from ziggurat.runs.checkpoint import (
-    Checkpoints,
-    Progress,
-    checkpoint_folder,
-    load_training_state,
-    training_state,
-)
+from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state
 from ziggurat.runs.folder import WEIGHTS, declare_run, save_weights, start_run_folder
 from ziggurat.runs.log import RunLog
-from ziggurat.strategies.training import Training, Whole
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.state import TrainState
 from ziggurat.training.nonfinite import bad_weights
-from ziggurat.training.optimization import WeightAverage
 from ziggurat.training.snapshot import handed_over
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
 
 
 @dataclass
-class Outcome:
+class Session:
     """What a run leaves in its folder.
 
     Attributes:
+        workers: All workers.
+        config: Of the run.
+        folder: Of the run.
+        state: As this worker has it.
+        checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
     """
 
     workers: Workers
     config: RunConfig
     folder: Path
-    model: VisionModel
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage[VisionModel]
+    state: TrainState[VisionModel]
     checkpoints: Checkpoints
-    counters: Counter[str] = field(default_factory=Counter)
-    parallel: Training | None = None
+    parallel: Parallel[VisionModel] | None = None
 
-    def whole(self) -> Whole | None:
-        """Return the whole state; on all workers but the first perhaps None. All workers call this."""
-        return self.state() if self.parallel is None else self.parallel.whole()
-
-    def state(self) -> Whole:
-        """Return the state as this worker has it."""
-        return Whole(self.model, self.average.model, self.optimizer)
+    @property
+    def spread(self) -> Parallel[VisionModel]:
+        """The state as it is spread over workers: after `begin`."""
+        assert self.parallel is not None
+        return self.parallel
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
         """Write what the run is about, where it begins."""
@@ -65,14 +56,14 @@ class Outcome:
             start_run_folder(self.folder, self.config, dataset, resume)
         self.workers.barrier()
 
-    def begin(self, parallel: Training) -> None:
+    def begin(self, parallel: Parallel[VisionModel]) -> None:
         """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
         self.parallel = parallel
         if self.workers.is_first:
             declare_run(self.folder, self.config)
 
-    def resume(self, memory: Path | None) -> tuple[int, bool]:
-        """Load the newest state, and return the number of steps done, and whether survivors have handed it over.
+    def resume(self, memory: Path | None) -> bool:
+        """Load the newest state, and return whether survivors have handed it over.
 
         What survivors hand over is that of the instant at which its last step was done: what else was due after this
         step may be missing.
@@ -85,18 +76,15 @@ class Outcome:
         else:
             progress = found or self.checkpoints.none_found()
             place = self.checkpoints.path(progress)
-        self.counters.update(progress.counters)
-        load_training_state(place, self.model, self.average.model, self.optimizer)
-        return progress.step, progress is survived
+        load_state(place, progress, self.state)
+        return progress is survived
 
     def save_checkpoint(self, done: int, log: RunLog, metric: float | None = None) -> None:
         """Begin to write the state after `done` steps; what the log says of them is on the disk before."""
         phase("checkpoint")
         log.sync()
-        state = training_state(self.model, self.average.model, self.optimizer)
-        if self.parallel is not None:
-            state = self.parallel.to_write(state)
-        self.checkpoints.save(Progress(done, metric, dict(self.counters)), state)
+        progress = Progress(done, metric, dict(self.state.counters), self.state.decisions.to_json())
+        self.checkpoints.save(progress, self.spread.chunks())
         self.report(log)
 
     def agree(self, done: int, requested: bool, happened: tuple[int, list[str]], log: RunLog) -> None:
@@ -115,13 +103,13 @@ class Outcome:
         stopping, replaced, to_say = self.workers.sum([requested, replaced, len(notices)])
         if stopping:
             self._stop(done, log)
-        self.counters["replaced_samples"] += replaced
+        self.state.pending["replaced_samples"] += replaced
         if to_say:
             for rank, said in enumerate(self.workers.gather(notices)):
                 for notice in said:
                     log.say(f"worker {rank}: {notice}")
         if replaced:
-            log.say(f"samples that were replaced so far: {self.counters['replaced_samples']}")
+            log.say(f"samples that were replaced so far: {self.state.counted('replaced_samples')}")
 
     def finish_checkpoints(self, log: RunLog) -> None:
         """Return when the last checkpoint is written, or has failed, and say so."""
@@ -141,13 +129,14 @@ class Outcome:
         kept = "no checkpoint could be written" if newest is None else f"--resume goes on after step {newest}"
         raise Preempted(f"stopped by a signal after step {done}; {kept}")
 
-    def not_finite(self, step: int, faults: list[str], log: RunLog) -> None:
-        """Count a step whose numbers are not finite.
+    def not_finite(self, faults: list[str], log: RunLog) -> None:
+        """Count the present step, whose numbers are not finite.
 
         Raises:
             UserError: If the policy is to stop, or the weights themselves are not finite.
         """
-        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(bad_weights(self.model)))))
+        step = self.state.step
+        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(bad_weights(self.state.model)))))
         if broken:
             newest = self.checkpoints.newest
             kept = "none" if newest is None else f"that of step {newest}"
@@ -162,16 +151,16 @@ class Outcome:
             self.finish_checkpoints(log)
             weights = self.folder / WEIGHTS
             raise UserError([*faults, f"the weights of before this step are in {weights}: {REMEDY}"])
-        self.counters["skipped_steps"] += 1
+        self.state.pending["skipped_steps"] += 1
         for fault in faults:
             log.say(fault)
-        log.say(f"step {step + 1} is skipped: {self.counters['skipped_steps']} so far")
+        log.say(f"step {step + 1} is skipped: {self.state.counted('skipped_steps')} so far")
 
-    def save_weights(self) -> Whole | None:
-        """Export the averaged weights; returns the whole state, on all workers but the first perhaps None."""
-        whole = self.whole()
-        if self.workers.is_first and whole is not None:
-            save_weights(whole.average, self.folder / WEIGHTS, {"model": self.config.model.name})
+    def save_weights(self) -> VisionModel | None:
+        """Export the averaged weights, and return them as a model on the first worker; elsewhere None."""
+        whole = self.spread.whole_average()
+        if whole is not None:
+            save_weights(whole, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
         return whole
 
@@ -184,6 +173,6 @@ class Outcome:
             "plan": self.config.plan,
             "world_size": self.workers.size,
             "microbatches": self.config.train.microbatches,
-            "skipped_steps": self.counters["skipped_steps"],
-            "replaced_samples": self.counters["replaced_samples"],
+            "skipped_steps": self.state.counters["skipped_steps"],
+            "replaced_samples": self.state.counters["replaced_samples"],
         }

@@ -17,13 +17,12 @@ import fcntl
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
+from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase, waiting
 from ziggurat.runs.checkpoint import (
@@ -33,81 +32,54 @@ from ziggurat.runs.checkpoint import (
     published_steps,
     read_manifest,
     remove_checkpoint,
-    training_state,
     write_checkpoint,
 )
+from ziggurat.strategies.layout import Chunk
+from ziggurat.strategies.parallel import Parallel
 
 MEMORY = Path("/dev/shm")
 PREFIX = "ziggurat-state-"
 OWNER = "owner"  # file in the folder, locked as long as the run is there
 
 
-class Handover:
-    """Knows the step of this worker's state, and hands it over when a collective fails.
+class Snapshots:
+    """Hands the state of this worker over when a collective fails.
 
     Args:
         folder: In memory; None hands nothing over.
         run: Names the definition of the run.
-        model: The weights.
-        average: Their moving average.
-        optimizer: With its state.
+        parallel: The state, whole on this worker (`Parallel.survives`).
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        run: str,
-        model: nn.Module,
-        average: nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.folder = folder
-        self.run = run
-        self.model = model
-        self.average = average
-        self.optimizer = optimizer
-        self.progress: Progress | None = None
-        self.within = False
-
-    def begin(self) -> None:
-        """Note that a step begins, which can be undone."""
-        self.within = True
-
-    def change(self) -> None:
-        """Note that the state changes from now on; until it is complete there is nothing to hand over."""
-        self.within, self.progress = False, None
-
-    def complete(self, done: int, counters: Mapping[str, int]) -> None:
-        """Note that the state is that after `done` steps, and what the run has counted until then."""
-        self.within, self.progress = False, Progress(done, counters=dict(counters))
+    def __init__(self, folder: Path | None, run: str, parallel: Parallel[Any]) -> None:
+        self.folder = folder if parallel.survives else None
+        self.run, self.parallel = run, parallel
 
     @contextmanager
-    def on_loss(self, undo: Callable[[], None]) -> Iterator[None]:
-        """Hand the state over if a collective fails in the block; the error goes on.
-
-        Args:
-            undo: Goes back to the running statistics from before the step.
-        """
+    def on_loss(self) -> Iterator[None]:
+        """Hand the state over if a collective fails in the block; the error goes on."""
+        state = self.parallel.state
         try:
             yield
-        except RuntimeError:  # what a collective raises; a user's error is none
-            if self.folder is not None and self.progress is not None:
+        except CollectiveFailed:
+            if self.folder is not None and state.condition != "changing":
                 phase("handover")
-                if self.within:
-                    undo()
-                self._write(self.folder, self.progress)
+                if state.condition == "computing":
+                    self.parallel.abandon()
+                self._write(self.folder)
             raise
 
-    def _write(self, folder: Path, progress: Progress) -> None:
+    def _write(self, folder: Path) -> None:
+        state = self.parallel.state
+        progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions.to_json())
         with (folder / "lock").open("w") as lock:
             with waiting():
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner is killed
             before = published_steps(folder)
             if before and before[-1] >= progress.step:
                 return
-            state = training_state(self.model, self.average, self.optimizer)
-            tensors = {name: value.detach().cpu() for name, value in state.items()}
-            fault = write_checkpoint(folder, progress, self.run, tensors, Workers())
+            chunks = {name: Chunk.whole(value.detach().cpu()) for name, value in state.tensors().items()}
+            fault = write_checkpoint(folder, progress, self.run, chunks, Workers())
             if fault is not None:
                 print(
                     f"ziggurat: the state after step {progress.step} cannot be handed over in {folder}: {fault}; the "
@@ -125,7 +97,8 @@ def handed_over(folder: Path | None, run: str) -> Progress | None:
         assert folder is not None
         place = checkpoint_folder(folder, step)
         if not checkpoint_faults(place, step, run):
-            return Progress(step, counters=read_manifest(place).counters)
+            manifest = read_manifest(place)
+            return Progress(step, counters=manifest.counters, decisions=manifest.decisions)
     return None
 
 

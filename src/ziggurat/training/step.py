@@ -1,129 +1,189 @@
-"""The passes of a step through the model, in which nothing random depends on the worker.
+"""One training step: what `train` runs is what `verify` proves, what the benchmarks time, and what a loop of your own calls.
 
-A worker takes its microbatches one after the other; a pipeline of workers takes them through its stages.
+1 counts    what the loss is divided by, over all workers, is known before anything is computed
+2 sums      what depends on the outputs of all microbatches takes a pass of its own
+3 losses    forward and backward; each microbatch leaves a gradient, running statistics and terms of the loss
+4 exchange  sums over all workers, in an order that does not depend on their number
+5 change    clipping, optimizer, moving average; or nothing, where a number is not finite
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ziggurat.config import RunConfig
-from ziggurat.data.batch import Microbatch
-from ziggurat.models.images import normalize_images
-from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.runtime.heartbeat import phase
-from ziggurat.strategies.mesh import Mesh
-from ziggurat.strategies.training import PassWork, Training
-from ziggurat.tasks.base import Task
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.state import Model
+
+M = TypeVar("M")  # a microbatch
+M_contra = TypeVar("M_contra", contravariant=True)
 
 
-def seed_everything(*key: int | tuple[int, ...]) -> None:
-    """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
+class Loss(Protocol[M_contra]):
+    """What a step asks of a task: see `ziggurat.tasks.base.Task`."""
 
-    Example:
-        >>> seed_everything(7, (0, 3))
-        >>> first = torch.rand(1)
-        >>> seed_everything(7, (0, 3))
-        >>> bool(first == torch.rand(1))
-        True
-    """
-    words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
-    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    torch.manual_seed(state)
-    random.seed(state)
-    np.random.seed(state % (1 << 32))
+    @property
+    def term_names(self) -> Sequence[str]:
+        """The terms of the loss."""
+        ...
+
+    @property
+    def normalizer_names(self) -> Sequence[str]:
+        """What the loss is divided by."""
+        ...
+
+    @property
+    def normalizers_are_parts(self) -> bool:
+        """Whether workers that share an image each know a part of these."""
+        ...
+
+    @property
+    def output_sum_names(self) -> Sequence[str]:
+        """What is summed over the outputs of all microbatches before the loss."""
+        ...
+
+    def assign(self, batch: M_contra) -> Any:
+        """Return what the outputs of a microbatch are compared with."""
+        ...
+
+    def normalizers(self, assignment: Any) -> Tensor:
+        """Return a microbatch's summands of the normalizers, float64, one-dimensional."""
+        ...
+
+    def output_sums(self, outputs: Any, assignment: Any) -> Tensor:
+        """Return a microbatch's summands of the sums over outputs, float64, one-dimensional."""
+        ...
+
+    def loss_shares(self, outputs: Any, assignment: Any, totals: Tensor) -> dict[str, Tensor]:
+        """Return a microbatch's share of each term; over all microbatches they add up to the loss."""
+        ...
 
 
-def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
-    """Return a context in which the model computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16")
+class Feed(Protocol[M_contra]):
+    """How microbatches go into a model."""
+
+    def images(self, batch: M_contra) -> Tensor:
+        """Return the images of a microbatch as the model sees them; where they are cut, this worker's part."""
+        ...
+
+    def seed(self, batch: M_contra) -> None:
+        """Key what is random in a microbatch."""
+        ...
+
+    def announce(self, name: str, batch: M_contra) -> None:
+        """Say that ``forward`` or ``backward`` of a microbatch begins."""
+        ...
+
+    def compute(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model computes."""
+        ...
 
 
 @dataclass(frozen=True)
-class Passes:
-    """The passes of one step.
+class StepResult:
+    """What came of a step, the same on every worker.
 
     Attributes:
-        model: The model.
-        task: Knows the loss.
-        parallel: How the model is spread over workers.
-        step: Number of the step, from 0.
-        microbatches: This worker's, or those of its pipeline.
-        assignments: What the task has assigned of the labels of each.
-        config: Of the run.
-        mesh: All workers.
+        terms: Terms of the loss of each microbatch, float64, shape ``(num_microbatches, num_terms)``.
+        norm: Of the gradient, before it was clipped.
+        finite: Whether all numbers are; else the step has changed nothing.
+        bad_microbatches: The first parameter of each microbatch whose gradient is not finite, where one could look.
+        bad_gradient: The first parameter whose gradient of the global batch is not finite.
     """
 
-    model: VisionModel
-    task: Task[Any, Any]
-    parallel: Training
-    step: int
-    microbatches: list[Microbatch]
-    assignments: list[Any]
-    config: RunConfig
-    mesh: Mesh
+    terms: Tensor
+    norm: Tensor
+    finite: bool
+    bad_microbatches: dict[int, str] = field(default_factory=dict)
+    bad_gradient: str = ""
 
-    def output_sums(self) -> list[Tensor]:
-        """Run the model without gradients; running statistics are taken from the second pass.
 
-        Returns:
-            Of each microbatch, what the task sums over the outputs of all.
-        """
-        return self.parallel.output_leaves(self._work(self._sums))
+class Step(Generic[M, Model]):
+    """The step of a run.
 
-    def losses(self, totals: Tensor) -> list[Tensor]:
-        """Run forward and backward of each microbatch, which gives one leaf: of the gradient, of the running statistics.
+    Args:
+        parallel: The run's state on the workers of its plan.
+        task: Knows the loss.
+        feed: Makes the model's input of a microbatch.
+        clip_norm: Largest norm of the gradient; 0 does not clip.
+    """
+
+    def __init__(
+        self, parallel: Parallel[Model], task: Loss[M], feed: Feed[M], clip_norm: float = 0.0
+    ) -> None:
+        self.parallel, self.task, self.feed, self.clip_norm = parallel, task, feed, clip_norm
+        self.state = parallel.state
+
+    def __call__(self, batches: Sequence[M], num_microbatches: int) -> StepResult:
+        """Take one step; all workers call this.
 
         Args:
-            totals: What the loss is divided by.
+            batches: This worker's microbatches, or those of its place on the data axis (`Parallel.mine`), in order.
+            num_microbatches: Of the step, over all workers.
 
         Returns:
-            The microbatch's share of each term of the loss, float64, on every worker that shares the microbatch.
+            What came of it. `TrainState.complete` is the caller's, when all that belongs to the step is noted.
         """
-        return self.parallel.loss_leaves(self._work(partial(self._shares, totals)))
+        parallel, task = self.parallel, self.task
+        parallel.start(num_microbatches)
+        self.state.condition = "computing"
 
-    def bad_gradients(self, totals: Tensor) -> dict[int, str]:
-        """Return the first parameter of each microbatch whose gradient is not finite, over all workers."""
-        found = self.parallel.bad_gradients(self._work(partial(self._shares, totals)))
-        return {index: name for part in self.mesh.workers.gather(found) for index, name in part.items()}
+        assignments = [task.assign(batch) for batch in batches]
+        counts = [task.normalizers(assignment) for assignment in assignments]
+        totals = parallel.sum(counts, len(task.normalizer_names), parts=task.normalizers_are_parts)
+        if task.output_sum_names:
+            sums = parallel.outputs(self._pass(batches, assignments, None))
+            totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
+        work = self._pass(batches, assignments, totals)
+        losses = parallel.losses(work)
 
-    def _work(self, vector: Callable[[Any, int], Tensor]) -> PassWork:
-        compute = partial(autocast, self.mesh.workers.device, self.config)
-        return PassWork(len(self.microbatches), self._images, self._seed, vector, self._announce, compute)
+        phase("exchange", self.state.step)
+        parallel.finish_gradients()
+        terms = parallel.gather(losses, len(task.term_names))
+        norm = parallel.norm()
+        workers = parallel.mesh.workers
+        workers.confirm()  # on a GPU a lost worker's part is read as any number
+        if not (terms.isfinite().all() and norm.isfinite()):
+            return self._refuse(terms, norm, work)
+        parallel.finish_statistics()
+        phase("optimizer", self.state.step)
+        workers.confirm()
+        self.state.condition = "changing"
+        if self.clip_norm:
+            parallel.clip(self.clip_norm, norm)
+        self.state.optimizer.step()
+        self.state.update_average()
+        return StepResult(terms, norm, finite=True)
 
-    def _announce(self, name: str, index: int) -> None:
-        microbatch = self.microbatches[index]
-        ids = [(id.epoch, id.sample) for id in microbatch.ids]
-        phase(name, self.step, microbatch.index, ids)
+    def _refuse(self, terms: Tensor, norm: Tensor, work: Microbatches) -> StepResult:
+        """Change nothing, and find what is not finite."""
+        look = bool(terms.isfinite().all())
+        each = self.parallel.first_bad_of_each(work) if look else {}
+        bad = self.parallel.first_bad_gradient() if look and not each else ""
+        self.parallel.abandon()
+        return StepResult(terms, norm, False, each, bad)
 
-    def _seed(self, index: int) -> None:
-        """Let what is random depend on the samples only."""
-        ids = self.microbatches[index].ids
-        seed_everything(self.config.seed, *((id.epoch, id.sample) for id in ids))
+    def _pass(self, batches: Sequence[M], assignments: Sequence[Any], totals: Tensor | None) -> Microbatches:
+        """Return a pass over microbatches: for the terms of the loss, or without totals for the sums over outputs."""
+        task, feed = self.task, self.feed
 
-    def _images(self, index: int) -> Tensor:
-        """Return a microbatch's images as the model sees them."""
-        microbatch = self.microbatches[index]
-        images = normalize_images(
-            microbatch.images_BCHW, microbatch.own_sizes, self.model.mean, self.model.std
+        def finish(outputs: Any, index: int) -> Tensor:
+            if totals is None:
+                return task.output_sums(outputs, assignments[index])
+            return torch.stack(list(task.loss_shares(outputs, assignments[index], totals).values()))
+
+        return Microbatches(
+            len(batches),
+            lambda index: feed.images(batches[index]),
+            finish,
+            feed.compute,
+            lambda index: feed.seed(batches[index]),
+            lambda name, index: feed.announce(name, batches[index]),
         )
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        spread: Tensor = self.mesh.spread(images, microbatch.part)
-        return spread
-
-    def _sums(self, outputs: Any, index: int) -> Tensor:
-        return self.task.output_sums(outputs, self.assignments[index])
-
-    def _shares(self, totals: Tensor, outputs: Any, index: int) -> Tensor:
-        """Return a microbatch's share of each term of the loss, in the order of ``task.term_names``."""
-        shares = self.task.loss_shares(outputs, self.assignments[index], totals)
-        return torch.stack(list(shares.values()))

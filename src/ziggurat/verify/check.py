@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 from torch import nn
 
-from ziggurat.parallel.branches.placement import Placement
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.pipeline.balance import StageCost
-from ziggurat.parallel.pipeline.timing import Span, Trace
+from ziggurat.parallel.pipeline.timing import Span
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.sharded import shard_bytes
-from ziggurat.strategies.tensor_parallel import Split
 from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
-from ziggurat.verify.pipeline_step import cut_model, place_branches, run_pipeline_step
-from ziggurat.verify.step import Step, Trial, run_step
-from ziggurat.verify.tensor_step import run_tensor_step, split_model
+from ziggurat.verify.step import Outcome, Trial, run_step
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 
@@ -34,13 +28,12 @@ class Check:
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
         weight_bytes: Of the parameters that each worker holds between steps.
-        communication_bytes: Sent within the spatial and tensor axes and over the cuts between stages by all workers together; None
-            where a plan has dp, whose bytes are not counted.
+        communication_bytes: Sent by all workers together, but for the sums over samples, whose bytes are not counted: None where a
+            plan spreads these.
         gathers: Bytes that the worker which received most has received, by layer and operation.
-        stages: Under a plan with pp, what each costs.
-        spans: Under a plan with pp, what each worker did in the step that was timed.
-        placement: Under a plan with lp, where the calls were computed.
-        splits: Under a plan with tp, what is split.
+        facts: What the axes say of how the network lies on them: stages, branches, what is split.
+        spans: Under a plan with stages, what each worker did in the step that was timed.
+        labels: Names of the workers, with their places.
     """
 
     errors: Errors | None
@@ -50,14 +43,13 @@ class Check:
     weight_bytes: tuple[int, ...] = ()
     communication_bytes: int | None = None
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    stages: tuple[StageCost, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
     spans: tuple[tuple[Span, ...], ...] = ()
-    placement: Placement | None = None
-    splits: tuple[Split, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def check_step(
-    workers: Workers, plan: str, model: nn.Module, trial: Trial, reference: Step, measure: bool = False
+    workers: Workers, plan: str, model: nn.Module, trial: Trial, reference: Outcome, measure: bool = False
 ) -> Check:
     """Take the step of a reference under a plan, and compare.
 
@@ -67,49 +59,36 @@ def check_step(
         model: The same weights as the reference's had before its step; changed.
         trial: The reference's.
         reference: The step on one worker.
-        measure: Whether to count the bytes of tensors, and to take the step again for its time (without counting).
+        measure: Whether to count the bytes of tensors, and to take another step for its time (without counting).
 
     Returns:
         The same on every worker.
     """
     mesh = make_mesh(workers, plan)
-    take: Callable[..., Step] = run_step
-    stages, placement, splits = tuple[StageCost, ...](), None, tuple[Split, ...]()
-    if mesh.lp.size > 1:
-        take = run_pipeline_step
-        trial, placement = place_branches(model, trial, mesh)
-    if mesh.tp.size > 1:
-        tensor = split_model(model, trial, mesh)
-        take, splits = partial(run_tensor_step, tensor), tuple(tensor.splits)
-    if mesh.pp.size > 1:
-        take = run_pipeline_step
-        trial, stages = cut_model(model, trial, mesh)
     try:
-        step = take(model, trial, mesh, count_bytes=measure)
+        step = run_step(model, trial, mesh, count_bytes=measure, timed=measure)
     except UnsupportedOperation as error:
+        mesh.close()
         facts = {"operation": error.operation, "layer": error.layer, "reason": error.reason, "remedy": REMEDY}
         return Check(None, [facts])
-    sent = step.bytes_sent + (sum(a.traffic.bytes_sent for a in mesh.spatial.axes) if mesh.spatial else 0)
-    gathers = dict(mesh.spatial.gathers) if mesh.spatial else {}
-    errors = compare_steps(step, reference)
-    seconds, trace = step.seconds, Trace(workers.device)
-    if measure and stages:
-        seconds = run_pipeline_step(model, trial, mesh, trace=trace).seconds
-    elif measure:
-        seconds = take(model, trial, mesh).seconds
-    of_all = workers.gather((errors, seconds, step.peak_bytes, sent, gathers))
+    of_all = workers.gather(
+        (compare_steps(step, reference), step.seconds, step.peak_bytes, step.bytes_sent, step.gathers)
+    )
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
         raise RuntimeError(f"no worker holds {sorted(map(str, missing))} of the step under {plan}")
+    weight_bytes = tuple(workers.gather(step.weight_bytes))
+    spans = tuple(workers.gather(step.spans))
+    labels = tuple(map(mesh.topology.label, range(workers.size)))
+    mesh.close()
     return Check(
         errors=join_errors([errors for errors, *_ in of_all]),
         seconds=max(seconds for _, seconds, *_ in of_all),
         peak_bytes=max(peak for _, _, peak, *_ in of_all),
-        weight_bytes=tuple(workers.gather(shard_bytes(model))),
-        communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.dp.size == 1 else None,
+        weight_bytes=weight_bytes,
+        communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.plan.num_data == 1 else None,
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
-        stages=stages,
-        spans=tuple(workers.gather(tuple(trace.spans))) if measure and stages else (),
-        placement=placement,
-        splits=splits,
+        facts=step.facts,
+        spans=spans if any(spans) else (),
+        labels=labels,
     )

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import slice_local
-from ziggurat.verify.step import Piece, Step
+from ziggurat.strategies.boxes import Box
+from ziggurat.strategies.layout import Chunk
+from ziggurat.verify.step import Outcome, Seen
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient
@@ -37,6 +39,9 @@ class Errors:
         input: Of the input's gradient.
         buffers: Largest of all buffers.
         worst_buffer: The buffer; empty if there are none.
+        norm: Of the gradient's norm.
+        state: Largest of weights, moving average and moments after the step, each kind by itself.
+        worst_state: Its name, such as ``optimizer.stem.weight.exp_avg``.
     """
 
     loss: float
@@ -46,11 +51,14 @@ class Errors:
     input: float
     buffers: float
     worst_buffer: str
+    norm: float
+    state: float
+    worst_state: str
 
     @property
     def largest(self) -> float:
         """The largest of all."""
-        return max(self.loss, self.outputs, self.gradient, self.input, self.buffers)
+        return max(self.loss, self.outputs, self.gradient, self.input, self.buffers, self.norm, self.state)
 
 
 def relative_error(value: Tensor, reference: Tensor, scale: float | None = None) -> float:
@@ -77,30 +85,40 @@ def largest(tensor: Tensor) -> float:
     return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
 
 
-def worst_of(values: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> tuple[float, str]:
+def worst_of(values: Mapping[str, Chunk], references: Mapping[str, Chunk]) -> tuple[float, str]:
     """Return the largest error of named tensors of one kind, and its name.
 
     Args:
-        values: By name: those that this worker holds.
-        references: All names.
+        values: By name: the box that this worker holds.
+        references: All names, whole.
 
     Example:
         >>> references = {"bias": torch.zeros(2), "weight": torch.tensor([10.0])}
-        >>> worst_of({"bias": torch.tensor([0.25, 0.0]), "weight": torch.tensor([10.0])}, references)
+        >>> wholes = {name: Chunk(tensor, (0,)) for name, tensor in references.items()}
+        >>> worst_of({"bias": Chunk(torch.tensor([0.25]), (1,)), "weight": Chunk(torch.tensor([10.0]), (0,))}, wholes)
         (0.25, 'bias')
     """
-    scales = {name: largest(reference) for name, reference in references.items()}
-    floors = [FLOORS.get(r.dtype, 0.0) * scales[name] for name, r in references.items()]
+    scales = {name: largest(reference.tensor) for name, reference in references.items()}
+    floors = [FLOORS.get(r.tensor.dtype, 0.0) * scales[name] for name, r in references.items()]
     floor = max(floors, default=0.0)
     errors = [
-        (relative_error(values[name], reference, max(floor, scales[name])), name)
+        (_box_error(values[name], reference.tensor, max(floor, scales[name])), name)
         for name, reference in references.items()
         if name in values
     ]
     return max(errors, default=(0.0, ""))
 
 
-def compare_steps(step: Step, reference: Step) -> Errors:
+def _box_error(value: Chunk, reference: Tensor, scale: float) -> float:
+    """Return the error of a box of a tensor."""
+    stop = tuple(start + size for start, size in zip(value.offsets, value.tensor.shape, strict=True))
+    box = Box(value.offsets, stop)
+    if len(stop) != reference.dim() or box.intersect(Box.of(reference.shape)) != box:
+        return LARGEST
+    return relative_error(value.tensor, box.of_tensor(reference), scale)
+
+
+def compare_steps(step: Outcome, reference: Outcome) -> Errors:
     """Return the errors of what this worker holds of a step.
 
     Args:
@@ -109,7 +127,11 @@ def compare_steps(step: Step, reference: Step) -> Errors:
     """
     gradient, parameter = worst_of(step.gradients, reference.gradients)
     buffers, buffer = worst_of(step.buffers, reference.buffers)
-    pairs = [(piece, reference.pieces[index]) for index, piece in step.pieces.items()]
+    state, tensor = max(
+        (worst_of(values, _of_kind(reference.state, kind)) for kind, values in _kinds(step.state).items()),
+        default=(0.0, ""),
+    )
+    pairs = [(seen, reference.seen[index]) for index, seen in step.seen.items()]
     return Errors(
         loss=max((_loss_error(one, other) for one, other in pairs), default=0.0),
         outputs=max((_outputs_error(one.outputs, other.outputs) for one, other in pairs), default=0.0),
@@ -120,15 +142,31 @@ def compare_steps(step: Step, reference: Step) -> Errors:
         ),
         buffers=buffers,
         worst_buffer=buffer,
+        norm=relative_error(step.norm, reference.norm),
+        state=state,
+        worst_state=tensor,
     )
 
 
-def _loss_error(piece: Piece, reference: Piece) -> float:
+def _kinds(state: Mapping[str, Chunk]) -> dict[str, dict[str, Chunk]]:
+    """Return a state's tensors by kind: weights, average, and each of the optimizer's words."""
+    kinds = dict.fromkeys(_kind(name) for name in state)
+    return {kind: _of_kind(state, kind) for kind in kinds}
+
+
+def _of_kind(state: Mapping[str, Chunk], kind: str) -> dict[str, Chunk]:
+    return {name: chunk for name, chunk in state.items() if _kind(name) == kind}
+
+
+def _kind(name: str) -> str:
+    kind = name.partition(".")[0]
+    return f"{kind} {name.rpartition('.')[2]}" if kind == "optimizer" else kind
+
+
+def _loss_error(seen: Seen, reference: Seen) -> float:
     """Return the loss's error; a loss that is near 0 because its terms cancel has no scale of its own."""
-    if piece.loss is None:
-        return 0.0
-    assert reference.loss is not None
-    return relative_error(piece.loss, reference.loss, max(largest(reference.loss), reference.typical_loss))
+    scale = max(largest(reference.loss), reference.typical_loss)
+    return relative_error(seen.loss, reference.loss, scale)
 
 
 def _outputs_error(outputs: list[Tensor] | None, references: list[Tensor] | None) -> float:
@@ -153,16 +191,16 @@ def _part_error(value: Tensor | None, reference: Tensor | None) -> float:
     return relative_error(value, reference, scale)
 
 
-def held_of(step: Step) -> set[tuple[str, str | int]]:
+def held_of(step: Outcome) -> set[tuple[str, str | int]]:
     """Return the names of all that this worker holds of a step.
 
-    Under a plan with pp no worker holds all of it; together they hold what the reference has, or the comparison would be
-    blind.
+    Under most plans no worker holds all of it; together they hold what the reference has, or the comparison would be blind.
+    That they hold every element of each tensor, its layout has made sure of.
     """
-    held: set[tuple[str, str | int]] = {("gradient", name) for name in step.gradients}
-    held |= {("buffer", name) for name in step.buffers}
-    for index, piece in step.pieces.items():
-        parts = {"loss": piece.loss, "outputs": piece.outputs, "input": piece.input_gradient}
+    kinds = {"gradient": step.gradients, "buffer": step.buffers, "state": step.state}
+    held: set[tuple[str, str | int]] = {(kind, name) for kind, names in kinds.items() for name in names}
+    for index, seen in step.seen.items():
+        parts = {"loss": seen.loss, "outputs": seen.outputs, "input": seen.input_gradient}
         held |= {(kind, index) for kind, part in parts.items() if part is not None}
     return held
 
@@ -171,6 +209,7 @@ def join_errors(errors: list[Errors]) -> Errors:
     """Return the largest errors of all workers."""
     gradient = max(errors, key=lambda e: e.gradient)
     buffers = max(errors, key=lambda e: e.buffers)
+    state = max(errors, key=lambda e: e.state)
     return Errors(
         loss=max(e.loss for e in errors),
         outputs=max(e.outputs for e in errors),
@@ -179,4 +218,7 @@ def join_errors(errors: list[Errors]) -> Errors:
         input=max(e.input for e in errors),
         buffers=buffers.buffers,
         worst_buffer=buffers.worst_buffer,
+        norm=max(e.norm for e in errors),
+        state=state.state,
+        worst_state=state.worst_state,
     )

@@ -13,26 +13,28 @@ from torch import Tensor, nn
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
+from ziggurat.training.step import Loss
 
 
-class Objective(Protocol):
-    """The loss of a step of one or more microbatches."""
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A microbatch of a verified step.
 
-    def normalizers(self, index: int) -> Tensor:
-        """Return a microbatch's summands of what the loss is divided by, float64, one-dimensional."""
-        ...
+    Attributes:
+        number: From 0.
+        images: Whole, shape ``(B, C, *spatial)``.
+    """
 
-    @property
-    def normalizers_are_parts(self) -> bool:
-        """Whether workers that share an image each know a part of them."""
-        ...
+    number: int
+    images: Tensor
 
-    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
-        """Return a microbatch's loss: a spatial tensor that is the whole's, or each worker's part of it."""
-        ...
+
+class Objective(Loss[Piece], Protocol):
+    """The loss of a verified step: what a step asks of a task, and how large the loss should be."""
 
     def typical_size(self, outputs: list[Tensor]) -> float:
         """Return how large a loss of such outputs is typically, where its terms may cancel; otherwise 0."""
@@ -48,22 +50,37 @@ class RandomWeighting:
     """
 
     seed: int
+    term_names: tuple[str, ...] = ("outputs",)
+    normalizer_names: tuple[str, ...] = ()
     normalizers_are_parts: bool = False
+    output_sum_names: tuple[str, ...] = ()
 
-    def normalizers(self, index: int) -> Tensor:
+    def assign(self, batch: Piece) -> int:
+        """Return the number of a microbatch."""
+        return batch.number
+
+    def normalizers(self, assignment: int) -> Tensor:
         """Return nothing: the loss is divided by what a microbatch knows itself."""
         return torch.zeros(0, dtype=torch.float64)
 
-    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
-        """Return the weighted sum of all outputs that are not integers, divided by the root of their number."""
-        generator = torch.Generator().manual_seed(self.seed + index)
+    def output_sums(self, outputs: Any, assignment: int) -> Tensor:
+        """Return nothing: the loss is a sum over outputs."""
+        return torch.zeros(0, dtype=torch.float64)
+
+    def loss_shares(self, outputs: Any, assignment: int, totals: Tensor) -> dict[str, Tensor]:
+        """Return the weighted sum of all outputs that are not integers, divided by the root of their number.
+
+        Workers that share each image have the whole of it, and take an equal part each.
+        """
+        generator = torch.Generator().manual_seed(self.seed + assignment)
         terms = []
         for output in tensors_of(outputs):
             if output.is_floating_point():
                 weights = torch.randn(tuple(output.shape), generator=generator, dtype=torch.float64)
                 scale = max(1, weights.numel()) ** -0.5
                 terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
-        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+        loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+        return {"outputs": loss.local / loss.mesh.num_workers if isinstance(loss, SpatialTensor) else loss}
 
     def typical_size(self, outputs: list[Tensor]) -> float:
         """Return the deviation of the loss over random weights: it may come out near 0 by chance."""
@@ -79,7 +96,7 @@ class TaskLoss:
     Args:
         model: Says what it is for.
         shape: Of the images of all microbatches.
-        counts: Images of each microbatch.
+        pieces: The microbatches.
         config: Of the loss.
         seed: Of the targets.
         mesh: Says which pixels this worker answers for.
@@ -89,33 +106,37 @@ class TaskLoss:
         self,
         model: VisionModel,
         shape: Sequence[int],
-        counts: Sequence[int],
+        pieces: Sequence[Piece],
         config: RunConfig,
         seed: int,
         mesh: Mesh,
     ) -> None:
-        self.task = make_task(model, config)
-        if self.task.output_sum_names:
-            raise ValueError("verify takes losses without sums over all outputs: set loss.segmentation=ce")
-        self.assignments = [
-            self.task.assign(_draw_targets(self.task, model, (count, *shape[1:]), index, seed + index, mesh))
-            for index, count in enumerate(counts)
+        self.task = task = make_task(model, config)
+        self.term_names, self.normalizer_names = task.term_names, task.normalizer_names
+        self.normalizers_are_parts, self.output_sum_names = task.normalizers_are_parts, task.output_sum_names
+        device = mesh.workers.device
+        self.batches = [
+            _draw_targets(
+                task, model, (len(piece.images), *shape[1:]), piece.number, seed + piece.number, mesh
+            ).to(device)
+            for piece in pieces
         ]
 
-    @property
-    def normalizers_are_parts(self) -> bool:
-        """As the task's."""
-        return self.task.normalizers_are_parts
+    def assign(self, batch: Piece) -> Any:
+        """Return the task's assignment of a microbatch's targets."""
+        return self.task.assign(self.batches[batch.number])
 
-    def normalizers(self, index: int) -> Tensor:
+    def normalizers(self, assignment: Any) -> Tensor:
         """Return those of the task."""
-        return self.task.normalizers(self.assignments[index])
+        return self.task.normalizers(assignment)
 
-    def loss(self, outputs: Any, index: int, totals: Tensor) -> Tensor:
-        """Return the sum of the task's terms: this worker's part."""
-        return torch.stack(
-            list(self.task.loss_shares(outputs, self.assignments[index], totals).values())
-        ).sum()
+    def output_sums(self, outputs: Any, assignment: Any) -> Tensor:
+        """Return those of the task."""
+        return self.task.output_sums(outputs, assignment)
+
+    def loss_shares(self, outputs: Any, assignment: Any, totals: Tensor) -> dict[str, Tensor]:
+        """Return those of the task: this worker's part."""
+        return self.task.loss_shares(outputs, assignment, totals)
 
     def typical_size(self, outputs: list[Tensor]) -> float:
         """Return 0: the terms are positive."""
@@ -123,14 +144,14 @@ class TaskLoss:
 
 
 def make_objective(
-    model: nn.Module, shape: Sequence[int], counts: Sequence[int], config: RunConfig, seed: int, mesh: Mesh
+    model: nn.Module, shape: Sequence[int], pieces: Sequence[Piece], config: RunConfig, seed: int, mesh: Mesh
 ) -> Objective:
     """Return the loss of a model's own task; of networks that are not of ours, a random weighting.
 
     Args: as `TaskLoss` has them.
     """
     if isinstance(model, VisionModel) and not config.model.name.startswith(("timm:", "smp:")):
-        return TaskLoss(model, shape, counts, config, seed, mesh)
+        return TaskLoss(model, shape, pieces, config, seed, mesh)
     return RandomWeighting(seed)
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from ziggurat.torch_internals.containers import tree_leaves
+from ziggurat.torch_internals.functions import DispatchMode
+from ziggurat.torch_internals.tensors import memory_key
 
 
-class PeakBytes(TorchDispatchMode):
+class PeakBytes(DispatchMode):
     """Counts the bytes of tensors while it is active.
 
     Args:
@@ -55,7 +57,7 @@ class PeakBytes(TorchDispatchMode):
         if tensor.layout != torch.strided or tensor.is_meta:
             return
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
+        key, size = memory_key(tensor), storage.nbytes()
         if key in self._alive:
             return
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from ziggurat.torch_internals.functions import FunctionMode
 
 
-class KeepFloat64(TorchFunctionMode):
+class KeepFloat64(FunctionMode):
     """While it is active, float64 tensors are not cast to float32.
 
     Example:

@@ -26,11 +26,14 @@ EFFECTIVE = (
     "threads",
     "model.",
     "loss.",
-    "train.microbatches",
+    "train.",
     "plan.",
     "pipeline.",
     "tensor.",
 )  # settings that change what is verified
+
+# A step in which everything acts: the gradient is clipped, an average is kept, and steps are as large as the weights.
+DEFAULTS = override(RunConfig(), {"train.clip_norm": 0.1, "train.ema": 0.9, "train.lr": 0.1})
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Request:
     @property
     def num_microbatches(self) -> int:
         """Pieces of the batch, of equal size but for the last: as many as asked for, or fewer if that leaves none."""
-        wanted = self.config.train.microbatches or min(self.plan.num_data * self.plan.pp, self.shape[0])
+        wanted = self.config.train.microbatches or min(self.plan.num_microbatches, self.shape[0])
         size = -(-self.shape[0] // wanted)
         return -(-self.shape[0] // size)
 
@@ -86,9 +89,9 @@ def read_request(
     check(check_name, name)
     sizes = check(read_shape, shape)
     parsed = check(read_plan, plan)
-    config = check(override, RunConfig(), settings)
+    config = check(override, DEFAULTS, settings)
     path = check(timeline_path, timeline) if timeline is not None else None
-    if timeline is not None and parsed and parsed.pp == 1:
+    if timeline is not None and parsed and not parsed.has_timeline:
         faults.append(f"--timeline shows the stages of a plan with pp: got the plan {parsed}; take pp=2")
     if dtype not in DTYPES:
         faults.append(f"--dtype must be one of {', '.join(DTYPES)}: got '{dtype}'")
@@ -108,14 +111,14 @@ def read_request(
 
 def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:
     faults = []
-    if plan.num_spatial > 1 and len(plan.sp) > len(sizes) - 2:
+    if plan.num_dims > len(sizes) - 2:
         faults.append(
-            f"the plan {plan} cuts {len(plan.sp)} spatial dims: the input {shape} has {len(sizes) - 2}; take a plan "
+            f"the plan {plan} cuts {plan.num_dims} spatial dims: the input {shape} has {len(sizes) - 2}; take a plan "
             "of fewer"
         )
     if sizes[0] % plan.num_data:
         faults.append(
-            f"the batch must be a multiple of {_data_axis(plan)}: got {sizes[0]} images for {plan}; change --input"
+            f"the batch must be a multiple of {plan.data_axis}: got {sizes[0]} images for {plan}; change --input"
         )
     return faults
 
@@ -124,13 +127,9 @@ def _microbatch_faults(sizes: tuple[int, ...], plan: Plan, count: int) -> list[s
     if not count or plan.num_data <= count <= sizes[0]:
         return []
     return [
-        f"microbatches must be as many as {_data_axis(plan)} at least and as the images at most: got {count} for {plan} and "
+        f"microbatches must be as many as {plan.data_axis} at least and as the images at most: got {count} for {plan} and "
         f"{sizes[0]} images; change --microbatches or --input"
     ]
-
-
-def _data_axis(plan: Plan) -> str:
-    return "fsdp" if plan.fsdp > 1 else "dp"
 
 
 def read_shape(text: str) -> tuple[int, ...]:

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.torch_internals.functions import FunctionMode
 from ziggurat.verify.compare import Errors, compare_steps
-from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.step import Outcome, Trial, run_step
 
 
 def with_other_last_bits(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -56,7 +56,7 @@ def other_roundings(model: nn.Module, generator: torch.Generator) -> Iterator[No
             hook.remove()
 
 
-class PairwiseMoments(TorchFunctionMode):
+class PairwiseMoments(FunctionMode):
     """While it is active, batch norms in training add up their moments pairwise.
 
     References:
@@ -103,7 +103,7 @@ def _batch_norm(
     return out.to(input.dtype)
 
 
-def measure_rounding(model: nn.Module, trial: Trial, reference: Step) -> Errors:
+def measure_rounding(model: nn.Module, trial: Trial, reference: Outcome) -> Errors:
     """Return how far the step on one worker moves when it is rounded in other ways.
 
     Args:

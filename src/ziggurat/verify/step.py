@@ -1,14 +1,17 @@
-"""One training step, forward and backward, on one worker or under a plan: the same code.
+"""The step of `ziggurat train`, taken once by one worker and once under a plan: what it leaves behind is what is compared.
 
-What it leaves behind is what is compared: outputs, loss, gradients of the parameters and of the input, buffers.
+Nothing of the step is done here. The network, a moving average that differs from it, and an optimizer whose moments are not
+zero are joined to the workers as a run's are, and `ziggurat.training.step.Step` is called. What is here is drawn at random from a seed,
+goes in, and is looked at as it passes: images on their way into the network, outputs on their way into the loss.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
-from ziggurat.parallel.branches.placement import Costs
+from ziggurat.parallel.graph.trace import spec_of
+from ziggurat.parallel.pipeline.timing import Span, Trace
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
-from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.costs.decisions import Decisions
+from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
-from ziggurat.strategies.sharded import ShardedParallel, backward_of_nothing, whole
-from ziggurat.verify.losses import Objective, make_objective, tensors_of
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.sharded import shard_bytes
+from ziggurat.strategies.state import TrainState, owner_of
+from ziggurat.strategies.whole import local, named_states
+from ziggurat.training.optimization import make_optimizer
+from ziggurat.training.step import Step
+from ziggurat.verify.losses import Objective, Piece, make_objective, tensors_of
 from ziggurat.verify.memory import PeakBytes
 from ziggurat.verify.precision import KeepFloat64
 
@@ -33,216 +44,284 @@ class Trial:
 
     Attributes:
         images: The whole input, shape ``(B, C, *spatial)``.
-        seed: Of the loss; of dropout and drop path, so that every worker draws the masks of the whole.
-        num_microbatches: Pieces of the batch, which a plan's dp axis spreads over workers; the last may be smaller.
-        config: Its model's name decides on the loss, see `make_objective`; its pipeline on the schedule of stages.
-        cut: Layers at which the stages of a plan with pp start.
-        costs: By which the calls are placed under a plan with lp.
+        seed: Of what is drawn: targets, the loss's weights, moments, the average; of dropout and drop path, so that every worker
+            draws the masks of the whole.
+        num_microbatches: Pieces of the batch, which a plan spreads over workers; the last may be smaller.
+        config: Its model's name decides on the loss, see `make_objective`; its ``train`` on optimizer, clipping and average.
+        decisions: What was measured before, where a plan is to follow it.
     """
 
     images: Tensor
     seed: int = 0
     num_microbatches: int = 1
     config: RunConfig = field(default_factory=RunConfig)
-    cut: tuple[str, ...] = ()
-    costs: Costs = field(default_factory=dict)
+    decisions: Decisions = field(default_factory=Decisions)
 
-    def pieces(self) -> list[Tensor]:
-        """Return the images of each microbatch."""
-        return list(self.images.chunk(self.num_microbatches))
+    def pieces(self) -> list[Piece]:
+        """Return the microbatches."""
+        return [
+            Piece(number, images) for number, images in enumerate(self.images.chunk(self.num_microbatches))
+        ]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one microbatch leaves behind; under a plan with pp, on the worker of the last and of the first stage.
+class Seen:
+    """What one microbatch leaves behind; of a network that several workers compute, on those that have it.
 
     Attributes:
+        loss: Its share, a number.
         outputs: All tensors that the network returned, in order; spatial tensors where images are cut.
-        loss: The microbatch's share, a number.
         input_gradient: Of its images; a spatial tensor where they are cut.
         typical_loss: See `Objective.typical_size`; of a reference only.
     """
 
+    loss: Tensor
     outputs: list[Tensor] | None
-    loss: Tensor | None
     input_gradient: Tensor | None
     typical_loss: float = 0.0
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step leaves behind.
+class Outcome:
+    """What one step leaves behind, as far as it is this worker's.
 
     Attributes:
-        pieces: By the number of the microbatch: those of this worker.
-        gradients: By the parameter's name; zeros where it had none. Of this worker's stages, as the buffers.
+        seen: By the number of the microbatch.
+        norm: Of the gradient, before it was clipped.
+        gradients: By the parameter's name; after clipping.
         buffers: By name.
-        seconds: Of forward and backward, and of the sums over workers.
-        peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted (under fsdp, which frees
-            the memory of tensors that live on).
-        bytes_sent: By this worker over the cuts between stages, or over tp.
+        state: Weights, moving average and the optimizer's moments after the step, as `TrainState.tensors` names them.
+        seconds: Of the step.
+        peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted (under plans which free the memory of
+            tensors that live on).
+        weight_bytes: Of the parameters that this worker holds between steps.
+        bytes_sent: By this worker over all axes but the data axis, whose bytes are not counted.
+        gathers: Bytes that this worker has received, by layer and operation.
+        facts: What the axes say of how the network lies on them.
+        spans: What this worker did, where a trace was asked for.
     """
 
-    pieces: dict[int, Piece]
-    gradients: dict[str, Tensor]
-    buffers: dict[str, Tensor]
+    seen: dict[int, Seen]
+    norm: Tensor
+    gradients: dict[str, Chunk]
+    buffers: dict[str, Chunk]
+    state: dict[str, Chunk]
     seconds: float
-    peak_bytes: int
+    peak_bytes: int = 0
+    weight_bytes: int = 0
     bytes_sent: int = 0
+    gathers: dict[tuple[str, str], int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
 
 
-class OwnLoop:
-    """Of `DataParallel`, what a loop of one's own does: one microbatch, and gradients summed over the mesh.
+class Watch:
+    """The feed and the loss of a verified step, which note what passes.
 
     Args:
-        model: Its parameters.
+        trial: The step.
+        objective: The loss.
         mesh: The workers.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh) -> None:
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.mesh = mesh
-        self.mine = range(1)
+    def __init__(self, trial: Trial, objective: Objective, mesh: Mesh) -> None:
+        self.trial, self.objective, self.mesh = trial, objective, mesh
+        self.leaves: dict[int, Tensor] = {}
+        self.given: dict[int, Tensor] = {}
+        self.outputs: dict[int, list[Tensor]] = {}
 
-    def start(self, num_leaves: int) -> None:
-        """Begin a step."""
+    def __getattr__(self, name: str) -> Any:  # names of terms and normalizers: the objective's
+        return getattr(self.objective, name)
 
-    @contextmanager
-    def leaf(self, index: int) -> Iterator[None]:
-        """Run forward and backward."""
-        yield
-
-    def finish_gradients(self) -> None:
-        """Add up the parts of all workers."""
+    def images(self, batch: Piece) -> Tensor:
+        """Return a microbatch's images, and keep the leaf that receives their gradient."""
+        leaf = given = batch.images.to(self.mesh.workers.device, copy=True)
         if self.mesh.spatial is not None:
-            self.mesh.spatial.parameters = self.parameters
-            self.mesh.spatial.sum_gradients()
-            self.mesh.spatial.parameters = []
+            bands = cut(leaf, self.mesh.spatial)
+            leaf = bands.local.clone()
+        leaf.requires_grad_()
+        if self.mesh.spatial is not None:
+            given = SpatialTensor(leaf, bands.dims, self.mesh.spatial)
+        self.leaves[batch.number], self.given[batch.number] = leaf, given
+        return given
 
-    def finish_statistics(self) -> None:
-        """Do nothing: the layers have updated their own."""
+    def seed(self, batch: Piece) -> None:
+        """Let what is random depend on the microbatch."""
+        torch.manual_seed(self.trial.seed + batch.number)
 
-    def close(self) -> None:
-        """Do nothing: the model has no hooks."""
+    def announce(self, name: str, batch: Piece) -> None:
+        """Say nothing: nobody watches."""
+
+    def compute(self) -> AbstractContextManager[Any]:
+        """Keep float64 where the network would leave it."""
+        return KeepFloat64()
+
+    def assign(self, batch: Piece) -> tuple[int, Any]:
+        """Return the number of the microbatch with what the loss compares outputs with."""
+        return batch.number, self.objective.assign(batch)
+
+    def normalizers(self, assignment: tuple[int, Any]) -> Tensor:
+        """Return the objective's."""
+        return self.objective.normalizers(assignment[1])
+
+    def output_sums(self, outputs: Any, assignment: tuple[int, Any]) -> Tensor:
+        """Return the objective's."""
+        return self.objective.output_sums(outputs, assignment[1])
+
+    def loss_shares(self, outputs: Any, assignment: tuple[int, Any], totals: Tensor) -> dict[str, Tensor]:
+        """Return the objective's, and keep the outputs."""
+        self.outputs[assignment[0]] = [detached(output) for output in tensors_of(outputs)]
+        return self.objective.loss_shares(outputs, assignment[1], totals)
+
+    def input_gradient(self, number: int) -> Tensor | None:
+        """Return the gradient of a microbatch's images; None where this worker has not been asked for them."""
+        if number not in self.leaves:
+            return None
+        leaf, given = self.leaves[number], self.given[number]
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        if not isinstance(given, SpatialTensor):
+            return gradient
+        uncut = set(range(len(given.mesh.axes))) - set(cut_axes(given))  # of these each worker has a part
+        return SpatialTensor(add_up(gradient, given.mesh, sorted(uncut)), given.dims, given.mesh)
 
 
-def run_step(model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False) -> Step:
-    """Take one step in training mode, from zero gradients.
-
-    A batch of several microbatches takes the step of ``ziggurat train`` (`DataParallel`); a single one that of a loop
-    of one's own; under fsdp both take that of `ShardedParallel`.
+def start_state(model: nn.Module, trial: Trial) -> TrainState[nn.Module]:
+    """Return a state as after some steps: an average that differs from the model, moments that are not zero.
 
     Args:
-        model: Its gradients and buffers are changed.
+        model: With its weights.
+        trial: Its seed and its ``config.train`` are used.
+    """
+    generator = torch.Generator().manual_seed(trial.seed)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+    train = trial.config.train
+    state = TrainState.start(model.train(), make_optimizer(model, train), train.ema)
+    if state.average is not state.model:
+        with torch.no_grad():
+            for value in named_states(state.average).values():
+                if value.is_floating_point():
+                    value.mul_(1 + 0.1 * draw(value).clamp(-1, 1))
+    total = sum(p.numel() for p in model.parameters())
+    scale = max(train.clip_norm, 1e-3) / max(1, total) ** 0.5  # of a gradient that is clipped
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            moment = draw(parameter) * scale
+            state.optimizer.state[parameter] = (
+                {"momentum_buffer": _like(moment, parameter)}
+                if isinstance(state.optimizer, torch.optim.SGD)
+                else {
+                    "step": torch.tensor(3.0),
+                    "exp_avg": _like(moment, parameter),
+                    "exp_avg_sq": _like(draw(parameter).square().add(0.1) * scale**2, parameter),
+                }
+            )
+    state.step = 3
+    return state
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return values in a parameter's memory format, as the fused optimizers want them."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def run_step(
+    model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False, timed: bool = False
+) -> Outcome:
+    """Take one step.
+
+    Args:
+        model: Changed; what is others' under the plan is dropped.
         trial: The step.
-        mesh: The workers; of one worker for the reference.
+        mesh: The workers; of one worker for the reference. All of them call this.
         count_bytes: Whether to count the bytes of tensors, which slows the step.
+        timed: Whether to take another step for the time, and where the plan has stages for a trace.
 
     Raises:
         UnsupportedOperation: If the network does what cannot run on bands.
+        UserError: If the network cannot be spread so.
 
     Placement:
-        Every worker has the whole input before; after, outputs and the input's gradient are cut, the rest is whole.
+        Every worker has the whole input before; after, outputs and the input's gradient are cut, or on the workers that
+        compute them.
     """
-    model.train()
-    model.zero_grad(set_to_none=True)
-    mesh.name_layers(model)
-    counts = [len(images) for images in trial.pieces()]
-    pieces = {}
-    count_bytes = count_bytes and not mesh.is_sharded
-    with closing(_join(model, trial, mesh)) as parallel:
-        objective = make_objective(model, trial.images.shape, counts, trial.config, trial.seed, mesh)
-        memory = PeakBytes([*model.parameters(), *model.buffers()]) if count_bytes else nullcontext()
-        begin = time.perf_counter()
-        with memory, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the network's own, once for each worker
-            parallel.start(len(counts))
-            totals = global_totals(objective, len(counts), mesh)
-            for index in parallel.mine:
-                with parallel.leaf(index):
-                    pieces[index] = _run_piece(model, trial, index, objective, totals, mesh)
-            if isinstance(parallel, ShardedParallel):
-                for _ in range(parallel.num_idle):
-                    with parallel.idle():
-                        backward_of_nothing(_run_model(model, trial, 0, mesh)[-1])
-            parallel.finish_gradients()
-            parallel.finish_statistics()
-        seconds = time.perf_counter() - begin
-    return Step(
-        pieces=pieces,
-        gradients={
-            name: whole(torch.zeros_like(p) if p.grad is None else p.grad)
-            for name, p in model.named_parameters()
-        },
-        buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
+    pieces = trial.pieces()
+    state = start_state(model.to(mesh.home), trial)
+    objective = make_objective(model, trial.images.shape, pieces, trial.config, trial.seed, mesh)
+    watch = Watch(trial, objective, mesh)
+    setting = Setting(
+        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network's own, once for each worker
+        parallel = Parallel(state, mesh, setting)
+        with closing(parallel):
+            mine = [pieces[index] for index in parallel.microbatches_of(len(pieces))]
+            step = Step(parallel, watch, watch, trial.config.train.clip_norm)
+            counted = count_bytes and parallel.keeps_memory
+            memory = PeakBytes([*state.tensors().values()]) if counted else nullcontext()
+            begin = time.perf_counter()
+            with memory:
+                result = step(mine, len(pieces))
+            seconds, sent = time.perf_counter() - begin, parallel.bytes_sent
+            found = _found(parallel, result.norm, result.terms.sum(1), watch, pieces)
+            trace = Trace(mesh.workers.device)
+            if timed:
+                parallel.trace_to(trace)
+                mesh.workers.barrier()
+                trace.start()
+                begin = time.perf_counter()
+                step(mine, len(pieces))
+                seconds = time.perf_counter() - begin
+    return Outcome(
+        **found,
         seconds=seconds,
         peak_bytes=memory.peak if isinstance(memory, PeakBytes) else 0,
+        weight_bytes=shard_bytes(model),
+        bytes_sent=sent,
+        gathers={name: size for one in mesh.strategies for name, size in one.gathers().items()},
+        facts=parallel.facts(),
+        spans=tuple(trace.spans),
     )
 
 
-def global_totals(objective: Objective, num_microbatches: int, mesh: Mesh) -> Tensor:
-    """Return what the loss is divided by: every worker draws the targets of all microbatches."""
-    totals = torch.stack([objective.normalizers(index) for index in range(num_microbatches)]).sum(0)
-    return sum_parts(totals, mesh) if objective.normalizers_are_parts else totals
+def _found(
+    parallel: Parallel[nn.Module], norm: Tensor, losses: Tensor, watch: Watch, pieces: Sequence[Piece]
+) -> dict[str, Any]:
+    """Return what this worker has of what a step leaves behind: copies, as another step may follow."""
+    state, layout = parallel.state, parallel.layout
 
+    def chunk(owner: str, tensor: Tensor) -> Chunk:
+        boxes = layout.mine(owner)
+        same = bool(boxes) and tensor.shape == boxes[0].shape
+        return Chunk(tensor.detach().clone(), boxes[0].start if same else (0,) * tensor.dim())
 
-def sum_parts(part: Tensor, mesh: Mesh) -> Tensor:
-    """Return the sum of the parts of the workers that share images."""
-    return part if mesh.spatial is None else add_up(part, mesh.spatial, range(len(mesh.spatial.axes)))
-
-
-def _run_piece(
-    model: nn.Module, trial: Trial, index: int, objective: Objective, totals: Tensor, mesh: Mesh
-) -> Piece:
-    """Run forward and backward of one microbatch; gradients are parts where workers share its images."""
-    leaf, given, outputs = _run_model(model, trial, index, mesh)
-    loss = objective.loss(outputs, index, totals)
-    loss.backward()  # of a spatial tensor: of what every worker has, divided by their number
-    share = loss.local.detach() if isinstance(loss, SpatialTensor) else sum_parts(loss.detach(), mesh)
-    gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-    kept = [detached(output) for output in tensors_of(outputs)]
-    typical = objective.typical_size(kept) if mesh.spatial is None else 0.0
-    return Piece(kept, share, whole_parts(given, gradient), typical)
-
-
-def _run_model(model: nn.Module, trial: Trial, index: int, mesh: Mesh) -> tuple[Tensor, Tensor, Any]:
-    """Run forward of one microbatch; returns the leaf of its images' gradient, what the model is given, and its outputs."""
-    leaf, given = place_images(trial.pieces()[index], mesh)
-    torch.manual_seed(trial.seed + index)
-    with KeepFloat64():
-        return leaf, given, model(given)
-
-
-def _join(model: nn.Module, trial: Trial, mesh: Mesh) -> DataParallel | OwnLoop | ShardedParallel:
-    if mesh.is_sharded:
-        with KeepFloat64():
-            return ShardedParallel(model, mesh, trial.pieces()[0].shape, trial.config.pipeline.unit_bytes)
-    several = len(trial.pieces()) > 1
-    return DataParallel(model, mesh.dp, mesh.sp) if several else OwnLoop(model, mesh)
-
-
-def whole_parts(given: Tensor, gradient: Tensor) -> Tensor:
-    """Return the input's gradient; of an extent that is too small to be cut, each worker has a part."""
-    if not isinstance(given, SpatialTensor):
-        return gradient
-    uncut = set(range(len(given.mesh.axes))) - set(cut_axes(given))
-    return SpatialTensor(add_up(gradient, given.mesh, sorted(uncut)), given.dims, given.mesh)
-
-
-def place_images(images: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
-    """Return the leaf that receives the input's gradient, and what the network is given."""
-    if mesh.spatial is None:
-        leaf = images.clone().requires_grad_()
-        return leaf, leaf
-    bands = cut(images, mesh.spatial)
-    leaf = bands.local.clone().requires_grad_()
-    return leaf, SpatialTensor(leaf, bands.dims, mesh.spatial)
-
-
-def _like(tensor: Tensor, local: Tensor) -> Tensor:
-    return SpatialTensor(local, tensor.dims, tensor.mesh) if isinstance(tensor, SpatialTensor) else local
+    names = {name: p for name, p in parallel.names.items() if layout.mine(name)}
+    gradients = {n: torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for n, p in names.items()}
+    buffers = {n: local(b) for n, b in state.model.named_buffers() if layout.mine(n)}
+    alone = parallel.mesh.workers.size == 1
+    seen = {}
+    for index in parallel.mine:
+        outputs = watch.outputs.get(index)
+        typical = watch.objective.typical_size(outputs or []) if alone else 0.0
+        seen[index] = Seen(losses[index], outputs, watch.input_gradient(index), typical)
+    return {
+        "seen": seen,
+        "norm": norm.detach().clone(),
+        "gradients": {name: chunk(name, value) for name, value in gradients.items()},
+        "buffers": {name: chunk(name, value) for name, value in buffers.items()},
+        "state": {
+            name: chunk(owner_of(name), value)
+            for name, value in state.tensors().items()
+            if layout.mine(owner_of(name))
+        },
+    }
 
 
 def detached(tensor: Tensor) -> Tensor:
     """Return a tensor without its history."""
-    return _like(tensor, (tensor.local if isinstance(tensor, SpatialTensor) else tensor).detach())
+    if isinstance(tensor, SpatialTensor):
+        return SpatialTensor(tensor.local.detach(), tensor.dims, tensor.mesh)
+    return tensor.detach()

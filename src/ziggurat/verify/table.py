@@ -27,6 +27,8 @@ def _errors(result: dict[str, Any]) -> list[str]:
         ("gradients", result["gradient_error"], result["worst_parameter"]),
         ("input's gradient", result["input_error"], ""),
         ("buffers", result["buffer_error"], result["worst_buffer"]),
+        ("gradient's norm", result["norm_error"], ""),
+        ("state after", result["state_error"], result["worst_state"]),
     ]
     lines = [f"{'':18}{'relative error':>15}   worst"]
     for name, error, worst in rows:
@@ -98,12 +100,6 @@ def _branches(branches: dict[str, Any]) -> list[str]:
 
 def _splits(result: dict[str, Any]) -> list[str]:
     """Return a line for each pair of layers that is split over workers."""
-    if not result["splits"]:
-        return [
-            f"nothing of {result['model']} is split: no pair of layers, and no classifier, of {result['min_width']} hidden "
-            "channels or classes at least that tp divides; every worker computes all of it (see docs/tensor.md; "
-            "--set tensor.min_width=N)"
-        ]
     lines = [f"split over tp:{'width':>8}{'weights MB':>12}{'of a worker':>13}   layers"]
     for split in result["splits"]:
         whole, kept = (split[f"{of}_bytes"] / MEGABYTE for of in ("whole", "worker"))

@@ -45,16 +45,16 @@ class Bubble:
 
 
 def measure_bubble(
-    spans: Sequence[Sequence[Span]], schedule: str, dp: int, pp: int, num_microbatches: int
+    spans: Sequence[Sequence[Span]], schedule: str, num_data: int, num_workers: int, num_microbatches: int
 ) -> Bubble:
     """Return the bubble of a step.
 
     Args:
         spans: Of each worker, in order of rank.
         schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
-        dp: Degree of the plan.
-        pp: Likewise.
-        num_microbatches: Of the step, over all of dp.
+        num_data: Workers that the samples are spread over.
+        num_workers: Of one pipeline.
+        num_microbatches: Of the step, over all pipelines.
 
     Example:
         >>> first = [Span("forward", "F0@0", 0, 1), Span("backward", "B0@0", 3, 4)]
@@ -66,15 +66,15 @@ def measure_bubble(
     begin = min(span.begin for one in computing for span in one)
     end = max(span.end for one in computing for span in one)
     busy = sum(span.end - span.begin for one in computing for span in one)
-    num_spatial = len(spans) // (dp * pp)
-    pipeline = computing[: pp * num_spatial : num_spatial]  # the first one's
+    each = len(spans) // (num_data * num_workers)
+    pipeline = computing[: num_workers * each : each]  # the first one's
     seconds: dict[str, float] = {}
     for one in pipeline:
         for span in one:
-            name = span.name if "@" in span.name else _of_loss(span.name, schedule, pp)
+            name = span.name if "@" in span.name else _of_loss(span.name, schedule, num_workers)
             seconds[name] = seconds.get(name, 0.0) + span.end - span.begin
-    count = len(partition(num_microbatches, dp)[0])
-    orders = make_schedule(schedule, pp, count)
+    count = len(partition(num_microbatches, num_data)[0])
+    orders = make_schedule(schedule, num_workers, count)
 
     def seconds_of(action: Action) -> float:
         return seconds[str(action)]
@@ -82,14 +82,14 @@ def measure_bubble(
     chunks = CHUNKS if schedule == "interleaved" else 1
     return Bubble(
         measured=1 - busy / (len(spans) * (end - begin)),
-        simulated=run_order(orders, num_stages(schedule, pp), seconds_of).idle,
-        balanced=(pp - 1) / (chunks * count + pp - 1),
+        simulated=run_order(orders, num_stages(schedule, num_workers), seconds_of).idle,
+        balanced=(num_workers - 1) / (chunks * count + num_workers - 1),
     )
 
 
-def _of_loss(name: str, schedule: str, pp: int) -> str:
+def _of_loss(name: str, schedule: str, num_workers: int) -> str:
     """Return the action that computes a loss: the last stage's forward."""
-    return f"F{name.rpartition(' ')[2]}@{num_stages(schedule, pp) - 1}"
+    return f"F{name.rpartition(' ')[2]}@{num_stages(schedule, num_workers) - 1}"
 
 
 def timeline_path(text: str) -> Path:

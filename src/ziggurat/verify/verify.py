@@ -21,7 +21,7 @@ from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.request import DEFAULT_INPUT, Request, read_request
 from ziggurat.verify.rounding import measure_rounding
-from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verify.step import Outcome, Trial, run_step
 from ziggurat.verify.timeline import measure_bubble, write_timeline
 
 
@@ -68,7 +68,7 @@ class Single:
         seconds: Of a second step, in which no bytes are counted.
     """
 
-    step: Step
+    step: Outcome
     seconds: float
 
 
@@ -92,19 +92,13 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
 
 
 def _write_timeline(path: Path, request: Request, check: Check, result: dict[str, Any]) -> None:
-    plan, bubble = request.plan, result["bubble"]
-    labels = [
-        f"worker {rank}: pp {rank // plan.num_spatial % plan.pp}"
-        + (f", dp {rank // (plan.num_spatial * plan.pp)}" if plan.dp > 1 else "")
-        + (f", sp {rank % plan.num_spatial}" if plan.num_spatial > 1 else "")
-        for rank in range(plan.num_workers)
-    ]
+    bubble = result["bubble"]
     title = (
-        f"{request.name}, {plan}, {result['schedule']}, {request.num_microbatches} microbatches: bubble "
+        f"{request.name}, {request.plan}, {result['schedule']}, {request.num_microbatches} microbatches: bubble "
         f"{bubble['measured']:.2f} measured, {bubble['simulated']:.2f} of these durations without messages, "
         f"{bubble['balanced']:.2f} of equal stages"
     )
-    result["timeline"] = [str(path), str(write_timeline(path, check.spans, labels, title))]
+    result["timeline"] = [str(path), str(write_timeline(path, check.spans, check.labels, title))]
 
 
 def _from_first(workers: Workers, single: Single | None) -> Single:
@@ -148,8 +142,7 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
     """
     mesh = make_mesh(Workers())
     try:
-        step = run_step(model, trial, mesh, count_bytes=True)
-        seconds = run_step(model, trial, mesh).seconds
+        step = run_step(model, trial, mesh, count_bytes=True, timed=True)
     except TIMM_ERRORS as error:
         if isinstance(error, UserError):
             raise
@@ -157,23 +150,25 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
             f"{request.name} does not take a training step on one worker either, with an input of "
             f"{'x'.join(map(str, request.shape))} ({type(error).__name__}: {error}); give another --input"
         ) from error
-    values = list(step.gradients.values())
-    for piece in step.pieces.values():
-        values += [t for t in (piece.loss, piece.input_gradient, *(piece.outputs or ())) if t is not None]
+    values = [step.norm, *(chunk.tensor for chunk in (*step.gradients.values(), *step.state.values()))]
+    for seen in step.seen.values():
+        values += [t for t in (seen.loss, seen.input_gradient, *(seen.outputs or ())) if t is not None]
     if not all(bool(value.isfinite().all()) for value in values):
         raise UserError(
             f"{request.name} gives numbers that are not finite on one worker: they cannot be compared"
         )
-    return Single(step, seconds)
+    return Single(step, step.seconds)
 
 
 def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
     """Return the fields of the command's JSON object."""
     errors = None if check.errors is None else asdict(check.errors)
     bound = BOUNDS[request.torch_dtype]
-    plan, schedule = request.plan, request.config.pipeline.schedule
+    facts = check.facts
     bubble = (
-        measure_bubble(check.spans, schedule, plan.dp, plan.pp, request.num_microbatches)
+        measure_bubble(
+            check.spans, facts["schedule"], request.plan.num_data, facts["workers"], request.num_microbatches
+        )
         if check.spans
         else None
     )
@@ -193,6 +188,9 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "input_error": errors and errors["input"],
         "buffer_error": errors and errors["buffers"],
         "worst_buffer": errors and errors["worst_buffer"],
+        "norm_error": errors and errors["norm"],
+        "state_error": errors and errors["state"],
+        "worst_state": errors and errors["worst_state"],
         "rounding_error": None,
         "single": {"step_seconds": single.seconds, "peak_bytes": single.step.peak_bytes},
         "workers": None
@@ -205,14 +203,10 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
             for (layer, operation), size in sorted(check.gathers.items(), key=lambda item: -item[1])
         ],
         "unsupported": check.unsupported,
-        "schedule": request.config.pipeline.schedule if check.stages else None,
-        "stages": [
-            {"number": number, "worker": number % request.plan.pp, **asdict(cost)}
-            for number, cost in enumerate(check.stages)
-        ],
-        "splits": [asdict(split) for split in check.splits],
-        "min_width": request.config.tensor.min_width if plan.tp > 1 else None,
+        "schedule": facts.get("schedule"),
+        "stages": facts.get("stages", []),
+        "splits": facts.get("splits", []),
+        "min_width": facts.get("min_width"),
         "bubble": bubble and asdict(bubble),
-        "branches": check.placement
-        and {"seconds": list(check.placement.seconds), "bound": check.placement.bound},
+        "branches": facts.get("branches"),
     }

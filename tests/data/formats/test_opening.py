@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from support.datasets import CONFIG, annotation, coco, faults_of, opened, write_coco
 from ziggurat.config import DataConfig, DigitsConfig
@@ -52,6 +54,25 @@ def test_a_split_without_boxes_is_no_training_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no box in any image"):
         opened(tmp_path)
     assert len(opened(tmp_path, "val").objects(0)) == 0
+
+
+@pytest.mark.parametrize("range", ["", "-1,1"])
+def test_images_without_a_natural_range_are_found_by_the_check(tmp_path: Path, range: str) -> None:
+    write_coco(tmp_path, coco(annotation(), images=[{"id": 3, "file_name": "a.tif"}]))
+    Image.fromarray(np.full((30, 40), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+    config = DataConfig(range=range)
+    faults, _ = find_faults(str(tmp_path), config)
+    dataset = open_dataset(str(tmp_path), "train", "detect", config, DigitsConfig())
+    assert dataset is not None
+    if range:
+        assert not faults
+        assert (dataset.image(0) == 191).all()
+    else:
+        assert [(fault.kind, "--set data.range=" in fault.fault) for fault in faults] == [
+            ("undecodable image", True)
+        ]
+        with pytest.raises(UserError, match=r"data\.range"):
+            dataset.image(0)
 
 
 def test_images_larger_than_the_bound(tmp_path: Path) -> None:

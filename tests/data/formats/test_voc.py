@@ -60,6 +60,38 @@ def test_each_fault_is_found(tmp_path: Path, content: str | bytes, id: int | Non
         opened(file)
 
 
+DECLARED = {
+    "entity": "<!ENTITY b 'c'>",
+    "many": "<!ENTITY b 'cccccccccc'><!ENTITY d '&b;&b;&b;&b;&b;&b;&b;&b;'>",
+    "parameter": "<!ENTITY % b 'c'>",
+    "external": "<!ENTITY b SYSTEM 'file:///etc/hostname'>",
+    "attributes": "<!ATTLIST annotation b CDATA 'c'>",
+    "element": "<!ELEMENT annotation ANY>",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "iso-8859-1"])
+@pytest.mark.parametrize("kind", DECLARED)
+def test_declarations_are_refused_in_every_encoding(tmp_path: Path, encoding: str, kind: str) -> None:
+    name = {"utf-8-sig": "utf-8", "utf-16-le": "utf-16", "utf-16-be": "utf-16"}.get(encoding, encoding)
+    text = f"<?xml version='1.0' encoding='{name}'?><!DOCTYPE annotation [{DECLARED[kind]}]><annotation/>"
+    content = text.encode(encoding)
+    if encoding in ("utf-16-le", "utf-16-be"):
+        content = "\ufeff".encode(encoding) + content
+    file = write(tmp_path, content)
+    (fault,) = faults_of(file)
+    assert (fault.kind, "declares XML entities" in fault.fault) == ("not VOC", True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "cp1252"])
+def test_names_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    content = f"<?xml version='1.0' encoding='{encoding}'?>" + voc(
+        ("Ahornb\xe4ume & B\xfcsche", corners(1, 2, 3, 4))
+    )
+    file = write(tmp_path, content.replace("&", "&amp;").encode(encoding))
+    assert opened(file).classes == ("Ahornb\xe4ume & B\xfcsche",)
+
+
 def test_missing_image(tmp_path: Path) -> None:
     file = write(tmp_path, voc(("tree", corners(1, 1, 9, 9)), filename="c.png"), "c.xml")
     assert [(fault.file, fault.kind) for fault in faults_of(file)] == [(str(file), "missing image")]

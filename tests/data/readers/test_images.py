@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ziggurat.data.readers.images import image_size, read_image
+from ziggurat.data.readers.images import image_size, inspect_image, read_image
+from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.errors import UserError
 
 MAX_PIXELS = 1 << 20
@@ -57,22 +59,49 @@ def test_sixteen_bits(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.0, 0.5, 1.0, np.nan], [0, 128, 255, 0]),  # 127.5 rounds to the even number
-        ([0.0, 100.0, 255.0, 3.0], [0, 100, 255, 3]),
-        ([-100.0, 0.0, 100.0, 300.0], [0, 64, 128, 255]),
-        ([7.0, 7.0, 7.0, 7.0], [7, 7, 7, 7]),
-    ],
+    ("values", "kind"),
+    [([0.0, 1.0], np.float32), ([0, 255], np.int32), ([0, 70000], np.int32), ([-5, 5], np.int16)],
 )
-def test_floating_point_tiff(tmp_path: Path, values: list[float], expected: list[int]) -> None:
-    path = saved(Image.fromarray(np.array([values], dtype=np.float32)), tmp_path / "a.tif")
-    assert read_image(path, MAX_PIXELS)[0, 0].tolist() == expected
+def test_samples_without_a_natural_range_are_refused(tmp_path: Path, values: list[float], kind: type) -> None:
+    """Whatever the image holds: another image of the data set may hold more."""
+    path = tmp_path / "a.tif"
+    image = Image.fromarray(np.array([values], dtype=np.int32 if kind is np.int16 else kind))
+    saved(image, path, **({"tiffinfo": {258: 16, 339: 2}} if kind is np.int16 else {}))
+    with pytest.raises(UserError, match=r"a\.tif has .* no natural range: .*--set data\.range="):
+        read_image(path, MAX_PIXELS)
+    with pytest.raises(UserError, match="no natural range"):
+        inspect_image(path, MAX_PIXELS, None)
+    assert image_size(path, MAX_PIXELS) == (1, 2), "a mask may have such samples"
 
 
-def test_whole_number_tiff(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(np.array([[0, 1000, 65535]], dtype=np.int32)), tmp_path / "a.tif")
-    assert read_image(path, MAX_PIXELS)[1, 0].tolist() == [0, 4, 255]
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_the_data_sets_range_holds_for_every_image(tmp_path: Path, kind: type) -> None:
+    for name, values, expected in [
+        ("a", [0, 1000, 4095], [0, 62, 255]),
+        ("b", [10, 2000, 9000], [1, 125, 255]),
+    ]:
+        path = saved(Image.fromarray(np.array([values], dtype=kind)), tmp_path / f"{name}.tif")
+        image = read_image(path, MAX_PIXELS, SampleRange(0, 4095))
+        assert image.tolist() == [[expected]] * 3
+
+
+def test_nan_and_what_is_outside_of_the_range(tmp_path: Path) -> None:
+    values = np.array([[np.nan, -np.inf, -5.0, -1.0, 0.0, 1.0, np.inf]], dtype=np.float32)
+    path = saved(Image.fromarray(values), tmp_path / "a.tif")
+    image = read_image(path, MAX_PIXELS, SampleRange(-1, 1))
+    assert image[0, 0].tolist() == [0, 0, 0, 0, 128, 255, 255]
+
+
+def test_eight_bits_have_no_other_range(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(picture()), tmp_path / "a.png")
+    assert torch.equal(read_image(path, MAX_PIXELS, SampleRange(0, 10)), read_image(path, MAX_PIXELS))
+
+
+def test_a_pgm_of_more_than_eight_bits_has_sixteen(tmp_path: Path) -> None:
+    """Also where none of its samples needs more than eight."""
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 3 1 65535\n" + np.array([0, 200, 257], dtype=">u2").tobytes())
+    assert read_image(path, MAX_PIXELS)[0, 0].tolist() == [0, 1, 1]
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
@@ -139,3 +168,37 @@ def test_nonsense_names_the_file(tmp_path: Path, content: bytes) -> None:
 def test_missing_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no image .*nowhere\.png"):
         read_image(tmp_path / "nowhere.png", MAX_PIXELS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_threads_leave_pillows_guard_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Images above Pillow's bound are read under ours, while the guard stays for everybody else in the process."""
+    path = saved(Image.fromarray(picture(40, 50)), tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses from twice as many on
+    guards, filters = set(), set()
+
+    def read(number: int) -> torch.Tensor:
+        image = read_image(path, MAX_PIXELS)
+        guards.add(Image.MAX_IMAGE_PIXELS)
+        filters.add(len(warnings.filters))
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(path)
+        return image
+
+    with ThreadPoolExecutor(4) as threads:
+        images = list(threads.map(read, range(200)))
+    assert all(np.array_equal(image.permute(1, 2, 0).numpy(), picture(40, 50)) for image in images)
+    assert guards == {100}
+    assert len(filters) == 1
+
+
+def test_a_turned_tiff_above_pillows_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(Image.fromarray(picture(40, 50)), tmp_path / "a.tif", exif=exif, compression="tiff_lzw")
+    expected = read_image(path, MAX_PIXELS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert torch.equal(read_image(path, MAX_PIXELS), expected)
+    assert expected.shape == (3, 50, 40)

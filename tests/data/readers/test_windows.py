@@ -1,6 +1,9 @@
 """Windows of image files: the pixels of the whole image, from a part of the file."""
 
 import struct
+import tracemalloc
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 from PIL import Image
 
 from ziggurat.data.readers.images import read_image
-from ziggurat.data.readers.windows import read_window
+from ziggurat.data.readers.windows import SPARE_BYTES, WindowReader, read_window
 from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.errors import UserError
 
@@ -135,3 +138,122 @@ def test_a_tiff_of_tiles(tmp_path):
     assert np.array_equal(whole.permute(1, 2, 0).numpy(), pixels)
     for tile in tiles():
         assert torch.equal(read_window(path, LIMIT, (HEIGHT, WIDTH), tile), cut_out(whole, tile)), tile
+
+
+def deflated_tiff(strips, width, height, rows, tile=None, count=None):
+    """Return a grey TIFF whose deflated strips (or tiles of `tile` x `rows` pixels) are the bytes that are given."""
+    data = b"".join(strips)
+    start = 8 + len(data)
+    places = [8 + sum(map(len, strips[:i])) for i in range(len(strips))]
+    count = count or len(strips)
+    if count == 1:
+        arrays, where, sizes = b"", places[0], len(strips[0])
+    else:
+        arrays = struct.pack(f"<{2 * count}I", *places, *map(len, strips))
+        where, sizes = start, start + 4 * count
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
+    if tile is None:
+        tags += [(273, 4, count, where), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, count, sizes)]
+    else:
+        tags += [
+            (277, 3, 1, 1),
+            (322, 4, 1, tile),
+            (323, 4, 1, rows),
+            (324, 4, count, where),
+            (325, 4, count, sizes),
+        ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, start + len(arrays)) + data + arrays + directory
+
+
+def peak_of(function):
+    """Return what a function returns or raises, and the most bytes that it held at once."""
+    tracemalloc.start()
+    try:
+        try:
+            result = function()
+        except UserError as error:
+            result = error
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_a_strip_is_inflated_no_further_than_its_pixels(tmp_path, kept_bytes):
+    """A file of 64 kB whose one strip inflates to 64 MB, of an image of 8 x 8 pixels."""
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(deflated_tiff([zlib.compress(b"\7" * (1 << 26), 9)], 8, 8, 8))
+    assert path.stat().st_size < 1 << 17
+    window, peak = peak_of(lambda: WindowReader(kept_bytes).read(path, LIMIT, (8, 8), Tile(2, 2, 4, 4)))
+    assert (window == 7).all()
+    assert peak < 1 << 21
+
+
+@pytest.mark.parametrize("case", ["wide", "high", "size", "tiny tiles"])
+def test_what_a_header_says_takes_no_memory(tmp_path, case):
+    """Tiles and strips that are said to be larger than any image, or more than there are."""
+    path = tmp_path / "bomb.tif"
+    strip = zlib.compress(b"\7" * (1 << 26), 9)
+    width = height = 8
+    if case == "wide":
+        content = deflated_tiff([strip], 8, 8, 8, tile=1 << 30)
+    elif case == "high":
+        content = deflated_tiff([strip], 8, 8, 1 << 30, tile=8)
+    elif case == "size":
+        content = deflated_tiff([strip], 8, 8, 8)
+        content = content.replace(
+            struct.pack("<HHII", 279, 4, 1, len(strip)), struct.pack("<HHII", 279, 4, 1, 1 << 31)
+        )
+    else:
+        width = height = 1000
+        content = deflated_tiff([strip], width, height, 1, tile=1)
+    path.write_bytes(content)
+    result, peak = peak_of(lambda: read_window(path, LIMIT, (height, width), Tile(0, 0, 8, 8)))
+    assert peak < 1 << 21
+    if case == "size":
+        assert (result == 7).all(), "the file ends before, its pixels are there"
+    elif case == "tiny tiles":
+        assert result is None
+    else:
+        assert isinstance(result, UserError)
+        assert SPARE_BYTES < 1 << 30
+
+
+def test_a_strip_that_ends_early_or_is_damaged_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(deflated_tiff([zlib.compress(bytes(range(32)))], 8, 8, 8))
+    with pytest.raises(UserError, match=r"a\.tif.*truncated \(32 bytes missing\)"):
+        WindowReader().read(path, LIMIT, (8, 8), Tile(0, 0, 8, 8))
+    strip = zlib.compress(bytes(range(64)))
+    path.write_bytes(deflated_tiff([strip[:-1] + bytes([strip[-1] ^ 1])], 8, 8, 8))
+    with pytest.raises(UserError, match=r"cannot decode the image .*a\.tif"):  # of the checksum
+        WindowReader().read(path, LIMIT, (8, 8), Tile(0, 0, 8, 8))
+
+
+def test_the_last_strip_is_kept_while_its_file_stays(tmp_path):
+    path = tmp_path / "a.tif"
+    reader, whole = WindowReader(), Tile(0, 0, 8, 8)
+    path.write_bytes(deflated_tiff([zlib.compress(bytes(range(64)))], 8, 8, 8))
+    assert reader.read(path, LIMIT, (8, 8), whole)[0].flatten().tolist() == list(range(64))
+    kept = reader._kept
+    assert reader.read(path, LIMIT, (8, 8), Tile(3, 0, 1, 8))[0].tolist() == [list(range(24, 32))]
+    assert reader._kept is kept
+    path.write_bytes(deflated_tiff([zlib.compress(bytes(range(1, 65)))], 8, 8, 8))
+    assert reader.read(path, LIMIT, (8, 8), whole)[0].flatten().tolist() == list(range(1, 65))
+
+
+def test_threads_share_a_reader(tmp_path):
+    paths = [
+        write(tmp_path, name, *IN_PARTS[name]) for name in ("deflate.tif", "predicted.tif", "strips.tif")
+    ]
+    wholes = [read_image(path, LIMIT) for path in paths]
+    reader, places = WindowReader(), list(tiles())
+
+    def same(number):
+        path, tile = paths[number % 3], places[number % len(places)]
+        window = reader.read(path, LIMIT, (HEIGHT, WIDTH), tile)
+        return torch.equal(window, cut_out(wholes[number % 3], tile))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(same, range(400)))

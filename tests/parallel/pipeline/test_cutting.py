@@ -1,47 +1,15 @@
 """Cutting networks into stages, in one process: the same numbers as the network, wherever it is cut."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from support.local_stages import Skips, run_stages, weighted_sum
+from support.local_stages import Skips, compare_with_whole
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
 from ziggurat.parallel.graph.trace import CannotCut, Tracer, spec_of
 from ziggurat.verify.networks import build_network
-
-
-def compare(model, images, cut, exact=True):
-    """Run a model, and its stages, from the same weights and the same seed."""
-    other = copy.deepcopy(model)
-    results = []
-    for one, run in ((model, None), (other, run_stages)):
-        given = images.clone().requires_grad_()
-        torch.manual_seed(3)
-        if run is None:
-            outputs = one(given)
-            loss = weighted_sum(outputs)
-            loss.backward()
-        else:
-            outputs, loss = run(one, given, cut, weighted_sum)
-        results.append((outputs, loss.detach(), given.grad, one))
-    (whole, loss, gradient, _), (parts, loss_of_parts, gradient_of_parts, _) = results
-    assert type(whole) is type(parts)
-    leaves = torch.utils._pytree.tree_leaves
-    for one, two in zip(leaves(whole), leaves(parts), strict=True):
-        assert torch.equal(one, two)
-    assert torch.equal(loss, loss_of_parts)
-    torch.testing.assert_close(gradient_of_parts, gradient, rtol=1e-12, atol=1e-14)
-    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        if p.grad is not None:
-            scale = float(p.grad.abs().max())
-            torch.testing.assert_close(q.grad, p.grad, rtol=1e-12, atol=1e-13 + 1e-12 * scale, msg=name)
-    for p, q in zip(model.buffers(), other.buffers(), strict=True):
-        assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize("width", [8, 9])
@@ -56,7 +24,7 @@ def test_skips_and_all_that_is_awkward(stages, width, training):
     step = max(1, len(by_place) // (stages - 1))
     for offset in range(step):
         cut = by_place[offset::step][: stages - 1]
-        compare(model, images, cut)
+        compare_with_whole(model, images, cut)
         model.zero_grad(set_to_none=True)
 
 
@@ -74,7 +42,7 @@ def test_networks_cut_in_four(name):
     graph = Tracer(model).trace(spec_of(images))
     names = list({place: name for name, place in graph.places().items()}.values())
     quarter = len(names) // 4
-    compare(model, images, [names[quarter], names[2 * quarter], names[3 * quarter]])
+    compare_with_whole(model, images, [names[quarter], names[2 * quarter], names[3 * quarter]])
 
 
 def test_another_size_has_another_record_with_the_same_cut():
@@ -127,7 +95,7 @@ def test_running_statistics_stay_together():
     assert set(graph.places()) == {"last"}
     with pytest.raises(UserError, match=r"plan\.cut names 'conv', where the network cannot be cut"):
         find_places(graph, ["conv"])
-    compare(model, images, ["last"])
+    compare_with_whole(model, images, ["last"])
 
 
 class Overwritten(nn.Module):
@@ -148,7 +116,7 @@ def test_an_overwritten_memory_stays_with_its_views():
     model = Overwritten().double()
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     assert set(Tracer(model).trace(spec_of(images)).places()) == {"last"}
-    compare(model, images, ["last"])
+    compare_with_whole(model, images, ["last"])
 
 
 class Doubled(torch.autograd.Function):
@@ -174,7 +142,7 @@ class Custom(nn.Module):
 
 def test_a_custom_function_keeps_its_gradient():
     apply = torch.autograd.Function.apply
-    compare(Custom().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64), ["last"])
+    compare_with_whole(Custom().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64), ["last"])
     assert torch.autograd.Function.apply == apply
 
 
@@ -213,7 +181,7 @@ class _Deep(nn.Module):
 
 def test_a_row_of_layers_needs_no_record():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Leaf(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)).double()
-    compare(model, torch.randn(2, 3, 4, 4, dtype=torch.float64), ["1", "3"])
+    compare_with_whole(model, torch.randn(2, 3, 4, 4, dtype=torch.float64), ["1", "3"])
 
 
 class Scripted(nn.Module):
@@ -243,7 +211,7 @@ def test_code_that_cannot_be_seen_is_one_call():
     tracer = Tracer(model)
     tracer.trace(spec_of(images))
     assert tracer.opaque == {"inner"}
-    compare(model, images, ["inner", "last"])
+    compare_with_whole(model, images, ["inner", "last"])
 
 
 @pytest.mark.parametrize(
@@ -282,4 +250,4 @@ class Pyramid(nn.Module):
 
 
 def test_a_layer_that_appends_to_a_list():
-    compare(Pyramid().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64), ["last"])
+    compare_with_whole(Pyramid().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64), ["last"])

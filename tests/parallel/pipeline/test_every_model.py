@@ -7,10 +7,9 @@ import warnings
 
 import pytest
 import torch
-from test_cutting import compare
 
-from test_contract import build
-from test_contract_spatial import FEW, LISTED, REST
+from support.every_model import FEW, LISTED, REST, build
+from support.local_stages import compare_with_whole
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 
 
@@ -27,4 +26,6 @@ def test_a_model_in_stages_is_the_whole(name):
         names = list({place: name for name, place in graph.places().items()}.values())
         for stages in (2, 3):
             model.zero_grad(set_to_none=True)
-            compare(model, images, [names[part * len(names) // stages] for part in range(1, stages)])
+            compare_with_whole(
+                model, images, [names[part * len(names) // stages] for part in range(1, stages)]
+            )

@@ -11,10 +11,11 @@ from torch import nn
 
 from support.local_stages import Skips, weighted_sum
 from support.ranks import run_ranks
+from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
 from ziggurat.parallel.graph.trace import Tracer, spec_of
-from ziggurat.parallel.pipeline.messages import Channel, Message, WorkerLost
+from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
@@ -277,7 +278,7 @@ def meet_a_death(workers, images, when):
     except InterruptedError:
         torch.distributed.destroy_process_group()  # closes its connections, as the end of a process does
         return "ended"
-    except WorkerLost as error:
+    except CollectiveFailed as error:
         return time.monotonic(), str(error)
     return "done"
 
@@ -289,7 +290,7 @@ def test_a_dead_worker_is_named_by_the_others(when):
     _, message = min(
         first, third
     )  # the other's may speak of the end of the one that spoke first, as a consequence
-    assert message.startswith("worker 1 (number 1 of the pipeline) did not answer worker")
+    assert message.startswith("worker 1 (number 1 of its axis) did not answer worker")
     assert {first[1].split(" (")[0], third[1].split(" (")[0]} <= {"worker 0", "worker 1", "worker 2"}
 
 

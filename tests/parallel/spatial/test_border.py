@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_operations import CONVOLUTIONS, DIMS, conv
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
 
+from support.operation_cases import CONVOLUTIONS, DIMS, conv
 from support.ranks import run_ranks
 from support.whole_and_bands import Case, assert_exact, compare
 from ziggurat.parallel.spatial import cut, spatial_mesh

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,9 @@ from ziggurat.data.formats.table import Fault, Split, Summary, Table
 from ziggurat.data.formats.validate import place_images, validate_boxes, validate_classes, validate_outlines
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.images import read_image
+from ziggurat.data.readers.sample_range import SampleRange, read_range
 from ziggurat.errors import UserError
+from ziggurat.system.forking import fork_context
 
 _FEW = 32  # images that one process decodes before others are worth starting
 
@@ -121,7 +122,8 @@ def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) ->
     faults = [*table.faults, *table.remarks, *placed.faults, *placed.remarks]
     sizes = np.zeros((len(table.images), 2), dtype=np.int64)
     found = [(index, path) for index, path in enumerate(placed.paths) if path is not None]
-    decoded = _spread(partial(_decode, max_pixels=config.max_pixels), [path for _, path in found])
+    reading = partial(_decode, max_pixels=config.max_pixels, samples=read_range(config.range))
+    decoded = _spread(reading, [path for _, path in found])
     for (index, path), size in zip(found, decoded, strict=True):
         row = table.images[index]
         if isinstance(size, str):
@@ -165,17 +167,17 @@ def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterab
     processes = min(len(os.sched_getaffinity(0)), len(paths) // _FEW + 1)
     with ProcessPoolExecutor(
         processes,
-        mp_context=multiprocessing.get_context("fork"),
+        mp_context=fork_context(),
         initializer=torch.set_num_threads,
         initargs=(1,),
     ) as pool:
         return list(pool.map(function, paths, chunksize=8))
 
 
-def _decode(path: Path, max_pixels: int) -> tuple[int, int] | str:
+def _decode(path: Path, max_pixels: int, samples: SampleRange | None) -> tuple[int, int] | str:
     """Return rows and columns of an image, or why it cannot be decoded."""
     try:
-        image = read_image(path, max_pixels)
+        image = read_image(path, max_pixels, samples)
     except UserError as error:
         return str(error)
     return image.shape[1], image.shape[2]

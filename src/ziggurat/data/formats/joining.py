@@ -27,6 +27,7 @@ from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.data.readers.images import image_size
+from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
 
 _LOOKED_AT = (
@@ -140,7 +141,7 @@ def _file_list(table: Table, placed: Placed, sizes: np.ndarray, config: DataConf
     image_ids = np.array(numbers if len(numbers) == len(ids) else range(1, len(ids) + 1), dtype=np.int64)
     names = PackedStrings([row.name for row in table.images])
     paths = PackedStrings([str(path) for path in placed.paths])
-    return FileList(names, paths, image_ids, sizes, config.max_pixels)
+    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range))
 
 
 def _order(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from ziggurat.data.formats.table import (
     read_text,
     relative_name,
 )
-from ziggurat.data.readers.images import SUFFIXES
+from ziggurat.data.readers.opening import SUFFIXES
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 _MASK_FOLDERS = (

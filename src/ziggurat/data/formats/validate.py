@@ -11,7 +11,8 @@ import numpy as np
 
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
 from ziggurat.data.outlines import Outline, outline_fault
-from ziggurat.data.readers.images import SUFFIXES, image_size
+from ziggurat.data.readers.images import image_size
+from ziggurat.data.readers.opening import SUFFIXES
 from ziggurat.errors import UserError, nearest
 
 OUTSIDE_TOLERANCE = 1.0  # pixels: annotators round, and some tools count from 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ziggurat.data.formats.plain_xml import DeclarationFound, parse_xml
 from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number, as_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -33,12 +34,12 @@ def _parse(table: Table, file: Path) -> ElementTree.Element | None:
     if not content.strip():
         table.add_fault(file, None, "empty annotation file: it holds nothing")
         return None
-    if b"<!ENTITY" in content:  # annotations have none, but a few can expand to gigabytes
-        table.add_fault(file, None, "not VOC: it declares XML entities; remove them")
-        return None
     try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        root = parse_xml(content)
+    except DeclarationFound as error:
+        table.add_fault(file, None, f"not VOC: {error}")
+        return None
+    except ValueError as error:
         table.add_fault(file, None, f"not XML: {error}")
         return None
     if root.tag != "annotation":

@@ -24,7 +24,7 @@ from ziggurat.data.formats.table import (
     relative_name,
 )
 from ziggurat.data.formats.yolo_layout import read_names
-from ziggurat.data.readers.images import SUFFIXES
+from ziggurat.data.readers.opening import SUFFIXES
 
 _NAMES = ("x", "y", "width", "height")
 _ROUNDING = 1e-6  # beyond 0 and 1

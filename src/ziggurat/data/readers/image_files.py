@@ -7,14 +7,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.readers.images import SUFFIXES, image_size, read_image
-from ziggurat.data.readers.windows import read_window
+from ziggurat.data.readers.images import inspect_image, read_image
+from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.sample_range import SampleRange
+from ziggurat.data.readers.windows import WindowReader
 from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 
@@ -30,11 +32,15 @@ class ImageFiles:
         paths: The files.
         sizes: Rows and columns of each, upright.
         max_pixels: Larger images are refused.
+        samples: The range of samples of more than 8 bits; None stands for the natural one.
+        windows: Reads parts of them.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
     max_pixels: int
+    samples: SampleRange | None = None
+    windows: WindowReader = field(default_factory=WindowReader, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,11 +51,11 @@ class ImageFiles:
 
     def image(self, index: int) -> Tensor:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
-        return read_image(self.paths[index], self.max_pixels)
+        return read_image(self.paths[index], self.max_pixels, self.samples)
 
     def window(self, index: int, tile: Tile) -> Tensor | None:
         """Read a window of an image without the rest of its file; None where that is not possible."""
-        return read_window(self.paths[index], self.max_pixels, self.sizes[index], tile)
+        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], tile)
 
 
 def expand_paths(paths: Sequence[str]) -> list[Path]:
@@ -130,14 +136,14 @@ def picture_suffix(height: int, width: int) -> str:
     return ".jpg" if height * width > PNG_PIXELS and max(height, width) <= JPEG_SIDE else ".png"
 
 
-def inspect_images(paths: Sequence[Path], max_pixels: int) -> ImageFiles:
-    """Read the headers of all images; UserError lists every one that is not readable."""
+def inspect_images(paths: Sequence[Path], max_pixels: int, samples: SampleRange | None = None) -> ImageFiles:
+    """Read the headers of all images; UserError lists every one that is not readable, or has no range of samples."""
     sizes, faults = [], []
     for path in paths:
         try:
-            sizes.append(image_size(path, max_pixels))
+            sizes.append(inspect_image(path, max_pixels, samples))
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
-    return ImageFiles(tuple(paths), tuple(sizes), max_pixels)
+    return ImageFiles(tuple(paths), tuple(sizes), max_pixels, samples)

@@ -4,7 +4,8 @@ Which files can be read in parts:
 
 ====================================  =======================================================================
 BMP, PPM, PGM; TIFF, not compressed   only the rows of the window are read (of a tiled TIFF, only its tiles)
-TIFF, compressed by deflate           only the strips or tiles that the window touches are read and inflated
+TIFF, compressed by deflate           only the strips or tiles that the window touches are read and inflated; the last
+                                      one is kept, as windows of a file often share it
 others (PNG, JPEG, LZW, WebP ...)     cannot be: their pixels follow from all that stand before them in the file
 ====================================  =======================================================================
 
@@ -13,7 +14,7 @@ Grey and RGB of 8 bits a channel, with or without alpha, and upright; `images` r
 
 from __future__ import annotations
 
-import zlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ziggurat.data.readers.images import open_image, orientation
+from ziggurat.data.readers.inflating import inflate
+from ziggurat.data.readers.opening import open_image, orientation
 from ziggurat.data.tiles import Tile
 
 # Of each of Pillow's modes: its raw modes, and where each has red, green and blue among its channels.
@@ -40,6 +42,9 @@ STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 278, 279, 2
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 DEFLATE = (8, 32946)
 MODE_OF_PHOTOMETRIC = {(1, 1): "L", (2, 3): "RGB", (2, 4): "RGBA"}  # by photometric and number of samples
+
+KEPT_BYTES = 1 << 28  # a larger strip is inflated anew for each window
+SPARE_BYTES = 1 << 26  # a tile or padded row may have more pixels than a small image: 4096 x 4096 of them
 
 
 @runtime_checkable
@@ -59,6 +64,7 @@ class _Chunk:
         box: Left, top, right and bottom in the image.
         offset: First byte.
         stride: Bytes from row to row.
+        rows: Rows in the file: more than the box has, where a tile reaches beyond the image.
         bottom_up: Whether the last row is the first in the file.
         size: Bytes if they are deflated, otherwise 0.
         predicted: Whether each pixel is the difference to the one on its left.
@@ -67,6 +73,7 @@ class _Chunk:
     box: tuple[int, int, int, int]
     offset: int
     stride: int
+    rows: int
     bottom_up: bool = False
     size: int = 0
     predicted: bool = False
@@ -81,66 +88,98 @@ class _Layout:
     rgb: tuple[int, int, int]
 
 
-def read_window(path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
-    """Return a window of an image.
+class WindowReader:
+    """Reads windows of image files, and keeps the strip or tile that was inflated last.
+
+    Safe to call from several threads: what is kept is one value, which is looked at once and replaced as a whole.
 
     Args:
-        path: The image file.
-        max_pixels: Larger images are refused.
-        size: Rows and columns that the image must have.
-        tile: The window, within the image.
-
-    Returns:
-        RGB, uint8, shape ``(3, tile.height, tile.width)``: the pixels that `read_image` gives; None if the file cannot
-        be read in parts, or its image is not of that size.
-
-    Raises:
-        UserError: If there is no such image, or it cannot be decoded.
+        kept_bytes: Larger strips are not kept.
     """
-    with open_image(path, max_pixels) as image:
-        if orientation(image) != 1 or (image.height, image.width) != size:
-            return None
-        layout = _layout_of(image)
-        if layout is None:
-            return None
-        pixels = np.empty((tile.height, tile.width, layout.num_channels), dtype=np.uint8)
-        with path.open("rb") as file:
-            for chunk in layout.chunks:
-                _copy(file, chunk, pixels, tile)
-    return torch.from_numpy(pixels[:, :, layout.rgb].transpose(2, 0, 1).copy())
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
+        self._kept: tuple[_Key, bytes] | None = None
+
+    def read(self, path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
+        """Return a window of an image.
+
+        Args:
+            path: The image file.
+            max_pixels: Larger images are refused.
+            size: Rows and columns that the image must have.
+            tile: The window, within the image.
+
+        Returns:
+            RGB, uint8, shape ``(3, tile.height, tile.width)``: the pixels that `read_image` gives; None if the file
+            cannot be read in parts, or its image is not of that size.
+
+        Raises:
+            UserError: If there is no such image, or it cannot be decoded.
+        """
+        with open_image(path, max_pixels) as image:
+            if orientation(image) != 1 or (image.height, image.width) != size:
+                return None
+            layout = _layout_of(image)
+            if layout is None:
+                return None
+            pixels = np.empty((tile.height, tile.width, layout.num_channels), dtype=np.uint8)
+            with path.open("rb") as file:
+                for chunk in layout.chunks:
+                    self._copy(file, chunk, pixels, tile)
+        return torch.from_numpy(pixels[:, :, layout.rgb].transpose(2, 0, 1).copy())
+
+    def _copy(self, file: BinaryIO, chunk: _Chunk, pixels: np.ndarray, tile: Tile) -> None:
+        """Copy what a chunk has of a window."""
+        left, top, right, bottom = chunk.box
+        first, last = max(top, tile.top), min(bottom, tile.top + tile.height)
+        begin, end = max(left, tile.left), min(right, tile.left + tile.width)
+        if first >= last or begin >= end:
+            return
+        data = self._bytes(file, chunk, first - top, last - top)
+        rows = _rows(data, chunk, last - first, pixels.shape[2])
+        target = pixels[first - tile.top : last - tile.top, begin - tile.left : end - tile.left]
+        target[:] = rows[:, begin - left : end - left]
+
+    def _bytes(self, file: BinaryIO, chunk: _Chunk, first: int, last: int) -> bytes:
+        """Return the bytes of some rows of a chunk, or as many as there are."""
+        start, end = first * chunk.stride, last * chunk.stride
+        if not chunk.size:
+            if chunk.bottom_up:
+                height = chunk.box[3] - chunk.box[1]
+                start, end = (height - last) * chunk.stride, (height - first) * chunk.stride
+            file.seek(chunk.offset + start)
+            return file.read(end - start)
+        whole = chunk.rows * chunk.stride
+        if whole > self._kept_bytes:
+            return inflate(file, chunk.offset, chunk.size, start, end)
+        about = os.fstat(file.fileno())
+        key = (about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size, chunk.offset, whole)
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            self._kept = kept = (key, inflate(file, chunk.offset, chunk.size, 0, whole))
+        return kept[1][start:end]
 
 
-def _copy(file: BinaryIO, chunk: _Chunk, pixels: np.ndarray, tile: Tile) -> None:
-    """Copy what a chunk has of a window."""
-    left, top, right, bottom = chunk.box
-    first, last = max(top, tile.top), min(bottom, tile.top + tile.height)
-    begin, end = max(left, tile.left), min(right, tile.left + tile.width)
-    if first >= last or begin >= end:
-        return
-    rows = _rows(file, chunk, first - top, last - top, pixels.shape[2])
-    target = pixels[first - tile.top : last - tile.top, begin - tile.left : end - tile.left]
-    target[:] = rows[:, begin - left : end - left]
+_Key = tuple[int, ...]  # a file as it is now, and a place in it
 
 
-def _rows(file: BinaryIO, chunk: _Chunk, first: int, last: int, num_channels: int) -> np.ndarray:
-    """Return some rows of a chunk, uint8, shape ``(rows, columns, channels)``."""
-    height = chunk.box[3] - chunk.box[1]
+def read_window(path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
+    """Return a window of an image, as `WindowReader.read`, of which nothing is kept."""
+    return WindowReader(kept_bytes=0).read(path, max_pixels, size, tile)
+
+
+def _rows(data: bytes, chunk: _Chunk, count: int, num_channels: int) -> np.ndarray:
+    """Return some rows of a chunk from their bytes, uint8, shape ``(rows, columns, channels)``."""
     width = chunk.box[2] - chunk.box[0]
-    if chunk.size:
-        file.seek(chunk.offset)
-        data = zlib.decompress(file.read(chunk.size))[first * chunk.stride : last * chunk.stride]
-    else:
-        start = height - last if chunk.bottom_up else first
-        file.seek(chunk.offset + start * chunk.stride)
-        data = file.read((last - first) * chunk.stride)
     # the last row of a file need not be filled up to the stride
-    lines = np.zeros((last - first) * chunk.stride, dtype=np.uint8)
-    needed = (last - first - 1) * chunk.stride + width * num_channels
+    lines = np.zeros(count * chunk.stride, dtype=np.uint8)
+    needed = (count - 1) * chunk.stride + width * num_channels
     if len(data) < needed:
         raise OSError(f"the file is truncated ({needed - len(data)} bytes missing)")
     lines[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-    used = lines.reshape(last - first, chunk.stride)[:, : chunk.stride // num_channels * num_channels]
-    rows = used.reshape(last - first, -1, num_channels)
+    used = lines.reshape(count, chunk.stride)[:, : chunk.stride // num_channels * num_channels]
+    rows = used.reshape(count, -1, num_channels)
     if chunk.predicted:
         rows = np.add.accumulate(rows, axis=1, dtype=np.uint8)
     return rows[::-1] if chunk.bottom_up else rows
@@ -150,8 +189,26 @@ def _layout_of(image: Image.Image) -> _Layout | None:
     """Return where a file has its pixels, or None if it cannot be read in parts."""
     entries: Any = getattr(image, "tile", [])
     if entries and all(entry[0] == "raw" for entry in entries):
-        return _raw_layout(image.mode, entries)
-    return _deflated_layout(image) if image.format == "TIFF" else None
+        layout = _raw_layout(image.mode, entries)
+    else:
+        layout = _deflated_layout(image) if image.format == "TIFF" else None
+    if layout is not None:
+        _check_bytes(image, layout)
+    return layout
+
+
+def _check_bytes(image: Image.Image, layout: _Layout) -> None:
+    """Refuse a file whose header asks for much more memory than its image has pixels: a tile of 1 GB for 8 x 8 of them.
+
+    Raises:
+        OSError: If it does.
+    """
+    most = 4 * layout.num_channels * image.width * image.height + SPARE_BYTES
+    largest = max((chunk.rows * chunk.stride for chunk in layout.chunks), default=0)
+    if not 0 <= largest <= most:
+        raise OSError(
+            f"a strip or tile is said to have {largest} bytes, the image has {image.width} x {image.height} pixels"
+        )
 
 
 def _raw_layout(mode: str, entries: Sequence[Any]) -> _Layout | None:
@@ -160,7 +217,8 @@ def _raw_layout(mode: str, entries: Sequence[Any]) -> _Layout | None:
         arguments = (given,) if isinstance(given, str) else tuple(given)
         raw_mode, stride, step = (*arguments, 0, 1)[:3] if len(arguments) < 3 else arguments[:3]
         raw_modes.add(raw_mode)
-        chunks.append(_Chunk(tuple(box), offset, stride or (box[2] - box[0]) * len(raw_mode), step == -1))
+        stride = stride or (box[2] - box[0]) * len(raw_mode)
+        chunks.append(_Chunk(tuple(box), offset, stride, box[3] - box[1], step == -1))
     rgb = CHANNELS.get(mode, {}).get(raw_mode)
     if rgb is None or len(raw_modes) != 1:
         return None
@@ -188,13 +246,14 @@ def _deflated_layout(image: Any) -> _Layout | None:
     if tile_width is None:
         tile_width, tile_height = width, min(tags.get(ROWS_PER_STRIP, height), height)
         offsets, sizes = tags.get(STRIP_OFFSETS), tags.get(STRIP_BYTES)
-    corners = [(x, y) for y in range(0, height, tile_height) for x in range(0, width, tile_width)]
-    if offsets is None or sizes is None or not len(offsets) == len(sizes) == len(corners):
+    count = -(-height // tile_height) * -(-width // tile_width)  # before as many are listed
+    if offsets is None or sizes is None or not len(offsets) == len(sizes) == count:
         return None
+    corners = [(x, y) for y in range(0, height, tile_height) for x in range(0, width, tile_width)]
     chunks = [
         _Chunk(
             (x, y, min(x + tile_width, width), min(y + tile_height, height)),
-            offset, tile_width * num_channels, size=size, predicted=predictor == 2,
+            offset, tile_width * num_channels, tile_height, size=size, predicted=predictor == 2,
         )
         for (x, y), offset, size in zip(corners, offsets, sizes, strict=True)
     ]  # fmt: skip

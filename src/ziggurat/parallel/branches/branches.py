@@ -10,20 +10,24 @@ reverse order; a piece needs only pieces before it, and sends never wait, so no 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.branches.placement import Costs, Placement, place
+from ziggurat.parallel.branches.placement import Placement, place
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
+from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.parallel.pipeline.slots import Slot, timetable
 from ziggurat.parallel.spatial import SpatialMesh
 
 Address = tuple[int, int]  # of a message: the piece that sends, the piece that receives
@@ -62,6 +66,23 @@ def cut_to_pieces(graph: Graph, placement: Placement) -> Pieces:
     return Pieces(graph, placement, pieces, [owners[piece.first] for piece in pieces])
 
 
+def timetable_of(pieces: Pieces, num_workers: int, backward: bool) -> list[list[Slot[int, Address]]]:
+    """Return the slots in which each worker computes forward, or backward, of its pieces, by their numbers."""
+    orders = [[piece.number for piece in pieces.of_worker(worker)] for worker in range(num_workers)]
+
+    def needs(number: int) -> list[int]:
+        piece = pieces.pieces[number]
+        return list(piece.sends if backward else piece.receives)
+
+    def messages(number: int) -> list[tuple[int, Address]]:
+        piece = pieces.pieces[number]
+        targets = list(piece.receives if backward else piece.sends)
+        owned = [(pieces.owners[target], (number, target)) for target in targets]
+        return [(owner, address) for owner, address in owned if owner != pieces.owners[number]]
+
+    return timetable([order[::-1] if backward else order for order in orders], needs, messages)
+
+
 @dataclass
 class _Pass:
     """The state of forward and backward of one microbatch."""
@@ -80,6 +101,7 @@ class Branches:
         costs: Of the calls, the same on every worker: by them each size of image is placed.
         workers: Of the lp axis.
         spatial: The workers that share each image, if they do.
+        in_slots: How messages travel, see `messages`; by default as the device needs it.
 
     Attributes:
         channel: Counts what was sent.
@@ -93,18 +115,19 @@ class Branches:
         costs: Costs,
         workers: Workers,
         spatial: SpatialMesh | None = None,
+        in_slots: bool | None = None,
     ) -> None:
         self.tracer, self.costs, self.workers = tracer, costs, workers
-        self.runner, self.channel = StageRunner(model), Channel(workers, spatial)
-        self.known: dict[int, Pieces] = {}
+        self.runner, self.channel = StageRunner(model), Channel(workers, spatial, in_slots)
+        self.known = Recent[Graph, Pieces]()
         self.newest: Pieces | None = None
 
     def pieces_of(self, spec: ImageSpec) -> Pieces:
         """Return the pieces of images of a size."""
         graph = self.tracer.trace(spec)
-        if id(graph) not in self.known:  # the tracer keeps it alive
-            self.known[id(graph)] = cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
-        return self.known[id(graph)]
+        return self.known.get(
+            graph, lambda: cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
+        )
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches, one after the other.
@@ -117,7 +140,7 @@ class Branches:
             Where there is a loss, nobody keeps the outputs.
 
         Raises:
-            WorkerLost: If another worker has ended or is stuck.
+            CollectiveFailed: If another worker has ended or is stuck.
 
         Placement:
             Parameters receive the part of the gradient that comes from this worker's own calls.
@@ -135,7 +158,7 @@ class Branches:
                 self.newest = self.pieces_of(spec)
             state = _Pass(self.newest)
             work.begin(index)
-            for piece in self.newest.of_worker(self.workers.rank):
+            for piece in self._turns(state, backward=False):
                 held = self._forward(state, piece, images[index] if images else None, work)
                 if held.outputs is None:
                     continue
@@ -148,7 +171,7 @@ class Branches:
             work.after_forward(0, index)
             if torch.is_grad_enabled():
                 with work.leaf(0, index):
-                    for piece in reversed(self.newest.of_worker(self.workers.rank)):
+                    for piece in self._turns(state, backward=True):
                         self._backward(state, piece)
             self.channel.flush()
         return outputs, losses
@@ -157,6 +180,19 @@ class Branches:
         """Run forward of all microbatches; the outputs are on the worker of the last call."""
         with torch.no_grad():
             return self.step(work)[0]
+
+    def _turns(self, state: _Pass, backward: bool) -> Iterator[Stage]:
+        """Yield this worker's pieces in the order of forward or backward; what arrives in slots is taken in between."""
+        pieces, rank = state.pieces, self.workers.rank
+        if not self.channel.in_slots:
+            mine = pieces.of_worker(rank)
+            yield from reversed(mine) if backward else mine
+            return
+        for slot in timetable_of(pieces, self.workers.size, backward)[rank]:
+            if slot.action is not None:
+                yield pieces.pieces[slot.action]
+            arrived = self.channel.swap([source for source, _ in slot.receives])
+            state.arrived |= {address: one for (_, address), one in zip(slot.receives, arrived, strict=True)}
 
     def _forward(self, state: _Pass, piece: Stage, images: Tensor | None, work: Work) -> Held:
         received: dict[Value, Tensor] = {}
@@ -195,7 +231,7 @@ class Branches:
 
     def _receive(self, state: _Pass, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
-        while address not in state.arrived:
+        while not self.channel.in_slots and address not in state.arrived:
             message = self.channel.receive(state.pieces.owners[address[0]])
             state.arrived[message.note] = message
         return state.arrived.pop(address)

@@ -22,11 +22,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
 
 
 class _Addable(Protocol):
@@ -166,15 +164,12 @@ def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers)
 
     Communication: one all-gather of ``max(n) * K`` elements for each worker.
     """
-    if workers.group is None:
+    if workers.size == 1:
         return leaves
     longest = max(len(part) for part in partition_)
     sent = leaves.new_zeros((longest, leaves.shape[1]))
     sent[: len(leaves)] = leaves
-    received = leaves.new_empty((workers.size * longest, leaves.shape[1]))
-    with waiting():
-        dist.all_gather_single(received, sent, group=workers.group)
-    parts = received.view(workers.size, longest, leaves.shape[1])
+    parts = workers.all_gather(sent).view(workers.size, longest, leaves.shape[1])
     return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
 
 

@@ -18,12 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol
 
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import Span, Summand, fold, subtrees
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
 
 
 class Exchange(Protocol):
@@ -92,23 +90,22 @@ class MessageExchange:
                 row[: piece.numel()] = piece  # the last rows may be short or empty, and stay zero
         counts = [len(spans) * self.slice for spans in self.spans]
         self.received = like.new_empty(sum(counts))
-        self.work = dist.all_to_all_single(
-            self.received, self.sent.view(-1), counts, [len(roots) * self.slice] * workers.size,
-            group=workers.group, async_op=True,
-        )  # fmt: skip
+        self.request = workers.start_all_to_all(
+            self.received, self.sent.view(-1), counts, [len(roots) * self.slice] * workers.size
+        )
 
     def add_slices(self) -> None:
         """Wait for the slices, add them in the order of the tree, start the all-gather."""
-        _wait(self.work)
+        self.request.wait()
         spans = [span for of_worker in self.spans for span in of_worker]
         roots = dict(zip(spans, self.received.view(-1, self.slice).unbind(), strict=True))
         mine = fold(roots, self.node)
         self.total = mine.new_empty(self.workers.size * self.slice)
-        self.work = dist.all_gather_single(self.total, mine, group=self.workers.group, async_op=True)
+        self.request = self.workers.start_all_gather(self.total, mine)
 
     def result(self) -> Tensor:
         """Wait for the all-gather and return the sum."""
-        _wait(self.work)
+        self.request.wait()
         return self.total[: self.length]
 
 
@@ -142,11 +139,11 @@ class SharedExchange:
         self.total = total
         for place, span in zip(places[workers.rank], self.spans[workers.rank], strict=False):
             place.copy_(roots[span])
-        self.work = dist.barrier(group=workers.group, async_op=True)
+        self.request = workers.start_barrier()
 
     def add_slices(self) -> None:
         """Wait until all roots are written, and add this worker's slice of them."""
-        _wait(self.work)
+        self.request.wait()
         length = -(-self.total.numel() // self.workers.size)
         mine = slice(self.workers.rank * length, (self.workers.rank + 1) * length)
         roots = {
@@ -155,15 +152,9 @@ class SharedExchange:
             for span, place in zip(spans, places, strict=False)
         }
         self.total[mine] = fold(roots, self.node)  # nobody else touches this slice of the roots
-        self.work = dist.barrier(group=self.workers.group, async_op=True)
+        self.request = self.workers.start_barrier()
 
     def result(self) -> Tensor:
         """Wait until all slices are written, and return a copy of the sum."""
-        _wait(self.work)
+        self.request.wait()
         return self.total.clone()
-
-
-def _wait(work: dist.Work | None) -> None:
-    if work is not None:
-        with waiting():
-            work.wait()

@@ -61,7 +61,7 @@ class GradientSum:
         ]
         self.current: int | None = None
         self.memories: set[int] = set()  # of the current leaf's gradients
-        self.shared_roots = 0 if workers.group is not None and workers.device.type == "cpu" else None
+        self.shared_roots = 0 if workers.size > 1 and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int) -> None:
         """Begin a step whose global batch has `num_leaves` microbatches."""
@@ -158,7 +158,7 @@ class GradientSum:
             bucket.sum = None
 
     def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | NoExchange[Leaf]:
-        if self.workers.group is None:
+        if self.workers.size == 1:
             return NoExchange(leaves, self.num_leaves)
         roots = {span: leaf.flat() for span, leaf in leaves.items()}
         if bucket.shared is not None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ziggurat.torch_internals.tensors import add_each_
+
 
 @dataclass
 class Leaf:
@@ -30,7 +32,7 @@ class Leaf:
             >>> Leaf([torch.ones(2)]).add_(Leaf([torch.ones(2)])).tensors
             [tensor([2., 2.])]
         """
-        torch._foreach_add_(self.tensors, other.tensors)
+        add_each_(self.tensors, other.tensors)
         return self
 
     def flat(self) -> Tensor:

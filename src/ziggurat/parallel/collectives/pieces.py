@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import Span
 from ziggurat.parallel.collectives.exchange import SharedExchange
 from ziggurat.parallel.collectives.shared_memory import Arena, share_memory
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
 
 PIECE_BYTES = 8 << 20
 
@@ -72,19 +70,17 @@ class PartSum:
         self.workers = workers
         self.room_bytes = room_bytes
         self.memory: Tensor | None = None
-        self.is_mapped = workers.group is None or workers.device.type != "cpu"  # then there is nothing to map
+        self.is_mapped = workers.size == 1 or workers.device.type != "cpu"  # then there is nothing to map
 
     def __call__(self, part: Tensor) -> Tensor:
         """Return the sum; the part, flat and contiguous, is overwritten with it."""
-        if self.workers.group is None:
+        if self.workers.size == 1:
             return part
         if not self.is_mapped:
             self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
             self.is_mapped = True
         if self.memory is None:
-            with waiting():
-                dist.all_reduce(part, group=self.workers.group)
-            return part
+            return self.workers.add_up(part)
         for piece in part.split(self.room_bytes // part.element_size()):
             self._add_shared(piece, self.memory)
         return part

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.torch_internals.modules import NORMS
+from ziggurat.torch_internals.tensors import version_of
 
 
 class RunningStatistics:
@@ -31,9 +33,7 @@ class RunningStatistics:
         self.layers = [
             module
             for module in model.modules()
-            if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
-            and module.track_running_stats
-            and module.running_mean is not None
+            if isinstance(module, NORMS) and module.track_running_stats and module.running_mean is not None
         ]
         self.momenta = [layer.momentum for layer in self.layers]
         self.buffers = [
@@ -47,10 +47,13 @@ class RunningStatistics:
         known = {id(buffer) for buffer in (*self.buffers, *self.counters)}
         self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
         self.sizes = [buffer.numel() for buffer in self.buffers]
+        self.fixed: Tensor | None = (
+            None  # the momentum of each statistic, once it is known on which device they are
+        )
 
     def start(self) -> None:
         """Begin a step: keep the running statistics, and let each forward pass leave its own."""
-        self.versions = {name: buffer._version for name, buffer in self.others.items()}
+        self.versions = {name: version_of(buffer) for name, buffer in self.others.items()}
         if not self.layers:
             return
         self.before = torch.cat(self.buffers)
@@ -65,7 +68,7 @@ class RunningStatistics:
         Raises:
             UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
         """
-        changed = [name for name, b in self.others.items() if b._version != self.versions[name]]
+        changed = [name for name, b in self.others.items() if version_of(b) != self.versions[name]]
         if changed:
             raise UserError(
                 f"training changes the buffers {', '.join(changed)}, which are not a batch norm's: they would differ "
@@ -108,11 +111,21 @@ class RunningStatistics:
             buffer.data.copy_(value)
 
     def _weights(self, leaf: int, like: Tensor) -> Tensor:
-        """Return each statistic's weight of the new value; a momentum of None is the cumulative average."""
-        weights = [
-            momentum if momentum is not None else 1.0 / (int(batches) + leaf + 1)
-            for momentum, batches in zip(self.momenta, self.batches, strict=True)
-            for _ in range(2)
-        ]
-        sizes = torch.tensor(self.sizes, device=like.device)
-        return torch.tensor(weights, dtype=like.dtype, device=like.device).repeat_interleave(sizes)
+        """Return each statistic's weight of the new value; a momentum of None is the cumulative average.
+
+        Nothing is read back from the device: a step of many microbatches would wait for it at each.
+        """
+        if self.fixed is None or (self.fixed.dtype, self.fixed.device) != (like.dtype, like.device):
+            layers = [number for number in range(len(self.layers)) for _ in range(2)]
+            sizes = torch.tensor(self.sizes)
+            layer_of = torch.tensor(layers).repeat_interleave(sizes, output_size=sum(self.sizes))
+            self.layer_of = layer_of.to(like.device)
+            momenta = torch.tensor([m if m is not None else 0.0 for m in self.momenta], dtype=like.dtype)
+            self.fixed = momenta.to(like.device)[self.layer_of]
+            is_cumulative = [m is None for m in self.momenta]
+            mask = torch.tensor(is_cumulative).to(like.device)[self.layer_of]
+            self.cumulative = mask if any(is_cumulative) else None
+        if self.cumulative is None:
+            return self.fixed
+        averages = 1.0 / (torch.stack(self.batches).to(like.device).double() + (leaf + 1))
+        return torch.where(self.cumulative, averages.to(like.dtype)[self.layer_of], self.fixed)

@@ -1,32 +1,50 @@
 """The workers of one mesh axis, as one small object with a one-worker form.
 
-Every part that talks to other workers is given a `Workers`; with one worker no process group is needed, so that
-every path of the program runs, and is tested, without one.
+Every part that talks to other workers is given a `Workers`, and talks through it: nothing else of the program calls a
+collective. With one worker no process group is needed, so that every path runs, and is tested, without one.
+
+    world           launch.py makes its group, and destroys it
+      └ scope       the same workers; owns what is made from it, and `close` destroys that
+          ├ subgroup(ranks)      some of them, this one included
+          └ background()         all of them, on the CPU, for what runs beside training
+
+A collective that fails raises `CollectiveFailed`. What is wrong with this worker's own arguments is found before it is issued,
+and raises ValueError.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.parallel.collectives.communicator import Communicator
+from ziggurat.parallel.collectives.groups import Groups
 
 T = TypeVar("T")
 
 
-class Workers:
+class Workers(Communicator):
     """This worker's view of the workers along one axis.
+
+    Args:
+        rank: This worker's number, from 0.
+        size: How many workers there are.
+        device: Where this worker computes; by default the CPU.
+        group: The process group, or None for one worker. Who gives it destroys it.
+        timeout: Of groups that are made from this one; by default the backend's own.
 
     Attributes:
         rank: This worker's number, from 0.
         size: How many workers there are.
         device: Where this worker computes.
-        group: The process group, or None for one worker.
     """
 
     def __init__(
@@ -35,15 +53,11 @@ class Workers:
         size: int = 1,
         device: torch.device | None = None,
         group: dist.ProcessGroup | None = None,
+        timeout: timedelta | None = None,
     ) -> None:
-        if (group is None) != (size == 1):
-            raise ValueError(
-                f"a group is needed exactly if there are several workers: got {size} and {group}"
-            )
-        self.rank = rank
-        self.size = size
-        self.device = device or torch.device("cpu")
-        self.group = group
+        super().__init__(rank, size, device or torch.device("cpu"), group, Groups(group, timeout))
+        self._owns_group = False
+        self._made: list[Workers] = []
 
     @property
     def is_first(self) -> bool:
@@ -53,26 +67,34 @@ class Workers:
     def gather(self, value: T) -> list[T]:
         """Return every worker's value, in order of rank, on every worker.
 
-        Communication: one all-gather of pickled objects (between this run's own workers only).
+        Communication: two all-gathers, of sizes and of pickled objects (between this run's own workers only).
         """
         if self.size == 1:
             return [value]
-        values: list[T] = [value] * self.size
-        with waiting():
-            dist.all_gather_object(values, value, group=self.group)
-        return values
+        mine = self._pickled(value)
+        gathered = self.all_gather(mine.new_tensor([mine.numel()], dtype=torch.int64))
+        sizes: list[int] = self.to_host(gathered).tolist()
+        padded = mine.new_zeros(max(sizes))
+        padded[: len(mine)] = mine
+        rows = self.to_host(self.all_gather(padded)).view(self.size, -1)
+        return [_unpickled(row[:size]) for row, size in zip(rows, sizes, strict=True)]
 
     def broadcast_object(self, value: T) -> T:
         """Return the first worker's value on every worker.
 
-        Communication: one broadcast of a pickled object.
+        Communication: two broadcasts, of a size and of a pickled object.
         """
-        if self.group is None:
+        if self.size == 1:
             return value
-        values = [value]
-        with waiting():
-            dist.broadcast_object_list(values, src=dist.get_global_rank(self.group, 0), group=self.group)
-        return values[0]
+        mine = (
+            self._pickled(value) if self.is_first else torch.empty(0, dtype=torch.uint8, device=self.device)
+        )
+        size = mine.new_tensor([mine.numel()], dtype=torch.int64)
+        self.broadcast([size])
+        if not self.is_first:
+            mine = mine.new_empty(int(self.to_host(size)))
+        self.broadcast([mine])
+        return value if self.is_first else cast(T, _unpickled(self.to_host(mine)))
 
     def decide_on_first(self, decide: Callable[[], T]) -> T:
         """Return on every worker what a function returns on the first, or raise there what it raises.
@@ -80,7 +102,7 @@ class Workers:
         Raises:
             UserError: The first worker's.
 
-        Communication: one broadcast of a pickled object.
+        Communication: as `broadcast_object`.
         """
         found: T | UserError | None = None
         if self.is_first:
@@ -93,39 +115,89 @@ class Workers:
             raise found
         return cast(T, found)
 
-    def broadcast(self, tensors: list[Tensor]) -> None:
-        """Overwrite each tensor with the first worker's.
-
-        Args:
-            tensors: On the worker's device, or in the CPU's memory: then one at a time is on the device, too.
-
-        Communication: one broadcast for each tensor.
-        """
-        if self.group is None:
-            return
-        source = dist.get_global_rank(self.group, 0)
-        for tensor in tensors:
-            there = tensor.to(self.device)  # itself, where it is there already
-            with waiting():
-                dist.broadcast(there, src=source, group=self.group)
-            if there is not tensor:
-                tensor.copy_(there)
-
     def sum(self, numbers: Sequence[int]) -> list[int]:
         """Return the sums of whole numbers over all workers, on every worker.
 
         Communication: one all-reduce of eight bytes a number.
         """
-        if self.group is None:
+        if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64, device=self.device)
-        with waiting():
-            dist.all_reduce(total, group=self.group)
-        sums: list[int] = total.tolist()
+        sums: list[int] = self.to_host(self.add_up(total)).tolist()
         return sums
 
-    def barrier(self) -> None:
-        """Return when every worker has called this."""
-        if self.size > 1:
-            with waiting():
-                dist.barrier(group=self.group)
+    def scope(self) -> Workers:
+        """Return the same workers: what is made from them is destroyed by their own `close`."""
+        return self._child(self.rank, self.size, self.device, self._group, owned=False)
+
+    def subgroup(self, ranks: Sequence[int]) -> Workers:
+        """Return some of the workers, this one among them; only these call this, as often and in the same order each.
+
+        Args:
+            ranks: Their numbers here, rising.
+
+        Communication: the members meet.
+        """
+        if self.rank not in ranks or sorted(set(ranks)) != list(ranks):
+            raise ValueError(f"a subgroup of worker {self.rank} holds it and rises: got {list(ranks)}")
+        if len(ranks) == self.size:
+            return self
+        if len(ranks) == 1:
+            return self._child(0, 1, self.device, None, owned=False)
+        world = self._world_ranks
+        group = self._groups.make([world[rank] for rank in ranks])
+        return self._child(list(ranks).index(self.rank), len(ranks), self.device, group, owned=True)
+
+    def background(self) -> Workers:
+        """Return all workers with a group of their own on the CPU, for what runs beside training in another thread.
+
+        Communication: the workers meet.
+        """
+        cpu = torch.device("cpu")
+        if self.size == 1:
+            return self._child(0, 1, cpu, None, owned=False)
+        group = self._groups.make(self._world_ranks, "gloo")
+        return self._child(self.rank, self.size, cpu, group, owned=True)
+
+    def device_mesh(self) -> DeviceMesh:
+        """Return these workers, several, as PyTorch's own kind of mesh: for `fully_shard`, which talks by itself.
+
+        Raises:
+            ValueError: For one worker.
+        """
+        return DeviceMesh.from_group(self._open_group, self.device.type)
+
+    def close(self) -> None:
+        """Destroy the groups that were made from these workers, the newest first, and their own if they have made it.
+
+        All workers call this at the same place, when none of them uses the groups any more. Where a run fails it is not
+        called: the end of the world's group, or of the process, ends them all.
+
+        Communication: a barrier.
+        """
+        self.barrier()
+        self._close()
+
+    def _close(self) -> None:
+        for one in reversed(self._made):
+            one._close()
+        self._made = []
+        if self._owns_group and self._group is not None:
+            self._groups.destroy(self._group)
+            self._owns_group, self._group = False, None
+
+    def _child(
+        self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, owned: bool
+    ) -> Workers:
+        child = Workers(rank, size, device, group)
+        child._groups, child._owns_group = self._groups, owned
+        self._made.append(child)
+        return child
+
+    def _pickled(self, value: object) -> Tensor:
+        data = bytearray(pickle.dumps(value))
+        return torch.frombuffer(data, dtype=torch.uint8).to(self.device)
+
+
+def _unpickled(data: Tensor) -> Any:
+    return pickle.loads(data.numpy().tobytes())  # noqa: S301 - this run's own worker

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from ziggurat.parallel.graph.graph import Call, Constant, State, Value, fill
+from ziggurat.torch_internals.containers import tree_flatten
 
 
 class Arguments:

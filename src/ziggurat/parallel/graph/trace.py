@@ -1,5 +1,7 @@
 """Recording what a network computes, by calling it on tensors that have a shape and no memory.
 
+This is the one trace of a network: stages, branches, pairs of layers that are split, and units that are gathered all come from it.
+
 Plain symbolic tracing (``torch.fx``) stops where a network looks at a shape: ours pad images of odd sizes, a feature pyramid
 asks for the size of the finer map, transformers cut windows. Here shapes are known: every size of image has a record of its
 own, which takes milliseconds. The record is the same on every worker, and needs no weights.
@@ -10,23 +12,26 @@ cannot be seen (scripted code) is taken as one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.meta import meta_copy
+from ziggurat.parallel.graph.recent import Recent
+from ziggurat.parallel.graph.uses import UseWatch
+from ziggurat.torch_internals.containers import tree_map
+from ziggurat.torch_internals.functions import FunctionMode, is_primitive, seeing_apply
+from ziggurat.torch_internals.modules import NORMS
+from ziggurat.torch_internals.tensors import memory_key, version_of
 
 META = torch.device("meta")
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
@@ -82,21 +87,27 @@ class Tracer:
                 f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
             ) from error
         self.opaque: set[str] = set()
-        self.graphs: dict[Any, Graph] = {}
+        self.graphs = Recent[Any, Graph]()
+        self.lock = threading.Lock()  # hooks and modes of the copy are of one trace at a time
 
     def trace(self, spec: ImageSpec) -> Graph:
         """Return what the network computes of images of a size, in its present modes of training.
+
+        The graphs of the sizes and modes that were asked for last are kept, `recent.MOST_KEPT` of them.
 
         Raises:
             CannotCut: If it depends on values, or returns what holds tensors out of sight.
         """
         modes = tuple(module.training for module in self.model.modules())
         key = (spec, modes, torch.is_autocast_enabled(self.device.type), torch.is_grad_enabled())
-        if key not in self.graphs:
+
+        def record() -> Graph:
             for module, mode in zip(self.meta_model.modules(), modes, strict=True):
                 module.training = mode
-            self.graphs[key] = self._record(spec)
-        return self.graphs[key]
+            return self._record(spec)
+
+        with self.lock:
+            return self.graphs.get(key, record)
 
     def _record(self, spec: ImageSpec) -> Graph:
         while True:
@@ -161,7 +172,7 @@ def is_whole(module: nn.Module) -> bool:
     return own or isinstance(module, (*NORMS, torch.jit.ScriptModule)) or not any(module.children())
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(FunctionMode):
     """Sees every call while a network runs on tensors without memory."""
 
     def __init__(self, meta_model: nn.Module, device: torch.device, opaque: set[str]) -> None:
@@ -173,6 +184,7 @@ class _Recorder(TorchFunctionMode):
         self.layers: list[str] = [""]
         self.counts: dict[str, int] = {}
         self.inside = 0  # of a layer that is one call
+        self.watch = UseWatch(_state_name)
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
     @property
@@ -183,6 +195,7 @@ class _Recorder(TorchFunctionMode):
     def run(self, images: Tensor) -> Graph:
         """Call the network."""
         self._name(images, Value(INPUT, 0))
+        self.watch.enter("")
         hooks = []
         for name, module in self.meta_model.named_modules():
             if name:
@@ -190,12 +203,13 @@ class _Recorder(TorchFunctionMode):
                 hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
                 hooks.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
-            with torch.device(META), self._see_functions(), self:
+            with torch.device(META), seeing_apply(self._see_apply), self:
                 outputs = self.meta_model(images)
         finally:
             for hook in hooks:
                 hook.remove()
         self.graph.outputs = tree_map(self._mark, outputs)
+        self.graph.uses = self.watch.uses
         if not self.graph.output_values():
             raise TypeError(f"it returns {type(outputs).__name__}, in which no tensors are found")
         return self.graph
@@ -205,20 +219,23 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.inside:
-            return func(*args, **kwargs)
-        if func == torch.Tensor.device.__get__:
+            result = func(*args, **kwargs)
+        elif func == torch.Tensor.device.__get__:
             return self.device
-        if isinstance(func, torch._ops.OpOverload) and func.namespace == "prims":
+        elif is_primitive(func):
             raise _Unseen(self.layer)  # from within an operator that scripted code has called
-        return self._call(func, args, kwargs)
+        else:
+            result = self._call(func, args, kwargs)
+        self.watch.call(func, (*args, *kwargs.values()), result)
+        return result
 
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function without memory, and note the call if it has made or changed a tensor."""
-        versions = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))]
+        versions = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
         on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
         result = func(*on_meta, **on_meta_named)
         made = tensors_in(result)
-        changed = [number for number, (t, version) in enumerate(versions) if t._version != version]
+        changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
         if made or changed:
             known = {id(tensor) for tensor in made}
             unreturned = [n for n in changed if id(versions[n][0]) not in known]
@@ -265,7 +282,7 @@ class _Recorder(TorchFunctionMode):
     def _name(self, tensor: Tensor, value: Value) -> None:
         self.values[id(tensor)] = value
         self.kept.append(tensor)
-        self.graph.memory_of[value] = tensor.untyped_storage()._cdata
+        self.graph.memory_of[value] = memory_key(tensor)
         self.graph.num_bytes[value] = tensor.numel() * tensor.element_size()
 
     def _mark(self, leaf: Any) -> Any:
@@ -280,6 +297,7 @@ class _Recorder(TorchFunctionMode):
         raise _Unseen(self.layer)
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.watch.enter(name)
         if self.inside:
             self.inside += 1
             return
@@ -290,9 +308,10 @@ class _Recorder(TorchFunctionMode):
             self.inside = 1
             states = [*tensors_in((args, kwargs)), *module.buffers()]
             args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
-            self.pending = (args, kwargs, [(tensor, tensor._version) for tensor in states])
+            self.pending = (args, kwargs, [(tensor, version_of(tensor)) for tensor in states])
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        self.watch.leave()
         if self.inside > 1:
             self.inside -= 1
             return
@@ -307,33 +326,23 @@ class _Recorder(TorchFunctionMode):
         self, name: str, args: Any, kwargs: Any, result: Any, versions: list[tuple[Tensor, int]]
     ) -> None:
         module = self.meta_model.get_submodule(name)
-        changed = [tensor for tensor, version in versions if tensor._version != version]
+        changed = [tensor for tensor, version in versions if version_of(tensor) != version]
         if isinstance(module, NORMS) and module.training and module.track_running_stats:
             changed += [buffer for buffer in module.buffers() if all(buffer is not c for c in changed)]
         self._note(name, None, args, kwargs, tensors_in(result), changed)
 
-    @contextmanager
-    def _see_functions(self) -> Iterator[None]:
+    def _see_apply(self, cls: Any, args: Any, kwargs: Any, apply: Callable[..., Any]) -> Any:
         """Take a custom autograd function as one call: what its forward does is not what is differentiated."""
-        recorder, original = self, torch.autograd.Function.__dict__["apply"]
-
-        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            inner = original.__get__(None, cls)
-            if recorder.inside:
-                return inner(*args, **kwargs)
-            recorder.inside = 1
-            try:
-                result = inner(*args, **kwargs)
-            finally:
-                recorder.inside = 0
-            recorder._note(recorder.layer, _Apply(cls), args, kwargs, tensors_in(result), [])
-            return result
-
-        torch.autograd.Function.apply = classmethod(apply)
+        self.watch.use((*args, *kwargs.values()))
+        if self.inside:
+            return apply(*args, **kwargs)
+        self.inside = 1
         try:
-            yield
+            result = apply(*args, **kwargs)
         finally:
-            torch.autograd.Function.apply = original
+            self.inside = 0
+        self._note(self.layer, _Apply(cls), args, kwargs, tensors_in(result), [])
+        return result
 
 
 @dataclass(frozen=True)

@@ -1,73 +1,40 @@
-"""Named tensors between the workers of a pipeline: their shapes travel with them, and sends never wait.
+"""Named tensors between the workers of a pipeline: their shapes travel with them.
 
-A message is a head (names, shapes, types, memory formats, layout over other axes) of a fixed length and then the tensors'
-own memory. Messages from one worker to another arrive in the order in which they were sent, which both know from the
-schedule: whoever wants one takes those before it, too, and keeps them.
+There are two ways to send, with the same bits:
+
+**As they come** (gloo). A send begins when its message is there, and never waits; whoever wants a message receives it when it needs
+it. Messages from one worker to another arrive in the order in which they were sent, which both know from the schedule: whoever
+wants one takes those before it, too, and keeps them. Such workers are a Kahn network: it ends exactly if no action needs one that
+lies behind it.
+
+**In slots** (NCCL). There a send ends only when it is received, and all messages of a worker go through one stream, in the order in
+which they are begun: two workers that send to each other, or three in a circle, would wait for ever. So time is cut into slots
+that all workers know (`slots.timetable`); after each, a worker sends and receives all that this slot has made, in one batch (`swap`).
+No circle is possible: every worker takes part in the slots in the same order, the two ends of a message are in batches of the same slot, and
+inside a batch nothing waits for anything else of it. By induction over the slots each batch ends.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.collectives.requests import Request
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.pipeline.parcels import Arrival, Message, Parcel, pack
 from ziggurat.parallel.pipeline.timing import Trace, noted
-from ziggurat.parallel.runtime.heartbeat import waiting
-from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
-from ziggurat.parallel.spatial.layout import Dims
+from ziggurat.parallel.spatial import SpatialMesh
 
-HEAD_BYTES = 4096  # longer heads take a second piece
-LENGTH_BYTES = 8
-
-
-class WorkerLost(RuntimeError):  # noqa: N818 - reads as what happened
-    """Another worker of the pipeline has ended, or is stuck; the message names it."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """How one tensor of a message lies in memory and over workers.
-
-    Attributes:
-        shape: Of the sender's own part.
-        order: Its dims, the slowest in memory first.
-        dtype: Its type.
-        requires_grad: Whether the receiver sends a gradient back.
-        dims: Its layout over the workers that share images; None for a plain tensor.
-    """
-
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    dtype: torch.dtype
-    requires_grad: bool
-    dims: Dims | None = None
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one worker sends another at a time.
-
-    Attributes:
-        tensors: By name; None stands for a gradient that is zero everywhere.
-        note: Anything small that goes with them.
-    """
-
-    tensors: Mapping[Any, Tensor | None]
-    note: Any = None
+__all__ = ["Channel", "Message"]
 
 
 @dataclass(frozen=True)
 class _Sending:
     """A piece of a message on its way."""
 
-    work: dist.Work
-    memory: Tensor
+    request: Request
     to: int
     due: int
 
@@ -78,21 +45,26 @@ class Channel:
     Args:
         workers: Of the axis.
         spatial: Of tensors that are spread over the workers that share images.
+        in_slots: Whether messages wait for the end of a slot; by default on a GPU.
 
     Attributes:
+        in_slots: The same.
         bytes_sent: By this worker.
         trace: Where it is noted when this worker sends, receives and waits; or None.
     """
 
-    def __init__(self, workers: Workers, spatial: SpatialMesh | None = None) -> None:
+    def __init__(
+        self, workers: Workers, spatial: SpatialMesh | None = None, in_slots: bool | None = None
+    ) -> None:
         self.workers, self.spatial = workers, spatial
+        self.in_slots = workers.device.type == "cuda" if in_slots is None else in_slots
         self.sending: list[_Sending] = []
+        self.waiting: list[tuple[int, Parcel]] = []
         self.bytes_sent = 0
         self.trace: Trace | None = None
-        self.groups = _groups(workers)
 
     def send(self, message: Message, to: int, due: int = 0) -> None:
-        """Begin to send, and return at once; the tensors must not be overwritten until `settle` or `flush`.
+        """Begin to send, or keep for the end of the slot; the tensors must not be overwritten until they have arrived.
 
         Args:
             message: The tensors.
@@ -103,46 +75,53 @@ class Channel:
             The head, and each tensor's own bytes.
         """
         with noted(self.trace, "send", f"to {to}"):
-            self._send(message, to, due)
-
-    def _send(self, message: Message, to: int, due: int) -> None:
-        placed: dict[Any, Placed | None] = {}
-        payload: list[Tensor] = []
-        for name, tensor in message.tensors.items():
-            placed[name] = None
-            if tensor is not None:
-                local = tensor.local if isinstance(tensor, SpatialTensor) else tensor
-                dense, order = _dense(local.detach())
-                dims = tensor.dims if isinstance(tensor, SpatialTensor) else None
-                placed[name] = Placed(tuple(local.shape), order, local.dtype, local.requires_grad, dims)
-                payload.append(dense)
-        head = pickle.dumps((placed, message.note))
-        for piece in [*self._heads(head), *payload]:
-            if piece.numel():
-                self.bytes_sent += piece.numel() * piece.element_size()
-                self.sending.append(_Sending(self._begin(dist.isend, piece, to), piece, to, due))
+            parcel = pack(message, self.workers.device)
+            pieces = [parcel.head, *parcel.rest, *parcel.body]
+            self.bytes_sent += sum(piece.numel() * piece.element_size() for piece in pieces)
+            if self.in_slots:
+                self.waiting.append((to, parcel))
+                return
+            for piece in pieces:
+                self.sending.append(_Sending(self.workers.start_send(piece, to), to, due))
 
     def receive(self, source: int) -> Message:
-        """Return the next message of another worker.
+        """Return the next message of another worker that sends as messages come.
 
         Raises:
-            WorkerLost: If it has ended, or has not sent within the process group's time-out.
+            CollectiveFailed: If it has ended, or has not sent within the process group's time-out.
         """
+        arrival = Arrival(self.workers.device, self.spatial)
         with noted(self.trace, "wait", f"for {source}"):
-            first = self._take(torch.empty(HEAD_BYTES, dtype=torch.uint8, device=self.workers.device), source)
+            self._take([arrival.head], source)
+            arrival.head = self.workers.to_host(arrival.head)
         with noted(self.trace, "receive", f"from {source}"):
-            return self._receive(first, source)
+            self._take(arrival.rest(), source)
+            self._take(arrival.body(), source)
+            return arrival.message()
 
-    def _receive(self, first: Tensor, source: int) -> Message:
-        """Return a message whose head's first piece has come."""
-        data = first.cpu().numpy().tobytes()
-        length = int.from_bytes(data[:LENGTH_BYTES], "little")
-        rest = length - (HEAD_BYTES - LENGTH_BYTES)
-        if rest > 0:
-            more = self._take(torch.empty(rest, dtype=torch.uint8, device=self.workers.device), source)
-            data += more.cpu().numpy().tobytes()
-        placed, note = pickle.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])  # noqa: S301 - this run's own worker
-        return Message({name: self._arrive(place, source) for name, place in placed.items()}, note)
+    def swap(self, sources: Sequence[int]) -> list[Message]:
+        """End a slot: send what has waited for this, and return what others have sent meanwhile.
+
+        Args:
+            sources: The sender of each message that this slot has made for this worker; from one of them in its order.
+
+        Raises:
+            CollectiveFailed: If another worker has ended, or does not take part within the process group's time-out.
+
+        Communication:
+            Up to three batches of messages, with the workers that this one has messages for or from: heads, what is longer than a
+            head, bodies.
+        """
+        waiting, self.waiting = self.waiting, []
+        arrivals = [(source, Arrival(self.workers.device, self.spatial)) for source in sources]
+        with noted(self.trace, "wait", f"for {sorted(set(sources))}"):
+            self._swap([(to, [parcel.head]) for to, parcel in waiting], [(s, [a.head]) for s, a in arrivals])
+            for _, arrival in arrivals:
+                arrival.head = self.workers.to_host(arrival.head)
+        with noted(self.trace, "receive", f"from {sorted(set(sources))}"):
+            self._swap([(to, parcel.rest) for to, parcel in waiting], [(s, a.rest()) for s, a in arrivals])
+            self._swap([(to, parcel.body) for to, parcel in waiting], [(s, a.body()) for s, a in arrivals])
+        return [arrival.message() for _, arrival in arrivals]
 
     def settle(self, peer: int, done: int) -> None:
         """Let go of the memory of what a worker has taken in its actions up to one that it is known to have done.
@@ -152,93 +131,27 @@ class Channel:
         arrived = [one for one in self.sending if one.to == peer and one.due <= done]
         self.sending = [one for one in self.sending if one.to != peer or one.due > done]
         for one in arrived:
-            self._wait(one.work, one.to)
+            one.request.wait()
 
     def flush(self) -> None:
-        """Return when all that was sent has arrived.
+        """Return when all that was sent as it came has arrived.
 
         Raises:
-            WorkerLost: If a receiver has ended, or has not received within the process group's time-out.
+            CollectiveFailed: If a receiver has ended, or has not received within the process group's time-out.
         """
         sending, self.sending = self.sending, []
         for one in sending:
             with noted(self.trace, "wait", f"until {one.to} has it"):
-                self._wait(one.work, one.to)
+                one.request.wait()
 
-    def _heads(self, head: bytes) -> list[Tensor]:
-        data = len(head).to_bytes(LENGTH_BYTES, "little") + head
-        pieces = [data[:HEAD_BYTES].ljust(HEAD_BYTES, b"\0")]
-        if len(data) > HEAD_BYTES:
-            pieces.append(data[HEAD_BYTES:])
-        device = self.workers.device
-        return [torch.frombuffer(bytearray(piece), dtype=torch.uint8).to(device) for piece in pieces]
+    def _take(self, pieces: Sequence[Tensor], source: int) -> None:
+        for piece in pieces:
+            self.workers.start_receive(piece, source).wait()
 
-    def _arrive(self, place: Placed | None, source: int) -> Tensor | None:
-        if place is None:
-            return None
-        sizes = [place.shape[dim] for dim in place.order]
-        memory = torch.empty(sizes, dtype=place.dtype, device=self.workers.device)
-        if memory.numel():
-            self._take(memory.view(-1), source)
-        local = memory.permute([place.order.index(dim) for dim in range(len(sizes))])
-        local.requires_grad_(place.requires_grad)
-        if place.dims is None:
-            return local
-        assert self.spatial is not None
-        return SpatialTensor(local, place.dims, self.spatial)
-
-    def _take(self, memory: Tensor, source: int) -> Tensor:
-        self._wait(self._begin(dist.irecv, memory, source), source)
-        return memory
-
-    def _begin(self, start: Callable[..., Any], piece: Tensor, peer: int) -> dist.Work:
-        """Start one transfer; messages to higher and to lower ranks have groups of their own."""
-        upwards = (peer > self.workers.rank) == (start is dist.isend)
-        group = self.groups[0 if upwards else 1]
-        try:
-            work: dist.Work = start(piece, dist.get_global_rank(group, peer), group=group)
-        except RuntimeError as error:
-            raise self._lost(peer, error) from error
-        return work
-
-    def _wait(self, work: dist.Work, peer: int) -> None:
-        try:
-            with waiting():
-                work.wait()
-        except RuntimeError as error:
-            raise self._lost(peer, error) from error
-
-    def _lost(self, peer: int, error: RuntimeError) -> WorkerLost:
-        group = self.groups[0]
-        world = dist.get_global_rank(group, peer)
-        return WorkerLost(
-            f"worker {world} (number {peer} of the pipeline) did not answer worker {self.workers.rank} of the pipeline: "
-            f"it has ended, or is stuck; see its own last message, and resume the run ({str(error).splitlines()[0]})"
-        )
-
-
-def _groups(workers: Workers) -> tuple[Any, Any]:
-    """Return the process groups of messages to higher and to lower ranks.
-
-    nccl runs the transfers between two workers in the order in which each of them starts them; with both directions in one
-    group, two workers that send at once would wait for each other. gloo has no such order.
-    """
-    if workers.group is None or workers.device.type != "cuda":
-        return workers.group, workers.group
-    ranks = [dist.get_global_rank(workers.group, rank) for rank in range(workers.size)]
-    return workers.group, dist.new_group(ranks, use_local_synchronization=True)
-
-
-def _dense(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Return a tensor's memory without gaps as one dim, and its dims, the slowest in memory first.
-
-    Example:
-        >>> flat, order = _dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
-        >>> flat.shape, order
-        (torch.Size([120]), (0, 2, 3, 1))
-    """
-    order = tuple(
-        sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.shape[d]), reverse=True)
-    )
-    turned = tensor.permute(order)
-    return turned.contiguous().view(-1), order
+    def _swap(
+        self, sends: Sequence[tuple[int, list[Tensor]]], receives: Sequence[tuple[int, list[Tensor]]]
+    ) -> None:
+        self.workers.start_swap(
+            [(to, piece) for to, pieces in sends for piece in pieces],
+            [(source, piece) for source, pieces in receives for piece in pieces],
+        ).wait()

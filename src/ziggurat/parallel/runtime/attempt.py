@@ -29,7 +29,9 @@ from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed, WorkerLost
 from ziggurat.parallel.runtime.hangs import HangWatch, where
 from ziggurat.parallel.runtime.heartbeat import read_record, read_records
+from ziggurat.parallel.runtime.losses import tell_loss
 from ziggurat.parallel.runtime.preemption import Preemption
+from ziggurat.system.forking import fork_context
 
 LAST_WORD_SECONDS = 0.5  # after a first error others may follow, or deaths, that explain it
 STUCK_SECONDS = 5.0  # a survivor that waits for so long has not noticed that a worker has died
@@ -47,12 +49,14 @@ class LastWord:
         faults: The user's, if that is what the error is.
         preempted: How it has been stopped by a signal, if that is what the error is.
         traceback: Of the error; empty if there is none.
+        is_consequence: Whether the error only says that another worker did not answer.
     """
 
     result: Any = None
     faults: list[str] | None = None
     preempted: str | None = None
     traceback: str = ""
+    is_consequence: bool = False
 
 
 class Attempt:
@@ -101,7 +105,7 @@ class Attempt:
             Preempted: A scheduler has asked for an end.
             Interrupted: By Ctrl-C or another signal.
         """
-        context = multiprocessing.get_context(method)
+        context = fork_context() if method == "fork" else multiprocessing.get_context(method)
         try:
             with _interrupts():
                 for rank in range(num_workers):
@@ -171,6 +175,7 @@ class Attempt:
 
     def _note_loss(self, rank: int, message: str) -> None:
         self.lost[rank] = message
+        tell_loss(self.folder, message)
         self.failed_at = self.failed_at or time.monotonic()
 
     def _is_over(self) -> bool:
@@ -209,9 +214,10 @@ class Attempt:
         if self.lost:
             step = max(read_record(self.records, rank).step for rank in self.processes)
             raise WorkerLost("; ".join(self.lost.values()), step)
-        for rank, word in self.words.items():
-            if word.traceback:
-                raise WorkerFailed(f"worker {rank} failed:\n{word.traceback}")
+        failed = [(rank, word) for rank, word in self.words.items() if word.traceback]
+        if failed:
+            rank, word = min(failed, key=lambda one: one[1].is_consequence)  # the earliest that is none
+            raise WorkerFailed(f"worker {rank} failed:\n{word.traceback}")
         return self.words[0].result
 
     def _alive(self) -> list[int]:

@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from torch import nn
-
 from ziggurat.config import LaunchConfig
+from ziggurat.parallel.runtime.frames import innermost_layer
 from ziggurat.parallel.runtime.heartbeat import Activity, read_records
 
 ANSWER_SECONDS = 3.0  # that a worker has for its stack
@@ -103,42 +102,12 @@ def answer_with_stack(folder: Path, rank: int) -> None:
 
     def write_layer(number: int, frame: FrameType | None) -> None:
         partial = layer_file(folder, rank).with_suffix(".partial")
-        partial.write_text(current_layer(frame), encoding="utf-8")
+        partial.write_text(innermost_layer(frame), encoding="utf-8")
         partial.replace(layer_file(folder, rank))
 
     signal.signal(signal.SIGUSR2, write_layer)
     file = stack_file(folder, rank).open("w")
     faulthandler.register(signal.SIGUSR2, file, all_threads=True, chain=True)  # it keeps the file open
-
-
-def current_layer(frame: FrameType | None) -> str:
-    """Return the dotted name of the innermost layer that a stack is in; empty outside of any.
-
-    Example:
-        >>> import sys
-        >>> class Inner(nn.Module):
-        ...     def forward(self):
-        ...         return current_layer(sys._getframe())
-        >>> class Outer(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.blocks = nn.ModuleList([Inner()])
-        ...     def forward(self):
-        ...         return self.blocks[0]()
-        >>> Outer()()
-        'blocks.0'
-    """
-    modules: list[nn.Module] = []
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and (not modules or modules[-1] is not owner):
-            modules.append(owner)
-        frame = frame.f_back
-    if not modules:
-        return ""
-    inner, outer = modules[0], modules[-1]
-    names = [name for name, module in outer.named_modules() if module is inner]
-    return (names[0] if names else "") or type(inner).__name__
 
 
 def _state(pid: int) -> str:

@@ -137,6 +137,12 @@ def begin_record(path: Path | None, rank: int, attempt: int) -> None:
         _record = _Record(mmap.mmap(file.fileno(), 0), 2 * rank, attempt, rank)
 
 
+def end_record() -> None:
+    """Let this process write no phases any more."""
+    global _record
+    _record = None
+
+
 @contextmanager
 def beside_training(name: str) -> Iterator[None]:
     """Let this thread write its phases to the process's second record while a block runs; one thread at a time.

@@ -16,7 +16,7 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from ziggurat.torch_internals.stores import PrefixStore, Store, TCPStore
 
 POLL_SECONDS = 0.02
 

@@ -15,9 +15,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -26,20 +27,23 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore, Store
 
 from ziggurat.config import LaunchConfig
-from ziggurat.errors import Preempted, UserError
+from ziggurat.errors import CollectiveFailed, Preempted, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.allocator import keep_freed_memory
 from ziggurat.parallel.runtime.attempt import INTERRUPTS, UNANSWERED, Attempt, LastWord
+from ziggurat.parallel.runtime.determinism import deterministic
 from ziggurat.parallel.runtime.failures import Interrupted as Interrupted
 from ziggurat.parallel.runtime.failures import WorkerFailed as WorkerFailed
 from ziggurat.parallel.runtime.failures import WorkerLost as WorkerLost
 from ziggurat.parallel.runtime.hangs import HangWatch, answer_with_stack
-from ziggurat.parallel.runtime.heartbeat import begin_record, make_records, phase, waiting
+from ziggurat.parallel.runtime.heartbeat import begin_record, end_record, make_records, phase, waiting
 from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
+from ziggurat.parallel.runtime.losses import listening
 from ziggurat.parallel.runtime.preemption import SIGNALS, Preemption, forwarded_signals
+from ziggurat.system.platform import require_linux
+from ziggurat.torch_internals.stores import FileStore, Store
 
 T = TypeVar("T")
 
@@ -118,12 +122,13 @@ def launch(
         The first worker's result; under torchrun each worker returns, and only the first gets a result.
 
     Raises:
-        UserError: A worker found the user's input wrong; the message is that worker's own.
+        UserError: A worker found the user's input wrong; the message is that worker's own. Or this is no Linux.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
         WorkerLost: A worker died or hung, and no restart is left.
         Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
         Interrupted: By Ctrl-C. All workers have ended.
     """
+    require_linux()
     world = world_from_environment()
     if world is not None:
         return _join(function, args, settings)
@@ -133,14 +138,16 @@ def launch(
 
 
 def _run_alone(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T:
-    _set_up(settings)
+    keep_freed_memory()
     try:
-        return function(Workers(device=_device(settings, 0)), *args)
+        with _set_up(settings, 0) as device:
+            return function(Workers(device=device), *args)
     except KeyboardInterrupt:
         raise Interrupted from None
 
 
 def _join(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T | None:
+    keep_freed_memory()  # not in `join_world`: it cannot be undone, and there the process is the user's own
     with join_world(settings) as workers:
         result = function(workers, *args)
     return result if workers.is_first else None
@@ -150,6 +157,8 @@ def _join(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSet
 def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
     """Be one of torchrun's workers while a block runs; outside of torchrun, the only worker.
 
+    Afterwards the process is as it was: its number of threads, what Ctrl-C does, PyTorch's settings, the CUDA device.
+
     Args:
         settings: Threads and device; by default one thread on the CPU, a GPU where there is one.
 
@@ -157,25 +166,40 @@ def join_world(settings: WorkerSettings | None = None) -> Iterator[Workers]:
         All workers. Keys of the store are this world's own, also after a restart.
     """
     settings = settings or WorkerSettings(1, "cuda" if torch.cuda.is_available() else "cpu")
-    _set_up(settings)
     if world_from_environment() is None:
-        yield Workers(device=_device(settings, 0))
+        with _set_up(settings, 0) as device:
+            yield Workers(device=device)
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # die at once, also inside a collective
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    begin_record(None, rank, restart_count())  # nobody reads it; fault plans work
-    store = torchrun_store(rank, settings.group_timeout)
-    store = agree_on_world(store, rank, world, settings.group_timeout)
-    with _process_group(rank, world, local_rank, store, settings) as workers:
-        yield workers
+    with _set_up(settings, local_rank) as device, _deadly_interrupts():
+        begin_record(None, rank, restart_count())  # nobody reads it; fault plans work
+        try:
+            store = torchrun_store(rank, settings.group_timeout)
+            store = agree_on_world(store, rank, world, settings.group_timeout)
+            with _process_group(rank, world, device, store, settings) as workers:
+                yield workers
+        finally:
+            end_record()
+
+
+@contextmanager
+def _deadly_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end this process at once while a block runs, also inside a collective."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def _process_group(
-    rank: int, world: int, local_rank: int, store: Store, settings: WorkerSettings
+    rank: int, world: int, device: torch.device, store: Store, settings: WorkerSettings
 ) -> Iterator[Workers]:
-    device = _device(settings, local_rank)
     phase("process group")
     if world == 1:
         yield Workers(device=device)
@@ -191,10 +215,9 @@ def _process_group(
         )
     phase("set-up")
     try:
-        yield Workers(rank, world, device, dist.group.WORLD)
-    except (
-        RuntimeError
-    ):  # another worker may be lost, and a thread be waiting for it: the end of this process ends all
+        yield Workers(rank, world, device, dist.group.WORLD, settings.group_timeout)
+    except CollectiveFailed:
+        # another worker is lost, and a thread may be waiting for it: the end of this process ends all
         raise
     except BaseException:
         dist.destroy_process_group()
@@ -202,19 +225,24 @@ def _process_group(
     dist.destroy_process_group()
 
 
-def _set_up(settings: WorkerSettings) -> None:
-    torch.set_num_threads(settings.threads)
-    keep_freed_memory()
-    if settings.device == "cuda":
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+@contextmanager
+def _set_up(settings: WorkerSettings, local_rank: int) -> Iterator[torch.device]:
+    """Set up this process as a worker while a block runs.
 
-
-def _device(settings: WorkerSettings, local_rank: int) -> torch.device:
-    if settings.device == "cpu":
-        return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    Yields:
+        Where it computes.
+    """
+    threads = torch.get_num_threads()
+    with deterministic(settings.device):  # before CUDA starts
+        torch.set_num_threads(settings.threads)
+        try:
+            if settings.device == "cpu":
+                yield torch.device("cpu")
+            else:
+                with torch.cuda.device(local_rank):
+                    yield torch.device("cuda", local_rank)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _start_local(
@@ -297,16 +325,24 @@ def _local_worker(
     try:
         if seat.settings.device == "cpu":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        _set_up(seat.settings)
+        else:
+            # the launcher watches over the workers (`losses`); NCCL's own watch would end a survivor before it hands over
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        keep_freed_memory()
         store = FileStore(f"{seat.folder}/store", seat.num_workers)
-        with _process_group(rank, seat.num_workers, rank, store, seat.settings) as workers:
+        with (
+            _set_up(seat.settings, rank) as device,
+            _process_group(rank, seat.num_workers, device, store, seat.settings) as workers,
+            listening(seat.folder, workers.abort) if device.type == "cuda" else nullcontext(),
+        ):
             result = function(workers, *args)
         word = LastWord(result if rank == 0 else None)
     except Preempted as error:
         word = LastWord(preempted=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher reports it
         faults = error.faults if isinstance(error, UserError) else None
-        word = LastWord(faults=faults, traceback=traceback.format_exc())
+        is_consequence = isinstance(error, CollectiveFailed)
+        word = LastWord(faults=faults, traceback=traceback.format_exc(), is_consequence=is_consequence)
     pipe.send(word)
     pipe.close()
     sys.stdout.flush()

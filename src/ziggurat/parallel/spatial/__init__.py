@@ -4,7 +4,7 @@
 neighbours; `exchange` moves rows; `geometry` says which.
 """
 
-from ziggurat.parallel.spatial import operations  # fills the table
+from ziggurat.parallel.spatial.dispatch import operations  # fills the table, and lets tensors ask it
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation, spatial_mesh
 from ziggurat.parallel.spatial.table import declare
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut, gather, whole_tensor

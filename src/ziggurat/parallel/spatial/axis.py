@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -17,21 +18,26 @@ class Traffic:
     Attributes:
         bytes_sent: By this worker.
         messages: Sent by this worker; a sum over workers counts as one.
-        seconds: In which this worker waited for others.
-        moving: Seconds in which it copied rows and handed them over.
+        clock: Of the time in which this worker waited for others.
+        moving: Seconds in which its process copied rows and handed them over.
     """
 
     bytes_sent: int = 0
     messages: int = 0
-    seconds: float = 0.0
+    clock: Clock = field(default_factory=Clock)
     moving: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in which this worker waited for others; under CUDA this waits for the device."""
+        return self.clock.seconds
 
     @contextmanager
     def move(self) -> Iterator[None]:
         """Count the seconds of a block as moving, except those in which it waits."""
-        begin, waited = time.perf_counter(), self.seconds
+        begin, waited = time.perf_counter(), self.clock.host_seconds
         yield
-        self.moving += time.perf_counter() - begin - (self.seconds - waited)
+        self.moving += time.perf_counter() - begin - (self.clock.host_seconds - waited)
 
 
 @dataclass

@@ -19,16 +19,14 @@ gradient of a sum over workers is the sum of theirs, and parameters are summed o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.parallel.collectives.requests import Request
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
 
@@ -70,9 +68,7 @@ class Fetch:
         return max(0, -start), max(0, stop - self.extent)
 
 
-def start_swap(
-    sends: dict[int, Tensor], receives: dict[int, Tensor], axis: Axis
-) -> tuple[list[Any], list[Tensor]]:
+def start_swap(sends: dict[int, Tensor], receives: dict[int, Tensor], axis: Axis) -> Request:
     """Start sending tensors to workers and receiving others from them.
 
     Args:
@@ -81,27 +77,11 @@ def start_swap(
         axis: Whose workers.
 
     Returns:
-        The works to wait for, and what must live until then.
+        What to wait for; it keeps the tensors until then.
     """
-    group = axis.workers.group
-    operations = [
-        dist.P2POp(dist.irecv, tensor, group=group, group_peer=rank) for rank, tensor in receives.items()
-    ]
-    operations += [
-        dist.P2POp(dist.isend, tensor, group=group, group_peer=rank) for rank, tensor in sends.items()
-    ]
     axis.traffic.bytes_sent += sum(t.numel() * t.element_size() for t in sends.values())
     axis.traffic.messages += len(sends)
-    return (dist.batch_isend_irecv(operations) if operations else []), [*sends.values()]
-
-
-def wait_all(works: Sequence[Any], axis: Axis) -> None:
-    """Wait for what was started, and note how long."""
-    begin = time.perf_counter()
-    with waiting():
-        for work in works:
-            work.wait()
-    axis.traffic.seconds += time.perf_counter() - begin
+    return axis.workers.start_swap([*sends.items()], [*receives.items()])
 
 
 def _wire_order(num_dims: int, dim: int) -> tuple[int, ...]:
@@ -165,14 +145,13 @@ class Halos:
             first, last = plan.piece(other, me)
             if first < last:
                 rooms[other] = _room(band, dim, last - first)
-        self.works, self._alive = start_swap(sends, rooms, axis)
+        self.request = start_swap(sends, rooms, axis)
         self.axis = axis
         self.rooms = rooms
 
     def wait(self) -> list[Tensor]:
         """Return the received rows, in the order of their owners."""
-        wait_all(self.works, self.axis)
-        self._alive = []
+        self.request.wait(self.axis.traffic.clock)
         return [_unpack(self.rooms[owner], self.plan.dim) for owner in self.owners]
 
     @property
@@ -224,12 +203,11 @@ class Returns:
             if other != axis.rank and first < last:
                 self.rooms[other] = _room(like, plan.dim, last - first)
         packed = {owner: _pack(rows, plan.dim) for owner, rows in sends.items()}
-        self.works, self._alive = start_swap(packed, self.rooms, axis)
+        self.request = start_swap(packed, self.rooms, axis)
 
     def add_to(self, gradient: Tensor) -> Tensor:
         """Add what other workers have computed to the gradient of this worker's rows, in their order."""
-        wait_all(self.works, self.axis)
-        self._alive = []
+        self.request.wait(self.axis.traffic.clock)
         start = self.plan.have[self.axis.rank]
         for target in sorted(self.rooms):
             first, last = self.plan.piece(self.axis.rank, target)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from types import FrameType
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.parallel.runtime.frames import known_layer
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
@@ -89,13 +86,7 @@ class SpatialMesh:
 
     def layer(self) -> str:
         """Return the name of the layer that is being computed, as far as the call stack tells."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and id(owner) in self.names:
-                return self.names[id(owner)] or type(owner).__name__
-            frame = frame.f_back
-        return "?"
+        return known_layer(self.names)
 
     def start_backward(self, loss: Tensor, retain_graph: bool | None = None) -> None:
         """Run backward from a number that every worker has, and add the gradient to that of every parameter.
@@ -139,7 +130,7 @@ def spatial_mesh(workers: Workers, degrees: tuple[int, ...], min_rows: int = MIN
         ValueError: If the number of workers is not the product.
 
     Communication:
-        The workers of each line meet to make its process group.
+        The workers of each line meet to make its process group, which `Workers.close` of the workers destroys.
     """
     count = 1
     for degree in degrees:
@@ -159,11 +150,5 @@ def _line(workers: Workers, degree: int, stride: int) -> Workers:
     """Return the workers of one axis that this worker is among."""
     if degree == workers.size:
         return workers
-    assert workers.group is not None
     first = workers.rank - workers.rank // stride % degree * stride
-    ranks = [dist.get_global_rank(workers.group, first + stride * number) for number in range(degree)]
-    # named by its members: where images of several groups are computed, each of these makes its own lines
-    with waiting():
-        group = dist.new_group(ranks, use_local_synchronization=True)
-    assert isinstance(group, dist.ProcessGroup)  # this worker is a member
-    return Workers((workers.rank - first) // stride, degree, workers.device, group)
+    return workers.subgroup([first + stride * number for number in range(degree)])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
+from ziggurat.torch_internals.kernels import batch_norm_gradients
 
 PIECE_BYTES = 1 << 19
 
@@ -35,17 +36,16 @@ class DirectGradient:
         if gradient.stride() != band.stride():
             band = band.contiguous(memory_format=memory_format_of(band))
             gradient = torch.empty_like(band, dtype=gradient.dtype).copy_(gradient)
-        self.given = gradient, band, weight, mean, variance, None, None, False, eps
+        self.given = gradient, band, weight, mean, variance, eps
 
     def of_parameters(self) -> tuple[Tensor, Tensor]:
         """Return the gradients of weight and bias, of this worker's band."""
-        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(*self.given, [False, True, True])
+        _, of_weight, of_bias = batch_norm_gradients(*self.given, [False, True, True])
         return of_weight, of_bias
 
     def of_band(self) -> Tensor:
         """Return the gradient of the band."""
-        of_band: Tensor = torch.ops.aten.native_batch_norm_backward(*self.given, [True, False, False])[0]
-        return of_band
+        return batch_norm_gradients(*self.given, [True, False, False])[0]
 
 
 def add_gradient_of_moments(

@@ -5,15 +5,13 @@ The gradient of what every worker has is a sum of parts, see `exchange`: the adj
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.parallel.collectives.communicator import Operation
 from ziggurat.parallel.spatial.axis import Axis
 
 
@@ -28,17 +26,14 @@ class _Sum(torch.autograd.Function):
         return reduce_over(gradients[0], ctx.axis), None
 
 
-def reduce_over(part: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+def reduce_over(part: Tensor, axis: Axis, operation: Operation = "sum") -> Tensor:
     """Return the sum (or another reduction) of a tensor over the workers of an axis, without autograd.
 
     Communication:
         One all-reduce.
     """
     total = part.detach().clone(memory_format=torch.contiguous_format)
-    begin = time.perf_counter()
-    with waiting():
-        dist.all_reduce(total, operation, group=axis.workers.group)
-    axis.traffic.seconds += time.perf_counter() - begin
+    axis.workers.start_add_up(total, operation).wait(axis.traffic.clock)
     axis.traffic.bytes_sent += total.numel() * total.element_size()
     axis.traffic.messages += 1
     return total
@@ -56,13 +51,10 @@ def start_sum(part: Tensor, axes: Sequence[Axis]) -> Callable[[], Tensor]:
         return lambda: part
     total = part.detach().clone(memory_format=torch.contiguous_format)
     first, *others = axes
-    work = dist.all_reduce(total, group=first.workers.group, async_op=True)
+    request = first.workers.start_add_up(total)
 
     def finish() -> Tensor:
-        begin = time.perf_counter()
-        with waiting():
-            work.wait()
-        first.traffic.seconds += time.perf_counter() - begin
+        request.wait(first.traffic.clock)
         first.traffic.bytes_sent += total.numel() * total.element_size()
         first.traffic.messages += 1
         found = total
@@ -88,7 +80,7 @@ class _Largest(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, dims: tuple[int, ...], axes: tuple[Axis, ...]) -> Tensor:
         largest = values.amax(dims, keepdim=True)
         for axis in axes:
-            largest = reduce_over(largest, axis, dist.ReduceOp.MAX)
+            largest = reduce_over(largest, axis, "max")
         ctx.dims, ctx.axes = dims, axes
         ctx.save_for_backward(values, largest)
         return largest

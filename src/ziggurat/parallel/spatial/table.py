@@ -16,11 +16,10 @@ apart ``torch.relu``, ``Tensor.relu``, ``Tensor.relu_`` and ``torch.nn.functiona
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
@@ -118,46 +117,24 @@ def name_of(func: Callable[..., Any]) -> str:
     return name.strip("_")
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[SpatialTensor]:
-    """Yield the spatial tensors among values, and in lists among them."""
-    for value in values:
-        if isinstance(value, SpatialTensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-
-
-def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Compute an operation of which at least one argument is a spatial tensor.
-
-    Raises:
-        UnsupportedOperation: If it has no declared kind, or cannot be computed on bands.
-    """
-    tensors = list(tensors_in((*args, *named.values())))
-    if not tensors:  # a class method such as Tensor.__torch_function__ asks nothing of us
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **named)
-    mesh, name = tensors[0].mesh, name_of(func)
-    _refuse_foreign_autograd(tensors, mesh)
-    entry = TABLE.get(name)
-    if entry is None:
-        raise mesh.unsupported(name, "it has no declared kind")
-    return entry.run(Call(func, name, args, named, mesh))
-
-
-def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:
-    """Raise if a tensor came out of an autograd function written for plain tensors: its gradient would be lost."""
-    with torch._C.DisableTorchFunctionSubclass():
-        for tensor in tensors:
-            if tensor.grad_fn is not None:
-                raise mesh.unsupported(
-                    tensor.grad_fn.name(), "a custom autograd function computes its gradient on plain tensors"
-                )
-
-
 def wrap(result: Tensor, like: SpatialTensor) -> SpatialTensor:
     """Return a spatial tensor with the layout of another; the other one itself where it was changed in place."""
     return like if result is like.local else SpatialTensor(result, like.dims, like.mesh)
+
+
+OF_KIND: dict[Kind, Callable[[Call], Any]] = {}
+
+
+def fallback(kind: Kind) -> Callable[[Handler], Handler]:
+    """Enter a function as what computes an operation of a kind of which nothing but the kind is known."""
+
+    def enter(handler: Handler) -> Handler:
+        if kind in OF_KIND:
+            raise ValueError(f"a kind has one fallback: '{kind}' has {OF_KIND[kind].__name__} already")
+        OF_KIND[kind] = handler
+        return handler
+
+    return enter
 
 
 def declare(name: str, kind: Literal["pointwise"]) -> None:
@@ -167,6 +144,4 @@ def declare(name: str, kind: Literal["pointwise"]) -> None:
         name: The function's name.
         kind: ``pointwise``: each element of the result depends on that element of the arguments alone.
     """
-    from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
-
-    operation(kind, name)(run_pointwise)
+    operation(kind, name)(OF_KIND[kind])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from ziggurat.parallel.spatial.geometry import Range, ranges
 from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
+from ziggurat.torch_internals.tensors import hollow_subclass
+
+# From a function of PyTorch, its positional and its named arguments to its result.
+Dispatch = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 class SpatialTensor(torch.Tensor):
@@ -34,15 +38,18 @@ class SpatialTensor(torch.Tensor):
     local: Tensor
     dims: Dims
     mesh: SpatialMesh
+    dispatch: ClassVar[
+        Dispatch
+    ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations
 
     @staticmethod
     def __new__(cls, local: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
         """Make a tensor of the whole's shape that has no memory of its own."""
-        tensor: SpatialTensor = torch.Tensor._make_wrapper_subclass(
+        tensor = hollow_subclass(
             cls,
             [size_of(dim) for dim in dims],
-            dtype=local.dtype,
-            device=local.device,
+            local.dtype,
+            local.device,
             requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
         )
         tensor.local, tensor.dims, tensor.mesh = local, dims, mesh
@@ -52,9 +59,7 @@ class SpatialTensor(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        from ziggurat.parallel.spatial.table import run_operation
-
-        return run_operation(func, tuple(args), kwargs or {})
+        return cls.dispatch(func, tuple(args), kwargs or {})
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's stub forgets that it is a class method

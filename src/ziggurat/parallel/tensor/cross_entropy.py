@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.tensor.operators import TensorAxis
@@ -19,7 +18,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_BP: Tensor, labels_B: Tensor, axis: TensorAxis, smoothing: float) -> Tensor:
         part = logits_BP.shape[1]
         num_classes = part * axis.workers.size
-        largest_B = axis.sum(logits_BP.amax(1), dist.ReduceOp.MAX)
+        largest_B = axis.sum(logits_BP.amax(1), "max")
         shifted_BP = logits_BP - largest_B[:, None]
         places_B = labels_B - axis.workers.rank * part
         here_B = (places_B >= 0) & (places_B < part)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
 from ziggurat.parallel.tensor.split import SplitTensor
+from ziggurat.torch_internals.modules import own_states, replace_state
 
 CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
@@ -99,10 +100,9 @@ def cut_between(layer: nn.Module, axis: TensorAxis) -> None:
             convolution.
         axis: The workers.
     """
-    for places in (layer._parameters, layer._buffers):
-        for key, tensor in places.items():
-            if tensor is not None and tensor.dim():
-                places[key] = part_of(tensor, axis, 0)
+    for key, tensor in own_states(layer):
+        if tensor.dim():
+            replace_state(layer, key, part_of(tensor, axis, 0))
     for attribute in (
         "num_features",
         "num_groups",

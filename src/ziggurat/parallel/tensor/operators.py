@@ -16,11 +16,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.collectives.communicator import Operation
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import waiting
 
 
 class TensorAxis:
@@ -37,7 +36,7 @@ class TensorAxis:
         self.workers = workers
         self.bytes_sent = 0
 
-    def sum(self, part: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+    def sum(self, part: Tensor, operation: Operation = "sum") -> Tensor:
         """Return the sum (or the maximum) over all workers, the same on each.
 
         Communication:
@@ -46,9 +45,7 @@ class TensorAxis:
         size = self.workers.size
         if size == 1:
             return part
-        total = part.detach().clone(memory_format=torch.contiguous_format)
-        with waiting():
-            dist.all_reduce(total, operation, group=self.workers.group)
+        total = self.workers.add_up(part.detach().clone(memory_format=torch.contiguous_format), operation)
         self.bytes_sent += 2 * (size - 1) * total.numel() * total.element_size() // size
         return total
 
@@ -62,11 +59,9 @@ class TensorAxis:
         if size == 1:
             return part
         own = part.detach().contiguous()
-        parts = [torch.empty_like(own) for _ in range(size)]
-        with waiting():
-            dist.all_gather(parts, own, group=self.workers.group)
+        parts = self.workers.all_gather(own).view(size, *own.shape)
         self.bytes_sent += (size - 1) * own.numel() * own.element_size()
-        return torch.cat(parts, dim)
+        return torch.cat(parts.unbind(), dim)
 
     def collect(self, part: Tensor, dim: int, owner: int) -> Tensor | None:
         """Return the parts of all workers, of one shape, side by side, on one of the workers; elsewhere None.
@@ -77,11 +72,8 @@ class TensorAxis:
         own = part.detach().contiguous()
         if self.workers.size == 1:
             return own
-        is_owner = self.workers.rank == owner
-        parts = [torch.empty_like(own) for _ in range(self.workers.size)] if is_owner else None
-        with waiting():
-            dist.gather(own, parts, group=self.workers.group, group_dst=owner)
-        self.bytes_sent += 0 if is_owner else own.numel() * own.element_size()
+        parts = self.workers.gather_to(own, owner)
+        self.bytes_sent += own.numel() * own.element_size() if parts is None else 0
         return torch.cat(parts, dim) if parts is not None else None
 
     def part(self, whole: Tensor, dim: int) -> Tensor:

@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ziggurat.parallel.graph.graph import Call, Graph, Value
 from ziggurat.parallel.tensor.layers import CONVOLUTIONS
+from ziggurat.torch_internals.modules import CONVOLUTION, has_forward_hooks
 
 POINTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh,
@@ -85,12 +86,10 @@ class _Search:
         self.graph, self.num_workers = graph, num_workers
         self.layers = dict(model.named_modules())
         self.outputs = set(graph.output_values())
-        self.users: dict[Value, list[int]] = {}
+        self.users = graph.users()
         self.calls_of: dict[str, list[int]] = {}
         readers: dict[str, set[str]] = {}
         for number, call in enumerate(graph.calls):
-            for value in call.uses:
-                self.users.setdefault(value, []).append(number)
             is_of_layer = call.function is None or _is_frozen_norm(call)
             if is_of_layer:
                 self.calls_of.setdefault(call.layer, []).append(number)
@@ -156,8 +155,7 @@ class _Search:
         states = {
             state for call in self.calls_of[name] for state in self.graph.calls[call].states
         }  # a tied one has the name that it has elsewhere
-        hooked = layer._forward_hooks or layer._forward_pre_hooks
-        return self.num_places[id(layer)] == 1 and not states & self.shared and not hooked
+        return self.num_places[id(layer)] == 1 and not states & self.shared and not has_forward_hooks(layer)
 
     def _is_local(self, call: Call, first: type) -> bool:
         """Whether a call computes each channel by itself."""
@@ -175,7 +173,7 @@ class _Search:
             return bool(layer.num_groups % self.num_workers == 0)
         if type(layer) is nn.PReLU:
             return bool(layer.num_parameters > 1)
-        if isinstance(layer, nn.modules.conv._ConvNd):
+        if isinstance(layer, CONVOLUTION):
             depthwise = layer.groups == layer.in_channels == layer.out_channels
             known = type(layer) in CONVOLUTIONS or getattr(layer, "keeps_channels_apart", False)
             return bool(known and depthwise and layer.padding_mode == "zeros")

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._pytree import tree_map_only
 
 from ziggurat.parallel.tensor.cross_entropy import cross_entropy
 from ziggurat.parallel.tensor.operators import TensorAxis, join
+from ziggurat.torch_internals.containers import tree_map_only
+from ziggurat.torch_internals.tensors import as_plain_tensors, hollow_subclass
 
 CASTS = (Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16)
 FACTS = (
@@ -58,9 +59,7 @@ class SplitTensor(torch.Tensor):
         """Make a tensor of the whole's shape that has no memory of its own."""
         shape = list(local.shape)
         shape[cut_dim] *= axis.workers.size
-        tensor: SplitTensor = torch.Tensor._make_wrapper_subclass(
-            cls, shape, dtype=local.dtype, device=local.device, requires_grad=local.requires_grad
-        )
+        tensor = hollow_subclass(cls, shape, local.dtype, local.device, local.requires_grad)
         tensor.local, tensor.axis, tensor.cut_dim = local, axis, cut_dim % len(shape)
         return tensor
 
@@ -76,7 +75,7 @@ class SplitTensor(torch.Tensor):
             if func in CASTS:
                 return SplitTensor(func(first.local, *args[1:], **kwargs), first.axis, first.cut_dim)
             if func in FACTS or func in PROPERTIES:
-                with torch._C.DisableTorchFunctionSubclass():
+                with as_plain_tensors():
                     return func(*args, **kwargs)
         return func(*tree_map_only(SplitTensor, joined, args), **tree_map_only(SplitTensor, joined, kwargs))
 

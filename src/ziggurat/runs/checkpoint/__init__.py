@@ -4,7 +4,7 @@ A state is (step, weights, optimizer, moving average); everything else is recomp
 is promised and shows the protocol; one file holds each idea:
 
 =============  ======================================================================
-`state`        from a model and its optimizer to named tensors, and back
+`state`        from a checkpoint's tensors to a run's state
 `tensors`      named tensors as files, each worker's part of them
 `manifest`     size and checksum of every file; what a checkpoint's faults are
 `folders`      the names of checkpoints, and the renames that publish and set aside
@@ -17,7 +17,7 @@ is promised and shows the protocol; one file holds each idea:
 from ziggurat.runs.checkpoint.checkpoints import Checkpoints
 from ziggurat.runs.checkpoint.folders import checkpoint_folder, published_steps, remove_checkpoint
 from ziggurat.runs.checkpoint.manifest import checkpoint_faults, read_manifest
-from ziggurat.runs.checkpoint.state import load_training_state, training_state
+from ziggurat.runs.checkpoint.state import load_state
 from ziggurat.runs.checkpoint.writing import Progress, write_checkpoint
 
 __all__ = [
@@ -25,10 +25,9 @@ __all__ = [
     "Progress",
     "checkpoint_faults",
     "checkpoint_folder",
-    "load_training_state",
+    "load_state",
     "published_steps",
     "read_manifest",
     "remove_checkpoint",
-    "training_state",
     "write_checkpoint",
 ]

@@ -12,10 +12,9 @@ from typing import NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ziggurat.config import CheckpointConfig
-from ziggurat.errors import UserError
+from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import beside_training, phase, waiting
 from ziggurat.runs.checkpoint.folders import (
@@ -27,8 +26,8 @@ from ziggurat.runs.checkpoint.folders import (
 )
 from ziggurat.runs.checkpoint.manifest import checkpoint_faults, read_manifest
 from ziggurat.runs.checkpoint.retention import retained_steps
-from ziggurat.runs.checkpoint.tensors import Rows
 from ziggurat.runs.checkpoint.writing import Progress, write_checkpoint
+from ziggurat.strategies.layout import Chunk
 
 
 class _Found(NamedTuple):
@@ -64,9 +63,8 @@ class Checkpoints:
         self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole, by step
         self._found_faults: list[str] = []
         self._copies: dict[str, Tensor] = {}
-        self._names: tuple[str, ...] | None = None
-        self._mine: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
+        self._mistake: Exception | None = None  # of the thread
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -75,7 +73,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.workers.size == 1 or not isinstance(error, RuntimeError):  # else another worker may be lost
+        if not isinstance(
+            error, CollectiveFailed
+        ):  # else another worker is lost, and the thread finds out as well
             self.wait()
 
     @property
@@ -83,19 +83,18 @@ class Checkpoints:
         """The step of the newest checkpoint that is known to be whole."""
         return max(self._metrics, default=None)
 
-    def save(self, progress: Progress, state: Mapping[str, Tensor]) -> None:
+    def save(self, progress: Progress, state: Mapping[str, Chunk]) -> None:
         """Begin to write a checkpoint; one of the same step that is whole already stays as it is.
 
         Args:
             progress: How far the run is.
-            state: Tensors by name: all of the state, or this worker's part. A tensor that several workers have is
-                written by the first of them; of one whose rows are spread over them (`DTensor`), each writes its own.
+            state: What this worker writes, by the tensor's name; no two workers write an element of a name.
 
         Placement:
             Every worker keeps a copy of what it writes in the CPU's memory.
 
         Communication:
-            When the names have changed, a gather of them; in the thread, see `write_checkpoint`.
+            In the thread, see `write_checkpoint`.
         """
         begin = time.perf_counter()
         self.wait()
@@ -105,7 +104,7 @@ class Checkpoints:
         pause = time.perf_counter() - begin
         self.pauses.append(pause)
         self._thread = threading.Thread(
-            target=self._write, args=(progress, copied, pause), name="checkpoint", daemon=True
+            target=self._write_beside, args=(progress, copied, pause), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -115,6 +114,9 @@ class Checkpoints:
             with waiting():  # if a worker hangs in writing, it is the one whose thread does
                 self._thread.join()
             self._thread = None
+        if self._mistake is not None:
+            mistake, self._mistake = self._mistake, None
+            raise mistake
 
     def messages(self) -> list[str]:
         """Return what there is to say since the last call, on the first worker."""
@@ -159,35 +161,30 @@ class Checkpoints:
         """Return the folder of a checkpoint."""
         return checkpoint_folder(self.folder, progress.step)
 
-    def _copy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor | Rows]:
-        """Copy the tensors that this worker writes, into the memory of the last time where that fits."""
-        sharded = {name: value for name, value in state.items() if isinstance(value, DTensor)}
-        names = tuple(name for name in state if name not in sharded)
-        if names != self._names:  # the same on every worker: a state changes its names everywhere or nowhere
-            others = self.workers.gather(names)[: self.workers.rank]
-            self._mine = frozenset(names).difference(*others)
-            self._names = names
-        values = {name: state[name].detach() for name in names if name in self._mine}
-        firsts = {name: _first_row(value) for name, value in sharded.items()}
-        values |= {
-            name: sharded[name].to_local().detach() for name, first in firsts.items() if first is not None
-        }
+    def _copy(self, state: Mapping[str, Chunk]) -> dict[str, Chunk]:
+        """Copy what this worker writes, into the memory of the last time where that fits."""
         copies = {}
-        for name, value in values.items():
-            place = self._copies.get(name)
+        for name, chunk in state.items():
+            value, place = chunk.tensor.detach(), self._copies.get(name)
             if place is None or place.shape != value.shape or place.dtype != value.dtype:
                 place = torch.empty_like(value, device="cpu")
             copies[name] = place.copy_(value)
         self._copies = copies
-        return {name: Rows(copy, firsts.get(name) or 0) for name, copy in copies.items()}
+        return {name: Chunk(copy, state[name].offsets) for name, copy in copies.items()}
 
-    def _write(self, progress: Progress, tensors: Mapping[str, Tensor | Rows], pause: float) -> None:
+    def _write_beside(self, progress: Progress, tensors: Mapping[str, Chunk], pause: float) -> None:
+        try:
+            self._write(progress, tensors, pause)
+        except Exception as error:  # noqa: BLE001 - of this program; whoever waits for the checkpoint raises it
+            self._mistake = error
+
+    def _write(self, progress: Progress, tensors: Mapping[str, Chunk], pause: float) -> None:
         """Write a checkpoint and remove those that need not stay (in the thread)."""
         begin = time.perf_counter()
         with beside_training("checkpoint data"):
             try:
                 fault = write_checkpoint(self.folder, progress, self.run, tensors, self.workers, phase)
-            except RuntimeError as error:  # a worker is lost, as the training itself finds out
+            except CollectiveFailed as error:  # a worker is lost, as the training itself finds out
                 self._say(f"the checkpoint of step {progress.step} was interrupted: {error}")
                 return
         seconds = time.perf_counter() - begin
@@ -237,21 +234,11 @@ class Checkpoints:
                 messages.append(_set_aside(folder, faults))
             elif progress is None:
                 manifest = read_manifest(folder)
-                progress = Progress(step, manifest.metric, manifest.counters)
+                progress = Progress(step, manifest.metric, manifest.counters, manifest.decisions)
                 metrics[step] = manifest.metric
             else:
                 metrics[step] = _metric(folder)
         return _Found(progress, metrics, messages)
-
-
-def _first_row(tensor: DTensor) -> int | None:
-    """Return the number of the first row that this worker has of a tensor; None if it has none to write.
-
-    Of a tensor without rows the first worker writes that there are none.
-    """
-    (chunk,) = tensor.__create_chunk_list__()
-    first = int(chunk.offsets[0])
-    return first if chunk.sizes[0] or not first else None
 
 
 def _metric(folder: Path) -> float | None:

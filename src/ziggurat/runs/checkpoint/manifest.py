@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # raised when older ones can no longer be read
@@ -36,6 +37,7 @@ class Manifest:
         files: By name.
         metric: The task's main metric after this step, where it was evaluated.
         counters: What the run has counted so far, such as skipped steps.
+        decisions: What was measured for the run and fixes its bits, such as where its pipeline is cut.
         format: Of the checkpoint.
     """
 
@@ -44,6 +46,7 @@ class Manifest:
     files: Mapping[str, FileFacts]
     metric: float | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def text(self) -> str:
@@ -54,6 +57,8 @@ class Manifest:
             ' "manifest": {'
         """
         body = asdict(self)
+        if not self.decisions:  # the text of before there were any
+            del body["decisions"]
         return json.dumps({"manifest": body, "sha256": _sha256_of(body)}, indent=1, sort_keys=True) + "\n"
 
 

@@ -11,17 +11,15 @@ themselves, and which worker writes what is known before.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import WriteItem
+
+from ziggurat.strategies.layout import Chunk
+from ziggurat.torch_internals.storage import read_heads, read_safetensors, write_safetensors
 
 SUFFIX = ".safetensors"
 
@@ -41,19 +39,7 @@ class TensorFacts(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
-class Rows(NamedTuple):
-    """What one worker writes of a tensor whose rows are spread over workers.
-
-    Attributes:
-        tensor: Some rows, one after the other.
-        first: Number of the first of them.
-    """
-
-    tensor: Tensor
-    first: int
-
-
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int) -> list[Path]:
+def write_tensors(folder: Path, tensors: Mapping[str, Chunk], rank: int) -> list[Path]:
     """Write a worker's tensors.
 
     Tensors whose names share their first word go to one file: a file's bytes are put together in memory first, so
@@ -61,7 +47,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int)
 
     Args:
         folder: Exists.
-        tensors: On the CPU, with any strides; none is fine. All workers together give every row of a tensor once.
+        tensors: On the CPU, with any strides; none is fine. All workers together give every element of a tensor once.
         rank: This worker's number.
 
     Returns:
@@ -72,30 +58,11 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor | Rows], rank: int)
     """
     if not tensors:
         return []
-    rows = {name: value if isinstance(value, Rows) else Rows(value, 0) for name, value in tensors.items()}
-    state = {name: one.tensor.contiguous() for name, one in rows.items()}
+    state = {name: chunk.tensor.contiguous() for name, chunk in tensors.items()}
     words = list(dict.fromkeys(_first_word(name) for name in state))
     parts = {name: 1 + words.index(_first_word(name)) for name in state}
-    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=parts, save_distributed=True)
-    planner = DefaultSavePlanner()
-    planner.set_up_planner(state, is_coordinator=True)
-    writer.set_up_storage_writer(True)
-    plan = writer.prepare_local_plan(planner.create_local_plan())
-    mine = {"fqn_to_index_mapping": parts, "shard_index": 1 + rank}
-    items = [_placed(item, rows[item.index.fqn].first) for item in plan.items]
-    plan = planner.finish_plan(dataclasses.replace(plan, items=items, storage_data=mine))
-    written = writer.write_data(plan, planner).wait()
-    return sorted({folder / result.storage_data.relative_path for result in written})
-
-
-def _placed(item: WriteItem, first: int) -> WriteItem:
-    """Return what is to be written of a tensor with the number of its first row: a reader puts the rows together by it."""
-    assert item.tensor_data is not None
-    if not first:
-        return item
-    sizes = item.tensor_data.chunk.sizes
-    chunk = ChunkStorageMetadata(torch.Size([first, *[0] * (len(sizes) - 1)]), sizes)
-    return dataclasses.replace(item, tensor_data=dataclasses.replace(item.tensor_data, chunk=chunk))
+    offsets = {name: chunk.offsets for name, chunk in tensors.items()}
+    return sorted(write_safetensors(folder, state, parts, offsets, 1 + rank))
 
 
 def _first_word(name: str) -> str:
@@ -104,12 +71,7 @@ def _first_word(name: str) -> str:
 
 def stored_tensors(folder: Path) -> dict[str, TensorFacts]:
     """Return what is stored, by name, from the heads of the files."""
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {
-        name: TensorFacts(tuple(facts.size), facts.properties.dtype)
-        for name, facts in found.items()
-        if isinstance(facts, TensorStorageMetadata)
-    }
+    return {name: TensorFacts(*facts) for name, facts in read_heads(folder).items()}
 
 
 def read_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -119,11 +81,4 @@ def read_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
         folder: What `write_tensors` has written, by any number of workers.
         tensors: By name; each of the stored shape. Others that are stored are left alone.
     """
-    reader = HuggingFaceStorageReader(str(folder))
-    metadata = reader.read_metadata()
-    planner = DefaultLoadPlanner()
-    planner.set_up_planner(dict(tensors), metadata, is_coordinator=True)
-    reader.set_up_storage_reader(metadata, is_coordinator=True)
-    plan = planner.finish_plan(reader.prepare_local_plan(planner.create_local_plan()))
-    with torch.no_grad():
-        reader.read_data(plan, planner).wait()
+    read_safetensors(folder, tensors)

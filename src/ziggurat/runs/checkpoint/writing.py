@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.checkpoint.folders import checkpoint_folder, make_partial, partial_folder, publish, sync
 from ziggurat.runs.checkpoint.manifest import MANIFEST, FileFacts, Manifest, file_facts
-from ziggurat.runs.checkpoint.tensors import Rows, write_tensors
+from ziggurat.runs.checkpoint.tensors import write_tensors
+from ziggurat.strategies.layout import Chunk
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ class Progress:
         step: Optimizer steps that are done.
         metric: The task's main metric after this step, where it was evaluated.
         counters: What the run has counted so far, such as skipped steps.
+        decisions: What was measured for the run and fixes its bits, such as where its pipeline is cut.
     """
 
     step: int
     metric: float | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(
     parent: Path,
     progress: Progress,
     run: str,
-    tensors: Mapping[str, Tensor | Rows],
+    tensors: Mapping[str, Chunk],
     workers: Workers,
     enter: Callable[[str], None] = lambda name: None,
 ) -> str | None:
@@ -51,7 +53,7 @@ def write_checkpoint(
         parent: The run's ``checkpoints`` folder, one that all workers see.
         progress: How far the run is.
         run: Names the definition of the run.
-        tensors: This worker's part of the state, on the CPU; no two workers have a tensor, or a row, of one name.
+        tensors: This worker's part of the state, on the CPU; no two workers have an element of one name.
         workers: All workers, by a group that nothing else uses meanwhile.
         enter: Called as each phase begins, with its name (`phases`).
 
@@ -74,7 +76,7 @@ def _write_parts(
     parent: Path,
     progress: Progress,
     run: str,
-    tensors: Mapping[str, Tensor | Rows],
+    tensors: Mapping[str, Chunk],
     workers: Workers,
     enter: Callable[[str], None],
 ) -> str | None:
@@ -87,7 +89,7 @@ def _write_parts(
     if faults:
         return faults[0]
     every = {name: facts for _, files in gathered for name, facts in files.items()}
-    manifest = Manifest(progress.step, run, every, progress.metric, progress.counters)
+    manifest = Manifest(progress.step, run, every, progress.metric, progress.counters, progress.decisions)
     enter("checkpoint manifest")
     fault = _first_does(workers, lambda: write_manifest(partial, manifest))
     if fault is not None:
@@ -100,7 +102,7 @@ def _make(parent: Path, step: int) -> None:
     make_partial(parent, step)
 
 
-def _write_part(partial: Path, tensors: Mapping[str, Tensor | Rows], rank: int) -> dict[str, FileFacts]:
+def _write_part(partial: Path, tensors: Mapping[str, Chunk], rank: int) -> dict[str, FileFacts]:
     files = write_tensors(partial, tensors, rank)
     for file in files:
         sync(file)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import Range, transposed_extent
 from ziggurat.parallel.spatial.operations.windows import Step
+from ziggurat.torch_internals.kernels import convolution_gradients
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,10 @@ class ConvolutionKind:
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, weight and bias that the mask asks for."""
         sizes = [weight.shape[1] * self.groups if self.transposed else weight.shape[0]] if has_bias else None
-        result: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+        return convolution_gradients(
             gradient, rows, weight, sizes, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups, mask,
         )  # fmt: skip
-        return result
 
     def uncrop(
         self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]

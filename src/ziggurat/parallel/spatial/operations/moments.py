@@ -79,14 +79,14 @@ def _mean(call: Call) -> Any:
 @operation("moments", "var", "std")
 def _var(call: Call) -> Any:
     x, dims, keepdim, correction = _var_arguments(call)
-    variance, _ = _moments(x, dims, keepdim, correction)
+    variance, _ = variance_and_mean(x, dims, keepdim, correction)
     return wrap(variance.local.sqrt(), variance) if call.name == "std" else variance
 
 
 @operation("moments", "var_mean", "std_mean")
 def _var_mean(call: Call) -> Any:
     x, dims, keepdim, correction = _var_arguments(call)
-    variance, mean = _moments(x, dims, keepdim, correction)
+    variance, mean = variance_and_mean(x, dims, keepdim, correction)
     return (wrap(variance.local.sqrt(), variance) if call.name == "std_mean" else variance), mean
 
 
@@ -99,7 +99,7 @@ def _var_arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, fl
     return x, normal_dims(bound["dim"], len(x.dims)), bound["keepdim"], correction
 
 
-def _moments(
+def variance_and_mean(
     x: SpatialTensor, dims: Sequence[int], keepdim: bool, correction: float
 ) -> tuple[SpatialTensor, SpatialTensor]:
     """Return variance and mean, in two passes: deviations are from the mean of the whole."""

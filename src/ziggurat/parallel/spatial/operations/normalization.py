@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.runtime.heartbeat import waiting
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
-from ziggurat.parallel.spatial.operations.moments import _moments
+from ziggurat.parallel.spatial.operations.moments import variance_and_mean
 from ziggurat.parallel.spatial.sums import start_sum
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
+from ziggurat.torch_internals.kernels import channel_moments
+
+EXACT_FLOAT32 = 1 << 24  # greatest whole number up to which float32 has all
 
 
-def combine_moments(count: float, mean: Tensor, variance: Tensor, axis: Axis) -> tuple[float, Tensor, Tensor]:
+def counts_of(x: SpatialTensor, skipped: Collection[int]) -> list[tuple[int, ...]]:
+    """Return how many positions of a tensor each worker of an axis has, for each axis that cuts it.
+
+    Every worker knows them by the tensor's layout. Along an axis they are those of this worker's line, with the lines of the
+    axes before it joined.
+
+    Args:
+        x: The tensor.
+        skipped: Dims that are no positions: the channels, and the images where each has moments of its own.
+    """
+    counts = []
+    joined: set[int] = set()
+    for number in cut_axes(x):
+        ranks = list(x.mesh.ranks)
+        of_axis = []
+        for rank in range(x.mesh.axes[number].size):
+            ranks[number] = rank
+            of_axis.append(
+                math.prod(
+                    factor.size if factor.axis in joined else factor.local(ranks)
+                    for d, dim in enumerate(x.dims)
+                    if d not in skipped
+                    for factor in dim
+                )
+            )
+        counts.append(tuple(of_axis))
+        joined.add(number)
+    return counts
+
+
+def combine_moments(
+    counts: Sequence[int], mean: Tensor, variance: Tensor, axis: Axis
+) -> tuple[Tensor, Tensor]:
     """Join the moments of all workers of an axis.
 
     Args:
-        count: Of this worker's values.
-        mean: Of its values, shape ``(K,)``.
-        variance: Of its values, divided by the count, shape ``(K,)``.
+        counts: Of each worker's values; they may be 0, but not all.
+        mean: Of this worker's values, shape ``(K,)``.
+        variance: Of this worker's values, divided by the count, shape ``(K,)``.
         axis: The workers.
 
     Returns:
-        Count, mean and variance of all values.
+        Mean and variance of all values, in the type of `mean`.
 
     Communication:
-        One all-gather of ``2 * K + 1`` numbers.
+        One all-gather of ``2 * K`` numbers; none is read back from the device.
 
     References:
         Chan et al., Updating formulae and a pairwise algorithm for computing sample variances, 1979.
     """
-    mine = torch.cat([mean.new_tensor([count]), mean, variance])
-    every = mine.new_empty(axis.size * mine.numel())
-    with waiting():
-        dist.all_gather_single(every, mine, group=axis.workers.group)
+    mine = torch.cat([mean, variance])
+    every = axis.workers.all_gather(mine)
     axis.traffic.bytes_sent += mine.numel() * mine.element_size()
     axis.traffic.messages += 1
     rows = every.view(axis.size, -1)
-    counts, means, variances = rows[:, :1], *rows[:, 1:].chunk(2, dim=1)
-    number = counts.sum()
-    joined = (counts * means).sum(0) / number
-    squares = (counts * (variances + (means - joined).square())).sum(0)
-    return float(number), joined, squares / number
+    if sum(counts) > EXACT_FLOAT32:
+        rows = rows.double()
+    means, variances = rows.chunk(2, dim=1)
+    weights = torch.stack([rows.new_full((1,), float(count)) for count in counts])  # made on the device
+    number = weights.sum()
+    joined = (weights * means).sum(0) / number
+    squares = (weights * (variances + (means - joined).square())).sum(0)
+    return joined.to(mean.dtype), (squares / number).to(mean.dtype)
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, band: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[Axis, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        count = float(band.numel() // band.shape[1])
+        ctx: Any, band: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[Axis, ...],
+        counts: list[tuple[int, ...]],
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         mean, variance = _channel_moments(band)
-        for axis in axes:
-            count, mean, variance = combine_moments(count, mean, variance, axis)
+        for axis, of_axis in zip(axes, counts, strict=True):
+            mean, variance = combine_moments(of_axis, mean, variance, axis)
+        count = float(sum(counts[-1]))
         ctx.dtype = None if weight is None else weight.dtype
         weight, bias = _precise(weight, mean), _precise(bias, mean)
         ctx.save_for_backward(band, weight, mean, variance)
@@ -77,8 +114,8 @@ class _BatchNorm(torch.autograd.Function):
         of_band = direct.of_band()  # while the sums travel
         add_gradient_of_moments(of_band, band, finish(), ctx.count, mean, variance, ctx.eps, weight)
         if weight is None:
-            return of_band, None, None, None, None
-        return of_band, of_weight.to(ctx.dtype), of_bias.to(ctx.dtype), None, None
+            return of_band, None, None, None, None, None
+        return of_band, of_weight.to(ctx.dtype), of_bias.to(ctx.dtype), None, None, None
 
 
 def _precise(parameter: Tensor | None, like: Tensor) -> Tensor | None:
@@ -93,9 +130,7 @@ def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
     if band.numel() == 0:
         return mean, mean.clone()
     if band.device.type == "cpu":
-        unused = torch.zeros_like(mean), torch.ones_like(mean)
-        found: tuple[Tensor, Tensor] = torch.batch_norm_update_stats(band, *unused, 0.0)
-        return found
+        return channel_moments(band)
     dims = [d for d in range(band.dim()) if d != 1]
     variance, mean = torch.var_mean(band.to(precise), dims, correction=0)
     return mean, variance
@@ -119,7 +154,7 @@ def _batch_norm(call: Call) -> Any:
         raise call.unsupported("its channels are cut")
     count = _check_count(x)
     with torch.autocast(x.local.device.type, enabled=False):
-        out, mean, variance = _BatchNorm.apply(x.local, weight, bias, eps, axes)
+        out, mean, variance = _BatchNorm.apply(x.local, weight, bias, eps, axes, counts_of(x, {1}))
     if running_mean is not None:
         momentum = bound["momentum"]
         with torch.no_grad():
@@ -145,12 +180,14 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, band: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float,
-        axes: tuple[Axis, ...],
+        axes: tuple[Axis, ...], positions: list[tuple[int, ...]],
     ) -> Tensor:  # fmt: skip
         batch, channels = band.shape[:2]
-        count, mean, variance = _group_moments(band, groups)
-        for axis in axes:
-            count, mean, variance = combine_moments(count, mean, variance, axis)
+        mean, variance = _group_moments(band, groups)
+        counts = [tuple(one * (channels // groups) for one in of_axis) for of_axis in positions]
+        for axis, of_axis in zip(axes, counts, strict=True):
+            mean, variance = combine_moments(of_axis, mean, variance, axis)
+        count = float(sum(counts[-1]))
         mean, variance = (
             m.view(batch, groups).repeat_interleave(channels // groups, 1) for m in (mean, variance)
         )
@@ -191,18 +228,17 @@ class _GroupNorm(torch.autograd.Function):
             None if dtype is None else total.sum(0).to(dtype)
             for dtype, total in zip(ctx.dtypes, (of_weight, of_bias), strict=True)
         ]
-        return of_band, None, *of_parameters, None, None
+        return of_band, None, *of_parameters, None, None, None
 
 
-def _group_moments(band: Tensor, groups: int) -> tuple[float, Tensor, Tensor]:
-    """Return count, mean and variance of each group of each image of a worker's band, float32 at least."""
-    batch, channels = band.shape[:2]
-    positions = band.numel() // (batch * channels)
+def _group_moments(band: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each group of each image of a worker's band, float32 at least."""
+    batch = len(band)
     moments = [_channel_moments(one) for one in band.split(1)]
     mean, variance = (torch.stack(m).view(batch, groups, -1) for m in zip(*moments, strict=True))
     joined = mean.mean(-1, keepdim=True)  # the channels of a group have as many values each
     spread = (variance + (mean - joined).square()).mean(-1)
-    return float(positions * (channels // groups)), joined.flatten(), spread.flatten()
+    return joined.flatten(), spread.flatten()
 
 
 def _normalize_groups(
@@ -210,7 +246,7 @@ def _normalize_groups(
 ) -> SpatialTensor:
     axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
     with torch.autocast(x.local.device.type, enabled=False):
-        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes)
+        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes, counts_of(x, {0, 1}))
     return wrap(local, x)
 
 
@@ -267,7 +303,7 @@ def _layer_norm(call: Call) -> Any:
         return wrap(call.func(x.local, *call.args[1:], **call.named), x)
     if call.name == "rms_norm":
         raise call.unsupported("it normalizes over a dim that is cut")
-    variance, mean = _moments(x, dims, True, 0.0)
+    variance, mean = variance_and_mean(x, dims, True, 0.0)
     normal = (x - mean) * (variance + (1e-5 if bound["eps"] is None else bound["eps"])).rsqrt()
     for name, combine in (("weight", torch.mul), ("bias", torch.add)):
         if bound[name] is not None:

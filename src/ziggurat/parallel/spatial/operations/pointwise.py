@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ReduceOp
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.sums import reduce_over
-from ziggurat.parallel.spatial.table import Call, operation, wrap
+from ziggurat.parallel.spatial.table import Call, fallback, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
@@ -136,6 +136,7 @@ def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:
     return SpatialTensor(local, (*x.dims[:d], wanted, *x.dims[d + 1 :]), x.mesh)
 
 
+@fallback("pointwise")
 def run_pointwise(call: Call) -> Any:
     """Compute a pointwise operation: each worker on its band."""
     args, named = call.args, call.named
@@ -207,25 +208,36 @@ def _feature_dropout(call: Call) -> Any:
 
 
 def _times_mask(x: SpatialTensor, shape: tuple[int, ...], p: float, in_place: bool) -> SpatialTensor:
-    format = _common_format(x) if len(shape) == 4 else torch.contiguous_format
-    mask = torch.empty(shape, dtype=x.local.dtype, device=x.local.device, memory_format=format)
+    mask = torch.empty(math.prod(shape), dtype=x.local.dtype, device=x.local.device)
     mask = mask.bernoulli_(1 - p).div_(1 - p) if p < 1 else mask.zero_()
-    part = slice_local(mask, x.dims, x.mesh)
+    part = _in_order_of_whole(mask, shape, x)
     return wrap(x.local.mul_(part) if in_place else x.local * part, x)
 
 
-def _common_format(x: SpatialTensor) -> torch.memory_format:
-    """Return the memory format of the whole: the order in which one worker would draw.
+def _in_order_of_whole(drawn: Tensor, shape: tuple[int, ...], x: SpatialTensor) -> Tensor:
+    """Return this worker's part of what was drawn for the whole, in the order in which one worker would have drawn it.
 
-    The bands of some workers may be laid out otherwise, by chance of their extents.
+    That is the whole's memory format. The bands of some workers may be laid out otherwise, by chance of their extents, so
+    all agree on it; the answer stays on the device, which would be waited for at each dropout otherwise.
+
+    Args:
+        drawn: The numbers in the order in which they were drawn, flat.
+        shape: Of the whole.
+        x: Of whom it is.
 
     Communication:
-        One all-reduce of one number for each axis.
+        Of maps one all-reduce of one number for each axis.
     """
-    last = torch.tensor(int(memory_format_of(x.local) == torch.channels_last), device=x.local.device)
+    contiguous = slice_local(drawn.view(shape), x.dims, x.mesh)
+    if len(shape) != 4:
+        return contiguous
+    batch, channels, height, width = shape
+    channels_last = drawn.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    is_last = int(memory_format_of(x.local) == torch.channels_last)
+    votes = torch.full((), is_last, device=x.local.device)
     for axis in x.mesh.axes:
-        last = reduce_over(last, axis, ReduceOp.MAX)
-    return torch.channels_last if last else torch.contiguous_format
+        votes = reduce_over(votes, axis, "max")
+    return torch.where(votes.bool(), slice_local(channels_last, x.dims, x.mesh), contiguous)
 
 
 @operation("pointwise", "bernoulli", "uniform", "normal", "rand_like", "randn_like")

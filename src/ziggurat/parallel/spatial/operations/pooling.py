@@ -31,6 +31,7 @@ from ziggurat.parallel.spatial.operations.windows import (
 )
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, move
+from ziggurat.torch_internals.kernels import max_pool2d, max_pool2d_gradient
 
 POOLS = {
     1: (functional.max_pool1d, functional.avg_pool1d),
@@ -66,13 +67,13 @@ class _MaxPool2d(torch.autograd.Function):
         ctx: Any, band: Tensor, sizes: tuple[Any, ...], steps: tuple[Step, ...], mesh: SpatialMesh
     ) -> Tensor:
         rows, widened = Rows.exchange(band, steps, mesh, -math.inf)
-        out, indices = torch.ops.aten.max_pool2d_with_indices(widened, *sizes)
+        out, indices = max_pool2d(widened, *sizes)
         received = [tensor for of_step in rows.received for tensor in of_step]
         ctx.counts = [len(of_step) for of_step in rows.received]
         rows.received = []
         ctx.rows, ctx.sizes = rows, sizes
         ctx.save_for_backward(band, indices, *received)
-        return out  # type: ignore[no-any-return]  # torch.ops is untyped
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -80,7 +81,7 @@ class _MaxPool2d(torch.autograd.Function):
         places = iter(received)
         ctx.rows.received = [[next(places) for _ in range(count)] for count in ctx.counts]
         widened = ctx.rows.join(band)
-        of_rows = torch.ops.aten.max_pool2d_with_indices_backward(gradients[0], widened, *ctx.sizes, indices)
+        of_rows = max_pool2d_gradient(gradients[0], widened, indices, *ctx.sizes)
         ctx.rows.received = []
         return ctx.rows.give_back(of_rows, owned=True), None, None, None
 

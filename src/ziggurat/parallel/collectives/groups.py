@@ -1,0 +1,85 @@
+"""The process groups of this worker: made here, destroyed here, and aborted when another worker is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from ziggurat.errors import CollectiveFailed
+from ziggurat.parallel.collectives.requests import converted
+from ziggurat.parallel.runtime.heartbeat import waiting
+
+
+class Groups:
+    """The process groups that were made from one world.
+
+    Args:
+        world: The first group; None for one worker.
+        timeout: Of the groups that are made; by default the backend's own.
+
+    Attributes:
+        lost: What this worker was told of another one that is lost; empty while all is well.
+    """
+
+    def __init__(self, world: dist.ProcessGroup | None, timeout: timedelta | None = None) -> None:
+        self.timeout = timeout
+        self.lost = ""
+        self._open = [] if world is None else [world]
+
+    def make(self, ranks: Sequence[int], backend: str | None = None) -> dist.ProcessGroup:
+        """Return a new group; its members call this, the same number of times each and in the same order.
+
+        Args:
+            ranks: Of the members in the world.
+            backend: By default the world's.
+
+        Raises:
+            CollectiveFailed: If one of them does not come.
+        """
+        self.check()
+        with waiting(), converted(lambda: f"one of the workers {list(ranks)} did not come to a new group"):
+            group = dist.new_group(
+                list(ranks), self.timeout, backend, use_local_synchronization=True
+            )  # named by its members: others may make theirs at the same time
+        assert isinstance(group, dist.ProcessGroup)  # this worker is a member
+        self._open.append(group)
+        return group
+
+    def destroy(self, group: dist.ProcessGroup) -> None:
+        """Close a group in which nobody waits any more."""
+        self._open.remove(group)
+        dist.destroy_process_group(group)
+
+    def check(self) -> None:
+        """Do nothing while all is well.
+
+        Raises:
+            CollectiveFailed: If this worker was told that another one is lost.
+        """
+        if self.lost:
+            raise CollectiveFailed(self.lost)
+
+    def abort(self, lost: str) -> None:
+        """End what this worker waits for in any group, now and later; may be called from another thread.
+
+        Under NCCL a worker that waits for one that has died does not come back by itself: its kernels spin, and whoever
+        waits for the stream waits with them. Aborting the communicators ends the kernels, without a result; as `lost` is
+        set before, whoever comes back from such a wait finds it (`check`) before it believes what it has got. gloo raises by
+        itself when a connection closes, and does nothing here.
+
+        Args:
+            lost: Which worker, and how.
+        """
+        self.lost = lost
+        # each in a thread of its own: the abort of one communicator may wait for the kernels of another
+        threads = [
+            threading.Thread(target=group.abort, name="abort", daemon=True)
+            for group in reversed(list(self._open))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()

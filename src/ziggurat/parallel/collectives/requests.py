@@ -1,0 +1,74 @@
+"""A collective that was begun, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+
+from ziggurat.errors import CollectiveFailed
+from ziggurat.parallel.collectives.clock import Clock
+from ziggurat.parallel.runtime.heartbeat import waiting
+
+# They are this worker's own, though they may come up in the middle of a collective.
+OWN_FAULTS = (CollectiveFailed, torch.OutOfMemoryError, torch.AcceleratorError)
+
+
+@contextmanager
+def converted(describe: Callable[[], str]) -> Iterator[None]:
+    """Raise `CollectiveFailed` for what a backend raises in a block that does nothing but communicate.
+
+    Args:
+        describe: Returns who did not answer whom.
+    """
+    try:
+        yield
+    except OWN_FAULTS:
+        raise
+    except RuntimeError as error:  # gloo has no type of its own
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise CollectiveFailed(
+            f"{describe()}: it has ended, or is stuck; see its own last message, and resume the run ({lines[0]})"
+        ) from error
+
+
+class Request:
+    """A collective, or some messages, that this worker has begun.
+
+    Args:
+        works: Of PyTorch, each with a function that says who would not have answered; none if nothing is to wait for.
+        check: Raises `CollectiveFailed` where this worker has been told that another one is lost.
+        device: On which the result is.
+        memory: What must live until the end.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[tuple[dist.Work, Callable[[], str]]],
+        check: Callable[[], None],
+        device: torch.device,
+        memory: Sequence[torch.Tensor] = (),
+    ) -> None:
+        self._works, self._check, self._device, self._memory = works, check, device, memory
+
+    def wait(self, clock: Clock | None = None) -> None:
+        """Return when the result is there; under CUDA, when the current stream will wait for it.
+
+        Args:
+            clock: Is told how long this took, on the device where it is a GPU.
+
+        Raises:
+            CollectiveFailed: If another worker has ended, or has not answered within the group's time-out.
+        """
+        works, self._works = self._works, ()
+        with clock.span(self._device) if clock is not None else nullcontext(), waiting():
+            for work, describe in works:
+                with converted(describe):
+                    work.wait()
+        self._memory = ()
+        self._check()
+
+
+DONE = Request((), lambda: None, torch.device("cpu"))  # of a collective of one worker

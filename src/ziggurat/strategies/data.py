@@ -1,0 +1,20 @@
+"""Data parallelism (dp): the microbatches of a step are spread over workers, and their sums do not depend on how.
+
+Where several workers share each image (sp), each has a *part* of a microbatch's gradient and losses: the parts are added up
+after the canonical sum over dp, so that the result has the same bits on any degree of dp.
+"""
+
+from __future__ import annotations
+
+from ziggurat.strategies.base import Strategy
+
+
+class DataParallel(Strategy):
+    """Whole microbatches, each on one worker (or on those of the other axes); every worker has all weights."""
+
+    axis = "dp"
+    meaning = "samples"
+    inwards = 0
+    spreads_samples = True
+    wants_microbatches = True
+    replicates_state = True

@@ -1,0 +1,70 @@
+"""A model that is run in evaluation by the workers of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Generic
+
+from torch import Tensor
+
+from ziggurat.parallel.runtime.allocator import give_back_freed_memory
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.placing import Placed, join
+from ziggurat.strategies.running import Microbatches, Runner
+from ziggurat.strategies.state import Model
+
+
+class Executor(Generic[Model]):
+    """Runs batches through a placed model, forward alone.
+
+    Args:
+        model: Placed.
+        mesh: All workers.
+        runner: Of the model.
+    """
+
+    def __init__(self, model: Model, mesh: Mesh, runner: Runner) -> None:
+        self.model, self.mesh, self.runner = model, mesh, runner
+
+    @property
+    def at_once(self) -> int:
+        """Batches that are given to `run` together, so that no worker of the network is idle for long."""
+        return self.runner.at_once
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Return the context without gradients in which `run` is called."""
+        return self.runner.inference()
+
+    def run(self, work: Microbatches) -> list[Any]:
+        """Return what ``work.finish`` makes of each batch, on every worker that computes a part of it."""
+        return self.runner.infer(work)
+
+    def keep_company(self, runs: int, images: Callable[[], Tensor], compute: Callable[[], Any]) -> None:
+        """Take part in runs of other workers that have more batches, where the workers run the model together."""
+        self.runner.keep_company(runs, images, compute)
+
+    def end(self) -> None:
+        """Forget what the runs have left behind."""
+        self.runner.end_inference()
+
+
+def place_for_inference(model: Model, mesh: Mesh, setting: Setting) -> Executor[Model]:
+    """Place a model for evaluation or prediction; all workers call this.
+
+    Args:
+        model: Whole, the same on every worker; what is others' is dropped.
+        mesh: All workers.
+        setting: Its images are a batch of tiles.
+
+    Raises:
+        UserError: On all workers, if the network cannot be spread so.
+    """
+    was_training = model.training
+    model.eval()
+    mesh.name_layers(model)
+    placed = Placed([model], mesh, join(model, mesh, setting))
+    model.train(was_training)
+    give_back_freed_memory()  # of what other workers keep
+    return Executor(model, mesh, placed.runner(model))

@@ -1,0 +1,113 @@
+"""What the microbatches of a step leave behind, summed over all of them: gradients and running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ziggurat.parallel.collectives.gradients import GradientSum
+from ziggurat.parallel.collectives.pieces import PartSum
+from ziggurat.parallel.collectives.running_statistics import RunningStatistics
+from ziggurat.parallel.collectives.workers import Workers
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a model whose gradients and statistics come at a time of their own: a stage, or the whole model.
+
+    Attributes:
+        parameters: By name, those that this worker has.
+        layers: A module that holds the layers with running statistics.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    layers: nn.Module
+
+
+class Sums:
+    """The canonical sums of gradients and statistics over all microbatches of a step.
+
+    One step::
+
+        sums.start(num_microbatches)
+        with sums.leaf(section, index): ...backward()     # of this worker's microbatches
+        sums.take_statistics(section)
+        sums.finish()                                     # {name: gradient of the global batch}
+        sums.finish_statistics()
+
+    Args:
+        sections: Of the model.
+        data: The workers that take other microbatches.
+        parts: Adds up what workers with other parts of the same microbatches have; None where there are none.
+    """
+
+    def __init__(self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None) -> None:
+        self.sections, self.parts = sections, parts
+        self.statistics = [self.make_statistics(section.layers, data) for section in sections]
+        self.gradients = [GradientSum(section.parameters.values(), data) for section in sections]
+        self.num_microbatches = 0
+
+    def make_statistics(self, layers: nn.Module, data: Workers) -> RunningStatistics:
+        """Return what keeps the running statistics of a section."""
+        return RunningStatistics(layers, data)
+
+    def start(self, num_microbatches: int) -> None:
+        """Begin a step."""
+        self.num_microbatches = num_microbatches
+        for gradients in self.gradients:
+            gradients.start(num_microbatches)
+        for statistics in self.statistics:
+            statistics.start()
+
+    @contextmanager
+    def leaf(self, section: int, index: int) -> Iterator[None]:
+        """Take the gradient of backward of a section and microbatch, run inside."""
+        with self.gradients[section].leaf(index):
+            yield
+
+    def take_present(self, section: int, index: int) -> None:
+        """Take what several backward passes have left in every ``parameter.grad`` as the gradient of a microbatch."""
+        self.gradients[section].take_present(index)
+
+    def take_statistics(self, section: int) -> None:
+        """Take the statistics that forward of a section and microbatch has left."""
+        self.statistics[section].take_leaf()
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return the gradient of each parameter that this worker has, of the global batch.
+
+        Communication:
+            The canonical sum over the data axis; then the sum of all gradients over workers with other parts, see `PartSum`.
+        """
+        totals: dict[str, Tensor] = {}
+        for section, gradients in reversed(list(zip(self.sections, self.gradients, strict=True))):
+            gradients.finish(self.parts)
+            for name, parameter in section.parameters.items():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None
+                    totals[name] = totals[name] + parameter.grad if name in totals else parameter.grad
+        return totals
+
+    def assign(self, gradients: Mapping[str, Tensor]) -> None:
+        """Set every ``parameter.grad`` of the sections."""
+        for section in self.sections:
+            for name, parameter in section.parameters.items():
+                parameter.grad = gradients.get(name)
+
+    def finish_statistics(self) -> None:
+        """Combine the running statistics of all microbatches, in canonical order."""
+        for statistics in reversed(self.statistics):
+            statistics.finish(self.num_microbatches)
+
+    def abandon(self) -> None:
+        """Go back to the running statistics from before the step."""
+        for statistics in self.statistics:
+            statistics.abandon()
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters."""
+        for gradients in self.gradients:
+            gradients.close()

@@ -1,0 +1,1 @@
+"""What the program asks of the operating system, in one place each."""

@@ -1,0 +1,30 @@
+"""Starting a process by a fork, and why that is safe where it is done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from multiprocessing.context import ForkContext
+
+# Of Python 3.12 and later, whose os.fork counts the threads of the operating system, PyTorch's among them.
+THREADS_WARNING = r"This process \(pid=\d+\) is multi-threaded, use of fork\(\)"
+
+
+def fork_context() -> ForkContext:
+    """Return the context that forks, for a child whose work takes no lock that another thread may hold.
+
+    A fork copies the calling thread only: a lock that another thread holds at that instant stays taken in the child.
+    Python warns of it since 3.12 whenever there are threads, and there are: those of PyTorch and of gloo. Three kinds of
+    children are forked, and the warning is answered here for all of them:
+
+    * workers, before the launcher has started any thread, where they compute with one thread each and no GPU;
+    * loader processes and those of `check`: they decode images with Pillow and NumPy, and cut and resize with PyTorch on
+      one thread, which is set before anything else, so that OpenMP's pool, which does not survive a fork, is never
+      asked; they take part in no collective, log nothing, and glibc and Python make their own locks anew in a child.
+
+    They are forked rather than spawned as they share the data set's pages and start in milliseconds. What is forked must
+    not use a GPU.
+    """
+    # Not around each fork: the filters belong to the whole process, and a second thread would restore the wrong ones.
+    warnings.filterwarnings("ignore", message=THREADS_WARNING, category=DeprecationWarning)
+    return multiprocessing.get_context("fork")

@@ -1,0 +1,20 @@
+"""Everything of PyTorch that is private, or public without a promise: each behind a named function, with its reason.
+
+A minor version of PyTorch may move or change any of it. So it stands here alone, a test for each part fails when it has
+moved, and nothing else in the package touches it (which a test holds, too).
+
+The room lies below all others but `errors`: models, data, parallelism and runs may all ask it, and it knows none of them. Its
+files are parted by what they import, so that a model does not load PyTorch's sharding.
+
+| file | what of PyTorch |
+|---|---|
+| tensors | memory, versions, views, subclasses without memory, arithmetic on lists of tensors |
+| containers | walking through nested containers |
+| modules | bases of layers, hooks, a layer's own parameters and buffers |
+| kernels | gradients of convolution, norm and pooling as operators |
+| functions | seeing calls of functions, of operators, of custom autograd functions |
+| sharding | `fully_shard` and `DTensor` beyond their documentation |
+| stores | the stores that workers meet at |
+| storage | the safetensors form of `torch.distributed.checkpoint` |
+| machine | what units the CPU has |
+"""

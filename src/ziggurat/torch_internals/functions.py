@@ -1,0 +1,75 @@
+"""Seeing what is called: functions, operators, and custom autograd functions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Why: documented in notes only, and the second lies in a private module. Both are of the thread that enters them.
+FunctionMode = TorchFunctionMode
+DispatchMode = TorchDispatchMode
+
+# From the function's class, its arguments and what calls it to what the call returns.
+SeesApply = Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[..., Any]], Any]
+
+
+def is_primitive(func: Callable[..., Any]) -> bool:
+    """Whether a function is an operator of PyTorch's own decompositions, which no network calls by itself.
+
+    Why: met while a network is traced, it tells that scripted code has called an operator out of sight.
+    """
+    return isinstance(func, torch._ops.OpOverload) and func.namespace == "prims"
+
+
+class _Watchers(threading.local):
+    """Who sees the calls of custom autograd functions of this thread."""
+
+    def __init__(self) -> None:
+        self.stack: list[SeesApply] = []
+
+
+_watchers = _Watchers()
+_lock = threading.Lock()
+_active = 0  # watchers of all threads
+_original: Any = torch.autograd.Function.__dict__["apply"]
+
+
+def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Be ``Function.apply`` while anybody watches: to threads that do not, it is the original."""
+    inner = _original.__get__(None, cls)
+    if not _watchers.stack:
+        return inner(*args, **kwargs)
+    return _watchers.stack[-1](cls, args, kwargs, inner)
+
+
+@contextmanager
+def seeing_apply(see: SeesApply) -> Iterator[None]:
+    """Let a function be called in the place of each ``Function.apply`` of this thread.
+
+    Why: no mode of PyTorch sees a custom autograd function as one call; what its forward does is not what is differentiated.
+
+    Other threads are not concerned: in them the call goes straight to the original. ``Function.apply`` is PyTorch's own as soon
+    as nobody watches.
+
+    Args:
+        see: Is called instead, and has to call what calls the original.
+    """
+    global _active
+    with _lock:
+        _active += 1
+        torch.autograd.Function.apply = classmethod(_apply)
+    _watchers.stack.append(see)
+    try:
+        yield
+    finally:
+        _watchers.stack.pop()
+        with _lock:
+            _active -= 1
+            if not _active:
+                torch.autograd.Function.apply = _original

@@ -1,0 +1,51 @@
+"""`fully_shard` and `DTensor`, beyond what their documentation promises."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+class OwnRows(NamedTuple):
+    """What this worker has of a tensor that is sharded by its first dim.
+
+    Attributes:
+        first: Number of the first row; of one that has none, the number of rows of the tensor or less.
+        size: How many rows.
+    """
+
+    first: int
+    size: int
+
+
+def own_rows(tensor: DTensor) -> OwnRows:
+    """Return which rows of a sharded tensor this worker has.
+
+    Why: it is what `torch.distributed.checkpoint` asks; the arithmetic of uneven shards has no documented form.
+    """
+    (chunk,) = tensor.__create_chunk_list__()
+    return OwnRows(int(chunk.offsets[0]), int(chunk.sizes[0]))
+
+
+def sum_gradients(unit: FSDPModule) -> None:
+    """Let a unit's gradients be summed over workers, never averaged, also those of weights that some workers did not use.
+
+    Why: the setters are documented as meant for special cases, and change between minor versions.
+    """
+    unit.set_gradient_divide_factor(1.0)
+    unit.set_force_sum_reduction_for_comms(True)
+    unit.set_reduce_scatter_unused_params(True)
+
+
+def drop_gathered(model: nn.Module) -> None:
+    """Drop all weights of a model that are gathered still after forward passes without a backward pass.
+
+    Each unit is told by the documented ``reshard``. Nothing happens to a model that is not sharded, and no worker waits for
+    another.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,79 @@
+"""Tensors: their memory, how often they were changed, subclasses, and arithmetic on many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound=Tensor)
+
+
+def memory_key(tensor: Tensor) -> int:
+    """Return a number for the memory that a tensor lies in: views share it, and so do tensors without memory.
+
+    Why: the address of the data is 0 for everything on the meta device; the storage object's own address is not. It may
+    come again when the storage is gone.
+    """
+    key: int = tensor.untyped_storage()._cdata
+    return key
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return a number that grows with each change of a tensor in place, through any of its views.
+
+    Why: nothing documented tells whether a call has changed its arguments.
+    """
+    version: int = tensor._version
+    return version
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd takes a tensor for a view of another.
+
+    Why: `Tensor.is_inference`, strides and storage sizes do not tell; autograd's own note does.
+    """
+    return tensor._base is not None
+
+
+def hollow_subclass(
+    kind: type[T], shape: Sequence[int], dtype: torch.dtype, device: torch.device, requires_grad: bool
+) -> T:
+    """Return a tensor of a subclass that has a shape, and no memory of its own.
+
+    Why: it is how PyTorch's own subclasses (DTensor) are made; there is no documented way.
+    """
+    tensor: T = torch.Tensor._make_wrapper_subclass(
+        kind, list(shape), dtype=dtype, device=device, requires_grad=requires_grad
+    )
+    return tensor
+
+
+def as_plain_tensors() -> AbstractContextManager[Any]:
+    """Return a context in which ``__torch_function__`` of subclasses is not called.
+
+    Why: a subclass that asks for its own shape must not be asked itself. PyTorch's documentation names it for this use.
+    """
+    context: AbstractContextManager[Any] = torch._C.DisableTorchFunctionSubclass()
+    return context
+
+
+def add_each_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """Add to each tensor, in place, the other of its place.
+
+    Why: one call for hundreds of small tensors; the optimizers use it.
+    """
+    torch._foreach_add_(list(tensors), list(others))
+
+
+def scale_each_(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply each tensor, in place, by a number that is a tensor. Why: as `add_each_`."""
+    torch._foreach_mul_(list(tensors), factor)
+
+
+def lerp_each_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+    """Move each tensor, in place, towards the end of its place by a share of the way. Why: as `add_each_`."""
+    torch._foreach_lerp_(list(tensors), list(ends), weight)

@@ -1,0 +1,76 @@
+"""How the microbatches of a data set go into a model: normalized, on the worker's device, with what is random keyed by samples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ziggurat.config import RunConfig
+from ziggurat.data.batch import Microbatch
+from ziggurat.models.images import normalize_images
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.strategies.mesh import Mesh
+
+
+def seed_everything(*key: int | tuple[int, ...]) -> None:
+    """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
+
+    Example:
+        >>> seed_everything(7, (0, 3))
+        >>> first = torch.rand(1)
+        >>> seed_everything(7, (0, 3))
+        >>> bool(first == torch.rand(1))
+        True
+    """
+    words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
+    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state % (1 << 32))
+
+
+def autocast(device: torch.device, config: RunConfig) -> torch.autocast:
+    """Return a context in which the model computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16")
+
+
+@dataclass(frozen=True)
+class SampleFeed:
+    """The microbatches of a run.
+
+    Attributes:
+        model: Says how images are normalized.
+        mesh: Says which part of images is this worker's.
+        config: Of the run.
+        step: Returns the number of the present step, from 0.
+    """
+
+    model: VisionModel
+    mesh: Mesh
+    config: RunConfig
+    step: Callable[[], int]
+
+    def images(self, batch: Microbatch) -> Tensor:
+        """Return a microbatch's images as the model sees them."""
+        images = normalize_images(batch.images_BCHW, batch.own_sizes, self.model.mean, self.model.std)
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.mesh.spread(images, batch.part)
+
+    def seed(self, batch: Microbatch) -> None:
+        """Let what is random depend on the samples only."""
+        seed_everything(self.config.seed, *((id.epoch, id.sample) for id in batch.ids))
+
+    def announce(self, name: str, batch: Microbatch) -> None:
+        """Note in the worker's heartbeat what it begins."""
+        phase(name, self.step(), batch.index, [(id.epoch, id.sample) for id in batch.ids])
+
+    def compute(self) -> torch.autocast:
+        """Return a context in which the model computes: autocast."""
+        return autocast(self.mesh.workers.device, self.config)

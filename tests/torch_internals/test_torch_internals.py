@@ -1,0 +1,341 @@
+"""Each private part of PyTorch that is used is there, and does what its users rely on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+
+from support.ranks import run_ranks
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.torch_internals import (
+    containers,
+    functions,
+    kernels,
+    machine,
+    modules,
+    sharding,
+    storage,
+    stores,
+    tensors,
+)
+
+
+def test_views_share_a_memory_also_without_any() -> None:
+    for device in ("cpu", "meta"):
+        one = torch.empty(4, 4, device=device)
+        assert tensors.memory_key(one) == tensors.memory_key(one[1:]) == tensors.memory_key(one.t())
+        other = torch.empty(4, 4, device=device)
+        assert tensors.memory_key(one) != tensors.memory_key(other)
+
+
+def test_a_change_through_a_view_is_seen() -> None:
+    one = torch.zeros(4)
+    before = tensors.version_of(one)
+    one + 1
+    assert tensors.version_of(one) == before
+    one[1:].add_(1)
+    assert tensors.version_of(one) > before
+    before = tensors.version_of(one)
+    one.data.add_(1)
+    assert tensors.version_of(one) == before, "what goes by `.data` is out of autograd's sight"
+
+
+def test_autograd_tells_views() -> None:
+    one = torch.zeros(4, requires_grad=True) * 2
+    assert tensors.is_view(one[1:])
+    assert not tensors.is_view(one)
+    assert not tensors.is_view(one[1:].clone())
+
+
+class _Hollow(torch.Tensor):
+    asked: list[Any] = []  # noqa: RUF012 - one list for all
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.asked.append(func)
+        with tensors.as_plain_tensors():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError("nothing is computed")
+
+
+def test_a_subclass_has_a_shape_without_memory_and_can_be_passed_by() -> None:
+    one = tensors.hollow_subclass(
+        _Hollow, (2, 1 << 40), torch.float64, torch.device("cpu"), requires_grad=True
+    )
+    _Hollow.asked.clear()
+    with tensors.as_plain_tensors():
+        assert (type(one), tuple(one.shape), one.dtype, one.requires_grad) == (
+            _Hollow,
+            (2, 1 << 40),
+            torch.float64,
+            True,
+        )
+    assert _Hollow.asked == []
+    assert one.shape[0] == 2
+    assert len(_Hollow.asked) == 1
+
+
+def test_many_tensors_are_changed_at_once() -> None:
+    many = [torch.ones(2), torch.ones(3, 1)]
+    tensors.add_each_(many, [torch.ones(2), torch.full((3, 1), 2.0)])
+    tensors.scale_each_(many, torch.tensor(2.0))
+    assert [t.flatten().tolist() for t in many] == [[4, 4], [6, 6, 6]]
+    tensors.lerp_each_(many, [torch.zeros(2), torch.zeros(3, 1)], 0.5)
+    assert [t.flatten().tolist() for t in many] == [[2, 2], [3, 3, 3]]
+
+
+def test_containers_are_walked_through_in_order() -> None:
+    given = {"a": [torch.ones(1), 2], "b": (torch.zeros(1), None)}
+    leaves, spec = containers.tree_flatten(given)
+    assert len(containers.tree_leaves(given)) == len(leaves) == 4
+    assert containers.tree_unflatten(leaves, spec) == given
+    assert containers.tree_map(lambda leaf: 0, given) == {"a": [0, 0], "b": (0, 0)}
+    assert containers.tree_map_only(int, lambda leaf: leaf + 1, given)["a"][1] == 3
+
+
+def test_bases_of_layers() -> None:
+    norms = (nn.BatchNorm1d(2), nn.BatchNorm3d(2), nn.SyncBatchNorm(2), nn.InstanceNorm2d(2))
+    assert all(isinstance(norm, modules.NORMS) for norm in norms)
+    assert not isinstance(nn.GroupNorm(1, 2), modules.NORMS)
+    assert isinstance(nn.Conv1d(1, 1, 1), modules.CONVOLUTION)
+    assert isinstance(nn.ConvTranspose3d(1, 1, 1), modules.CONVOLUTION)
+    assert not isinstance(nn.Linear(1, 1), modules.CONVOLUTION)
+
+
+def test_hooks_around_forward_are_seen() -> None:
+    layer = nn.Linear(1, 1)
+    assert not modules.has_forward_hooks(layer)
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        hook = register(lambda *given: None)
+        assert modules.has_forward_hooks(layer)
+        hook.remove()
+        assert not modules.has_forward_hooks(layer)
+
+
+def test_states_are_replaced_where_they_are() -> None:
+    layer = nn.BatchNorm2d(2)
+    layer.register_buffer("unsaved", torch.zeros(1), persistent=False)
+    layer.twin = layer.weight
+    assert [name for name, _ in modules.own_states(layer)] == [
+        "weight", "bias", "twin", "running_mean", "running_var", "num_batches_tracked", "unsaved",
+    ]  # fmt: skip
+    for name, tensor in modules.own_states(layer):
+        is_parameter = isinstance(tensor, nn.Parameter)
+        modules.replace_state(layer, name, nn.Parameter(tensor + 1) if is_parameter else tensor + 1)
+    assert "unsaved" not in layer.state_dict()
+    assert (layer.weight.tolist(), layer.running_mean.tolist(), layer.unsaved.tolist()) == (
+        [2, 2],
+        [1, 1],
+        [1],
+    )
+    assert isinstance(layer.bias, nn.Parameter)
+
+
+def test_layers_are_replaced_where_they_are() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Linear(1, 1))
+    modules.replace_layer(model, "0", nn.Tanh())
+    assert [type(layer) for layer in model] == [nn.Tanh, nn.Linear]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_of_a_convolution(transposed: bool) -> None:
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(
+        (3, 4, 3, 3) if transposed else (4, 3, 3, 3), dtype=torch.float64, requires_grad=True
+    )
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    places = (2, 2), (1, 1), (1, 1), transposed, (0, 0), 1
+    out = torch.convolution(x, weight, bias, *places)
+    gradient = torch.randn_like(out)
+    wanted = torch.autograd.grad(out, (x, weight, bias), gradient)
+    found = kernels.convolution_gradients(gradient, x, weight, [4], *places, [True, True, True])
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert kernels.convolution_gradients(gradient, x, weight, None, *places, [False, True, False])[0] is None
+
+
+def test_gradients_of_a_norm_in_evaluation() -> None:
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    mean, variance = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 1
+    out = functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, 1e-5)
+    gradient = torch.randn_like(out)
+    wanted = torch.autograd.grad(out, (x, weight, bias), gradient)
+    found = kernels.batch_norm_gradients(gradient, x, weight, mean, variance, 1e-5, [True, True, True])
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_moments_of_channels(dtype: torch.dtype, format: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 5, 4).to(dtype).contiguous(memory_format=format)
+    mean, variance = kernels.channel_moments(x)
+    assert mean.dtype == torch.promote_types(dtype, torch.float32)
+    wanted, wanted_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), wanted_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(variance.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_pooling_and_its_gradient() -> None:
+    x = torch.randn(2, 3, 7, 6, requires_grad=True)
+    sizes = [3, 3], [2, 2], [1, 1], [1, 1], False
+    wanted = functional.max_pool2d(x, 3, 2, 1)
+    gradient = torch.randn_like(wanted)
+    out, indices = kernels.max_pool2d(x.detach(), *sizes)
+    assert torch.equal(out, wanted)
+    found = kernels.max_pool2d_gradient(gradient, x.detach(), indices, *sizes)
+    assert torch.equal(found, torch.autograd.grad(wanted, x, gradient)[0])
+
+
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * 2
+
+
+def test_a_custom_function_is_seen_by_the_thread_that_asks() -> None:
+    original = torch.autograd.Function.__dict__["apply"]
+    seen: list[Any] = []
+
+    def see(cls: Any, args: Any, kwargs: Any, apply: Any) -> Any:
+        seen.append(cls)
+        return apply(*args, **kwargs)
+
+    inside, done = threading.Event(), threading.Event()
+    gradients: list[Tensor] = []
+
+    def elsewhere() -> None:
+        inside.wait(10)
+        x = torch.ones(2, requires_grad=True)
+        _Twice.apply(x).sum().backward()
+        assert x.grad is not None
+        gradients.append(x.grad)
+        done.set()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    with functions.seeing_apply(see):
+        inside.set()
+        assert done.wait(10)
+        assert seen == [], "another thread's calls are its own"
+        x = torch.ones(2, requires_grad=True)
+        _Twice.apply(x).sum().backward()
+    thread.join()
+    assert seen == [_Twice]
+    assert x.grad is not None
+    assert x.grad.tolist() == gradients[0].tolist() == [2, 2]
+    assert torch.autograd.Function.__dict__["apply"] is original
+
+
+def test_functions_and_operators_are_seen() -> None:
+    calls: list[str] = []
+
+    class OfFunctions(functions.FunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            calls.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    class OfOperators(functions.DispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            calls.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    one = torch.ones(2)
+    with OfFunctions(), OfOperators():
+        torch.relu(one)
+    assert calls == ["relu", "aten.relu.default"]
+
+
+def test_operators_of_decompositions_are_told_apart() -> None:
+    import torch._prims
+
+    assert functions.is_primitive(torch.ops.prims.add.default)
+    assert not functions.is_primitive(torch.ops.aten.add.Tensor)
+    assert not functions.is_primitive(torch.add)
+
+
+def _shard(workers: Workers) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    whole = [parameter.detach().clone() for parameter in model.parameters()]
+    assert workers.group is not None
+    mesh = DeviceMesh.from_group(workers.group, "cpu")
+    for module in (model[0], model):
+        fully_shard(module, mesh=mesh)
+        assert isinstance(module, FSDPModule)
+        sharding.sum_gradients(module)
+    for parameter, all_rows in zip(model.parameters(), whole, strict=True):
+        assert isinstance(parameter, DTensor)
+        own = sharding.own_rows(parameter)
+        first = min(own.first, len(all_rows))
+        assert torch.equal(parameter.to_local(), all_rows[first : first + own.size])
+    x = torch.ones(1, 3, 2, 2)
+    with torch.no_grad():
+        before = model(x)
+    assert not isinstance(model[1].weight, DTensor), "the root's weights stay gathered"
+    sharding.drop_gathered(model)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    with torch.no_grad():  # what is gathered after a change of the shards is new
+        for parameter in model.parameters():
+            assert isinstance(parameter, DTensor)
+            parameter.to_local().mul_(2)
+        after = model(x)
+    sharding.drop_gathered(model)
+    assert not torch.equal(before, after)
+    model(x).sum().backward()  # and a step is as ever: the gradient is the sum
+    gradient = model[1].bias.grad
+    assert isinstance(gradient, DTensor)
+    assert gradient.full_tensor().tolist() == [4 * workers.size] * 2
+
+
+def test_sharded_weights() -> None:
+    run_ranks(_shard, world=2)
+
+
+def test_tensors_are_stored_and_read_by_rows(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).view(4, 3)
+    for shard, first in enumerate((0, 2), start=1):
+        rows = {"a.x": whole[first : first + 2].contiguous()}
+        if shard == 1:
+            rows["b"] = torch.tensor(7)
+        parts = {name: number for number, name in enumerate(rows, start=1)}
+        files = storage.write_safetensors(
+            tmp_path, rows, parts, dict.fromkeys(rows, 0) | {"a.x": first}, shard
+        )
+        assert len(files) == len(rows)
+        assert all(file.suffix == ".safetensors" for file in files)
+    assert storage.read_heads(tmp_path) == {"a.x": ((4, 3), torch.float32), "b": ((), torch.int64)}
+    found = {"a.x": torch.zeros(4, 3), "b": torch.zeros((), dtype=torch.int64)}
+    storage.read_safetensors(tmp_path, found)
+    assert torch.equal(found["a.x"], whole)
+    assert int(found["b"]) == 7
+
+
+def test_stores_are_those_that_are_documented(tmp_path: Path) -> None:
+    for name in stores.__all__:
+        assert issubclass(getattr(stores, name), torch.distributed.Store)
+        assert hasattr(torch.distributed, name)
+    store = stores.PrefixStore("here", stores.FileStore(str(tmp_path / "store"), 1))
+    store.set("name", "value")
+    assert store.get("name") == b"value"
+
+
+def test_the_processor_says_what_it_has() -> None:
+    assert machine.cpu_has_bf16_units() in (True, False)
