@@ -58,7 +58,9 @@ def open_split(
     if path == "digits":
         kind = next((kind for kind in annotations if kind in DIGITS), None)
         if kind is None:
-            raise UserError(f"digits has {', '.join(DIGITS)}: got a task that needs {' or '.join(annotations)}")
+            raise UserError(
+                f"digits has {', '.join(DIGITS)}: got a task that needs {' or '.join(annotations)}"
+            )
         scenes = DIGITS[kind](digits, split)
         if classes not in (None, scenes.classes):
             raise UserError(
