@@ -44,12 +44,16 @@ def _own_names(tree: ast.Module) -> set[str]:
     return names
 
 
+# Of the package, wherever they are defined: a class may have them from another of its modules. What PyTorch has, too, is not theirs.
+OURS = set().union(*(_own_names(source.tree) for source in MODULES)) - OVERRIDDEN - set(dir(torch))
+
+
 def _private(name: str) -> bool:
     return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
 
 
 def _faults(source: Source) -> list[str]:
-    own, faults = _own_names(source.tree), []
+    own, faults = _own_names(source.tree) | OURS, []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom):
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]

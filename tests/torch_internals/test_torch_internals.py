@@ -290,7 +290,9 @@ def _shard(workers: Workers) -> None:
     with torch.no_grad():
         before = model(x)
     assert not isinstance(model[1].weight, DTensor), "the root's weights stay gathered"
+    assert sharding.noted_passes(model) == 2, "one of each unit"
     sharding.drop_gathered(model)
+    assert sharding.noted_passes(model) == 0, "a model that is only evaluated does not keep more and more"
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     with torch.no_grad():  # what is gathered after a change of the shards is new
         for parameter in model.parameters():

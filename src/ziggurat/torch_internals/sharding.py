@@ -41,11 +41,28 @@ def sum_gradients(unit: FSDPModule) -> None:
 
 
 def drop_gathered(model: nn.Module) -> None:
-    """Drop all weights of a model that are gathered still after forward passes without a backward pass.
+    """Drop all weights of a model that are gathered still after forward passes without a backward pass, and forget these passes.
 
     Each unit is told by the documented ``reshard``. Nothing happens to a model that is not sharded, and no worker waits for
     another.
+
+    Why the rest: `fully_shard` notes the order of all forward passes until a backward pass comes, so that a model that is only
+    evaluated would keep more with each pass. (``reset_iter_state`` forgets it, too, but is meant for passes that have failed.)
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                group.comm_ctx.post_forward_order.clear()
+                group._post_forward_indices.clear()
+
+
+def noted_passes(model: nn.Module) -> int:
+    """Return how many forward passes of units `fully_shard` has noted of a sharded model for a backward pass to come."""
+    groups = [
+        group
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        for group in module._get_fsdp_state()._fsdp_param_groups
+    ]
+    return sum(len(group._post_forward_indices) for group in groups)

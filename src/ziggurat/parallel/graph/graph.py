@@ -8,6 +8,7 @@ third call.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -150,11 +151,15 @@ class Graph:
                 closed += [(other.call, number) for other in others]
         return closed
 
-    def live_bytes(self, place: int) -> int:
-        """Return the bytes of the tensors that cross a cut before a call."""
-        last_uses = self.last_uses()
-        crossing = (v for v, last in last_uses.items() if v.call < place <= last)
-        return sum(self.num_bytes.get(value, 0) for value in crossing)
+    def crossing_bytes(self) -> list[int]:
+        """Return, for each call, the bytes of the tensors that cross a cut before it: those made before, and used there or later."""
+        changes = [0] * (len(self.calls) + 2)
+        for value, last in self.last_uses().items():
+            if last > value.call:
+                size = self.num_bytes.get(value, 0)
+                changes[value.call + 1] += size
+                changes[last + 1] -= size
+        return list(itertools.accumulate(changes))[: len(self.calls)]
 
 
 def values_in(structure: Any) -> Iterator[Value]:

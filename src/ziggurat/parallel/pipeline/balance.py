@@ -69,7 +69,7 @@ def units_of(graph: Graph, costs: Costs, state_bytes: Mapping[str, int]) -> list
     for name, place in graph.places().items():
         names.setdefault(place, name)
     places = sorted(names)
-    of_call = costs_of(graph, costs)
+    of_call, crossing = costs_of(graph, costs), graph.crossing_bytes()
     units = []
     for first, stop in itertools.pairwise([*places, len(graph.calls)]):
         mine = of_call[first:stop]
@@ -81,7 +81,7 @@ def units_of(graph: Graph, costs: Costs, state_bytes: Mapping[str, int]) -> list
                 forward + sum(cost.backward_seconds or 0.0 for cost in mine),
                 sum(cost.kept_bytes or 0 for cost in mine),
                 tuple((name, state_bytes[name]) for name in used if name in state_bytes),
-                graph.live_bytes(first) if first else 0,
+                crossing[first] if first else 0,
                 forward,
             )
         )

@@ -99,6 +99,7 @@ def name_of(func: Callable[..., Any]) -> str:
     """Return the name of an operation in the table.
 
     Example:
+        >>> import torch
         >>> [name_of(f) for f in (torch.relu, torch.Tensor.relu_, torch.Tensor.__radd__, torch.Tensor.shape.__get__)]
         ['relu', 'relu', 'add', 'get shape']
     """

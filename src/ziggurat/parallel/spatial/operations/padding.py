@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import size_of
-from ziggurat.parallel.spatial.operations.rows import arange, replace_dim, rows_by_index, select
+from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index, select
 from ziggurat.parallel.spatial.operations.windows import simple_dims
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
@@ -44,14 +44,16 @@ def _pad_dim(
             x, d, extent, lambda out: (out[0] - before, out[1] - before), lambda rows, out, first: rows, fill
         )
 
-    def index(out: Range) -> Tensor:
-        return _source_rows(arange(out, x.local), before, size_of(x.dims[d]), mode, call)
+    def index(out: Range, device: torch.device) -> Tensor:
+        return _source_rows(torch.arange(*out, device=device), before, size_of(x.dims[d]), mode, call)
 
     def source(out: Range) -> Range:
-        rows = index(out)
+        rows = index(out, torch.device("cpu"))  # read here: a GPU would be waited for
         return int(rows.min()), int(rows.max()) + 1
 
-    return rows_by_index(x, d, extent, source, lambda rows, out, first: select(rows, d, index(out) - first))
+    return rows_by_index(
+        x, d, extent, source, lambda rows, out, first: select(rows, d, index(out, rows.device) - first)
+    )
 
 
 def _pad_local(local: Tensor, d: int, before: int, after: int, mode: str, fill: float) -> Tensor:

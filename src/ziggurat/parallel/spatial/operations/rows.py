@@ -83,8 +83,3 @@ def with_multiples(x: SpatialTensor, d: int, k: int, multiple: int) -> SpatialTe
     if factor.size // multiple < parts:
         return gather(x, only=[d])
     return recut(x, d, k, scaled_partition(factor.size, parts, multiple))
-
-
-def arange(rows: Range, like: Tensor) -> Tensor:
-    """Return the numbers of some rows."""
-    return torch.arange(rows[0], rows[1], device=like.device)
