@@ -38,6 +38,8 @@ class Deadly:
         deaths: How often a sample kills, by its number.
     """
 
+    kind = LabelKind()
+
     def __init__(self, folder: Path, deaths: dict[int, int], number: int = signal.SIGKILL) -> None:
         self.folder = folder
         self.deaths = deaths
@@ -178,8 +180,11 @@ PROGRAM = """
     from ziggurat.data.loader import LoaderSettings, load_steps
     from ziggurat.data.sampler import Sampler
     from ziggurat.errors import UserError
+    from ziggurat.tasks.classification.targets import LabelKind
 
     class Large:
+        kind = LabelKind()
+
         def sample(self, id):
             return Sample(id, torch.zeros(3, 1024, 1024, dtype=torch.uint8), 0)
 

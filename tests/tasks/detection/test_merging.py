@@ -7,10 +7,11 @@ import torch
 
 from ziggurat.config import DecodeConfig
 from ziggurat.data.detections import Detections
-from ziggurat.data.tiles import Tile, tile_grid
+from ziggurat.data.extents import Region
+from ziggurat.data.tiles import tile_grid
 from ziggurat.tasks.detection.merging import inner_borders, is_fragment, merge_tiles
 
-TILES = [Tile(0, 0, 20, 60), Tile(0, 40, 20, 60)]
+TILES = [Region((0, 0), (20, 60)), Region((0, 40), (20, 60))]
 DECODE = DecodeConfig(nms_threshold=0.5, max_detections=10)
 MARGIN = 2.5  # an eighth of the overlap
 
