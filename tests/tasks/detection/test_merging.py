@@ -90,7 +90,7 @@ def test_nothing_found_in_any_tile():
 
 
 def test_a_corner_where_four_tiles_meet():
-    tiles = tile_grid(height=100, width=100, tile=60, overlap=1 / 3)
+    tiles = tile_grid((100, 100), (60, 60), overlap=1 / 3)
     box = torch.tensor([45.0, 46, 55, 54])  # in the middle, where all four overlap
     whole = [
         detections((*(box - box.new_tensor([t.left, t.top, t.left, t.top])).tolist(), 0.5, 0)) for t in tiles
