@@ -3,13 +3,17 @@
 import contextlib
 import importlib.util
 import io
+import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import ziggurat
+from support.commands import noise_images, sets
 from support.ranks import run_ranks
 from ziggurat.config import load_config, range_faults
 
@@ -45,3 +49,134 @@ def test_one_loop_for_one_worker_and_for_several():
     losses = [[float(line.split()[-1]) for line in text.splitlines()] for text in (alone, together)]
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def commands(script, *lists):
+    """Run commands, one after the other, in a process of their own that knows what an example adds; return their JSON.
+
+    Registries outlive a test: what an example adds must not be met by others.
+    """
+    driver = Path(__file__).parent / "support" / "example_commands.py"
+    words = [[*map(str, one), "--json"] for one in lists]
+    ran = subprocess.run(
+        [sys.executable, driver, EXAMPLES / script, json.dumps(words)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads(ran.stdout.strip().splitlines()[-1])
+    assert [status for status, _ in results] == [0] * len(lists), ran.stderr
+    return [json.loads(line) for _, line in results]
+
+
+SCENES = sets(
+    {
+        "digits.size": 64, "digits.height_max": 40, "digits.train_scenes": 8, "digits.val_scenes": 5, "data.crop": 64,
+        "model.pnn.channels": 4, "model.pnn.hidden": 8, "data.workers": 0, "checkpoint.keep": 1,
+    }
+)  # fmt: skip
+RUN = [*SCENES, "--batch-size", 4, "--microbatches", 2, "--dtype", "fp32", "--threads", 1]
+
+
+def test_a_task_of_ones_own_is_trained_under_every_plan(tmp_path):
+    plans = ("dp=1", "dp=2", "sp=2", "pp=2", "tp=2")
+    results = commands(
+        "own_task.py",
+        *(
+            [
+                "train",
+                "digits",
+                "--task",
+                "count",
+                "--steps",
+                2,
+                "--plan",
+                plan,
+                "--out",
+                tmp_path / plan,
+                *RUN,
+            ]
+            for plan in plans
+        ),
+    )
+    alone, again, *others = results
+    assert alone["weights_sha256"] == again["weights_sha256"]
+    for other in others:
+        assert other["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert other["metrics"] == pytest.approx(alone["metrics"], rel=1e-3)
+    assert (tmp_path / "dp=1" / "report" / "best.png").is_file()
+
+
+def test_a_task_of_ones_own_is_resumed_evaluated_verified_and_predicts(tmp_path):
+    image = noise_images(tmp_path, count=1)[0]
+    train = ["train", "digits", "--task", "count", "--steps", 2, *RUN, "--plan", "dp=2"]
+    whole, first, resumed, evaluated, predicted, verified = commands(
+        "own_task.py",
+        [*train, "--out", tmp_path / "whole"],
+        [*train, "--out", tmp_path / "run", "--set", "train.checkpoint_every=1"],
+        ["train", "--resume", "--plan", "dp=1", "--threads", 1, "--out", tmp_path / "run"],
+        ["evaluate", tmp_path / "run", "digits", "--plan", "sp=2", "--threads", 1],
+        ["predict", tmp_path / "run", image, "--plan", "dp=2", "--threads", 1, "--out", tmp_path / "out"],
+        ["verify", "pnn", "--input", "2x3x64x64", "--plan", "sp=2", "--set", "task=count", *SCENES],
+    )  # fmt: skip
+    assert whole["weights_sha256"] == first["weights_sha256"] == resumed["weights_sha256"]
+    assert evaluated["metrics"] == pytest.approx(whole["metrics"], rel=1e-3)
+    assert verified["ok"]
+    (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (row["file_name"], isinstance(row["count"], float)) == (image.as_posix(), True)
+    assert predicted["images"] == 1
+
+
+def test_spawned_workers_know_what_a_script_registers(tmp_path):
+    """With several threads workers are not forked: they import the script again."""
+    words = [
+        "train",
+        "digits",
+        "--task",
+        "count",
+        "--steps",
+        1,
+        "--plan",
+        "dp=2",
+        "--out",
+        tmp_path / "run",
+        *RUN,
+    ]
+    words = [*words[: words.index("--threads")], "--threads", 2, "--json"]
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / "own_task.py", *map(str, words)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.strip().splitlines()[-1])["task"] == "count"
+
+
+def test_a_format_of_ones_own(tmp_path):
+    images = noise_images(tmp_path, count=2)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.points").write_text(
+            "".join(f"{image.name} 20,20,oak 50,30,elm\n" for image in images)
+        )
+    model = ["--model", "fcos-test_resnet-fpn", "--set", "model.channels=8"]
+    checked, trained, written = commands(
+        "own_format.py",
+        ["check", tmp_path],
+        ["train", tmp_path, "--steps", 1, *model, "--out", tmp_path / "run", *RUN],
+        ["convert", tmp_path, tmp_path / "coco", "--format", "coco"],
+    )
+    assert (checked["ok"], checked["format"], checked["tasks"]) == (True, "points", ["detect"])
+    assert (trained["task"], trained["steps"]) == ("detect", 1)
+    assert written["splits"] == {"train": 2, "val": 2}
+
+
+def test_a_model_of_ones_own(tmp_path):
+    train = ["train", "digits", "--model", "tiny-16", "--steps", 1, *RUN]
+    listed, alone, together, verified = commands(
+        "own_model.py",
+        ["models", "--filter", "tiny-16"],
+        [*train, "--plan", "dp=1", "--out", tmp_path / "one"],
+        [*train, "--plan", "sp=2", "--out", tmp_path / "two"],
+        ["verify", "tiny-16", "--input", "2x3x64x64", "--plan", "pp=2"],
+    )
+    assert [(row["name"], row["task"]) for row in listed["models"]] == [("tiny-16", "classify")]
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert (alone["task"], verified["ok"]) == ("classify", True)

@@ -11,13 +11,14 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from ziggurat.strategies.level_parallel import LevelParallel
 
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
@@ -30,7 +31,6 @@ from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.strategies.costs.branch_costs import agree_on_costs
 from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.strategies.level_parallel import LevelParallel
 from ziggurat.strategies.mesh import make_mesh
 
 WORLD = 2
@@ -72,6 +72,8 @@ CASES = {
     "fcos-hrnet_w18-fpn, 1 image of 320": Case("fcos-hrnet_w18-fpn", 1, 320, 80),
     "fcos-resnet18-fpn, 2 images of 320": Case("fcos-resnet18-fpn", 2, 320, 80),
 }
+
+QUICK = {"pnn, 2 images of 64": Case("pnn", 2, 64, 10)}
 
 
 def loss_of(outputs: Any, index: int) -> Tensor:
@@ -156,21 +158,31 @@ def run(workers: Workers, case: Case, warm_up: int, rounds: int) -> dict[str, An
     }
 
 
-def main() -> None:
+def measure(cases: dict[str, Case], warm_up: int, rounds: int, results: dict[str, Any]) -> None:
+    """Measure cases, print their figures and add them to the results."""
+    for name, case in cases.items():
+        found = results[name] = launch(run, (case, warm_up, rounds), WORLD, WorkerSettings(1, "cpu"))
+        print(f"{name}: bound {found['bound']:.2f}, {found['seconds_alone']:.2f} s alone", flush=True)
+        for what, (middle, low, high) in found["ratios"].items():
+            print(f"   {what}: {middle:.2f} ({low:.2f}-{high:.2f})", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Measure every case, print the figures and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    if options.quick:
+        measure(QUICK, warm_up=0, rounds=1, results={})
+        return
     results = json.loads(options.out.read_text())["results"] if options.out.is_file() else {}
-    for name in options.cases:
-        arguments = (CASES[name], options.warm_up, options.rounds)
-        found = results[name] = launch(run, arguments, WORLD, WorkerSettings(1, "cpu"))
-        print(f"{name}: bound {found['bound']:.2f}, {found['seconds_alone']:.2f} s alone", flush=True)
-        for what, (middle, low, high) in found["ratios"].items():
-            print(f"   {what}: {middle:.2f} ({low:.2f}-{high:.2f})", flush=True)
+    measure({name: CASES[name] for name in options.cases}, options.warm_up, options.rounds, results)
     result = {
         "torch": torch.__version__,
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",

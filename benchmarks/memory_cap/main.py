@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import resource
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -97,7 +99,22 @@ def largest(world: int, budget: int, first: int) -> int:
         side = max(side, MULTIPLE)
 
 
-def main() -> None:
+def show_that_it_runs() -> None:
+    """Take a step that fits and one that does not, with one worker and with two."""
+    for world in (1, 2):
+        statuses = []
+        for side in (128, 4096):  # each in a process of its own: a limit cannot be raised again
+            process = multiprocessing.get_context("fork").Process(
+                target=lambda *words: sys.exit(attempt(*words)), args=(side, world, 256 << 20)
+            )
+            process.start()
+            process.join()
+            statuses.append(process.exitcode)
+        print(f"{world} workers: {statuses}", flush=True)
+        assert statuses == [0, TOO_LARGE]
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Search, print the table and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=768, help="budget of each worker")
@@ -105,7 +122,13 @@ def main() -> None:
     parser.add_argument(
         "--attempt", type=int, nargs=3, metavar=("SIDE", "WORKERS", "BYTES"), help=argparse.SUPPRESS
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    if options.quick:
+        show_that_it_runs()
+        return
     if options.attempt:
         sys.exit(attempt(*options.attempt))
     sides: dict[int, int] = {}

@@ -65,6 +65,11 @@ CASES = {
     ),
 }
 
+QUICK = {
+    "fcos, m=2": Case("fcos-test_resnet-fpn", 2, 1, 64, "bf16"),
+    "resnet50, m=2": Case("resnet50", 2, 1, 64, "fp32"),
+}
+
 
 @dataclass
 class Step:

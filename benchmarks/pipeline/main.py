@@ -11,11 +11,12 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, Case
+from cases import CASES, QUICK, Case
 from turns import Turns, summary
 
 from ziggurat.parallel.collectives.workers import Workers
@@ -59,7 +60,7 @@ def _known(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())["results"] if path.is_file() else {}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure every case, print the figures and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
@@ -69,7 +70,14 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    if options.quick:
+        for name, case in QUICK.items():
+            show(name, launch(run, (case, 0, 1), WORLD, WorkerSettings(1, "cpu")))
+        return
     results: dict[str, Any] = _known(options.out)  # of cases that are not run now
     begin = time.perf_counter()
     for name in options.cases:

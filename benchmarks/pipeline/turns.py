@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from cases import Case, make_step
 from peer import Peer
+from ziggurat.strategies.pipeline_parallel import PipelineParallel
 
 from ziggurat.config import PipelineConfig
 from ziggurat.parallel.collectives.workers import Workers
@@ -21,7 +22,6 @@ from ziggurat.parallel.pipeline.timing import Trace
 from ziggurat.strategies.costs.cuts import choose_cut
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.pipeline_parallel import PipelineParallel
 from ziggurat.verify.memory import PeakBytes
 
 PEER_BLOCK = "layer3.0"  # where a chain of blocks is cut by hand, see README

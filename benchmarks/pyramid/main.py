@@ -16,6 +16,7 @@ import platform
 import statistics
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     },
     "spp (lite0)": {"model.name": "spp-tf_efficientnet_lite0", "model.weights": "lite0", "train.lr": 1e-3},
 }
+
+QUICK = {
+    "data.crop": 64, "data.resize": 64, "digits.size": 64, "digits.train_scenes": 8, "digits.val_scenes": 40,
+    "train.batch_size": 4, "train.microbatches": 2, "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1,
+    "model.pnn.channels": 8, "data.workers": 0,
+}  # fmt: skip
+QUICK_MODELS = {"detect": "atss-test_resnet-fpn", "classify": "pnn"}
 
 
 def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
@@ -115,10 +123,11 @@ def measure(task: str, settings: dict[str, Any], seed: int, steps: int, plan: st
         "digits.val_scenes": VAL_SCENES,
     }
     with tempfile.TemporaryDirectory() as folder:
-        start_training("digits", settings | fixed, f"{folder}/run", defaults=TASKS[task].demo())
+        given = fixed | settings
+        start_training("digits", given, f"{folder}/run", defaults=TASKS[task].demo())
         run = load_run(Path(folder) / "run")
         measured = (found_by_size if task == "detect" else right_by_size)(run, Workers())
-    config = override(TASKS[task].demo(), settings | fixed)
+    config = override(TASKS[task].demo(), given)
     model = build_model(config.model, 10)
     facts = {
         "seed": seed,
@@ -134,7 +143,7 @@ def positives(model: Any, config: RunConfig) -> dict[str, Any]:
     dataset = open_dataset("digits", "train", "detect", config.data, config.digits)
     task, count, answered, objects = make_task(model, config), Counter(), 0, 0
     samples = TrainingSamples(dataset, task.targets, config.data, config.seed)
-    for number in range(200):
+    for number in range(min(200, len(dataset))):
         sample = samples.sample(SampleId(0, number))
         targets = task.targets.stack([sample.target], config.data.crop, config.data.crop)
         size = (config.data.crop, config.data.crop)
@@ -147,7 +156,7 @@ def positives(model: Any, config: RunConfig) -> dict[str, Any]:
     return {"objects with a positive": answered / objects, **levels}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure every variant, print the tables and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each variant")
@@ -156,7 +165,16 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="variants whose name has this in it; the others' results stay"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    if options.quick:
+        for task, model in QUICK_MODELS.items():
+            print(
+                row([measure(task, QUICK | {"model.name": model}, seed=0, steps=2, plan="dp=1")]), flush=True
+            )
+        return
     file = Path(__file__).with_name("results.json")
     tables = json.loads(file.read_text())["tables"] if options.only and file.is_file() else {}
     for task, variants in (("detect", DETECTORS), ("classify", CLASSIFIERS)):

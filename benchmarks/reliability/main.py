@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,17 @@ SETTINGS = [
     "--set", "data.crop=256", "--set", "digits.size=256", "--set", "digits.train_scenes=64",
     "--set", "digits.val_scenes=2", "--set", "device=cpu", "--set", "data.workers=1", "--json",
 ]  # fmt: skip
+QUICK = [
+    "--model", "fcos-test_resnet-fpn", "--set", "data.crop=64", "--set", "digits.size=64", "--set", "digits.height_max=48",
+    "--set", "model.channels=16", "--set", "model.head_depth=1", "--set", "model.levels=p3-p5", "--set", "data.workers=0",
+]  # fmt: skip
 PAUSE = re.compile(r"checkpoint of step (\d+): training paused for ([\d.]+) ms, written in ([\d.]+) s")
 
 
-def command(program: list[str], folder: Path, steps: int, every: int) -> list[str]:
+def command(program: list[str], folder: Path, steps: int, every: int, more: Sequence[str]) -> list[str]:
     """Return the command of a run with a checkpoint every so many steps."""
     run = ["train", "digits", "--out", str(folder), "--steps", str(steps)]
-    return [*program, *run, *SETTINGS, "--set", f"train.checkpoint_every={every}"]
+    return [*program, *run, *SETTINGS, *more, "--set", f"train.checkpoint_every={every}"]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -50,9 +55,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for line in lines if line.endswith("\n") if (row := json.loads(line))["kind"] == "train"]
 
 
-def train(program: list[str], folder: Path, steps: int, every: int) -> dict[str, Any]:
+def train(
+    program: list[str], folder: Path, steps: int, every: int, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train once; return the seconds of the loop, and of each step but the first, the pauses and the writing times."""
-    done = subprocess.run(command(program, folder, steps, every), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command(program, folder, steps, every, more), check=True, capture_output=True, text=True
+    )
     result = json.loads(done.stdout.splitlines()[-1])
     found = PAUSE.findall((folder / "log.txt").read_text(encoding="utf-8"))
     during = [match for match in found if int(match[0]) < steps]
@@ -67,18 +76,20 @@ def train(program: list[str], folder: Path, steps: int, every: int) -> dict[str,
     }
 
 
-def measure_pause(place: Path, steps: int, every: int) -> dict[str, Any]:
+def measure_pause(
+    place: Path, steps: int, every: int, turns: Sequence[int] = (1, 2), more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train with a checkpoint every so many steps and with the last one only, in turn."""
     runs = {
-        f"{name}-{turn}": train(MODULE, place / f"{name}-{turn}", steps, every_)
-        for turn in (1, 2)
+        f"{name}-{turn}": train(MODULE, place / f"{name}-{turn}", steps, every_, more)
+        for turn in turns
         for name, every_ in (("without", 0), ("with", every))
     }
     median = {
-        name: statistics.median([s for turn in (1, 2) for s in runs[f"{name}-{turn}"]["step_seconds"]])
+        name: statistics.median([s for turn in turns for s in runs[f"{name}-{turn}"]["step_seconds"]])
         for name in ("without", "with")
     }
-    pauses = [pause for turn in (1, 2) for pause in runs[f"with-{turn}"]["pause_seconds"]]
+    pauses = [pause for turn in turns for pause in runs[f"with-{turn}"]["pause_seconds"]]
     return {
         "checkpoint_bytes": runs["with-1"]["bytes"],
         "every": every,
@@ -105,13 +116,13 @@ def without_fault_tolerance(arguments: list[str]) -> int:
     return cli.main(arguments)
 
 
-def measure_overhead(place: Path, steps: int, turns: int) -> dict[str, Any]:
+def measure_overhead(place: Path, steps: int, turns: int, more: Sequence[str] = ()) -> dict[str, Any]:
     """Train with and without fault tolerance in turn; no checkpoint but the last, whose cost is measured apart."""
     pairs = []
     for turn in range(turns):
         order = (("bare", BARE), ("full", MODULE))
         pair = {
-            name: train(program, place / f"{name}-{turn}", steps, 0)
+            name: train(program, place / f"{name}-{turn}", steps, 0, more)
             for name, program in order[:: 1 - 2 * (turn % 2)]
         }
         if len({run["weights_sha256"] for run in pair.values()}) > 1:
@@ -127,11 +138,11 @@ def measure_overhead(place: Path, steps: int, turns: int) -> dict[str, Any]:
     }
 
 
-def measure_recovery(place: Path, kills: int) -> dict[str, Any]:
+def measure_recovery(place: Path, kills: int, more: Sequence[str] = ()) -> dict[str, Any]:
     """Kill one of the two workers at a random instant after each second step."""
     choice, folder, steps = random.Random(0), place / "run", 2 * kills + 4
     process = subprocess.Popen(
-        command(MODULE, folder, steps, 0), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(MODULE, folder, steps, 0, more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     seconds = []
     for kill in range(kills):
@@ -164,7 +175,17 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
     raise AssertionError(f"step {step} has not come")
 
 
-def main() -> None:
+def show_that_it_runs(place: Path) -> None:
+    """Measure each part in its shortest form."""
+    for found in (
+        measure_pause(place / "pause", steps=4, every=2, turns=(1,), more=QUICK),
+        measure_overhead(place / "overhead", steps=2, turns=1, more=QUICK),
+        measure_recovery(place / "recovery", kills=1, more=QUICK),
+    ):
+        print(json.dumps({name: value for name, value in found.items() if name != "runs"}, indent=1))
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=["pause", "overhead", "recovery"], action="append")
     parser.add_argument("--steps", type=int, default=13)
@@ -172,7 +193,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    if options.quick:
+        with tempfile.TemporaryDirectory() as place:
+            show_that_it_runs(Path(place))
+        return
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     results |= {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
     for part in options.part or ["pause", "overhead", "recovery"]:

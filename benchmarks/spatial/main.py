@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
 from ziggurat.verify.memory import PeakBytes
 
-CONFIG = override(RunConfig(), {"model.name": "fcos-resnet50-fpn"})
+MODEL, QUICK_MODEL = "fcos-resnet50-fpn", "fcos-test_resnet-fpn"
 NUM_CLASSES, NUM_OBJECTS = 80, 60
 
 
@@ -40,7 +40,8 @@ def make_batch(height: int, width: int) -> Microbatch:
     """Return one image with objects, from 16 to 400 pixels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
-    sides = 16 + 384 * torch.rand((NUM_OBJECTS, 2), generator=generator).square()
+    most = min(384, min(height, width) - 16)
+    sides = 16 + most * torch.rand((NUM_OBJECTS, 2), generator=generator).square()
     corners = torch.rand((NUM_OBJECTS, 2), generator=generator) * (torch.tensor([width, height]) - sides)
     boxes = torch.cat([corners, corners + sides], dim=1)
     labels = torch.randint(0, NUM_CLASSES, (NUM_OBJECTS,), generator=generator)
@@ -51,11 +52,12 @@ def make_batch(height: int, width: int) -> Microbatch:
 class Steps:
     """Training steps and inference under one mesh."""
 
-    def __init__(self, mesh: Mesh, batch: Microbatch) -> None:
+    def __init__(self, mesh: Mesh, batch: Microbatch, model: str) -> None:
         torch.manual_seed(0)
+        config = override(RunConfig(), {"model.name": model})
         self.mesh = mesh
-        self.model = place_model(build_model(CONFIG.model, NUM_CLASSES), torch.device("cpu"), True)
-        self.task = make_task(self.model, CONFIG)
+        self.model = place_model(build_model(config.model, NUM_CLASSES), torch.device("cpu"), True)
+        self.task = make_task(self.model, config)
         self.parallel = DataParallel(self.model, mesh.dp, mesh.sp)
         part = mesh.part(*batch.extent)
         self.batch = batch
@@ -110,7 +112,7 @@ def timed(action: Callable[[], None], mesh: Mesh) -> dict[str, float]:
 
 
 def run(
-    workers: Workers, plan: str, size: tuple[int, int], warm_up: int, rounds: int, what: str
+    workers: Workers, plan: str, size: tuple[int, int], warm_up: int, rounds: int, what: str, model: str
 ) -> dict[str, Any]:
     """Measure memory once, and time in turns; returns all workers' figures on the first.
 
@@ -118,8 +120,8 @@ def run(
     """
     warnings.simplefilter("ignore")
     batch = make_batch(*size)
-    alone = Steps(make_mesh(Workers()), batch)
-    together = Steps(make_mesh(workers, plan), batch)
+    alone = Steps(make_mesh(Workers()), batch, model)
+    together = Steps(make_mesh(workers, plan), batch, model)
     peaks = []
     for steps in (alone, together):
         workers.barrier()
@@ -151,7 +153,7 @@ def run(
     }  # fmt: skip
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure every plan, print the table and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -160,14 +162,20 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=4, help="rounds that are not counted")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plans", nargs="+", default=["sp=2", "sp=4"])
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
+    model = QUICK_MODEL if options.quick else MODEL
+    if options.quick:
+        options.size, options.warm_up, options.rounds, options.plans = [128, 96], 0, 1, ["sp=2"]
     results: dict[str, Any] = {}
     for what in ("train", "infer"):
         for plan in options.plans:
             world = int(plan.split("=")[1])
             found = launch(
                 run,
-                (plan, tuple(options.size), options.warm_up, options.rounds, what),
+                (plan, tuple(options.size), options.warm_up, options.rounds, what, model),
                 world,
                 WorkerSettings(1, "cpu"),
             )
@@ -182,6 +190,8 @@ def main() -> None:
                 print(
                     f"   worker {rank}: " + ", ".join(f"{k} {v:.2f}" for k, v in worker.items()), flush=True
                 )
+    if options.quick:
+        return
     result = {
         "size": options.size,
         "warm_up": options.warm_up,

@@ -11,7 +11,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, Objects, SampleId
+from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
 from ziggurat.parallel.collectives.workers import Workers
@@ -30,6 +30,7 @@ from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.optimization import make_optimizer
 
+MODEL, QUICK_MODEL = "fcos-resnet50-fpn", "fcos-test_resnet-fpn"
 CLASSES = 90
 BOXES = 20
 PER_MICROBATCH = 2
@@ -40,14 +41,13 @@ def make_microbatch(index: int, size: int) -> Microbatch:
     """Random pixels and boxes; the same for every variant."""
     generator = torch.Generator().manual_seed(index)
     images = torch.randint(0, 256, (PER_MICROBATCH, 3, size, size), dtype=torch.uint8, generator=generator)
-    objects = []
-    for _ in range(PER_MICROBATCH):
-        corner = torch.rand((BOXES, 2), generator=generator) * (size - 80)
-        extent = 8 + torch.rand((BOXES, 2), generator=generator) * 70
-        labels = torch.randint(0, CLASSES, (BOXES,), generator=generator)
-        objects.append(Objects(torch.cat([corner, corner + extent], dim=1), labels))
+    count, largest = PER_MICROBATCH * BOXES, min(70, size // 2)
+    corner = torch.rand((count, 2), generator=generator) * (size - largest - 10)
+    extent = 8 + torch.rand((count, 2), generator=generator) * largest
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    targets = ObjectTargets(torch.cat([corner, corner + extent], dim=1), labels, (BOXES,) * PER_MICROBATCH)
     ids = tuple(SampleId(0, index * PER_MICROBATCH + i) for i in range(PER_MICROBATCH))
-    return Microbatch(index, ids, images, ((size, size),) * PER_MICROBATCH, tuple(objects))
+    return Microbatch(index, ids, images, ((size, size),) * PER_MICROBATCH, targets)
 
 
 class Peer:
@@ -62,7 +62,8 @@ class Peer:
         self.dtype = dtype
         batch = make_microbatch(0, size)
         self.images = [image.float() / 255 for image in batch.images_BCHW]
-        self.targets = [{"boxes": o.boxes_xyxy, "labels": o.labels} for o in batch.objects]
+        boxes, labels = batch.targets.boxes_xyxy.split(BOXES), batch.targets.labels.split(BOXES)
+        self.targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
 
     def train_step(self) -> None:
         self.model.train()
@@ -82,8 +83,16 @@ class Peer:
 class Ours:
     """The step of `ziggurat.training.loop` on microbatches that are in memory."""
 
-    def __init__(self, size: int, dtype: str, workers: Workers, num_microbatches: int) -> None:
-        settings = {"dtype": dtype, "train.optimizer": "sgd", "train.lr": 1e-4}
+    def __init__(
+        self, size: int, dtype: str, workers: Workers, num_microbatches: int, name: str = MODEL
+    ) -> None:
+        settings = {
+            "model.name": name,
+            "task": "detect",
+            "dtype": dtype,
+            "train.optimizer": "sgd",
+            "train.lr": 1e-4,
+        }
         self.config = override(RunConfig(), settings)
         torch.manual_seed(0)
         model = build_model(self.config.model, CLASSES)
@@ -130,11 +139,13 @@ def seconds_of(function: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def against_torchvision(size: int, rounds: int) -> dict[str, Any]:
+def against_torchvision(size: int, rounds: int, model: str = MODEL) -> dict[str, Any]:
     """Seconds of each variant in each round; one process, one thread."""
     torch.set_num_threads(1)
     variants = {
-        f"{name} {dtype}": Peer(size, dtype) if name == "torchvision" else Ours(size, dtype, Workers(), 1)
+        f"{name} {dtype}": Peer(size, dtype)
+        if name == "torchvision"
+        else Ours(size, dtype, Workers(), 1, model)
         for name in ("torchvision", "ziggurat")
         for dtype in ("fp32", "bf16")
     }
@@ -170,9 +181,11 @@ def ratio(rows: list[dict[str, float]], slow: str, fast: str) -> dict[str, float
     }
 
 
-def timed_steps(workers: Workers, size: int, dtype: str, num_microbatches: int, steps: int) -> list[float]:
+def timed_steps(
+    workers: Workers, size: int, dtype: str, num_microbatches: int, steps: int, model: str = MODEL
+) -> list[float]:
     """Seconds of each step on the slowest worker."""
-    ours = Ours(size, dtype, workers, num_microbatches)
+    ours = Ours(size, dtype, workers, num_microbatches, model)
     ours.train_step()
     seconds = []
     for _ in range(steps):
@@ -184,13 +197,13 @@ def timed_steps(workers: Workers, size: int, dtype: str, num_microbatches: int, 
     return seconds
 
 
-def scaling(size: int, dtype: str, rounds: int, steps: int = 3) -> dict[str, float]:
+def scaling(size: int, dtype: str, rounds: int, steps: int = 3, model: str = MODEL) -> dict[str, float]:
     """How many times faster two workers of one thread are than one, on the same global batch."""
     rows = []
     for _ in range(rounds):
         row = {}
         for count in (1, 2):
-            arguments = (size, dtype, 2, steps)
+            arguments = (size, dtype, 2, steps, model)
             seconds = launch(timed_steps, arguments, count, WorkerSettings(1, "cpu"))
             assert seconds is not None
             row[str(count)] = statistics.median(seconds)
@@ -205,11 +218,11 @@ def timed_peer(workers: Workers, size: int, dtype: str, steps: int) -> list[floa
     return [seconds_of(peer.train_step) for _ in range(steps)]
 
 
-def whole_machine(size: int, rounds: int, steps: int = 3) -> dict[str, Any]:
+def whole_machine(size: int, rounds: int, steps: int = 3, model: str = MODEL) -> dict[str, Any]:
     """Training on two cores: torchvision's default (one process, two threads) and two workers of one thread."""
     rows = []
     for _ in range(rounds):
-        ours = launch(timed_steps, (size, "bf16", 2, steps), 2, WorkerSettings(1, "cpu"))
+        ours = launch(timed_steps, (size, "bf16", 2, steps, model), 2, WorkerSettings(1, "cpu"))
         peer = launch(timed_peer, (size, "fp32", steps), 1, WorkerSettings(2, "cpu"))
         assert ours is not None
         assert peer is not None
@@ -221,12 +234,28 @@ def whole_machine(size: int, rounds: int, steps: int = 3) -> dict[str, Any]:
     return ratio(rows, "torchvision fp32", "ziggurat bf16")
 
 
-def main() -> None:
+def show_that_it_runs() -> None:
+    """Measure each part in its shortest form: one round of one step, of a small network on small images."""
+    report = {
+        "workers": scaling(64, "fp32", 1, 1, QUICK_MODEL),
+        "machine": whole_machine(64, 1, 1, QUICK_MODEL),
+        "torchvision": against_torchvision(64, 1, QUICK_MODEL),
+    }
+    print(json.dumps(report, indent=2))
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="at 400 pixels; half as many at 800")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured anew")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a form of seconds, which shows that it runs and is not written"
+    )
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
+    if options.quick:
+        show_that_it_runs()
+        return
     half = -(-options.rounds // 2)
     results = Path(__file__).with_name("results.json")
     report: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}

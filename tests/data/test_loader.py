@@ -29,6 +29,8 @@ class Numbered:
     def __init__(self, failing: int | None = None) -> None:
         self.failing = failing
 
+    kind = ObjectKind()
+
     def sample(self, id: SampleId) -> Sample:
         if id.sample == self.failing:
             raise UserError(["cannot decode the image a.png: cut", "and so on"])

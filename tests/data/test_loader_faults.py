@@ -45,6 +45,8 @@ class Deadly:
         self.deaths = deaths
         self.number = number
 
+    kind = LabelKind()
+
     def sample(self, id: SampleId) -> Sample:
         died = self.folder / f"{id.sample}"
         before = died.stat().st_size if died.exists() else 0

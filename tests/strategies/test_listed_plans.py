@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ziggurat.config import RunConfig, override
-from ziggurat.models.build import build_model
-from ziggurat.models.catalogue import model_names, num_classes_of, plans_of
-from ziggurat.parallel.branches.measure import measure_calls
+from ziggurat.models.build import build_model, task_of
+from ziggurat.models.catalogue import NUM_CLASSES, model_names, plans_of
 from ziggurat.parallel.branches.placement import place, refuse_chain
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor.pairs import find_pairs
+from ziggurat.strategies.costs.measure import measure_calls
 from ziggurat.strategies.units import find_units
 
 CONFIG = RunConfig()
@@ -27,7 +27,7 @@ def built(name: str, device: str) -> nn.Module:
     config = override(CONFIG, {"model.name": name}).model
     with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # initialising what has no memory does nothing, and says so
-        return build_model(config, num_classes_of(name)).train()
+        return build_model(config, NUM_CLASSES[task_of(name)]).train()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +56,7 @@ def test_branches_are_placed(name: str) -> None:
     spec = spec_of(torch.empty(2, 3, 256, 256))
     graph = Tracer(model).trace(spec)
     assert "lp" in plans_of(name)
-    refuse_chain(place(graph, measure_calls(model, graph, spec, torch.device("cpu")), 2))
+    refuse_chain(place(graph, measure_calls(model, graph, spec, torch.device("cpu"), backward=False), 2))
 
 
 def test_a_chain_does_not_list_lp() -> None:

@@ -39,14 +39,12 @@ def test_a_spatial_plan_reads_back(text, plan, workers, name):
         ("dp=0", ["the degree of dp must be a positive whole number: got '0' in 'dp=0'"]),
         ("dp=two", ["the degree of dp must be a positive whole number: got 'two' in 'dp=two'"]),
         ("dp", ["the degree of dp must be a positive whole number: got '' in 'dp'"]),
-        ("lp=2,pp=2", ["lp does not go with pp: got 'lp=2,pp=2'; use one of them, with dp and sp"]),
-        ("dp=2,sp=2,tp=2", ["tp goes with dp alone: got 'dp=2,sp=2,tp=2'; leave out the other axes"]),
+        ("lp=2,pp=2", ["lp does not go with pp: got 'lp=2,pp=2'; use one of them, with dp, sp and tp"]),
+        ("pp=2,fsdp=2", ["fsdp does not go with pp: got 'pp=2,fsdp=2'; use one of them, with dp, sp and tp"]),
+        ("fsdp=2,lp=2", ["lp does not go with fsdp: got 'fsdp=2,lp=2'; use one of them, with sp and tp"]),
         (
             "dp=2,fsdp=2",
-            [
-                "fsdp spreads samples as dp does, and goes with sp alone: got 'dp=2,fsdp=2'; use fsdp=4 without other axes "
-                "than sp, or leave out fsdp"
-            ],
+            ["fsdp spreads samples as dp does: got 'dp=2,fsdp=2'; use fsdp=4 without dp, or leave out fsdp"],
         ),
         ("dp=2,dp=3", ["the plan 'dp=2,dp=3' names the axis dp twice"]),
         (

@@ -23,15 +23,45 @@ class _Block(nn.Sequential):
 
 def test_the_weights_are_not_used() -> None:
     model = nn.Sequential(_Block(looks=False), nn.Conv2d(8, 4, 1)).double()
-    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == [model[0][0]]
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
     assert model[0].seen == [], "a copy without memory was run"
 
 
 def test_a_network_that_looks_at_values_is_run() -> None:
     model = nn.Sequential(_Block(looks=True), nn.Conv2d(8, 4, 1)).double()
     random = torch.get_rng_state()
-    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == [model[0][0]]
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
     assert model[0].seen == [torch.device("cpu")]
     assert torch.equal(torch.get_rng_state(), random)
     assert int(model[0][1].num_batches_tracked) == 0
     assert model[0][1].running_mean.eq(0).all()
+
+
+class _Reaches(nn.Module):
+    """Uses the weights of a layer that does not run, itself and inside a layer that is one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Linear(8, 8)
+        self.other = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.nn.functional.linear(self.own(x), self.other.weight)
+        return self.attention(x, x, x)[0]
+
+
+def test_what_lies_in_a_layer_that_is_one_call_is_seen() -> None:
+    """Attention reaches into its projection, which never runs itself: they are gathered together."""
+    assert find_units(_Reaches(), (2, 4, 8), unit_bytes=100) == ["attention", "own"]
+
+
+class _CannotBeCopied(nn.Sequential):
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("it holds what cannot be copied")
+
+
+def test_a_network_that_cannot_be_copied_is_run() -> None:
+    model = _CannotBeCopied(_Block(looks=False), nn.Conv2d(8, 4, 1))
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
+    assert model[0].seen == [torch.device("cpu")]

@@ -4,14 +4,15 @@ import dataclasses
 from functools import partial
 
 from torch import Tensor, nn
-from ziggurat.strategies.joining import join_training
-from ziggurat.strategies.training import Whole
 
 from support.small_runs import config_of
 from ziggurat.models.vision import place_model
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.training.optimization import WeightAverage, make_optimizer
-from ziggurat.training.step import autocast
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.setting import run_setting
+from ziggurat.strategies.state import TrainState
+from ziggurat.training.feed import autocast
+from ziggurat.training.optimization import make_optimizer
 
 
 class WideModel(nn.Module):
@@ -30,14 +31,13 @@ class WideModel(nn.Module):
 
 
 def joined(workers, config, folder):
-    """Join a model, its average and their optimizer as a run does; return the bytes of both models, and the training."""
+    """Join a model, its average and their optimizer as a run does; return the bytes of both models, and the state."""
     mesh = make_mesh(workers, config.plan)
     model = place_model(WideModel(), mesh.home, config.train.channels_last)
-    average = WeightAverage(model, config.train.ema).model
-    state = Whole(model, average, make_optimizer(model, config.train))
+    state = TrainState.start(model, make_optimizer(model, config.train), config.train.ema)
     whole = 2 * sum(p.numel() * p.element_size() for p in model.parameters())
-    make, compute = partial(make_optimizer, config=config.train), partial(autocast, workers.device, config)
-    return whole, join_training(state, mesh, config, make, compute, folder)
+    setting = run_setting(config, mesh, partial(autocast, workers.device, config), state.decisions, folder)
+    return whole, Parallel(state, mesh, setting)
 
 
 def configured(plan):

@@ -1,6 +1,7 @@
 """One training step of each task in float64, on any plan: what the tests of spatial parallelism compare."""
 
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,10 +10,14 @@ from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.extents import cut_out
 from ziggurat.models.build import build_model
-from ziggurat.strategies.data_parallel import DataParallel
-from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.setting import image_spec
+from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.registry import make_task
 from ziggurat.tasks.segmentation.targets import MaskTargets
+from ziggurat.training.step import Step
 
 HEIGHT, WIDTH = 100, 76  # neither is a multiple of a stride; the coarse levels are too small to be cut
 COUNTS = [(0, 0), (3, 9)]  # objects of each image of each microbatch
@@ -73,40 +78,38 @@ def cut_batch(batch, mesh):
     return replace(batch, images_BCHW=cut_out(batch.images_BCHW, part.tile), targets=targets, part=part)
 
 
+@dataclass(frozen=True)
+class PlainFeed:
+    """Images as they are, spread over the workers that share them."""
+
+    mesh: Mesh
+
+    def images(self, batch):
+        return self.mesh.spread(batch.images_BCHW, batch.part)
+
+    def seed(self, batch):
+        pass
+
+    def announce(self, name, batch):
+        pass
+
+    def compute(self):
+        return nullcontext()
+
+
 def step(workers, plan, case):
-    """Return loss terms, gradients and buffers of one step, as the training loop computes them."""
-    mesh = make_mesh(workers, plan)
-    model, task = build(case)
-    mesh.name_layers(model)
-    parallel = DataParallel(model, mesh.dp, mesh.sp)
-    parallel.start(len(COUNTS))
-    batches = [cut_batch(make_microbatch(index, model.task), mesh) for index in parallel.mine]
-    assignments = [task.assign(batch) for batch in batches]
-    counts = [task.normalizers(assignment) for assignment in assignments]
-    totals = parallel.sum(counts, len(task.normalizer_names), parts=task.normalizers_are_parts)
-    if task.output_sum_names:
-        with torch.no_grad():
-            sums = [
-                task.output_sums(_forward(model, batch, mesh), assignment)
-                for batch, assignment in zip(batches, assignments, strict=True)
-            ]
-        totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
-    losses = []
-    for batch, assignment in zip(batches, assignments, strict=True):
-        with parallel.leaf(batch.index):
-            shares = task.loss_shares(_forward(model, batch, mesh), assignment, totals)
-            torch.stack(list(shares.values())).sum().backward()
-        losses.append(torch.stack(list(shares.values())).detach().double())
-    parallel.finish_gradients()
-    terms = parallel.gather(losses, len(task.term_names)).numpy()
-    parallel.finish_statistics()
-    parallel.close()
+    """Return loss terms, gradients and buffers of one step of training."""
+    with make_mesh(workers, plan) as mesh:
+        model, task = build(case)
+        state = TrainState.start(model, torch.optim.SGD(model.parameters(), lr=0.0))
+        spec = image_spec((2, 3, HEIGHT, WIDTH), False, mesh)
+        parallel = Parallel(state, mesh, Setting(spec, RunConfig(), len(COUNTS), nullcontext))
+        mine = parallel.microbatches_of(len(COUNTS))
+        batches = [cut_batch(make_microbatch(index, model.task), mesh) for index in mine]
+        result = Step(parallel, task, PlainFeed(mesh))(batches, len(COUNTS))
+        parallel.close()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
-    return terms, gradients, {name: buffer.numpy() for name, buffer in model.named_buffers()}
-
-
-def _forward(model, batch, mesh):
-    return model(mesh.spread(batch.images_BCHW, batch.part))
+    return result.terms.numpy(), gradients, {name: buffer.numpy() for name, buffer in model.named_buffers()}
 
 
 def steps(workers, plan, cases):

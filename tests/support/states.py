@@ -5,23 +5,30 @@ from torch import nn
 
 from ziggurat.config import CheckpointConfig, TrainConfig
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.runs.checkpoint import Checkpoints, Progress, training_state
+from ziggurat.runs.checkpoint import Checkpoints, Progress
 from ziggurat.runs.checkpoint.tensors import read_tensors, stored_tensors
-from ziggurat.training.optimization import WeightAverage, make_optimizer
+from ziggurat.strategies.layout import Chunk
+from ziggurat.strategies.state import TrainState
+from ziggurat.training.optimization import make_optimizer
 
 
 def make_state(name="sgd", steps=0, decay=0.9):
-    """Return a model in channels-last, its average and its optimizer after some steps."""
+    """Return the state of a model in channels-last after some steps."""
     torch.manual_seed(steps)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, TrainConfig(optimizer=name))
-    average = WeightAverage(net, decay)
-    for step in range(steps):
+    state = TrainState.start(net, make_optimizer(net, TrainConfig(optimizer=name)), decay)
+    for _ in range(steps):
         net(torch.randn(2, 3, 5, 5)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(step)
-    return net, average.model, optimizer
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.update_average()
+        state.complete()
+    return state
+
+
+def chunks_of(state):
+    """Return what one worker alone writes of a state."""
+    return {name: Chunk.whole(tensor) for name, tensor in state.tensors().items()}
 
 
 def checkpoints_of(folder, workers=None, run="run", **config):
@@ -33,7 +40,7 @@ def saved(folder, *steps, config=None, metrics=None):
     checkpoints = checkpoints_of(folder, **(config or {"keep": 9}))
     for step in steps:
         metric = (metrics or {}).get(step)
-        checkpoints.save(Progress(step, metric), training_state(*make_state(steps=1 + step % 5)))
+        checkpoints.save(Progress(step, metric), chunks_of(make_state(steps=1 + step % 5)))
     checkpoints.wait()
     return checkpoints
 

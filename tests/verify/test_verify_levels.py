@@ -7,29 +7,28 @@ import random
 
 import pytest
 import torch
+from ziggurat.verify.pipeline_step import run_pipeline_step
 
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.branches import branches
 from ziggurat.parallel.branches.placement import (
-    CallCost,
     NoBranches,
     Placement,
-    call_names,
     place,
     refuse_chain,
     span_of,
     together,
 )
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import CallCost, call_names
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.verify.compare import compare_steps, held_of
 from ziggurat.verify.networks import build_network
-from ziggurat.verify.pipeline_step import run_pipeline_step
 from ziggurat.verify.precision import KeepFloat64
 from ziggurat.verify.step import Trial, run_step
 from ziggurat.verify.verify import verify

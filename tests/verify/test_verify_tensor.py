@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
+from ziggurat.strategies.tensor_parallel import TensorParallel
+from ziggurat.verify.tensor_step import split_model
 
 from support.ranks import run_ranks
 from ziggurat.cli.main import main
@@ -24,13 +26,11 @@ from ziggurat.parallel.tensor import split
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import find_pairs
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.tensor_parallel import TensorParallel
 from ziggurat.verify.check import check_step
 from ziggurat.verify.compare import BOUNDS
 from ziggurat.verify.losses import make_objective
 from ziggurat.verify.networks import build_network
 from ziggurat.verify.step import Trial, global_totals, run_step
-from ziggurat.verify.tensor_step import split_model
 
 
 class Branches(nn.Module):

@@ -12,6 +12,9 @@ from __future__ import annotations
 import itertools
 from typing import Any, TypeVar
 
+from torch import Tensor
+
+from ziggurat.data.batch import map_tensors
 from ziggurat.data.extents import Region
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
 from ziggurat.parallel.collectives.workers import Workers
@@ -47,9 +50,14 @@ def run_images(task: Task[Found, Prediction], images: Images, compute: Compute) 
     owned = _tiles_of_own_images(tiled, task, compute.mesh.data)
     number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
     return {
-        index: task.stitch(owned[index], views[index], images.record(index))
+        index: map_tensors(task.stitch(owned[index], views[index], images.record(index)), _free)
         for index in list(owned)[number::count]
     }
+
+
+def _free(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd may meet: what one tile gave was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _tiles_of_own_images(

@@ -57,6 +57,13 @@ class Findings:
     quality_name: str
     richness: Callable[[int], int]
 
+    @classmethod
+    def of_quality(
+        cls, unit: str, metrics: dict[str, float | None], quality: Tensor, quality_name: str
+    ) -> Findings:
+        """Return findings without classes: how good each image's prediction is, and the metrics."""
+        return cls(unit, metrics, [], None, (), None, "", quality, quality_name, lambda index: 1)
+
 
 def class_shares(
     classes: tuple[str, ...], confusion: np.ndarray

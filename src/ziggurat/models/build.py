@@ -12,7 +12,8 @@ from ziggurat.models.bifpn import BiFpn
 from ziggurat.models.classifier import build_classifier
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.detector import Detector
-from ziggurat.models.families import FAMILIES, Family, register_family
+from ziggurat.models.families import FAMILIES, Family
+from ziggurat.models.families import register_family as register_family  # after which ours are registered
 from ziggurat.models.fcos import FcosHead
 from ziggurat.models.fpn import FeaturePyramid
 from ziggurat.models.images import IMAGENET

@@ -25,6 +25,7 @@ from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import local_size
 from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.strategies.boxes import Box
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.running import Runner
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.topology import Topology
@@ -52,7 +53,7 @@ class Setting:
     config: RunConfig
     num_microbatches: int
     compute: Compute
-    decisions: dict[str, Any] = field(default_factory=dict)
+    decisions: Decisions = field(default_factory=Decisions)
     cache: Path | None = None
     data: Workers = field(default_factory=Workers)
     spatial: SpatialMesh | None = None

@@ -67,7 +67,9 @@ class PlacedBranches(Joined):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own
             tracer = setting.tracer(model)
-            self.costs = agree_on_costs(model, tracer, setting.spec, team, setting.compute, file)
+            self.costs = agree_on_costs(
+                model, tracer, setting.spec, team, setting.compute, file, setting.decisions
+            )
         with setting.compute():
             self.placement = self._branches(model).pieces_of(setting.spec).placement
         self.channels: list[Any] = []

@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from torch import Tensor
 
+from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, join
@@ -65,4 +66,5 @@ def place_for_inference(model: Model, mesh: Mesh, setting: Setting) -> Executor[
     mesh.name_layers(model)
     placed = Placed([model], mesh, join(model, mesh, setting))
     model.train(was_training)
+    give_back_freed_memory()  # of what other workers keep
     return Executor(model, mesh, placed.runner(model))

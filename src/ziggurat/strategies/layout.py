@@ -78,6 +78,11 @@ class Chunk(NamedTuple):
     tensor: Tensor
     offsets: tuple[int, ...]
 
+    @classmethod
+    def whole(cls, tensor: Tensor) -> Chunk:
+        """Return a chunk that is the whole tensor."""
+        return cls(tensor, (0,) * tensor.dim())
+
 
 class Layout(Mapping[str, Placement]):
     """The placements of named tensors over some workers.

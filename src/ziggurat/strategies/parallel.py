@@ -23,6 +23,7 @@ from ziggurat.parallel.collectives.canonical import gather_leaves, partition, su
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.pipeline.timing import Trace, noted
+from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.layout import Chunk
@@ -68,6 +69,8 @@ class Parallel(Generic[Model]):
         self.layout = self.placed.layout
         self.names = dict(state.model.named_parameters())
         bind(state.optimizer, before, self.names, self.layout)
+        del before
+        give_back_freed_memory()  # of what other workers keep
         self.runner = self.placed.runner(state.model)
         average_runner = self.runner if len(state.models) == 1 else self.placed.runner(state.average)
         self.executor = Executor(state.average, mesh, average_runner)
@@ -240,7 +243,7 @@ class Parallel(Generic[Model]):
             owner = owner_of(name)
             if name.startswith("optimizer.") and tensor.shape != shapes[owner]:  # a number of a parameter
                 if self.layout[owner].owned(rank):
-                    found[name] = Chunk(tensor, (0,) * tensor.dim())
+                    found[name] = Chunk.whole(tensor)
                 continue
             chunks = self.layout.owned(owner, tensor if self.layout.mine(owner) else ())
             if len(chunks) > 1:

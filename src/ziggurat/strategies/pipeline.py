@@ -79,8 +79,9 @@ class Stages(Joined):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own
             self.cut = choose_cut(
-                model, tracer, setting.spec, team, config, setting.num_microbatches, setting.compute, place
-            )
+                model, tracer, setting.spec, team, config, setting.num_microbatches, setting.compute, place,
+                setting.decisions,
+            )  # fmt: skip
         with setting.compute():
             _, self.stages = self._pipeline(model).stages_of(setting.spec)
         names = state_names(self.stages, model)

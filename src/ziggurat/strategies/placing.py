@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.base import Joined, Setting
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Boxes, Layout
@@ -68,7 +67,6 @@ class Placed:
         for name, tensor in _all_names(models[0]).items():
             mine[name] = shapes[name], self._boxes(first_names[id(tensor)], shapes[name], tensor)
         self.layout = Layout.agree(mine, mesh.state)
-        give_back_freed_memory()  # of what other workers keep
 
     def _boxes(self, name: str, shape: tuple[int, ...], tensor: Tensor) -> Boxes:
         box: Box | None = Box.of(shape)

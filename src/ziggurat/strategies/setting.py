@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ziggurat.config import RunConfig
 from ziggurat.parallel.graph.trace import ImageSpec
 from ziggurat.strategies.base import Compute, Setting
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.mesh import Mesh
 
 
@@ -23,7 +23,7 @@ def image_spec(shape: Sequence[int], channels_last: bool, mesh: Mesh) -> ImageSp
 
 
 def run_setting(
-    config: RunConfig, mesh: Mesh, compute: Compute, decisions: dict[str, Any], folder: Path
+    config: RunConfig, mesh: Mesh, compute: Compute, decisions: Decisions, folder: Path
 ) -> Setting:
     """Return the setting of a run's training.
 

@@ -91,9 +91,7 @@ class Shards(Joined):
         shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
         with warnings.catch_warnings(), setting.compute():
             warnings.simplefilter("ignore")  # the network's own
-            names = {module: name for name, module in model.named_modules()}
-            units = find_units(model, shape, setting.config.pipeline.unit_bytes)
-            self.units = [names[module] for module in units]
+            self.units = find_units(model, shape, setting.config.pipeline.unit_bytes)
 
     def place(self, model: nn.Module) -> None:
         """Leave each parameter this worker's rows, as a `DTensor`."""

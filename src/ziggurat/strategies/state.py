@@ -11,11 +11,12 @@ import copy
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.whole import local
 from ziggurat.torch_internals.tensors import lerp_each_
 
@@ -35,7 +36,7 @@ class TrainState(Generic[Model]):
         step: Steps that are done.
         counters: What the run has counted in these steps: those that were skipped, samples that were replaced.
         pending: What it has counted in the step that is not done yet.
-        decisions: What was measured and fixes bits, by what it is for: cuts, costs of branches. JSON can hold it.
+        decisions: What was measured and fixes bits: cuts, costs of branches.
         condition: ``complete`` after a step; ``computing`` in one, which can be undone; ``changing`` while tensors change.
     """
 
@@ -46,7 +47,7 @@ class TrainState(Generic[Model]):
     step: int = 0
     counters: Counter[str] = field(default_factory=Counter)
     pending: Counter[str] = field(default_factory=Counter)
-    decisions: dict[str, Any] = field(default_factory=dict)
+    decisions: Decisions = field(default_factory=Decisions)
     condition: Literal["complete", "computing", "changing"] = "complete"
 
     @classmethod

@@ -83,7 +83,7 @@ class Session:
         """Begin to write the state after `done` steps; what the log says of them is on the disk before."""
         phase("checkpoint")
         log.sync()
-        progress = Progress(done, metric, dict(self.state.counters), self.state.decisions)
+        progress = Progress(done, metric, dict(self.state.counters), self.state.decisions.to_json())
         self.checkpoints.save(progress, self.spread.chunks())
         self.report(log)
 

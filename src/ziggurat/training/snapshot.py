@@ -71,17 +71,14 @@ class Snapshots:
 
     def _write(self, folder: Path) -> None:
         state = self.parallel.state
-        progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions)
+        progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions.to_json())
         with (folder / "lock").open("w") as lock:
             with waiting():
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner is killed
             before = published_steps(folder)
             if before and before[-1] >= progress.step:
                 return
-            chunks = {
-                name: Chunk(value.detach().cpu(), (0,) * value.dim())
-                for name, value in state.tensors().items()
-            }
+            chunks = {name: Chunk.whole(value.detach().cpu()) for name, value in state.tensors().items()}
             fault = write_checkpoint(folder, progress, self.run, chunks, Workers())
             if fault is not None:
                 print(

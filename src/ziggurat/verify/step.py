@@ -7,6 +7,7 @@ goes in, and is looked at as it passes: images on their way into the network, ou
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ziggurat.parallel.pipeline.timing import Span, Trace
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.strategies.base import Setting
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
@@ -53,7 +55,7 @@ class Trial:
     seed: int = 0
     num_microbatches: int = 1
     config: RunConfig = field(default_factory=RunConfig)
-    decisions: dict[str, Any] = field(default_factory=dict)
+    decisions: Decisions = field(default_factory=Decisions)
 
     def pieces(self) -> list[Piece]:
         """Return the microbatches."""
@@ -250,7 +252,7 @@ def run_step(
     objective = make_objective(model, trial.images.shape, pieces, trial.config, trial.seed, mesh)
     watch = Watch(trial, objective, mesh)
     setting = Setting(
-        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, dict(trial.decisions)
+        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own, once for each worker

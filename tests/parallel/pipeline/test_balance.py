@@ -11,10 +11,16 @@ from support.local_stages import Skips
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.stages import find_places
 from ziggurat.parallel.graph.trace import Tracer, spec_of
-from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of
-from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.balance import Unit, balance, cost_of, units_of
 from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.schedules import make_schedule
+from ziggurat.strategies.costs.measure import measure_calls, state_bytes
+
+
+def measure(model, tracer, spec, **named):
+    """Return the pieces of a network, measured."""
+    graph = tracer.trace(spec)
+    return units_of(graph, measure_calls(model, graph, spec, tracer.device, **named), state_bytes(model))
 
 
 def every_cut(units, num_stages):

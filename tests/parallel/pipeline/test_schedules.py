@@ -46,6 +46,14 @@ def test_every_order_ends(name, workers, count):
             assert timeline.spans[need][1] <= begin
 
 
+@pytest.mark.parametrize("chunks", [2, 3, 4])
+@pytest.mark.parametrize("workers", range(1, 10))
+def test_interleaved_ends_with_every_number_of_workers_and_microbatches(workers, chunks):
+    """With five workers and seven microbatches, and many others with five or more, it did not."""
+    for count in range(40):
+        run_order(interleaved(workers, chunks, count), workers * chunks)
+
+
 @pytest.mark.parametrize(("workers", "count"), SIZES)
 def test_what_is_alive_is_what_theory_says(workers, count):
     assert [peak_alive(order) for order in gpipe(workers, count)] == [count] * workers

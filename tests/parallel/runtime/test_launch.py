@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,8 +14,15 @@ import time
 import pytest
 import torch
 
-from ziggurat.errors import UserError
-from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launch, world_from_environment
+from ziggurat.errors import CollectiveFailed, UserError
+from ziggurat.parallel.runtime import heartbeat
+from ziggurat.parallel.runtime.launch import (
+    WorkerFailed,
+    WorkerSettings,
+    join_world,
+    launch,
+    world_from_environment,
+)
 
 CPU = WorkerSettings(threads=1, device="cpu")
 
@@ -141,3 +150,97 @@ def test_torchrun_workers_join_the_given_world(tmp_path):
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
     assert json.loads(result.stdout) == [0, 1]
+
+
+def state_of_process():
+    """What a caller of `join_world` had before, and wants to have again."""
+    return (
+        signal.getsignal(signal.SIGINT),
+        torch.get_num_threads(),
+        torch.distributed.is_initialized(),
+        heartbeat._record,
+        dict(os.environ),
+    )
+
+
+def join_and_leave(pipe, rank, port, how):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = state_of_process()
+    try:
+        with join_world(WorkerSettings(2, "cpu")) as workers:
+            inside = (signal.getsignal(signal.SIGINT), torch.get_num_threads(), workers.gather(rank))
+            if how == "out of memory":
+                raise torch.OutOfMemoryError("the GPU is full")
+            if how == "shapes":
+                torch.ones(2) @ torch.ones(3)
+            if how == "collective":
+                if rank == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                while True:
+                    workers.barrier()
+    except RuntimeError as error:
+        pipe.send((inside, state_of_process() == before, torch.distributed.is_initialized(), type(error)))
+    else:
+        pipe.send((inside, state_of_process() == before, torch.distributed.is_initialized(), None))
+    pipe.close()
+    os._exit(0)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "group_is_left"),
+    [
+        ("well", None, False),
+        ("out of memory", torch.OutOfMemoryError, False),
+        ("shapes", RuntimeError, False),
+        ("collective", CollectiveFailed, True),  # a thread may wait in it: the process ends it
+    ],
+)
+def test_join_world_leaves_the_process_as_it_was(how, kind, group_is_left):
+    context, port = multiprocessing.get_context("fork"), free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    processes = [
+        context.Process(target=join_and_leave, args=(send, rank, port, how))
+        for rank, (_, send) in enumerate(pipes)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for rank in range(1 if how == "collective" else 2):
+            assert pipes[rank][0].poll(60)
+            inside, is_as_before, has_group, found = pipes[rank][0].recv()
+            assert inside == (signal.SIG_DFL, 2, [0, 1])
+            assert (has_group, found) == (group_is_left, kind)
+            assert is_as_before != group_is_left
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+        for end in (end for ends in pipes for end in ends):
+            end.close()
+
+
+def test_outside_of_torchrun_the_process_is_as_it_was_too():
+    before = state_of_process()
+    with join_world(WorkerSettings(2, "cpu")) as workers:
+        assert (workers.size, torch.get_num_threads()) == (1, 2)
+    assert state_of_process() == before
+
+
+def fail_first_and_be_missed(workers):
+    if workers.rank == 1:
+        raise ValueError("the cause")
+    workers.barrier()
+
+
+def test_the_cause_is_told_not_its_consequence():
+    for _ in range(5):
+        with pytest.raises(WorkerFailed, match=r"(?s)worker 1 failed:.*ValueError: the cause"):
+            launch(fail_first_and_be_missed, (), 2, CPU)

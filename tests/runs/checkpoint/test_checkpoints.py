@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from support.ranks import run_ranks
-from support.states import checkpoints_of, make_state, names, saved
+from support.states import checkpoints_of, chunks_of, make_state, names, saved
 from ziggurat.config import CheckpointConfig
 from ziggurat.errors import UserError
-from ziggurat.runs.checkpoint import Progress, training_state, writing
+from ziggurat.runs.checkpoint import Progress, writing
 from ziggurat.runs.checkpoint.manifest import checkpoint_faults
 from ziggurat.runs.checkpoint.retention import retained_steps
 from ziggurat.runs.checkpoint.tensors import read_tensors
+from ziggurat.strategies.layout import Chunk
 
 
 def test_the_newest_best_and_every_nth_are_kept(tmp_path):
@@ -31,7 +32,7 @@ def test_what_was_best_is_known_after_a_restart(tmp_path):
     saved(tmp_path, 1, 2, config=config, metrics={1: 0.9, 2: 0.1})
     again = checkpoints_of(tmp_path, **config)
     assert again.find() == Progress(2, 0.1, {})
-    again.save(Progress(3, 0.2), training_state(*make_state(steps=1)))
+    again.save(Progress(3, 0.2), chunks_of(make_state(steps=1)))
     again.wait()
     assert names(tmp_path) == ["step-1", "step-3"]
 
@@ -51,11 +52,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writing, "write_tensors", wait_and_write)
     checkpoints, weight = checkpoints_of(tmp_path), torch.ones(3)
-    checkpoints.save(Progress(1), {"model.weight": weight})
+    checkpoints.save(Progress(1), {"model.weight": Chunk.whole(weight)})
     weight.fill_(2)
     assert checkpoints.newest is None
     may_write.set()
-    checkpoints.save(Progress(2), {"model.weight": weight})  # waits for the first
+    checkpoints.save(Progress(2), {"model.weight": Chunk.whole(weight)})  # waits for the first
     checkpoints.wait()
     for step in (1, 2):
         found = {"model.weight": torch.zeros(3)}
@@ -70,7 +71,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 def test_a_step_that_is_there_stays_as_it_is(tmp_path):
     checkpoints = saved(tmp_path, 1)
     before = (tmp_path / "step-1" / "manifest.json").stat().st_ino
-    checkpoints.save(Progress(1), {"model.other": torch.ones(1)})
+    checkpoints.save(Progress(1), {"model.other": Chunk.whole(torch.ones(1))})
     checkpoints.wait()
     assert (tmp_path / "step-1" / "manifest.json").stat().st_ino == before
     assert len(checkpoints.pauses) == 1
@@ -123,7 +124,7 @@ def files_of_at_most(num_bytes):
 
 
 def fail_to_save(checkpoints, step):
-    checkpoints.save(Progress(step), training_state(*make_state("adamw", 1)))
+    checkpoints.save(Progress(step), chunks_of(make_state("adamw", 1)))
     checkpoints.wait()
     (message,) = checkpoints.messages()
     return message
@@ -181,7 +182,7 @@ def fail_on_second(workers, folder):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "shard")
 
     checkpoints = checkpoints_of(folder, workers)
-    state = {f"model.{workers.rank}": torch.ones(2)}
+    state = {f"model.{workers.rank}": Chunk.whole(torch.ones(2))}
     checkpoints.save(Progress(1), state)
     checkpoints.wait()
     if workers.rank == 1:
@@ -202,7 +203,7 @@ def write_elsewhere(workers, folder):
     """Each worker has a folder of its own, as machines without a common file system have."""
     checkpoints = checkpoints_of(folder / str(workers.rank), workers)
     (folder / str(workers.rank) / ".step-1.partial").mkdir(parents=True)
-    checkpoints.save(Progress(1), {f"model.{workers.rank}": torch.ones(2)})
+    checkpoints.save(Progress(1), {f"model.{workers.rank}": Chunk.whole(torch.ones(2))})
     checkpoints.wait()
     return checkpoints.messages()
 

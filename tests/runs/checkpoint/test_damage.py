@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from support.ranks import run_ranks
-from support.states import checkpoints_of, make_state, names, saved
+from support.states import checkpoints_of, chunks_of, make_state, names, saved
 from ziggurat.errors import UserError
-from ziggurat.runs.checkpoint import Progress, load_training_state, training_state
+from ziggurat.runs.checkpoint import Progress, load_state
 from ziggurat.runs.checkpoint.manifest import FileFacts, Manifest, read_manifest
 
 FILES = [
@@ -97,9 +97,9 @@ def test_damage_is_named_and_the_older_one_is_used(good, tmp_path, file, damage)
     assert message.endswith("set aside as step-2.bad")
     assert names(folder) == ["step-1", "step-2.bad"]
     state = make_state(steps=0)
-    load_training_state(folder / "step-1", *state)
-    expected = training_state(*make_state(steps=2))
-    assert all(torch.equal(value, expected[name]) for name, value in training_state(*state).items())
+    load_state(folder / "step-1", Progress(1), state)
+    expected = make_state(steps=2).tensors()
+    assert all(torch.equal(value, expected[name]) for name, value in state.tensors().items())
 
 
 def test_no_bit_of_a_manifest_may_change(good, tmp_path):
@@ -148,7 +148,7 @@ def test_a_foreign_manifest_is_refused(good, tmp_path):
     shutil.copytree(good, folder)
     shutil.rmtree(folder / "step-2")
     other = checkpoints_of(folder, run="another")
-    other.save(Progress(2), training_state(*make_state(steps=1)))
+    other.save(Progress(2), chunks_of(make_state(steps=1)))
     other.wait()
     progress, (message,) = resume(folder)
     assert progress.step == 1

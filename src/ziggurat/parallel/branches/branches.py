@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.branches.placement import Costs, Placement, place
+from ziggurat.parallel.branches.placement import Placement, place
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
+from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
@@ -117,15 +119,15 @@ class Branches:
     ) -> None:
         self.tracer, self.costs, self.workers = tracer, costs, workers
         self.runner, self.channel = StageRunner(model), Channel(workers, spatial, in_slots)
-        self.known: dict[int, Pieces] = {}
+        self.known = Recent[Graph, Pieces]()
         self.newest: Pieces | None = None
 
     def pieces_of(self, spec: ImageSpec) -> Pieces:
         """Return the pieces of images of a size."""
         graph = self.tracer.trace(spec)
-        if id(graph) not in self.known:  # the tracer keeps it alive
-            self.known[id(graph)] = cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
-        return self.known[id(graph)]
+        return self.known.get(
+            graph, lambda: cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
+        )
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches, one after the other.
@@ -229,7 +231,7 @@ class Branches:
 
     def _receive(self, state: _Pass, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
-        while address not in state.arrived:
+        while not self.channel.in_slots and address not in state.arrived:
             message = self.channel.receive(state.pieces.owners[address[0]])
             state.arrived[message.note] = message
         return state.arrived.pop(address)

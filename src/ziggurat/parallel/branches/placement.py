@@ -10,13 +10,12 @@ that keeps together what `together` names gives the numbers of one worker; which
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
+from ziggurat.parallel.graph.costs import CallCost, Costs, costs_of
+from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 
 MESSAGE_SECONDS = 2e-4  # assumed: a message between two workers of one machine
 BYTES_A_SECOND = 1e9  # assumed likewise
@@ -25,23 +24,6 @@ LEAST_APART = 0.02  # of the work: with less on the other workers, nothing is ga
 
 class NoBranches(UserError):  # noqa: N818 - reads as what happened
     """A network without parallel branches; the message says what was found, and what helps."""
-
-
-@dataclass(frozen=True)
-class CallCost:
-    """What one call costs.
-
-    Attributes:
-        seconds: Of its forward pass.
-        draws: Whether it draws random numbers.
-    """
-
-    seconds: float
-    draws: bool = False
-
-
-Costs = Mapping[str, CallCost]  # by the name of the call, see `call_names`
-UNKNOWN = CallCost(0.0, draws=True)  # of a call that was not measured: it may draw random numbers
 
 
 @dataclass(frozen=True)
@@ -69,32 +51,6 @@ class Placement:
         return 1 - max(self.seconds) / sum(self.seconds) if any(self.seconds) else 0.0
 
 
-def call_names(graph: Graph) -> list[str]:
-    """Return a name for each call, by which it is found again in the graph of another size of image.
-
-    Example:
-        >>> call = Call("stem.conv", None, (), {}, (), ())
-        >>> call_names(Graph([call, call]))
-        ['stem.conv', 'stem.conv:2']
-    """
-    counts: Counter[str] = Counter()
-    names = []
-    for call in graph.calls:
-        name = _name_of(call)
-        counts[name] += 1
-        names.append(name if counts[name] == 1 else f"{name}:{counts[name]}")
-    return names
-
-
-def _name_of(call: Call) -> str:
-    function = call.function
-    if function is None:
-        return call.layer
-    if isinstance(function, functools.partial):  # that overwrites its arguments
-        function = function.args[0]
-    return f"{call.layer} {getattr(function, '__name__', type(function).__name__)}"
-
-
 def place(graph: Graph, costs: Costs, num_workers: int) -> Placement:
     """Place the calls of a graph: a pure function, so that every worker finds the same.
 
@@ -103,7 +59,7 @@ def place(graph: Graph, costs: Costs, num_workers: int) -> Placement:
         costs: As measured, of images of this or another size.
         num_workers: Of the lp axis.
     """
-    of_call = [costs.get(name, UNKNOWN) for name in call_names(graph)]
+    of_call = costs_of(graph, costs)
     groups = together(graph, of_call)
     worker_of_group: dict[int, int] = {}
     worker_of: list[int] = []

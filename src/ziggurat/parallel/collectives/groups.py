@@ -76,7 +76,8 @@ class Groups:
         self.lost = lost
         # each in a thread of its own: the abort of one communicator may wait for the kernels of another
         threads = [
-            threading.Thread(target=group.abort, name="abort", daemon=True) for group in reversed(self._open)
+            threading.Thread(target=group.abort, name="abort", daemon=True)
+            for group in reversed(list(self._open))
         ]
         for thread in threads:
             thread.start()

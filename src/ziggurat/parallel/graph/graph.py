@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ziggurat.parallel.graph.uses import Uses
 from ziggurat.torch_internals.containers import tree_flatten, tree_map_only, tree_unflatten
 
 INPUT = -1  # the number of the call that made the network's input
@@ -70,7 +71,7 @@ class Call:
     writes: tuple[Value, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """All calls of one forward pass, in order.
 
@@ -81,6 +82,7 @@ class Graph:
         memory_of: A number for the memory that each value lies in: views share it.
         num_bytes: Of each value, as far as is known.
         written_states: Buffers that a forward pass changes.
+        uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -89,14 +91,23 @@ class Graph:
     memory_of: dict[Value, int] = field(default_factory=dict)
     num_bytes: dict[Value, int] = field(default_factory=dict)
     written_states: set[str] = field(default_factory=set)
+    uses: Uses | None = None
 
     def output_values(self) -> list[Value]:
         """Return the values among the outputs, in order."""
         return list(values_in(self.outputs))
 
+    def users(self) -> dict[Value, list[int]]:
+        """Return the numbers of the calls that use each value that any uses, in order."""
+        found: dict[Value, list[int]] = {}
+        for number, call in enumerate(self.calls):
+            for value in call.uses:
+                found.setdefault(value, []).append(number)
+        return found
+
     def last_uses(self) -> dict[Value, int]:
         """Return the number of the last call that uses each value; outputs are used after all calls."""
-        uses = {value: number for number, call in enumerate(self.calls) for value in call.uses}
+        uses = {value: numbers[-1] for value, numbers in self.users().items()}
         return uses | dict.fromkeys(self.output_values(), len(self.calls))
 
     def places(self) -> dict[str, int]:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.graph.arguments import Arguments
 from ziggurat.parallel.graph.graph import Call, Graph, Value, fill, tensors_in
+from ziggurat.parallel.graph.recompute import recomputed
 from ziggurat.parallel.graph.stages import Stage
-from ziggurat.parallel.pipeline.recompute import recomputed
 from ziggurat.parallel.spatial import SpatialTensor
 
 
@@ -48,6 +47,10 @@ def _ignore(number: int, made: list[Tensor]) -> None:
     """Take note of nothing."""
 
 
+def _ignore_begin(number: int) -> None:
+    """Take note of nothing."""
+
+
 class StageRunner:
     """Runs the calls of stages with a network's own layers and weights.
 
@@ -58,7 +61,6 @@ class StageRunner:
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
         self.states = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.arguments: dict[int, tuple[Call, Arguments]] = {}
 
     def forward(
         self,
@@ -67,6 +69,7 @@ class StageRunner:
         received: Mapping[Value, Tensor],
         after_call: Callable[[int, list[Tensor]], None] = _ignore,
         again: bool = False,
+        before_call: Callable[[int], None] = _ignore_begin,
     ) -> Held:
         """Run the calls of a stage.
 
@@ -76,6 +79,7 @@ class StageRunner:
             received: The values that it needs; those with a gradient become leaves.
             after_call: Is told the number of each call in the graph, and the tensors that it has made.
             again: Keep nothing of the inside: backward computes it again.
+            before_call: Is told the number of each call in the graph before it is made.
 
         Returns:
             What backward needs, with what is to be sent, and the network's outputs on the last stage.
@@ -84,7 +88,7 @@ class StageRunner:
         given = {value: self._leaf(value, tensor, held) for value, tensor in received.items()}
 
         def compute() -> dict[Value, Tensor]:
-            return self._compute(stage, graph, given, after_call)
+            return self._compute(stage, given, before_call, after_call)
 
         if again and torch.is_grad_enabled():
             changed = {n for call in stage.calls for n in call.states} & graph.written_states
@@ -100,16 +104,17 @@ class StageRunner:
     def _compute(
         self,
         stage: Stage,
-        graph: Graph,
         given: Mapping[Value, Tensor],
+        before_call: Callable[[int], None],
         after_call: Callable[[int, list[Tensor]], None],
     ) -> dict[Value, Tensor]:
         """Return the values that are left after the calls of a stage."""
         values = dict(given)
         for value in stage.overwrites & given.keys():
             values[value] = like(given[value], local_of(given[value]).clone())
-        for place, call in enumerate(stage.calls):
-            filled = self._arguments(call).filled(values, self.states.__getitem__)
+        for place, (call, arguments) in enumerate(zip(stage.calls, stage.arguments, strict=True)):
+            filled = arguments.filled(values, self.states.__getitem__)
+            before_call(stage.first + place)
             result = self._run(call, *filled)
             made = [result] if isinstance(result, Tensor) else tensors_in(result)
             after_call(stage.first + place, made)
@@ -139,11 +144,6 @@ class StageRunner:
         if loss is not None:
             loss.backward()
         return {value: leaf.grad for value, leaf in leaves.items()}
-
-    def _arguments(self, call: Call) -> Arguments:
-        if id(call) not in self.arguments:
-            self.arguments[id(call)] = call, Arguments(call)  # with the call, whose number nobody else gets
-        return self.arguments[id(call)][1]
 
     def _leaf(self, value: Value, tensor: Tensor, held: Held) -> Tensor:
         """Return a received value as autograd has it."""

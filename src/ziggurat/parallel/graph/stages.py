@@ -11,10 +11,12 @@ import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import nn
 
 from ziggurat.errors import UserError, nearest
+from ziggurat.parallel.graph.arguments import Arguments
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
 
 
@@ -39,6 +41,11 @@ class Stage:
     sends: dict[int, list[Value]] = field(default_factory=dict)
     forgets: dict[int, list[Value]] = field(default_factory=dict)
     overwrites: set[Value] = field(default_factory=set)
+
+    @cached_property
+    def arguments(self) -> list[Arguments]:
+        """What each of its calls is called with: looked through once, however many microbatches there are."""
+        return [Arguments(call) for call in self.calls]
 
     def sent(self) -> list[Value]:
         """Return each value that others need once."""
@@ -93,10 +100,7 @@ def make_stages(graph: Graph, places: Sequence[int]) -> list[Stage]:
     def stage_of(call: int) -> int:
         return bisect.bisect_right(places, call)
 
-    users: dict[Value, set[int]] = {}
-    for number, call in enumerate(graph.calls):
-        for value in call.uses:
-            users.setdefault(value, set()).add(stage_of(number))
+    users = {value: {stage_of(number) for number in numbers} for value, numbers in graph.users().items()}
     for value in graph.output_values():
         users.setdefault(value, set()).add(len(places))
     for value in sorted(users):

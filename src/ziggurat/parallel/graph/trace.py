@@ -1,5 +1,7 @@
 """Recording what a network computes, by calling it on tensors that have a shape and no memory.
 
+This is the one trace of a network: stages, branches, pairs of layers that are split, and units that are gathered all come from it.
+
 Plain symbolic tracing (``torch.fx``) stops where a network looks at a shape: ours pad images of odd sizes, a feature pyramid
 asks for the size of the finer map, transformers cut windows. Here shapes are known: every size of image has a record of its
 own, which takes milliseconds. The record is the same on every worker, and needs no weights.
@@ -10,6 +12,7 @@ cannot be seen (scripted code) is taken as one call.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +24,8 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.meta import meta_copy
+from ziggurat.parallel.graph.recent import Recent
+from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
 from ziggurat.torch_internals.functions import FunctionMode, is_primitive, seeing_apply
 from ziggurat.torch_internals.modules import NORMS
@@ -82,21 +87,27 @@ class Tracer:
                 f"{type(model).__name__} cannot be cut into stages: it cannot be copied ({error}); run it without pp, lp and tp"
             ) from error
         self.opaque: set[str] = set()
-        self.graphs: dict[Any, Graph] = {}
+        self.graphs = Recent[Any, Graph]()
+        self.lock = threading.Lock()  # hooks and modes of the copy are of one trace at a time
 
     def trace(self, spec: ImageSpec) -> Graph:
         """Return what the network computes of images of a size, in its present modes of training.
+
+        The graphs of the sizes and modes that were asked for last are kept, `recent.MOST_KEPT` of them.
 
         Raises:
             CannotCut: If it depends on values, or returns what holds tensors out of sight.
         """
         modes = tuple(module.training for module in self.model.modules())
         key = (spec, modes, torch.is_autocast_enabled(self.device.type), torch.is_grad_enabled())
-        if key not in self.graphs:
+
+        def record() -> Graph:
             for module, mode in zip(self.meta_model.modules(), modes, strict=True):
                 module.training = mode
-            self.graphs[key] = self._record(spec)
-        return self.graphs[key]
+            return self._record(spec)
+
+        with self.lock:
+            return self.graphs.get(key, record)
 
     def _record(self, spec: ImageSpec) -> Graph:
         while True:
@@ -173,6 +184,7 @@ class _Recorder(FunctionMode):
         self.layers: list[str] = [""]
         self.counts: dict[str, int] = {}
         self.inside = 0  # of a layer that is one call
+        self.watch = UseWatch(_state_name)
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
     @property
@@ -183,6 +195,7 @@ class _Recorder(FunctionMode):
     def run(self, images: Tensor) -> Graph:
         """Call the network."""
         self._name(images, Value(INPUT, 0))
+        self.watch.enter("")
         hooks = []
         for name, module in self.meta_model.named_modules():
             if name:
@@ -196,6 +209,7 @@ class _Recorder(FunctionMode):
             for hook in hooks:
                 hook.remove()
         self.graph.outputs = tree_map(self._mark, outputs)
+        self.graph.uses = self.watch.uses
         if not self.graph.output_values():
             raise TypeError(f"it returns {type(outputs).__name__}, in which no tensors are found")
         return self.graph
@@ -205,12 +219,15 @@ class _Recorder(FunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.inside:
-            return func(*args, **kwargs)
-        if func == torch.Tensor.device.__get__:
+            result = func(*args, **kwargs)
+        elif func == torch.Tensor.device.__get__:
             return self.device
-        if is_primitive(func):
+        elif is_primitive(func):
             raise _Unseen(self.layer)  # from within an operator that scripted code has called
-        return self._call(func, args, kwargs)
+        else:
+            result = self._call(func, args, kwargs)
+        self.watch.call(func, (*args, *kwargs.values()), result)
+        return result
 
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function without memory, and note the call if it has made or changed a tensor."""
@@ -280,6 +297,7 @@ class _Recorder(FunctionMode):
         raise _Unseen(self.layer)
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.watch.enter(name)
         if self.inside:
             self.inside += 1
             return
@@ -293,6 +311,7 @@ class _Recorder(FunctionMode):
             self.pending = (args, kwargs, [(tensor, version_of(tensor)) for tensor in states])
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        self.watch.leave()
         if self.inside > 1:
             self.inside -= 1
             return
@@ -314,6 +333,7 @@ class _Recorder(FunctionMode):
 
     def _see_apply(self, cls: Any, args: Any, kwargs: Any, apply: Callable[..., Any]) -> Any:
         """Take a custom autograd function as one call: what its forward does is not what is differentiated."""
+        self.watch.use((*args, *kwargs.values()))
         if self.inside:
             return apply(*args, **kwargs)
         self.inside = 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.graph.costs import Costs, costs_of
+from ziggurat.parallel.graph.graph import Graph
 
 SLACKS = (1.02, 1.1, 1.5, 4.0, math.inf)  # times equal stages: where the slowest stage is looked for
 ROUNDING = 1e-9
@@ -53,6 +55,37 @@ class StageCost:
     kept_bytes: int
     crossing_bytes: int
     forward_seconds: float = 0.0
+
+
+def units_of(graph: Graph, costs: Costs, state_bytes: Mapping[str, int]) -> list[Unit]:
+    """Return the pieces between all places where a network can be cut, in order, by what their calls cost.
+
+    Args:
+        graph: Of the network.
+        costs: Of its calls, backward included.
+        state_bytes: Of each parameter and buffer.
+    """
+    names: dict[int, str] = {0: ""}
+    for name, place in graph.places().items():
+        names.setdefault(place, name)
+    places = sorted(names)
+    of_call = costs_of(graph, costs)
+    units = []
+    for first, stop in itertools.pairwise([*places, len(graph.calls)]):
+        mine = of_call[first:stop]
+        forward = sum(cost.seconds for cost in mine)
+        used = (name for call in graph.calls[first:stop] for name in call.states)
+        units.append(
+            Unit(
+                names[first],
+                forward + sum(cost.backward_seconds or 0.0 for cost in mine),
+                sum(cost.kept_bytes or 0 for cost in mine),
+                tuple((name, state_bytes[name]) for name in used if name in state_bytes),
+                graph.live_bytes(first) if first else 0,
+                forward,
+            )
+        )
+    return units
 
 
 def growing(units: Sequence[Unit], first: int) -> Iterator[tuple[int, StageCost]]:

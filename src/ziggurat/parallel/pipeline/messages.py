@@ -93,6 +93,7 @@ class Channel:
         arrival = Arrival(self.workers.device, self.spatial)
         with noted(self.trace, "wait", f"for {source}"):
             self._take([arrival.head], source)
+            arrival.head = self.workers.to_host(arrival.head)
         with noted(self.trace, "receive", f"from {source}"):
             self._take(arrival.rest(), source)
             self._take(arrival.body(), source)
@@ -115,6 +116,8 @@ class Channel:
         arrivals = [(source, Arrival(self.workers.device, self.spatial)) for source in sources]
         with noted(self.trace, "wait", f"for {sorted(set(sources))}"):
             self._swap([(to, [parcel.head]) for to, parcel in waiting], [(s, [a.head]) for s, a in arrivals])
+            for _, arrival in arrivals:
+                arrival.head = self.workers.to_host(arrival.head)
         with noted(self.trace, "receive", f"from {sorted(set(sources))}"):
             self._swap([(to, parcel.rest) for to, parcel in waiting], [(s, a.rest()) for s, a in arrivals])
             self._swap([(to, parcel.body) for to, parcel in waiting], [(s, a.body()) for s, a in arrivals])

@@ -98,7 +98,7 @@ class Arrival:
         spatial: Of tensors that are spread over the workers that share images.
 
     Attributes:
-        head: To be received first.
+        head: To be received first; then wanted in the CPU's memory.
     """
 
     def __init__(self, device: torch.device, spatial: SpatialMesh | None) -> None:
@@ -112,7 +112,7 @@ class Arrival:
 
     def rest(self) -> list[Tensor]:
         """Return the memory of the head's rest, to be received after the head has come: one tensor or none."""
-        self._data = self.head.cpu().numpy().tobytes()
+        self._data = self.head.numpy().tobytes()
         missing = int.from_bytes(self._data[:LENGTH_BYTES], "little") - (HEAD_BYTES - LENGTH_BYTES)
         if missing > 0:
             self._rest = [torch.empty(missing, dtype=torch.uint8, device=self.device)]

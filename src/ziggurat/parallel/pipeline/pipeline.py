@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +18,17 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
+from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
+from ziggurat.parallel.graph.untouched import random_state, set_random_state
+from ziggurat.parallel.pipeline.crossings import Address, Crossings, Name
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
-from ziggurat.parallel.pipeline.slots import timetable
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.spatial import SpatialMesh
-
-Address = tuple[int, int, int]  # of a message: the microbatch, the stage that sends, the stage that receives
 
 
 def _no_context(*args: int) -> AbstractContextManager[None]:
@@ -66,12 +65,13 @@ class _Step:
     work: Work
     graphs: list[Graph]
     stages: list[list[Stage]]
+    crossings: Crossings
     orders: list[Order]
     whole: set[tuple[int, int]]
     held: dict[tuple[int, int], Held] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
-    sent_by: dict[int, list[tuple[int, tuple[str, Address]]]] = field(default_factory=dict)
-    arrived: dict[tuple[str, Address], Message] = field(default_factory=dict)
+    sent_by: dict[int, list[tuple[int, Name]]] = field(default_factory=dict)
+    arrived: dict[Name, Message] = field(default_factory=dict)
     outputs: dict[int, Any] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
     alive: int = 0
@@ -117,7 +117,7 @@ class Pipeline:
         self.runner = StageRunner(model)
         self.channel = Channel(workers, spatial, in_slots)
         self.recompute = recompute
-        self.stages: dict[int, list[Stage]] = {}
+        self.stages = Recent[Graph, list[Stage]]()
         self.peak_alive = 0
         self.trace: Trace | None = None
 
@@ -128,9 +128,7 @@ class Pipeline:
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
         graph = self.tracer.trace(spec)
-        if id(graph) not in self.stages:  # (the tracer keeps its graphs)
-            self.stages[id(graph)] = make_stages(graph, find_places(graph, self.cut))
-        return graph, self.stages[id(graph)]
+        return graph, self.stages.get(graph, lambda: make_stages(graph, find_places(graph, self.cut)))
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches.
@@ -164,7 +162,14 @@ class Pipeline:
         with work.compute():
             of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
         graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
-        step = _Step(work, graphs, stages, orders, kept_whole(orders[self.workers.rank]))
+        step = _Step(
+            work,
+            graphs,
+            stages,
+            Crossings(stages, self.workers.size),
+            orders,
+            kept_whole(orders[self.workers.rank]),
+        )
         self.peak_alive = 0
         if self.channel.in_slots:
             self._run_in_slots(step, images)
@@ -176,8 +181,7 @@ class Pipeline:
 
     def _run_in_slots(self, step: _Step, images: list[Tensor]) -> None:
         """Do this worker's actions, each in its slot, and take part in the exchange after every slot."""
-        tables = timetable(step.orders, partial(self._needs, step), partial(self._messages, step))
-        for slot in tables[self.workers.rank]:
+        for slot in step.crossings.timetable(step.orders)[self.workers.rank]:
             if slot.action is not None:
                 self._do(step, slot.action, images)
             arrived = self.channel.swap([source for source, _ in slot.receives])
@@ -196,20 +200,20 @@ class Pipeline:
         step.work.begin(index)
         received: dict[Value, Tensor] = {}
         state = None
-        for source in self._sources(stage):
+        for source in step.crossings.sources(stage):
             message = self._receive(step, "forward", (index, source, number))
             received |= {value: tensor for value, tensor in message.tensors.items() if tensor is not None}
             state = message.note if source == number - 1 else state
         if number == 0:
             received[Value(INPUT, 0)] = images[index]
-        if state is not None:
-            _set_random_state(state, self.workers.device)
-        before = _random_state(self.workers.device)
+        if state is not None:  # it goes with a microbatch, as if one worker drew all numbers
+            set_random_state(state, self.workers.device)
+        before = random_state(self.workers.device)
         with noted(self.trace, "forward", str(action)), step.work.compute():
             again = self.recompute and (number, index) not in step.whole
             ordered = dict(sorted(received.items()))
             held = self.runner.forward(stage, step.graphs[index], ordered, again=again)
-        after = _random_state(self.workers.device)
+        after = random_state(self.workers.device)
         drawn = state is not None or not torch.equal(before, after)
         if number == self.num_stages - 1:
             step.outputs[index] = held.outputs
@@ -218,7 +222,7 @@ class Pipeline:
                     held.loss = step.work.loss(held.outputs, index)
                 step.losses[index] = held.loss.detach()
             held.outputs = None
-        for target in self._targets(stage):
+        for target in step.crossings.targets(stage, self.num_stages):
             tensors = {value: held.sent[value] for value in stage.sends.get(target, ())}
             note = after if drawn and target == number + 1 else None
             self._send(step, "forward", (index, number, target), Message(tensors, note))
@@ -243,37 +247,8 @@ class Pipeline:
             self._send(step, "backward", (index, number, source), Message(tensors))
         step.alive -= 1
 
-    def _sources(self, stage: Stage) -> list[int]:
-        """Return the stages that a stage hears of: those that make what it needs, and the one before it."""
-        before = {stage.number - 1} if stage.number else set()
-        return sorted(before | stage.receives.keys())
-
-    def _targets(self, stage: Stage) -> list[int]:
-        after = {stage.number + 1} if stage.number + 1 < self.num_stages else set()
-        return sorted(after | stage.sends.keys())
-
-    def _needs(self, step: _Step, action: Action) -> list[Action]:
-        """Return the actions on whichever worker that must have been done before one."""
-        kind, number, index = action
-        stage = step.stages[index][number]
-        if kind == "forward":
-            return [Action("forward", source, index) for source in self._sources(stage)]
-        users = [Action("backward", user, index) for user in stage.sends]
-        return [Action("forward", number, index), *users]
-
-    def _messages(self, step: _Step, action: Action) -> list[tuple[int, tuple[str, Address]]]:
-        """Return what an action sends to other workers, in order: receivers and addresses."""
-        kind, number, index = action
-        stage = step.stages[index][number]
-        stages = self._targets(stage) if kind == "forward" else list(stage.receives)
-        sent = [(self._worker(target), (str(kind), (index, number, target))) for target in stages]
-        return [(worker, name) for worker, name in sent if worker != self._worker(number)]
-
-    def _worker(self, stage: int) -> int:
-        return stage % self.workers.size
-
     def _send(self, step: _Step, kind: str, address: Address, message: Message) -> None:
-        target = self._worker(address[2])
+        target = step.crossings.worker(address[2])
         if target == self.workers.rank:
             here = {n: None if t is None else _arrived(t) for n, t in message.tensors.items()}
             step.arrived[kind, address] = Message(here, message.note)
@@ -283,8 +258,8 @@ class Pipeline:
 
     def _receive(self, step: _Step, kind: str, address: Address) -> Message:
         """Return a message, after taking those that its sender has sent before."""
-        source = self._worker(address[1])
-        while (kind, address) not in step.arrived:
+        source = step.crossings.worker(address[1])
+        while not self.channel.in_slots and (kind, address) not in step.arrived:
             number = step.taken.get(source, 0)
             step.taken[source] = number + 1
             place, name = self._sent_by(step, source)[number]
@@ -292,13 +267,13 @@ class Pipeline:
             self.channel.settle(source, place)
         return step.arrived.pop((kind, address))
 
-    def _sent_by(self, step: _Step, source: int) -> list[tuple[int, tuple[str, Address]]]:
+    def _sent_by(self, step: _Step, source: int) -> list[tuple[int, Name]]:
         """Return the messages that a worker sends this one in a step, in order, with the place of its action."""
         if source not in step.sent_by:
             step.sent_by[source] = [
                 (place, name)
                 for place, action in enumerate(step.orders[source])
-                for target, name in self._messages(step, action)
+                for target, name in step.crossings.messages(action)
                 if target == self.workers.rank
             ]
         return step.sent_by[source]
@@ -308,15 +283,3 @@ def _arrived(tensor: Tensor) -> Tensor:
     """Return a tensor as a stage on the same worker receives it: its own leaf, the same memory."""
     local = local_of(tensor)
     return like(tensor, local.detach().requires_grad_(local.requires_grad))
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """Return the state of the random numbers: it goes with a microbatch, as if one worker drew them."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

@@ -1,24 +1,17 @@
-"""Activation checkpointing of stages: forward keeps what the stage has received; backward computes the rest again.
+"""When a stage's activations are computed again instead of kept: a question of the schedule.
 
     gpipe                    F0 F1 F2 F3 ...  r0 B0 r1 B1 r2 B2 r3 B3      r: forward again, within backward
     1f1b, the last stage     F0 B0 F1 B1 F2 B2 F3 B3                        goes back at once: nothing is computed again
 
-Random numbers are those of the first time, and a batch norm's statistics are left as the first time has made them.
+How it is done says `graph.recompute`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
-
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from collections.abc import Sequence
 
 from ziggurat.parallel.pipeline.schedules import Order
-
-T = TypeVar("T")
 
 
 def kept_whole(order: Order) -> set[tuple[int, int]]:
@@ -40,30 +33,3 @@ def share_again(orders: Sequence[Order], stage: int, num_microbatches: int) -> f
     """Return the share of a stage's microbatches that go forward twice."""
     whole = sum(number == stage for number, _ in kept_whole(orders[stage % len(orders)]))
     return 1 - whole / num_microbatches if num_microbatches else 0.0
-
-
-def recomputed(compute: Callable[[], T], changed: Sequence[Tensor], inputs: Sequence[Tensor]) -> T:
-    """Return what a function returns, keeping of its inside nothing for backward, which calls it again.
-
-    Args:
-        compute: A function of tensors that it does not overwrite.
-        changed: Buffers that it changes: the second call leaves them as they are.
-        inputs: What it computes with, which says on which device.
-    """
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _unchanged(changed)
-
-    # to its end: where workers share images, all of them go through the same messages
-    result: T = checkpoint(
-        lambda *_: compute(), *inputs, use_reentrant=False, context_fn=contexts, early_stop=False
-    )
-    return result
-
-
-@contextmanager
-def _unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.data.copy_(value)  # `.data`: of other microbatches, backward may have kept the buffer

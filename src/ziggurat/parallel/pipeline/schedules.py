@@ -9,6 +9,7 @@ In the tables time runs to the right, ``F2`` is forward of microbatch 2, ``B2`` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -119,18 +120,15 @@ def interleaved(num_workers: int, num_chunks: int, num_microbatches: int) -> lis
         worker 0   F0@0 F1@0 F0@2 F1@2           B0@2      B1@2 B0@0 B1@0
         worker 1        F0@1 F1@1 F0@3 B0@3 F1@3 B1@3 B0@1 B1@1
 
-    Microbatches go through the chunks in groups of ``P``; the last group may be smaller. Share of time without work:
-    ``(P - 1) / (V * M + P - 1)`` where ``P`` divides ``M``.
+    Microbatches go through the chunks in groups of ``P``; the last group may be smaller, see `_groups`. Share of time without
+    work: ``(P - 1) / (V * M + P - 1)`` where ``P`` divides ``M``.
 
     References:
         Narayanan et al., Efficient Large-Scale Language Model Training, 2021, section 2.2.2.
         https://arxiv.org/abs/2104.04473
     """
-    groups = [
-        range(first, min(first + num_workers, num_microbatches))
-        for first in range(0, num_microbatches, num_workers)
-    ]
-    size = min(num_workers, num_microbatches)
+    groups = _groups(num_workers, num_chunks, num_microbatches)
+    size = len(groups[0]) if groups else 0
     orders = []
     for worker in range(num_workers):
         stages = range(worker, num_workers * num_chunks, num_workers)
@@ -139,6 +137,27 @@ def interleaved(num_workers: int, num_chunks: int, num_microbatches: int) -> lis
         ahead = (num_chunks - 1) * size + 2 * (num_workers - worker - 1)
         orders.append(_alternate(forwards, backwards, ahead))
     return orders
+
+
+def _groups(num_workers: int, num_chunks: int, num_microbatches: int) -> list[range]:
+    """Return the groups in which microbatches go through the chunks: of one for each worker, the last one smaller.
+
+    Where the last one would have from 2 to ``P - 3`` (with more than two chunks also others), the workers would wait for each other
+    for ever: they come to a backward that needs a forward behind it. Then there are larger groups, as even as possible.
+
+    Example:
+        >>> _groups(2, 2, 5)
+        [range(0, 2), range(2, 4), range(4, 5)]
+        >>> _groups(5, 2, 7)
+        [range(0, 7)]
+    """
+    count, rest = divmod(num_microbatches, num_workers)
+    if count and rest and (num_chunks > 2 or 2 <= rest <= num_workers - 3):
+        small, larger = divmod(num_microbatches, count)
+        starts = [number * small + min(number, larger) for number in range(count + 1)]
+    else:
+        starts = [*range(0, num_microbatches, num_workers), num_microbatches]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
 def _alternate(forwards: Sequence[Action], backwards: Sequence[Action], ahead: int) -> Order:

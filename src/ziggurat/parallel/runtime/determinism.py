@@ -47,8 +47,8 @@ def deterministic(device: str) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False  # it is for finding bugs, and takes time
     cudnn.deterministic, cudnn.benchmark = True, False
-    for one in multipliers:
-        one.fp32_precision = "ieee"  # not TF32
+    # no TF32; said in the older way, since whoever reads the older setting fails where convolutions are set in the newer one
+    cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         yield
     finally:
@@ -59,8 +59,10 @@ def deterministic(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
         cudnn.deterministic, cudnn.benchmark = chosen
+        cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = (p == "tf32" for p in precisions[1:])
         for one, precision in zip(multipliers, precisions, strict=True):
-            one.fp32_precision = precision
+            if one.fp32_precision != precision:
+                one.fp32_precision = precision
 
 
 def explain_nondeterminism(error: RuntimeError) -> UserError | None:

@@ -1,4 +1,4 @@
-"""How workers fail, as their launcher tells it."""
+"""How workers fail, as their launcher tells it (to the other workers the loss of one is `errors.CollectiveFailed`)."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 LOST = "lost"
 LOOK_SECONDS = 0.2
+LEAVE_SECONDS = 1.0  # that the thread has to end, if it is in the middle of what it does
 
 
 def tell_loss(folder: Path, lost: str) -> None:
@@ -55,4 +56,4 @@ def listening(folder: Path, act: Callable[[str], None], seconds: float = LOOK_SE
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(LEAVE_SECONDS)

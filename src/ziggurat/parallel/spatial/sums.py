@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.collectives.workers import Operation
+from ziggurat.parallel.collectives.communicator import Operation
 from ziggurat.parallel.spatial.axis import Axis
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.collectives.workers import Operation, Workers
+from ziggurat.parallel.collectives.communicator import Operation
+from ziggurat.parallel.collectives.workers import Workers
 
 
 class TensorAxis:

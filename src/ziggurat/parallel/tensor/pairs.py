@@ -86,12 +86,10 @@ class _Search:
         self.graph, self.num_workers = graph, num_workers
         self.layers = dict(model.named_modules())
         self.outputs = set(graph.output_values())
-        self.users: dict[Value, list[int]] = {}
+        self.users = graph.users()
         self.calls_of: dict[str, list[int]] = {}
         readers: dict[str, set[str]] = {}
         for number, call in enumerate(graph.calls):
-            for value in call.uses:
-                self.users.setdefault(value, []).append(number)
             is_of_layer = call.function is None or _is_frozen_norm(call)
             if is_of_layer:
                 self.calls_of.setdefault(call.layer, []).append(number)

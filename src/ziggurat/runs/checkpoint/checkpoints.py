@@ -104,7 +104,7 @@ class Checkpoints:
         pause = time.perf_counter() - begin
         self.pauses.append(pause)
         self._thread = threading.Thread(
-            target=self._write, args=(progress, copied, pause), name="checkpoint", daemon=True
+            target=self._write_beside, args=(progress, copied, pause), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -172,6 +172,12 @@ class Checkpoints:
         self._copies = copies
         return {name: Chunk(copy, state[name].offsets) for name, copy in copies.items()}
 
+    def _write_beside(self, progress: Progress, tensors: Mapping[str, Chunk], pause: float) -> None:
+        try:
+            self._write(progress, tensors, pause)
+        except Exception as error:  # noqa: BLE001 - of this program; whoever waits for the checkpoint raises it
+            self._mistake = error
+
     def _write(self, progress: Progress, tensors: Mapping[str, Chunk], pause: float) -> None:
         """Write a checkpoint and remove those that need not stay (in the thread)."""
         begin = time.perf_counter()
@@ -180,9 +186,6 @@ class Checkpoints:
                 fault = write_checkpoint(self.folder, progress, self.run, tensors, self.workers, phase)
             except CollectiveFailed as error:  # a worker is lost, as the training itself finds out
                 self._say(f"the checkpoint of step {progress.step} was interrupted: {error}")
-                return
-            except Exception as error:  # noqa: BLE001 - of this program; whoever waits for the checkpoint raises it
-                self._mistake = error
                 return
         seconds = time.perf_counter() - begin
         if fault is not None:

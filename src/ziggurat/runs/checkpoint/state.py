@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.runs.checkpoint.tensors import TensorFacts, read_tensors, stored_tensors
 from ziggurat.runs.checkpoint.writing import Progress
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.state import TrainState, split_slot
 
 MAX_SHOWN = 5  # names of a message
@@ -46,7 +47,7 @@ def load_state(folder: Path, progress: Progress, state: TrainState[Any]) -> None
         state.optimizer.state[parameters[owner]] = values
     state.step = progress.step
     state.counters.update(progress.counters)
-    state.decisions.update(progress.decisions)
+    state.decisions = Decisions.from_json(progress.decisions)
 
 
 def _place(facts: TensorFacts, parameter: nn.Parameter) -> Tensor:

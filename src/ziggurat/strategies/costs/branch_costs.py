@@ -1,54 +1,28 @@
-"""The costs of a run's calls, beside its config: a run that goes on has its branches where they were.
+"""By which costs a model's branches are placed: measured once, and from then on part of the run.
 
-The costs are those of calls, not of a placement: so they serve any number of workers.
+The costs are those of calls, not of a placement: so they serve any number of workers, and images of any size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ziggurat.parallel.branches.measure import measure_calls
-from ziggurat.parallel.branches.placement import CallCost, Costs, place, refuse_chain
+from ziggurat.parallel.branches.placement import place, refuse_chain
+from ziggurat.parallel.graph.costs import Costs, from_json, to_json
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
-from ziggurat.strategies.costs.cache import Kept
+from ziggurat.strategies.costs.cache import MeasurementCache
+from ziggurat.strategies.costs.decisions import Decisions, decide
+from ziggurat.strategies.costs.measure import Measure, measure_calls
 from ziggurat.strategies.costs.team import Team
 
 COSTS = "costs.json"
-KEY = "forward"
-
-
-class KeptCosts:
-    """The costs that were measured for a run.
-
-    Args:
-        path: Of the file; None keeps nothing.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.kept = Kept(path)
-
-    def read(self) -> Costs | None:
-        """Return the costs; None where there are none yet, or they cannot be read."""
-        found = self.kept.read(KEY)
-        if found is None:
-            return None
-        try:
-            return {
-                name: CallCost(float(cost["seconds"]), bool(cost["draws"])) for name, cost in found.items()
-            }
-        except (AttributeError, KeyError, TypeError, ValueError):
-            self.kept.discard(KEY)
-            return None
-
-    def write(self, costs: Costs) -> None:
-        """Keep the costs."""
-        self.kept.write(KEY, {name: asdict(cost) for name, cost in costs.items()})
+KEY = "lp"  # of the decision
+CACHE_KEY = "forward"
 
 
 def agree_on_costs(
@@ -58,8 +32,10 @@ def agree_on_costs(
     team: Team,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
     file: Path | None = None,
+    decisions: Decisions | None = None,
+    measure: Measure = measure_calls,
 ) -> Costs:
-    """Return what each call costs, as the first worker measures it.
+    """Return what each call costs: as the run has decided already, or else as the first worker measures it.
 
     Args:
         model: With all its weights.
@@ -67,7 +43,9 @@ def agree_on_costs(
         spec: Of the images of a microbatch.
         team: All of them call this together.
         compute: A context in which the model computes.
-        file: Where costs that were measured are kept: there are some already when a run goes on.
+        file: Where costs that were measured are cached: there are some already when a run goes on.
+        decisions: Of the run; those of the first worker count, and every worker's hold these costs afterwards.
+        measure: Measures them.
 
     Raises:
         UserError: On all workers: `NoBranches`, or `CannotCut`.
@@ -75,15 +53,18 @@ def agree_on_costs(
     Communication:
         One broadcast of the costs.
     """
-    kept = KeptCosts(file)
+    known = Decisions() if decisions is None else decisions
 
     def known_or_measured() -> Costs:
         with compute():
-            graph, costs = tracer.trace(spec), kept.read()
-            if costs is None:
-                costs = measure_calls(model, graph, spec, team.workers.device)
-                kept.write(costs)
+            graph = tracer.trace(spec)
+            costs: Costs = decide(
+                known, KEY, MeasurementCache(file), CACHE_KEY, from_json, to_json,
+                lambda: measure(model, graph, spec, team.workers.device, backward=False),
+            )  # fmt: skip
             refuse_chain(place(graph, costs, team.network.size))
         return costs
 
-    return team.workers.decide_on_first(known_or_measured)
+    costs = team.workers.decide_on_first(known_or_measured)
+    known.record(KEY, {name: {"seconds": c.seconds, "draws": c.draws} for name, c in costs.items()})
+    return costs

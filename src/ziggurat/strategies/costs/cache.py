@@ -1,4 +1,7 @@
-"""What was measured for a run, beside its config: a run that goes on finds it again, and measures nothing."""
+"""What was measured for a run, in a file beside its config: a run that goes on finds it again, and measures nothing.
+
+What of it decides a run's bits is in its checkpoints, too (see `decisions`), and counts there; so the file may be lost.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from typing import Any
 AGAIN = "it is measured again, and may come out otherwise: then this run goes on equal to rounding, not in the same bits"
 
 
-class Kept:
-    """Values by key, in a JSON file of a run's folder.
+class MeasurementCache:
+    """Measured values by key, in a JSON file of a run's folder.
 
     A file that cannot be used ends no run: what it should hold is measured again, and standard error says so.
 

@@ -1,4 +1,4 @@
-"""Where a model is cut into stages: chosen by measured costs, and kept beside the run, which is cut there again when it goes on."""
+"""Where a model is cut into stages: chosen by measured costs, and from then on part of the run, which is cut there when it goes on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gradients_held, partition
 from ziggurat.parallel.graph.stages import find_places
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
-from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of
-from ziggurat.parallel.pipeline.measure import measure
+from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of, units_of
 from ziggurat.parallel.pipeline.memory import predict_memory
 from ziggurat.parallel.pipeline.recompute import share_again
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
-from ziggurat.strategies.costs.cache import Kept
+from ziggurat.strategies.costs.cache import MeasurementCache
+from ziggurat.strategies.costs.decisions import Decisions, decide
+from ziggurat.strategies.costs.measure import Measure, measure_calls, state_bytes
 from ziggurat.strategies.costs.team import Team
 
 CUTS = "cuts.json"
@@ -41,33 +42,26 @@ class Cut:
     costs: tuple[StageCost, ...]
 
 
-class KeptCuts:
-    """The cuts that were measured for a run, one for each number of workers and way of cutting.
+def key_of(num_workers: int, config: PipelineConfig) -> str:
+    """Return the key of a cut that was measured: there is one for each number of workers and way of cutting.
 
-    Args:
-        path: Of the file; None keeps nothing.
-        num_workers: Of the pp axis.
-        config: How to cut.
+    Example:
+        >>> key_of(2, PipelineConfig())
+        'pp=2,1f1b,max_bytes=0,none'
     """
+    return f"pp={num_workers},{config.schedule},max_bytes={config.max_bytes},{config.checkpoint}"
 
-    def __init__(self, path: Path | None, num_workers: int, config: PipelineConfig) -> None:
-        self.kept = Kept(path if not config.cut else None)  # a cut by hand is in the config
-        self.key = f"pp={num_workers},{config.schedule},max_bytes={config.max_bytes},{config.checkpoint}"
 
-    def read(self) -> Cut | None:
-        """Return the cut; None where there is none yet, or it cannot be read."""
-        kept = self.kept.read(self.key)
-        if kept is None:
-            return None
-        try:
-            return Cut(tuple(kept["layers"]), tuple(StageCost(**cost) for cost in kept["costs"]))
-        except (KeyError, TypeError):
-            self.kept.discard(self.key)
-            return None
+def from_json(found: Any) -> Cut:
+    """Return a cut from what ``asdict`` gave.
 
-    def write(self, cut: Cut) -> None:
-        """Keep a cut."""
-        self.kept.write(self.key, asdict(cut))
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return Cut(tuple(found["layers"]), tuple(StageCost(**cost) for cost in found["costs"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no cut: {type(error).__name__}: {error}") from error
 
 
 def choose_cut(
@@ -79,8 +73,10 @@ def choose_cut(
     num_leaves: int,
     compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
     file: Path | None = None,
+    decisions: Decisions | None = None,
+    measure: Measure = measure_calls,
 ) -> Cut:
-    """Return the cut: the user's, or else the one that balances the times which the first worker measures.
+    """Return the cut: the user's, or the one that the run has decided on, or the one that balances what the first worker measures.
 
     Args:
         model: With all its weights on the first worker.
@@ -90,7 +86,10 @@ def choose_cut(
         config: How to cut.
         num_leaves: Microbatches of a step: decides how many activations and gradients are alive at once.
         compute: A context in which the model computes.
-        file: Where a cut that was measured is kept: there is one already when a run goes on.
+        file: Where a cut that was measured is cached: there is one already when a run goes on.
+        decisions: Of the run; those of the first worker count. Every worker's hold the cut afterwards, but for the user's own, which
+            the config holds.
+        measure: Measures what calls cost.
 
     Raises:
         UserError: On all workers, if the cut's layers are wrong, too many, or too few, or no cut is within the bound.
@@ -98,17 +97,19 @@ def choose_cut(
     Communication:
         One broadcast of the cut.
     """
-    kept = KeptCuts(file, team.network.size, config)
+    known = Decisions() if decisions is None else decisions
+    key = key_of(team.network.size, config)
 
-    def known_or_chosen() -> Cut:
-        cut = kept.read()
-        if cut is None:
-            with compute():
-                cut = _choose(model, tracer, spec, team, config, num_leaves)
-            kept.write(cut)
-        return cut
+    def choose() -> Cut:
+        with compute():
+            return _choose(model, tracer, spec, team, config, num_leaves, measure)
 
-    return team.workers.decide_on_first(known_or_chosen)
+    if config.cut:
+        return team.workers.decide_on_first(choose)
+    cache = MeasurementCache(file)
+    cut = team.workers.decide_on_first(lambda: decide(known, key, cache, key, from_json, asdict, choose))
+    known.record(key, asdict(cut))
+    return cut
 
 
 def _choose(
@@ -118,6 +119,7 @@ def _choose(
     team: Team,
     config: PipelineConfig,
     num_leaves: int,
+    measure: Measure,
 ) -> Cut:
     num_workers = team.network.size
     count = num_stages(config.schedule, num_workers)
@@ -129,7 +131,7 @@ def _choose(
             f"have {count} stages: got {len(layers)} ({','.join(layers)}); name {count - 1}, or leave plan.cut out"
         )
     places = find_places(graph, layers)  # before anything is measured
-    units = measure(model, tracer, spec)
+    units = units_of(graph, measure(model, graph, spec, team.workers.device), state_bytes(model))
     if not layers:
         layers = _balanced(units, team, config, num_leaves)
         places = find_places(graph, layers)

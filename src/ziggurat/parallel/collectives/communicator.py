@@ -1,0 +1,312 @@
+"""The collectives over one process group: on tensors, checked before they are issued, converted where they fail.
+
+`workers.Workers` is what others are given; this is the part of it that calls PyTorch. With one worker each collective has a form
+without a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ziggurat.parallel.collectives.groups import Groups
+from ziggurat.parallel.collectives.requests import DONE, Request, converted
+from ziggurat.parallel.runtime.heartbeat import waiting
+
+Operation = Literal["sum", "max"]
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
+
+
+class Communicator:
+    """This worker's way to talk to the others of one process group.
+
+    Args:
+        rank: This worker's number, from 0.
+        size: How many workers there are.
+        device: Where this worker computes.
+        group: The process group, or None for one worker.
+        groups: What was made from the same world.
+
+    Raises:
+        ValueError: If there is no group for several workers, or one for a single worker.
+    """
+
+    def __init__(
+        self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, groups: Groups
+    ) -> None:
+        if (group is None) != (size == 1):
+            raise ValueError(
+                f"a group is needed exactly if there are several workers: got {size} and {group}"
+            )
+        self.rank, self.size, self.device = rank, size, device
+        self._group, self._groups = group, groups
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite each tensor with the first worker's.
+
+        Args:
+            tensors: On the worker's device, or in the CPU's memory: then one at a time is on the device, too.
+
+        Communication: one broadcast for each tensor.
+        """
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            there = tensor.to(self.device)  # itself, where it is there already
+            with self._collective("broadcast"):
+                dist.broadcast(there, group=self._open_group, group_src=0)
+            if there is not tensor:
+                tensor.copy_(there)
+
+    def add_up(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
+        """Overwrite a tensor with its sum (or the largest values) over all workers, and return it.
+
+        Args:
+            tensor: Contiguous, of one shape and type on all workers.
+            operation: ``sum`` or ``max``.
+
+        Communication: one all-reduce: ``2 (W - 1) / W`` of the tensor's bytes sent by each worker.
+        """
+        self.start_add_up(tensor, operation).wait()
+        return tensor
+
+    def start_add_up(self, tensor: Tensor, operation: Operation = "sum") -> Request:
+        """Begin `add_up`; the tensor must not be touched before the request's end."""
+        if self.size == 1:
+            return DONE
+        self._require_contiguous(tensor)
+        return self._start(
+            "all-reduce",
+            lambda: dist.all_reduce(tensor, _OPERATIONS[operation], group=self._open_group, async_op=True),
+        )
+
+    def all_gather(self, part: Tensor) -> Tensor:
+        """Return the elements of every worker's tensor, one worker after the other.
+
+        Args:
+            part: Contiguous, of one shape and type on all workers.
+
+        Returns:
+            Shape ``(size * part.numel(),)``, the same on every worker.
+
+        Communication: one all-gather: ``W - 1`` times the part's bytes received by each worker.
+        """
+        if self.size == 1:
+            return part.reshape(-1)
+        whole = part.new_empty(self.size * part.numel())
+        self.start_all_gather(whole, part).wait()
+        return whole
+
+    def start_all_gather(self, whole: Tensor, part: Tensor) -> Request:
+        """Begin `all_gather` into a flat tensor that is there already."""
+        self._require_contiguous(whole, part)
+        if whole.numel() != self.size * part.numel() or whole.dtype != part.dtype:
+            raise ValueError(
+                f"{self.size} workers' tensors of {part.numel()} {part.dtype} do not fit into {whole.numel()} {whole.dtype}"
+            )
+        if self.size == 1:
+            whole.copy_(part.reshape(-1))
+            return DONE
+        return self._start(
+            "all-gather",
+            lambda: dist.all_gather_single(
+                whole.view(-1), part.reshape(-1), group=self._open_group, async_op=True
+            ),
+        )
+
+    def gather_to(self, part: Tensor, owner: int) -> list[Tensor] | None:
+        """Return every worker's tensor on one of the workers; elsewhere None.
+
+        Args:
+            part: Contiguous, of one shape and type on all workers.
+            owner: The number of that worker.
+
+        Communication: one gather: the part's bytes sent by each other worker.
+        """
+        if self.size == 1:
+            return [part]
+        self._require_contiguous(part)
+        parts = [torch.empty_like(part) for _ in range(self.size)] if self.rank == owner else None
+        with self._collective("gather"):
+            dist.gather(part, parts, group=self._open_group, group_dst=owner)
+        return parts
+
+    def start_all_to_all(
+        self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
+    ) -> Request:
+        """Begin to send a piece of a flat tensor to each worker, and to receive one from each.
+
+        Args:
+            received: Overwritten; flat.
+            sent: Flat.
+            received_sizes: Elements from each worker, in order of rank.
+            sent_sizes: Elements to each worker, in order of rank.
+
+        Communication: one all-to-all of these pieces.
+        """
+        self._require_contiguous(received, sent)
+        for tensor, sizes in ((received, received_sizes), (sent, sent_sizes)):
+            if tensor.numel() != sum(sizes) or len(sizes) != self.size:
+                raise ValueError(f"{tensor.numel()} elements are not {list(sizes)} of {self.size} workers")
+        if self.size == 1:
+            received.copy_(sent)
+            return DONE
+        return self._start(
+            "all-to-all",
+            lambda: dist.all_to_all_single(
+                received, sent, list(received_sizes), list(sent_sizes), group=self._open_group, async_op=True
+            ),
+        )
+
+    def barrier(self) -> None:
+        """Return when every worker has called this.
+
+        Communication: a barrier.
+        """
+        self.start_barrier().wait()
+
+    def start_barrier(self) -> Request:
+        """Begin a barrier: the request ends when every worker has called this.
+
+        Communication: a barrier.
+        """
+        if self.size == 1:
+            return DONE
+        return self._start("barrier", lambda: dist.barrier(group=self._open_group, async_op=True))
+
+    def start_send(self, tensor: Tensor, to: int) -> Request:
+        """Begin to send a tensor to another worker, which receives it in the order in which this one sends.
+
+        Under NCCL a send ends only when it is received, and what this worker begins later waits behind it: where two workers
+        may send at once, they use `start_swap`.
+
+        Communication: the tensor's bytes.
+        """
+        return self.start_swap([(to, tensor)], [])
+
+    def start_receive(self, tensor: Tensor, source: int) -> Request:
+        """Begin to receive a tensor from another worker; it is overwritten.
+
+        Communication: the tensor's bytes.
+        """
+        return self.start_swap([], [(source, tensor)])
+
+    def start_swap(
+        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
+    ) -> Request:
+        """Begin to send some tensors and to receive others, at once: none waits for another of the same call.
+
+        Args:
+            sends: Receivers and tensors; to one worker in the order in which it receives.
+            receives: Senders and tensors, which are overwritten; from one worker in the order in which it sends.
+
+        Communication: the tensors' bytes, as one batch.
+        """
+        if not sends and not receives:
+            return DONE
+        self._require_contiguous(*(tensor for _, tensor in (*sends, *receives)))
+        for peer, _ in (*sends, *receives):
+            if not 0 <= peer < self.size or peer == self.rank:
+                raise ValueError(f"worker {self.rank} of {self.size} cannot talk to worker {peer}")
+        operations = [
+            dist.P2POp(dist.irecv, t, group=self._open_group, group_peer=peer) for peer, t in receives
+        ]
+        operations += [
+            dist.P2POp(dist.isend, t, group=self._open_group, group_peer=peer) for peer, t in sends
+        ]
+        peers = [peer for peer, _ in (*receives, *sends)]
+        self._groups.check()
+        with converted(lambda: self._unanswered(peers)):
+            works = dist.batch_isend_irecv(operations)
+        # NCCL has one work for all of them
+        of_work = [[peer] for peer in peers] if len(works) == len(peers) else [peers] * len(works)
+        waited = [
+            (work, lambda some=some: self._unanswered(some))
+            for work, some in zip(works, of_work, strict=True)
+        ]
+        return Request(waited, self._groups.check, self.device, [tensor for _, tensor in sends])
+
+    def abort(self, lost: str) -> None:
+        """End all waits of this worker, in every group of its world; see `Groups.abort`.
+
+        Args:
+            lost: Which other worker is lost, and how: the message of each `CollectiveFailed` that follows.
+        """
+        self._groups.abort(lost)
+
+    def to_host(self, result: Tensor) -> Tensor:
+        """Return what a collective has given in the CPU's memory, once it is real.
+
+        Raises:
+            CollectiveFailed: If this worker was told that another one is lost: then the result may be anything.
+        """
+        with waiting():
+            there = result.cpu()
+        self._groups.check()
+        return there
+
+    def confirm(self) -> None:
+        """Return when every collective so far has given its result, or raise.
+
+        Called before a step changes the state: what NCCL has computed of a worker that died meanwhile is nothing.
+
+        Raises:
+            CollectiveFailed: If this worker was told that another one is lost.
+
+        Communication: none; under CUDA this waits for the device.
+        """
+        if self.size > 1 and self.device.type == "cuda":
+            with waiting():
+                torch.cuda.synchronize(self.device)
+        self._groups.check()
+
+    @property
+    def _world_ranks(self) -> list[int]:
+        return [0] if self.size == 1 else dist.get_process_group_ranks(self._open_group)
+
+    @property
+    def _open_group(self) -> dist.ProcessGroup:
+        if self._group is None:
+            raise ValueError(f"these {self.size} workers have been closed, or are one that needs no group")
+        return self._group
+
+    def _unanswered(self, peers: Sequence[int]) -> str:
+        world = self._world_ranks
+        names = " or ".join(
+            f"worker {world[peer]} (number {peer} of its axis)" for peer in dict.fromkeys(peers)
+        )
+        return f"{names} did not answer worker {world[self.rank]}"
+
+    @contextmanager
+    def _collective(self, name: str) -> Iterator[None]:
+        """Note that this worker waits while a block runs, and let it raise `CollectiveFailed`."""
+        self._groups.check()
+        with waiting(), converted(lambda: self._failed(name)):
+            yield
+        self._groups.check()
+
+    def _start(self, name: str, begin: Callable[[], dist.Work | None]) -> Request:
+        self._groups.check()
+        with converted(lambda: self._failed(name)):
+            work = begin()
+        assert work is not None  # this worker is a member
+        return Request([(work, lambda: self._failed(name))], self._groups.check, self.device)
+
+    def _failed(self, name: str) -> str:
+        return f"one of the workers {self._world_ranks} did not answer worker {self._world_ranks[self.rank]} in its {name}"
+
+    def _require_contiguous(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            if not tensor.is_contiguous():
+                raise ValueError(
+                    f"a collective takes contiguous tensors: got shape {tuple(tensor.shape)}, strides {tensor.stride()}"
+                )
+            if tensor.device.type != self.device.type:
+                raise ValueError(
+                    f"the workers compute on {self.device.type}: got a tensor on {tensor.device.type}"
+                )

@@ -1,0 +1,42 @@
+"""Activation checkpointing of stages: forward keeps what the stage has received; backward computes the rest again.
+
+Random numbers are those of the first time, and a batch norm's statistics are left as the first time has made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+
+def recomputed(compute: Callable[[], T], changed: Sequence[Tensor], inputs: Sequence[Tensor]) -> T:
+    """Return what a function returns, keeping of its inside nothing for backward, which calls it again.
+
+    Args:
+        compute: A function of tensors that it does not overwrite.
+        changed: Buffers that it changes: the second call leaves them as they are.
+        inputs: What it computes with, which says on which device.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _unchanged(changed)
+
+    # to its end: where workers share images, all of them go through the same messages
+    result: T = checkpoint(
+        lambda *_: compute(), *inputs, use_reentrant=False, context_fn=contexts, early_stop=False
+    )
+    return result
+
+
+@contextmanager
+def _unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.data.copy_(value)  # `.data`: of other microbatches, backward may have kept the buffer
