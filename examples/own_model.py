@@ -16,7 +16,6 @@ class Tiny(VisionModel):
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     size_multiple = 1
     class_layers = ("head",)  # weights of another number of classes leave these as they are
-    level_names = ()
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()

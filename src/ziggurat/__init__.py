@@ -7,8 +7,8 @@ The public names, imported when they are first used:
 - `RunConfig`: every setting, with its default.
 - `launch`, `Workers`, `DataParallel`: the same exactness for a training loop of your own.
 - `join_world`, `spread`: one image over several workers, in a training loop of your own.
-- `Task` with `Metric` and `Findings`, `Format`, `Family`, and `register_task`, `register_format`, `register_family`: a kind
-  of work, a format of data sets, models of your own; `main` runs the commands with them (docs/extending.md).
+- `Task` with `Metric` and `Findings`, `Format`, `Family`, and `register_task`, `register_format`, `register_family`,
+  `register_reader`: a kind of work, a format of data sets, models, a format of images of your own; `main` runs the commands with them (docs/extending.md).
 - `UserError`: what a wrong input raises.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ziggurat.config import RunConfig as RunConfig
     from ziggurat.data.formats import register_format as register_format
     from ziggurat.data.formats.registry import Format as Format
+    from ziggurat.data.readers.registry import register_reader as register_reader
     from ziggurat.errors import UserError as UserError
     from ziggurat.metrics.base import Metric as Metric
     from ziggurat.metrics.findings import Findings as Findings
@@ -46,6 +47,7 @@ _HOMES = {
     "Format": "ziggurat.data.formats.registry",
     "Family": "ziggurat.models.families",
     "register_task": "ziggurat.tasks.registry",
+    "register_reader": "ziggurat.data.readers.registry",
     "register_format": "ziggurat.data.formats",
     "register_family": "ziggurat.models.build",
     "main": "ziggurat.cli.main",

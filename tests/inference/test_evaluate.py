@@ -15,6 +15,7 @@ from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig,
 from ziggurat.data.digits import DigitScenes
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_model, evaluate_run
+from ziggurat.inference.tiles import place_as_configured
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import WEIGHTS, declare_run, load_run, start_run_folder
@@ -33,7 +34,8 @@ DIGITS = DigitsConfig(size=64, height_max=40, train_scenes=2, val_scenes=9)
 
 
 def evaluate(workers, images, config=CONFIG):
-    return evaluate_model(BrightSquares(), FindSquares(config), images, config, make_mesh(workers)).metrics
+    executor = place_as_configured(BrightSquares(), config, make_mesh(workers))
+    return evaluate_model(executor, FindSquares(config), images, config).metrics
 
 
 def test_a_perfect_detector():
@@ -67,9 +69,8 @@ def evaluate_digits(workers):
     model = build_model(
         ModelConfig("retinanet-test_resnet-fpn", levels="p3-p4", channels=16, head_depth=1), 10
     )
-    return evaluate_model(
-        model, make_task(model, config), DigitScenes(DIGITS, "val"), config, make_mesh(workers)
-    ).metrics
+    executor = place_as_configured(model, config, make_mesh(workers))
+    return evaluate_model(executor, make_task(model, config), DigitScenes(DIGITS, "val"), config).metrics
 
 
 def test_a_real_model_on_the_embedded_data_set():

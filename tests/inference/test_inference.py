@@ -14,7 +14,6 @@ from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
 from ziggurat.inference import tiles
-from ziggurat.inference.tiles import Compute
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
@@ -28,8 +27,7 @@ def detect(images, config, decode=DECODE, workers=None, batch=3, **options):
     options = {"dtype": "fp32", "channels_last": True, "batch": batch} | options
     mesh = make_mesh(workers or Workers())
     config = RunConfig(data=config, decode=decode)
-    compute = Compute(mesh, **options)
-    return all_predictions(BrightSquares(), FindSquares(config), images, config, mesh, compute=compute)
+    return all_predictions(BrightSquares(), FindSquares(config), images, config, mesh, **options)
 
 
 def rows(detections):
@@ -82,9 +80,8 @@ def test_the_mode_of_the_model_and_the_threads_are_left_as_they_were():
     model = BrightSquares().train()
     before = threading.active_count(), torch.get_num_threads()
     mesh, config = make_mesh(Workers()), RunConfig(data=DataConfig(crop=64), decode=DECODE)
-    compute = Compute(mesh, dtype="fp32", channels_last=False, batch=2)
-    images = Squares([(64, 64)])
-    found = all_predictions(model, FindSquares(config), images, config, mesh, compute=compute)
+    images, options = Squares([(64, 64)]), {"dtype": "fp32", "channels_last": False, "batch": 2}
+    found = all_predictions(model, FindSquares(config), images, config, mesh, **options)
     assert model.training
     assert (threading.active_count(), torch.get_num_threads()) == before
     assert not found[0].boxes_xyxy.is_inference()

@@ -8,13 +8,12 @@ import functools
 import pytest
 import torch
 
-from support.predictions import all_predictions
+from support.predictions import all_predictions, compute_for
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
 from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import compute_as_configured
 from ziggurat.models.build import build_model
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.registry import make_task
@@ -93,7 +92,7 @@ def label(workers, plan):
     maps = []
     for crop in (256, 64):
         model, config = build("smp:unet/test_resnet", crop)
-        labels = run_images(model, make_task(model, config), Noise(), compute_as_configured(config, mesh))
+        labels = run_images(make_task(model, config), Noise(), compute_for(model, config, mesh))
         maps.append({index: one.numpy() for index, one in labels.items()})
     return probabilities.numpy(), maps
 

@@ -215,7 +215,10 @@ def _resolve_task(config: RunConfig) -> RunConfig:
 def _natural_task(config: RunConfig) -> str:
     """Return what the annotations of the data set are for."""
     _check_path(config)
-    return recognise_tasks(config.data.path, config.data)[0]
+    tasks = recognise_tasks(config.data.path, config.data)
+    if not tasks:
+        raise UserError(f"no task is known for the annotations of {config.data.path}: give --task")
+    return tasks[0]
 
 
 def _check_path(config: RunConfig) -> None:

@@ -6,7 +6,7 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers of one place of the data axis take the same batches; how they share a batch is their strategies' (`Executor`).
-4. What comes out is joined image by image, as the task has it (`detect`, `classify`, `segment` beside this file).
+4. What comes out is joined image by image, as the task has it (`run` beside this file).
 """
 
 from __future__ import annotations

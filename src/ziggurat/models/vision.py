@@ -25,6 +25,7 @@ class VisionModel(nn.Module):
         size_multiple: Images are padded to multiples of this number.
         class_layers: Names of the layers whose outputs are the classes: weights of another number of classes leave
             them as they are.
+        level_names: Outputs of single levels that a loss may supervise besides the joined one; mostly none.
     """
 
     task: str
@@ -33,6 +34,7 @@ class VisionModel(nn.Module):
     std: tuple[float, ...]
     size_multiple: int
     class_layers: tuple[str, ...]
+    level_names: tuple[str, ...] = ()
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the model and its hooks."""

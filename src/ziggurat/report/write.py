@@ -17,12 +17,12 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.metrics.findings import Findings
 from ziggurat.models.vision import VisionModel
+from ziggurat.report.choosing import best_and_worst
 from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
 from ziggurat.report.loss_plot import draw_history
 from ziggurat.report.pictures import draw_examples
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
-from ziggurat.report.quality import best_and_worst
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
 from ziggurat.tasks.base import Task

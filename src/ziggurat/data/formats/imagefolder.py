@@ -15,6 +15,7 @@ from ziggurat.data.formats.table import (
     Table,
     relative_name,
 )
+from ziggurat.data.readers.registry import reader_of
 
 # Those of torchvision.datasets.folder.IMG_EXTENSIONS.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -68,10 +69,14 @@ def class_names(folder: Path) -> list[str]:
 def _images_of(folder: Path) -> Iterator[Path]:
     for inner, _, names in sorted(os.walk(folder, followlinks=True)):
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES):
+            if _is_image(name):
                 yield Path(inner, name)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) or reader_of(Path(name)) is not None
 
 
 def _has_images(folder: Path) -> bool:
     with os.scandir(folder) as entries:  # closed, although it may not be read to its end
-        return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
+        return any(_is_image(entry.name) for entry in entries)

@@ -18,7 +18,7 @@ from ziggurat.data.formats.table import (
     read_text,
     relative_name,
 )
-from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.registry import image_suffixes
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 _MASK_FOLDERS = (
@@ -106,7 +106,7 @@ def _image_files(folder: Path) -> Iterable[Path]:
     for inner, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(image_suffixes()) and not name.startswith("."):
                 yield Path(inner, name)
 
 

@@ -56,7 +56,12 @@ def open_split(
         UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
     """
     if path == "digits":
-        scenes = DIGITS[next(kind for kind in annotations if kind in DIGITS)](digits, split)
+        kind = next((kind for kind in annotations if kind in DIGITS), None)
+        if kind is None:
+            raise UserError(
+                f"digits has {', '.join(DIGITS)}: got a task that needs {' or '.join(annotations)}"
+            )
+        scenes = DIGITS[kind](digits, split)
         if classes not in (None, scenes.classes):
             raise UserError(
                 f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"

@@ -12,7 +12,7 @@ import numpy as np
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
 from ziggurat.data.outlines import Outline, outline_fault
 from ziggurat.data.readers.images import image_size
-from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.errors import UserError, nearest
 
 OUTSIDE_TOLERANCE = 1.0  # pixels: annotators round, and some tools count from 1
@@ -88,7 +88,7 @@ class _Finder:
                 yield path
         for stem in row.stems:
             for folder in self._folders:
-                for suffix in SUFFIXES:
+                for suffix in image_suffixes():
                     yield os.path.join(folder, stem + suffix)
                     yield os.path.join(folder, stem + suffix.upper())
 
@@ -96,7 +96,7 @@ class _Finder:
 def _names(source: Source) -> list[str]:
     """Return the names of the images that lie where images are looked for."""
     found = {entry.name for folder in source.folders for entry in folder.iterdir()}
-    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    return sorted(name for name in found if name.lower().endswith(image_suffixes()))
 
 
 def header_sizes(

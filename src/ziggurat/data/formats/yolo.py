@@ -24,7 +24,7 @@ from ziggurat.data.formats.table import (
     relative_name,
 )
 from ziggurat.data.formats.yolo_layout import read_names
-from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.registry import image_suffixes
 
 _NAMES = ("x", "y", "width", "height")
 _ROUNDING = 1e-6  # beyond 0 and 1
@@ -87,7 +87,7 @@ def _images(table: Table) -> Iterator[tuple[Path, Path, int | None]]:
         for inner, folders, names in os.walk(folder, followlinks=True):
             folders.sort()
             for name in sorted(names):
-                if name.lower().endswith(SUFFIXES):
+                if name.lower().endswith(image_suffixes()):
                     yield Path(inner, name), Path(inner, name), None
     for file in source.files:
         text = read_text(file)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.images import inspect_image, read_image
-from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
@@ -75,7 +75,7 @@ def expand_paths(paths: Sequence[str]) -> list[Path]:
             found.setdefault(here.resolve(), here)
             continue
         entries = here.iterdir() if here.is_dir() else map(Path, glob.glob(path, recursive=True))
-        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        images = [e for e in entries if e.name.lower().endswith(image_suffixes()) and e.is_file()]
         if not images:
             faults.append(_nothing_found(path))
         for image in sorted(images, key=natural_key):
@@ -89,9 +89,11 @@ def expand_paths(paths: Sequence[str]) -> list[Path]:
 
 def _nothing_found(path: str) -> str:
     if Path(path).is_dir():
-        return f"the folder {path} holds no images ({', '.join(SUFFIXES)}): for those of its folders, give '{path}/**/*'"
+        return f"the folder {path} holds no images ({', '.join(image_suffixes())}): for those of its folders, give '{path}/**/*'"
     if glob.has_magic(path):
-        return f"no image matches {path}: give a file, a folder or another glob ({', '.join(SUFFIXES)})"
+        return (
+            f"no image matches {path}: give a file, a folder or another glob ({', '.join(image_suffixes())})"
+        )
     return f"there is no file or folder {path}: correct the path"
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.readers.opening import open_image, upright, upright_size
+from ziggurat.data.readers.registry import checked_size, naming, reader_of
 from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep
 
 
@@ -28,6 +29,9 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     Raises:
         UserError: If there is no such image, it cannot be read, or it has more than `max_pixels` pixels.
     """
+    reader = reader_of(path)
+    if reader is not None:
+        return checked_size(reader, path, max_pixels)
     with open_image(path, max_pixels) as image:
         return upright_size(image)
 
@@ -38,6 +42,8 @@ def inspect_image(path: Path, max_pixels: int, samples: SampleRange | None) -> t
     Raises:
         UserError: As `image_size`, and if its samples have no range.
     """
+    if reader_of(path) is not None:
+        return image_size(path, max_pixels)
     with open_image(path, max_pixels) as image:
         check_range(path, image, samples)
         return upright_size(image)
@@ -58,6 +64,11 @@ def read_image(path: Path, max_pixels: int, samples: SampleRange | None = None) 
         UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, or its samples
             have no natural range and none is given.
     """
+    reader = reader_of(path)
+    if reader is not None:
+        checked_size(reader, path, max_pixels)
+        with naming(path):
+            return reader.read(path)
     with open_image(path, max_pixels) as image:
         check_range(path, image, samples)
         pixels = _rgb(upright(image), samples)

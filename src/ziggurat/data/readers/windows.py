@@ -28,6 +28,7 @@ from torch import Tensor
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.inflating import inflate
 from ziggurat.data.readers.opening import open_image, orientation
+from ziggurat.data.readers.registry import checked_size, naming, reader_of
 
 # Of each of Pillow's modes: its raw modes, and where each has red, green and blue among its channels.
 CHANNELS = {
@@ -117,6 +118,12 @@ class WindowReader:
         Raises:
             UserError: If there is no such image, or it cannot be decoded.
         """
+        reader = reader_of(path)
+        if reader is not None:
+            if checked_size(reader, path, max_pixels) != size:
+                return None
+            with naming(path):
+                return reader.window(path, region)
         with open_image(path, max_pixels) as image:
             if orientation(image) != 1 or (image.height, image.width) != size:
                 return None

@@ -6,7 +6,7 @@ Shapes: ``B`` images of a microbatch, ``K`` classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,7 +18,6 @@ from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import ClassificationDataset, ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View, make_center_view
-from ziggurat.models.classifier import Classifier
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, Task
 from ziggurat.tasks.classification.metric import ClassificationMetric
@@ -53,7 +52,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
         self._loss = config.loss
-        self._level_names = cast(Classifier, model).level_names
+        self._level_names = model.level_names
         self.term_names = ("classes", "levels") if self._level_names else ("classes",)
 
     @classmethod
