@@ -11,7 +11,7 @@ import torch
 from support import ranks
 from support.every_model import FEW, LISTED, REST, build, leaves
 from support.ranks import run_ranks
-from ziggurat.data.tiles import cut_out
+from ziggurat.data.extents import cut_out
 from ziggurat.parallel.spatial import whole_tensor
 from ziggurat.strategies.mesh import make_mesh
 

@@ -21,7 +21,7 @@ import torch
 
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, SampleId
-from ziggurat.data.tiles import cut_out
+from ziggurat.data.extents import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers

@@ -24,6 +24,8 @@ SAMPLER = Sampler(num_samples=11, batch_size=4, seed=0)  # steps of 4, 4 and 3 s
 class Numbered:
     """Samples that hold their own number, with as many objects as the number modulo 3; one may fail."""
 
+    kind = ObjectKind()
+
     def __init__(self, failing: int | None = None) -> None:
         self.failing = failing
 
@@ -171,6 +173,7 @@ def test_loader_processes_die_with_their_worker() -> None:
 
     process = fork_context().Process(target=worker)
     process.start()
+    assert receive.poll(60), "the worker has failed"
     pids = receive.recv()
     process.kill()
     process.join()

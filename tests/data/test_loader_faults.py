@@ -38,6 +38,8 @@ class Deadly:
         deaths: How often a sample kills, by its number.
     """
 
+    kind = LabelKind()
+
     def __init__(self, folder: Path, deaths: dict[int, int], number: int = signal.SIGKILL) -> None:
         self.folder = folder
         self.deaths = deaths

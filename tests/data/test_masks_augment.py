@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import IGNORED_PIXEL
+from ziggurat.data.extents import Region
 from ziggurat.data.transforms import Augmentation, Window, augment_image, augment_mask, draw_augmentation
 
-WHOLE = Augmentation(Window(0, 0, 8, 8, 8, 8, 0, 0), False, False, 0, 1.0, 1.0, 1.0)
+WHOLE = Augmentation(Window(Region((0, 0), (8, 8)), Region((0, 0), (8, 8))), False, False, 0, 1.0, 1.0, 1.0)
 BLACK = 0  # of the canvas around an image; labels that are painted are above
 
 
@@ -40,7 +41,7 @@ def test_crops_and_padding_without_scaling(height: int, width: int, seed: int) -
     generator = np.random.default_rng(seed)
     mask = torch.randint(1, 200, (height, width), dtype=torch.uint8)
     config = DataConfig(crop=16, scale_min=1, scale_max=1, flip="both", quarter_turns=True)
-    augmentation = draw_augmentation(generator, height, width, config)
+    augmentation = draw_augmentation(generator, (height, width), config)
     image, labels = augment_image(paint(mask), augmentation, 16)[0], augment_mask(mask, augmentation, 16)
     assert torch.equal(labels == IGNORED_PIXEL, image == BLACK)
     assert torch.equal(labels[labels != IGNORED_PIXEL], image[image != BLACK])
@@ -52,11 +53,11 @@ def test_whole_factors_repeat_each_pixel(height: int, width: int, seed: int, fac
     """Where an image is enlarged by a whole factor, a pixel becomes a square of its label, in its own place."""
     mask = torch.randint(1, 200, (height, width), dtype=torch.uint8)
     crop = factor * max(height, width) + 3
-    window = Window(0, 0, height, width, factor * height, factor * width, 1, 2)
+    window = Window(Region((0, 0), (height, width)), Region((1, 2), (factor * height, factor * width)))
     turns = seed % 4
     augmentation = Augmentation(window, bool(seed % 2), bool(seed % 3), turns, 1.0, 1.0, 1.0)
     enlarged = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-    placed = Window(0, 0, *enlarged.shape, *enlarged.shape, 1, 2)
+    placed = Window(Region.whole(tuple(enlarged.shape)), window.target)
     expected = augment_image(paint(enlarged), replace(augmentation, window=placed), crop)[0]
     labels = augment_mask(mask, augmentation, crop)
     assert torch.equal(labels.masked_fill(labels == IGNORED_PIXEL, BLACK), expected)
@@ -70,7 +71,7 @@ def test_at_any_scale_labels_agree_with_the_image_away_from_edges(height: int, w
     mask = torch.full((height, width), 50, dtype=torch.uint8)
     mask[:, width // 2 :] = 150
     config = DataConfig(crop=48, scale_min=0.4, scale_max=2.5, flip="both", quarter_turns=True)
-    augmentation = draw_augmentation(generator, height, width, config)
+    augmentation = draw_augmentation(generator, (height, width), config)
     image = augment_image(paint(mask), augmentation, 48)[0]
     labels = augment_mask(mask, augmentation, 48)
     assert set(labels.unique().tolist()) <= {50, 150, IGNORED_PIXEL}
@@ -90,5 +91,5 @@ def test_colors_of_the_image_leave_the_mask_alone() -> None:
 def test_ignored_pixels_stay_ignored() -> None:
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[2, 3] = IGNORED_PIXEL
-    larger = replace(WHOLE, window=Window(0, 0, 8, 8, 16, 16, 0, 0))
+    larger = replace(WHOLE, window=Window(Region((0, 0), (8, 8)), Region((0, 0), (16, 16))))
     assert int((augment_mask(mask, larger, 16) == IGNORED_PIXEL).sum()) == 4

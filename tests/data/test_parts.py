@@ -7,9 +7,9 @@ import torch
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, SampleId
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.data.transforms import augment_image, draw_augmentation
 from ziggurat.tasks.classification.targets import LabelKind
 
@@ -21,12 +21,33 @@ def test_a_part_of_a_crop(height, width):
     config = DataConfig(crop=64, flip="both", quarter_turns=True, color_jitter=0.0, **FIXED)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     for seed in range(40):
-        augmentation = draw_augmentation(np.random.default_rng(seed), height, width, config)
+        augmentation = draw_augmentation(np.random.default_rng(seed), (height, width), config)
         assert not needs_whole_window(augmentation)
         whole = augment_image(image, augmentation, 64)
-        for part in (Tile(0, 0, 32, 64), Tile(32, 0, 32, 64), Tile(0, 21, 64, 22), Tile(32, 32, 32, 32)):
+        for part in (
+            Region((0, 0), (32, 64)),
+            Region((32, 0), (32, 64)),
+            Region((0, 21), (64, 22)),
+            Region((32, 32), (32, 32)),
+        ):
             found = augment_part(lambda tile: cut_out(image, tile), augmentation, 64, part)
             assert torch.equal(found, cut_out(whole, part)), (seed, part)
+
+
+@pytest.mark.parametrize("extent", [(90,), (40, 30), (12, 50, 20)])
+def test_a_part_of_a_crop_of_any_number_of_dims(extent):
+    crop, dims = 24, len(extent)
+    turned = {"flip": "both", "quarter_turns": True} if dims > 1 else {"flip": "horizontal"}
+    config = DataConfig(crop=crop, color_jitter=0.0, **turned, **FIXED)
+    image = torch.randint(0, 256, (3, *extent), dtype=torch.uint8)
+    rng = np.random.default_rng(7)
+    for seed in range(30):
+        augmentation = draw_augmentation(np.random.default_rng(seed), extent, config)
+        whole = augment_image(image, augmentation, crop)
+        start = rng.integers(0, crop, dims)
+        part = Region(tuple(start.tolist()), tuple(rng.integers(1, crop - start + 1).tolist()))
+        found = augment_part(lambda region: cut_out(image, region), augmentation, crop, part)
+        assert torch.equal(found, cut_out(whole, part)), (seed, part)
 
 
 class Windows:
@@ -69,7 +90,11 @@ def test_a_worker_reads_what_it_needs(settings, read):
     config, dataset = DataConfig(**({"crop": 64, "cache_bytes": 0} | settings)), Windows()
     whole = TrainingSamples(dataset, LabelKind(), config, seed=0)
     band = TrainingSamples(
-        dataset, LabelKind(), config, seed=0, part=Part(64, 64, Tile(32, 0, 32, 64), Tile(32, 0, 32, 64))
+        dataset,
+        LabelKind(),
+        config,
+        seed=0,
+        part=Part((64, 64), Region((32, 0), (32, 64)), Region((32, 0), (32, 64))),
     )
     for number in range(4):
         expected = whole.sample(SampleId(number, 0)).image_CHW

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Objects
+from ziggurat.data.extents import Region
 from ziggurat.data.transforms import (
     Augmentation,
     Window,
@@ -22,7 +23,7 @@ from ziggurat.data.transforms import (
     resize_factor,
 )
 
-WHOLE = Augmentation(Window(0, 0, 8, 8, 8, 8, 0, 0), False, False, 0, 1.0, 1.0, 1.0)
+WHOLE = Augmentation(Window(Region((0, 0), (8, 8)), Region((0, 0), (8, 8))), False, False, 0, 1.0, 1.0, 1.0)
 
 
 def objects(*boxes: list[float]) -> Objects:
@@ -58,27 +59,24 @@ def test_boxes_follow_the_pixels(mirror: bool, upside_down: bool, quarter_turns:
 
 
 @given(
-    height=st.integers(1, 60),
-    width=st.integers(1, 60),
+    extent=st.lists(st.integers(1, 60), min_size=1, max_size=3).map(tuple),
     crop=st.integers(4, 40),
     seed=st.integers(0, 1000),
     resize=st.sampled_from([0, 8, 50]),
 )
 def test_window_lies_in_the_image_and_in_the_crop(
-    height: int, width: int, crop: int, seed: int, resize: int
+    extent: tuple[int, ...], crop: int, seed: int, resize: int
 ) -> None:
     config = replace(DataConfig(), crop=crop, resize=resize, resize_limit=80, scale_min=0.5, scale_max=2.0)
-    window = draw_augmentation(generator(seed), height, width, config).window
-    assert 0 <= window.top <= window.top + window.height <= height
-    assert 0 <= window.left <= window.left + window.width <= width
-    assert min(window.height, window.width, window.out_height, window.out_width) >= 1
-    assert 0 <= window.out_top <= window.out_top + window.out_height <= crop
-    assert 0 <= window.out_left <= window.out_left + window.out_width <= crop
+    window = draw_augmentation(generator(seed), extent, config).window
+    assert min(*window.source.size, *window.target.size) >= 1
+    assert window.source.intersection(Region.whole(extent)) == window.source
+    assert window.target.intersection(Region.whole((crop,) * len(extent))) == window.target
 
 
 def test_a_window_at_another_scale_is_the_resized_crop() -> None:
     image = torch.from_numpy(generator().integers(0, 256, (3, 40, 50), dtype=np.uint8))
-    moved = replace(WHOLE, window=Window(10, 5, 16, 16, 8, 8, 0, 0))
+    moved = replace(WHOLE, window=Window(Region((10, 5), (16, 16)), Region((0, 0), (8, 8))))
     expected = functional.resize(image[:, 10:26, 5:21], [8, 8], antialias=True)
     assert torch.equal(augment_image(image, moved, 8), expected)
     boxes = augment_objects(objects([7, 12, 11, 20]), moved, 8, 0.25).boxes_xyxy
@@ -87,7 +85,7 @@ def test_a_window_at_another_scale_is_the_resized_crop() -> None:
 
 def test_a_small_image_is_padded_with_zeros_even_when_it_gets_brighter() -> None:
     image = torch.full((3, 4, 2), 100, dtype=torch.uint8)
-    window = Window(0, 0, 4, 2, 4, 2, 3, 5)
+    window = Window(Region((0, 0), (4, 2)), Region((3, 5), (4, 2)))
     crop = augment_image(
         image, replace(WHOLE, window=window, brightness=2.0, contrast=0.5, saturation=0.5), 8
     )
@@ -99,7 +97,7 @@ def test_a_small_image_is_padded_with_zeros_even_when_it_gets_brighter() -> None
 
 
 def test_boxes_that_are_mostly_cut_off_are_left_out() -> None:
-    moved = replace(WHOLE, window=Window(10, 10, 8, 8, 8, 8, 0, 0))
+    moved = replace(WHOLE, window=Window(Region((10, 10), (8, 8)), Region((0, 0), (8, 8))))
     found = augment_objects(
         objects([8, 10, 12, 14], [7, 10, 11, 14], [0, 0, 9, 9], [0, 0, 40, 40], [12, 12, 14, 15]),
         moved,
@@ -112,7 +110,7 @@ def test_boxes_that_are_mostly_cut_off_are_left_out() -> None:
 
 
 def test_boxes_never_lose_all_area() -> None:
-    moved = replace(WHOLE, window=Window(10, 10, 8, 8, 8, 8, 0, 0))
+    moved = replace(WHOLE, window=Window(Region((10, 10), (8, 8)), Region((0, 0), (8, 8))))
     assert len(augment_objects(objects([0, 0, 10, 20]), moved, 8, min_visible=0.0)) == 0
 
 
@@ -130,23 +128,23 @@ def test_contrast_is_torchvisions_up_to_rounding() -> None:
 def test_positions_are_uniform_and_reach_the_borders() -> None:
     config = replace(DataConfig(), crop=10, scale_min=1.0, scale_max=1.0)
     one = generator()
-    tops = [draw_augmentation(one, 14, 40, config).window.top for _ in range(1000)]
+    tops = [draw_augmentation(one, (14, 40), config).window.source.top for _ in range(1000)]
     counts = np.bincount(tops, minlength=5)
     assert len(counts) == 5
     assert counts.min() > 150
 
 
 def test_settings_leave_other_choices_alone() -> None:
-    plain = draw_augmentation(generator(), 900, 900, replace(DataConfig(), flip="none"))
+    plain = draw_augmentation(generator(), (900, 900), replace(DataConfig(), flip="none"))
     more = replace(DataConfig(), flip="both", quarter_turns=True, color_jitter=0.5)
-    assert draw_augmentation(generator(), 900, 900, more).window == plain.window
+    assert draw_augmentation(generator(), (900, 900), more).window == plain.window
     assert (plain.mirror, plain.upside_down, plain.quarter_turns, plain.contrast) == (False, False, 0, 1.0)
 
 
 def test_every_move_is_drawn() -> None:
     config = replace(DataConfig(), flip="both", quarter_turns=True, color_jitter=0.5)
     one = generator()
-    drawn = [draw_augmentation(one, 600, 600, config) for _ in range(200)]
+    drawn = [draw_augmentation(one, (600, 600), config) for _ in range(200)]
     assert {(a.mirror, a.upside_down, a.quarter_turns) for a in drawn} == {
         (m, u, q) for m in (False, True) for u in (False, True) for q in range(4)
     }
@@ -160,4 +158,4 @@ def test_every_move_is_drawn() -> None:
     [((400, 300), 600, 10_000, 2.0), ((400, 300), 600, 400, 1.0), ((2000, 1000), 800, 1333, 0.6665)],
 )
 def test_resize_factor(size: tuple[int, int], resize: int, limit: int, expected: float) -> None:
-    assert resize_factor(*size, resize, limit) == pytest.approx(expected)
+    assert resize_factor(size, resize, limit) == pytest.approx(expected)

@@ -8,7 +8,7 @@ import torch
 from support.targets import stack_targets
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, Objects, SampleId
-from ziggurat.data.tiles import cut_out
+from ziggurat.data.extents import cut_out
 from ziggurat.models.build import build_model
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import Mesh, make_mesh

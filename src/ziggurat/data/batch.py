@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Extent, Region, largest, rounded_up
 
 IGNORED_PIXEL = 255  # of a mask
 
@@ -52,28 +52,34 @@ class Part:
     """The part of an image that one worker has, where several share each image.
 
     Attributes:
-        height: Rows of the whole image.
-        width: Columns of the whole image.
-        tile: The rows and columns that the worker has: all of an extent that is too small to be cut.
+        extent: Of the whole image.
+        tile: The pixels that the worker has: all along a dim that is too small to be cut.
         own: Those that it answers for: every pixel is one worker's.
     """
 
-    height: int
-    width: int
-    tile: Tile
-    own: Tile
+    extent: Extent
+    tile: Region
+    own: Region
 
-    def sizes(self, whole: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return what the part holds of each image, rows and columns.
+    def sizes(self, whole: Sequence[Extent]) -> list[Extent]:
+        """Return what the part holds of each image.
 
         Args:
-            whole: Rows and columns of each image before padding.
+            whole: Extent of each image before padding.
         """
-        tile = self.tile
-        return [
-            (min(max(height - tile.top, 0), tile.height), min(max(width - tile.left, 0), tile.width))
-            for height, width in whole
-        ]
+        return [self.tile.intersection(Region.whole(extent)).size for extent in whole]
+
+    # Readings of two dims, until all that reads them is written for any number.
+
+    @property
+    def height(self) -> int:
+        """Rows of the whole image, of two dims."""
+        return self.extent[-2]
+
+    @property
+    def width(self) -> int:
+        """Columns of the whole image, of two dims."""
+        return self.extent[-1]
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Microbatch:
         index: Place in the global batch, from 0.
         ids: The samples, in canonical order.
         images_BCHW: uint8, padded with zeros below and to the right; of a part, its pixels only.
-        sizes: Rows and columns of each whole image before padding.
+        sizes: Extent of each whole image before padding.
         targets: What is to be predicted, as the run's task stacks it: a tensor, a dataclass of tensors, or a tuple, list or
             dictionary of such. Only the task looks into it.
         part: Which part of the padded images this is; None for all of them.
@@ -111,22 +117,19 @@ class Microbatch:
     index: int
     ids: tuple[SampleId, ...]
     images_BCHW: Tensor
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Extent, ...]
     targets: Any
     part: Part | None = None
     faults: tuple[str, ...] = ()
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """Rows and columns of the whole padded images."""
-        if self.part is not None:
-            return self.part.height, self.part.width
-        rows, columns = self.images_BCHW.shape[-2:]
-        return rows, columns
+    def extent(self) -> Extent:
+        """Extent of the whole padded images."""
+        return tuple(self.images_BCHW.shape[2:]) if self.part is None else self.part.extent
 
     @property
-    def own_sizes(self) -> Sequence[tuple[int, int]]:
-        """Rows and columns that `images_BCHW` holds of each image, without padding."""
+    def own_sizes(self) -> Sequence[Extent]:
+        """What `images_BCHW` holds of each image, without padding."""
         return self.sizes if self.part is None else self.part.sizes(self.sizes)
 
     def to(self, device: torch.device) -> Microbatch:
@@ -136,14 +139,6 @@ class Microbatch:
     def pin_memory(self) -> Microbatch:
         """Return the microbatch in page-locked memory (called by the data loader)."""
         return self._map(Tensor.pin_memory)
-
-    def share_memory(self) -> Microbatch:
-        """Return the microbatch in shared memory (called in a loader process).
-
-        Raises:
-            RuntimeError: If there is too little of it.
-        """
-        return self._map(Tensor.share_memory_)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Microbatch:
         return replace(self, images_BCHW=change(self.images_BCHW), targets=map_tensors(self.targets, change))
@@ -183,15 +178,20 @@ def pad_and_stack(images: list[Tensor], multiple: int) -> Tensor:
         >>> pad_and_stack([torch.ones(3, 5, 9), torch.ones(3, 7, 2)], multiple=8).shape
         torch.Size([2, 3, 8, 16])
     """
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    height, width = (-(-extent // multiple) * multiple for extent in (height, width))
-    return stack_padded(images, height, width)
+    return stack_padded(images, rounded_up(largest([tuple(image.shape[1:]) for image in images]), multiple))
 
 
-def stack_padded(images: list[Tensor], height: int, width: int) -> Tensor:
-    """Stack images of shape ``(3, H, W)``, padded with zeros to a size that holds each of them."""
-    stacked = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+def stack_padded(images: Sequence[Tensor], extent: Extent) -> Tensor:
+    """Stack images, padded with zeros behind them to an extent that holds each.
+
+    Args:
+        images: Tensors of shape ``(C, *size)`` with sizes of their own.
+        extent: Of the result.
+
+    Returns:
+        Shape ``(B, C, *extent)``, in the type and on the device of the first.
+    """
+    stacked = images[0].new_zeros((len(images), images[0].shape[0], *extent))
     for place, image in zip(stacked, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
+        place[(..., *Region.whole(tuple(image.shape[1:])).slices)] = image
     return stacked

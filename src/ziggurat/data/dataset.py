@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ziggurat.data.batch import Objects
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.images import image_size, read_image
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.data.readers.windows import WindowReader
-from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 
 
@@ -39,6 +39,11 @@ class ImageRecord:
     image_id: int
     height: int
     width: int
+
+    @property
+    def extent(self) -> Extent:
+        """Rows and columns, upright."""
+        return self.height, self.width
 
 
 class Dataset(Protocol):
@@ -239,9 +244,9 @@ class FileImages:
             )
         return image
 
-    def window(self, index: int, tile: Tile) -> Tensor | None:
+    def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of image `index` without the rest of its file; None where that is not possible."""
-        return self._windows.read(self.path(index), self._files.max_pixels, self._size(index), tile)
+        return self._windows.read(self.path(index), self._files.max_pixels, self._size(index), region)
 
     def _size(self, index: int) -> tuple[int, int]:
         if not self._files.sizes[index].any():

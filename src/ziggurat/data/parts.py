@@ -16,49 +16,49 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Region
 from ziggurat.data.transforms import Augmentation, recolor, turn
 
 
 def needs_whole_window(augmentation: Augmentation) -> bool:
     """Whether a pixel of the crop depends on more than one pixel of the image: resizing, or the mean that contrast takes."""
     window = augmentation.window
-    resized = (window.height, window.width) != (window.out_height, window.out_width)
-    return resized or augmentation.contrast != 1
+    return window.source.size != window.target.size or augmentation.contrast != 1
 
 
-def augment_part(read: Callable[[Tile], Tensor], augmentation: Augmentation, crop: int, part: Tile) -> Tensor:
+def augment_part(
+    read: Callable[[Region], Tensor], augmentation: Augmentation, crop: int, part: Region
+) -> Tensor:
     """Return a part of what `augment_image` returns, from those pixels of the image that it needs.
 
     Args:
-        read: Returns a window of the image, uint8, shape ``(3, height, width)``.
+        read: Returns a region of the image, uint8, shape ``(3, *size)``.
         augmentation: What happens to the image; must not need its whole window.
-        crop: Rows and columns of the crop.
+        crop: Pixels of the crop along each dim.
         part: In pixels of the crop.
 
     Returns:
-        uint8, shape ``(3, part.height, part.width)``.
+        uint8, shape ``(3, *part.size)``.
     """
     window, place = augmentation.window, on_canvas(part, augmentation, crop)
-    canvas = torch.zeros((3, place.height, place.width), dtype=torch.uint8)
-    top, left = max(place.top, window.out_top), max(place.left, window.out_left)
-    bottom = min(place.top + place.height, window.out_top + window.out_height)
-    right = min(place.left + place.width, window.out_left + window.out_width)
-    if top < bottom and left < right:
-        rows, columns = top - window.out_top + window.top, left - window.out_left + window.left
-        pixels = recolor(read(Tile(rows, columns, bottom - top, right - left)), augmentation)
-        canvas[:, top - place.top : bottom - place.top, left - place.left : right - place.left] = pixels
+    canvas = torch.zeros((3, *place.size), dtype=torch.uint8)
+    needed = place.intersection(window.target)
+    if needed.volume:
+        source = needed.seen_from(window.target.start).moved(window.source.start)
+        pixels = recolor(read(source), augmentation)
+        canvas[needed.seen_from(place.start).last_dims] = pixels
     return turn(canvas, augmentation)
 
 
-def on_canvas(part: Tile, augmentation: Augmentation, crop: int) -> Tile:
-    """Return where a part of a square crop was before it was turned and mirrored."""
+def on_canvas(part: Region, augmentation: Augmentation, crop: int) -> Region:
+    """Return where a part of a crop of equal sides was before it was turned and mirrored, which the last two dims are."""
+    start, size = list(part.start), list(part.size)
     for _ in range(augmentation.quarter_turns):
         # with the clock: what was on top goes to the right, (x, y) to (crop - y, x)
-        part = Tile(part.left, crop - part.top - part.height, part.width, part.height)
-    top, left = part.top, part.left
+        start[-2:] = start[-1], crop - start[-2] - size[-2]
+        size[-2:] = size[-1], size[-2]
     if augmentation.upside_down:
-        top = crop - top - part.height
+        start[-2] = crop - start[-2] - size[-2]
     if augmentation.mirror:
-        left = crop - left - part.width
-    return Tile(top, left, part.height, part.width)
+        start[-1] = crop - start[-1] - size[-1]
+    return Region(tuple(start), tuple(size))

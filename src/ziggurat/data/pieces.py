@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from ziggurat.data.batch import Microbatch, Sample, SampleId
+from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_padded
+from ziggurat.data.extents import largest
 from ziggurat.data.targets import TargetKind
 from ziggurat.errors import UserError
 
@@ -109,20 +110,13 @@ def _collate(piece: Piece, samples: list[Sample], kind: TargetKind) -> Microbatc
             piece.index,
             piece.ids,
             torch.stack([sample.image_CHW for sample in samples]),
-            ((part.height, part.width),) * len(samples),
+            (part.extent,) * len(samples),
             kind.stack([sample.target for sample in samples], part.own.height, part.own.width),
             part,
         )
-    height = max(sample.image_CHW.shape[1] for sample in samples)
-    width = max(sample.image_CHW.shape[2] for sample in samples)
-    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
-    for place, sample in zip(images, samples, strict=True):
-        rows, columns = sample.image_CHW.shape[1:]
-        place[:, :rows, :columns] = sample.image_CHW
-    return Microbatch(
-        piece.index,
-        piece.ids,
-        images,
-        tuple((sample.image_CHW.shape[1], sample.image_CHW.shape[2]) for sample in samples),
-        kind.stack([sample.target for sample in samples], height, width),
-    )
+    sizes = tuple(tuple(sample.image_CHW.shape[1:]) for sample in samples)
+    extent = largest(sizes)
+    images = stack_padded([sample.image_CHW for sample in samples], extent)
+    rows, columns = extent
+    targets = kind.stack([sample.target for sample in samples], rows, columns)
+    return Microbatch(piece.index, piece.ids, images, sizes, targets)

@@ -14,12 +14,12 @@ from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
 from ziggurat.data.dataset import Dataset, ImageCache
+from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.targets import TargetKind
-from ziggurat.data.tiles import Tile, cut_out
-from ziggurat.data.transforms import Augmentation, augment_image, draw_augmentation
+from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation
 
 
 def _whole(side: int) -> None:
@@ -92,7 +92,7 @@ class TrainingSamples:
             self._whole.add(index)
         record = self.dataset.record(index)
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
-        augmentation = draw_augmentation(generator, record.height, record.width, self.config)
+        augmentation = draw_augmentation(generator, record.extent, self.config)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
 
     def replacements(self, id: SampleId) -> Iterator[SampleId]:
@@ -110,20 +110,21 @@ class TrainingSamples:
     def _image(self, index: int, augmentation: Augmentation) -> Tensor:
         crop = self.config.crop
         if self.part is not None and not needs_whole_window(augmentation):
-            return augment_part(lambda tile: self._read(index, tile), augmentation, crop, self.part.tile)
+            return augment_part(lambda region: self._read(index, region), augmentation, crop, self.part.tile)
         window, record = augmentation.window, self.dataset.record(index)
-        if 3 * record.height * record.width > self.config.cache_bytes:  # it would be decoded anew each time
-            pixels = self._read(index, Tile(window.top, window.left, window.height, window.width))
-            augmentation = replace(augmentation, window=replace(window, top=0, left=0))
+        if 3 * volume(record.extent) > self.config.cache_bytes:  # it would be decoded anew each time
+            pixels = self._read(index, window.source)
+            read = Window(Region.whole(window.source.size), window.target)
+            augmentation = replace(augmentation, window=read)
         else:
             pixels = self._images[index]
         image = augment_image(pixels, augmentation, crop)
         return image if self.part is None else cut_out(image, self.part.tile)
 
-    def _read(self, index: int, tile: Tile) -> Tensor:
+    def _read(self, index: int, region: Region) -> Tensor:
         """Return a window of an image, read from its file without the rest where that is possible."""
-        pixels = self.dataset.window(index, tile) if isinstance(self.dataset, ReadsWindows) else None
-        return cut_out(self._images[index], tile) if pixels is None else pixels
+        pixels = self.dataset.window(index, region) if isinstance(self.dataset, ReadsWindows) else None
+        return cut_out(self._images[index], region) if pixels is None else pixels
 
     def _target(self, index: int, augmentation: Augmentation) -> Any:
         target = self._targets[index] if self.kind.is_cached else self._read_target(index)

@@ -14,6 +14,7 @@ import torch
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.extents import volume
 from ziggurat.data.transforms import Augmentation, resize_factor
 
 
@@ -84,5 +85,7 @@ def num_crops(dataset: Dataset, index: int, config: DataConfig) -> int:
     So an epoch sees about every pixel once, and objects are seen equally often in large and in small images.
     """
     record = dataset.record(index)
-    factor = resize_factor(record.height, record.width, config.resize, config.resize_limit)
-    return max(1, round(record.height * record.width * factor**2 / config.crop**2))
+    factor = resize_factor(record.extent, config.resize, config.resize_limit)
+    dims = len(record.extent)
+    share: float = volume(record.extent) * factor**dims / config.crop**dims
+    return max(1, round(share))

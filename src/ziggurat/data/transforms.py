@@ -8,6 +8,7 @@ Shapes: ``H`` and ``W`` rows and columns of the source image, ``N`` objects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import IGNORED_PIXEL, Objects
+from ziggurat.data.extents import Extent, Region
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,12 @@ class Window:
     """Where a crop takes its pixels from, and where it puts them.
 
     Attributes:
-        top: First row in the source image.
-        left: First column in the source image.
-        height: Rows in the source image.
-        width: Columns in the source image.
-        out_height: Rows that they become.
-        out_width: Columns that they become.
-        out_top: First row in the crop; the rows around are zero.
-        out_left: First column in the crop.
+        source: In the source image.
+        target: In the crop, whose pixels around it are zero; of another size where the pixels are resized.
     """
 
-    top: int
-    left: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-    out_top: int
-    out_left: int
+    source: Region
+    target: Region
 
 
 @dataclass(frozen=True)
@@ -67,41 +57,39 @@ class Augmentation:
     saturation: float
 
 
-def resize_factor(height: int, width: int, resize: int, resize_limit: int) -> float:
-    """Return the factor that makes the shorter side `resize` and the longer at most `resize_limit` pixels.
+def resize_factor(extent: Extent, resize: int, resize_limit: int) -> float:
+    """Return the factor that makes the shortest side `resize` and the longest at most `resize_limit` pixels.
 
     Example:
-        >>> resize_factor(400, 1000, resize=800, resize_limit=1500)
+        >>> resize_factor((400, 1000), resize=800, resize_limit=1500)
         1.5
-        >>> resize_factor(400, 1000, resize=0, resize_limit=1500)
+        >>> resize_factor((400, 1000), resize=0, resize_limit=1500)
         1.0
     """
     if not resize:
         return 1.0
-    return min(resize / min(height, width), resize_limit / max(height, width))
+    return min(resize / min(extent), resize_limit / max(extent))
 
 
-def draw_augmentation(
-    generator: np.random.Generator, height: int, width: int, config: DataConfig
-) -> Augmentation:
+def draw_augmentation(generator: np.random.Generator, extent: Extent, config: DataConfig) -> Augmentation:
     """Draw what happens to one sample.
 
     All numbers are drawn whatever the settings are, so that changing one setting leaves the other choices alone.
 
     Args:
         generator: The sample's own.
-        height: Rows of the image.
-        width: Columns of the image.
+        extent: Of the image.
         config: Says what may happen.
     """
-    scale, row, column, mirror, flip, turn, *colors = generator.random(9).tolist()
+    scale, *drawn = generator.random(7 + len(extent)).tolist()
+    places, (mirror, flip, turn, *colors) = drawn[: len(extent)], drawn[len(extent) :]
     jitter = config.scale_min * (config.scale_max / config.scale_min) ** scale
-    factor = jitter * resize_factor(height, width, config.resize, config.resize_limit)
-    top, rows, out_top, out_rows = _interval(height, config.crop, factor, row)
-    left, columns, out_left, out_columns = _interval(width, config.crop, factor, column)
+    factor = jitter * resize_factor(extent, config.resize, config.resize_limit)
+    sides = [_interval(size, config.crop, factor, place) for size, place in zip(extent, places, strict=True)]
+    source_start, source_size, target_start, target_size = zip(*sides, strict=True)
     brightness, contrast, saturation = (1 + config.color_jitter * (2 * value - 1) for value in colors)
     return Augmentation(
-        Window(top, left, rows, columns, out_rows, out_columns, out_top, out_left),
+        Window(Region(source_start, source_size), Region(target_start, target_size)),
         mirror=config.flip != "none" and mirror < 0.5,
         upside_down=config.flip == "both" and flip < 0.5,
         quarter_turns=int(4 * turn) if config.quarter_turns else 0,
@@ -112,7 +100,7 @@ def draw_augmentation(
 
 
 def _interval(extent: int, crop: int, factor: float, place: float) -> tuple[int, int, int, int]:
-    """Place a crop along one side.
+    """Place a crop along one dim.
 
     Args:
         extent: Pixels of the source image.
@@ -142,15 +130,13 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
         uint8, shape ``(3, crop, crop)``, a tensor of its own; zero where the image does not reach.
     """
     window = augmentation.window
-    pixels = image_CHW[:, window.top : window.top + window.height, window.left : window.left + window.width]
-    if (window.height, window.width) != (window.out_height, window.out_width):
+    pixels = image_CHW[window.source.last_dims]
+    if window.source.size != window.target.size:
         # antialias only acts where the image gets smaller
-        pixels = functional.resize(pixels, [window.out_height, window.out_width], antialias=True)
+        pixels = functional.resize(pixels, list(window.target.size), antialias=True)
     pixels = recolor(pixels, augmentation)
-    canvas = image_CHW.new_zeros((3, crop, crop))
-    rows = slice(window.out_top, window.out_top + window.out_height)
-    columns = slice(window.out_left, window.out_left + window.out_width)
-    canvas[:, rows, columns] = pixels
+    canvas = image_CHW.new_zeros((3, *[crop] * len(window.target.size)))
+    canvas[window.target.last_dims] = pixels
     return turn(canvas, augmentation)
 
 
@@ -166,23 +152,20 @@ def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tens
         uint8, shape ``(crop, crop)``; `IGNORED_PIXEL` where the image does not reach.
     """
     window = augmentation.window
-    labels = mask_HW[window.top : window.top + window.height, window.left : window.left + window.width]
-    size = [window.out_height, window.out_width]
-    resized = functional.resize(labels[None], size, InterpolationMode.NEAREST_EXACT)
-    canvas = mask_HW.new_full((1, crop, crop), IGNORED_PIXEL)
-    rows = slice(window.out_top, window.out_top + window.out_height)
-    columns = slice(window.out_left, window.out_left + window.out_width)
-    canvas[:, rows, columns] = resized
+    labels = mask_HW[window.source.slices]
+    resized = functional.resize(labels[None], list(window.target.size), InterpolationMode.NEAREST_EXACT)
+    canvas = mask_HW.new_full((1, *[crop] * mask_HW.dim()), IGNORED_PIXEL)
+    canvas[window.target.last_dims] = resized
     return turn(canvas, augmentation)[0]
 
 
 def turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
-    """Mirror and turn a crop, or a part of one."""
+    """Mirror and turn a crop, or a part of one, along its last two dims."""
     if augmentation.mirror:
-        canvas_CHW = canvas_CHW.flip(2)
+        canvas_CHW = canvas_CHW.flip(-1)
     if augmentation.upside_down:
-        canvas_CHW = canvas_CHW.flip(1)
-    return torch.rot90(canvas_CHW, augmentation.quarter_turns, dims=(1, 2)).contiguous()
+        canvas_CHW = canvas_CHW.flip(-2)
+    return torch.rot90(canvas_CHW, augmentation.quarter_turns, dims=(-2, -1)).contiguous()
 
 
 def recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
@@ -214,17 +197,19 @@ def augment_objects(objects: Objects, augmentation: Augmentation, crop: int, min
         Boxes clipped to the crop, of positive area.
     """
     window = augmentation.window
-    scale_x, scale_y = window.out_width / window.width, window.out_height / window.height
-    scale = torch.tensor([scale_x, scale_y, scale_x, scale_y])
-    shift = torch.tensor([window.left, window.top, window.left, window.top])
-    place = torch.tensor([window.out_left, window.out_top, window.out_left, window.out_top])
-    whole = (objects.boxes_xyxy - shift) * scale + place
-    low = torch.tensor([window.out_left, window.out_top] * 2)
-    high = low + torch.tensor([window.out_width, window.out_height] * 2)
+    sides = zip(window.target.size, window.source.size, strict=True)
+    scale = _corners([out / size for out, size in sides])
+    whole = (objects.boxes_xyxy - _corners(window.source.start)) * scale + _corners(window.target.start)
+    low, high = _corners(window.target.start), _corners(window.target.end)
     boxes = torch.minimum(torch.maximum(whole, low), high)
     visible = _area(boxes)
     keep = (visible > 0) & (visible >= min_visible * _area(whole))
     return Objects(_turn_boxes(boxes[keep], augmentation, crop), objects.labels[keep])
+
+
+def _corners(values: Sequence[float]) -> Tensor:
+    """Return a value for each dim as one for each number of a box: x comes first, the last dim."""
+    return torch.tensor([*reversed(values)] * 2)
 
 
 def _area(boxes_xyxy: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.tiles import Tile, tile_grid
+from ziggurat.data.extents import Extent, Region, hull, largest, rounded_up
+from ziggurat.data.tiles import tile_grid
 from ziggurat.data.transforms import resize_factor
 
 
@@ -22,16 +23,26 @@ class View:
     """How the network sees one image.
 
     Attributes:
-        height: Rows after resizing.
-        width: Columns after resizing.
+        extent: After resizing.
         tiles: What it is cut into; one tile if it is not larger than the crop.
         antialias: Whether it is smoothed where it becomes smaller.
     """
 
-    height: int
-    width: int
-    tiles: tuple[Tile, ...]
+    extent: Extent
+    tiles: tuple[Region, ...]
     antialias: bool = True
+
+    # Readings of two dims, until all that reads them is written for any number.
+
+    @property
+    def height(self) -> int:
+        """Rows after resizing, of two dims."""
+        return self.extent[-2]
+
+    @property
+    def width(self) -> int:
+        """Columns after resizing, of two dims."""
+        return self.extent[-1]
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Piece:
     """
 
     image: int
-    tile: Tile
+    tile: Region
 
 
 def make_view(record: ImageRecord, config: DataConfig) -> View:
@@ -52,14 +63,14 @@ def make_view(record: ImageRecord, config: DataConfig) -> View:
 
     Example:
         >>> view = make_view(ImageRecord("a.png", 1, height=300, width=800), DataConfig(crop=600, resize=600))
-        >>> view.height, view.width, [tile.left for tile in view.tiles]
-        (499, 1333, [0, 366, 733])
+        >>> view.extent, [tile.start for tile in view.tiles]
+        ((499, 1333), [(0, 0), (0, 366), (0, 733)])
     """
-    factor = resize_factor(record.height, record.width, config.resize, config.resize_limit)
+    factor = resize_factor(record.extent, config.resize, config.resize_limit)
     # rounded down, as torchvision's detectors do
-    height, width = (max(1, math.floor(extent * factor)) for extent in (record.height, record.width))
-    tiles = tile_grid(height, width, config.crop, config.tile_overlap)
-    return View(height, width, tuple(tiles), config.antialias)
+    extent = tuple(max(1, math.floor(size * factor)) for size in record.extent)
+    tiles = tile_grid(extent, (config.crop,) * len(extent), config.tile_overlap)
+    return View(extent, tuple(tiles), config.antialias)
 
 
 def make_center_view(record: ImageRecord, config: DataConfig) -> View:
@@ -67,12 +78,12 @@ def make_center_view(record: ImageRecord, config: DataConfig) -> View:
 
     Example:
         >>> view = make_center_view(ImageRecord("a.png", 1, height=300, width=800), DataConfig(crop=224, resize=256))
-        >>> view.height, view.width, view.tiles[0].top, view.tiles[0].left
-        (256, 682, 16, 229)
+        >>> view.extent, view.tiles[0].start
+        ((256, 682), (16, 229))
     """
     whole = make_view(record, config)
-    height, width = min(whole.height, config.crop), min(whole.width, config.crop)
-    middle = Tile((whole.height - height) // 2, (whole.width - width) // 2, height, width)
+    size = tuple(min(side, config.crop) for side in whole.extent)
+    middle = Region(tuple((side - own) // 2 for side, own in zip(whole.extent, size, strict=True)), size)
     return replace(whole, tiles=(middle,))
 
 
@@ -87,24 +98,21 @@ class Wanted:
     """
 
     image: int
-    region: Tile
-    tiles: tuple[Tile, ...]
+    region: Region
+    tiles: tuple[Region, ...]
 
 
 def wanted_pixels(pieces: Sequence[Piece]) -> list[Wanted]:
     """Return what is needed of each image, for pieces of which those of an image follow each other.
 
     Example:
-        >>> wanted_pixels([Piece(3, Tile(0, 0, 4, 4)), Piece(3, Tile(2, 0, 4, 4))])[0].region
-        Tile(top=0, left=0, height=6, width=4)
+        >>> wanted_pixels([Piece(3, Region((0, 0), (4, 4))), Piece(3, Region((2, 0), (4, 4)))])[0].region
+        Region(start=(0, 0), size=(6, 4))
     """
     wanted = []
     for image, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
         tiles = tuple(piece.tile for piece in of_image)
-        top, left = min(tile.top for tile in tiles), min(tile.left for tile in tiles)
-        bottom = max(tile.top + tile.height for tile in tiles)
-        right = max(tile.left + tile.width for tile in tiles)
-        wanted.append(Wanted(image, Tile(top, left, bottom - top, right - left), tiles))
+        wanted.append(Wanted(image, hull(tiles), tiles))
     return wanted
 
 
@@ -120,9 +128,8 @@ def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple
         batch: Most tiles of a batch.
     """
 
-    def shape(index: int) -> tuple[int, int]:
-        tile = views[index].tiles[0]
-        return -(-tile.height // multiple), -(-tile.width // multiple)
+    def shape(index: int) -> Extent:
+        return rounded_up(views[index].tiles[0].size, multiple)
 
     batches: list[tuple[Piece, ...]] = []
     for _, same_shape in itertools.groupby(sorted(range(len(views)), key=shape), key=shape):
@@ -131,16 +138,14 @@ def make_batches(views: Sequence[View], multiple: int, batch: int) -> list[tuple
     return batches
 
 
-def batch_extent(pieces: Sequence[Piece], multiple: int) -> tuple[int, int]:
-    """Return the rows and columns that the tiles of a batch are padded to."""
-    height = max(piece.tile.height for piece in pieces)
-    width = max(piece.tile.width for piece in pieces)
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+def batch_extent(pieces: Sequence[Piece], multiple: int) -> Extent:
+    """Return what the tiles of a batch are padded to."""
+    return rounded_up(largest([piece.tile.size for piece in pieces]), multiple)
 
 
 def batch_pixels(pieces: Sequence[Piece]) -> int:
     """Return the pixels of a batch."""
-    return sum(piece.tile.height * piece.tile.width for piece in pieces)
+    return sum(piece.tile.volume for piece in pieces)
 
 
 def share_of(rank: int, size: int, costs: Sequence[int]) -> slice:

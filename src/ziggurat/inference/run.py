@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ziggurat.data.batch import map_tensors
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Region
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.base import Task
@@ -62,7 +62,7 @@ def _free(tensor: Tensor) -> Tensor:
 
 def _tiles_of_own_images(
     tiled: Tiled[Found], task: Task[Found, Any], workers: Workers
-) -> dict[int, list[tuple[Tile, Found]]]:
+) -> dict[int, list[tuple[Region, Found]]]:
     """Return all tiles, in order, of the images whose first tile this worker has computed."""
     owned = {piece.image for piece in tiled.mine}
     # tiles of an image follow each other, so that only the first image here may have begun elsewhere
@@ -72,7 +72,7 @@ def _tiles_of_own_images(
     foreign = [(piece, found) for piece, found in pairs if piece.image not in owned]
     sent = [piece for piece, _ in foreign], task.pack([found for _, found in foreign])
     received = [zip(pieces, task.unpack(packed), strict=True) for pieces, packed in workers.gather(sent)]
-    tiles: dict[int, list[tuple[Tile, Found]]] = {index: [] for index in sorted(owned)}
+    tiles: dict[int, list[tuple[Region, Found]]] = {index: [] for index in sorted(owned)}
     for piece, found in itertools.chain(pairs, *received):
         if piece.image in owned:
             tiles[piece.image].append((piece.tile, found))

@@ -27,8 +27,8 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.extents import Extent, Region, clip, cut_out, volume
 from ziggurat.data.readers.windows import ReadsWindows
-from ziggurat.data.tiles import Tile, clip, cut_out
 from ziggurat.data.views import (
     Piece,
     View,
@@ -147,7 +147,7 @@ class Tiled(Generic[T]):
 def run_tiles(
     images: Images,
     views: Sequence[View],
-    finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]],
+    finish: Callable[[Any, Sequence[Extent]], list[T]],
     compute: Compute,
 ) -> Tiled[T]:
     """Run a model on the tiles of all images, together with the other workers.
@@ -205,7 +205,7 @@ class Given(NamedTuple):
 class _Forward(Generic[T]):
     """Runs the model on batches."""
 
-    finish: Callable[[Any, Sequence[tuple[int, int]]], list[T]]
+    finish: Callable[[Any, Sequence[Extent]], list[T]]
     compute: Compute
 
     def __call__(self, group: Sequence[Given]) -> list[T]:
@@ -227,8 +227,9 @@ class _Forward(Generic[T]):
 
         def black() -> Tensor:
             part = mesh.part(*extent)
-            height, width = extent if part is None else (part.tile.height, part.tile.width)
-            images = torch.zeros((1, 3, height, width), device=mesh.workers.device)
+            images = torch.zeros(
+                (1, 3, *(extent if part is None else part.tile.size)), device=mesh.workers.device
+            )
             return mesh.spread(self._in_format(images), part)
 
         with _evaluating(executor.model):
@@ -253,10 +254,8 @@ class _Forward(Generic[T]):
         mesh, model, sizes = self.compute.mesh, self.compute.executor.model, _sizes(batch)
         if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
             tiles = [tile.float() for tile in tiles]
-        height, width = batch_extent(batch, model.size_multiple)
-        if part is not None:
-            height, width = part.tile.height, part.tile.width
-        stacked = self._in_format(stack_padded(tiles, height, width).to(mesh.workers.device))
+        extent = batch_extent(batch, model.size_multiple) if part is None else part.tile.size
+        stacked = self._in_format(stack_padded(tiles, extent).to(mesh.workers.device))
         own_sizes = sizes if part is None else part.sizes(sizes)
         return mesh.spread(normalize_images(stacked, own_sizes, model.mean, model.std), part)
 
@@ -272,8 +271,8 @@ def _evaluating(model: VisionModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _sizes(batch: Sequence[Piece]) -> list[tuple[int, int]]:
-    return [(piece.tile.height, piece.tile.width) for piece in batch]
+def _sizes(batch: Sequence[Piece]) -> list[Extent]:
+    return [piece.tile.size for piece in batch]
 
 
 def _run_batches(
@@ -332,8 +331,7 @@ def _read_tiles(
                 if isinstance(pixels, UserError):
                     yield pixels
                 else:
-                    top, left = tile.top - one.region.top, tile.left - one.region.left
-                    yield pixels[:, top : top + tile.height, left : left + tile.width]
+                    yield pixels[tile.seen_from(one.region.start).last_dims]
 
 
 def _read_ahead(
@@ -350,7 +348,7 @@ def _read_ahead(
                 if one is None:
                     return
                 view = views[one.image]
-                waiting.append((view.height * view.width, thread.submit(read_region, images, view, one)))
+                waiting.append((volume(view.extent), thread.submit(read_region, images, view, one)))
 
         try:
             look_ahead()
@@ -368,8 +366,8 @@ def read_region(images: Images, view: View, wanted: Wanted) -> Tensor | UserErro
     Only that much is read where the image is not resized and its file can be read in parts.
     """
     index, record = wanted.image, images.record(wanted.image)
-    is_resized = (view.height, view.width) != (record.height, record.width)
-    whole = Tile(0, 0, view.height, view.width)
+    is_resized = view.extent != record.extent
+    whole = Region.whole(view.extent)
     try:
         if not is_resized and wanted.region != whole and isinstance(images, ReadsWindows):
             pixels = images.window(index, wanted.region)
@@ -378,12 +376,12 @@ def read_region(images: Images, view: View, wanted: Wanted) -> Tensor | UserErro
         image = images.image(index)
     except UserError as error:
         return error
-    if image.shape[1:] != (record.height, record.width):
+    if image.shape[1:] != record.extent:
         return UserError(
             f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
             f"{record.height} as its header or annotations say: replace the image or correct its size"
         )
     if is_resized:
         # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
-        image = functional.resize(image.float(), [view.height, view.width], antialias=view.antialias)
+        image = functional.resize(image.float(), list(view.extent), antialias=view.antialias)
     return image if wanted.region == whole else cut_out(image, wanted.region)

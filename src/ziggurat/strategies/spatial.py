@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Region
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
@@ -35,18 +37,18 @@ class SpatialParallel(Strategy):
 
     def part(self, extent: tuple[int, ...]) -> Part:
         """Return the part of images of an extent that is this worker's."""
-        height, width = extent
-        has, own = [(0, height), (0, width)], [(0, height), (0, width)]
+        has: list[Range] = [(0, size) for size in extent]
+        own: list[Range] = list(has)
         for number, axis in enumerate(self.spatial.axes):
             size = extent[axis.place]
             own[axis.place] = ranges(partition(size, axis.size))[axis.rank]
             if self.spatial.is_cut(size, number):
                 has[axis.place] = own[axis.place]
-        return Part(height, width, _tile(*has), _tile(*own))
+        return Part(extent, _region(has), _region(own))
 
     def spread(self, part_BCHW: Tensor, part: Part) -> Tensor:
         """Return this worker's part of images as a tensor that looks like the whole."""
-        dims = band_dims((*part_BCHW.shape[:2], part.height, part.width), self.spatial)
+        dims = band_dims((*part_BCHW.shape[:2], *part.extent), self.spatial)
         return SpatialTensor(part_BCHW, dims, self.spatial)
 
     def name_layers(self, model: nn.Module) -> None:
@@ -63,5 +65,5 @@ class SpatialParallel(Strategy):
         return sum((axis.traffic.bytes_sent for axis in self.spatial.axes), 0)
 
 
-def _tile(rows: Range, columns: Range) -> Tile:
-    return Tile(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+def _region(sides: Sequence[Range]) -> Region:
+    return Region.between([first for first, _ in sides], [last for _, last in sides])

@@ -22,8 +22,8 @@ from torch import Tensor
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.targets import TargetKind
-from ziggurat.data.tiles import Tile
 from ziggurat.data.views import View, make_view
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
@@ -153,7 +153,7 @@ class Task(ABC, Generic[Found, Prediction]):
         return make_view(record, self.config.data)
 
     @abstractmethod
-    def decode(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> list[Found]:
+    def decode(self, outputs: Any, sizes: Sequence[Extent]) -> list[Found]:
         """Return what is found in each tile of a batch, on the CPU.
 
         Args:
@@ -162,7 +162,7 @@ class Task(ABC, Generic[Found, Prediction]):
         """
 
     @abstractmethod
-    def stitch(self, tiles: Sequence[tuple[Tile, Found]], view: View, record: ImageRecord) -> Prediction:
+    def stitch(self, tiles: Sequence[tuple[Region, Found]], view: View, record: ImageRecord) -> Prediction:
         """Join what was found in the tiles of an image to a prediction in the image's own pixels.
 
         Args:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ziggurat.config import DataConfig, DigitsConfig
+from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import expand_paths
 from ziggurat.data.readers.images import image_size, inspect_image, read_image
 from ziggurat.data.readers.registry import reader_of, register_reader
 from ziggurat.data.readers.windows import read_window
-from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
 
@@ -27,8 +27,8 @@ class NumpyReader:
     def read(self, path):
         return torch.from_numpy(np.load(path)).permute(2, 0, 1)
 
-    def window(self, path, tile):
-        rows, columns = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
+    def window(self, path, region):
+        rows, columns = region.slices
         return torch.from_numpy(np.load(path, mmap_mode="r")[rows, columns].copy()).permute(2, 0, 1)
 
 
@@ -48,8 +48,8 @@ def test_size_pixels_and_windows(file):
     assert image_size(file, 2000) == inspect_image(file, 2000, None) == (30, 40)
     image = read_image(file, 2000)
     assert image.shape == (3, 30, 40)
-    assert read_window(file, 2000, (30, 40), Tile(3, 5, 7, 9)).equal(image[:, 3:10, 5:14])
-    assert read_window(file, 2000, (31, 40), Tile(3, 5, 7, 9)) is None
+    assert read_window(file, 2000, (30, 40), Region((3, 5), (7, 9))).equal(image[:, 3:10, 5:14])
+    assert read_window(file, 2000, (31, 40), Region((3, 5), (7, 9))) is None
 
 
 def test_faults_name_the_file(file, tmp_path):

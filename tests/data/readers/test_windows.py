@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.readers.images import read_image
 from ziggurat.data.readers.windows import SPARE_BYTES, WindowReader, read_window
-from ziggurat.data.tiles import Tile, cut_out
 from ziggurat.errors import UserError
 
 HEIGHT, WIDTH = 61, 47
@@ -59,12 +59,13 @@ def write(folder, name, mode, options):
 
 def tiles():
     rng = np.random.default_rng(1)
-    yield Tile(0, 0, HEIGHT, WIDTH)
-    yield Tile(HEIGHT - 1, WIDTH - 1, 1, 1)
-    yield Tile(5, 3, 0, 9)
+    yield Region((0, 0), (HEIGHT, WIDTH))
+    yield Region((HEIGHT - 1, WIDTH - 1), (1, 1))
+    yield Region((5, 3), (0, 9))
     for _ in range(20):
         top, left = int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))
-        yield Tile(top, left, int(rng.integers(1, HEIGHT - top + 1)), int(rng.integers(1, WIDTH - left + 1)))
+        size = int(rng.integers(1, HEIGHT - top + 1)), int(rng.integers(1, WIDTH - left + 1))
+        yield Region((top, left), size)
 
 
 @pytest.mark.parametrize("name", IN_PARTS)
@@ -85,14 +86,14 @@ def test_a_window_has_the_pixels_of_the_whole_image(tmp_path, name):
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 def test_other_files_are_read_as_a_whole(tmp_path, name):
     path = write(tmp_path, name, *AS_A_WHOLE[name])
-    assert read_window(path, LIMIT, tuple(read_image(path, LIMIT).shape[1:]), Tile(0, 0, 5, 5)) is None
+    assert read_window(path, LIMIT, tuple(read_image(path, LIMIT).shape[1:]), Region((0, 0), (5, 5))) is None
 
 
 @pytest.mark.parametrize("name", ["rgb.ppm", "strips.tif", "predicted.tif"])
 def test_the_rest_of_the_file_is_not_read(tmp_path, name):
     """The bytes of the last rows are missing: a window of the first rows does not need them."""
     path = write(tmp_path, name, *IN_PARTS[name])
-    first, last = Tile(0, 0, 16, WIDTH), Tile(40, 0, 16, WIDTH)
+    first, last = Region((0, 0), (16, WIDTH)), Region((40, 0), (16, WIDTH))
     expected = cut_out(read_image(path, LIMIT), first)
     with Image.open(path) as image:
         strip_five = image.tag_v2[273][5] if name.endswith("tif") else None
@@ -185,7 +186,7 @@ def test_a_strip_is_inflated_no_further_than_its_pixels(tmp_path, kept_bytes):
     path = tmp_path / "bomb.tif"
     path.write_bytes(deflated_tiff([zlib.compress(b"\7" * (1 << 26), 9)], 8, 8, 8))
     assert path.stat().st_size < 1 << 17
-    window, peak = peak_of(lambda: WindowReader(kept_bytes).read(path, LIMIT, (8, 8), Tile(2, 2, 4, 4)))
+    window, peak = peak_of(lambda: WindowReader(kept_bytes).read(path, LIMIT, (8, 8), Region((2, 2), (4, 4))))
     assert (window == 7).all()
     assert peak < 1 << 21
 
@@ -209,7 +210,7 @@ def test_what_a_header_says_takes_no_memory(tmp_path, case):
         width = height = 1000
         content = deflated_tiff([strip], width, height, 1, tile=1)
     path.write_bytes(content)
-    result, peak = peak_of(lambda: read_window(path, LIMIT, (height, width), Tile(0, 0, 8, 8)))
+    result, peak = peak_of(lambda: read_window(path, LIMIT, (height, width), Region((0, 0), (8, 8))))
     assert peak < 1 << 21
     if case == "size":
         assert (result == 7).all(), "the file ends before, its pixels are there"
@@ -224,20 +225,20 @@ def test_a_strip_that_ends_early_or_is_damaged_is_named(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(deflated_tiff([zlib.compress(bytes(range(32)))], 8, 8, 8))
     with pytest.raises(UserError, match=r"a\.tif.*truncated \(32 bytes missing\)"):
-        WindowReader().read(path, LIMIT, (8, 8), Tile(0, 0, 8, 8))
+        WindowReader().read(path, LIMIT, (8, 8), Region((0, 0), (8, 8)))
     strip = zlib.compress(bytes(range(64)))
     path.write_bytes(deflated_tiff([strip[:-1] + bytes([strip[-1] ^ 1])], 8, 8, 8))
     with pytest.raises(UserError, match=r"cannot decode the image .*a\.tif"):  # of the checksum
-        WindowReader().read(path, LIMIT, (8, 8), Tile(0, 0, 8, 8))
+        WindowReader().read(path, LIMIT, (8, 8), Region((0, 0), (8, 8)))
 
 
 def test_the_last_strip_is_kept_while_its_file_stays(tmp_path):
     path = tmp_path / "a.tif"
-    reader, whole = WindowReader(), Tile(0, 0, 8, 8)
+    reader, whole = WindowReader(), Region((0, 0), (8, 8))
     path.write_bytes(deflated_tiff([zlib.compress(bytes(range(64)))], 8, 8, 8))
     assert reader.read(path, LIMIT, (8, 8), whole)[0].flatten().tolist() == list(range(64))
     kept = reader._kept
-    assert reader.read(path, LIMIT, (8, 8), Tile(3, 0, 1, 8))[0].tolist() == [list(range(24, 32))]
+    assert reader.read(path, LIMIT, (8, 8), Region((3, 0), (1, 8)))[0].tolist() == [list(range(24, 32))]
     assert reader._kept is kept
     path.write_bytes(deflated_tiff([zlib.compress(bytes(range(1, 65)))], 8, 8, 8))
     assert reader.read(path, LIMIT, (8, 8), whole)[0].flatten().tolist() == list(range(1, 65))

@@ -7,10 +7,11 @@ import torch
 
 from ziggurat.config import DecodeConfig
 from ziggurat.data.detections import Detections
-from ziggurat.data.tiles import Tile, tile_grid
+from ziggurat.data.extents import Region
+from ziggurat.data.tiles import tile_grid
 from ziggurat.tasks.detection.merging import inner_borders, is_fragment, merge_tiles
 
-TILES = [Tile(0, 0, 20, 60), Tile(0, 40, 20, 60)]
+TILES = [Region((0, 0), (20, 60)), Region((0, 40), (20, 60))]
 DECODE = DecodeConfig(nms_threshold=0.5, max_detections=10)
 MARGIN = 2.5  # an eighth of the overlap
 
@@ -89,7 +90,7 @@ def test_nothing_found_in_any_tile():
 
 
 def test_a_corner_where_four_tiles_meet():
-    tiles = tile_grid(height=100, width=100, tile=60, overlap=1 / 3)
+    tiles = tile_grid((100, 100), (60, 60), overlap=1 / 3)
     box = torch.tensor([45.0, 46, 55, 54])  # in the middle, where all four overlap
     whole = [
         detections((*(box - box.new_tensor([t.left, t.top, t.left, t.top])).tolist(), 0.5, 0)) for t in tiles

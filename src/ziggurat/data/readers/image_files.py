@@ -13,11 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.images import inspect_image, read_image
 from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.data.readers.windows import WindowReader
-from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
@@ -53,9 +53,9 @@ class ImageFiles:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
         return read_image(self.paths[index], self.max_pixels, self.samples)
 
-    def window(self, index: int, tile: Tile) -> Tensor | None:
+    def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of an image without the rest of its file; None where that is not possible."""
-        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], tile)
+        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], region)
 
 
 def expand_paths(paths: Sequence[str]) -> list[Path]:
@@ -108,7 +108,7 @@ def natural_key(path: Path) -> list[tuple[int, str | int]]:
     return [(0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts]
 
 
-def picture_names(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:
+def picture_names(paths: Sequence[Path], sizes: Sequence[Extent]) -> list[str]:
     """Return the file name of each image's picture.
 
     It is the image's, with the folders that tell it from others of its name, and a number if that is not enough.

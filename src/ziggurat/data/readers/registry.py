@@ -14,8 +14,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ziggurat.config.registry import Registry
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.opening import SUFFIXES
-from ziggurat.data.tiles import Tile
 from ziggurat.errors import UserError
 
 
@@ -28,7 +28,7 @@ class ImageReader(Protocol):
 
     suffixes: tuple[str, ...]
 
-    def size(self, path: Path) -> tuple[int, int]:
+    def size(self, path: Path) -> Extent:
         """Return an image's rows and columns, without decoding it."""
         ...
 
@@ -36,8 +36,8 @@ class ImageReader(Protocol):
         """Return an image, RGB, uint8, shape ``(3, H, W)``."""
         ...
 
-    def window(self, path: Path, tile: Tile) -> Tensor | None:
-        """Return a window of an image, shape ``(3, tile.height, tile.width)``; None if it cannot be read in parts."""
+    def window(self, path: Path, region: Region) -> Tensor | None:
+        """Return a region of an image, shape ``(3, *region.size)``; None if it cannot be read in parts."""
         ...
 
 

@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.inflating import inflate
 from ziggurat.data.readers.opening import open_image, orientation
 from ziggurat.data.readers.registry import checked_size, naming, reader_of
-from ziggurat.data.tiles import Tile
 
 # Of each of Pillow's modes: its raw modes, and where each has red, green and blue among its channels.
 CHANNELS = {
@@ -52,7 +52,7 @@ SPARE_BYTES = 1 << 26  # a tile or padded row may have more pixels than a small 
 class ReadsWindows(Protocol):
     """Images of which windows can be read, where their files can."""
 
-    def window(self, index: int, tile: Tile) -> Tensor | None:
+    def window(self, index: int, region: Region) -> Tensor | None:
         """Return a window of an image, RGB, uint8, or None if it has to be read as a whole."""
         ...
 
@@ -102,17 +102,17 @@ class WindowReader:
         self._kept_bytes = kept_bytes
         self._kept: tuple[_Key, bytes] | None = None
 
-    def read(self, path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
+    def read(self, path: Path, max_pixels: int, size: Extent, region: Region) -> Tensor | None:
         """Return a window of an image.
 
         Args:
             path: The image file.
             max_pixels: Larger images are refused.
             size: Rows and columns that the image must have.
-            tile: The window, within the image.
+            region: The window, within the image.
 
         Returns:
-            RGB, uint8, shape ``(3, tile.height, tile.width)``: the pixels that `read_image` gives; None if the file
+            RGB, uint8, shape ``(3, *region.size)``: the pixels that `read_image` gives; None if the file
             cannot be read in parts, or its image is not of that size.
 
         Raises:
@@ -123,30 +123,29 @@ class WindowReader:
             if checked_size(reader, path, max_pixels) != size:
                 return None
             with naming(path):
-                return reader.window(path, tile)
+                return reader.window(path, region)
         with open_image(path, max_pixels) as image:
             if orientation(image) != 1 or (image.height, image.width) != size:
                 return None
             layout = _layout_of(image)
             if layout is None:
                 return None
-            pixels = np.empty((tile.height, tile.width, layout.num_channels), dtype=np.uint8)
+            pixels = np.empty((*region.size, layout.num_channels), dtype=np.uint8)
             with path.open("rb") as file:
                 for chunk in layout.chunks:
-                    self._copy(file, chunk, pixels, tile)
+                    self._copy(file, chunk, pixels, region)
         return torch.from_numpy(pixels[:, :, layout.rgb].transpose(2, 0, 1).copy())
 
-    def _copy(self, file: BinaryIO, chunk: _Chunk, pixels: np.ndarray, tile: Tile) -> None:
+    def _copy(self, file: BinaryIO, chunk: _Chunk, pixels: np.ndarray, region: Region) -> None:
         """Copy what a chunk has of a window."""
         left, top, right, bottom = chunk.box
-        first, last = max(top, tile.top), min(bottom, tile.top + tile.height)
-        begin, end = max(left, tile.left), min(right, tile.left + tile.width)
-        if first >= last or begin >= end:
+        wanted = region.intersection(Region.between((top, left), (bottom, right)))
+        if not wanted.volume:
             return
-        data = self._bytes(file, chunk, first - top, last - top)
-        rows = _rows(data, chunk, last - first, pixels.shape[2])
-        target = pixels[first - tile.top : last - tile.top, begin - tile.left : end - tile.left]
-        target[:] = rows[:, begin - left : end - left]
+        rows, columns = wanted.seen_from((top, left)).slices
+        data = self._bytes(file, chunk, rows.start, rows.stop)
+        found = _rows(data, chunk, rows.stop - rows.start, pixels.shape[2])
+        pixels[wanted.seen_from(region.start).slices] = found[:, columns]
 
     def _bytes(self, file: BinaryIO, chunk: _Chunk, first: int, last: int) -> bytes:
         """Return the bytes of some rows of a chunk, or as many as there are."""
@@ -171,9 +170,9 @@ class WindowReader:
 _Key = tuple[int, ...]  # a file as it is now, and a place in it
 
 
-def read_window(path: Path, max_pixels: int, size: tuple[int, int], tile: Tile) -> Tensor | None:
+def read_window(path: Path, max_pixels: int, size: Extent, region: Region) -> Tensor | None:
     """Return a window of an image, as `WindowReader.read`, of which nothing is kept."""
-    return WindowReader(kept_bytes=0).read(path, max_pixels, size, tile)
+    return WindowReader(kept_bytes=0).read(path, max_pixels, size, region)
 
 
 def _rows(data: bytes, chunk: _Chunk, count: int, num_channels: int) -> np.ndarray:

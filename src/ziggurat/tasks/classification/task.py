@@ -16,7 +16,7 @@ from torch.nn import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import ClassificationDataset, ImageRecord
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View, make_center_view
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, Task
@@ -107,11 +107,11 @@ class ClassificationTask(Task[Tensor, Tensor]):
         """Say that the middle of an image is looked at."""
         return make_center_view(record, self.config.data)
 
-    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[Extent]) -> list[Tensor]:
         """Return the probabilities of each image's classes, float32, shapes ``(K,)``."""
         return list(whole_output(outputs["logits"])[0].float().softmax(dim=1).cpu())
 
-    def stitch(self, tiles: Sequence[tuple[Tile, Tensor]], view: View, record: ImageRecord) -> Tensor:
+    def stitch(self, tiles: Sequence[tuple[Region, Tensor]], view: View, record: ImageRecord) -> Tensor:
         """Return what was found in the one tile of an image."""
         ((_, probabilities_K),) = tiles
         return probabilities_K

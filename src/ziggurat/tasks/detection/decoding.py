@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ziggurat.config import DecodeConfig
 from ziggurat.data.detections import Detections
+from ziggurat.data.extents import Extent
 from ziggurat.models.detector import Detector
 from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.tasks.detection.anchors import Grid, anchors_at, level_grids
@@ -36,9 +37,7 @@ class Decoder:
         self._assigner, self._coder = head.assigner, head.coder
 
     @torch.no_grad()
-    def detections(
-        self, outputs: dict[str, dict[str, Tensor]], sizes: Sequence[tuple[int, int]]
-    ) -> list[Detections]:
+    def detections(self, outputs: dict[str, dict[str, Tensor]], sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each image, in pixels of the model's input.
 
         Args:

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from ziggurat.config import DecodeConfig
 from ziggurat.data.detections import Detections, concatenate
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Region
 from ziggurat.tasks.detection.suppression import suppress
 
 
 def merge_tiles(
-    tiles: Sequence[Tile], found: Sequence[Detections], margin: float, decode: DecodeConfig
+    tiles: Sequence[Region], found: Sequence[Detections], margin: float, decode: DecodeConfig
 ) -> Detections:
     """Join the detections of an image's tiles.
 
@@ -57,11 +57,11 @@ def merge_tiles(
     return suppress(concatenate(parts), decode.nms_threshold, decode.max_detections)
 
 
-def inner_borders(tiles: Sequence[Tile]) -> Tensor:
+def inner_borders(tiles: Sequence[Region]) -> Tensor:
     """Return the corners of each tile in the image, float32, shape ``(T, 4)``; infinite where the image ends.
 
     Example:
-        >>> inner_borders([Tile(0, 0, 4, 4), Tile(0, 3, 4, 4)])
+        >>> inner_borders([Region((0, 0), (4, 4)), Region((0, 3), (4, 4))])
         tensor([[-inf, -inf, 4., inf],
                 [3., -inf, inf, inf]])
     """

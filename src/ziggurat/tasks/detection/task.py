@@ -16,7 +16,7 @@ from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.detections import Detections
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
@@ -87,18 +87,20 @@ class DetectionTask(Task[Detections, Detections]):
         """Return a microbatch's share of each term; see `DetectionLoss.loss_shares`."""
         return self._loss.loss_shares(outputs, assignment, totals)
 
-    def detections(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    def detections(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each image, where the outputs are; see `Decoder.detections`."""
         return self._decoder.detections(outputs, sizes)
 
-    def decode(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each tile, on the CPU; see `detections`."""
         return [
             Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu())
             for one in self.detections(outputs, sizes)
         ]
 
-    def stitch(self, tiles: Sequence[tuple[Tile, Detections]], view: View, record: ImageRecord) -> Detections:
+    def stitch(
+        self, tiles: Sequence[tuple[Region, Detections]], view: View, record: ImageRecord
+    ) -> Detections:
         """Join the objects of an image's tiles; see `merging`."""
         data = self.config.data
         margin = data.tile_overlap * data.crop / 8

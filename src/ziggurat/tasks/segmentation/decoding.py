@@ -26,8 +26,9 @@ def whole_labels(logits_BKHW: Tensor) -> Tensor:
 
 def to_own_pixels(labels_HW: Tensor, view: View, record: ImageRecord) -> Tensor:
     """Undo the resizing of an image; each pixel takes its nearest label."""
-    if (view.height, view.width) == (record.height, record.width):
+    if view.extent == record.extent:
         return labels_HW
-    size = [record.height, record.width]
-    resized: Tensor = functional.resize(labels_HW[None], size, InterpolationMode.NEAREST_EXACT)[0]
+    resized: Tensor = functional.resize(
+        labels_HW[None], list(record.extent), InterpolationMode.NEAREST_EXACT
+    )[0]
     return resized

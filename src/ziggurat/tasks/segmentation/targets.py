@@ -11,8 +11,8 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import IGNORED_PIXEL, Part
 from ziggurat.data.dataset import SegmentationDataset
+from ziggurat.data.extents import cut_out
 from ziggurat.data.targets import num_crops
-from ziggurat.data.tiles import cut_out
 from ziggurat.data.transforms import Augmentation, augment_mask
 
 

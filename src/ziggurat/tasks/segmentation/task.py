@@ -16,7 +16,7 @@ from torch import Tensor
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import IGNORED_PIXEL, Microbatch
 from ziggurat.data.dataset import ImageRecord, SegmentationDataset
-from ziggurat.data.tiles import Tile
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
@@ -165,12 +165,12 @@ class SegmentationTask(Task[Tensor, Tensor]):
                 shares["dice"] = share * self._loss.dice_weight
         return shares
 
-    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def decode(self, outputs: dict[str, Tensor], sizes: Sequence[Extent]) -> list[Tensor]:
         """Return the label of each pixel of each tile, on the CPU."""
         labels_BHW = whole_labels(outputs["logits"]).cpu()
         return [labels[:height, :width] for labels, (height, width) in zip(labels_BHW, sizes, strict=True)]
 
-    def stitch(self, tiles: Sequence[tuple[Tile, Tensor]], view: View, record: ImageRecord) -> Tensor:
+    def stitch(self, tiles: Sequence[tuple[Region, Tensor]], view: View, record: ImageRecord) -> Tensor:
         """Join the labels of an image's tiles; see `label_tiles`."""
         return to_own_pixels(join_tiles(tiles), view, record)
 
