@@ -16,7 +16,7 @@ FREE_ON_RESUME = {
     "tensor.min_width",
     "checkpoint.keep", "checkpoint.keep_best", "checkpoint.keep_every",
     "launch.max_restarts", "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds",
-    "launch.evaluation_seconds",
+    "launch.evaluation_seconds", "launch.backend",
 }  # fmt: skip
 
 

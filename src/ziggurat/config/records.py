@@ -299,6 +299,8 @@ class LaunchConfig:
         step_seconds: Longest time for one phase of a training step (data, forward, backward ...).
         checkpoint_seconds: Longest time for one phase of a checkpoint.
         evaluation_seconds: Longest time for one batch of an evaluation, for its metrics, and for the report.
+        backend: What carries tensors between workers: ``auto`` is nccl between GPUs and gloo between CPUs. ``gloo`` goes
+            through the CPU's memory: slow, but then several workers may share a GPU, which nccl refuses.
     """
 
     max_restarts: int = 3
@@ -306,6 +308,7 @@ class LaunchConfig:
     step_seconds: float = 600.0
     checkpoint_seconds: float = 600.0
     evaluation_seconds: float = 1800.0
+    backend: Literal["auto", "gloo"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -180,14 +180,15 @@ def _process_group(
     if world == 1:
         yield Workers(device=device)
         return
+    is_nccl = device.type == "cuda" and settings.limits.backend != "gloo"
     with waiting():
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "nccl" if is_nccl else "gloo",
             store=store,
             rank=rank,
             world_size=world,
             timeout=settings.group_timeout,
-            device_id=device if device.type == "cuda" else None,
+            device_id=device if is_nccl else None,
         )
     phase("set-up")
     try:
@@ -213,8 +214,10 @@ def _set_up(settings: WorkerSettings) -> None:
 def _device(settings: WorkerSettings, local_rank: int) -> torch.device:
     if settings.device == "cpu":
         return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    # nccl refuses two workers on one device; gloo does not
+    index = local_rank % torch.cuda.device_count() if settings.limits.backend == "gloo" else local_rank
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _start_local(
