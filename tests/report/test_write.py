@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from support.faked import CONFIG, FAKES, Board, Remembering, fake_detection, write_history
+from ziggurat.config import override
 from ziggurat.data.batch import Objects
 from ziggurat.inference.evaluate import Evaluation, ground_truth
 from ziggurat.metrics.coco import coco_metrics
@@ -19,13 +21,13 @@ from ziggurat.report import write_report
 from ziggurat.tasks.detection.detections import Detections
 
 
-def report(folder, dataset, evaluation, model, board=None):
+def report(folder, dataset, evaluation, model, board=None, config=CONFIG):
     console = Console(file=io.StringIO(), width=100)
     board = board or Board()
     folder.mkdir(exist_ok=True)
     write_history(folder, num_steps=30)
     files = write_report(
-        folder, evaluation, model, model, dataset, CONFIG, torch.device("cpu"), board, console
+        folder, evaluation, model, model, dataset, config, torch.device("cpu"), board, console
     )
     return files, board, console.file.getvalue()
 
@@ -55,6 +57,16 @@ def test_everything_is_written_shown_and_printed(tmp_path, task):
     assert worst == sorted(worst)
     assert min(best) >= max(worst)
     assert "the worst first" in printed
+
+
+def test_numbers_alone(tmp_path):
+    config = override(CONFIG, {"train.report": "numbers"})
+    whole, _, expected = report(tmp_path / "pictures", *FAKES["detect"](12))
+    files, board, printed = report(tmp_path / "numbers", *FAKES["detect"](12), config=config)
+    assert files.keys() == {"metrics"}
+    assert not board.shown
+    assert printed == expected
+    assert Path(files["metrics"]).read_text() == Path(whole["metrics"]).read_text()
 
 
 def test_the_same_bytes_each_time(tmp_path):
