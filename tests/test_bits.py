@@ -1,31 +1,21 @@
 """The table of bits in its short form (all of it: ``python tests/sweep/bits.py``), and that it sees what it is made for."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from support.commands import run_here
 from sweep import bits
 from sweep.settings import SETTINGS, SHORT
-from ziggurat.cli.main import main
-
-
-def in_this_process(*words, faults=""):
-    """Run a command here: a process of its own would import everything again."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        assert main([*(str(word) for word in words), "--json"]) == 0
-    return json.loads(text.getvalue().strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """The table of the short form."""
     out = tmp_path_factory.mktemp("bits") / "table.json"
-    bits.run_all(SHORT, out, in_this_process)
+    bits.run_all(SHORT, out, run_here)
     return out
 
 

@@ -12,18 +12,20 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
 
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
+from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.strategies.data_parallel import DataParallel
@@ -50,24 +52,31 @@ def make_microbatch(index: int, size: int) -> Microbatch:
     return Microbatch(index, ids, images, ((size, size),) * PER_MICROBATCH, targets)
 
 
+PEERS = {"fcos": fcos_resnet50_fpn, "retinanet": retinanet_resnet50_fpn}
+
+
 class Peer:
     """torchvision's model in the loop of its references: SGD, one process; bf16 is autocast."""
 
-    def __init__(self, size: int, dtype: str) -> None:
+    def __init__(self, size: int, dtype: str, head: str = "fcos", device: str = "cpu") -> None:
         torch.manual_seed(0)
-        self.model = fcos_resnet50_fpn(
+        self.device = torch.device(device)
+        self.model = PEERS[head](
             weights=None, weights_backbone=None, num_classes=CLASSES, min_size=size, max_size=size
-        )
+        ).to(self.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
         self.dtype = dtype
         batch = make_microbatch(0, size)
-        self.images = [image.float() / 255 for image in batch.images_BCHW]
+        self.images = [image.to(self.device).float() / 255 for image in batch.images_BCHW]
         boxes, labels = batch.targets.boxes_xyxy.split(BOXES), batch.targets.labels.split(BOXES)
-        self.targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+        self.targets = [
+            {"boxes": b.to(self.device), "labels": n.to(self.device)}
+            for b, n in zip(boxes, labels, strict=True)
+        ]
 
     def train_step(self) -> None:
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
             losses = sum(self.model(self.images, self.targets).values())
         self.optimizer.zero_grad()
         losses.backward()
@@ -76,7 +85,7 @@ class Peer:
     @torch.inference_mode()
     def infer(self) -> None:
         self.model.eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
             self.model(self.images)
 
 
@@ -96,18 +105,19 @@ class Ours:
         self.config = override(RunConfig(), settings)
         torch.manual_seed(0)
         model = build_model(self.config.model, CLASSES)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.device = workers.device
+        self.model = place_model(model, self.device, channels_last=True)
         self.task = make_task(self.model, self.config)
         self.optimizer = make_optimizer(self.model, self.config.train)
         self.parallel = DataParallel(self.model, workers)
         self.num_microbatches = num_microbatches
         mine = self.parallel.leaves_of_worker(num_microbatches)
-        self.batches = [make_microbatch(index, size) for index in mine]
+        self.batches = [make_microbatch(index, size).to(self.device) for index in mine]
 
     def outputs(self, batch: Microbatch) -> dict[str, dict[str, Tensor]]:
         images = normalize_images(batch.images_BCHW, batch.sizes, self.model.mean, self.model.std)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16"):
             outputs: dict[str, dict[str, Tensor]] = self.model(images)
         return outputs
 
@@ -136,7 +146,49 @@ class Ours:
 def seconds_of(function: Callable[[], None]) -> float:
     begin = time.perf_counter()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
+
+
+def beside_torchvision(head: str, size: int, rounds: int, device: str, model: str) -> dict[str, Any]:
+    """Return images per second and, on a GPU, the most bytes of a training step: of ours and of torchvision's model.
+
+    Args:
+        head: ``fcos`` or ``retinanet``.
+        size: Rows and columns of the images.
+        rounds: In each of which every variant takes a step.
+        device: Where all is computed.
+        model: Our model.
+    """
+    workers = Workers(device=torch.device(device))
+    makers = {
+        f"{name} {dtype}": partial(Peer, size, dtype, head, device)
+        if name == "torchvision"
+        else partial(Ours, size, dtype, workers, 1, model)
+        for name in ("torchvision", "ziggurat")
+        for dtype in ("fp32", "bf16")
+    }
+    peaks: dict[str, int] = {}
+    variants: dict[str, Peer | Ours] = {}
+    for name, make in makers.items():
+        variants[name] = make()
+        before = torch.cuda.memory_allocated() if device == "cuda" else 0
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        variants[name].train_step()  # warm-up
+        if device == "cuda":
+            peaks[name] = torch.cuda.max_memory_allocated() - before
+    seconds = [{name: seconds_of(v.train_step) for name, v in variants.items()} for _ in range(rounds)]
+    return {
+        "images_per_second": {
+            name: PER_MICROBATCH / statistics.median(row[name] for row in seconds) for name in variants
+        },
+        "bytes of a step above weights": peaks,
+        "ziggurat / torchvision": {
+            dtype: ratio(seconds, f"torchvision {dtype}", f"ziggurat {dtype}") for dtype in ("fp32", "bf16")
+        },
+    }
 
 
 def against_torchvision(size: int, rounds: int, model: str = MODEL) -> dict[str, Any]:

@@ -16,7 +16,7 @@ SETTINGS = {
     "data.crop": 32, "data.workers": 0, "model.levels": "p3-p4", "model.channels": 8, "model.head_depth": 1,
     "decode.max_detections": 3, "digits.size": 32, "digits.count_min": 1, "digits.count_max": 1,
     "digits.height_max": 24, "digits.train_scenes": 20, "digits.val_scenes": 2, "train.batch_size": 8,
-    "train.microbatches": 4, "train.steps": STEPS, "train.checkpoint_every": 2, "train.evaluate_every": 3,
+    "train.microbatches": 4, "train.steps": STEPS, "train.checkpoint_every": 2, "train.evaluate_every": 3, "train.report": "numbers",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,19 +22,20 @@ from support.faked import (
     fake_detection,
     write_history,
 )
+from ziggurat.config import override
 from ziggurat.data.batch import Objects
 from ziggurat.data.detections import Detections
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.report import write_report
 
 
-def report(folder, dataset, evaluation, model, task, board=None):
+def report(folder, dataset, evaluation, model, task, board=None, config=CONFIG):
     console = Console(file=io.StringIO(), width=100)
     board = board or Board()
     folder.mkdir(exist_ok=True)
     write_history(folder, num_steps=30)
     files = write_report(
-        folder, evaluation, model, task, dataset, CONFIG, torch.device("cpu"), board, console
+        folder, evaluation, model, task, dataset, config, torch.device("cpu"), board, console
     )
     return files, board, console.file.getvalue()
 
@@ -63,6 +65,16 @@ def test_everything_is_written_shown_and_printed(tmp_path, task):
     assert worst == sorted(worst)
     assert min(best) >= max(worst)
     assert "the worst first" in printed
+
+
+def test_numbers_alone(tmp_path):
+    config = override(CONFIG, {"train.report": "numbers"})
+    whole, _, expected = report(tmp_path / "pictures", *FAKES["detect"](12))
+    files, board, printed = report(tmp_path / "numbers", *FAKES["detect"](12), config=config)
+    assert files.keys() == {"metrics"}
+    assert not board.shown
+    assert printed == expected
+    assert Path(files["metrics"]).read_text() == Path(whole["metrics"]).read_text()
 
 
 def test_the_same_bytes_each_time(tmp_path):

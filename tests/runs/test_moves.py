@@ -24,15 +24,11 @@ def resume(folder, plan):
 
 
 @pytest.mark.parametrize("move", [move.param() for move in moves()])
-def test_a_run_goes_on_under_another_plan(tmp_path, one_worker, move):
+def test_a_run_goes_on_under_another_plan(tmp_path, run_under, move):
     settings = dict(move.settings) | {"train.checkpoint_every": 1, "train.steps": 3}
     config = config_of(move.task, **settings)
-    whole = one_worker(config)
-    folder = tmp_path / f"{move.first}-0"
-    if move.first == "dp=1":
-        shutil.copytree(whole.folder, folder)
-    else:
-        run_ranks(trained, world_of(move.first), (move.first, tmp_path, [config]))
+    whole, folder = run_under(config, "dp=1"), tmp_path / "run"
+    shutil.copytree(run_under(config, move.first).folder, folder)
     if move.weights is not None:  # names, shapes and numbers, whatever the plan
         expected, found = (checkpoint_tensors(f / "checkpoints" / "step-3") for f in (whole.folder, folder))
         assert_alike(expected, found, 1e-4)

@@ -12,12 +12,18 @@ from ziggurat.runs.folder import load_run
 
 @pytest.mark.parametrize("use", [use.param() for use in uses()])
 def test_the_commands(tmp_path, capfd, use):
-    settings = SMALL | TASKS[use.task] | dict(use.settings) | {"decode.score_threshold": 0.0}
+    settings = (
+        SMALL
+        | TASKS[use.task]
+        | dict(use.settings)
+        | {"decode.score_threshold": 0.0, "train.report": "pictures"}
+    )
     out = tmp_path / "run"
     words = ("--task", use.task, "--plan", use.plan, "--out", out, "--json")
     result = run(capfd, "train", "digits", *words, *sets(settings, SCENES), *use.words)
     assert (result["plan"], result["world_size"], result["microbatches"]) == (use.plan, world_of(use.plan), 2)
     assert load_run(out).config.plan == use.plan
+    assert {"best.png", "worst.png", "loss.png"} <= {path.name for path in (out / "report").iterdir()}
     if "tp" in use.plan:
         assert "split over tp: " in (out / "log.txt").read_text()
 

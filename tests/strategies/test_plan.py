@@ -153,6 +153,16 @@ def test_a_gpu_that_is_not_there(monkeypatch):
         resolve_place(override(RunConfig(), {"device": "cuda"}), None)
 
 
+def test_workers_share_a_gpu_where_they_are_told_to(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    two = {"device": "cuda", "plan": "dp=2", "dtype": "fp32"}
+    with pytest.raises(UserError, match="needs 2 GPUs: this machine has 1; workers share them") as caught:
+        resolve_place(config(**two), None)
+    assert "launch.backend=gloo" in str(caught.value)
+    assert resolve_place(config(**two, **{"launch.backend": "gloo"}), None).plan == "dp=2"
+
+
 def test_runs_take_stages():
     resolved = resolve_batch(resolve_place(config(plan="dp=2,pp=2"), None), None)
     assert (resolved.plan, resolved.train.microbatches) == ("dp=2,pp=2", 4)

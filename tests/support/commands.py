@@ -1,6 +1,8 @@
 """The commands as a user runs them, for the tests of every plan: train, evaluate and predict on small data."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -17,6 +19,16 @@ TINY = [
     "--set", "digits.val_scenes=3", "--set", "train.warmup=0",
 ]  # fmt: skip
 """A run of seconds: two steps of a small detector."""
+
+
+def run_here(*words, faults=""):
+    """Run a command in this process, as `sweep.bits.command` does in one of its own, which imports everything again."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        status = main([*(str(word) for word in words), "--json"])
+    if status:
+        raise RuntimeError(f"{words} ended with {status}")
+    return json.loads(text.getvalue().strip().splitlines()[-1])
 
 
 def run(capfd, *arguments):

@@ -15,6 +15,7 @@ SMALL = {
     "task": "detect", "data.path": "digits", "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1,
     "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1, "decode.max_detections": 5,
     "train.batch_size": 8, "train.microbatches": 4, "train.steps": 4, "train.warmup": 0, "train.clip_norm": 0.5,
+    "train.report": "numbers",  # tests/report draw
 }  # fmt: skip
 
 HEADS = ["fcos", "retinanet"]

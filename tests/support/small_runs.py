@@ -17,6 +17,7 @@ SMALL = {
     "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1, "decode.max_detections": 5,
     "train.batch_size": 4, "train.microbatches": 2, "train.steps": 2, "train.warmup": 0, "train.optimizer": "sgd",
     "train.lr": 0.01, "data.flip": "both", "data.quarter_turns": True, "data.color_jitter": 0.2,
+    "train.report": "numbers",  # tests/report draw
 }  # fmt: skip
 TASKS = {
     "detect": {"model.name": "fcos-test_resnet-fpn"},

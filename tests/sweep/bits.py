@@ -243,10 +243,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", type=Path, help="a table of before")
     parser.add_argument("--short", action="store_true", help="three settings only")
     parser.add_argument("--only", default="", help="settings whose line contains this text")
+    parser.add_argument(
+        "--missing", action="store_true", help="settings that the table has not, or that failed"
+    )
     parser.add_argument("--compare-only", action="store_true", help="compare two tables that are there")
     arguments = parser.parse_args(words)
     if not arguments.compare_only:
         settings = [one for one in (SHORT if arguments.short else SETTINGS) if arguments.only in title(one)]
+        if arguments.missing and arguments.out.exists():
+            known = json.loads(arguments.out.read_text())
+            settings = [one for one in settings if "error" in known.get(title(one), {"error": "not there"})]
         run_all(settings, arguments.out)
     failed = [name for name, found in json.loads(arguments.out.read_text()).items() if "error" in found]
     for name in failed:

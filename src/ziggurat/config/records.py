@@ -284,6 +284,10 @@ class TrainConfig:
         "When the loss or the gradient is not finite: ``stop``, or ``skip`` the step, which then changes "
         "nothing but the step's number, and is counted.",
     )
+    report: Literal["pictures", "numbers"] = setting(
+        "pictures",
+        "What a run's report holds: ``pictures`` and numbers, or ``numbers`` alone, which takes a second less.",
+    )
 
 
 @dataclass(frozen=True)
@@ -359,6 +363,11 @@ class LaunchConfig:
     checkpoint_seconds: float = setting(600.0, "Longest time for one phase of a checkpoint.", POSITIVE)
     evaluation_seconds: float = setting(
         1800.0, "Longest time for one batch of an evaluation, for its metrics, and for the report.", POSITIVE
+    )
+    backend: Literal["auto", "gloo"] = setting(
+        "auto",
+        "What carries tensors between workers: ``auto`` is nccl between GPUs and gloo between CPUs. ``gloo`` goes "
+        "through the CPU's memory: slow, but then several workers may share a GPU, which nccl refuses.",
     )
 
 

@@ -53,7 +53,8 @@ def write_report(
 
     ``best.png`` and ``worst.png`` are predictions, ``confusion.png`` and ``precision_recall.png`` (detection and
     classification) say what is taken for what, and at what price everything is found, ``loss.png`` is the way there,
-    and ``metrics.json`` holds the numbers of every class. Without validation images there is ``loss.png`` only.
+    and ``metrics.json`` holds the numbers of every class. Without validation images there is ``loss.png`` only; with
+    ``train.report=numbers`` nothing is drawn.
 
     Args:
         folder: Of the run; holds its ``metrics.jsonl``.
@@ -78,14 +79,19 @@ def write_report(
     if findings is not None and dataset is not None and len(dataset):
         examples = _Examples(model, task, dataset, config, device, findings)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
-        pictures["best"] = examples.draw(best, "Best predictions")
-        pictures["worst"] = examples.draw(worst, "Worst predictions")
-        pictures |= _draw_findings(findings, dataset.classes)
+        if config.train.report == "pictures":
+            pictures["best"] = examples.draw(best, "Best predictions")
+            pictures["worst"] = examples.draw(worst, "Worst predictions")
+            pictures |= _draw_findings(findings, dataset.classes)
         files["metrics"] = str(report / "metrics.json")
         found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
         Path(files["metrics"]).write_text(text, encoding="utf-8")
         print_table(console, findings)
+    if config.train.report == "numbers":
+        return files
+    # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
+
     history = read_history(folder / "metrics.jsonl")
     pictures["loss"] = draw_history(history)
     for name, picture in pictures.items():

@@ -51,7 +51,7 @@ def resolve_device(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> Plan:
+def resolve_plan(text: str, num_pieces: int, device: str, world: int | None, backend: str = "auto") -> Plan:
     """Return the plan; without one, every device (every core where there is no GPU) as dp.
 
     Args:
@@ -59,6 +59,7 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
         num_pieces: What the workers share: without a plan their number divides it.
         device: ``cpu`` or ``cuda``.
         world: Workers of the world that torchrun has made, or None.
+        backend: Under ``gloo`` workers may share a GPU.
 
     Raises:
         UserError: If the plan cannot be read, or does not fit the world or the GPUs.
@@ -73,8 +74,11 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None) -> 
             f"the plan must have as many workers as there are: {plan} has {plan.num_workers}, torchrun "
             f"started {world}: change the plan or --nproc-per-node"
         )
-    if world is None and device == "cuda" and plan.num_workers > num_devices:
-        raise UserError(f"the plan {plan} needs {plan.num_workers} GPUs: this machine has {num_devices}")
+    if world is None and device == "cuda" and plan.num_workers > num_devices and backend != "gloo":
+        raise UserError(
+            f"the plan {plan} needs {plan.num_workers} GPUs: this machine has {num_devices}; workers share them, slowly, "
+            "with --set launch.backend=gloo"
+        )
     return plan
 
 
@@ -93,7 +97,7 @@ def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     plan = Plan()
     try:
         device = resolve_device(config.device)
-        plan = resolve_plan(config.plan, _num_pieces(config), device, world)
+        plan = resolve_plan(config.plan, _num_pieces(config), device, world, config.launch.backend)
     except UserError as error:
         faults += error.faults
     if faults:
@@ -115,7 +119,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
         UserError: Listing every fault.
     """
     device = resolve_device(config.device)
-    plan = resolve_plan(config.plan, _num_pieces(config), device, world)
+    plan = resolve_plan(config.plan, _num_pieces(config), device, world, config.launch.backend)
     batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_microbatches
     faults = []
     if batch_size < microbatches:

@@ -204,14 +204,15 @@ def _process_group(
     if world == 1:
         yield Workers(device=device)
         return
+    is_nccl = device.type == "cuda" and settings.limits.backend != "gloo"
     with waiting():
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "nccl" if is_nccl else "gloo",
             store=store,
             rank=rank,
             world_size=world,
             timeout=settings.group_timeout,
-            device_id=device if device.type == "cuda" else None,
+            device_id=device if is_nccl else None,
         )
     phase("set-up")
     try:
@@ -239,8 +240,11 @@ def _set_up(settings: WorkerSettings, local_rank: int) -> Iterator[torch.device]
             if settings.device == "cpu":
                 yield torch.device("cpu")
             else:
-                with torch.cuda.device(local_rank):
-                    yield torch.device("cuda", local_rank)
+                # nccl refuses two workers on one device; gloo does not
+                shared = settings.limits.backend == "gloo"
+                index = local_rank % torch.cuda.device_count() if shared else local_rank
+                with torch.cuda.device(index):
+                    yield torch.device("cuda", index)
         finally:
             torch.set_num_threads(threads)
 

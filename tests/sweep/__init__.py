@@ -1,0 +1,1 @@
+"""The long tests, and the table of bits."""
