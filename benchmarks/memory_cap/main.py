@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 import resource
 import subprocess
@@ -26,6 +25,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.strategies.spread import spread
+from ziggurat.system.forking import fork_context
 
 MULTIPLE = 64  # sides that are tried
 TOO_LARGE = 3
@@ -104,7 +104,7 @@ def show_that_it_runs() -> None:
     for world in (1, 2):
         statuses = []
         for side in (128, 4096):  # each in a process of its own: a limit cannot be raised again
-            process = multiprocessing.get_context("fork").Process(
+            process = fork_context().Process(
                 target=lambda *words: sys.exit(attempt(*words)), args=(side, world, 256 << 20)
             )
             process.start()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from ziggurat.parallel.runtime.launch import (
     launch,
     world_from_environment,
 )
+from ziggurat.system.forking import fork_context
 
 CPU = WorkerSettings(threads=1, device="cpu")
 
@@ -204,7 +204,7 @@ def free_port():
     ],
 )
 def test_join_world_leaves_the_process_as_it_was(how, kind, group_is_left):
-    context, port = multiprocessing.get_context("fork"), free_port()
+    context, port = fork_context(), free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(2)]
     processes = [
         context.Process(target=join_and_leave, args=(send, rank, port, how))

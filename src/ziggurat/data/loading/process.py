@@ -104,6 +104,8 @@ class LoaderProcess(Generic[Asked]):
         number, start, size = HEAD.unpack_from(message)
         if not size:
             return number, pickle.loads(message[HEAD.size :])  # noqa: S301 - of our own process
+        if not files:  # the kernel drops what this process may not open
+            return number, Broken("this process has too many open files: raise their number (ulimit -n)")
         return number, take(Passed(files[0], start, size))
 
     def close(self) -> None:
