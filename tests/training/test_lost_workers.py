@@ -4,17 +4,18 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from support.ranks import run_ranks
-from support.states import checkpoints_of, make_state, names
+from support.states import checkpoints_of, chunks_of, make_state, names
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.runtime.launch import Restart, WorkerFailed, WorkerLost, WorkerSettings, launch
-from ziggurat.runs.checkpoint import Progress, published_steps, training_state
-from ziggurat.training.snapshot import Handover
+from ziggurat.runs.checkpoint import Progress, published_steps
+from ziggurat.training.snapshot import Snapshots
 
 KINDS = {
     "out of memory": (torch.OutOfMemoryError, "CUDA out of memory"),
@@ -41,18 +42,17 @@ def fail(workers, how):
 
 def step_that_fails(workers, how, folder):
     """Write a checkpoint while a step fails, and hand over where that is right; the first worker's story."""
-    state = make_state(steps=1)
+    state = make_state(steps=5)
     scope = workers.scope()
-    handover = Handover(folder / "memory", "run", *state)
-    handover.complete(5, {})
-    checkpoints = checkpoints_of(folder / "checkpoints", scope.background())
     undone = []
+    parallel = SimpleNamespace(survives=True, state=state, abandon=lambda: undone.append(True))
+    checkpoints = checkpoints_of(folder / "checkpoints", scope.background())
     try:
-        with checkpoints, handover.on_loss(lambda: undone.append(True)):
-            checkpoints.save(Progress(5), training_state(*state))
+        with checkpoints, Snapshots(folder / "memory", "run", parallel).on_loss():
+            checkpoints.save(Progress(5), {} if workers.rank else chunks_of(state))
             if how == "killed":
                 checkpoints.wait()
-            handover.begin()
+            state.condition = "computing"
             fail(workers, how)
     finally:
         alive = [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
@@ -101,12 +101,12 @@ def test_the_kind_of_each_failure(how):
 def test_a_mistake_in_the_thread_that_writes_is_raised_where_one_waits(tmp_path):
     checkpoints = checkpoints_of(tmp_path / "checkpoints")
     checkpoints.run = object()  # no name of a run: the manifest cannot be written
-    checkpoints.save(Progress(1), training_state(*make_state()))
+    checkpoints.save(Progress(1), chunks_of(make_state()))
     checkpoints.wait()  # a fault of the files is told, and training goes on
     assert "could not be written" in checkpoints.messages()[0]
     checkpoints.config = None
     checkpoints.run = "run"
-    checkpoints.save(Progress(2), training_state(*make_state()))
+    checkpoints.save(Progress(2), chunks_of(make_state()))
     with pytest.raises(AttributeError):
         checkpoints.wait()
     checkpoints.wait()  # once
