@@ -11,7 +11,7 @@ import torch
 from support.joined import configured, joined
 from support.local_stages import Skips
 from support.paired_runs import PAIRWISE, config_of
-from ziggurat.commands.start import _train_worker
+from ziggurat.commands.train import train_worker
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.clock import Clock
@@ -31,7 +31,7 @@ def digest_on(num_gpus, case, folder):
     config = dataclasses.replace(config_of(*case), device="cuda", plan=f"dp={num_gpus}")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))
     settings = WorkerSettings(threads=1, device="cuda")
-    result = launch(_train_worker, (config, str(folder), False, "detect"), num_gpus, settings)
+    result = launch(train_worker, (config, str(folder), False, "detect"), num_gpus, settings)
     return result["weights_sha256"], result["metrics"]
 
 

@@ -12,7 +12,7 @@ from sweep.networks import SHORT, all_networks, of_each_axis
 from sweep.run import run_network
 from sweep.table import STAGES, format_page
 from ziggurat.models.segmenter import DECODERS
-from ziggurat.verify.networks import check_name
+from ziggurat.verification.networks import check_name
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -22,7 +22,7 @@ from ziggurat.parallel.pipeline.timing import Trace
 from ziggurat.strategies.costs.cuts import choose_cut
 from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verify.memory import PeakBytes
+from ziggurat.verification.memory import PeakBytes
 
 PEER_BLOCK = "layer3.0"  # where a chain of blocks is cut by hand, see README
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ziggurat.commands.start import start_training
+from ziggurat.commands.train import train as start_training
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.data.samples import TrainingSamples

@@ -30,7 +30,7 @@ from ziggurat.strategies.data_parallel import DataParallel
 from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
-from ziggurat.verify.memory import PeakBytes
+from ziggurat.verification.memory import PeakBytes
 
 MODEL, QUICK_MODEL = "fcos-resnet50-fpn", "fcos-test_resnet-fpn"
 NUM_CLASSES, NUM_OBJECTS = 80, 60

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ziggurat.commands.start import start_training
+from ziggurat.commands.train import train as start_training
 from ziggurat.parallel.runtime.heartbeat import FAULTS
 
 STEPS = 6

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from support.torchvision_twins import make_twins
-from ziggurat.commands.start import start_evaluation, start_prediction
+from ziggurat.commands.evaluate import evaluate as start_evaluation
+from ziggurat.commands.predict import predict as start_prediction
 from ziggurat.config import ModelConfig, override
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model

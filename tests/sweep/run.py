@@ -27,11 +27,11 @@ from ziggurat.parallel.runtime.launch import die_with_parent
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.forking import fork_context
-from ziggurat.verify.check import Check, check_step
-from ziggurat.verify.compare import BOUNDS
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.rounding import measure_rounding
-from ziggurat.verify.step import Step, Trial, run_step
+from ziggurat.verification.check import Check, check_step
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.rounding import measure_rounding
+from ziggurat.verification.step import Step, Trial, run_step
 
 SMALL = ModelConfig(
     channels=64, head_depth=2

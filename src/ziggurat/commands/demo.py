@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ziggurat.commands.start import start_training
+from ziggurat.commands.train import train
 from ziggurat.config import run_task
 from ziggurat.errors import UserError
 from ziggurat.report.pictures import draw_examples
@@ -36,7 +36,7 @@ def run_demo(settings: dict[str, Any], out: str | None) -> dict[str, Any] | None
     task = settings.get("task", next(iter(demos)))
     if task not in demos:
         raise UserError(f"task must be one of {', '.join(demos)}: got '{task}'")
-    result = start_training("digits", settings, out, defaults=demos[task], family="demo")
+    result = train("digits", settings, out, defaults=demos[task], family="demo")
     if result is None:
         return None
     return result | {"pictures": draw_scenes(Path(result["run"]))}

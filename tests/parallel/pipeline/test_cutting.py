@@ -9,7 +9,7 @@ from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
 from ziggurat.parallel.graph.trace import CannotCut, Tracer, spec_of
-from ziggurat.verify.networks import build_network
+from ziggurat.verification.networks import build_network
 
 
 @pytest.mark.parametrize("width", [8, 9])

@@ -19,7 +19,7 @@ from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.schedules import make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import peak_alive
-from ziggurat.verify.memory import PeakBytes
+from ziggurat.verification.memory import PeakBytes
 
 CUTS = {
     2: ["down"],

@@ -18,13 +18,13 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verify.compare import compare_steps, relative_error
-from ziggurat.verify.losses import RandomWeighting, tensors_of
-from ziggurat.verify.memory import PeakBytes
-from ziggurat.verify.networks import build_network, check_name, torchvision_names
-from ziggurat.verify.request import read_request
-from ziggurat.verify.step import Outcome, Seen, Trial, run_step
-from ziggurat.verify.verify import Single
+from ziggurat.verification.compare import compare_steps, relative_error
+from ziggurat.verification.losses import RandomWeighting, tensors_of
+from ziggurat.verification.memory import PeakBytes
+from ziggurat.verification.networks import build_network, check_name, torchvision_names
+from ziggurat.verification.request import read_request
+from ziggurat.verification.step import Outcome, Seen, Trial, run_step
+from ziggurat.verification.verify import Single
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from ziggurat.verify.rounding import PairwiseMoments
+from ziggurat.verification.rounding import PairwiseMoments
 
 
 def trained_once(net, images):

@@ -21,11 +21,11 @@ from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.state import TrainState
 from ziggurat.strategies.units import find_units
 from ziggurat.training.step import Step
-from ziggurat.verify.check import Check, check_step
-from ziggurat.verify.compare import BOUNDS
-from ziggurat.verify.losses import Piece
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.step import Trial, run_step
+from ziggurat.verification.check import Check, check_step
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.losses import Piece
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.step import Trial, run_step
 
 NETWORKS = [
     "fcos-test_resnet-fpn",

@@ -26,11 +26,11 @@ from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.verify.compare import compare_steps, held_of
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.precision import KeepFloat64
-from ziggurat.verify.step import Trial, run_step
-from ziggurat.verify.verify import verify
+from ziggurat.verification.compare import compare_steps, held_of
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.precision import KeepFloat64
+from ziggurat.verification.step import Trial, run_step
+from ziggurat.verification.verify import verify
 
 
 def graph_of(*uses: tuple[int, ...], states: dict[int, str] | None = None) -> Graph:

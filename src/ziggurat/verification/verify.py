@@ -16,13 +16,13 @@ from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verify.check import Check, check_step
-from ziggurat.verify.compare import BOUNDS
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.request import DEFAULT_INPUT, Request, read_request
-from ziggurat.verify.rounding import measure_rounding
-from ziggurat.verify.step import Outcome, Trial, run_step
-from ziggurat.verify.timeline import measure_bubble, write_timeline
+from ziggurat.verification.check import Check, check_step
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.request import DEFAULT_INPUT, Request, read_request
+from ziggurat.verification.rounding import measure_rounding
+from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.timeline import measure_bubble, write_timeline
 
 
 def verify(

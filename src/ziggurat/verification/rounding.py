@@ -22,8 +22,8 @@ from torch.nn import functional
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.torch_internals.functions import FunctionMode
-from ziggurat.verify.compare import Errors, compare_steps
-from ziggurat.verify.step import Outcome, Trial, run_step
+from ziggurat.verification.compare import Errors, compare_steps
+from ziggurat.verification.step import Outcome, Trial, run_step
 
 
 def with_other_last_bits(values: Tensor, generator: torch.Generator) -> Tensor:

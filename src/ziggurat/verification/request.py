@@ -14,8 +14,8 @@ import torch
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.strategies.plan import Plan, parse_plan
-from ziggurat.verify.networks import check_name
-from ziggurat.verify.timeline import timeline_path
+from ziggurat.verification.networks import check_name
+from ziggurat.verification.timeline import timeline_path
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import slice_local
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Chunk
-from ziggurat.verify.step import Outcome, Seen
+from ziggurat.verification.step import Outcome, Seen
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient

@@ -33,9 +33,9 @@ from ziggurat.strategies.state import TrainState, owner_of
 from ziggurat.strategies.whole import local, named_states
 from ziggurat.training.optimization import make_optimizer
 from ziggurat.training.step import Step
-from ziggurat.verify.losses import Objective, Piece, make_objective, tensors_of
-from ziggurat.verify.memory import PeakBytes
-from ziggurat.verify.precision import KeepFloat64
+from ziggurat.verification.losses import Objective, Piece, make_objective, tensors_of
+from ziggurat.verification.memory import PeakBytes
+from ziggurat.verification.precision import KeepFloat64
 
 
 @dataclass(frozen=True)

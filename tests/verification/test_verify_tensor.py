@@ -31,11 +31,11 @@ from ziggurat.strategies.placing import Placed, join
 from ziggurat.strategies.state import TrainState
 from ziggurat.strategies.tensor import Splits
 from ziggurat.training.step import Step
-from ziggurat.verify.check import check_step
-from ziggurat.verify.compare import BOUNDS
-from ziggurat.verify.losses import make_objective
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.step import Trial, Watch, run_step
+from ziggurat.verification.check import check_step
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.losses import make_objective
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.step import Trial, Watch, run_step
 
 
 class Branches(nn.Module):

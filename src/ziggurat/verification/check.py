@@ -12,8 +12,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.timing import Span
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verify.compare import Errors, compare_steps, held_of, join_errors
-from ziggurat.verify.step import Outcome, Trial, run_step
+from ziggurat.verification.compare import Errors, compare_steps, held_of, join_errors
+from ziggurat.verification.step import Outcome, Trial, run_step
 
 REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 

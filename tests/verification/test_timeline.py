@@ -14,7 +14,7 @@ from PIL import Image
 from ziggurat.cli.main import main
 from ziggurat.parallel.pipeline.schedules import make_schedule
 from ziggurat.parallel.pipeline.timing import Span
-from ziggurat.verify.timeline import measure_bubble
+from ziggurat.verification.timeline import measure_bubble
 
 
 @pytest.mark.parametrize(("plan", "schedule"), [("pp=2", "interleaved"), ("dp=2,pp=2", "gpipe")])

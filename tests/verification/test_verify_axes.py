@@ -12,10 +12,10 @@ from ziggurat.config import ModelConfig, PipelineConfig, RunConfig
 from ziggurat.config.records import TensorConfig
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verify.check import check_step
-from ziggurat.verify.compare import BOUNDS
-from ziggurat.verify.networks import build_network
-from ziggurat.verify.step import Trial, run_step
+from ziggurat.verification.check import check_step
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.networks import build_network
+from ziggurat.verification.step import Trial, run_step
 
 PLANS = {"dp=2,pp=2": 4, "sp=2,pp=2": 4, "dp=2,sp=2,pp=2": 8}
 WIDE = {"tp=2,sp=2": 4, "tp=2,pp=2": 4, "fsdp=2,tp=2": 4, "lp=2,tp=2": 4, "dp=2,tp=2,pp=2": 8}

@@ -1,0 +1,28 @@
+"""``ziggurat evaluate``: measure a trained run on a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ziggurat.cli.options import DATA_HELP, DONE, RUN_HELP, Outcome, add_settings, settings_from
+
+HELP = "measure a trained run on a data set"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Let the command take its arguments."""
+    command.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
+    command.add_argument("data", metavar="DATA", help=DATA_HELP)
+    add_settings(command, ["--model", "--plan", "--threads"])
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Run the command."""
+    from ziggurat.commands.evaluate import evaluate
+
+    result = evaluate(options.run, options.data, settings_from(options))
+    if result is not None and not options.json:
+        for name, value in result["metrics"].items():
+            print(f"{name}: {value}")
+    return Outcome(DONE, result)

@@ -1,0 +1,69 @@
+"""What several commands have in common: settings on the command line, exit statuses, words of help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+from ziggurat.config import RunConfig
+from ziggurat.config.fields import settings_of
+from ziggurat.errors import UserError
+
+DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
+
+# What has a flag of its own; the settings' own help explains them.
+RUN_FLAGS = {
+    "--task": "task",
+    "--model": "model.name",
+    "--plan": "plan",
+    "--epochs": "train.epochs",
+    "--steps": "train.steps",
+    "--batch-size": "train.batch_size",
+    "--microbatches": "train.microbatches",
+    "--threads": "threads",
+    "--dtype": "dtype",
+    "--seed": "seed",
+    "--weights": "model.weights",
+}
+
+DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
+RUN_HELP = "the folder of a run, or a file of weights (with --model)"
+
+
+class Outcome(NamedTuple):
+    """What a command has come to.
+
+    Attributes:
+        status: The exit status.
+        result: Of ``--json``; None on torchrun's workers but the first.
+    """
+
+    status: int
+    result: dict[str, Any] | None
+
+
+def add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
+    """Let a command take settings: some by flags of their own, all by ``--set``."""
+    helps = {key: known.help for key, _, known in settings_of(RunConfig())}
+    for flag in flags:
+        name = RUN_FLAGS[flag]
+        text = helps[name].replace("``", "").replace("%", "%%")
+        command.add_argument(flag, dest=f"setting:{name}", metavar=flag[2:].upper(), help=text)
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting (docs/settings.md)"
+    )
+
+
+def settings_from(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the command line by their dotted names; flags win over ``--set``."""
+    settings: dict[str, Any] = {}
+    faults = []
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            faults.append(f"--set takes key=value: got '{item}'")
+        settings[key.strip()] = value.strip()
+    if faults:
+        raise UserError(faults)
+    given = {name.removeprefix("setting:"): value for name, value in vars(options).items() if ":" in name}
+    return settings | {name: value for name, value in given.items() if value is not None}

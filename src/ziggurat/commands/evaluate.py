@@ -1,0 +1,37 @@
+"""`ziggurat evaluate`: measures a run on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.runs import config_of, load
+from ziggurat.config import RunConfig, run_task
+from ziggurat.errors import UserError
+from ziggurat.inference.evaluate import evaluate_run
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.tasks.opening import open_dataset
+
+
+def evaluate(run: str | Path, data: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Evaluate a run on the validation split of a data set, as `ziggurat evaluate` does.
+
+    Args:
+        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        data: The data set.
+        settings: From dotted names to values.
+
+    Raises:
+        UserError: If the run, the data, or the settings are not usable.
+    """
+    run = Path(run)
+    config = config_of(run, dict(settings or {}) | {"data.path": data})
+    if open_dataset(data, "val", run_task(config), config.data, config.digits) is None:
+        raise UserError(f"{data} has no validation split: name the annotation file itself")
+    return launch_plan(_evaluate_worker, (run, config), config)
+
+
+def _evaluate_worker(workers: Workers, run: Path, config: RunConfig) -> dict[str, Any]:
+    return evaluate_run(load(run, config), config, workers)

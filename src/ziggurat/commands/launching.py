@@ -1,0 +1,26 @@
+"""Starting the workers of a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ziggurat.config import RunConfig
+from ziggurat.parallel.runtime.launch import Restart, WorkerSettings, launch
+from ziggurat.strategies.plan import parse_plan
+
+
+def launch_plan(
+    function: Any, args: tuple[Any, ...], config: RunConfig, restart: Restart | None = None
+) -> dict[str, Any] | None:
+    """Run a function on each worker of a config's plan, and return what it returns on the first.
+
+    Args:
+        function: Takes the workers, then `args`.
+        args: For each worker.
+        config: Says how many workers there are, where and with how many threads they compute.
+        restart: How it goes on when a worker is lost; None ends it.
+    """
+    num_workers = parse_plan(config.plan).num_workers
+    settings = WorkerSettings(config.threads, config.device, config.launch)
+    result: dict[str, Any] | None = launch(function, args, num_workers, settings, restart)
+    return result

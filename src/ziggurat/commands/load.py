@@ -1,0 +1,37 @@
+"""Loading a run, to predict with it in a program of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ziggurat.commands.runs import config_of
+from ziggurat.commands.runs import load as load_weights
+from ziggurat.inference.predictor import Predictor
+from ziggurat.models.vision import place_model
+from ziggurat.strategies.resolve import resolve_device
+
+
+def load(
+    run: str | Path,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """Load a run, or a file of weights, as a predictor on this process.
+
+    Args:
+        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        device: Where it computes.
+        settings: From dotted names to values, over those of the run.
+
+    Raises:
+        UserError: If there is no such run, or device, or the settings are not usable.
+    """
+    path = Path(run)
+    config = config_of(path, {**(settings or {}), "plan": "dp=1", "device": device})
+    loaded = load_weights(path, config)
+    place_model(loaded.model, torch.device(resolve_device(device)), config.train.channels_last)
+    return Predictor.of_run(loaded._replace(config=config))

@@ -1,0 +1,102 @@
+"""From what the user asked to a complete config: the task, the model and the plan; every fault at once, before any process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from ziggurat.commands.norm_batch import check_smallest_microbatch
+from ziggurat.config import RunConfig, override, run_task
+from ziggurat.data.dataset import Dataset
+from ziggurat.data.samples import TrainingSamples
+from ziggurat.errors import UserError
+from ziggurat.models.build import GRAMMAR, build_model, task_of
+from ziggurat.strategies.resolve import resolve_batch, resolve_place
+from ziggurat.tasks.opening import open_dataset, recognise_tasks
+from ziggurat.tasks.registry import TASKS, find_task, model_task
+from ziggurat.training.data import open_validation
+
+T = TypeVar("T")
+
+
+def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
+    """Complete a config, and check it together with the model's name and the data.
+
+    Args:
+        config: As the user gave it.
+        world: Workers of the world that torchrun has made, or None.
+        resume: Whether the run goes on: the weights that it began with need not be there any more.
+
+    Raises:
+        UserError: Listing every fault.
+    """
+    faults: list[str] = []
+
+    def check(part: Callable[[], T]) -> T | None:
+        try:
+            return part()
+        except UserError as error:
+            faults.extend(fault for fault in error.faults if fault not in faults)
+            return None
+
+    config = check(lambda: _resolve_task(config)) or config
+    placed = check(lambda: resolve_place(config, world))
+    resolved = check(lambda: resolve_batch(placed or config, world))
+    if config.task not in TASKS:  # a fault of its own; the data may have others
+        check(lambda: _natural_task(config))
+    else:
+        model = check(lambda: build_model(config.model, num_classes=2))
+        dataset = check(lambda: _open_training(config))
+        if config.data.path:  # two splits, two lists of faults
+            check(partial(open_validation, config, dataset.classes if dataset is not None else None))
+        # nothing is computed with numbers that are out of their range
+        if placed and resolved and model is not None and dataset is not None:
+            kind = find_task(run_task(config)).targets
+            num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
+            check(partial(check_smallest_microbatch, model, resolved, num_samples))
+    weights = config.model.weights
+    if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
+        faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
+    if faults or resolved is None:
+        raise UserError(faults)
+    return resolved
+
+
+def _resolve_task(config: RunConfig) -> RunConfig:
+    """Complete the task, the model and what depends on them.
+
+    Raises:
+        UserError: If the model is for another task.
+    """
+    name, model = config.task, config.model.name
+    if name == "auto":
+        name = task_of(model) if model != "auto" else _natural_task(config)
+    task = find_task(name)
+    if model != "auto" and task_of(model) != model_task(task):
+        raise UserError(
+            f"model.name must be a model to {model_task(task)}: '{model}' is one to {task_of(model)}; {GRAMMAR}; "
+            f"or give --task {task_of(model)}"
+        )
+    model = task.default_model if model == "auto" else model
+    return override(config, {"task": name, "model.name": model, **task.natural_settings(config)})
+
+
+def _natural_task(config: RunConfig) -> str:
+    """Return what the annotations of the data set are for."""
+    _check_path(config)
+    tasks = recognise_tasks(config.data.path, config.data)
+    if not tasks:
+        raise UserError(f"no task is known for the annotations of {config.data.path}: give --task")
+    return tasks[0]
+
+
+def _check_path(config: RunConfig) -> None:
+    if not config.data.path:
+        raise UserError("no data set: give DATA (a folder, an annotation file, or digits) or data.path")
+
+
+def _open_training(config: RunConfig) -> Dataset | None:
+    _check_path(config)
+    return open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)

@@ -1,0 +1,185 @@
+"""`ziggurat train`: completes the config, checks it, starts the workers, and starts them again when one is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.resolving import resolve
+from ziggurat.config import FREE_ON_RESUME, RunConfig, flatten, load_config, override
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
+from ziggurat.runs.checkpoint import published_steps
+from ziggurat.runs.folder import CONFIG, make_run_folder
+from ziggurat.strategies.plan import parse_plan
+from ziggurat.training.loop import train as train_on_worker
+from ziggurat.training.snapshot import memory_folder
+
+LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
+
+
+def train(
+    data: str | None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | None = None,
+    *,
+    resume: bool = False,
+    config_file: str | None = None,
+    defaults: RunConfig | None = None,
+    family: str = "",
+) -> dict[str, Any] | None:
+    """Train a model on a data set, as `ziggurat train` does.
+
+    Args:
+        data: The data set; None takes the config's.
+        settings: From dotted names to values; they win over the config file.
+        out: The run's folder; None takes the next ``runs/TASK-N``.
+        resume: Go on from the newest checkpoint of `out`.
+        config_file: A YAML file to start from.
+        defaults: The config to start from without a file.
+        family: The first part of the folder's name where `out` is None; empty takes the task.
+
+    Returns:
+        The fields of the command's JSON object; None on torchrun's workers but the first.
+
+    Raises:
+        UserError: Listing every fault.
+    """
+    settings = dict(settings or {})
+    world = world_from_environment()
+    again = world is not None and _is_restart(out)
+    if again and (Path(out or "") / CONFIG).is_file():  # the same command, but the run is there already
+        resume, config_file = True, None
+    if resume and config_file is not None:
+        raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
+    config = defaults or RunConfig()
+    if config_file is not None:
+        config = load_config(Path(config_file))
+    if resume:
+        config, settings = _resumed(out, settings)
+    if data is not None:
+        settings = settings | {"data.path": data}
+    config = override(config, settings)
+    if world is not None:
+        config = _follow_world(config, world)
+    config = resolve(config, world, resume)
+    family = family or config.task
+    if world is not None:
+        return launch_plan(train_worker, (config, out, resume and not again, family, again), config)
+    out, fault = _choose_folder(out, resume, family)
+    if fault:
+        raise UserError(fault)
+    with memory_folder() as memory:
+        arguments = (config, out, resume, family, False, memory)
+        return launch_plan(train_worker, arguments, config, _restart(config, out, family, memory))
+
+
+def _is_restart(out: str | None) -> bool:
+    """Whether torchrun has started this run before: it counts restarts, or the run's folder knows its ``--rdzv-id``.
+
+    A machine that joins later counts from 0, and those that were there do not count its coming.
+    """
+    if restart_count() > 0 and out is None:
+        raise UserError("torchrun has started a lost worker again, which needs the run's folder: give --out")
+    known = Path(out or "") / LAUNCH
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    same = name != "none" and known.is_file() and known.read_text(encoding="utf-8") == name
+    return restart_count() > 0 or (out is not None and same)
+
+
+def _follow_world(config: RunConfig, world: int) -> RunConfig:
+    """Return the config with as many workers along dp (or fsdp) as torchrun's world has; the microbatches stay."""
+    if not config.plan or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config
+    plan = parse_plan(config.plan)
+    if world % plan.num_of_one:
+        return config  # refused with what else is wrong
+    microbatches = config.train.microbatches or plan.num_microbatches
+    follows = str(plan.spread_over(world // plan.num_of_one))
+    return override(config, {"plan": follows, "train.microbatches": microbatches})
+
+
+def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> Restart:
+    """Return how training goes on when a worker is lost: from the newest state, with as many workers or fewer."""
+    plan = parse_plan(config.plan)
+
+    def arguments(num_workers: int) -> tuple[Any, ...]:
+        smaller = plan.spread_over(num_workers // plan.num_of_one)
+        return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
+
+    def fewer(num_workers: int) -> int:
+        return max(plan.num_of_one, num_workers - plan.num_of_one)
+
+    return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
+
+
+def _steps_in(folder: Path | None) -> list[int]:
+    return published_steps(folder) if folder is not None else []
+
+
+def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the config of the run in `out`, and those settings that say only where it goes on."""
+    if out is None or not (Path(out) / CONFIG).is_file():
+        raise UserError(
+            f"--resume needs --out with the folder of a run (which has a {CONFIG}): got {out}; a run that was ended before it "
+            "began is started again without --resume"
+        )
+    config = load_config(Path(out) / CONFIG)
+    changed = flatten(override(config, settings))
+    faults = [
+        f"a run goes on as it was defined: {name} was {value}, and cannot become {changed[name]}; remove it, "
+        "or start another run"
+        for name, value in flatten(config).items()
+        if changed[name] != value and name not in FREE_ON_RESUME
+    ]
+    if faults:
+        raise UserError(faults)
+    return config, settings
+
+
+def train_worker(
+    workers: Workers,
+    config: RunConfig,
+    out: str | None,
+    resume: bool,
+    family: str,
+    again: bool,
+    memory: Path | None = None,
+) -> dict[str, Any]:
+    """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost."""
+    joined = workers.gather((config, again))
+    machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
+    if len(machines) > 1:
+        raise UserError(
+            f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
+            "--dtype and --set device=... to all of them"
+        )
+    config, again = joined[0][0], any(one for _, one in joined)
+    # The first worker chooses: under torchrun the others may come when its folder is there already.
+    folder, fault = workers.broadcast_object(
+        _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
+    )
+    if fault:
+        raise UserError(fault)
+    if workers.is_first and "TORCHELASTIC_RUN_ID" in os.environ:
+        (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
+    if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
+        states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
+        resume = workers.broadcast_object(bool(states))
+    return train_on_worker(workers, config, Path(folder), resume, memory)
+
+
+def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:
+    """Return the folder of a run, and what is wrong with it."""
+    try:
+        folder = Path(out) if out else make_run_folder(Path("runs"), family)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return "", f"cannot make the run's folder: {error}; choose another --out"
+    fault = f"{folder} holds a run already: choose another --out, or go on with --resume"
+    return str(folder), fault if not resume and (folder / CONFIG).exists() else ""
