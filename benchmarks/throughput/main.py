@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
 
 from ziggurat.config import RunConfig, override
-from ziggurat.data.batch import Microbatch, ObjectTargets, SampleId
+from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.build import build_model
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.optimization import make_optimizer
 
