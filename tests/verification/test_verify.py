@@ -273,10 +273,9 @@ def test_a_loss_that_cancels_has_the_scale_of_its_terms() -> None:
     outputs = [torch.tensor([3.0, -3.0]), torch.tensor([4.0])]
     assert RandomWeighting(0).typical_size(outputs) == 5
     gradient = torch.ones(1)
-    reference = Seen(torch.tensor(1e-8), outputs, gradient, typical_loss=5.0)
     step, alone = (
-        Outcome({0: seen}, torch.ones(()), {}, {}, {}, 0.0)
-        for seen in (Seen(torch.tensor(5e-6), outputs, gradient), reference)
+        Outcome({0: Seen(outputs, gradient, typical)}, torch.tensor([loss]), torch.ones(()), {}, {}, {}, 0.0)
+        for typical, loss in ((0.0, 5e-6), (5.0, 1e-8))
     )
     assert 0.5e-6 < compare_steps(step, alone).loss < 2e-6
 
@@ -297,7 +296,7 @@ def test_pieces_of_a_bucket_travel_once() -> None:
     """Gradients are views of large buckets; pickled one by one, each would take its whole bucket along."""
     bucket = torch.zeros(1000, dtype=torch.float64)
     gradients = {f"{n}": Chunk.whole(bucket[n : n + 1]) for n in range(100)}
-    step = Outcome({}, torch.ones(()), gradients, {}, {}, 0.0)
+    step = Outcome({}, torch.zeros(0), torch.ones(()), gradients, {}, {}, 0.0)
     buffer = io.BytesIO()
     torch.save(Single(step, 0.0), buffer)
     assert buffer.getbuffer().nbytes < 100_000

@@ -20,7 +20,7 @@ from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import slice_local
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Chunk
-from ziggurat.verification.step import Outcome, Seen
+from ziggurat.verification.step import Outcome
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient
@@ -133,7 +133,7 @@ def compare_steps(step: Outcome, reference: Outcome) -> Errors:
     )
     pairs = [(seen, reference.seen[index]) for index, seen in step.seen.items()]
     return Errors(
-        loss=max((_loss_error(one, other) for one, other in pairs), default=0.0),
+        loss=_loss_error(step.losses, reference),
         outputs=max((_outputs_error(one.outputs, other.outputs) for one, other in pairs), default=0.0),
         gradient=gradient,
         worst_parameter=parameter,
@@ -163,10 +163,18 @@ def _kind(name: str) -> str:
     return f"{kind} {name.rpartition('.')[2]}" if kind == "optimizer" else kind
 
 
-def _loss_error(seen: Seen, reference: Seen) -> float:
-    """Return the loss's error; a loss that is near 0 because its terms cancel has no scale of its own."""
-    scale = max(largest(reference.loss), reference.typical_loss)
-    return relative_error(seen.loss, reference.loss, scale)
+def _loss_error(losses: Tensor, reference: Outcome) -> float:
+    """Return the largest error of all microbatches' losses; one that is near 0 because its terms cancel has no scale of its own."""
+    if losses.shape != reference.losses.shape:
+        return LARGEST
+    pairs = zip(losses, reference.losses, strict=True)
+    return max(
+        (
+            relative_error(loss, known, max(largest(known), reference.seen[index].typical_loss))
+            for index, (loss, known) in enumerate(pairs)
+        ),
+        default=0.0,
+    )
 
 
 def _outputs_error(outputs: list[Tensor] | None, references: list[Tensor] | None) -> float:
@@ -200,7 +208,7 @@ def held_of(step: Outcome) -> set[tuple[str, str | int]]:
     kinds = {"gradient": step.gradients, "buffer": step.buffers, "state": step.state}
     held: set[tuple[str, str | int]] = {(kind, name) for kind, names in kinds.items() for name in names}
     for index, seen in step.seen.items():
-        parts = {"loss": seen.loss, "outputs": seen.outputs, "input": seen.input_gradient}
+        parts = {"outputs": seen.outputs, "input": seen.input_gradient}
         held |= {(kind, index) for kind, part in parts.items() if part is not None}
     return held
 

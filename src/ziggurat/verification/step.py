@@ -69,13 +69,11 @@ class Seen:
     """What one microbatch leaves behind; of a network that several workers compute, on those that have it.
 
     Attributes:
-        loss: Its share, a number.
         outputs: All tensors that the network returned, in order; spatial tensors where images are cut.
         input_gradient: Of its images; a spatial tensor where they are cut.
         typical_loss: See `Objective.typical_size`; of a reference only.
     """
 
-    loss: Tensor
     outputs: list[Tensor] | None
     input_gradient: Tensor | None
     typical_loss: float = 0.0
@@ -86,7 +84,8 @@ class Outcome:
     """What one step leaves behind, as far as it is this worker's.
 
     Attributes:
-        seen: By the number of the microbatch.
+        seen: By the number of the microbatch, those of this worker.
+        losses: Of every microbatch of the step, float64, as every worker knows them.
         norm: Of the gradient, before it was clipped.
         gradients: By the parameter's name; after clipping.
         buffers: By name.
@@ -102,6 +101,7 @@ class Outcome:
     """
 
     seen: dict[int, Seen]
+    losses: Tensor
     norm: Tensor
     gradients: dict[str, Chunk]
     buffers: dict[str, Chunk]
@@ -309,9 +309,10 @@ def _found(
     for index in parallel.mine:
         outputs = watch.outputs.get(index)
         typical = watch.objective.typical_size(outputs or []) if alone else 0.0
-        seen[index] = Seen(losses[index], outputs, watch.input_gradient(index), typical)
+        seen[index] = Seen(outputs, watch.input_gradient(index), typical)
     return {
         "seen": seen,
+        "losses": losses,
         "norm": norm.detach().clone(),
         "gradients": {name: chunk(name, value) for name, value in gradients.items()},
         "buffers": {name: chunk(name, value) for name, value in buffers.items()},

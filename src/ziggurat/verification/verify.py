@@ -150,9 +150,13 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
             f"{request.name} does not take a training step on one worker either, with an input of "
             f"{'x'.join(map(str, request.shape))} ({type(error).__name__}: {error}); give another --input"
         ) from error
-    values = [step.norm, *(chunk.tensor for chunk in (*step.gradients.values(), *step.state.values()))]
+    values = [
+        step.norm,
+        step.losses,
+        *(chunk.tensor for chunk in (*step.gradients.values(), *step.state.values())),
+    ]
     for seen in step.seen.values():
-        values += [t for t in (seen.loss, seen.input_gradient, *(seen.outputs or ())) if t is not None]
+        values += [t for t in (seen.input_gradient, *(seen.outputs or ())) if t is not None]
     if not all(bool(value.isfinite().all()) for value in values):
         raise UserError(
             f"{request.name} gives numbers that are not finite on one worker: they cannot be compared"
