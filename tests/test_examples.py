@@ -1,7 +1,6 @@
 """The examples do what they say."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import runpy
@@ -20,11 +19,21 @@ from ziggurat.config import load_config, range_faults
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_a_loop_of_ones_own_has_the_same_bits_on_any_number_of_workers():
-    spec = importlib.util.spec_from_file_location("own_loop", EXAMPLES / "own_loop.py")
-    own_loop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(own_loop)
-    assert len({digest for world in (1, 2, 3) for digest in run_ranks(own_loop.train, world)}) == 1
+def own_loop(workers, plan, steps):
+    """Run the example, which a worker loads by itself."""
+    return runpy.run_path(str(EXAMPLES / "own_loop.py"))["train"](workers, plan, steps)
+
+
+def test_a_loop_of_ones_own_under_any_plan():
+    def found(plan, world):
+        losses, digest = run_ranks(own_loop, world, (plan, 4))[0]
+        return losses, digest
+
+    losses, digest = found("dp=1", 1)
+    assert losses[-1] < losses[0]
+    assert [found("dp=2", 2), found("dp=3", 3)] == [(losses, digest)] * 2
+    for plan, world in (("sp=2", 2), ("pp=2", 2), ("tp=2", 2), ("fsdp=2", 2), ("tp=2,sp=2", 4)):
+        assert found(plan, world)[0] == pytest.approx(losses, rel=1e-4)
 
 
 def test_the_recipes_are_configs():

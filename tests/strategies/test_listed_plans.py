@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from ziggurat.commands.models import plans_of
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
-from ziggurat.models.catalogue import model_names, num_classes_of, plans_of
+from ziggurat.models.catalogue import model_names, num_classes_of
 from ziggurat.parallel.branches.placement import place, refuse_chain
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.parallel.tensor.pairs import find_pairs

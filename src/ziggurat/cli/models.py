@@ -16,7 +16,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
-    from ziggurat.models.catalogue import list_models
+    from ziggurat.commands.models import list_models
 
     rows = []
     for row in list_models(options.filter):

@@ -155,6 +155,7 @@ class Strategy(ABC):
         parts_of_gradients: Whether its workers have parts of each microbatch's gradient.
         takes_turns: Whether its workers compute parts of the network one after the other, several microbatches at a time.
         frees_storage: Whether memory of tensors that live on is freed while a model runs.
+        needs_branches: Whether it spreads only networks that compute several things side by side.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
         home: Where a whole model lies until it is spread; None for the worker's device.
         spatial: How it cuts images; None if it does not.
@@ -174,6 +175,7 @@ class Strategy(ABC):
     parts_of_gradients: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
     frees_storage: ClassVar[bool] = False
+    needs_branches: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
     home: ClassVar[str | None] = None
     spatial: Any = None  # a SpatialMesh, or None

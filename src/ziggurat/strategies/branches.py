@@ -35,6 +35,7 @@ class LevelParallel(Strategy):
     meaning = "parallel branches of the network"
     inwards = 1
     parts_of_gradients = True
+    needs_branches = True
 
     @classmethod
     def faults(cls, sizes: Mapping[str, int], text: str) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.data.batch import Part
+from ziggurat.data.extents import cut_out
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialMesh
 from ziggurat.strategies.base import Strategy
@@ -116,6 +117,11 @@ class Mesh:
             for strategy in self.strategies:
                 part_BCHW = strategy.spread(part_BCHW, part)
         return part_BCHW
+
+    def cut(self, images_BCHW: Tensor) -> Tensor:
+        """Return this worker's part of images of which it has all, as a tensor that looks like the whole."""
+        part = self.part(*images_BCHW.shape[2:])
+        return images_BCHW if part is None else self.spread(cut_out(images_BCHW, part.tile), part)
 
     def gathers(self) -> list[str]:
         """Return a line for each layer whose operation needs all positions, with what this worker has received."""

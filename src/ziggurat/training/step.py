@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.runtime.determinism import explain_nondeterminism
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.running import Microbatches
@@ -130,7 +131,18 @@ class Step(Generic[M, Model]):
 
         Returns:
             What came of it. `TrainState.complete` is the caller's, when all that belongs to the step is noted.
+
+        Raises:
+            UserError: If an operation has no deterministic form on the device.
         """
+        try:
+            return self._take(batches, num_microbatches)
+        except RuntimeError as error:
+            if (explained := explain_nondeterminism(error)) is None:
+                raise
+            raise explained from error
+
+    def _take(self, batches: Sequence[M], num_microbatches: int) -> StepResult:
         parallel, task = self.parallel, self.task
         parallel.start(num_microbatches)
         self.state.condition = "computing"
