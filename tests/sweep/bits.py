@@ -11,7 +11,8 @@ and the predictions of two images; the weights lie in a folder beside it. Compar
 
 * where the plan promises bits: the hashes, and every number as it was written;
 * elsewhere: each tensor of the weights by its largest difference over its largest absolute value, each number by its
-  difference over its size (or over 1, if it is smaller), all of them within `TOLERANCE`; equal hashes are said.
+  difference over its size (or over 1, if it is smaller), all of them within the tolerance of the setting; equal hashes
+  are said.
 
 It ends with status 1 if anything differs, and names it.
 """
@@ -40,7 +41,6 @@ sys.path.insert(0, str(HERE.parent))
 
 from sweep.settings import BASE, SETTINGS, SHORT, Setting  # noqa: E402 - a script finds the tests' folder first
 
-TOLERANCE = 1e-6
 TIME_LIMIT = 300
 FAULTS = "ZIGGURAT_FAULTS"
 
@@ -55,6 +55,9 @@ def title(setting: Setting) -> str:
     """Return the name of a line in the table."""
     then = f" then {setting.then}" if setting.then else ""
     return f"{setting.settings['task']}: {setting.name} ({setting.plan}{then})"
+
+
+TOLERANCES = {title(setting): setting.tolerance for setting in [*SETTINGS, *SHORT]}
 
 
 def file_name(setting: Setting) -> str:
@@ -227,7 +230,11 @@ def compare(new: Path, old: Path) -> tuple[list[str], list[str]]:
             )  # fmt: skip
             line = "same bits" if same else f"weights differ by {tensor:.1e} ({which})"
             line += f"; numbers differ by {value:.1e} ({where})" if value else ""
-            is_kept = (same and value == 0) if known["promise"] == "bits" else max(value, tensor) <= TOLERANCE
+            is_kept = (
+                (same and value == 0)
+                if known["promise"] == "bits"
+                else max(value, tensor) <= TOLERANCES[name]
+            )
         lines.append(f"{'ok   ' if is_kept else 'WRONG'} {known['promise']:7} {name}: {line}")
         if not is_kept:
             broken.append(lines[-1])
