@@ -12,26 +12,27 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from ziggurat.strategies.level_parallel import LevelParallel
 
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.graph import tensors_in
-from ziggurat.parallel.graph.trace import Tracer, spec_of
-from ziggurat.parallel.pipeline.pipeline import Work
+from ziggurat.parallel.graph.trace import spec_of
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.parallel.spatial import SpatialTensor, cut
-from ziggurat.strategies.costs.branch_costs import agree_on_costs
-from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.state import TrainState
 
 WORLD = 2
 
@@ -82,52 +83,41 @@ def loss_of(outputs: Any, index: int) -> Tensor:
     return total.local if isinstance(total, SpatialTensor) else total  # type: ignore[no-any-return]
 
 
-class Alone:
-    """The step of one worker; or of workers that share each image, which take its bands."""
+class Steps:
+    """The step under a plan.
+
+    Args:
+        case: The step.
+        workers: Of the plan; they call this together.
+        plan: Of as many workers.
+    """
 
     def __init__(self, case: Case, workers: Workers, plan: str) -> None:
-        self.model, self.images = case.model(), case.microbatches()
-        self.mesh = make_mesh(workers, plan)
-        self.parallel = DataParallel(self.model, self.mesh.dp, self.mesh.sp)
-
-    def __call__(self) -> None:
-        """Take a step."""
-        self.parallel.start(len(self.images))
-        for index in self.parallel.mine:
-            with self.parallel.leaf(index):
-                images = self.images[index]
-                given = images if self.mesh.spatial is None else cut(images, self.mesh.spatial)
-                loss_of(self.model(given), index).backward()
-        self.parallel.finish_gradients()
-        self.parallel.finish_statistics()
-
-
-class ByBranches:
-    """The step under ``lp=2``."""
-
-    def __init__(self, case: Case, workers: Workers) -> None:
         model, self.images = case.model(), case.microbatches()
-        mesh, tracer, spec = make_mesh(workers, f"lp={WORLD}"), Tracer(model), spec_of(self.images[0])
-        costs = agree_on_costs(model, tracer, spec, mesh)
-        self.parallel = LevelParallel(model, tracer, costs, mesh)
-        self.placement = self.parallel.pipeline.pieces_of(spec).placement
+        state = TrainState.start(model, torch.optim.SGD(model.parameters()))
+        setting = Setting(spec_of(self.images[0]), RunConfig(), len(self.images), nullcontext)
+        self.parallel = Parallel(state, make_mesh(workers, plan), setting)
 
     def __call__(self) -> None:
-        """Take a step."""
+        """Take a step, without the optimizer's."""
         self.parallel.start(len(self.images))
-        self.parallel.step(Work(len(self.images), self.images.__getitem__, loss_of))
+        self.parallel.losses(Microbatches(len(self.images), self._given, loss_of, nullcontext))
         self.parallel.finish_gradients()
         self.parallel.finish_statistics()
+
+    def _given(self, index: int) -> Tensor:
+        spatial = self.parallel.mesh.spatial
+        return self.images[index] if spatial is None else cut(self.images[index], spatial)
 
 
 def run(workers: Workers, case: Case, warm_up: int, rounds: int) -> dict[str, Any]:
     """Time all in turns, in alternating order; every worker returns the figures of all."""
     warnings.simplefilter("ignore")  # the networks' own
-    alone, branches = Alone(case, Workers(), "dp=1"), ByBranches(case, workers)
+    alone, branches = Steps(case, Workers(), "dp=1"), Steps(case, workers, f"lp={WORLD}")
     actions: dict[str, Callable[[], object]] = {
         "alone": lambda: alone() if workers.is_first else None,
         "lp": branches,
-        "sp": Alone(case, workers, f"sp={WORLD}"),
+        "sp": Steps(case, workers, f"sp={WORLD}"),
         "apart": alone,
     }
     taken = []
@@ -148,11 +138,11 @@ def run(workers: Workers, case: Case, warm_up: int, rounds: int) -> dict[str, An
         "speed-up of sp=2": [one["alone"] / one["sp"] for one in worst],
         "two that exchange nothing": [2 * one["alone"] / one["apart"] for one in worst],
     }
-    placement = branches.placement
+    placement = branches.parallel.facts()["branches"]
     return {
         "case": vars(case),
-        "bound": placement.bound,
-        "shares": [seconds / sum(placement.seconds) for seconds in placement.seconds],
+        "bound": placement["bound"],
+        "shares": [seconds / sum(placement["seconds"]) for seconds in placement["seconds"]],
         "seconds_alone": statistics.median(one["alone"] for one in worst),
         "ratios": {name: (statistics.median(v), min(v), max(v)) for name, v in ratios.items()},
     }

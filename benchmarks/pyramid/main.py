@@ -26,12 +26,14 @@ import torch
 from ziggurat.commands.train import train as start_training
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.samples import TrainingSamples
-from ziggurat.inference.evaluate import evaluate_model
+from ziggurat.inference.evaluate import Evaluation, evaluate_model
+from ziggurat.inference.tiles import place_as_configured
 from ziggurat.metrics.matching import match
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.runs.folder import load_run
+from ziggurat.runs.folder import Run, load_run
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.detection.metric import ground_truth
 from ziggurat.tasks.opening import open_dataset
@@ -69,12 +71,16 @@ QUICK = {
 QUICK_MODELS = {"detect": "atss-test_resnet-fpn", "classify": "pnn"}
 
 
-def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
+def evaluated(run: Run, workers: Workers, dataset: Dataset) -> Evaluation:
+    """Measure the model of a run on a data set."""
+    executor = place_as_configured(run.model, run.config, make_mesh(workers))
+    return evaluate_model(executor, make_task(run.model, run.config), dataset, run.config)
+
+
+def found_by_size(run: Run, workers: Workers) -> dict[str, Any]:
     """Return map50, and the share of objects of each size that are found and rightly named (IoU 0.5)."""
     dataset = open_dataset("digits", "val", "detect", run.config.data, run.config.digits)
-    evaluation = evaluate_model(
-        run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
-    )
+    evaluation = evaluated(run, workers, dataset)
     heights, hits = [], []
     for index, detections in enumerate(evaluation.metric.found):
         truth = ground_truth(dataset, index)
@@ -88,12 +94,10 @@ def found_by_size(run: Any, workers: Workers) -> dict[str, Any]:
     return {"map50": evaluation.metrics["map50"], **by_size(heights, hits)}
 
 
-def right_by_size(run: Any, workers: Workers) -> dict[str, Any]:
+def right_by_size(run: Run, workers: Workers) -> dict[str, Any]:
     """Return top1, for all scenes and for those of each size."""
     dataset = open_dataset("digits", "val", "classify", run.config.data, run.config.digits)
-    evaluation = evaluate_model(
-        run.model, make_task(run.model, run.config), dataset, run.config, make_mesh(workers)
-    )
+    evaluation = evaluated(run, workers, dataset)
     labels = torch.tensor([dataset.label(index) for index in range(len(dataset))])
     hits = (evaluation.metric.probabilities.argmax(dim=1) == labels).tolist()
     return {
