@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from support.commands import TINY
 from ziggurat.cli.main import main
+from ziggurat.strategies.parallel import Parallel
 
 
 def run(capfd, *arguments):
@@ -171,7 +172,7 @@ def test_models_lists_what_can_be_built(capfd):
         f"fcos-resnet18-{neck}" for neck in ("fpn", "pafpn", "bifpn")
     ]
     assert result["models"][0]["parameters"] > 11e6
-    assert result["models"][0]["plans"] == ["dp", "sp", "pp", "tp", "fsdp", "lp"]
+    assert result["models"][0]["plans"] == ["dp", "fsdp", "sp", "pp", "tp", "lp"]
     assert main(["models", "--filter", "nonsense"]) == 0
     assert "no listed model's name holds 'nonsense'" in capfd.readouterr().out
 
@@ -322,14 +323,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_good_weights(train
 
 
 def test_a_gradient_that_is_not_finite_names_its_parameter(tmp_path, capfd, monkeypatch):
-    from torch import nn
+    finish = Parallel.finish_gradients
 
-    def spoil(parameters, *arguments):
-        parameters = list(parameters)
-        parameters[-1].fill_(float("nan"))
-        return torch.stack([p.norm() for p in parameters]).norm()
+    def spoil(parallel):
+        finish(parallel)
+        list(parallel.gradients().values())[-1].fill_(float("nan"))
 
-    monkeypatch.setattr(nn.utils, "get_total_norm", spoil)
+    monkeypatch.setattr(Parallel, "finish_gradients", spoil)
     status, _, error = run(capfd, "train", "digits", "--plan", "dp=1", "--out", tmp_path / "out", *TINY)
     assert status == 2
     assert "the gradient is not finite in step 1, though that of each microbatch is" in error
