@@ -80,7 +80,7 @@ QUICK = {"pnn, 2 images of 64": Case("pnn", 2, 64, 10)}
 def loss_of(outputs: Any, index: int) -> Tensor:
     """Return a loss that costs next to nothing: the mean square of every output."""
     total: Any = sum(tensor.float().square().mean() for tensor in tensors_in(outputs))
-    return total.local if isinstance(total, SpatialTensor) else total  # type: ignore[no-any-return]
+    return total.local if isinstance(total, SpatialTensor) else total
 
 
 class Steps:
@@ -151,7 +151,9 @@ def run(workers: Workers, case: Case, warm_up: int, rounds: int) -> dict[str, An
 def measure(cases: dict[str, Case], warm_up: int, rounds: int, results: dict[str, Any]) -> None:
     """Measure cases, print their figures and add them to the results."""
     for name, case in cases.items():
-        found = results[name] = launch(run, (case, warm_up, rounds), WORLD, WorkerSettings(1, "cpu"))
+        found = launch(run, (case, warm_up, rounds), WORLD, WorkerSettings(1, "cpu"))
+        assert found is not None
+        results[name] = found
         print(f"{name}: bound {found['bound']:.2f}, {found['seconds_alone']:.2f} s alone", flush=True)
         for what, (middle, low, high) in found["ratios"].items():
             print(f"   {what}: {middle:.2f} ({low:.2f}-{high:.2f})", flush=True)

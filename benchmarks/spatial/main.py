@@ -26,10 +26,17 @@ from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
-from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.setting import image_spec
+from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
+from ziggurat.training.feed import SampleFeed
+from ziggurat.training.optimization import make_optimizer
+from ziggurat.training.step import Step
 from ziggurat.verification.memory import PeakBytes
 
 MODEL, QUICK_MODEL = "fcos-resnet50-fpn", "fcos-test_resnet-fpn"
@@ -50,42 +57,47 @@ def make_batch(height: int, width: int) -> Microbatch:
 
 
 class Steps:
-    """Training steps and inference under one mesh."""
+    """Training steps and inference under a plan.
 
-    def __init__(self, mesh: Mesh, batch: Microbatch, model: str) -> None:
+    Args:
+        workers: Of the plan; they call this together.
+        plan: Of as many workers.
+        batch: Whole.
+        name: The model's.
+    """
+
+    def __init__(self, workers: Workers, plan: str, batch: Microbatch, name: str) -> None:
         torch.manual_seed(0)
-        config = override(RunConfig(), {"model.name": model})
-        self.mesh = mesh
-        self.model = place_model(build_model(config.model, NUM_CLASSES), torch.device("cpu"), True)
-        self.task = make_task(self.model, config)
-        self.parallel = DataParallel(self.model, mesh.dp, mesh.sp)
+        settings = {"model.name": name, "task": "detect", "dtype": "bf16", "train.optimizer": "sgd"}
+        self.config = override(RunConfig(), settings)
+        self.mesh = mesh = make_mesh(workers, plan)
+        self.model = place_model(build_model(self.config.model, NUM_CLASSES), mesh.home, True).train()
+        self.state = TrainState.start(self.model, make_optimizer(self.model, self.config.train))
+        self.feed = SampleFeed(self.model, mesh, self.config, lambda: self.state.step)
+        setting = Setting(image_spec(batch.images_BCHW.shape, True, mesh), self.config, 1, self.feed.compute)
+        self.parallel = Parallel(self.state, mesh, setting)
+        task = make_task(self.model, self.config)
+        self.step = Step(self.parallel, task, self.feed, self.config.train.clip_norm)
         part = mesh.part(*batch.extent)
         self.batch = batch
         if part is not None:
             self.batch = replace(batch, images_BCHW=cut_out(batch.images_BCHW, part.tile), part=part)
 
-    def forward(self) -> Any:
-        images = (self.batch.images_BCHW / 255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.model(self.mesh.spread(images, self.batch.part))
-
     def train(self) -> None:
-        """Take one step, without the optimizer's."""
+        """Take the step of ``ziggurat train``."""
         self.model.train()
-        self.parallel.start(1)
-        assignment = self.task.assign(self.batch)
-        names, parts = self.task.normalizer_names, self.task.normalizers_are_parts
-        totals = self.parallel.sum([self.task.normalizers(assignment)], len(names), parts=parts)
-        with self.parallel.leaf(0):
-            sum(self.task.loss_shares(self.forward(), assignment, totals).values()).backward()
-        self.parallel.finish_gradients()
-        self.parallel.finish_statistics()
+        self.step([self.batch], 1)
+        self.state.complete()
 
     def infer(self) -> None:
         """Run the model, without what comes after it."""
         self.model.eval()
-        with torch.inference_mode():
-            self.forward()
+        executor = self.parallel.executor
+        with executor.context():
+            executor.run(
+                Microbatches(1, lambda i: self.feed.images(self.batch), lambda o, i: None, self.feed.compute)
+            )
+            executor.end()
 
 
 def timed(action: Callable[[], None], mesh: Mesh) -> dict[str, float]:
@@ -120,8 +132,8 @@ def run(
     """
     warnings.simplefilter("ignore")
     batch = make_batch(*size)
-    alone = Steps(make_mesh(Workers()), batch, model)
-    together = Steps(make_mesh(workers, plan), batch, model)
+    alone = Steps(Workers(), "dp=1", batch, model)
+    together = Steps(workers, plan, batch, model)
     peaks = []
     for steps in (alone, together):
         workers.barrier()

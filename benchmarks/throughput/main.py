@@ -18,20 +18,26 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
 
 from ziggurat.config import RunConfig, override
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.build import build_model
-from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
-from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.setting import image_spec
+from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
+from ziggurat.training.feed import SampleFeed
 from ziggurat.training.optimization import make_optimizer
+from ziggurat.training.step import Step
 
 MODEL, QUICK_MODEL = "fcos-resnet50-fpn", "fcos-test_resnet-fpn"
 CLASSES = 90
@@ -91,7 +97,7 @@ class Peer:
 
 
 class Ours:
-    """The step of `ziggurat.training.loop` on microbatches that are in memory."""
+    """The step of ``ziggurat train`` on microbatches that are in memory."""
 
     def __init__(
         self, size: int, dtype: str, workers: Workers, num_microbatches: int, name: str = MODEL
@@ -103,45 +109,37 @@ class Ours:
             "train.optimizer": "sgd",
             "train.lr": 1e-4,
         }
-        self.config = override(RunConfig(), settings)
+        self.config = config = override(RunConfig(), settings)
         torch.manual_seed(0)
-        model = build_model(self.config.model, CLASSES)
-        self.device = workers.device
-        self.model = place_model(model, self.device, channels_last=True)
-        self.task = make_task(self.model, self.config)
-        self.optimizer = make_optimizer(self.model, self.config.train)
-        self.parallel = DataParallel(self.model, workers)
+        mesh = make_mesh(workers)
+        self.model = place_model(build_model(config.model, CLASSES), mesh.home, channels_last=True).train()
+        self.task = make_task(self.model, config)
+        self.state = TrainState.start(self.model, make_optimizer(self.model, config.train))
+        self.feed = SampleFeed(self.model, mesh, config, lambda: self.state.step)
+        spec = image_spec((PER_MICROBATCH, 3, size, size), True, mesh)
+        parallel = Parallel(self.state, mesh, Setting(spec, config, num_microbatches, self.feed.compute))
+        self.step = Step(parallel, self.task, self.feed, config.train.clip_norm)
+        self.executor = parallel.executor
         self.num_microbatches = num_microbatches
-        mine = self.parallel.leaves_of_worker(num_microbatches)
-        self.batches = [make_microbatch(index, size).to(self.device) for index in mine]
-
-    def outputs(self, batch: Microbatch) -> dict[str, dict[str, Tensor]]:
-        images = normalize_images(batch.images_BCHW, batch.sizes, self.model.mean, self.model.std)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16"):
-            outputs: dict[str, dict[str, Tensor]] = self.model(images)
-        return outputs
+        mine = parallel.microbatches_of(num_microbatches)
+        self.batches = [make_microbatch(index, size).to(workers.device) for index in mine]
 
     def train_step(self) -> None:
         self.model.train()
-        self.parallel.start(self.num_microbatches)
-        assignments = [self.task.assign(batch) for batch in self.batches]
-        width = len(self.task.normalizer_names)
-        totals = self.parallel.sum([self.task.normalizers(a) for a in assignments], width)
-        for batch, assignment in zip(self.batches, assignments, strict=True):
-            with self.parallel.leaf(batch.index):
-                shares = self.task.loss_shares(self.outputs(batch), assignment, totals)
-                torch.stack(list(shares.values())).sum().backward()
-        self.parallel.finish_gradients()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
-        self.parallel.finish_statistics()
-        self.optimizer.step()
+        self.step(self.batches, self.num_microbatches)
+        self.state.complete()
 
-    @torch.inference_mode()
     def infer(self) -> None:
         self.model.eval()
-        for batch in self.batches:
-            self.task.detections(self.outputs(batch), batch.sizes)
+        with self.executor.context():
+            self.executor.run(Microbatches(len(self.batches), self._images, self._found, self.feed.compute))
+            self.executor.end()
+
+    def _images(self, index: int) -> Tensor:
+        return self.feed.images(self.batches[index])
+
+    def _found(self, outputs: Any, index: int) -> Any:
+        return self.task.decode(outputs, self.batches[index].sizes)
 
 
 def seconds_of(function: Callable[[], None]) -> float:
