@@ -76,7 +76,9 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.quick:
         for name, case in QUICK.items():
-            show(name, launch(run, (case, 0, 1), WORLD, WorkerSettings(1, "cpu")))
+            shown = launch(run, (case, 0, 1), WORLD, WorkerSettings(1, "cpu"))
+            assert shown is not None
+            show(name, shown)
         return
     results: dict[str, Any] = _known(options.out)  # of cases that are not run now
     begin = time.perf_counter()

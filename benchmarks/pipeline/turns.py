@@ -10,62 +10,58 @@ from typing import Any
 import torch
 from cases import Case, make_step
 from peer import Peer
-from ziggurat.strategies.pipeline_parallel import PipelineParallel
 
-from ziggurat.config import PipelineConfig
+from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.trace import Tracer, spec_of
+from ziggurat.parallel.graph.trace import spec_of
+from ziggurat.parallel.pipeline.balance import StageCost
 from ziggurat.parallel.pipeline.memory import predict_memory
-from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.schedules import make_schedule
 from ziggurat.parallel.pipeline.timing import Trace
-from ziggurat.strategies.costs.cuts import choose_cut
-from ziggurat.strategies.data_parallel import DataParallel
+from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.pipeline import Stages
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.state import TrainState
 from ziggurat.verification.memory import PeakBytes
 
 PEER_BLOCK = "layer3.0"  # where a chain of blocks is cut by hand, see README
 
 
-class Alone:
-    """The step on one worker, which takes one microbatch after the other."""
+class Steps:
+    """The step under a plan.
 
-    def __init__(self, case: Case) -> None:
+    Args:
+        case: The step.
+        workers: Of the plan; they call this together.
+        plan: Of as many workers.
+        cut: Where by hand; empty balances the measured times.
+    """
+
+    def __init__(self, case: Case, workers: Workers, plan: str, cut: str = "") -> None:
         self.case, self.step = case, make_step(case)
-        self.parallel = DataParallel(self.step.model, Workers())
+        settings = {"plan.cut": cut, "plan.schedule": case.schedule, "plan.checkpoint": case.checkpoint}
+        config, spec = override(RunConfig(), settings), spec_of(self.step.images[0])
+        state = TrainState.start(self.step.model, torch.optim.SGD(self.step.model.parameters()))
+        setting = Setting(spec, config, case.count, case.compute)
+        self.parallel = Parallel(state, make_mesh(workers, plan), setting)
+        self.trace = Trace(torch.device("cpu"))
+        self.parallel.trace_to(self.trace)
+
+    @property
+    def costs(self) -> list[StageCost]:
+        """What each stage costs, as it was measured before."""
+        return [
+            cost for one in self.parallel.placed.joined if isinstance(one, Stages) for cost in one.cut.costs
+        ]
 
     def __call__(self, count: int = 0) -> None:
-        """Take a step, of all microbatches or of some."""
+        """Take a step, without the optimizer's, of all microbatches or of some."""
         count = count or self.case.count
         self.parallel.start(count)
-        for index in range(count):
-            with self.parallel.leaf(index):
-                with self.case.compute():
-                    outputs = self.step.model(self.step.images[index])
-                self.step.loss(outputs, index).backward()
-        self.parallel.finish_gradients()
-        self.parallel.finish_statistics()
-
-
-class Together:
-    """The step as a pipeline of all workers."""
-
-    def __init__(self, case: Case, workers: Workers, cut: str) -> None:
-        self.case, self.step = case, make_step(case)
-        mesh, spec = make_mesh(workers, f"pp={workers.size}"), spec_of(self.step.images[0])
-        model, tracer = self.step.model, Tracer(self.step.model)
-        config = PipelineConfig(cut=cut, schedule=case.schedule, checkpoint=case.checkpoint)
-        self.cut = choose_cut(model, tracer, spec, mesh, config, case.count, case.compute)
-        with case.compute():
-            self.parallel = PipelineParallel(model, tracer, self.cut.layers, spec, mesh, config)
-        self.trace = Trace(torch.device("cpu"))
-        self.parallel.pipeline.trace_to(self.trace)
-
-    def __call__(self) -> None:
-        """Take a step."""
-        self.parallel.start(self.case.count)
-        work = Work(self.case.count, self.step.images.__getitem__, self.step.loss, compute=self.case.compute)
-        self.parallel.step(work)
+        images = self.step.images.__getitem__
+        self.parallel.losses(Microbatches(count, images, self.step.loss, self.case.compute))
         self.parallel.finish_gradients()
         self.parallel.finish_statistics()
 
@@ -75,14 +71,15 @@ class Turns:
 
     def __init__(self, workers: Workers, case: Case) -> None:
         self.workers, self.case = workers, case
-        self.alone, self.together = Alone(case), Together(case, workers, case.cut)
+        self.plan = f"pp={workers.size}"
+        self.alone, self.together = Steps(case, Workers(), "dp=1"), Steps(case, workers, self.plan, case.cut)
         self.actions: dict[str, Callable[[], None]] = {
             "alone": self._alone,
             "together": self.together,
             "apart": lambda: self.alone(case.count // workers.size),
         }
         if case.name == "resnet50":
-            self.same_cut = Together(case, workers, PEER_BLOCK)
+            self.same_cut = Steps(case, workers, self.plan, PEER_BLOCK)
             self.actions["same cut"] = self.same_cut
             self.actions["peer"] = Peer(case, make_step(case), PEER_BLOCK, workers)
 
@@ -116,9 +113,10 @@ class Turns:
         with PeakBytes([]) as together:
             self.together()
         self.workers.barrier()
-        pipeline, costs = self.together.parallel.pipeline, self.together.cut.costs
-        orders = make_schedule(self.case.schedule, self.workers.size, self.case.count)
-        own = [predict_memory(costs[n], orders, n, self.case.checkpoint == "stage") for n in pipeline.mine]
+        costs, size = self.together.costs, self.workers.size
+        orders = make_schedule(self.case.schedule, size, self.case.count)
+        mine = range(self.workers.rank, len(costs), size)
+        own = [predict_memory(costs[n], orders, n, self.case.checkpoint == "stage") for n in mine]
         weights = sum(t.nbytes for t in self.together.step.model.state_dict().values() if not t.is_meta)
         return self.workers.gather(
             {
@@ -132,7 +130,7 @@ class Turns:
 
     def stages(self) -> list[dict[str, Any]]:
         """Return what each stage costs, as it was measured before."""
-        return [vars(cost) for cost in self.together.cut.costs]
+        return [vars(cost) for cost in self.together.costs]
 
 
 def summary(
