@@ -12,7 +12,9 @@ from ziggurat.config import DataConfig, DecodeConfig, RunConfig
 from ziggurat.data.readers.image_files import expand_paths, picture_names, picture_suffix
 from ziggurat.errors import UserError
 from ziggurat.inference.predict import predict_files
+from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
 
 CONFIG = RunConfig(
     dtype="fp32", data=DataConfig(crop=64, tile_overlap=0.5), decode=DecodeConfig(max_detections=200)
@@ -34,9 +36,9 @@ def folder(tmp_path):
 
 
 def predict(workers, paths, out, config=CONFIG):
-    return predict_files(
-        BrightSquares(), FindSquares(config), SCENES.classes, SCENES.category_ids, paths, config, workers, out
-    )
+    mesh = make_mesh(workers)
+    predictor = Predictor.of_model(BrightSquares(), config, mesh, SCENES.classes, FindSquares(config))
+    return predict_files(predictor, SCENES.category_ids, paths, out)
 
 
 def names(paths):

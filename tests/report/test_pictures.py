@@ -5,6 +5,7 @@ import torch
 
 from support.fake_detector import BrightSquares, FindSquares, Squares
 from support.faked import CONFIG, FAKES
+from ziggurat.inference.predictor import Predictor
 from ziggurat.report.pictures import draw_examples
 from ziggurat.visualize.boxes import draw_caption, draw_comparison
 from ziggurat.visualize.labels import draw_label_comparison
@@ -16,7 +17,7 @@ def same(picture, other):
 
 def examples(task, indices):
     dataset, evaluation, model, task = FAKES[task](6)
-    pictures = draw_examples(model, task, dataset, indices, CONFIG, torch.device("cpu"))
+    pictures = draw_examples(Predictor.of_model(model, CONFIG, task=task), dataset, indices)
     return dataset, evaluation.metric, pictures
 
 
@@ -30,8 +31,8 @@ def test_detection_draws_what_is_found_and_what_is_there():
 
 def test_images_that_are_larger_than_a_tile():
     squares = Squares([(200, 150), (64, 64)])
-    model = BrightSquares()
-    (picture,) = draw_examples(model, FindSquares(CONFIG), squares, [0], CONFIG, torch.device("cpu"))
+    predictor = Predictor.of_model(BrightSquares(), CONFIG, task=FindSquares(CONFIG))
+    (picture,) = draw_examples(predictor, squares, [0])
     assert picture.size == (150 * 2, 200 * 2)
     assert squares.decoded == [0, 0]  # nothing else is looked at
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ziggurat.commands.train import train
 from ziggurat.config import run_task
 from ziggurat.errors import UserError
+from ziggurat.inference.predictor import Predictor
 from ziggurat.report.pictures import draw_examples
 from ziggurat.runs.folder import load_run
 from ziggurat.tasks.opening import open_dataset
-from ziggurat.tasks.registry import TASKS, make_task
+from ziggurat.tasks.registry import TASKS
 from ziggurat.visualize.boxes import contact_sheet
 
 NUM_PICTURES = 16
@@ -54,8 +53,7 @@ def draw_scenes(folder: Path) -> str:
     out = folder / "predictions"
     out.mkdir(exist_ok=True)
     count = min(NUM_PICTURES, len(scenes))
-    task = make_task(run.model, run.config)
-    pictures = draw_examples(run.model, task, scenes, range(count), run.config, torch.device("cpu"))
+    pictures = draw_examples(Predictor.of_run(run), scenes, range(count))
     for index, picture in enumerate(pictures):
         picture.save(out / f"{scenes.record(index).name}.png")
     is_row = pictures[0].width >= 2 * pictures[0].height  # a comparison of labels

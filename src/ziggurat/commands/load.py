@@ -11,7 +11,8 @@ import torch
 from ziggurat.commands.runs import config_of
 from ziggurat.commands.runs import load as load_weights
 from ziggurat.inference.predictor import Predictor
-from ziggurat.models.vision import place_model
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device
 
 
@@ -32,6 +33,5 @@ def load(
     """
     path = Path(run)
     config = config_of(path, {**(settings or {}), "plan": "dp=1", "device": device})
-    loaded = load_weights(path, config)
-    place_model(loaded.model, torch.device(resolve_device(device)), config.train.channels_last)
-    return Predictor.of_run(loaded._replace(config=config))
+    mesh = make_mesh(Workers(device=torch.device(resolve_device(device))))
+    return Predictor.of_run(load_weights(path, config)._replace(config=config), mesh)

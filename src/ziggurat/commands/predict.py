@@ -10,7 +10,9 @@ from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig
 from ziggurat.inference.predict import predict_files
+from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
 
 
 def predict(
@@ -41,6 +43,7 @@ def _predict_worker(
     workers: Workers, path: Path, config: RunConfig, images: list[str], out: Path
 ) -> dict[str, Any]:
     run = load(path, config)
-    classes = run.classes or tuple(str(label) for label in range(run.model.num_classes))
     category_ids = run.category_ids or tuple(range(run.model.num_classes))
-    return predict_files(run.model, None, classes, category_ids, images, config, workers, out)
+    with make_mesh(workers, config.plan) as mesh:
+        predictor = Predictor.of_run(run._replace(config=config), mesh)
+        return predict_files(predictor, category_ids, images, out)

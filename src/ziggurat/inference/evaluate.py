@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
-from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, place_as_configured
+from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.metrics.base import Metric
-from ziggurat.models.vision import VisionModel, place_model
+from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.opening import open_dataset
-from ziggurat.tasks.registry import make_task
 
 
 class Evaluation(NamedTuple):
@@ -40,13 +39,24 @@ def evaluate_model(
     config: RunConfig,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Measure a model on a data set: the same digits on any number of workers.
+    """Measure a model that is placed already, as one in training is; see `evaluate`.
 
     Args:
         executor: The model on its workers, all of which call this; its mode (training or evaluation) is restored.
         task: The task of the model.
         dataset: With the labels of the model.
         config: Of the run: ``data`` says how images are seen, ``decode`` how many detections count.
+        progress: Called after each batch of this worker.
+    """
+    return evaluate(Predictor(executor, task, config), dataset, progress)
+
+
+def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None) -> Evaluation:
+    """Measure a model on a data set: the same digits on any number of workers.
+
+    Args:
+        predictor: All of its workers call this.
+        dataset: With the labels of the model.
         progress: Called after each batch of this worker.
 
     Raises:
@@ -55,14 +65,14 @@ def evaluate_model(
     Communication:
         That of `run_images`; one gather of what the metric is made of, one broadcast of the metrics.
     """
-    found = run_images(task, dataset, compute_as_configured(config, executor, progress))
-    metric, faults = task.metric(dataset), {}
+    found = predictor.predict(dataset, progress)
+    metric, faults = predictor.task.metric(dataset), {}
     for index, prediction in found.items():
         try:
             metric.update(index, prediction)
         except UserError as error:
             faults[index] = str(error)
-    workers = executor.mesh.workers
+    workers = predictor.mesh.workers
     gathered = workers.gather((metric.state(), faults))
     messages = {index: text for _, by_image in gathered for index, text in by_image.items()}
     if messages:
@@ -101,10 +111,9 @@ def evaluate_run(
             f"{run.model.num_classes}"
         )
     mesh = make_mesh(workers, config.plan)
-    model = place_model(run.model, mesh.home, config.train.channels_last)
-    executor = place_as_configured(model, config, mesh)
+    predictor = Predictor.of_run(run._replace(config=config), mesh)
     begin = time.perf_counter()
-    metrics = evaluate_model(executor, make_task(model, config), dataset, config, progress).metrics
+    metrics = evaluate(predictor, dataset, progress).metrics
     seconds = time.perf_counter() - begin
     mesh.close()
     return {

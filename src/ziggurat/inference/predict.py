@@ -11,43 +11,32 @@ from typing import Any
 
 from PIL import Image
 
-from ziggurat.config import DataConfig, RunConfig
+from ziggurat.config import DataConfig
 from ziggurat.data.readers.image_files import ImageFiles, expand_paths, inspect_images, picture_names
 from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
-from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import ProgressCallback, compute_as_configured, place_as_configured
-from ziggurat.models.vision import VisionModel, place_model
+from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.strategies.mesh import make_mesh
-from ziggurat.tasks.base import Place, Task
-from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.base import Place
 
 RESULTS = "predictions.json"
 JPEG_QUALITY = 90
 
 
 def predict_files(
-    model: VisionModel,
-    task: Task[Any, Any] | None,
-    classes: Sequence[str],
+    predictor: Predictor,
     category_ids: Sequence[int],
     paths: Sequence[str],
-    config: RunConfig,
-    workers: Workers,
     out: Path,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Predict what is on images, and write it.
 
     Args:
-        model: Is moved to the worker's device.
-        task: The task of the model; None makes the one of the config.
-        classes: The name of each label.
+        predictor: All of its workers call this.
         category_ids: The COCO category id of each label.
         paths: Files, folders (their images, not those of folders in them) and globs.
-        config: Of the run.
-        workers: All of them call this.
         out: Folder of ``predictions.json``, of the pictures, and of what files the task writes. The results are a list, as
             the task's `rows` has them: of a detector COCO results; of a classifier the best classes of each image; of a
             segmenter each image's mask (a file in ``masks``, whose values are labels) and its pixels by class.
@@ -63,14 +52,10 @@ def predict_files(
             `out` cannot be written or would overwrite an image.
     """
     begin = time.perf_counter()
-    images, pictures = _agreed_input(paths, config.data, out, workers)
-    task = task or make_task(model, config)
-    mesh = make_mesh(workers, config.plan)
-    model = place_model(model, mesh.home, config.train.channels_last)
-    executor = place_as_configured(model, config, mesh)
-    found = run_images(task, images, compute_as_configured(config, executor, progress))
+    task, classes, workers = predictor.task, predictor.classes, predictor.mesh.workers
+    images, pictures = _agreed_input(paths, predictor.config.data, out, workers)
     mine = {}
-    for index, prediction in found.items():
+    for index, prediction in predictor.predict(images, progress).items():
         place = Place(images.record(index), out, pictures[index].stem, classes, category_ids)
         mine[index] = task.rows(prediction, place)
         save_picture(task.draw(images.image(index), prediction, classes), pictures[index])
@@ -78,7 +63,6 @@ def predict_files(
     results = [row for index in sorted(by_image) for row in by_image[index]]
     if workers.is_first:
         (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
-    mesh.close()
     seconds = time.perf_counter() - begin
     return {
         "images": len(images),

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -40,6 +40,7 @@ from ziggurat.data.views import (
     wanted_pixels,
 )
 from ziggurat.errors import UserError
+from ziggurat.inference.mode import EvaluationMode
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.base import Setting
@@ -84,6 +85,7 @@ class Compute:
         dtype: As in training.
         channels_last: As in training.
         batch: Most tiles that are computed at once.
+        mode: The model's, which all threads that run it share.
         progress: Called after each batch.
     """
 
@@ -91,6 +93,7 @@ class Compute:
     dtype: Literal["auto", "bf16", "fp32"]
     channels_last: bool
     batch: int
+    mode: EvaluationMode
     progress: ProgressCallback | None = None
 
     @property
@@ -103,8 +106,8 @@ def compute_as_configured(
     config: RunConfig, executor: Executor[VisionModel], progress: ProgressCallback | None = None
 ) -> Compute:
     """Return how a run's config has its model run."""
-    batch = batch_of(config, executor.mesh)
-    return Compute(executor, config.dtype, config.train.channels_last, batch, progress)
+    batch, mode = batch_of(config, executor.mesh), EvaluationMode(executor.model)
+    return Compute(executor, config.dtype, config.train.channels_last, batch, mode, progress)
 
 
 def batch_of(config: RunConfig, mesh: Mesh) -> int:
@@ -173,10 +176,11 @@ def run_tiles(
     pixels = [batch_pixels(pieces) for pieces in batches]
     share = share_of(workers.rank, workers.size, pixels)
     forward = _Forward(finish, compute)
-    results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute)
     most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
-    if most > num_runs:
-        forward.keep_company(batches[0], most - num_runs)
+    with compute.mode:
+        results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute)
+        if most > num_runs:
+            forward.keep_company(batches[0], most - num_runs)
     compute.executor.end()
     messages = {
         image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
@@ -232,8 +236,7 @@ class _Forward(Generic[T]):
             )
             return mesh.spread(self._in_format(images), part)
 
-        with _evaluating(executor.model):
-            executor.keep_company(runs, black, self.autocast)
+        executor.keep_company(runs, black, self.autocast)
 
     def autocast(self) -> torch.autocast:
         """Return a context in which the model computes."""
@@ -260,17 +263,6 @@ class _Forward(Generic[T]):
         return mesh.spread(normalize_images(stacked, own_sizes, model.mean, model.std), part)
 
 
-@contextmanager
-def _evaluating(model: VisionModel) -> Iterator[None]:
-    """Put a model into evaluation mode while a block runs."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def _sizes(batch: Sequence[Piece]) -> list[Extent]:
     return [piece.tile.size for piece in batch]
 
@@ -294,7 +286,6 @@ def _run_batches(
     waiting: list[Given] = []  # until there are as many as keep all workers of the network busy
     num_runs = 0
     with (
-        _evaluating(executor.model),
         executor.context(),
         closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles,
     ):

@@ -15,8 +15,10 @@ from rich.console import Console
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
 from ziggurat.inference.evaluate import Evaluation
+from ziggurat.inference.predictor import Predictor
 from ziggurat.metrics.findings import Findings
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.report.choosing import best_and_worst
 from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
@@ -25,6 +27,7 @@ from ziggurat.report.pictures import draw_examples
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
+from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.base import Task
 
 NUM_EXAMPLES = 8  # of the best, and of the worst
@@ -77,7 +80,9 @@ def write_report(
     metric = evaluation.metric
     findings = metric.findings(evaluation.metrics) if metric is not None and dataset is not None else None
     if findings is not None and dataset is not None and len(dataset):
-        examples = _Examples(model, task, dataset, config, device, findings)
+        mesh = make_mesh(Workers(device=device))
+        predictor = Predictor.of_model(model, config, mesh, dataset.classes, task)
+        examples = _Examples(predictor, dataset, findings)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
         if config.train.report == "pictures":
             pictures["best"] = examples.draw(best, "Best predictions")
@@ -90,7 +95,6 @@ def write_report(
         print_table(console, findings)
     if config.train.report == "numbers":
         return files
-    # Matplotlib takes a second to import: only the worker that draws waits for it, and only now.
 
     history = read_history(folder / "metrics.jsonl")
     pictures["loss"] = draw_history(history)
@@ -116,24 +120,20 @@ def _draw_findings(findings: Findings, classes: tuple[str, ...]) -> dict[str, Im
 class _Examples:
     """Draws images of the data set that was evaluated on."""
 
-    model: VisionModel
-    task: Task[Any, Any]
+    predictor: Predictor
     dataset: Dataset
-    config: RunConfig
-    device: torch.device
     findings: Findings
 
     def draw(self, indices: list[int], title: str) -> Image.Image:
         """Return a sheet of predictions; one image after another, as images may be large."""
         pictures: list[Image.Image] = []
         for index in indices:
-            one = draw_examples(self.model, self.task, self.dataset, [index], self.config, self.device)
-            pictures += map(reduce_picture, one)
+            pictures += map(reduce_picture, draw_examples(self.predictor, self.dataset, [index]))
         named = [
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
             for row in self.named(indices)
         ]
-        return make_sheet(pictures, named, title, self.task.legend)
+        return make_sheet(pictures, named, title, self.predictor.task.legend)
 
     def named(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return name and quality of each image."""

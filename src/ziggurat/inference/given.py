@@ -1,0 +1,175 @@
+"""Images as a program has them: files, tensors, arrays and Pillow's, seen as those of a data set.
+
+Samples in memory become 8 bits by the rules for files (`data.readers.sample_range`), and floating-point ones without a
+range lie from 0 to 1, as torchvision and scikit-image have them::
+
+    uint8                        as they are
+    others, with ``data.range``  between its two numbers
+    uint16                       divided by 257
+    floating point               multiplied by 255
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ziggurat.config import DataConfig
+from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.extents import Region
+from ziggurat.data.readers.image_files import ImageFiles, inspect_images
+from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep, read_range
+from ziggurat.data.readers.windows import WindowReader
+from ziggurat.errors import UserError
+
+GivenImage = str | os.PathLike[str] | Tensor | np.ndarray | Image.Image
+KINDS = (
+    "an image must be a file, one of Pillow's, a tensor of shape (3, H, W), (1, H, W) or (H, W), or an array of shape "
+    "(H, W, 3), (H, W, 1) or (H, W)"
+)
+
+
+def several(images: GivenImage | Iterable[GivenImage]) -> list[Any] | None:
+    """Return several images as a list; None if it is meant as one."""
+    if isinstance(images, (str, os.PathLike, Tensor, np.ndarray, Image.Image)):
+        return None
+    return list(images) if isinstance(images, Iterable) else None
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """Images that a program names or has in memory, counted from 0.
+
+    Attributes:
+        sources: Of each image, what has it as its only one.
+    """
+
+    sources: Sequence[ImageFiles | _Pixels]
+
+    @classmethod
+    def of(cls, images: Sequence[Any], config: DataConfig) -> GivenImages:
+        """Look at images, of files at their headers alone.
+
+        Raises:
+            UserError: Listing every one that is no image, or whose samples have no range.
+        """
+        samples, windows = read_range(config.range), WindowReader()
+        sources: list[ImageFiles | _Pixels] = []
+        faults = []
+        for index, image in enumerate(images):
+            name = f"image {index}"
+            try:
+                if isinstance(image, (str, os.PathLike)):
+                    file = inspect_images([Path(image)], config.max_pixels, samples)
+                    sources.append(replace(file, windows=windows))
+                else:
+                    sources.append(_Pixels(name, _rgb(image, name, samples)))
+            except UserError as error:
+                faults += error.faults
+        if faults:
+            raise UserError(faults)
+        return cls(sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def record(self, index: int) -> ImageRecord:
+        """Return what is known of an image, without decoding it; ids count from 1."""
+        return replace(self.sources[index].record(0), image_id=index + 1)
+
+    def image(self, index: int) -> Tensor:
+        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+        return self.sources[index].image(0)
+
+    def window(self, index: int, region: Region) -> Tensor | None:
+        """Return a window of an image without the rest of its file; None where that is not possible."""
+        return self.sources[index].window(0, region)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """One image in memory.
+
+    Attributes:
+        name: In messages.
+        pixels: RGB, uint8, shape ``(3, H, W)``.
+    """
+
+    name: str
+    pixels: Tensor
+
+    def record(self, index: int) -> ImageRecord:
+        height, width = self.pixels.shape[1:]
+        return ImageRecord(self.name, index + 1, height, width)
+
+    def image(self, index: int) -> Tensor:
+        return self.pixels
+
+    def window(self, index: int, region: Region) -> Tensor | None:
+        return self.pixels[region.last_dims]
+
+
+def _rgb(image: Any, name: str, samples: SampleRange | None) -> Tensor:
+    """Return an image in memory, RGB, uint8, shape ``(3, H, W)``."""
+    if isinstance(image, Image.Image):
+        image = _of_pillow(image, name, samples)
+    if isinstance(image, np.ndarray):
+        values = image.transpose(2, 0, 1) if image.ndim == 3 else image
+    elif isinstance(image, Tensor):
+        image = image.detach().cpu()
+        values = (image.double() if image.is_floating_point() else image).numpy()  # it has no bfloat16
+    else:
+        raise UserError(f"{KINDS}: {name} is of type {type(image).__name__}")
+    values = values[None] if values.ndim == 2 else values  # grey
+    if values.ndim != 3 or values.shape[0] not in (1, 3) or not values.size:
+        raise UserError(
+            f"{KINDS}: {name} has shape {tuple(image.shape)}; leave bands beside red, green and blue away, and give several "
+            "images as a list"
+        )
+    pixels = torch.from_numpy(np.array(_eight_bits(values, name, samples), order="C"))
+    return pixels.expand(3, -1, -1).contiguous()
+
+
+def _eight_bits(values: np.ndarray, name: str, samples: SampleRange | None) -> np.ndarray:
+    """Return the samples of an array or tensor as uint8."""
+    if values.dtype == np.uint8:
+        return values
+    if samples is not None and values.dtype.kind in "iuf":
+        return samples.eight_bits(values)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # in any order of bytes
+        return np.rint(values.astype(np.float32) / 257).astype(np.uint8)
+    if values.dtype.kind != "f":
+        raise UserError(
+            f"samples must be uint8, uint16 or floating point, or data.range must say which are black and white: {name} has "
+            f"{values.dtype}"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise UserError(
+            f"floating-point samples must lie from 0 to 1: {name} has {low:g} to {high:g}; divide them, give uint8, or set "
+            "data.range"
+        )
+    return SampleRange(0, 1).eight_bits(values)
+
+
+def _of_pillow(image: Image.Image, name: str, samples: SampleRange | None) -> np.ndarray:
+    """Return one of Pillow's images as `read_image` returns its file: upright, uint8, grey or RGB."""
+    file = Path(getattr(image, "filename", "") or name)
+    check_range(file, image, samples)
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise almost anything for broken files
+        raise UserError(f"cannot decode the image {file}: {type(error).__name__}: {error}") from error
+    if is_deep(image):
+        return eight_bits(image, samples)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # resolves transparent palette entries
+    return np.asarray(image.convert("RGB"))
