@@ -26,11 +26,16 @@ TIMEOUT_SECONDS = 150
 
 
 def run_ranks(
-    function: Callable[..., Any], world: int = 2, args: tuple = (), seconds: float = TIMEOUT_SECONDS
+    function: Callable[..., Any],
+    world: int = 2,
+    args: tuple = (),
+    seconds: float = TIMEOUT_SECONDS,
+    grace: float = 0.5,
 ) -> list[Any]:
     """Call ``function(workers, *args)`` on `world` forked workers and return their results in order of rank.
 
-    After `seconds` without an answer of all they are ended; a worker waits as long for another.
+    After `seconds` without an answer of all they are ended; a worker waits as long for another. Once one has
+    failed, others may end by themselves for `grace` seconds.
 
     With ``world=1`` it is called in a forked process without a process group, as the program does.
     """
@@ -48,7 +53,7 @@ def run_ranks(
             return _collect(pipes, seconds)
         finally:
             for process in processes:
-                process.join(timeout=0.5)
+                process.join(timeout=grace)
                 if process.is_alive():
                     os.kill(process.pid, signal.SIGKILL)
                     process.join()

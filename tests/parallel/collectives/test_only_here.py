@@ -20,13 +20,15 @@ HERE = {
 EXCEPTIONS = {
     ("strategies/sharded.py", "torch.distributed.fsdp"): "fully_shard talks by itself, over Workers.device_mesh()",
     ("strategies/sharded.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
-    ("strategies/sharded_training.py", "torch.distributed.fsdp"): "the type of a sharded module",
-    ("strategies/sharded_training.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
-    ("runs/checkpoint/checkpoints.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
-    ("runs/checkpoint/tensors.py", "torch.distributed.checkpoint.default_planner"): "files of a checkpoint, without a group",
-    ("runs/checkpoint/tensors.py", "torch.distributed.checkpoint.hf_storage"): "files of a checkpoint, without a group",
-    ("runs/checkpoint/tensors.py", "torch.distributed.checkpoint.metadata"): "files of a checkpoint, without a group",
-    ("runs/checkpoint/tensors.py", "torch.distributed.checkpoint.planner"): "files of a checkpoint, without a group",
+    ("strategies/placing.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
+    ("strategies/whole.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
+    ("torch_internals/sharding.py", "torch.distributed.fsdp"): "the type of a sharded module",
+    ("torch_internals/sharding.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
+    ("torch_internals/storage.py", "torch.distributed.checkpoint.default_planner"): "files of a checkpoint, without a group",
+    ("torch_internals/storage.py", "torch.distributed.checkpoint.hf_storage"): "files of a checkpoint, without a group",
+    ("torch_internals/storage.py", "torch.distributed.checkpoint.metadata"): "files of a checkpoint, without a group",
+    ("torch_internals/storage.py", "torch.distributed.checkpoint.planner"): "files of a checkpoint, without a group",
+    ("torch_internals/stores.py", "torch._C._distributed_c10d"): "types of stores",
 }  # fmt: skip
 
 

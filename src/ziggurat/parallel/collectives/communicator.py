@@ -31,20 +31,22 @@ class Communicator:
         device: Where this worker computes.
         group: The process group, or None for one worker.
         groups: What was made from the same world.
+        through_host: Whether tensors pass through the CPU's memory: gloo cannot reach a GPU's.
 
     Raises:
         ValueError: If there is no group for several workers, or one for a single worker.
     """
 
     def __init__(
-        self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, groups: Groups
-    ) -> None:
+        self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, groups: Groups,
+        through_host: bool = False,
+    ) -> None:  # fmt: skip
         if (group is None) != (size == 1):
             raise ValueError(
                 f"a group is needed exactly if there are several workers: got {size} and {group}"
             )
         self.rank, self.size, self.device = rank, size, device
-        self._group, self._groups = group, groups
+        self._group, self._groups, self._through_host = group, groups, through_host
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor with the first worker's.
@@ -57,7 +59,7 @@ class Communicator:
         if self.size == 1:
             return
         for tensor in tensors:
-            there = tensor.to(self.device)  # itself, where it is there already
+            there = self._reached(tensor.to(self.device))  # itself, where it is there already
             with self._collective("broadcast"):
                 dist.broadcast(there, group=self._open_group, group_src=0)
             if there is not tensor:
@@ -80,9 +82,11 @@ class Communicator:
         if self.size == 1:
             return DONE
         self._require_contiguous(tensor)
+        there = self._reached(tensor)
         return self._start(
             "all-reduce",
-            lambda: dist.all_reduce(tensor, _OPERATIONS[operation], group=self._open_group, async_op=True),
+            lambda: dist.all_reduce(there, _OPERATIONS[operation], group=self._open_group, async_op=True),
+            (tensor, there),
         )
 
     def all_gather(self, part: Tensor) -> Tensor:
@@ -112,11 +116,11 @@ class Communicator:
         if self.size == 1:
             whole.copy_(part.reshape(-1))
             return DONE
+        mine, there = self._reached(part.reshape(-1)), self._reached(whole.view(-1))
         return self._start(
             "all-gather",
-            lambda: dist.all_gather_single(
-                whole.view(-1), part.reshape(-1), group=self._open_group, async_op=True
-            ),
+            lambda: dist.all_gather_single(there, mine, group=self._open_group, async_op=True),
+            (whole.view(-1), there),
         )
 
     def gather_to(self, part: Tensor, owner: int) -> list[Tensor] | None:
@@ -131,10 +135,11 @@ class Communicator:
         if self.size == 1:
             return [part]
         self._require_contiguous(part)
-        parts = [torch.empty_like(part) for _ in range(self.size)] if self.rank == owner else None
+        mine = self._reached(part)
+        parts = [torch.empty_like(mine) for _ in range(self.size)] if self.rank == owner else None
         with self._collective("gather"):
-            dist.gather(part, parts, group=self._open_group, group_dst=owner)
-        return parts
+            dist.gather(mine, parts, group=self._open_group, group_dst=owner)
+        return parts and [one.to(self.device) for one in parts]
 
     def start_all_to_all(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
@@ -156,11 +161,13 @@ class Communicator:
         if self.size == 1:
             received.copy_(sent)
             return DONE
+        mine, there = self._reached(sent), self._reached(received)
         return self._start(
             "all-to-all",
             lambda: dist.all_to_all_single(
-                received, sent, list(received_sizes), list(sent_sizes), group=self._open_group, async_op=True
+                there, mine, list(received_sizes), list(sent_sizes), group=self._open_group, async_op=True
             ),
+            (received, there),
         )
 
     def barrier(self) -> None:
@@ -213,11 +220,15 @@ class Communicator:
         for peer, _ in (*sends, *receives):
             if not 0 <= peer < self.size or peer == self.rank:
                 raise ValueError(f"worker {self.rank} of {self.size} cannot talk to worker {peer}")
+        there = [(tensor, self._reached(tensor)) for _, tensor in receives]
+        mine = [self._reached(tensor) for _, tensor in sends]
         operations = [
-            dist.P2POp(dist.irecv, t, group=self._open_group, group_peer=peer) for peer, t in receives
+            dist.P2POp(dist.irecv, t, group=self._open_group, group_peer=peer)
+            for (peer, _), (_, t) in zip(receives, there, strict=True)
         ]
         operations += [
-            dist.P2POp(dist.isend, t, group=self._open_group, group_peer=peer) for peer, t in sends
+            dist.P2POp(dist.isend, t, group=self._open_group, group_peer=peer)
+            for (peer, _), t in zip(sends, mine, strict=True)
         ]
         peers = [peer for peer, _ in (*receives, *sends)]
         self._groups.check()
@@ -229,7 +240,7 @@ class Communicator:
             (work, lambda some=some: self._unanswered(some))
             for work, some in zip(works, of_work, strict=True)
         ]
-        return Request(waited, self._groups.check, self.device, [tensor for _, tensor in sends])
+        return Request(waited, self._groups.check, self.device, mine, there)
 
     def abort(self, lost: str) -> None:
         """End all waits of this worker, in every group of its world; see `Groups.abort`.
@@ -290,12 +301,19 @@ class Communicator:
             yield
         self._groups.check()
 
-    def _start(self, name: str, begin: Callable[[], dist.Work | None]) -> Request:
+    def _reached(self, tensor: Tensor) -> Tensor:
+        """Return a tensor where the backend can reach it: itself, or a copy in the CPU's memory."""
+        return tensor.to("cpu", copy=True) if self._through_host else tensor
+
+    def _start(
+        self, name: str, begin: Callable[[], dist.Work | None], *results: tuple[Tensor, Tensor]
+    ) -> Request:
         self._groups.check()
         with converted(lambda: self._failed(name)):
             work = begin()
         assert work is not None  # this worker is a member
-        return Request([(work, lambda: self._failed(name))], self._groups.check, self.device)
+        waited = [(work, lambda: self._failed(name))]
+        return Request(waited, self._groups.check, self.device, (), results)
 
     def _failed(self, name: str) -> str:
         return f"one of the workers {self._world_ranks} did not answer worker {self._world_ranks[self.rank]} in its {name}"

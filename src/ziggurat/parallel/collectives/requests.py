@@ -42,6 +42,7 @@ class Request:
         check: Raises `CollectiveFailed` where this worker has been told that another one is lost.
         device: On which the result is.
         memory: What must live until the end.
+        results: Tensors, and where the backend leaves what they shall hold.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Request:
         check: Callable[[], None],
         device: torch.device,
         memory: Sequence[torch.Tensor] = (),
+        results: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     ) -> None:
-        self._works, self._check, self._device, self._memory = works, check, device, memory
+        self._works, self._check, self._device = works, check, device
+        self._memory, self._results = memory, results
 
     def wait(self, clock: Clock | None = None) -> None:
         """Return when the result is there; under CUDA, when the current stream will wait for it.
@@ -67,7 +70,10 @@ class Request:
             for work, describe in works:
                 with converted(describe):
                     work.wait()
-        self._memory = ()
+        for tensor, found in self._results:
+            if tensor is not found:
+                tensor.copy_(found)
+        self._memory = self._results = ()
         self._check()
 
 

@@ -40,6 +40,7 @@ class Workers(Communicator):
         device: Where this worker computes; by default the CPU.
         group: The process group, or None for one worker. Who gives it destroys it.
         timeout: Of groups that are made from this one; by default the backend's own.
+        through_host: Whether tensors pass through the CPU's memory: gloo cannot reach a GPU's.
 
     Attributes:
         rank: This worker's number, from 0.
@@ -54,8 +55,10 @@ class Workers(Communicator):
         device: torch.device | None = None,
         group: dist.ProcessGroup | None = None,
         timeout: timedelta | None = None,
+        through_host: bool = False,
     ) -> None:
-        super().__init__(rank, size, device or torch.device("cpu"), group, Groups(group, timeout))
+        groups = Groups(group, timeout)
+        super().__init__(rank, size, device or torch.device("cpu"), group, groups, through_host)
         self._owns_group = False
         self._made: list[Workers] = []
 
@@ -189,7 +192,8 @@ class Workers(Communicator):
     def _child(
         self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, owned: bool
     ) -> Workers:
-        child = Workers(rank, size, device, group)
+        through_host = self._through_host and device == self.device
+        child = Workers(rank, size, device, group, through_host=through_host)
         child._groups, child._owns_group = self._groups, owned
         self._made.append(child)
         return child

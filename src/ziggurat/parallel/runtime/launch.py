@@ -216,7 +216,8 @@ def _process_group(
         )
     phase("set-up")
     try:
-        yield Workers(rank, world, device, dist.group.WORLD, settings.group_timeout)
+        through_host = device.type == "cuda" and not is_nccl
+        yield Workers(rank, world, device, dist.group.WORLD, settings.group_timeout, through_host)
     except CollectiveFailed:
         # another worker is lost, and a thread may be waiting for it: the end of this process ends all
         raise
