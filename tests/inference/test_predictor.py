@@ -284,6 +284,14 @@ def test_a_folder_that_is_no_run(tmp_path):
         ziggurat.load(tmp_path)
 
 
+def test_settings_over_those_of_the_run(case):
+    assert ziggurat.load(case.folder, settings={"data.crop": 96}).config.data.crop == 96
+    with pytest.raises(UserError) as caught:
+        ziggurat.load(case.folder, settings={"plan": "dp=2", "launch.backend": "gloo", "data.crop": 96})
+    (fault,) = caught.value.faults
+    assert "launch.backend, plan" in fault
+
+
 # The model.
 
 

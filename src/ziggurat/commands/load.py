@@ -10,10 +10,13 @@ import torch
 
 from ziggurat.commands.runs import config_of
 from ziggurat.commands.runs import load as load_weights
+from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device
+
+_OF_WORKERS = {"device", "launch", "plan", "threads"}  # settings of processes that are started
 
 
 def load(
@@ -23,6 +26,9 @@ def load(
 ) -> Predictor:
     """Load a run, or a file of weights, as a predictor on this process.
 
+    It computes with PyTorch's threads as they are: the bits are those of `ziggurat predict` where these are as many as the
+    run's ``threads``.
+
     Args:
         run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
         device: Where it computes.
@@ -31,6 +37,12 @@ def load(
     Raises:
         UserError: If there is no such run, or device, or the settings are not usable.
     """
+    without_effect = sorted(name for name in settings or {} if name.partition(".")[0] in _OF_WORKERS)
+    if without_effect:
+        raise UserError(
+            f"a run is loaded into this process as it is: the settings {', '.join(without_effect)} have no effect; give the "
+            "device as an argument, or run ziggurat.predict on workers of their own"
+        )
     path = Path(run)
     config = config_of(path, {**(settings or {}), "plan": "dp=1", "device": device})
     mesh = make_mesh(Workers(device=torch.device(resolve_device(device))))
