@@ -22,7 +22,7 @@ import torch
 import torch._dynamo  # before any fork
 
 from sweep.cases import every_pair
-from sweep.run import Outcome, run_network
+from sweep.run import NetworkResult, run_network
 from sweep.table import KINDS, SPACE, Kind, format_page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -73,14 +73,14 @@ def in_rounds(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [row for of_round in rounds for row in of_round if row is not None]
 
 
-def load(path: Path) -> dict[str, Outcome]:
+def load(path: Path) -> dict[str, NetworkResult]:
     """Return the results so far, by name."""
     if not path.is_file():
         return {}
-    return {row["name"]: Outcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
+    return {row["name"]: NetworkResult(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def write(path: Path, results: dict[str, Outcome], kind: Kind) -> None:
+def write(path: Path, results: dict[str, NetworkResult], kind: Kind) -> None:
     """Write the results and the page, both in the order of the list."""
     rows = [results[name] for _, name in kind.networks if name in results]
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")

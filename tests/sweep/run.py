@@ -31,7 +31,7 @@ from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS
 from ziggurat.verification.networks import build_network
 from ziggurat.verification.rounding import measure_rounding
-from ziggurat.verification.step import Step, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial, run_step
 
 SMALL = ModelConfig(
     channels=64, head_depth=2
@@ -41,7 +41,7 @@ MOST_ROUNDING = 2  # times what rounding does on one worker: a plan rounds in a 
 
 
 @dataclass
-class Outcome:
+class NetworkResult:
     """What came of one network.
 
     Attributes:
@@ -67,7 +67,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> Outcome:
+def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> NetworkResult:
     """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
     context = fork_context()
     receive, send = context.Pipe(duplex=False)
@@ -75,7 +75,7 @@ def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 12
     begin = time.monotonic()
     process.start()
     send.close()
-    outcome = Outcome(family, name, "failed", f"no answer in {limit:.0f} s")
+    outcome = NetworkResult(family, name, "failed", f"no answer in {limit:.0f} s")
     try:
         while receive.poll(max(0.0, begin + limit - time.monotonic())):
             outcome = receive.recv()
@@ -104,14 +104,14 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit
     die_with_parent(os.getppid())
     os.setsid()
     torch.set_num_threads(1)
-    outcome = Outcome(family, name, "exact")
+    outcome = NetworkResult(family, name, "exact")
     try:
         torch.manual_seed(SEED)
         model = build_network(name, SMALL).double()
     except UserError as error:
-        pipe.send(Outcome(family, name, "not built", str(error)))
+        pipe.send(NetworkResult(family, name, "not built", str(error)))
         return
-    references: dict[tuple[tuple[int, ...], int], tuple[Step, Trial]] = {}
+    references: dict[tuple[tuple[int, ...], int], tuple[Outcome, Trial]] = {}
     outcome.size = str(getattr(model, "only_size", None) or "")
     for case in cases:
         shape, pieces = case.shape(model, family, name), max(1, case.microbatches)
@@ -122,20 +122,20 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit
             try:
                 references[shape, pieces] = run_ranks(_reference, 1, (model, trial), limit)[0], trial
             except Exception as error:  # noqa: BLE001 - the network's own code
-                pipe.send(Outcome(family, name, "not built", f"{type(error).__name__}: {error}"))
+                pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
         reference, trial = references[shape, pieces]
         _add_case(outcome, case, trial, model, reference, limit)
         pipe.send(outcome)
 
 
-def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Step:
+def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Outcome:
     """Take the step on one worker, in a process whose memory is free again before a plan's workers need it."""
     return run_step(model, trial, make_mesh(workers))
 
 
 def _add_case(
-    outcome: Outcome, case: Case, trial: Trial, model: nn.Module, reference: Step, limit: float
+    outcome: NetworkResult, case: Case, trial: Trial, model: nn.Module, reference: Outcome, limit: float
 ) -> None:
     """Run one plan, and join its verdict to those before."""
     plan, images = case.plan, trial.images

@@ -21,7 +21,7 @@ from sweep.cases import (
     stage_cases,
 )
 from sweep.networks import all_networks, of_each_axis
-from sweep.run import Outcome
+from sweep.run import NetworkResult
 
 VERDICTS = {
     "exact": "every error is within 1e-10",
@@ -91,7 +91,7 @@ PRODUCTS = Kind(
 KINDS = {"space": SPACE, "stages": STAGES, "axes": PRODUCTS}
 
 
-def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = SPACE) -> str:
+def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: Kind = SPACE) -> str:
     """Return the page, in Markdown.
 
     Args:
@@ -130,12 +130,12 @@ def format_page(outcomes: Iterable[Outcome], num_missing: int = 0, kind: Kind = 
     return "\n".join(lines) + "\n"
 
 
-def _by_plan(rows: list[Outcome]) -> list[str]:
+def _by_plan(rows: list[NetworkResult]) -> list[str]:
     cases = [(key.split()[0], case["verdict"]) for row in rows for key, case in row.cases.items()]
     return _counted("plan", cases)
 
 
-def _by_family(rows: list[Outcome]) -> list[str]:
+def _by_family(rows: list[NetworkResult]) -> list[str]:
     return _counted("family", [(row.family, row.verdict) for row in rows])
 
 
@@ -149,7 +149,7 @@ def _counted(what: str, verdicts: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def _not_exact(rows: list[Outcome]) -> list[str]:
+def _not_exact(rows: list[NetworkResult]) -> list[str]:
     lines = []
     for verdict in list(VERDICTS)[1:]:
         chosen = [row for row in rows if row.verdict == verdict]
@@ -165,7 +165,7 @@ def _short(text: str) -> str:
     return words if len(words) <= MOST_WORDS else words[:MOST_WORDS] + " ..."
 
 
-def _line(row: Outcome) -> str:
+def _line(row: NetworkResult) -> str:
     gathers = Counter(key for case in row.cases.values() for key in case.get("gathers", {}))
     shown = ", ".join(list(gathers)[:2]) + (f" and {len(gathers) - 2} more" if len(gathers) > 2 else "")
     error = f"{row.error:.0e}" if row.error else ""
