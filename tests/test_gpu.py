@@ -31,7 +31,7 @@ def digest_on(num_gpus, case, folder):
     config = dataclasses.replace(config_of(*case), device="cuda", plan=f"dp={num_gpus}")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))
     settings = WorkerSettings(threads=1, device="cuda")
-    result = launch(train_worker, (config, str(folder), False, "detect"), num_gpus, settings)
+    result = launch(train_worker, (config, str(folder), False, "detect", False), num_gpus, settings)
     return result["weights_sha256"], result["metrics"]
 
 
@@ -48,8 +48,8 @@ def test_two_gpus_give_the_bits_of_one(case, tmp_path):
 
 def peak_of_joining(workers, folder):
     torch.cuda.reset_peak_memory_stats()
-    whole, training = joined(workers, configured("fsdp=2"), folder)
-    training.close()
+    whole, parallel = joined(workers, configured("fsdp=2"), folder)
+    parallel.close()
     return torch.cuda.max_memory_allocated() / whole
 
 
