@@ -110,8 +110,8 @@ def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: K
         f"{version('segmentation_models_pytorch')}, torchvision {version('torchvision')}.",
         "",
         f"Each network takes one training step in float64 {kind.how}. Models of ours and decoders of smp are built "
-        "narrow (`model.channels=64`, `model.head_depth=2`). Outputs, loss, the gradients of all "
-        "parameters and of the input, and all buffers are compared as [verify.md](verify.md) says.",
+        "narrow (`model.channels=64`, `model.head_depth=2`). Outputs, losses, the gradients of all "
+        "parameters and of the input, all buffers, and the state after the step are compared as [verify.md](verify.md) says.",
         "",
         *[f"- {name}: {text}" for name, text in VERDICTS.items()],
         *([f"- {num_missing} networks of the list have not been run yet"] if num_missing else []),
