@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ziggurat.cli.main import RUN_FLAGS, main
+from ziggurat.cli.main import main
+from ziggurat.cli.options import RUN_FLAGS
 from ziggurat.config import (
     RunConfig,
     flatten,

@@ -1,6 +1,6 @@
 """Every model of ours on bands: its outputs are those of one worker, in training and evaluation.
 
-In float64, at sizes that are no multiples; the gradients of whole steps are compared in tests/plans.
+In float64, at sizes that are no multiples; the gradients of whole steps are compared in tests/verification.
 """
 
 import warnings

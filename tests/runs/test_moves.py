@@ -76,8 +76,8 @@ def test_the_parts_of_tp_are_written_by_several_workers(tmp_path):
 
 
 @pytest.mark.parametrize(("plan", "name"), [("pp=2", "cuts.json"), ("lp=2", "costs.json")])
-def test_what_was_measured_is_said_and_measured_again_where_it_is_damaged(tmp_path, plan, name):
-    run_ranks(trained, 2, (plan, tmp_path, [config_of("detect", **{"train.checkpoint_every": 1})]))
+def test_what_was_measured_is_said_and_kept_in_the_checkpoint(tmp_path, plan, name):
+    first = run_ranks(trained, 2, (plan, tmp_path, [config_of("detect", **{"train.checkpoint_every": 1})]))
     folder = tmp_path / f"{plan}-0"
     if plan == "pp=2":
         (kept,) = json.loads((folder / name).read_text()).values()
@@ -90,8 +90,6 @@ def test_what_was_measured_is_said_and_measured_again_where_it_is_damaged(tmp_pa
     resume(folder, plan)
     assert (folder / "log.txt").read_text().count(said) == 2
 
-    (folder / name).write_text('{"forward": [1]}' if plan == "lp=2" else "{")
+    (folder / name).write_text("{")  # only what saves measuring again: bits do not hang on it
     cut_back(folder, 2)
-    resume(folder, plan)
-    measured = json.loads((folder / name).read_text())
-    assert len(measured["forward"]) > 10 if plan == "lp=2" else measured
+    assert resume(folder, plan)["weights_sha256"] == first[0][0][0]

@@ -5,7 +5,7 @@ import pytest
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.strategies.plan import Plan, parse_plan
-from ziggurat.strategies.resolve import available_cores, resolve_batch, resolve_place
+from ziggurat.strategies.resolve import available_cores, resolve_batch, resolve_device_of, resolve_place
 
 
 def test_a_plan_reads_back():
@@ -161,6 +161,19 @@ def test_workers_share_a_gpu_where_they_are_told_to(monkeypatch):
         resolve_place(config(**two), None)
     assert "launch.backend=gloo" in str(caught.value)
     assert resolve_place(config(**two, **{"launch.backend": "gloo"}), None).plan == "dp=2"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "device"),
+    [(0, {}, "cpu"), (1, {}, "cpu"), (2, {}, "cuda"), (1, {"launch.backend": "gloo"}, "cuda"), (2, {"device": "cpu"}, "cpu")],
+)  # fmt: skip
+def test_a_plan_is_tried_out_on_gpus_where_there_are_enough(monkeypatch, gpus, settings, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert resolve_device_of(Plan(sp=(2,)), override(RunConfig(), settings), None) == device
+    if gpus == 1:
+        with pytest.raises(UserError, match="needs 2 GPUs"):
+            resolve_device_of(Plan(sp=(2,)), override(RunConfig(), {"device": "cuda"}), None)
 
 
 def test_runs_take_stages():

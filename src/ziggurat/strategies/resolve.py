@@ -82,6 +82,25 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None, bac
     return plan
 
 
+def resolve_device_of(plan: Plan, config: RunConfig, world: int | None) -> Literal["cpu", "cuda"]:
+    """Return where a plan is tried out: on GPUs where there are as many as workers, or where they are asked for.
+
+    Args:
+        plan: Of all workers.
+        config: Its ``device`` and ``launch.backend`` are used.
+        world: Workers of the world that torchrun has made, or None.
+
+    Raises:
+        UserError: If GPUs are asked for, and there are none or too few.
+    """
+    device = resolve_device(config.device)
+    few = world is None and device == "cuda" and plan.num_workers > torch.cuda.device_count()
+    if few and config.device == "auto" and config.launch.backend != "gloo":
+        return "cpu"
+    resolve_plan(str(plan), plan.num_microbatches, device, world, config.launch.backend)
+    return device
+
+
 def resolve_place(config: RunConfig, world: int | None) -> RunConfig:
     """Complete device, plan, threads and dtype: all that depends on the machine.
 

@@ -23,7 +23,9 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 DEFAULT_INPUT = "2x3x256x256"
 EFFECTIVE = (
     "seed",
+    "device",
     "threads",
+    "launch.",
     "model.",
     "loss.",
     "train.",
@@ -45,7 +47,7 @@ class Request:
         shape: The input's, ``(B, C, *spatial)``.
         plan: Whose step is compared with that of one worker.
         dtype: ``fp64`` or ``fp32``.
-        config: Its seed, threads, model and loss are used.
+        config: Its seed, device, threads, model, loss, train and launch are used.
         timeline: Where the trace of a plan with pp goes; None for no trace.
     """
 

@@ -34,7 +34,7 @@ def with_other_last_bits(values: Tensor, generator: torch.Generator) -> Tensor:
         >>> float((with_other_last_bits(values, torch.Generator()) - values).abs().max()) < 3e-16
         True
     """
-    signs = torch.randint(0, 2, values.shape, generator=generator).to(values.dtype)
+    signs = torch.randint(0, 2, values.shape, generator=generator).to(values)
     return values * (1 + (2 * signs - 1) * torch.finfo(values.dtype).eps)
 
 
@@ -103,15 +103,18 @@ def _batch_norm(
     return out.to(input.dtype)
 
 
-def measure_rounding(model: nn.Module, trial: Trial, reference: Outcome) -> Errors:
+def measure_rounding(
+    model: nn.Module, trial: Trial, reference: Outcome, device: torch.device | None = None
+) -> Errors:
     """Return how far the step on one worker moves when it is rounded in other ways.
 
     Args:
         model: The same weights as the reference's had before its step; changed.
         trial: The reference's.
         reference: The step on one worker.
+        device: Where the reference was computed; by default the CPU.
     """
     generator = torch.Generator().manual_seed(trial.seed)
     other = replace(trial, images=with_other_last_bits(trial.images, generator))
     with other_roundings(model, generator), PairwiseMoments():
-        return compare_steps(run_step(model, other, make_mesh(Workers())), reference)
+        return compare_steps(run_step(model, other, make_mesh(Workers(device=device))), reference)

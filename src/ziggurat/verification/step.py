@@ -81,7 +81,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step leaves behind, as far as it is this worker's.
+    """What one step leaves behind, as far as it is this worker's; in the CPU's memory.
 
     Attributes:
         seen: By the number of the microbatch, those of this worker.
@@ -170,7 +170,7 @@ class Watch:
 
     def loss_shares(self, outputs: Any, assignment: tuple[int, Any], totals: Tensor) -> dict[str, Tensor]:
         """Return the objective's, and keep the outputs."""
-        self.outputs[assignment[0]] = [detached(output) for output in tensors_of(outputs)]
+        self.outputs[assignment[0]] = [noted(output) for output in tensors_of(outputs)]
         return self.objective.loss_shares(outputs, assignment[1], totals)
 
     def input_gradient(self, number: int) -> Tensor | None:
@@ -215,7 +215,7 @@ def start_state(model: nn.Module, trial: Trial) -> TrainState[nn.Module]:
                 {"momentum_buffer": _like(moment, parameter)}
                 if isinstance(state.optimizer, torch.optim.SGD)
                 else {
-                    "step": torch.tensor(3.0),
+                    "step": torch.tensor(3.0, device=parameter.device),
                     "exp_avg": _like(moment, parameter),
                     "exp_avg_sq": _like(draw(parameter).square().add(0.1) * scale**2, parameter),
                 }
@@ -268,6 +268,7 @@ def run_step(
             begin = time.perf_counter()
             with memory:
                 result = step(mine, len(pieces))
+            _finish(mesh)
             seconds, sent = time.perf_counter() - begin, parallel.bytes_sent
             found = _found(parallel, result.norm, result.terms.sum(1), watch, pieces)
             trace = Trace(mesh.workers.device)
@@ -277,6 +278,7 @@ def run_step(
                 trace.start()
                 begin = time.perf_counter()
                 step(mine, len(pieces))
+                _finish(mesh)
                 seconds = time.perf_counter() - begin
     return Outcome(
         **found,
@@ -290,6 +292,13 @@ def run_step(
     )
 
 
+def _finish(mesh: Mesh) -> None:
+    """Wait for what a GPU has been given."""
+    device = mesh.workers.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _found(
     parallel: Parallel[nn.Module], norm: Tensor, losses: Tensor, watch: Watch, pieces: Sequence[Piece]
 ) -> dict[str, Any]:
@@ -299,7 +308,7 @@ def _found(
     def chunk(owner: str, tensor: Tensor) -> Chunk:
         boxes = layout.mine(owner)
         same = bool(boxes) and tensor.shape == boxes[0].shape
-        return Chunk(tensor.detach().clone(), boxes[0].start if same else (0,) * tensor.dim())
+        return Chunk(copied(tensor), boxes[0].start if same else (0,) * tensor.dim())
 
     names = {name: p for name, p in parallel.names.items() if layout.mine(name)}
     gradients = {n: torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for n, p in names.items()}
@@ -309,11 +318,12 @@ def _found(
     for index in parallel.mine:
         outputs = watch.outputs.get(index)
         typical = watch.objective.typical_size(outputs or []) if alone else 0.0
-        seen[index] = Seen(outputs, watch.input_gradient(index), typical)
+        gradient = watch.input_gradient(index)
+        seen[index] = Seen(outputs, None if gradient is None else noted(gradient), typical)
     return {
         "seen": seen,
-        "losses": losses,
-        "norm": norm.detach().clone(),
+        "losses": copied(losses),
+        "norm": copied(norm),
         "gradients": {name: chunk(name, value) for name, value in gradients.items()},
         "buffers": {name: chunk(name, value) for name, value in buffers.items()},
         "state": {
@@ -324,8 +334,13 @@ def _found(
     }
 
 
-def detached(tensor: Tensor) -> Tensor:
-    """Return a tensor without its history."""
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor in the CPU's memory, without its history."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def noted(tensor: Tensor) -> Tensor:
+    """Return a tensor that nobody changes, without its history, in the CPU's memory; where it is cut, it stays so."""
     if isinstance(tensor, SpatialTensor):
-        return SpatialTensor(tensor.local.detach(), tensor.dims, tensor.mesh)
-    return tensor.detach()
+        return SpatialTensor(tensor.local.detach().cpu(), tensor.dims, tensor.mesh)
+    return tensor.detach().cpu()

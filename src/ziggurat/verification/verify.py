@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch, world_from_environment
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.resolve import resolve_device_of
 from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS
 from ziggurat.verification.networks import build_network
@@ -40,8 +41,8 @@ def verify(
         shape: The input's, such as ``2x3x256x256``.
         plan: Such as ``sp=2``, ``sp=2x2``, ``dp=2``, ``pp=2`` or ``dp=2,sp=2,pp=2``.
         dtype: ``fp64`` or ``fp32``.
-        settings: From dotted names to values; ``seed``, ``threads``, ``train.microbatches``, ``plan.*``,
-            ``model.*`` and ``loss.*`` have an effect.
+        settings: From dotted names to values; ``seed``, ``device``, ``threads``, ``train.*``, ``pipeline.*``, ``tensor.*``,
+            ``model.*``, ``loss.*`` and ``launch.*`` have an effect.
         timeline: A file for the trace of a plan with pp; a picture of it is written beside.
 
     Returns:
@@ -51,12 +52,10 @@ def verify(
         UserError: If the input is wrong, or the network does not run on one worker either.
     """
     request = read_request(name, shape, plan, dtype, settings or {}, timeline)
-    return launch(
-        verify_on_worker,
-        (request,),
-        request.plan.num_workers,
-        WorkerSettings(request.config.threads, "cpu"),
-    )
+    config = request.config
+    device = resolve_device_of(request.plan, config, world_from_environment())
+    place = WorkerSettings(config.threads, device, config.launch)
+    return launch(verify_on_worker, (request,), request.plan.num_workers, place)
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,14 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
             "--nproc-per-node"
         )
     trial = Trial(draw_images(request), request.config.seed, request.num_microbatches, request.config)
-    single = _measure_single(build(request), trial, request) if workers.is_first else None
+    single = _measure_single(build(request), trial, request, workers.device) if workers.is_first else None
     single = _from_first(workers, single)
     check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
-    result = describe(request, single, check)
+    result = describe(request, single, check, workers.device.type)
     if workers.is_first and check.errors is not None and not result["ok"]:
-        result["rounding_error"] = measure_rounding(build(request), trial, single.step).largest
+        result["rounding_error"] = measure_rounding(
+            build(request), trial, single.step, workers.device
+        ).largest
     if workers.is_first and request.timeline is not None and check.spans:
         _write_timeline(request.timeline, request, check, result)
     return result
@@ -134,13 +135,13 @@ def draw_images(request: Request) -> Tensor:
     return torch.randn(request.shape, generator=generator, dtype=torch.float64).to(request.torch_dtype)
 
 
-def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
+def _measure_single(model: nn.Module, trial: Trial, request: Request, device: torch.device) -> Single:
     """Take the reference, and the same step again for its time.
 
     Raises:
         UserError: If the network does not take the input, or its results are not finite.
     """
-    mesh = make_mesh(Workers())
+    mesh = make_mesh(Workers(device=device))
     try:
         step = run_step(model, trial, mesh, count_bytes=True, timed=True)
     except TIMM_ERRORS as error:
@@ -164,7 +165,7 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request) -> Single:
     return Single(step, step.seconds)
 
 
-def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
+def describe(request: Request, single: Single, check: Check, device: str) -> dict[str, Any]:
     """Return the fields of the command's JSON object."""
     errors = None if check.errors is None else asdict(check.errors)
     bound = BOUNDS[request.torch_dtype]
@@ -181,6 +182,7 @@ def describe(request: Request, single: Single, check: Check) -> dict[str, Any]:
         "model": request.name,
         "input": "x".join(str(size) for size in request.shape),
         "dtype": request.dtype,
+        "device": device,
         "plan": str(request.plan),
         "microbatches": request.num_microbatches,
         "world_size": request.plan.num_workers,
