@@ -6,7 +6,17 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from ziggurat import Parallel, RunConfig, Setting, Step, TrainState, Workers, WorkerSettings, launch, make_mesh
+from ziggurat import (
+    Parallel,
+    RunConfig,
+    Setting,
+    Step,
+    TrainState,
+    Workers,
+    WorkerSettings,
+    launch,
+    make_mesh,
+)
 from ziggurat.config import override
 from ziggurat.parallel.graph.trace import spec_of
 from ziggurat.runs.folder import weights_sha256
