@@ -4,6 +4,7 @@
     repeat      the same run twice on the GPU: the same bits
     two         two workers on the one GPU (gloo), dp=2: the bits of one worker
     parts       sp=2, pp=2, tp=2, lp=2 and fsdp=2 with two workers on the one GPU: the numbers of one worker
+    verify      a step in float64 under sp=2, pp=2 and tp=2 against one worker, both on the GPU: all of a run's state
     resume      a run that began on two workers goes on with one: the same bits
     bf16        the same run twice: the same bits, and losses near those of fp32
     speed       images per second and memory of a training step, beside torchvision's model on the same device
@@ -67,6 +68,7 @@ PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "lp=2": ({}, ["detect"]),
     "fsdp=2": ({"pipeline.unit_bytes": 65536}, ["classify", "detect"]),
 }
+VERIFIED, VERIFIED_MODEL = ("sp=2", "pp=2", "tp=2"), "fcos-test_resnet-fpn"
 LOSS, NORM, MOVED = 1e-3, 2e-2, 5e-2
 """Bounds in fp32 without TF32: of losses and of norms, relative; of weights, over the way that they have moved."""
 BF16_LOSS = 0.05
@@ -195,6 +197,8 @@ class Walk:
                         self.train(f"{task}-{plan}", task, plan=plan, **given), self.alone(task)
                     ),
                 )
+        for plan in VERIFIED:
+            yield f"verify: {plan}", lambda plan=plan: self.verify(plan)
         yield (
             "resume: detect",
             lambda: self.same(
@@ -204,6 +208,15 @@ class Walk:
         )
         for task in self.tasks:
             yield f"bf16: {task}", lambda task=task: self.bf16(task)
+
+    def verify(self, plan: str) -> dict[str, Any]:
+        """Hold a step under a plan against the same on one worker."""
+        given = {**SHARED, "device": self.device, "threads": 1, "model.channels": 16, "tensor.min_width": 8}
+        words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+        found = self.run_command("verify", VERIFIED_MODEL, "--input", "2x3x64x64", "--plan", plan, *words)
+        return {
+            key: value for key, value in found.items() if key in ("ok", "device") or key.endswith("_error")
+        }
 
     def bf16(self, task: str) -> dict[str, Any]:
         """Train in bf16 twice."""
