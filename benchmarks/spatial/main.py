@@ -69,9 +69,6 @@ class Steps:
     def __init__(self, workers: Workers, plan: str, batch: Microbatch, name: str) -> None:
         torch.manual_seed(0)
         settings = {"model.name": name, "task": "detect", "dtype": "bf16", "train.optimizer": "sgd"}
-        settings |= {
-            "train.momentum": 0
-        }  # which the first step would allocate: it is not of the step's own memory
         self.config = override(RunConfig(), settings)
         self.mesh = mesh = make_mesh(workers, plan)
         self.model = place_model(build_model(self.config.model, NUM_CLASSES), mesh.home, True).train()
