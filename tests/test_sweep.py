@@ -76,4 +76,4 @@ def test_what_is_not_exact_says_why() -> None:
     assert "no answer in 2 s" in outcomes[3].why
     page = format_page(outcomes)
     assert "0 of 3 networks that were run (0.0%) are exact" in page
-    assert "`verify_networks:broken`: " in page
+    assert "`support.verify_networks:broken`: " in page
