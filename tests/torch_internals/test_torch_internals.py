@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
@@ -275,8 +274,7 @@ def _shard(workers: Workers) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     whole = [parameter.detach().clone() for parameter in model.parameters()]
-    assert workers.group is not None
-    mesh = DeviceMesh.from_group(workers.group, "cpu")
+    mesh = workers.device_mesh()
     for module in (model[0], model):
         fully_shard(module, mesh=mesh)
         assert isinstance(module, FSDPModule)
@@ -318,9 +316,7 @@ def test_tensors_are_stored_and_read_by_rows(tmp_path: Path) -> None:
         if shard == 1:
             rows["b"] = torch.tensor(7)
         parts = {name: number for number, name in enumerate(rows, start=1)}
-        files = storage.write_safetensors(
-            tmp_path, rows, parts, dict.fromkeys(rows, 0) | {"a.x": first}, shard
-        )
+        files = storage.write_safetensors(tmp_path, rows, parts, {"b": (), "a.x": (first, 0)}, shard)
         assert len(files) == len(rows)
         assert all(file.suffix == ".safetensors" for file in files)
     assert storage.read_heads(tmp_path) == {"a.x": ((4, 3), torch.float32), "b": ((), torch.int64)}
