@@ -13,6 +13,7 @@ from support.promises import EMA, NARROW, SHARDED, world_of
 from support.ranks import run_ranks
 from support.small_runs import config_of, weights_of
 from support.states import checkpoint_tensors
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import load_run
 from ziggurat.training.loop import train
 
@@ -219,14 +220,15 @@ def norms(folder):
 
 def joined(workers, folder, config):
     """Train; return how often tensors of several workers were joined before each step of the optimizer, and at the end."""
-    calls, before, join = [], [], torch.distributed.all_gather
+    calls, before, join = [], [], Workers.start_all_gather
 
-    def count(*arguments, **named):
-        calls.append(arguments[1].shape)
-        return join(*arguments, **named)
+    def count(self, whole, part):
+        if self.size > 1 and part.is_floating_point():  # objects travel as bytes
+            calls.append(part.shape)
+        return join(self, whole, part)
 
     after_each_step(lambda _: before.append(len(calls)), before=True)
-    torch.distributed.all_gather = count  # in this process alone
+    Workers.start_all_gather = count  # in this process alone
     train(workers, dataclasses.replace(config, plan="tp=2"), folder)
     return [*before, len(calls)]
 
