@@ -24,7 +24,7 @@ from ziggurat.strategies.costs.branch_costs import agree_on_costs
 from ziggurat.strategies.costs.cache import AGAIN, MeasurementCache
 from ziggurat.strategies.costs.cuts import Cut, choose_cut, from_json, key_of
 from ziggurat.strategies.costs.decisions import Decisions, decide
-from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.costs.team import Team
 
 CUT = Cut(("down",), (StageCost("", 1 / 3, 1, 2, 3, 0.1), StageCost("down", 2.0, 4, 5, 6, 0.7)))
 COSTS = {
@@ -112,7 +112,7 @@ class Counts:
 
 
 def _cuts(workers: Workers, folder) -> list[Any]:
-    mesh, model = make_mesh(workers, "pp=2"), Skips().double()
+    team, model = Team(workers, workers, Workers()), Skips().double()
     tracer, spec, file, measure = (
         Tracer(model),
         spec_of(torch.zeros(2, 3, 16, 16, dtype=torch.float64)),
@@ -122,7 +122,7 @@ def _cuts(workers: Workers, folder) -> list[Any]:
 
     def chosen(config: PipelineConfig, decisions: Decisions) -> Cut:
         return choose_cut(
-            model, tracer, spec, mesh, config, 2, file=file, decisions=decisions, measure=measure
+            model, tracer, spec, team, config, 2, file=file, decisions=decisions, measure=measure
         )
 
     new = Decisions()
@@ -157,19 +157,19 @@ class Forks(nn.Module):
 
 
 def _costs(workers: Workers, folder) -> list[Any]:
-    mesh, model = make_mesh(workers, "lp=2"), Forks()
+    team, model = Team(workers, workers, Workers()), Forks()
     tracer, spec, measure = Tracer(model), spec_of(torch.zeros(2, 3, 16, 16)), Counts()
     new = Decisions()
     for decisions in (new, Decisions()):
         agree_on_costs(
-            model, tracer, spec, mesh, file=folder / "costs.json", decisions=decisions, measure=measure
+            model, tracer, spec, team, file=folder / "costs.json", decisions=decisions, measure=measure
         )
     other = {name: cost | {"seconds": 7.0} for name, cost in new.made["lp"].items()}
     given = agree_on_costs(
         model,
         tracer,
         spec,
-        mesh,
+        team,
         file=folder / "costs.json",
         decisions=Decisions({"lp": other}),
         measure=measure,
