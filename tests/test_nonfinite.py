@@ -16,9 +16,10 @@ from ziggurat.training import loop as module
 
 
 def run(workers, folder, how, policy, plan=None):
-    spoil(how)
     plan = plan or f"dp={workers.size}"
-    config = config_of(**{"plan": plan, "train.on_nonfinite": policy, "train.evaluate_every": 0})
+    config = config_of(
+        **{"task": spoil(how), "plan": plan, "train.on_nonfinite": policy, "train.evaluate_every": 0}
+    )
     try:
         result = module.train(workers, config, folder / (plan if "fsdp" in plan else str(workers.size)))
     except UserError as error:

@@ -8,6 +8,7 @@ import signal
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from support.held import after_each_step
 from support.ranks import run_ranks
 from support.stopped_runs import config_of, numbers, rows
 from ziggurat.config import load_config
@@ -99,17 +100,14 @@ def test_a_damaged_newest_checkpoint_costs_a_step_and_no_bit(whole, tmp_path):
 
 def signalled(workers, config, folder, number, rank):
     """Send a signal to one worker in the middle of its third step."""
-    from ziggurat.training import loop as module
+    steps = []
 
-    update, calls = module.WeightAverage.update, []
-
-    def update_and_signal(self, step):
-        calls.append(step)
-        if len(calls) == 3 and workers.rank == rank:
+    def signal_in_the_third(held):
+        steps.append(held)
+        if len(steps) == 3 and workers.rank == rank:
             os.kill(os.getpid(), number)
-        return update(self, step)
 
-    module.WeightAverage.update = update_and_signal  # in this forked process only
+    after_each_step(signal_in_the_third)  # in this forked process only
     return run(workers, config, folder)
 
 

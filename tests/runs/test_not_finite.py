@@ -39,8 +39,13 @@ def test_all_workers_see_that_a_loss_is_not_finite(tmp_path, plan, workers):
 
 def spoiled(workers, plan, folder, how, policy):
     """Train with one sample that spoils the loss or a gradient."""
-    spoil(how)
-    given = {"train.on_nonfinite": policy, "train.evaluate_every": 0, "train.ema": 0.0, "plan": plan}
+    given = {
+        "task": spoil(how),
+        "train.on_nonfinite": policy,
+        "train.evaluate_every": 0,
+        "train.ema": 0.0,
+        "plan": plan,
+    }
     return outcome(workers, stopped_config(**given), folder)
 
 

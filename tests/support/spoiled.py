@@ -1,39 +1,48 @@
 """Losses and gradients that are not finite, from one sample of a run, in this process alone."""
 
 from ziggurat.data.sampler import Sampler
-from ziggurat.training import loop as module
-from ziggurat.training import step as passes
+from ziggurat.tasks.registry import find_task, register_task
 
 BAD = Sampler(17, 8, 0).batch(1)[5]  # of the second step, in microbatch 2 of 4
 PARAMETER = "head.classes.weight"
 
 
 def spoil(how):
-    """Make the loss, or the gradient of one parameter or of all, NaN for one sample of one epoch (in this process)."""
-    begin, make_task, seen = passes.Passes._seed, module.make_task, {}
+    """Register a task: detection, but one sample of one epoch spoils the loss, or the gradient of one parameter or of all.
 
-    def spoiled_begin(step, index):
-        seen["bad"] = BAD in step.microbatches[index].ids
-        for hook in seen.pop("hooks", []):
-            hook.remove()
-        if how == "gradient" and seen["bad"]:
-            named = dict(step.model.named_parameters())
-            seen["hooks"] = [named[PARAMETER].register_hook(lambda gradient: gradient * float("nan"))]
-        begin(step, index)
+    Returns:
+        Its name, for the config of a run in this process.
+    """
 
-    def spoiled_task(model, config):
-        task = make_task(model, config)
-        shares = task.loss_shares
+    @register_task
+    class Spoiled(find_task("detect")):
+        name, model_task = "spoiled", "detect"
 
-        def spoiled_shares(*arguments):
-            factor = float("inf") if how == "loss" and seen["bad"] else 1.0
-            values = {name: value * factor for name, value in shares(*arguments).items()}
-            for value in values.values() if how == "all gradients" and seen["bad"] else ():
-                value.register_hook(lambda gradient: gradient * float("nan"))
-            return values
+        def __init__(self, model, config):
+            super().__init__(model, config)
+            self.trained, self.bad, self.hooks = model, [], []
 
-        object.__setattr__(task, "loss_shares", spoiled_shares)
-        return task
+        def assign(self, batch):
+            assignment = super().assign(batch)
+            if BAD in batch.ids:
+                self.bad = [assignment]
+            return assignment
 
-    passes.Passes._seed = spoiled_begin
-    module.make_task = spoiled_task
+        def loss_shares(self, outputs, assignment, totals):
+            shares = super().loss_shares(outputs, assignment, totals)
+            for hook in self.hooks:
+                hook.remove()
+            self.hooks = []
+            if not any(assignment is one for one in self.bad):
+                return shares
+            if how == "gradient":
+                spoiled = [dict(self.trained.named_parameters())[PARAMETER]]
+            else:
+                shares = {
+                    name: value * (float("inf") if how == "loss" else 1.0) for name, value in shares.items()
+                }
+                spoiled = shares.values() if how == "all gradients" else []
+            self.hooks = [one.register_hook(lambda gradient: gradient * float("nan")) for one in spoiled]
+            return shares
+
+    return Spoiled.name
