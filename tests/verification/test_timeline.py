@@ -30,7 +30,7 @@ def test_every_action_is_in_the_trace(tmp_path: Path, capfd: Any, plan: str, sch
         [e for e in events if e["ph"] == "X" and e["tid"] == rank] for rank in range(result["world_size"])
     ]
     labels = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
-    assert labels[0] == ("worker 0: pp 0" if plan == "pp=2" else "worker 0: pp 0, dp 0")
+    assert labels[0] == ("worker 0: pp 0" if plan == "pp=2" else "worker 0: dp 0, pp 0")
     orders = make_schedule(schedule, 2, 4 if plan == "pp=2" else 2)
     for rank, row in enumerate(rows):
         computed = [e["name"].split()[1] for e in row if "@" in e["name"]]
