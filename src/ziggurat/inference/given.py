@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import ImageFiles, inspect_images
-from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep, read_range
+from ziggurat.data.readers.images import rgb_pixels
+from ziggurat.data.readers.opening import turned
+from ziggurat.data.readers.registry import naming
+from ziggurat.data.readers.sample_range import SampleRange, check_range, read_range
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -161,15 +164,9 @@ def _eight_bits(values: np.ndarray, name: str, samples: SampleRange | None) -> n
 
 
 def _of_pillow(image: Image.Image, name: str, samples: SampleRange | None) -> np.ndarray:
-    """Return one of Pillow's images as `read_image` returns its file: upright, uint8, grey or RGB."""
+    """Return one of Pillow's images as `read_image` returns its file: upright, RGB, uint8, shape ``(H, W, 3)``."""
     file = Path(getattr(image, "filename", "") or name)
     check_range(file, image, samples)
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:  # decoders raise almost anything for broken files
-        raise UserError(f"cannot decode the image {file}: {type(error).__name__}: {error}") from error
-    if is_deep(image):
-        return eight_bits(image, samples)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # resolves transparent palette entries
-    return np.asarray(image.convert("RGB"))
+    with naming(file):
+        image.load()  # it may be a file that is not decoded yet
+    return rgb_pixels(turned(image), samples)

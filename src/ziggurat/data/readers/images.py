@@ -71,12 +71,12 @@ def read_image(path: Path, max_pixels: int, samples: SampleRange | None = None) 
             return reader.read(path)
     with open_image(path, max_pixels) as image:
         check_range(path, image, samples)
-        pixels = _rgb(upright(image), samples)
+        pixels = rgb_pixels(upright(image), samples)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _rgb(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
-    """Return uint8 RGB, shape ``(H, W, 3)``."""
+def rgb_pixels(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
+    """Return the pixels of a decoded image, RGB, uint8, shape ``(H, W, 3)``."""
     if is_deep(image):
         return np.repeat(eight_bits(image, samples)[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):

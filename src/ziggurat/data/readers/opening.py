@@ -95,6 +95,11 @@ def upright(image: Image.Image) -> Image.Image:
         tags = image.tag_v2  # type: ignore[attr-defined] # of a TIFF
         image.im = Image.new(image.mode, (tags[IMAGE_WIDTH], tags[IMAGE_LENGTH]), None).im
     image.load()
+    return turned(image)
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Return a decoded image turned as its EXIF orientation says."""
     turn = _UPRIGHT.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
