@@ -17,7 +17,6 @@ from PIL import Image
 from ziggurat.config import RunConfig
 from ziggurat.errors import UserError
 from ziggurat.inference.given import GivenImage, GivenImages, several
-from ziggurat.inference.mode import EvaluationMode
 from ziggurat.inference.run import run_images
 from ziggurat.inference.tiles import Images, ProgressCallback, compute_as_configured, place_as_configured
 from ziggurat.models.vision import VisionModel, place_model
@@ -87,9 +86,8 @@ class Predictor:
         if mesh is None:
             states = itertools.chain(model.parameters(), model.buffers())
             mesh = make_mesh(Workers(device=next(states, torch.empty(0)).device))
-        with EvaluationMode(model):
-            model = place_model(model, mesh.home, config.train.channels_last)
-            executor = place_as_configured(model, config, mesh)
+        model = place_model(model, mesh.home, config.train.channels_last)
+        executor = place_as_configured(model, config, mesh)
         return cls(executor, task or make_task(model, config), config, classes)
 
     @classmethod

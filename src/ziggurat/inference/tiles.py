@@ -40,12 +40,12 @@ from ziggurat.data.views import (
     wanted_pixels,
 )
 from ziggurat.errors import UserError
-from ziggurat.inference.mode import EvaluationMode
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
 

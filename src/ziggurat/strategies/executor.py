@@ -11,6 +11,7 @@ from torch import Tensor
 from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.placing import Placed, join
 from ziggurat.strategies.running import Microbatches, Runner
 from ziggurat.strategies.state import Model
@@ -54,17 +55,15 @@ def place_for_inference(model: Model, mesh: Mesh, setting: Setting) -> Executor[
     """Place a model for evaluation or prediction; all workers call this.
 
     Args:
-        model: Whole, the same on every worker; what is others' is dropped.
+        model: Whole, the same on every worker; what is others' is dropped. Each layer keeps its mode.
         mesh: All workers.
         setting: Its images are a batch of tiles.
 
     Raises:
         UserError: On all workers, if the network cannot be spread so.
     """
-    was_training = model.training
-    model.eval()
-    mesh.name_layers(model)
-    placed = Placed([model], mesh, join(model, mesh, setting))
-    model.train(was_training)
+    with EvaluationMode(model):
+        mesh.name_layers(model)
+        placed = Placed([model], mesh, join(model, mesh, setting))
     give_back_freed_memory()  # of what other workers keep
     return Executor(model, mesh, placed.runner(model))
