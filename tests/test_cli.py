@@ -1,6 +1,8 @@
 """The commands as a user types them: good runs, and bad input answered with exit status 2 and one message."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -163,6 +165,20 @@ def test_check_lists_faults_with_status_1(tmp_path, capfd):
     assert not result["ok"]
     assert len(result["faults"]) == 1
     assert "b.png" in json.dumps(result["faults"][0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["models", "--filter", "pnn"], ["models", "--filter", "pnn", "--json"], ["--help"], ["train", "--help"]],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_is_no_fault(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ziggurat", *words]
+    ran = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    os.close(writing)
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 def test_models_lists_what_can_be_built(capfd):

@@ -2,19 +2,20 @@
 
 With ``--json`` the last line of standard output is one JSON object; progress goes to standard error. Exit status 0:
 done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault; 75: stopped by
-SIGTERM or SIGUSR1 with a checkpoint, to be started again.
+SIGTERM or SIGUSR1 with a checkpoint, to be started again; 141: who reads standard output has closed it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from ziggurat.cli import check, convert, demo, evaluate, models, predict, train, verify
-from ziggurat.cli.options import INTERRUPTED, NO, TRY_AGAIN, WRONG_INPUT, Outcome
+from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
 from ziggurat.errors import Preempted, UserError
 from ziggurat.system.platform import require_linux
 
@@ -45,6 +46,30 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # it was another pipe
+        return READER_GONE
+
+
+def _reader_is_gone() -> bool:
+    """Whether who reads the standard output has closed it, as ``head`` does; then what is left for it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         require_linux()

@@ -10,6 +10,7 @@ from ziggurat.config.fields import settings_of
 from ziggurat.errors import UserError
 
 DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
+READER_GONE = 141  # as a shell says of a program that SIGPIPE has ended
 
 # What has a flag of its own; the settings' own help explains them.
 RUN_FLAGS = {
