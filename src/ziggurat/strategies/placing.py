@@ -118,17 +118,20 @@ def bind(
             placed.append(parameter)
             if slots is not None:
                 optimizer.state[parameter] = {
-                    slot: _cut(value, whole, parameter, layout.mine(name)) for slot, value in slots.items()
+                    slot: _cut(value, whole, parameter, layout.mine(name), bool(group.get("fused")))
+                    for slot, value in slots.items()
                 }
         group["params"] = placed
         if isinstance(optimizer, torch.optim.SGD) and any(isinstance(p, DTensor) for p in placed):
             group["fused"] = False  # there is no fused one of sharded tensors
 
 
-def _cut(value: Any, whole: nn.Parameter, parameter: nn.Parameter, boxes: Boxes) -> Any:
+def _cut(value: Any, whole: nn.Parameter, parameter: nn.Parameter, boxes: Boxes, is_fused: bool) -> Any:
     """Return what is this worker's of what an optimizer keeps of a parameter, with memory of its own."""
-    if not isinstance(value, Tensor) or value.shape != whole.shape:
+    if not isinstance(value, Tensor):
         return value
+    if value.shape != whole.shape:  # a number; a fused optimizer reads it where the parameter is
+        return value.to(parameter.device) if is_fused else value
     part = torch.zeros_like(parameter, dtype=value.dtype, requires_grad=False)
     for box in boxes:
         local(part).copy_(box.of_tensor(value))
