@@ -68,9 +68,9 @@ def moment_of_the_wrong_box(rank):
     """The optimizer's moments of a weight that is cut are those of its first rows, or columns, on every worker."""
     cut = placing._cut
 
-    def first(value, whole, parameter, boxes):
+    def first(value, whole, parameter, boxes, is_fused):
         moved = tuple(box._replace(start=(0,) * len(box.start), stop=box.shape) for box in boxes)
-        return cut(value, whole, parameter, moved)
+        return cut(value, whole, parameter, moved, is_fused)
 
     placing._cut = first
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +12,7 @@ from support.ranks import run_ranks
 from support.states import checkpoints_of, chunks_of, make_state, names
 from ziggurat.config import LaunchConfig
 from ziggurat.errors import CollectiveFailed
+from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.launch import Restart, WorkerFailed, WorkerLost, WorkerSettings, launch
 from ziggurat.runs.checkpoint import Progress, published_steps
 from ziggurat.training.snapshot import Snapshots
@@ -33,8 +33,8 @@ def fail(workers, how):
         torch.ones(2).dot(torch.ones(3))
     if how == "not contiguous":
         workers.add_up(torch.ones(2, 3).t())
+    workers.barrier()  # (the other one is computing, too)
     if workers.rank == 1:
-        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
     while True:
         workers.barrier()
@@ -52,6 +52,7 @@ def step_that_fails(workers, how, folder):
             checkpoints.save(Progress(5), {} if workers.rank else chunks_of(state))
             if how == "killed":
                 checkpoints.wait()
+            phase("forward")
             state.condition = "computing"
             fail(workers, how)
     finally:
