@@ -6,7 +6,7 @@ Joined     a family of models of one form (a model and its moving average) that 
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from ziggurat.parallel.spatial.layout import local_size
 from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.costs.decisions import Decisions
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.running import Runner
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.topology import Topology
@@ -193,6 +194,16 @@ class Strategy(ABC):
             text: The plan, as the user wrote it.
         """
         return []
+
+    @classmethod
+    @abstractmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """Return roughly what a step costs a worker once the axis spreads it.
+
+        Args:
+            cost: Without the axis.
+            size: Workers along it.
+        """
 
     def part(self, extent: tuple[int, ...]) -> Part | None:
         """Return the part of images of an extent that is this worker's; None where it has them whole."""

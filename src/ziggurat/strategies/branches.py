@@ -23,6 +23,7 @@ from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.costs.branch_costs import COSTS, agree_on_costs
 from ziggurat.strategies.costs.team import Team
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.pipeline import IN_FLIGHT, collect
 from ziggurat.strategies.running import Microbatches, Runner
 from ziggurat.strategies.sums import Section, Sums
@@ -45,6 +46,11 @@ class LevelParallel(Strategy):
             if "fsdp" in sizes
             else []
         )
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """As if the whole network were branches of equal cost; each worker's part of the gradient is summed."""
+        return cost.sum_gradients(size).share_computation(size)
 
     def join(self, model: nn.Module, setting: Setting) -> Joined:
         """Place the calls of the network by what each costs, as the first worker measures it."""

@@ -7,6 +7,7 @@ after the canonical sum over dp, so that the result has the same bits on any deg
 from __future__ import annotations
 
 from ziggurat.strategies.base import Strategy
+from ziggurat.strategies.estimate import StepCost
 
 
 class DataParallel(Strategy):
@@ -18,3 +19,8 @@ class DataParallel(Strategy):
     spreads_samples = True
     wants_microbatches = True
     replicates_state = True
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """Microbatches are spread, and their gradients are summed."""
+        return cost.sum_gradients(size).spread_samples(size)

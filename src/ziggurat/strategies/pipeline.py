@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.costs.cuts import CUTS, choose_cut
 from ziggurat.strategies.costs.team import Team
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.running import Microbatches, Runner
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.whole import drop_states, named_states
@@ -54,6 +55,14 @@ class PipelineParallel(Strategy):
             for other in ("lp", "fsdp")
             if other in sizes
         ]
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """Equal stages: a worker waits for the first microbatch to come through, and holds those that are on their way."""
+        filling = (cost.num_microbatches + size - 1) / max(1, cost.num_microbatches)
+        alive = min(size, cost.num_microbatches)
+        shared = cost.share_state(size).share_computation(size)
+        return replace(shared, seconds=shared.seconds * filling, num_alive=cost.num_alive * alive)
 
     def join(self, model: nn.Module, setting: Setting) -> Joined:
         """Cut the network: where the user says, or where the stages take equally long by times that the first worker measures."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from ziggurat.errors import UserError, nearest
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.registry import STRATEGIES
 
 
@@ -86,6 +87,23 @@ class Plan:
         return max(
             (len(d) for axis, d in self.degrees.items() if STRATEGIES[axis].parts_of_images), default=0
         )
+
+    def estimate(self, cost: StepCost) -> StepCost:
+        """Return roughly what a step costs a worker under the plan, from what it costs one worker.
+
+        Samples are spread first: the other axes share the microbatches that are left to a worker.
+
+        Example:
+            >>> alone = StepCost(seconds=8, num_microbatches=4, weight_bytes=10, kept_bytes=30, activation_bytes=60)
+            >>> cost = parse_plan("dp=2,pp=2").estimate(alone)
+            >>> cost.seconds, cost.num_microbatches, cost.peak_bytes, cost.bytes_sent
+            (3.0, 2, 80.0, 10.0)
+        """
+        for axis, size in sorted(
+            self.sizes.items(), key=lambda item: not STRATEGIES[item[0]].spreads_samples
+        ):
+            cost = STRATEGIES[axis].estimate(cost, size)
+        return cost
 
     @property
     def has_timeline(self) -> bool:

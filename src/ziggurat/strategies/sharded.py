@@ -28,6 +28,7 @@ from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.opening import backward_of_nothing, close_around, open_around
 from ziggurat.strategies.running import Microbatches, Runner, WholeRunner
 from ziggurat.strategies.sums import Section, Sums
@@ -55,6 +56,12 @@ class ShardedParallel(Strategy):
         return [
             f"fsdp spreads samples as dp does: got '{text}'; use fsdp={sizes['fsdp'] * sizes['dp']} without dp, or leave out fsdp"
         ]
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """Microbatches are spread; in each, weights are gathered twice, and its gradient is scattered."""
+        spread = cost.spread_samples(size)
+        return spread.sum_gradients(size, passes=3 * spread.num_microbatches).share_state(size)
 
     def join(self, model: nn.Module, setting: Setting) -> Joined:
         """Find the modules that are gathered each as one piece."""

@@ -12,6 +12,7 @@ from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, spatial_mesh
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.strategies.base import Strategy
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.topology import Topology
 
 
@@ -34,6 +35,11 @@ class SpatialParallel(Strategy):
     def __init__(self, topology: Topology, degrees: tuple[int, ...]) -> None:
         super().__init__(topology, degrees)
         self.spatial = spatial_mesh(self.workers, degrees)
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """Each microbatch is shared, and the parts of its gradient are summed."""
+        return cost.sum_gradients(size).share_computation(size)
 
     def part(self, extent: tuple[int, ...]) -> Part:
         """Return the part of images of an extent that is this worker's."""

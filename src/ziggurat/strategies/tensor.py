@@ -20,6 +20,7 @@ from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.torch_internals.modules import replace_layer
 
 MOST_NAMED = 3  # layers of a line
@@ -32,6 +33,11 @@ class TensorParallel(Strategy):
     axis = "tp"
     meaning = "wide layers of the network"
     inwards = 3
+
+    @classmethod
+    def estimate(cls, cost: StepCost, size: int) -> StepCost:
+        """As if all layers were wide enough."""
+        return cost.share_state(size).share_computation(size)
 
     def join(self, model: nn.Module, setting: Setting) -> Joined:
         """Find pairs of layers, and a classifier, that are wide enough."""

@@ -40,7 +40,8 @@ def _errors(result: dict[str, Any]) -> list[str]:
 def _costs(result: dict[str, Any]) -> list[str]:
     count = result["world_size"]
     lines = [f"{'':18}{'seconds a step':>15}{'peak MB a worker':>19}"]
-    for name, cost in (("1 worker", result["single"]), (f"{count} workers", result["workers"])):
+    rows = [("1 worker", "single"), (f"{count} workers", "workers"), ("by rule of thumb", "estimate")]
+    for name, cost in ((name, result[key]) for name, key in rows):
         peak = f"{cost['peak_bytes'] / MEGABYTE:.1f}" if cost["peak_bytes"] else "not counted"
         lines.append(f"{name:18}{cost['step_seconds']:15.2f}{peak:>19}")
     weights = ", ".join(f"{size / MEGABYTE:.1f}" for size in result["weight_bytes"])

@@ -15,6 +15,7 @@ from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch, world_from_environment
+from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device_of
 from ziggurat.verification.check import Check, check_step
@@ -165,6 +166,20 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request, device: to
     return Single(step, step.seconds)
 
 
+def estimate(request: Request, single: Single) -> dict[str, float]:
+    """Return what a step under the plan would cost a worker, by rule of thumb from the step on one."""
+    step = single.step
+    state = sum(chunk.tensor.nbytes for chunk in step.state.values())
+    gradients = sum(chunk.tensor.nbytes for chunk in step.gradients.values())
+    kept = state - step.weight_bytes + gradients
+    alone = StepCost(
+        single.seconds, request.num_microbatches, step.weight_bytes, kept,
+        max(0, step.peak_bytes - step.weight_bytes - kept),
+    )  # fmt: skip
+    cost = request.plan.estimate(alone)
+    return {"step_seconds": cost.seconds, "peak_bytes": round(cost.peak_bytes)}
+
+
 def describe(request: Request, single: Single, check: Check, device: str) -> dict[str, Any]:
     """Return the fields of the command's JSON object."""
     errors = None if check.errors is None else asdict(check.errors)
@@ -202,6 +217,7 @@ def describe(request: Request, single: Single, check: Check, device: str) -> dic
         "workers": None
         if errors is None
         else {"step_seconds": check.seconds, "peak_bytes": check.peak_bytes},
+        "estimate": estimate(request, single),
         "weight_bytes": list(check.weight_bytes),
         "communication_bytes": check.communication_bytes,
         "gathers": [
