@@ -55,7 +55,7 @@ OTHER_TASKS = {
     "dice": {"task": "segment", "model.name": "smp:unet/tu-test_resnet", "loss.segmentation": "focal+dice"},
     "manet": {
         "task": "segment",
-        "model.name": "smp:manet/resnet18",
+        "model.name": "smp:manet/tu-test_resnet",
         "dtype": "bf16",
         "train.optimizer": "sgd",
     },

@@ -39,6 +39,7 @@ SETTINGS = [
 QUICK = [
     "--model", "fcos-test_resnet-fpn", "--set", "data.crop=64", "--set", "digits.size=64", "--set", "digits.height_max=48",
     "--set", "model.channels=16", "--set", "model.head_depth=1", "--set", "model.levels=p3-p5", "--set", "data.workers=0",
+    "--set", "train.report=numbers",
 ]  # fmt: skip
 PAUSE = re.compile(r"checkpoint of step (\d+): training paused for ([\d.]+) ms, written in ([\d.]+) s")
 

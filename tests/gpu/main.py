@@ -57,7 +57,7 @@ BASE = {
 QUICK = {
     "data.crop": 64, "digits.size": 64, "digits.height_max": 48, "digits.train_scenes": 8, "digits.val_scenes": 2,
     "model.channels": 16, "model.head_depth": 1, "train.batch_size": 4, "train.microbatches": 2,
-    "train.steps": 2, "train.checkpoint_every": 1,
+    "train.steps": 2, "train.checkpoint_every": 1, "train.report": "numbers",
 }  # fmt: skip
 SHARED = {"launch.backend": "gloo"}
 """Lets two workers share one GPU, which nccl refuses."""

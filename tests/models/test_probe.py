@@ -21,10 +21,10 @@ def test_decoders_with_a_pooled_batch_norm(decoder: str) -> None:
 @pytest.mark.parametrize(
     ("name", "norm", "side", "expected"),
     [
-        ("smp:upernet/resnet10t", "group", 64, True),
-        ("smp:upernet/resnet10t", "frozen", 64, True),
-        ("timm:resnet10t", "batch", 64, True),
-        ("timm:resnet10t", "batch", 32, False),  # the last map has one position
+        ("smp:upernet/tu-test_resnet", "group", 64, True),
+        ("smp:upernet/tu-test_resnet", "frozen", 64, True),
+        ("timm:test_resnet", "batch", 64, True),
+        ("timm:test_resnet", "batch", 32, False),  # the last map has one position
         ("timm:skresnet18", "batch", 256, False),  # attention over channels, of a mean over the image
         ("fcos-skresnet18-fpn", "batch", 256, False),
         ("fcos-resnet10t-bifpn", "batch", 256, True),

@@ -26,6 +26,16 @@ def write_image(path: Path, width: int = 40, height: int = 30) -> Path:
     return path
 
 
+def write_mask(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = image.copy()
+        image.putpalette([channel for number in range(256) for channel in (number, 255 - number, 7)])
+    image.save(path)
+    return path
+
+
 def write_folder_of_classes(folder: Path, names: Sequence[str], side: int = 64) -> Path:
     """Write images of noise, named ``CLASS/FILE``, into ``train`` and ``val``; return the folder."""
     for number, name in enumerate(names):

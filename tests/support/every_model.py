@@ -11,14 +11,19 @@ from ziggurat.models.segmenter import DECODERS
 
 CLASSES = 5
 TINY = {"levels": "p3-p5", "channels": 16, "head_depth": 1, "pnn": PnnConfig(channels=4, hidden=8, depth=1)}
-DETECTORS = [f"{head}-resnet10t-{neck}" for head in HEADS for neck in NECKS] + [
+DETECTORS = [f"{head}-test_resnet-{neck}" for head in HEADS for neck in NECKS] + [
     f"{head}-pnn" for head in HEADS
 ]
 CLASSIFIERS = [
-    "pnn", "spp-resnet10t", "pyramidnet-20-12", "pyramidnet-29-18-bottleneck", "pyramidnet-20-12-multiplicative",
-    "timm:resnet10t", "timm:mobilenetv3_small_050", "timm:convnext_atto", "timm:pvt_v2_b0", "timm:hrnet_w18_small",
+    "pnn", "spp-test_resnet", "pyramidnet-20-12", "pyramidnet-29-18-bottleneck", "pyramidnet-20-12-multiplicative",
+    "timm:test_resnet", "timm:mobilenetv3_small_050", "timm:convnext_atto", "timm:pvt_v2_b0", "timm:hrnet_w18_small",
 ]  # fmt: skip
-SEGMENTERS = [f"smp:{d}/{'vit_tiny_patch16_224' if d == 'dpt' else 'tu-resnet10t'}" for d in DECODERS]
+# manet's gates have a sixteenth of the channels: of the smallest network none that is alive
+ENCODERS = dict.fromkeys(DECODERS, "tu-test_resnet") | {
+    "dpt": "vit_tiny_patch16_224",
+    "manet": "tu-resnet10t",
+}
+SEGMENTERS = [f"smp:{decoder}/{encoder}" for decoder, encoder in ENCODERS.items()]
 OURS = DETECTORS + CLASSIFIERS + SEGMENTERS
 TIMM = [
     "resnet18", "resnet10t", "legacy_seresnet18", "resnext26ts", "regnetx_002", "regnety_002",
@@ -32,13 +37,13 @@ TIMM = [
 ]  # fmt: skip
 
 FEW = [
-    "fcos-resnet10t-bifpn",
+    "fcos-test_resnet-bifpn",
     "retinanet-pnn",
-    "atss-resnet10t-pafpn",
+    "atss-test_resnet-pafpn",
     "timm:convnext_atto",
     "timm:pvt_v2_b0",
 ]
-FEW += [f"smp:{decoder}/tu-resnet10t" for decoder in ("fpn", "pspnet", "manet", "deeplabv3plus")]
+FEW += [f"smp:{decoder}/{ENCODERS[decoder]}" for decoder in ("fpn", "pspnet", "manet", "deeplabv3plus")]
 LISTED = [f"fcos-{backbone}-fpn" for backbone in BACKBONES]
 REST = [name for name in DETECTORS + CLASSIFIERS + SEGMENTERS if name not in FEW]
 

@@ -135,8 +135,8 @@ TORCHVISION = {
 }
 
 SHORT = (
-    "timm:resnet18", "timm:mobilenetv3_small_050", "timm:convnext_atto", "timm:regnety_002", "fcos-resnet18-fpn", "pnn",
-    "spp-resnet18", "smp:unet/resnet18", "smp:pspnet/resnet18", "torchvision:resnet18_fpn",
+    "timm:test_resnet", "timm:mobilenetv3_small_050", "timm:test_convnext", "timm:regnety_002", "fcos-test_resnet-fpn", "pnn",
+    "spp-test_resnet", "smp:unet/tu-test_resnet", "smp:pspnet/tu-test_resnet", "torchvision:resnet18_fpn",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.resolve import resolve_dtype
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 
@@ -86,6 +87,7 @@ class Predictor:
         if mesh is None:
             states = itertools.chain(model.parameters(), model.buffers())
             mesh = make_mesh(Workers(device=next(states, torch.empty(0)).device))
+        config = replace(config, dtype=resolve_dtype(config.dtype, mesh.workers.device.type))
         model = place_model(model, mesh.home, config.train.channels_last)
         executor = place_as_configured(model, config, mesh)
         return cls(executor, task or make_task(model, config), config, classes)

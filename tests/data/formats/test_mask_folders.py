@@ -11,7 +11,17 @@ import pytest
 from PIL import Image
 from torchvision.datasets import VOCSegmentation
 
-from support.datasets import CONFIG, corners, faults_of, open_masks, opened, voc, write_image, write_text
+from support.datasets import (
+    CONFIG,
+    corners,
+    faults_of,
+    open_masks,
+    opened,
+    voc,
+    write_image,
+    write_mask,
+    write_text,
+)
 from ziggurat.config import DigitsConfig
 from ziggurat.data.formats import find_faults
 from ziggurat.data.formats.palette import VOC_CLASSES
@@ -27,16 +37,6 @@ def values(*found: int) -> np.ndarray:
     mask = np.zeros((30, 40), dtype=np.uint8)
     mask[0, : len(found)] = found
     return mask
-
-
-def write_mask(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    if mode == "P":
-        image = image.copy()
-        image.putpalette([channel for number in range(256) for channel in (number, 255 - number, 7)])
-    image.save(path)
-    return path
 
 
 def write_pair(folder: Path, name: str = "a", pixels: np.ndarray | None = None, split: str = "") -> Path:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from data.formats.test_mask_folders import write_mask
 from support.datasets import (
     CONFIG,
     annotation,
@@ -24,6 +23,7 @@ from support.datasets import (
     opened,
     write_coco,
     write_image,
+    write_mask,
     write_text,
 )
 from ziggurat.commands.convert import convert

@@ -31,7 +31,7 @@ def test_skips_and_all_that_is_awkward(stages, width, training):
 @pytest.mark.parametrize(
     "name",
     [
-        "fcos-resnet10t-fpn", "retinanet-resnet10t-bifpn", "pnn", "spp-resnet10t", "smp:unet/resnet18",
+        "fcos-test_resnet-fpn", "retinanet-test_resnet-bifpn", "pnn", "spp-test_resnet", "smp:unet/tu-test_resnet",
         "timm:mobilenetv3_small_050", "timm:swin_tiny_patch4_window7_224", "torchvision:squeezenet1_1",
     ],
 )  # fmt: skip

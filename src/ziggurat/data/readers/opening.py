@@ -54,7 +54,7 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no image {path}") from None
+        raise UserError(f"there is no image {path}: give the path of a file that is there") from None
     except Exception as error:  # decoders raise almost anything for broken files
         raise UserError(f"cannot decode the image {path}: {_reason(error)}") from error
 

@@ -92,6 +92,6 @@ def naming(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no image {path}") from None
+        raise UserError(f"there is no image {path}: give the path of a file that is there") from None
     except Exception as error:  # readers raise almost anything for broken files
         raise UserError(f"cannot decode the image {path}: {error}") from error
