@@ -136,7 +136,7 @@ def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-@operation("moments", "batch_norm")
+@operation("moments", "batch_norm", order="first")
 def _batch_norm(call: Call) -> Any:
     bound = call.bind(
         "input running_mean running_var weight bias training momentum eps",
@@ -259,7 +259,7 @@ def _cut_over(x: SpatialTensor, call: Call) -> bool:
     return bool(cut_axes(x))
 
 
-@operation("moments", "group_norm")
+@operation("moments", "group_norm", order="first")
 def _group_norm(call: Call) -> Any:
     bound = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
     x, groups = bound["input"], bound["num_groups"]
@@ -311,7 +311,7 @@ def _layer_norm(call: Call) -> Any:
     return normal
 
 
-@operation("moments", "local_response_norm")
+@operation("moments", "local_response_norm", order="elementwise")
 def _local_response_norm(call: Call) -> Any:
     x = call.args[0]
     if is_cut(x.dims[1]):

@@ -131,7 +131,7 @@ def _cubic_kernel(distance: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
 
 
-@operation("resample", "interpolate", "upsample")
+@operation("resample", "interpolate", "upsample", order="first")
 def _interpolate(call: Call) -> Any:
     bound = call.bind(
         "input size scale_factor mode align_corners recompute_scale_factor antialias",

@@ -67,7 +67,8 @@ def reshape(x: SpatialTensor, shape: list[int]) -> SpatialTensor:
 
 @operation("layout", "view_as", "reshape_as")
 def _view_as(call: Call) -> Any:
-    return reshape(call.args[0], list(call.args[1].shape))
+    x, shape = call.args[0], list(call.args[1].shape)
+    return reshape(x, shape) if isinstance(x, SpatialTensor) else x.reshape(shape)
 
 
 @operation("layout", "flatten")
@@ -161,6 +162,8 @@ def _squeeze(call: Call) -> Any:
 def _expand(call: Call) -> Any:
     x = call.args[0]
     like = call.args[1] if call.name == "expand_as" else None
+    if like is not None and not isinstance(x, SpatialTensor):
+        return x.expand(like.shape)
     shape = list(like.shape) if like is not None else _shape_argument(call)
     lead = len(shape) - len(x.dims)
     dims: list[Dim] = []
