@@ -49,8 +49,11 @@ class Record(TorchFunctionMode):
 def laid_out(case, order):
     """Return the input of a case in an order of memory; None where it has no such."""
     if order == "channels last":
-        image = torch.randn(case.shape, dtype=torch.float64)
-        return image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else None
+        image, formats = (
+            torch.randn(case.shape, dtype=torch.float64),
+            {4: torch.channels_last, 5: torch.channels_last_3d},
+        )
+        return image.contiguous(memory_format=formats[image.dim()]) if image.dim() in formats else None
     if order == "turned":
         return torch.randn(case.shape[::-1], dtype=torch.float64).permute(*range(len(case.shape))[::-1])
     if order == "transposed":

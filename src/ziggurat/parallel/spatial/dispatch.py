@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial import operations
 from ziggurat.parallel.spatial import strides as orders
+from ziggurat.parallel.spatial.layout import AxisCutsTwice
 from ziggurat.parallel.spatial.memory import View, WayBack, make_meta, note_change, put, renew, share_memory
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of
@@ -72,7 +73,11 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     for tensor in tensors:
         renew(tensor)
     before = [(tensor, tensor.account.memory.changes, _version(tensor)) for tensor in tensors]
-    result = entry.run(call)
+    try:
+        result = entry.run(call)
+    except AxisCutsTwice:
+        reason = "positions along one axis of the image meet themselves: two dims would be cut over the same workers"
+        raise call.unsupported(reason) from None
     changed = [
         x
         for x, changes, version in before
@@ -146,6 +151,8 @@ def _fresh(call: Call, entry: Operation, x: SpatialTensor) -> Tensor:
         found = orders.channels_last(rows) if asked else orders.contiguous(rows)
         return make_meta(shape, (*found[:-2], found[-1]), x.local.dtype)
     deciding = {"first": operands[:1], "channels": operands[:2]}.get(entry.order, [])
+    if entry.order == "channels" and (len(shape), x.dtype, x.device.type) == (5, torch.float64, "cpu"):
+        deciding = []  # the kernel of volumes that is left for float64
     is_last = any(orders.suggests_channels_last(*_place(operand)) for operand in deciding)
     found = orders.channels_last(shape) if is_last else orders.contiguous(shape)
     return make_meta(shape, found, x.local.dtype)

@@ -85,11 +85,15 @@ def cuts(dims: Dims) -> dict[int, tuple[int, int]]:
     }
 
 
+class AxisCutsTwice(ValueError):  # noqa: N818 - reads as what happened
+    """A layout in which one axis cuts two dims."""
+
+
 def one_dim_an_axis(dims: Dims) -> Dims:
     """Return a layout in which each axis has one dim: the one that it cuts, otherwise the first that it may.
 
     Raises:
-        ValueError: If an axis cuts two dims: then workers with the same rows of one have different rows of the other.
+        AxisCutsTwice: If an axis cuts two dims: then workers with the same rows of one have different rows of the other.
 
     Example:
         >>> one_dim_an_axis(((Factor(8, 0),), (Factor(8, 0, (0, 4, 8)),)))[0]
@@ -108,7 +112,7 @@ def one_dim_an_axis(dims: Dims) -> Dims:
         own = [(d, k) for other, d, k in places if other == axis]
         cut = [(d, k) for d, k in own if dims[d][k].is_cut]
         if len(cut) > 1:
-            raise ValueError(f"the axis {axis} cuts two dims: {dims}")
+            raise AxisCutsTwice(f"the axis {axis} cuts two dims: {dims}")
         for d, k in own:
             if (d, k) != (cut or own)[0]:
                 changed[d][k] = Factor(dims[d][k].size)

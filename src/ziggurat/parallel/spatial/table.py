@@ -78,7 +78,12 @@ class Call:
             names: The operation's parameters in order, parted by spaces.
             defaults: Of those that may be missing.
         """
-        bound = defaults | dict(zip(names.split(), self.args, strict=False)) | self.named
+        order = names.split()
+        if len(self.args) > len(order):
+            raise self.unsupported(
+                f"it has more arguments than {', '.join(order)}: name them, if it has others of these names"
+            )
+        bound = defaults | dict(zip(order, self.args, strict=False)) | self.named
         return bound
 
     def weight(self, value: Any) -> Any:

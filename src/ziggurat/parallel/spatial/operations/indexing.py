@@ -239,6 +239,8 @@ def _split(call: Call) -> Any:
 def _flip(call: Call) -> Any:
     x = call.args[0]
     given = call.named.get("dims", call.args[1] if len(call.args) == 2 else call.args[1:])
+    if isinstance(given, (list, tuple)) and not given:
+        return x
     for d in normal_dims(given, len(x.dims)):
         x = _flip_dim(simple_dims(x, [d], call.name) if is_cut(x.dims[d]) else x, d)
     return x

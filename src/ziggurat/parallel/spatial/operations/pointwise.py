@@ -273,8 +273,7 @@ def _times_mask(x: SpatialTensor, noise: Tensor, p: float, in_place: bool) -> Sp
 @operation("pointwise", "rand_like", "randn_like", "randint_like")
 def _random_like(call: Call) -> Any:
     """Draw for the whole, on every worker the same, and keep the band's part."""
-    bound = call.bind("input")
-    x = bound["input"]
+    x = call.args[0] if call.args else call.named["input"]
     order = call.named.get("memory_format", torch.preserve_format)
     whole = empty_whole(x, like=True)
     if order != torch.preserve_format:

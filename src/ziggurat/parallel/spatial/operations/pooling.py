@@ -117,7 +117,8 @@ def _max_pool(call: Call) -> Any:
     return plan.finish(POOLS[n][0](widen(plan, -math.inf), *sizes))
 
 
-@operation("window", "avg_pool1d", "avg_pool2d", "avg_pool3d", order="first")
+@operation("window", "avg_pool3d")
+@operation("window", "avg_pool1d", "avg_pool2d", order="first")
 def _avg_pool(call: Call) -> Any:
     bound = call.bind(
         "input kernel_size stride padding ceil_mode count_include_pad divisor_override",
@@ -168,7 +169,8 @@ def _divisors(
     return product
 
 
-@operation("window", "lp_pool1d", "lp_pool2d", "lp_pool3d", order="first")
+@operation("window", "lp_pool3d")
+@operation("window", "lp_pool1d", "lp_pool2d", order="first")
 def _lp_pool(call: Call) -> Any:
     bound = call.bind("input norm_type kernel_size stride ceil_mode", stride=None, ceil_mode=False)
     x, power, n = bound["input"], float(bound["norm_type"]), int(call.name[-2])
@@ -178,7 +180,8 @@ def _lp_pool(call: Call) -> Any:
     return (torch.sign(means) * torch.relu(torch.abs(means)) * math.prod(kernel)).pow(1.0 / power)
 
 
-@operation("moments", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", order="first")
+@operation("moments", "adaptive_avg_pool3d")
+@operation("moments", "adaptive_avg_pool1d", "adaptive_avg_pool2d", order="first")
 def _adaptive_avg_pool(call: Call) -> Any:
     """Average rows by a small matrix, dim by dim: a bin's mean over rows and columns is a mean of means."""
     x, extents, first = _adaptive(call)
@@ -234,7 +237,8 @@ def _bin_matrix(local: Tensor, d: int, rows: Range, outputs: Range, extent: int,
     return binned.movedim(0, d)
 
 
-@operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", order="first")
+@operation("gather", "adaptive_max_pool3d")
+@operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", order="first")
 def _adaptive_max_pool(call: Call) -> Any:
     """Pool the dims that are whole first: what is left to gather is small."""
     if call.named.get("return_indices", len(call.args) > 2 and call.args[2]):

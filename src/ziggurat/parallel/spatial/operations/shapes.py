@@ -191,7 +191,8 @@ def _repeat(call: Call) -> Any:
         times = [bound["repeats"] if i == d else 1 for i in range(len(x.dims))]
         local = x.local.repeat_interleave(bound["repeats"], d)
     else:
-        times = _shape_argument(call)
+        times = list(call.named["dims"]) if "dims" in call.named else _shape_argument(call)
+        times = [1] * (len(x.dims) - len(times) if call.name == "tile" else 0) + times
         local = x.local.repeat(times)
     dims = [*(plain(1) for _ in range(len(times) - len(x.dims))), *x.dims]
     for d, count in enumerate(times):
