@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
+from ziggurat.parallel.spatial.mesh import REMEDY, SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
@@ -65,9 +65,9 @@ class Call:
         """Return a weight as every worker has it; one that is computed from an image may have been spread."""
         return gather(value, self.name).local if isinstance(value, SpatialTensor) else value
 
-    def unsupported(self, reason: str) -> UnsupportedOperation:
-        """Return the error that says why this call cannot be computed."""
-        return self.mesh.unsupported(self.name, reason)
+    def unsupported(self, reason: str, remedy: str = REMEDY) -> UnsupportedOperation:
+        """Return the error that says why this call cannot be computed, and what to do about it."""
+        return self.mesh.unsupported(self.name, reason, remedy)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from ziggurat.parallel.spatial.operations import (
     attention,
     convolution,
+    gathering,
     indexing,
     joining,
     losses,
@@ -14,12 +15,14 @@ from ziggurat.parallel.spatial.operations import (
     pointwise,
     pooling,
     resample,
+    scattering,
     shapes,
 )
 
 __all__ = [
     "attention",
     "convolution",
+    "gathering",
     "indexing",
     "joining",
     "losses",
@@ -31,5 +34,6 @@ __all__ = [
     "pointwise",
     "pooling",
     "resample",
+    "scattering",
     "shapes",
 ]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range
-from ziggurat.parallel.spatial.layout import Dim, Factor, is_cut, plain, size_of
+from ziggurat.parallel.spatial.layout import is_cut, plain, size_of
 from ziggurat.parallel.spatial.operations.joining import cat
 from ziggurat.parallel.spatial.operations.moments import normal_dims
-from ziggurat.parallel.spatial.operations.pointwise import local_part
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index
+from ziggurat.parallel.spatial.operations.selecting import get_items, parse, set_items
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
@@ -38,8 +38,10 @@ def _all_or(item: Any, size: int) -> Any:
 @operation("layout", "getitem")
 def _getitem(call: Call) -> Any:
     x, index = call.args
-    if not isinstance(x, SpatialTensor) or isinstance(index, SpatialTensor):
-        raise call.unsupported("an index that is spread over workers")
+    parsed = parse(index, tuple(x.shape))
+    if not parsed.is_basic or not isinstance(x, SpatialTensor):
+        return get_items(call, x, parsed)
+    index = tuple(parsed.basic)
     items = _expand_index(index, x)
     d = 0
     x, local_items = _take_cut_dims(x, items, call)
@@ -53,8 +55,6 @@ def _getitem(call: Call) -> Any:
             dims.append(
                 x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d])))))
             )
-        elif isinstance(item, (Tensor, list, bool)):
-            return _advanced(x, local_items, call)
         d += 1
     return SpatialTensor(x.local[tuple(local_items)], tuple(dims), x.mesh)
 
@@ -87,9 +87,7 @@ def _take_cut_dim(x: SpatialTensor, d: int, item: Any, call: Call) -> tuple[Spat
         if step < 1:
             raise call.unsupported("a slice that runs backwards: use flip")
         return slice_rows(x, d, start, max(start, stop), step), slice(None)
-    if isinstance(item, Tensor) and item.dtype == torch.bool:
-        raise call.unsupported("a mask chooses positions of a dim that is cut")
-    return gather(x, call.name, only=[d]), item
+    raise TypeError(f"an index is a number or a slice here: got {item!r}")
 
 
 def slice_rows(x: SpatialTensor, d: int, start: int, stop: int, step: int) -> SpatialTensor:
@@ -111,61 +109,9 @@ def slice_rows(x: SpatialTensor, d: int, start: int, stop: int, step: int) -> Sp
     return rows_by_index(x, d, extent, source, compute)
 
 
-def _advanced(x: SpatialTensor, items: list[Any], call: Call) -> SpatialTensor:
-    """Index by tensors: where one of them chooses positions of one dim, and that is whole."""
-    chosen = [i for i, item in enumerate(items) if isinstance(item, (Tensor, list, bool))]
-    rest = [item for i, item in enumerate(items) if i not in chosen]
-    if None in rest or any(isinstance(item, int) for item in rest):
-        raise call.unsupported("an index that mixes tensors, numbers and None")
-    if len(chosen) > 1 and chosen != list(range(chosen[0], chosen[0] + len(chosen))):
-        raise call.unsupported("tensors index dims that are not neighbours")
-    local = x.local[tuple(items)]
-    grown = local.dim() - len(items) + len(chosen)
-    dims = []
-    place = 0
-    for i, item in enumerate(items):
-        if i in chosen:
-            if i == chosen[0]:
-                dims += [plain(size) for size in local.shape[place : place + grown]]
-                place += grown
-            continue
-        dims.append(x.dims[i] if item == slice(None) else plain(local.shape[place]))
-        place += 1
-    return SpatialTensor(local, tuple(dims), x.mesh)
-
-
 @operation("layout", "setitem")
 def _setitem(call: Call) -> None:
-    x, index, value = call.args
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("values that are spread over workers are put into a plain tensor")
-    items = _expand_index(index, x)
-    if any(item is not None and not isinstance(item, (int, slice)) for item in items) or None in items:
-        raise call.unsupported("values are set by an index that is no slice")
-    dims: list[Dim] = []
-    for d, item in enumerate(items):
-        if item == slice(None):
-            dims.append(x.dims[d])
-        elif is_cut(x.dims[d]):
-            items[d], dim = _rows_to_set(x, d, item, call)
-            dims.append(dim)
-        elif isinstance(item, slice):
-            dims.append(plain(len(range(*item.indices(size_of(x.dims[d]))))))
-    x.local[tuple(items)] = local_part(value, tuple(dims), x.mesh, call.name)
-
-
-def _rows_to_set(x: SpatialTensor, d: int, item: Any, call: Call) -> tuple[slice, Dim]:
-    """Return which local rows a slice of a cut dim is, and how the values that are set are cut."""
-    factor = simple_dims(x, [d], call.name).dims[d][0]
-    start, stop, step = item.indices(factor.size) if isinstance(item, slice) else (0, 0, 0)
-    if step != 1 or factor.bounds is None or factor.axis is None:
-        raise call.unsupported("values are set in single rows, or every so many, of a dim that is cut")
-    inside = [min(max(bound, start), max(stop, start)) for bound in factor.bounds]
-    rank = x.mesh.ranks[factor.axis]
-    first = factor.bounds[rank]
-    bounds = tuple(bound - start for bound in inside)
-    rows = slice(inside[rank] - first, inside[rank + 1] - first)
-    return rows, (Factor(max(stop - start, 0), factor.axis, bounds),)
+    set_items(call, *call.args)
 
 
 @operation("layout", "narrow")
@@ -186,8 +132,7 @@ def _select(call: Call) -> Any:
 def _unbind(call: Call) -> Any:
     bound = call.bind("input dim", dim=0)
     x, d = bound["input"], bound["dim"] % len(bound["input"].dims)
-    if is_cut(x.dims[d]):
-        raise call.unsupported("it takes a dim apart that is cut")
+    x = gather(x, call.name, only=[d])
     dims = (*x.dims[:d], *x.dims[d + 1 :])
     return tuple(SpatialTensor(local, dims, x.mesh) for local in x.local.unbind(d))
 
@@ -257,12 +202,3 @@ def _roll(call: Call) -> Any:
             head, tail = x.split([place, extent - place], d)
             x = cat([tail, head], d, x.mesh, call.name)
     return x
-
-
-@operation("layout", "index_select")
-def _index_select(call: Call) -> Any:
-    bound = call.bind("input dim index")
-    x, d = bound["input"], bound["dim"] % len(bound["input"].dims)
-    if is_cut(x.dims[d]):
-        x = gather(x, call.name, only=[d])
-    return replace_dim(x, x.local.index_select(d, bound["index"]), d, plain(len(bound["index"])))
