@@ -3,6 +3,7 @@
 from ziggurat.parallel.spatial.operations import (
     attention,
     convolution,
+    folding,
     gathering,
     indexing,
     joining,
@@ -15,6 +16,7 @@ from ziggurat.parallel.spatial.operations import (
     pointwise,
     pooling,
     resample,
+    sampling,
     scattering,
     shapes,
 )
@@ -22,6 +24,7 @@ from ziggurat.parallel.spatial.operations import (
 __all__ = [
     "attention",
     "convolution",
+    "folding",
     "gathering",
     "indexing",
     "joining",
@@ -34,6 +37,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "resample",
+    "sampling",
     "scattering",
     "shapes",
 ]
