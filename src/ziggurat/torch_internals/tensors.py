@@ -82,3 +82,14 @@ def scale_each_(tensors: Sequence[Tensor], factor: Tensor) -> None:
 def lerp_each_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
     """Move each tensor, in place, towards the end of its place by a share of the way. Why: as `add_each_`."""
     torch._foreach_lerp_(list(tensors), list(ends), weight)
+
+
+def num_users(tensor: Tensor) -> int:
+    """Return how many tensors have the memory that a tensor lies in.
+
+    Why: views that were made where autograd keeps no note of them share memory, too. The storage counts who holds it; the
+    object that Python sees of it is one of them.
+    """
+    storage = tensor.untyped_storage()
+    count: int = torch._C._storage_Use_Count(storage._cdata)
+    return count - 1

@@ -15,8 +15,6 @@ from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.compare import Errors, compare_steps, held_of, join_errors
 from ziggurat.verification.step import Outcome, Trial, run_step
 
-REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
-
 
 @dataclass(frozen=True)
 class Check:
@@ -24,7 +22,7 @@ class Check:
 
     Attributes:
         errors: Largest of all workers; None where the network cannot run under the plan.
-        unsupported: Each with ``operation``, ``layer``, ``reason`` and ``remedy``.
+        unsupported: Each with ``operation``, ``layer``, ``line``, ``reason`` and ``remedy``.
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
         weight_bytes: Of the parameters that each worker holds between steps.
@@ -69,8 +67,8 @@ def check_step(
         step = run_step(model, trial, mesh, count_bytes=measure, timed=measure)
     except UnsupportedOperation as error:
         mesh.close()
-        facts = {"operation": error.operation, "layer": error.layer, "reason": error.reason, "remedy": REMEDY}
-        return Check(None, [facts])
+        names = ("operation", "layer", "line", "reason", "remedy")
+        return Check(None, [{name: getattr(error, name) for name in names}])
     of_all = workers.gather(
         (compare_steps(step, reference), step.seconds, step.peak_bytes, step.bytes_sent, step.gathers)
     )

@@ -7,7 +7,12 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.runtime.frames import innermost_layer, known_layer, layers_on_stack
+from ziggurat.parallel.runtime.frames import (
+    innermost_layer,
+    known_layer,
+    layers_on_stack,
+    line_of_network,
+)
 
 
 class _Asks(nn.Module):
@@ -49,3 +54,26 @@ def test_there_is_none_outside_of_a_network() -> None:
     assert innermost_layer(sys._getframe()) == ""
     assert innermost_layer(None) == ""
     assert known_layer({}) == "?"
+
+
+def test_the_line_of_the_networks_code_is_named() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> str:
+            return line_of_network()
+
+    line = Inner()(torch.zeros(1))
+    assert line == f"{__file__}:{Inner.forward.__code__.co_firstlineno + 1}"
+
+
+def test_what_runs_networks_is_no_network() -> None:
+    """PyTorch's own frames and the engine's are passed over; a frame of ours that calls the engine ends the search."""
+    code = compile("def call(function):\n    return function()", "engine.py", "exec")
+    for module, wanted in (
+        ("ziggurat.parallel.spatial.dispatch", __file__),
+        ("torch.nn.modules.container", __file__),
+        ("ziggurat.training.step", ""),
+        ("ziggurat.models.fpn", "engine.py"),
+    ):
+        space: dict[str, object] = {"__name__": module}
+        exec(code, space)
+        assert space["call"](line_of_network).partition(":")[0] == wanted  # type: ignore[operator]

@@ -1,12 +1,13 @@
 """The exchange of rows and its adjoint: <A x, y> = <x, A' y>, and numeric gradients, over any geometry."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given as drawn_from
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from support.ranks import run_ranks
 from ziggurat.parallel.spatial.axis import Axis
-from ziggurat.parallel.spatial.exchange import Fetch, fetch
+from ziggurat.parallel.spatial.exchange import Fetch, fetch, give
 from ziggurat.parallel.spatial.sums import largest_over, sum_over
 
 
@@ -54,10 +55,36 @@ def fetched(workers, plan, channels_last):
 
 
 @settings(max_examples=30, deadline=None)
-@given(plans(), st.booleans())
+@drawn_from(plans(), st.booleans())
 def test_rows_arrive_and_gradients_return(drawn, channels_last):
     world, plan = drawn
     for forward, backward in run_ranks(fetched, world, (plan, channels_last)):
+        assert abs(forward - backward) < 1e-9 * (1 + abs(forward))
+
+
+def given_back(workers, plan, channels_last):
+    """Return the inner products of rows that are given to their owners, and check that their gradient is what is fetched."""
+    axis, rank = Axis(workers, 0), workers.rank
+    band = torch.randn(shape_of(plan, plan.have[rank + 1] - plan.have[rank]), dtype=torch.float64)
+    rows = torch.randn(shape_of(plan, plan.need[rank][1] - plan.need[rank][0]), dtype=torch.float64)
+    if channels_last:
+        rows = rows.contiguous(memory_format=torch.channels_last)
+    rows.requires_grad_()
+    added = give(rows, plan, axis)
+    assert added.shape == band.shape
+    (added * band).sum().backward()
+    expected = fetch(band, plan, axis)
+    assert torch.equal(rows.grad, expected)
+    forward = sum_over((added * band).sum().detach(), axis)
+    backward = sum_over((rows * expected).sum().detach(), axis)
+    return float(forward), float(backward)
+
+
+@settings(max_examples=30, deadline=None)
+@drawn_from(plans(), st.booleans())
+def test_giving_rows_is_the_adjoint_of_fetching_them(drawn, channels_last):
+    world, plan = drawn
+    for forward, backward in run_ranks(given_back, world, (plan, channels_last)):
         assert abs(forward - backward) < 1e-9 * (1 + abs(forward))
 
 
@@ -97,6 +124,10 @@ def _everything(value, axis):
     return fetch(value, Fetch(2, (0, 2, 4, 6), ((0, 6),) * 3), axis)
 
 
+def _given(value, axis):
+    return give(value.cos(), Fetch(2, (0, 1, 2, 4), ((-1, 1), (1, 3), (2, 4))), axis)
+
+
 def _sum(value, axis):
     return sum_over(value.sin(), axis)
 
@@ -106,6 +137,6 @@ def _largest(value, axis):
 
 
 def test_numeric_gradients_of_every_exchange():
-    for function in (_halos, _everything, _sum, _largest):
+    for function in (_halos, _everything, _given, _sum, _largest):
         worst = max(run_ranks(numeric_and_exact, 3, (function, (1, 2, 2, 2))))
         assert worst < 1e-7, (function.__name__, worst)

@@ -12,6 +12,8 @@ from types import FrameType
 
 from torch import nn
 
+ENGINES = ("ziggurat.parallel", "ziggurat.torch_internals")
+
 
 def layers_on_stack(frame: FrameType | None) -> Iterator[nn.Module]:
     """Yield the layers whose methods are on a stack, the innermost first; of a layer's own calls in a row only one."""
@@ -34,6 +36,25 @@ def known_layer(names: Mapping[int, str]) -> str:
         if id(layer) in names:
             return names[id(layer)] or type(layer).__name__
     return "?"
+
+
+def line_of_network() -> str:
+    """Return the line of a network's code that is being run, as ``file:line``; empty outside of any network's code.
+
+    That is the innermost frame which is neither PyTorch's nor of what computes a network's operations for it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if not _is_in(module, ("torch", *ENGINES)):
+            of_ours = _is_in(module, ("ziggurat",)) and not _is_in(module, ("ziggurat.models",))
+            return "" if of_ours else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _is_in(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def innermost_layer(frame: FrameType | None) -> str:

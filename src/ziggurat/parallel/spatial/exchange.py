@@ -29,6 +29,7 @@ from torch import Tensor
 from ziggurat.parallel.collectives.requests import Request
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
+from ziggurat.torch_internals.tensors import memory_key
 
 
 @dataclass(frozen=True)
@@ -301,5 +302,46 @@ def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
     """
     if plan.is_local():
         return band
+    if band.is_complex():  # no backend sends complex numbers
+        return torch.view_as_complex(fetch(torch.view_as_real(band.resolve_conj()), plan, axis).contiguous())
     rows: Tensor = _FetchRows.apply(band, plan, axis)
     return rows
+
+
+class _GiveRows(torch.autograd.Function):
+    """The adjoint of `_FetchRows`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, plan: Fetch, axis: Axis) -> Tensor:
+        ctx.plan, ctx.axis = plan, axis
+        shape = list(rows.shape)
+        shape[plan.dim] = plan.have[axis.rank + 1] - plan.have[axis.rank]
+        with axis.traffic.move():
+            band = ReturnedRows(rows, shape, plan, axis).wait()
+        return band.clone() if memory_key(band) == memory_key(rows) else band
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        plan, axis, gradient = ctx.plan, ctx.axis, gradients[0].contiguous()
+        with axis.traffic.move():
+            return assemble(gradient, Halos(gradient, plan, axis).wait(), plan, axis.rank), None, None
+
+
+def give(rows: Tensor, plan: Fetch, axis: Axis) -> Tensor:
+    """Add up rows of which several workers have a part, each row at its owner: the adjoint of `fetch`.
+
+    Args:
+        rows: What this worker has of the rows ``plan.need[rank]``; virtual ones are dropped.
+        plan: Whose the rows are, the same on every worker.
+        axis: Between whom.
+
+    Placement:
+        Before, each worker holds its part of the rows that it has computed; after, the sum of its own band.
+
+    Communication:
+        Each row goes from each worker that has a part of it to its owner; backward the gradients come back.
+    """
+    if plan.is_local():
+        return rows
+    band: Tensor = _GiveRows.apply(rows, plan, axis)
+    return band

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.frames import known_layer
+from ziggurat.parallel.runtime.frames import known_layer, line_of_network
 from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
 from ziggurat.parallel.spatial.sums import reduce_over
 
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
+
+
+REMEDY = "run the model without sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
 
 
 class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
@@ -26,18 +29,19 @@ class UnsupportedOperation(UserError):  # noqa: N818 - reads as what happened
         operation: Its name.
         layer: The layer that uses it, as far as is known.
         reason: Why it cannot be computed.
+        remedy: What to do about it.
+        line: The line of the network's code that uses it, as ``file:line``; empty where none is known.
     """
 
-    def __init__(self, operation: str, layer: str, reason: str) -> None:
-        super().__init__(
-            f"{operation} in the layer '{layer}' cannot run on bands of an image: {reason}; run the model without "
-            "sp, replace the layer, or declare the operation with ziggurat.parallel.spatial.declare"
-        )
+    def __init__(self, operation: str, layer: str, reason: str, remedy: str = REMEDY, line: str = "") -> None:
+        place = f"the layer '{layer}' ({line})" if line else f"the layer '{layer}'"
+        super().__init__(f"{operation} in {place} cannot run on bands of an image: {reason}; {remedy}")
         self.operation, self.layer, self.reason = operation, layer, reason
+        self.remedy, self.line = remedy, line
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """Travel between processes."""
-        return type(self), (self.operation, self.layer, self.reason)
+        return type(self), (self.operation, self.layer, self.reason, self.remedy, self.line)
 
 
 @dataclass
@@ -113,9 +117,9 @@ class SpatialMesh:
 
         add_up_in_pieces((p.grad for p in self.parameters if p.grad is not None), add_up)
 
-    def unsupported(self, operation: str, reason: str) -> UnsupportedOperation:
-        """Return the error for an operation, with the layer and the remedy."""
-        return UnsupportedOperation(operation, self.layer(), reason)
+    def unsupported(self, operation: str, reason: str, remedy: str = REMEDY) -> UnsupportedOperation:
+        """Return the error for an operation, with the layer, the line of the network's code and the remedy."""
+        return UnsupportedOperation(operation, self.layer(), reason, remedy, line_of_network())
 
 
 def spatial_mesh(workers: Workers, degrees: tuple[int, ...], min_rows: int = MIN_ROWS) -> SpatialMesh:

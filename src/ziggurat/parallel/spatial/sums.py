@@ -33,7 +33,8 @@ def reduce_over(part: Tensor, axis: Axis, operation: Operation = "sum") -> Tenso
         One all-reduce.
     """
     total = part.detach().clone(memory_format=torch.contiguous_format)
-    axis.workers.start_add_up(total, operation).wait(axis.traffic.clock)
+    numbers = torch.view_as_real(total) if total.is_complex() else total  # no backend adds complex ones
+    axis.workers.start_add_up(numbers, operation).wait(axis.traffic.clock)
     axis.traffic.bytes_sent += total.numel() * total.element_size()
     axis.traffic.messages += 1
     return total

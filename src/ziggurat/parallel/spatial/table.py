@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.memory import make_meta
-from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
+from ziggurat.parallel.spatial.mesh import REMEDY, SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 from ziggurat.torch_internals.containers import tree_leaves
 
@@ -90,9 +90,9 @@ class Call:
         """Return a weight as every worker has it; one that is computed from an image may have been spread."""
         return gather(value, self.name).local if isinstance(value, SpatialTensor) else value
 
-    def unsupported(self, reason: str) -> UnsupportedOperation:
-        """Return the error that says why this call cannot be computed."""
-        return self.mesh.unsupported(self.name, reason)
+    def unsupported(self, reason: str, remedy: str = REMEDY) -> UnsupportedOperation:
+        """Return the error that says why this call cannot be computed, and what to do about it."""
+        return self.mesh.unsupported(self.name, reason, remedy)
 
 
 def as_meta(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from ziggurat.parallel.spatial.operations import (
     attention,
     convolution,
+    folding,
+    gathering,
     indexing,
     joining,
     losses,
@@ -14,12 +16,16 @@ from ziggurat.parallel.spatial.operations import (
     pointwise,
     pooling,
     resample,
+    sampling,
+    scattering,
     shapes,
 )
 
 __all__ = [
     "attention",
     "convolution",
+    "folding",
+    "gathering",
     "indexing",
     "joining",
     "losses",
@@ -31,5 +37,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "resample",
+    "sampling",
+    "scattering",
     "shapes",
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range
-from ziggurat.parallel.spatial.layout import Dim, Factor, is_cut, plain, size_of
+from ziggurat.parallel.spatial.layout import is_cut, plain, size_of
 from ziggurat.parallel.spatial.operations.joining import cat
 from ziggurat.parallel.spatial.operations.moments import normal_dims
-from ziggurat.parallel.spatial.operations.pointwise import join_factors, local_part
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index
+from ziggurat.parallel.spatial.operations.selecting import get_items, parse, set_items
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
@@ -35,11 +37,27 @@ def _all_or(item: Any, size: int) -> Any:
     return slice(None) if isinstance(item, slice) and item.indices(size) == (0, size, 1) else item
 
 
-@operation("layout", "getitem")
+def _views(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say whether what is chosen is a view: numbers and slices choose views, tensors copies."""
+    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    if any(isinstance(item, SpatialTensor) for item in index):
+        return [None] * len(made)
+    items = [int(item) if isinstance(item, Tensor) and not item.dim() and not item.is_floating_point() and
+             item.dtype != torch.bool else item for item in index]  # fmt: skip
+    if any(
+        isinstance(item, bool) or (isinstance(item, Tensor) and item.dtype == torch.bool) for item in items
+    ):
+        return [None] * len(made)
+    return replace(call, args=(call.args[0], tuple(items))).on_meta()
+
+
+@operation("layout", "getitem", views=_views)
 def _getitem(call: Call) -> Any:
     x, index = call.args
-    if not isinstance(x, SpatialTensor) or isinstance(index, SpatialTensor):
-        raise call.unsupported("an index that is spread over workers")
+    parsed = parse(index, tuple(x.shape))
+    if not parsed.is_basic or not isinstance(x, SpatialTensor):
+        return get_items(call, x, parsed)
+    index = tuple(parsed.basic)
     items = _expand_index(index, x)
     d = 0
     x, local_items = _take_cut_dims(x, items, call)
@@ -53,8 +71,6 @@ def _getitem(call: Call) -> Any:
             dims.append(
                 x.dims[d] if item == slice(None) else plain(len(range(*item.indices(size_of(x.dims[d])))))
             )
-        elif isinstance(item, (Tensor, list, bool)):
-            return _advanced(x, local_items, call)
         d += 1
     return SpatialTensor(x.local[tuple(local_items)], tuple(dims), x.mesh)
 
@@ -87,9 +103,7 @@ def _take_cut_dim(x: SpatialTensor, d: int, item: Any, call: Call) -> tuple[Spat
         if step < 1:
             raise call.unsupported("a slice that runs backwards: use flip")
         return slice_rows(x, d, start, max(start, stop), step), slice(None)
-    if isinstance(item, Tensor) and item.dtype == torch.bool:
-        raise call.unsupported("a mask chooses positions of a dim that is cut")
-    return gather(x, call.name, only=[d]), item
+    raise TypeError(f"an index is a number or a slice here: got {item!r}")
 
 
 def slice_rows(x: SpatialTensor, d: int, start: int, stop: int, step: int) -> SpatialTensor:
@@ -111,77 +125,9 @@ def slice_rows(x: SpatialTensor, d: int, start: int, stop: int, step: int) -> Sp
     return rows_by_index(x, d, extent, source, compute)
 
 
-def _advanced(x: SpatialTensor, items: list[Any], call: Call) -> SpatialTensor:
-    """Index by tensors: where one of them chooses positions of one dim, and that is whole."""
-    chosen = [i for i, item in enumerate(items) if isinstance(item, (Tensor, list, bool))]
-    rest = [item for i, item in enumerate(items) if i not in chosen]
-    if None in rest or any(isinstance(item, int) for item in rest):
-        raise call.unsupported("an index that mixes tensors, numbers and None")
-    if len(chosen) > 1 and chosen != list(range(chosen[0], chosen[0] + len(chosen))):
-        raise call.unsupported("tensors index dims that are not neighbours")
-    local = x.local[tuple(items)]
-    grown = local.dim() - len(items) + len(chosen)
-    dims = []
-    place = 0
-    for i, item in enumerate(items):
-        if i in chosen:
-            if i == chosen[0]:
-                dims += [plain(size) for size in local.shape[place : place + grown]]
-                place += grown
-            continue
-        dims.append(x.dims[i] if item == slice(None) else plain(local.shape[place]))
-        place += 1
-    return SpatialTensor(local, tuple(dims), x.mesh)
-
-
 @operation("layout", "setitem")
 def _setitem(call: Call) -> None:
-    x, index, value = call.args
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("values that are spread over workers are put into a plain tensor")
-    items = _expand_index(index, x)
-    if any(item is not None and not isinstance(item, (int, slice)) for item in items):
-        raise call.unsupported("values are set by an index that is no slice")
-    dims: list[Dim] = []
-    lost: list[int] = []  # dims of the values, from the first, that a single row of a cut dim has not
-    d = 0
-    for place, item in enumerate(items):
-        if item is None:
-            dims.append(plain(1))
-            continue
-        if item == slice(None):
-            dims.append(x.dims[d])
-        elif is_cut(x.dims[d]):
-            if isinstance(item, int):
-                lost.append(len(dims))
-                item = slice(item % size_of(x.dims[d]), item % size_of(x.dims[d]) + 1)
-            items[place], dim = _rows_to_set(x, d, item, call)
-            dims.append(dim)
-        elif isinstance(item, slice):
-            dims.append(plain(len(range(*item.indices(size_of(x.dims[d]))))))
-        d += 1
-    for dim_lost in reversed(lost):
-        after = len(dims) - dim_lost - 1
-        if isinstance(value, Tensor) and value.dim() > after:
-            value = value.unsqueeze(value.dim() - after)
-    x.local[tuple(items)] = local_part(value, tuple(dims), x.mesh, call.name)
-
-
-def _rows_to_set(x: SpatialTensor, d: int, item: slice, call: Call) -> tuple[slice, Dim]:
-    """Return which local rows a slice of a cut dim is, and how the values that are set are cut."""
-    dim = join_factors(x, d).dims[d]
-    factor = dim[0]
-    start, stop, step = item.indices(size_of(dim))
-    if step < 1 or factor.bounds is None or factor.axis is None or len(dim) > 1:
-        raise call.unsupported(
-            "values are set in a dim that a reshape has joined, or backwards: reshape it back"
-        )
-    count = len(range(start, stop, step))
-    bounds = tuple(min(max(-((start - bound) // step), 0), count) for bound in factor.bounds)
-    rank = x.mesh.ranks[factor.axis]
-    first, last = (start + number * step - factor.bounds[rank] for number in bounds[rank : rank + 2])
-    rows = slice(first, last, step) if first < last else slice(0, 0)
-    return rows, (Factor(count, factor.axis, bounds),)
+    set_items(call, *call.args)
 
 
 @operation("layout", "narrow")
@@ -202,8 +148,7 @@ def _select(call: Call) -> Any:
 def _unbind(call: Call) -> Any:
     bound = call.bind("input dim", dim=0)
     x, d = bound["input"], bound["dim"] % len(bound["input"].dims)
-    if is_cut(x.dims[d]):
-        raise call.unsupported("it takes a dim apart that is cut")
+    x = gather(x, call.name, only=[d])
     dims = (*x.dims[:d], *x.dims[d + 1 :])
     return tuple(SpatialTensor(local, dims, x.mesh) for local in x.local.unbind(d))
 
@@ -275,12 +220,3 @@ def _roll(call: Call) -> Any:
             head, tail = x.split([place, extent - place], d)
             x = cat([tail, head], d, x.mesh, call.name)
     return x
-
-
-@operation("layout", "index_select")
-def _index_select(call: Call) -> Any:
-    bound = call.bind("input dim index")
-    x, d = bound["input"], bound["dim"] % len(bound["input"].dims)
-    if is_cut(x.dims[d]):
-        x = gather(x, call.name, only=[d])
-    return replace_dim(x, x.local.index_select(d, bound["index"]), d, plain(len(bound["index"])))

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, size_of
-from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
 from ziggurat.parallel.spatial.sums import largest_over
 from ziggurat.parallel.spatial.table import Call, operation, wrap
-from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up
 
 
 def normal_dims(dim: Any, num_dims: int) -> tuple[int, ...]:
@@ -119,17 +117,18 @@ def variance_and_mean(
 @operation("moments", "amax")
 def _amax(call: Call) -> Any:
     x, dims, keepdim, _ = _arguments(call)
-    return _largest(x, dims, keepdim)
+    return largest(x, dims, keepdim)
 
 
 @operation("moments", "amin")
 def _amin(call: Call) -> Any:
     x, dims, keepdim, _ = _arguments(call)
-    smallest = _largest(wrap(-x.local, x), dims, keepdim)
+    smallest = largest(wrap(-x.local, x), dims, keepdim)
     return wrap(-smallest.local, smallest)
 
 
-def _largest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
+def largest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
+    """Return the largest value over dims; its gradient is divided evenly among equal ones."""
     axes = axes_of(x, dims)
     if axes:
         local = largest_over(x.local, tuple(dims), tuple(x.mesh.axes[a] for a in axes))
@@ -137,19 +136,6 @@ def _largest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTen
     else:
         local = x.local.amax(tuple(dims), keepdim=keepdim)
     return SpatialTensor(local, reduced(x, dims, keepdim), x.mesh)
-
-
-@operation("moments", "max", "min")
-def _max(call: Call) -> Any:
-    """Three operations have this name: of all elements, of one dim with indices, and of two tensors."""
-    second = call.args[1] if len(call.args) > 1 else call.named.get("other", call.named.get("dim"))
-    if isinstance(second, Tensor):
-        return run_pointwise(call)
-    x = call.args[0]
-    if second is None:
-        dims = tuple(range(len(x.dims)))
-        return _largest(x, dims, False) if call.name == "max" else -_largest(wrap(-x.local, x), dims, False)
-    return _along_dim(call)
 
 
 @operation("moments", "norm", "linalg_vector_norm", "vector_norm")
@@ -163,9 +149,15 @@ def _norm(call: Call) -> Any:
         local = torch.linalg.vector_norm(x.local, p, dims, bound["keepdim"])
         return SpatialTensor(local, reduced(x, dims, bound["keepdim"]), x.mesh)
     if math.isinf(p):
-        return _largest(wrap(x.local.abs(), x), dims, bound["keepdim"])
+        found = largest(wrap(x.local.abs() * math.copysign(1, p), x), dims, bound["keepdim"])
+        return wrap(found.local * math.copysign(1, p), found)
+    if p == 0:
+        return total(wrap((x.local != 0).to(x.local.dtype), x), dims, bound["keepdim"])
     powers = total(wrap(x.local.abs() ** p, x), dims, bound["keepdim"])
-    return wrap(powers.local ** (1 / p), powers)
+    root = powers.local.where(powers.local > 0, 1) ** (
+        1 / p
+    )  # the gradient of a root of zero is not a number
+    return wrap(root.where(powers.local > 0, 0), powers)
 
 
 @operation("moments", "any", "all", "count_nonzero")
@@ -210,42 +202,3 @@ def _logsumexp(call: Call) -> Any:
     largest = x.detach().amax(dims, keepdim=True)
     logs = (x - largest).exp().sum(dims, keepdim=True).log() + largest
     return logs if keepdim else logs.squeeze(dims)
-
-
-ALONG = "argmax argmin cumsum cumprod sort argsort topk prod glu normalize cosine_similarity kthvalue median logcumsumexp"
-
-
-@operation("moments", *ALONG.split())
-def _along(call: Call) -> Any:
-    return _along_dim(call)
-
-
-def _along_dim(call: Call) -> Any:
-    """Compute along one dim that is whole; a cut one is gathered first."""
-    positions = {"topk": 2, "kthvalue": 2, "normalize": 2, "cosine_similarity": 2}
-    defaults: dict[str, int | None] = {
-        "topk": -1, "sort": -1, "argsort": -1, "glu": -1, "normalize": 1, "cosine_similarity": 1, "kthvalue": -1,
-    }  # fmt: skip
-    x, place = call.args[0], positions.get(call.name, 1)
-    given = call.args[place] if len(call.args) > place else call.named.get("dim", defaults.get(call.name))
-    dims = normal_dims(given, len(x.dims))
-    if axes_of(x, dims):
-        x = gather(x, call.name, only=dims)
-    others = [a.local if isinstance(a, SpatialTensor) else a for a in call.args[1:]]
-    if any(isinstance(a, SpatialTensor) and a.dims != x.dims for a in call.args[1:]):
-        raise call.unsupported("its arguments are cut differently")
-    results = call.func(x.local, *others, **call.named)
-    if isinstance(results, Tensor):
-        return SpatialTensor(results, _layout_along(x, dims, results), x.mesh)
-    wrapped = [SpatialTensor(r, _layout_along(x, dims, r), x.mesh) for r in results]
-    return type(results)(wrapped)
-
-
-def _layout_along(x: SpatialTensor, dims: Sequence[int], result: Tensor) -> Dims:
-    """Return the layout of a result by its shape: the dims may be gone, or of another size."""
-    if result.dim() < len(x.dims):
-        return tuple(dim for d, dim in enumerate(x.dims) if d not in dims)
-    return tuple(
-        (Factor(result.shape[d]),) if d in dims and result.shape[d] != size_of(dim) else dim
-        for d, dim in enumerate(x.dims)
-    )

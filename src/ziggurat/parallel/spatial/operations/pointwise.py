@@ -24,7 +24,7 @@ UNARY = (
 )
 BINARY = (
     "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow rsub rdiv rpow maximum "
-    "minimum fmax fmin where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor "
+    "minimum fmax fmin lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor "
     "bitwise_and bitwise_or bitwise_xor copy xlogy hypot atan2 float_power isclose heaviside"
 )
 

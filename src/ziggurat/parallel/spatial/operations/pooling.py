@@ -40,10 +40,11 @@ POOLS = {
 }
 
 
-def _pool_plan(
+def pool_plan(
     call: Call, x: SpatialTensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...],
     dilation: tuple[int, ...], ceil_mode: bool,
 ) -> WindowPlan:  # fmt: skip
+    """Plan a pooling of the last dims: which rows each worker needs, and how the result is cut."""
     n = len(kernel)
     first = len(x.dims) - n
     extents = [
@@ -86,28 +87,18 @@ class _MaxPool2d(torch.autograd.Function):
         return ctx.rows.give_back(of_rows, owned=True), None, None, None
 
 
-@operation(
-    "window", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_unpool1d",
-    "max_unpool2d", "max_unpool3d", "fractional_max_pool2d", "fractional_max_pool3d",
-)  # fmt: skip
-def _with_indices(call: Call) -> Any:
-    raise call.unsupported("indices into the whole image are not kept (return_indices)")
-
-
 @operation("window", "max_pool1d")
 @operation("window", "max_pool2d", "max_pool3d", order="first")
 def _max_pool(call: Call) -> Any:
     bound = call.bind(
-        "input kernel_size stride padding dilation ceil_mode return_indices",
-        stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False,
+        "input kernel_size stride padding dilation ceil_mode",
+        stride=None, padding=0, dilation=1, ceil_mode=False,
     )  # fmt: skip
-    if bound["return_indices"]:
-        raise call.unsupported("indices into the whole image are not kept (return_indices)")
     x, n = bound["input"], int(call.name[-2])
     kernel = per_dim(bound["kernel_size"], n)
     stride = per_dim(bound["stride"], n) if bound["stride"] else kernel
     padding, dilation = per_dim(bound["padding"], n), per_dim(bound["dilation"], n)
-    plan = _pool_plan(call, x, kernel, stride, padding, dilation, bound["ceil_mode"])
+    plan = pool_plan(call, x, kernel, stride, padding, dilation, bound["ceil_mode"])
     first = len(plan.x.dims) - n
     banded = {step.dim - first for step in plan.steps}
     inner = tuple(0 if i in banded else padding[i] for i in range(n))
@@ -130,7 +121,7 @@ def _avg_pool(call: Call) -> Any:
     padding = per_dim(bound["padding"], n)
     first = len(x.dims) - n
     extents = [x.shape[first + i] for i in range(n)]
-    plan = _pool_plan(call, x, kernel, stride, padding, (1,) * n, bound["ceil_mode"])
+    plan = pool_plan(call, x, kernel, stride, padding, (1,) * n, bound["ceil_mode"])
     if n == 1:  # it knows no divisor: a second spatial dim of size 1 does
         rows, kernel, stride, padding = (
             widen(plan, 0.0).unsqueeze(-1), (*kernel, 1), (*stride, 1), (*padding, 0),
@@ -241,8 +232,6 @@ def _bin_matrix(local: Tensor, d: int, rows: Range, outputs: Range, extent: int,
 @operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", order="first")
 def _adaptive_max_pool(call: Call) -> Any:
     """Pool the dims that are whole first: what is left to gather is small."""
-    if call.named.get("return_indices", len(call.args) > 2 and call.args[2]):
-        raise call.unsupported("indices into the whole image are not kept (return_indices)")
     x, extents, first = _adaptive(call)
     n = len(extents)
     pool = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)[
@@ -270,7 +259,7 @@ def _unfold(call: Call) -> Any:
     bound = call.bind("input kernel_size dilation padding stride", dilation=1, padding=0, stride=1)
     x, kernel = bound["input"], per_dim(bound["kernel_size"], 2)
     dilation, padding, stride = (per_dim(bound[name], 2) for name in ("dilation", "padding", "stride"))
-    plan = _pool_plan(call, x, kernel, stride, padding, dilation, False)
+    plan = pool_plan(call, x, kernel, stride, padding, dilation, False)
     banded = {step.dim - 2 for step in plan.steps}
     inner = tuple(0 if i in banded else padding[i] for i in range(2))
     local = functional.unfold(widen(plan, 0.0), kernel, dilation, inner, stride)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.exchange import memory_format_of
-from ziggurat.parallel.spatial.geometry import Range, ranges, scaled_partition
+from ziggurat.parallel.spatial.geometry import Range, intersect, ranges, scaled_partition
 from ziggurat.parallel.spatial.layout import Dim, Factor
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, move, recut
@@ -46,19 +46,22 @@ def rows_by_index(
         fill: Value of virtual rows.
 
     Communication:
-        The rows that a worker needs and does not have; all rows where the output is too small to cut.
+        The rows that a worker needs and does not have: of an output that is too small to cut, all that it is made of.
     """
     factor, mesh = x.dims[d][0], x.mesh
     out = mesh.factor(extent, factor.axis)
     if factor.axis is None:
         rows = source((0, extent))
         raise ValueError(f"dim {d} is not spatial: got rows {rows}")
-    if not out.is_cut:
-        x = gather(x, only=[d])
     outputs = output_ranges(out, mesh)
     need = [source(o) if o[0] < o[1] else (0, 0) for o in outputs]
     rank = mesh.ranks[factor.axis]
-    local = compute(move(x, d, 0, need, fill), outputs[rank], need[rank][0])
+    fetched = move(x, d, 0, need, fill)
+    if factor.bounds is not None and not out.is_cut:
+        first, last = intersect(ranges(factor.bounds)[rank], need[rank])
+        row_bytes = fetched.numel() // max(1, fetched.shape[d]) * fetched.element_size()
+        mesh.apex[mesh.layer(), "apex"] += (fetched.shape[d] - (last - first)) * row_bytes
+    local = compute(fetched, outputs[rank], need[rank][0])
     return replace_dim(x, local, d, (out,))
 
 
