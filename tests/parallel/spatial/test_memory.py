@@ -283,6 +283,8 @@ LIKE = {
     "type_as, and summed": lambda x: x * W.type_as(x).sum(),
     "to, and summed": lambda x: x * W.to(x).sum(),
     "type_as, and a larger one": lambda x: F.interpolate(x, scale_factor=2) + W.type_as(x),
+    "a plain one changed by bands": lambda x: F.avg_pool2d(torch.ones(x.shape, dtype=x.dtype).add_(x), 3, 1, 1),
+    "a plain one of fewer rows": lambda x: x * torch.ones(x.shape[2], 1, dtype=x.dtype).mul_(x.mean((0, 1, 3))[:, None]),
     "zeros_like": lambda x: x + torch.zeros_like(x) + torch.full_like(x, 2),
     "a plain one changed by a mean": lambda x: x * torch.ones(4, dtype=torch.float64).mul_(x.mean((0, 2, 3)))[:, None, None],
 }  # fmt: skip
@@ -295,10 +297,22 @@ def test_plain_tensors_take_what_they_ask_for(degrees):
         assert max(found.values()) <= 1e-12, (name, found)
 
 
+class Keeping(nn.Module):
+    """Adds columns, of which each worker has its own rows, to a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(8))
+
+    def forward(self, x):
+        self.kept.add_(x.mean((0, 1, 3)))
+        return x
+
+
 def changed_by_bands(workers):
     bands = cut(torch.rand(2, 4, 8, 6), spatial_mesh(workers, (2,)))
-    with pytest.raises(UnsupportedOperation, match="new_zeros"):
-        torch.zeros(2, 4, 8, 6).add_(bands)
+    with pytest.raises(UnsupportedOperation, match="change it by a sum or a mean"):
+        Keeping()(bands)
     with pytest.raises(UnsupportedOperation, match="another shape in place"):
         bands.unsqueeze_(0)
     assert bands.is_contiguous()

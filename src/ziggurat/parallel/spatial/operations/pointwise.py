@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, size_of
-from ziggurat.parallel.spatial.memory import empty_whole
+from ziggurat.parallel.spatial.memory import empty_whole, make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
 from ziggurat.parallel.spatial.table import Call, fallback, its_input, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
@@ -168,19 +169,22 @@ def run_pointwise(call: Call) -> Any:
 
 
 def _change_plain(call: Call) -> Any:
-    """Change a plain tensor in place, by what every worker has whole."""
-
-    def plain_value(value: Any) -> Any:
-        if not isinstance(value, SpatialTensor):
-            return value
-        if cuts(value.dims):
-            raise call.unsupported(
-                "a plain tensor is changed in place by one that is spread over workers: make it with new_zeros() or "
-                "zeros_like() of a tensor that is spread, or change it by a sum or mean"
-            )
-        return value.local
-
-    return call.func(*map(plain_value, call.args), **{n: plain_value(v) for n, v in call.named.items()})
+    """Change a plain tensor in place, by spread ones: it becomes a spread one, but for what belongs to the network."""
+    x, *rest = call.args
+    given = [a for a in (*rest, *call.named.values()) if isinstance(a, SpatialTensor)]
+    if not belongs_to_network(x):
+        dims = broadcast_dims([make_meta(tuple(x.shape), x.stride(), x.dtype), *given], call.mesh)
+        adopt(call, x, dims)
+        return run_pointwise(call)
+    if any(cuts(a.dims) or (a.requires_grad and torch.is_grad_enabled()) for a in given):
+        raise call.unsupported(
+            "a parameter or a buffer is changed in place by values that are spread over workers, or have a gradient",
+            "change it by a sum or a mean over positions, detached",
+        )
+    return call.func(
+        *(a.local if isinstance(a, SpatialTensor) else a for a in call.args),
+        **{name: a.local if isinstance(a, SpatialTensor) else a for name, a in call.named.items()},
+    )
 
 
 operation("pointwise", *UNARY.split(), *BINARY.split())(run_pointwise)
