@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import random
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 from fuzz.kinds import CLASSES, KINDS
 from fuzz.program import INPUT, Program, used_by
-from fuzz.scope import ROLES, Scope, Template, Unwritable
+from fuzz.scope import Scope, Template, Unwritable
 
 SIZES = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 23, 24)
 SMALL = (1, 2, 3)  # fewer rows than workers, or as many
 FEWEST, MOST = 4, 14  # statements
 TRIES = 12  # for each statement
 RARE = 4.0  # times the weight of kinds that use a variable of another role than a map
-FOLLOW = 0.5  # chance that a statement changes something in place, where that is possible
+OTHER_ROLE = 0.4  # chance, twice, that a program begins with a variable of another role than a map
+COMMON = {"map", "any", "write map", "write any"}
+CHANGE = 0.15  # chance that a statement is chosen among those that change something in place
+OTHERS = ("last", "tokens", "series", "rows", "vector", "scalar", "five", "square")
 CHANGES = (*CLASSES["changes in place"],)
+MAKERS = [kind for kind in KINDS if kind.role in OTHERS and kind.fields == {"map"}]
 
 Form = Literal["any", "branches", "pair"]
 STEM = Template(
@@ -53,9 +55,11 @@ def generate(seed: int, form: Form = "any") -> Program:
     required = [STEM, *FORMS[form]]
     for template in required:
         _write_one(scope, [template])
+    for _ in range(2):
+        if rng.random() < OTHER_ROLE:
+            _write_one(scope, MAKERS)
     for _ in range(rng.randint(FEWEST, MOST)):
-        changes = rng.random() < FOLLOW and bool(scope.of_role("any", writable=True))
-        _write_one(scope, CHANGES if changes and rng.random() < 0.4 else KINDS)
+        _write_one(scope, CHANGES if rng.random() < CHANGE else KINDS)
     outputs = _outputs(scope)
     kind = rng.choice(["tensor"] if len(outputs) == 1 else ["tuple", "tuple", "dict"])
     return Program(
@@ -74,35 +78,15 @@ def _extent(rng: random.Random) -> int:
 
 def _write_one(scope: Scope, kinds: Sequence[Template]) -> None:
     """Add a statement of one of several kinds, if one of a few tries fits."""
-    possible = [kind for kind in kinds if is_possible(kind, scope)]
-    weights = [kind.weight * (RARE if needs(kind) - {"map", "any"} else 1.0) for kind in possible]
+    have = scope.fields()
+    possible = [kind for kind in kinds if kind.fields <= have]
+    weights = [kind.weight * (RARE if kind.fields - COMMON else 1.0) for kind in possible]
     for _ in range(TRIES if possible else 0):
         try:
             scope.write(scope.rng.choices(possible, weights)[0])
             return
         except Unwritable:
             continue
-
-
-@functools.cache
-def needs(kind: Template) -> frozenset[str]:
-    """Return the roles of the variables that a kind uses."""
-    return frozenset(field.removeprefix("write ") for field in fields(kind))
-
-
-@functools.cache
-def fields(kind: Template) -> frozenset[str]:
-    """Return the fields of a kind that stand for variables, without numbers."""
-    found = (field.rstrip("0123456789") for field in re.findall(r"\{((?:write )?[a-z]+[0-9]?)\}", kind.text))
-    return frozenset(field for field in found if field.removeprefix("write ") in (*ROLES, "any"))
-
-
-def is_possible(kind: Template, scope: Scope) -> bool:
-    """Whether a program has the variables that a kind uses."""
-    return all(
-        scope.of_role(field.removeprefix("write "), writable=field.startswith("write "))
-        for field in fields(kind)
-    )
 
 
 def _outputs(scope: Scope) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +56,7 @@ SETTINGS = {
     "tensor.min_width": 2,
     "model.name": "a random program",
 }
+MOST_FRAMES = 4  # of a traceback that are kept
 RENEW = 100  # programs between two meshes
 
 
@@ -120,7 +122,7 @@ class Judge:
         except UserError as error:
             return Finding("refused", reason_of(error))
         except Exception as error:  # noqa: BLE001 - a crash is a finding
-            return Finding("crashed", f"{first_line(error)}\n{traceback.format_exc()}")
+            return Finding("crashed", f"{first_line(error)}\n{frames_of(error)}")
         found = self.workers.gather((compare_steps(step, reference), held_of(step)))
         errors = join_errors([one for one, _ in found])
         missing = held_of(reference).difference(*(held for _, held in found))
@@ -250,6 +252,17 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, with its type."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def frames_of(error: BaseException) -> str:
+    """Return the last frames of an error's traceback, and those of the program."""
+    frames = traceback.extract_tb(error.__traceback__)
+    shown = [
+        f
+        for i, f in enumerate(frames)
+        if f.filename.startswith("<program ") or i >= len(frames) - MOST_FRAMES
+    ]
+    return "\n".join(f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in shown)
 
 
 def shortened(why: str, length: int = 110) -> str:

@@ -1,7 +1,7 @@
 """Workers that stay: forked once, joined once by gloo, and given one program after the other.
 
-A pool is thrown away, and another one started, when a program has crashed, hung, or was computed wrongly: what its workers
-still owe each other nobody knows.
+Workers that died, hung or did not agree are ended, and new ones started: what they still owe each other nobody knows. Where all
+of them have raised the same error they go on; but a fault that is found later is found again by new workers before it counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fuzz.generate import Form, generate
 from fuzz.judge import Finding, Judge
 from fuzz.program import Program
 from ziggurat.parallel.collectives.workers import Workers
@@ -34,9 +34,7 @@ START_SECONDS = 60.0  # more for the first one of new workers
 FOLLOW_SECONDS = 6.0  # after the first worker's answer
 GRACE_SECONDS = 0.5  # after the first worker's death
 MOST_PROGRAMS = 2000  # of the same workers
-NO_DISTRIBUTED = 1  # world
 
-Request = Program | int  # a program, or the seed of one
 Fault = Callable[[], None]  # planted in each worker
 
 
@@ -45,34 +43,31 @@ class Pool:
 
     Args:
         plan: The plan.
-        form: Of the programs that are generated from seeds.
         limit: Seconds for each program.
         fault: Called by each worker before it begins.
     """
 
-    def __init__(
-        self, plan: str, form: Form = "any", limit: float = LIMIT_SECONDS, fault: Fault | None = None
-    ) -> None:
-        self.plan, self.form, self.limit, self.fault = plan, form, limit, fault
+    def __init__(self, plan: str, limit: float = LIMIT_SECONDS, fault: Fault | None = None) -> None:
+        self.plan, self.limit, self.fault = plan, limit, fault
         self.size = parse_plan(plan).num_workers
         self.processes: list[Any] = []
         self.pipes: list[Connection] = []
         self.folder: tempfile.TemporaryDirectory[str] | None = None
-        self.request: Request | None = None
+        self.program: Program | None = None
         self.answers: dict[int, Finding] = {}
-        self.deadline, self.given, self.num_starts = 0.0, 0, 0
+        self.deadline, self.given, self.is_tainted = 0.0, 0, False
 
-    def submit(self, request: Request) -> None:
+    def submit(self, program: Program) -> None:
         """Give a program to the workers."""
         is_new = not self.processes
         if is_new:
             self._start()
-        self.request, self.answers = request, {}
+        self.program, self.answers = program, {}
         self.given += 1
         self.deadline = time.monotonic() + self.limit + (START_SECONDS if is_new else 0)
         for pipe in self.pipes:
             try:
-                pipe.send((request, self.form))
+                pipe.send(program)
             except OSError:  # it has died; `collect` will see
                 continue
 
@@ -91,23 +86,29 @@ class Pool:
                     died = True
                     break
                 self.deadline = min(self.deadline, time.monotonic() + FOLLOW_SECONDS)
-        crashed = [one for one in self.answers.values() if one.verdict == "crashed"]
-        if died or crashed:
-            return self._crashed()
         if len(self.answers) == self.size:
             return self._agreed()
+        if died or any(one.verdict == "crashed" for one in self.answers.values()):
+            return self._crashed()
         if time.monotonic() > self.deadline:
             return self._hung("no answer in time")
         return None
 
     def _agreed(self) -> Finding:
-        findings = [self.answers[rank] for rank in range(self.size)]
-        if len({(one.verdict, one.why) for one in findings}) > 1:
-            return self._hung("workers do not agree")
-        if findings[0].verdict == "wrong" or self.given >= MOST_PROGRAMS:
+        finding = self.answers[0]
+        if len({(one.verdict, one.why.split("\n", 1)[0]) for one in self.answers.values()}) > 1:
+            crashed = any(one.verdict == "crashed" for one in self.answers.values())
+            return self._crashed() if crashed else self._hung("workers do not agree")
+        if finding.is_fault and self.is_tainted:
             self.close()
-        self.request = None
-        return findings[0]
+            assert self.program is not None
+            self.submit(self.program)
+            return None
+        self.is_tainted |= finding.verdict in ("crashed", "wrong")
+        if self.given >= MOST_PROGRAMS:
+            self.close()
+        self.program = None
+        return finding
 
     def _hung(self, how: str) -> Finding:
         said = [
@@ -118,17 +119,17 @@ class Pool:
 
     def _crashed(self) -> Finding:
         """Say why: an error that a worker has told, or else what it has written before its death."""
-        time.sleep(GRACE_SECONDS)  # others may have more to say
         causes = []
+        end = time.monotonic() + GRACE_SECONDS  # others may have more to say
         for rank, pipe in enumerate(self.pipes):
             try:
-                if rank not in self.answers and pipe.poll():
+                if rank not in self.answers and pipe.poll(max(0.0, end - time.monotonic())):
                     self.answers[rank] = pipe.recv()
             except (EOFError, OSError):
                 causes.insert(0, f"worker {rank} died: {self._last_words(rank)}")
         told = [one.why for one in self.answers.values() if one.verdict == "crashed"]
         told.sort(key=lambda why: "CollectiveFailed" in why.split("\n", 1)[0])  # consequences last
-        return self._fault(Finding("crashed", "\n".join([*causes, *told])))
+        return self._fault(Finding("crashed", "\n".join([*causes, *told[:1]])))
 
     def _last_words(self, rank: int) -> str:
         assert self.folder is not None
@@ -139,19 +140,16 @@ class Pool:
         return f"exit code {self.processes[rank].exitcode}; {first.strip()[:300]}"
 
     def _fault(self, finding: Finding) -> Finding:
-        request, kinds = self.request, next((one.kinds for one in self.answers.values()), ())
+        program = self.program
+        assert program is not None
         self.close()
-        self.request = None
-        assert request is not None
-        program = request if isinstance(request, Program) else None
-        seed = request.seed if program else request
-        kinds = tuple(program.kinds) if program else kinds
-        return Finding(finding.verdict, finding.why, finding.error, kinds, int(seed))
+        self.program = None
+        return replace(finding, kinds=tuple(program.kinds), seed=program.seed)
 
     def _start(self) -> None:
         context = fork_context()
         self.folder, self.given = tempfile.TemporaryDirectory(prefix="fuzz-"), 0
-        self.num_starts += 1
+        self.is_tainted = False
         for rank in range(self.size):
             here, there = context.Pipe()
             given = (there, rank, self.size, self.folder.name, self.plan, self.fault, os.getpid())
@@ -176,16 +174,16 @@ class Pool:
             self.folder = None
 
 
-def run_all(pools: Sequence[Pool], requests: Iterable[Request]) -> Iterator[Finding]:
+def run_all(pools: Sequence[Pool], programs: Iterable[Program]) -> Iterator[Finding]:
     """Judge programs, as many at a time as there are pools; yields findings as they come."""
-    left = iter(requests)
+    left = iter(programs)
     busy: list[Pool] = []
     try:
         while True:
             for pool in [one for one in pools if one not in busy]:
-                request = next(left, None)
-                if request is not None:
-                    pool.submit(request)
+                program = next(left, None)
+                if program is not None:
+                    pool.submit(program)
                     busy.append(pool)
             if not busy:
                 return
@@ -202,9 +200,9 @@ def run_all(pools: Sequence[Pool], requests: Iterable[Request]) -> Iterator[Find
         raise
 
 
-def judge_one(pool: Pool, request: Request) -> Finding:
+def judge_one(pool: Pool, program: Program) -> Finding:
     """Judge one program."""
-    (finding,) = run_all([pool], [request])
+    (finding,) = run_all([pool], [program])
     return finding
 
 
@@ -232,8 +230,7 @@ def _main(
     judge = Judge(Workers(rank, size, group=dist.group.WORLD), plan)
     while True:
         try:
-            request, form = pipe.recv()
+            program = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
-        program = request if isinstance(request, Program) else generate(request, form)
         pipe.send(judge.judge(program))

@@ -33,6 +33,17 @@ from torch import Tensor, nn
 INPUT = "x"
 NAMES = {"torch": torch, "nn": nn, "F": F, "np": np, "random": random}
 
+# What PyTorch and Python raise where a statement does not go with its variables.
+NOT_FITTING = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    NotImplementedError,
+    AttributeError,
+    ArithmeticError,
+)
+
 
 @dataclass(frozen=True)
 class Statement:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fuzz.program import INPUT, NAMES, Statement
+from fuzz.program import INPUT, NAMES, NOT_FITTING, Statement
 from ziggurat.torch_internals.tensors import memory_key
 
 MOST_VALUES = 30_000  # of a tensor
@@ -88,6 +88,14 @@ class Template:
     fits: Callable[[Variable], bool] | None = None
     rehearsal: str = ""
 
+    @functools.cached_property
+    def fields(self) -> frozenset[str]:
+        """The fields of its code that stand for variables, without numbers."""
+        found = (
+            field.rstrip("0123456789") for field in re.findall(r"\{((?:write )?[a-z]+[0-9]?)\}", self.text)
+        )
+        return frozenset(field for field in found if _is_variable(field))
+
 
 class Scope:
     """The state of a program that is being written.
@@ -132,6 +140,14 @@ class Scope:
         """Return the variables of a role (``any``: tensors of all roles), those alone that may be changed in place where that is asked for."""
         found = [v for v in self.variables if v.role == role or (role == "any" and v.tensor is not None)]
         return [v for v in found if v.memory not in self.needed] if writable else found
+
+    def fields(self) -> set[str]:
+        """Return the fields of templates for which the program has a variable."""
+        found = {"any"}
+        for one in self.variables:
+            writable = one.tensor is not None and one.memory not in self.needed
+            found |= {one.role, f"write {one.role}", "write any"} if writable else {one.role}
+        return found
 
     # -- templates ------------------------------------------------------------------------------------------------------
 
@@ -258,14 +274,7 @@ class Scope:
                 warnings.simplefilter("ignore")
                 exec("\n".join([source, *statement.lines(rehearsed=True)]), self.values)
         # whatever PyTorch raises where a statement does not fit
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            IndexError,
-            NotImplementedError,
-            AttributeError,
-        ) as error:
+        except NOT_FITTING as error:
             raise Unwritable(f"{type(error).__name__}: {error}") from error
         value = self.values.get(statement.target)
         if statement.target:

@@ -39,8 +39,8 @@ class Tally:
     faults: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, finding: Finding) -> None:
-        """Count a program."""
+    def add(self, finding: Finding, program: str = "") -> None:
+        """Count a program; of one that fails, its few lines may be kept."""
         self.verdicts[finding.verdict] += 1
         for kind in finding.kinds:
             self.kinds.setdefault(kind, Counter())[finding.verdict] += 1

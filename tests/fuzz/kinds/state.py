@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from fuzz.scope import Template, Variable
+from ziggurat.torch_internals.tensors import is_view
 
 T = Template
 MEAN = 'self.register_buffer("{new}", torch.zeros({C}))'
 
 
-def is_filled(variable: Variable) -> bool:
-    """Return whether a variable has values: a hook on a slice of nothing that was changed ends PyTorch 2.14 by SIGSEGV."""
-    return variable.tensor is not None and variable.tensor.numel() > 0
+def takes_hooks(variable: Variable) -> bool:
+    """Return whether a variable is no view: `register_hook` of one that was changed in place ends PyTorch 2.14 by SIGSEGV."""
+    return variable.tensor is not None and not is_view(variable.tensor)
 
 
 KINDS = (
-    T("hook of a tensor", "{any}.register_hook(lambda gradient: gradient * {factor})", "", "", 1, is_filled),
-    T("hook that looks at neighbours", "{map}.register_hook(lambda gradient: gradient - gradient.mean((2, 3), keepdim=True))", "", "", 0.4, is_filled),
+    T("hook of a tensor", "{any}.register_hook(lambda gradient: gradient * {factor})", "", "", 1, takes_hooks),
+    T("hook that looks at neighbours", "{map}.register_hook(lambda gradient: gradient - gradient.mean((2, 3), keepdim=True))", "", "", 0.4, takes_hooks),
     T("hook that clamps a weight", "self.{new}({map})", "map",
       "self.{new} = nn.Conv2d({C}, {C}, 3, padding=1)\nself.{new}.weight.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))", 0.4),
     T("hook that scales a weight", "self.{new}({map})", "map",
