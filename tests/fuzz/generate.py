@@ -20,7 +20,7 @@ COMMON = {"map", "any", "write map", "write any"}
 CHANGE = 0.15  # chance that a statement is chosen among those that change something in place
 OTHERS = ("last", "tokens", "series", "rows", "vector", "scalar", "five", "square")
 CHANGES = (*CLASSES["changes in place"],)
-MAKERS = [kind for kind in KINDS if kind.role in OTHERS and kind.fields == {"map"}]
+MAKERS = [kind for kind in KINDS if kind.role in OTHERS and kind.fields <= {"map", "any"}]
 
 Form = Literal["any", "branches", "pair"]
 STEM = Template(

@@ -113,6 +113,8 @@ class Judge:
         trial = self.trial(program)
         try:
             reference = self._alone(program, trial)
+        except UserError as error:
+            return Finding("refused", f"on one worker, too: {reason_of(error)}")
         except Exception as error:  # noqa: BLE001 - whatever PyTorch raises on one worker
             return Finding("invalid", f"does not run on one worker: {first_line(error)}")
         if not is_finite(reference):
@@ -245,7 +247,7 @@ def reason_of(error: UserError) -> str:
     """Return a refusal in few words, without what differs from program to program."""
     if isinstance(error, UnsupportedOperation):
         return f"{type(error).__name__}: {error.operation}: {error.reason}"
-    return f"{type(error).__name__}: {first_line(error)}"
+    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the workers, too
     try:
         if options.planted:
             return int(not find_all(limit=options.limit))
@@ -71,6 +71,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return fuzz(options)
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show(plan: str, seed: int, limit: float) -> int:

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -45,10 +46,20 @@ class Pool:
         plan: The plan.
         limit: Seconds for each program.
         fault: Called by each worker before it begins.
+        start_seconds: More for the first program of new workers.
+        follow_seconds: For the others, after the first worker's answer.
     """
 
-    def __init__(self, plan: str, limit: float = LIMIT_SECONDS, fault: Fault | None = None) -> None:
+    def __init__(
+        self,
+        plan: str,
+        limit: float = LIMIT_SECONDS,
+        fault: Fault | None = None,
+        start_seconds: float = START_SECONDS,
+        follow_seconds: float = FOLLOW_SECONDS,
+    ) -> None:
         self.plan, self.limit, self.fault = plan, limit, fault
+        self.start_seconds, self.follow_seconds = start_seconds, follow_seconds
         self.size = parse_plan(plan).num_workers
         self.processes: list[Any] = []
         self.pipes: list[Connection] = []
@@ -64,7 +75,7 @@ class Pool:
             self._start()
         self.program, self.answers = program, {}
         self.given += 1
-        self.deadline = time.monotonic() + self.limit + (START_SECONDS if is_new else 0)
+        self.deadline = time.monotonic() + self.limit + (self.start_seconds if is_new else 0)
         for pipe in self.pipes:
             try:
                 pipe.send(program)
@@ -85,7 +96,7 @@ class Pool:
                 except (EOFError, OSError):
                     died = True
                     break
-                self.deadline = min(self.deadline, time.monotonic() + FOLLOW_SECONDS)
+                self.deadline = min(self.deadline, time.monotonic() + self.follow_seconds)
         if len(self.answers) == self.size:
             return self._agreed()
         if died or any(one.verdict == "crashed" for one in self.answers.values()):
@@ -218,6 +229,7 @@ def _main(
     os.dup2(file, 2)
     faulthandler.enable(sys.__stderr__)
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # the programs' own
     dist.init_process_group(
         "gloo",
         store=dist.FileStore(f"{folder}/store", size),

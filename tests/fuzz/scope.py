@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fuzz.program import INPUT, NAMES, NOT_FITTING, Statement
-from ziggurat.torch_internals.tensors import memory_key
+from ziggurat.torch_internals.tensors import memory_key, version_of
 
 MOST_VALUES = 30_000  # of a tensor
 RECENT = 0.6  # chance that a variable is one of the last few
@@ -139,14 +139,20 @@ class Scope:
     def of_role(self, role: str, writable: bool = False) -> list[Variable]:
         """Return the variables of a role (``any``: tensors of all roles), those alone that may be changed in place where that is asked for."""
         found = [v for v in self.variables if v.role == role or (role == "any" and v.tensor is not None)]
-        return [v for v in found if v.memory not in self.needed] if writable else found
+        return [v for v in found if self.is_writable(v)] if writable else found
+
+    def is_writable(self, variable: Variable) -> bool:
+        """Return whether a variable may be changed in place: backward needs none of its memory, and no two of its elements share theirs."""
+        tensor = variable.tensor
+        if tensor is None or variable.memory in self.needed:
+            return False
+        return all(stride or size == 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
     def fields(self) -> set[str]:
         """Return the fields of templates for which the program has a variable."""
         found = {"any"}
         for one in self.variables:
-            writable = one.tensor is not None and one.memory not in self.needed
-            found |= {one.role, f"write {one.role}", "write any"} if writable else {one.role}
+            found |= {one.role, f"write {one.role}", "write any"} if self.is_writable(one) else {one.role}
         return found
 
     # -- templates ------------------------------------------------------------------------------------------------------
@@ -258,13 +264,13 @@ class Scope:
     def _rehearse(self, statement: Statement, role: str) -> None:
         """Run a statement without values, and take note of what it makes, changes, and saves for backward."""
         source = "\n".join([*statement.setup, "self.double()"]) if statement.setup else ""
-        saved: list[int] = []
+        saved: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
-            saved.append(memory_key(tensor))
+            saved[memory_key(tensor)] = min(version_of(tensor), saved.get(memory_key(tensor), 1 << 30))
             return tensor
 
-        versions = {one.name: one.tensor._version for one in self.variables if one.tensor is not None}
+        versions = {one.name: version_of(one.tensor) for one in self.variables if one.tensor is not None}
         try:
             with (
                 warnings.catch_warnings(),
@@ -276,7 +282,14 @@ class Scope:
         # whatever PyTorch raises where a statement does not fit
         except NOT_FITTING as error:
             raise Unwritable(f"{type(error).__name__}: {error}") from error
+        if any(p.numel() == 0 for p in self.network.parameters()):
+            self.network = self.values["self"] = nn.Module()
+            raise Unwritable("a layer has no weights")
         value = self.values.get(statement.target)
+        tensors = [one.tensor for one in self.variables if one.tensor is not None]
+        tensors += [value] if isinstance(value, Tensor) else []
+        if any(version_of(t) > saved.get(memory_key(t), 1 << 30) for t in tensors):
+            raise Unwritable("it changes what its own backward needs")
         if statement.target:
             self._check(value, role)
             self.variables.append(
@@ -284,7 +297,9 @@ class Scope:
             )
         self.needed |= set(saved)
         for one in self.variables:
-            if one.tensor is not None and versions.get(one.name, one.tensor._version) != one.tensor._version:
+            if one.tensor is not None and versions.get(one.name, version_of(one.tensor)) != version_of(
+                one.tensor
+            ):
                 self.changed = one.memory
 
     def _check(self, value: Any, role: str) -> None:

@@ -85,8 +85,9 @@ def _fewer_statements(program: Program) -> Iterator[Program]:
             yield without_dead(replace(program, statements=rest))
             continue
         earlier = [INPUT, *(other.target for other in program.statements[:place] if other.target)]
-        alike = [name for name in earlier if shapes.get(name) == shapes.get(one.target)]
-        for name in sorted(alike, key=lambda name: name not in one.reads):
+        shape = shapes.get(one.target, ())
+        alike = [name for name in earlier if len(shapes.get(name, ())) == len(shape)]
+        for name in sorted(alike, key=lambda name: (shapes.get(name) != shape, name not in one.reads)):
             yield without_dead(_with_another(program, rest, place, one.target, name))
         if one.target not in program.outputs:  # what uses it goes with it
             gone, kept = {one.target}, []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fuzz.scope import Template, Variable
 
 T = Template
 FEWEST = 12  # values of which a norm takes moments: of fewer, rounding grows
 
 
-def many(letters: str) -> object:
+def many(letters: str) -> Callable[[Variable], bool]:
     """Return whether a variable has enough values along some dims."""
 
     def fits(variable: Variable) -> bool:
@@ -54,7 +56,8 @@ NORMS = (
     T("batch norm", "self.{new}({map})", "map", "self.{new} = nn.BatchNorm2d({C})", 1.5, many("HW")),
     T("batch norm of tokens", "self.{new}({tokens}.transpose(1, 2)).transpose(1, 2)", "tokens", "self.{new} = nn.BatchNorm1d({C})", 0.4, many("N")),
     T("group norm", "self.{new}({map})", "map", "self.{new} = nn.GroupNorm({1|2|{C}}, {C})", 1, many("HW")),
-    T("instance norm", "self.{new}({map})", "map", "self.{new} = nn.InstanceNorm2d({C}, affine={True|False}, track_running_stats={True|False})", 0.8, many("HW")),
+    T("instance norm", "self.{new}({map})", "map", "self.{new} = nn.InstanceNorm2d({C}, affine={True|False})", 0.8, many("HW")),
+    T("instance norm that keeps statistics", "self.{new}({map})", "map", "self.{new} = nn.InstanceNorm2d({C}, track_running_stats=True)", 0.1, many("HW")),
     T("layer norm of tokens", "self.{new}({tokens})", "tokens", "self.{new} = nn.LayerNorm({C})", 0.8, lambda v: v.size("C") > 3),
     T("layer norm of channels", "self.{new}({map}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)", "map", "self.{new} = nn.LayerNorm({C})", 0.7, lambda v: v.size("C") > 3),
     T("layer norm of maps", "self.{new}({map})", "map", "self.{new} = nn.LayerNorm([{C}, {H}, {W}])", 0.3, many("HW")),

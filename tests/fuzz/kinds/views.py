@@ -33,7 +33,7 @@ SHAPES = (
     T("map from a series", "{series}.view({B}, {C}, -1, {1|2|3|4})", "map", "", 0.7),
     T("map of a series", "{map} * {series}.view_as({map})", "map", "", 0.8),
     T("windows of rows", "{map}.view({B}, {C}, -1, {2|3|4}, {W})[:, :, {0|1|-1}]", "map", "", 1),
-    T("windows", "{map}.reshape({B}, {C}, {H} // {2|3}, -1, {W})", "five", "", 0.6),
+    T("windows", "{map}.reshape({B}, {C}, {H} // {2|3}, -1, {W})", "five", "", 1.5),
     T("one of windows", "{five}[:, :, {0|-1|1}]", "map", "", 0.6),
     T("one of each window", "{five}[:, :, :, {0|-1|1}]", "map", "", 0.6),
     T("windows joined", "{five}.flatten(2, 3)", "map", "", 0.6),
