@@ -61,7 +61,7 @@ def generate(seed: int, form: Form = "any") -> Program:
     for _ in range(rng.randint(FEWEST, MOST)):
         _write_one(scope, CHANGES if rng.random() < CHANGE else KINDS)
     outputs = _outputs(scope)
-    kind = rng.choice(["tensor"] if len(outputs) == 1 else ["tuple", "tuple", "dict"])
+    kind = rng.choice(["tensor"] if len(outputs) == 1 else ["tuple", "list", "dict"])
     return Program(
         seed,
         shape,

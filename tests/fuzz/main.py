@@ -125,19 +125,20 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
             begin = time.monotonic()
             first = tally.first_seed + tally.num_programs
             seeds = range(first, min(first + BLOCK, last))
-            found = list(run_all(pools, (generate(seed, form) for seed in seeds)))
+            found = []
+            for finding in run_all(pools, (generate(seed, form) for seed in seeds)):
+                found.append(finding)
+                if finding.is_fault:
+                    print(
+                        f"{tally.plan} seed {finding.seed}: {finding.verdict} {first_line_of(finding)}",
+                        flush=True,
+                    )
             tally.seconds += time.monotonic() - begin
             for finding in found:
                 text = ""
-                if finding.is_fault:
-                    text = (
-                        report(finding, tally.plan, options.limit)
-                        if len(tally.faults) < options.shrink
-                        else ""
-                    )
-                    print(
-                        f"seed {finding.seed}: {finding.verdict} {first_line_of(finding)}\n{text}", flush=True
-                    )
+                if finding.is_fault and len(tally.faults) < options.shrink:
+                    text = report(finding, tally.plan, options.limit)
+                    print(text, flush=True)
                 tally.add(finding, text)
             tally.num_programs += len(seeds)
             keep()

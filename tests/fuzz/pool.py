@@ -31,7 +31,7 @@ from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.forking import fork_context
 
 LIMIT_SECONDS = 20.0  # for one program
-START_SECONDS = 60.0  # more for the first one of new workers
+START_SECONDS = 20.0  # more for the first one of new workers
 FOLLOW_SECONDS = 6.0  # after the first worker's answer
 GRACE_SECONDS = 0.5  # after the first worker's death
 MOST_PROGRAMS = 2000  # of the same workers

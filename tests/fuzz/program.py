@@ -21,7 +21,7 @@ import itertools
 import linecache
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,9 +29,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that the printed source uses
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 INPUT = "x"
-NAMES = {"torch": torch, "nn": nn, "F": F, "np": np, "random": random}
+
+
+class Layer(nn.Module):
+    """A layer whose forward is a function, of itself and what it is given: as the blocks of real networks are.
+
+    Args:
+        compute: The function.
+        layers: Its own ones.
+    """
+
+    def __init__(self, compute: Callable[..., Any], *layers: nn.Module) -> None:
+        super().__init__()
+        self.compute, self.layers = compute, nn.ModuleList(layers)
+
+    def forward(self, *given: Any) -> Any:
+        """Call the function."""
+        return self.compute(self.layers, *given)
+
+
+NAMES = {
+    "torch": torch, "nn": nn, "F": F, "np": np, "random": random, "Layer": Layer, "checkpoint": checkpoint,
+}  # fmt: skip
 
 # What PyTorch and Python raise where a statement does not go with its variables.
 NOT_FITTING = (
@@ -90,7 +112,7 @@ class Program:
         channels_last: Whether they lie in memory so.
         statements: Of its forward, in order.
         outputs: The variables that it returns.
-        form: In what: ``tensor``, ``tuple`` or ``dict``.
+        form: In what: ``tensor``, ``tuple``, ``list`` or ``dict``.
     """
 
     seed: int
@@ -114,6 +136,8 @@ class Program:
     def _returned(self) -> str:
         if self.form == "dict":
             return "{" + ", ".join(f'"{name}": {name}' for name in self.outputs) + "}"
+        if self.form == "list":
+            return f"[{', '.join(self.outputs)}]"
         if self.form == "tuple":
             return "(" + "".join(f"{name}, " for name in self.outputs) + ")"
         return self.outputs[0]

@@ -7,6 +7,7 @@ from fuzz.kinds import (
     matrices,
     memory,
     randomness,
+    rarer,
     reductions,
     resampling,
     state,
@@ -24,6 +25,7 @@ CLASSES: dict[str, tuple[Template, ...]] = {
     "likes and plain tensors": likes.KINDS,
     "reductions": reductions.KINDS,
     "products": matrices.KINDS,
+    "rarer operations": rarer.KINDS,
     "hooks and buffers": state.KINDS,
 }
 KINDS: tuple[Template, ...] = tuple(kind for kinds in CLASSES.values() for kind in kinds)

@@ -104,6 +104,24 @@ MIXING = (
       "map", "self.{new} = nn.Conv2d({C}, {C}, 1)", 0.6),
 )  # fmt: skip
 
+BLOCKS = (
+    T("layer that scales its rows", "self.{new}({write map})", "map", "self.{new} = Layer(lambda layers, y: y.mul_({factor}).relu_())", 0.5),
+    T("layer that changes a slice", "self.{new}({write map})", "", "self.{new} = Layer(lambda layers, y: y[:, :, {cut H}].mul_({factor}))", 0.4),
+    T("layer that returns a view", "self.{new}({map})", "map", "self.{new} = Layer(lambda layers, y: y[:, :, 1:])", 0.4),
+    T("layer of two outputs", "self.{new}({map})[{0|1}]", "map",
+      "self.{new} = Layer(lambda layers, y: (layers[0](y), y[:, :1]), nn.Conv2d({C}, {C}, 3, padding=1))", 0.4),
+    T("layer of two inputs", "self.{new}({map}, {like})", "map",
+      "self.{new} = Layer(lambda layers, y, z: layers[0](torch.cat([y, z], 1)), nn.Conv2d(2 * {C}, {C}, 1))", 0.5),
+    T("layer that draws", "self.{new}({map})", "map", "self.{new} = Layer(lambda layers, y: F.dropout(layers[0](y), 0.3), nn.Conv2d({C}, {C}, 1))", 0.5),
+    T("layer with a branch in place", "self.{new}({map})", "map",
+      "self.{new} = Layer(lambda layers, y: layers[0](y).add_(y).relu_(), nn.Conv2d({C}, {C}, 3, padding=1))", 0.6),
+    T("layer called twice", "self.{new}(self.{new}({map}))", "map", "self.{new} = nn.Conv2d({C}, {C}, 3, padding=1)", 0.5),
+    T("checkpointed", "checkpoint(self.{new}, {map}, use_reentrant=False)", "map",
+      "self.{new} = nn.Sequential(nn.Conv2d({C}, {C}, 3, padding=1), nn.Tanh())", 0.3),
+    T("checkpointed dropout", "checkpoint(self.{new}, {map}, use_reentrant=False)", "map",
+      "self.{new} = nn.Sequential(nn.Conv2d({C}, {C}, 1), nn.Dropout(0.3))", 0.2),
+)  # fmt: skip
+
 JOINING = (
     T("add", "{any} {+|-|*} {like}", "same", "", 3),
     T("add twice", "{any} + {any} * {factor}", "same", "", 0.7),
@@ -116,4 +134,4 @@ JOINING = (
     T("lerp", "torch.lerp({any}, {like}, {small})", "same", "", 0.4),
 )  # fmt: skip
 
-KINDS = (*CONVOLUTIONS, *NORMS, *POOLING, *ACTIVATIONS, *MIXING, *JOINING)
+KINDS = (*CONVOLUTIONS, *NORMS, *POOLING, *ACTIVATIONS, *MIXING, *BLOCKS, *JOINING)
