@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.pipeline.timing import Trace
+from ziggurat.parallel.spatial.tensor import memory_refused
 from ziggurat.strategies.sums import Sums
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Microbatches:
         """Return a model's outputs for a microbatch."""
         self.seed(index)
         images = self.images(index)
-        with self.compute():
+        with self.compute(), memory_refused(images):
             return model(images)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 T = TypeVar("T", bound=Tensor)
 
+NO_MEMORY = "this tensor has a shape and no memory of its own"
+"""What the RuntimeError says that reading the memory of a hollow subclass raises."""
+
 
 def memory_key(tensor: Tensor) -> int:
     """Return a number for the memory that a tensor lies in: views share it, and so do tensors without memory.
@@ -49,6 +52,8 @@ def hollow_subclass(
     tensor: T = torch.Tensor._make_wrapper_subclass(
         kind, list(shape), dtype=dtype, device=device, requires_grad=requires_grad
     )
+    with as_plain_tensors():  # else whoever gets at its memory (``plain.data = tensor``) reads at address 0
+        torch._C._set_storage_data_ptr_access_error_msg(tensor.untyped_storage()._cdata, NO_MEMORY)
     return tensor
 
 

@@ -1,6 +1,6 @@
-"""From what a model calls on a spatial tensor to the table's entry for it.
+"""From what a model calls on a spatial tensor to the table's entry for it, and from there to the account of the result.
 
-    dispatch  ->  operations  ->  table  ->  tensor  ->  mesh
+    dispatch  ->  operations  ->  table  ->  tensor  ->  memory, mesh
 
 This file lies above all of them, and gives `SpatialTensor` what it calls: a tensor must know how its operations are computed, and
 these must know the tensor. Importing it fills the table.
@@ -11,13 +11,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ziggurat.parallel.spatial import operations
+from ziggurat.parallel.spatial import strides as orders
+from ziggurat.parallel.spatial.layout import AxisCutsTwice
+from ziggurat.parallel.spatial.memory import View, WayBack, make_meta, note_change, put, renew, share_memory
 from ziggurat.parallel.spatial.mesh import SpatialMesh
-from ziggurat.parallel.spatial.table import TABLE, Call, name_of
+from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor
-from ziggurat.torch_internals.tensors import as_plain_tensors
+from ziggurat.torch_internals.tensors import as_plain_tensors, version_of
 
 __all__ = ["operations", "run_operation", "tensors_in"]
+
+IN_SHAPE = frozenset(
+    [
+        "reshape",
+        "view",
+        "view_as",
+        "reshape_as",
+        "flatten",
+        "unflatten",
+        "contiguous",
+        "to",
+        "ravel",
+        "squeeze",
+        "unsqueeze",
+    ]
+)
+"""Views that reshaping undoes."""
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[SpatialTensor]:
@@ -44,7 +67,100 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     entry = TABLE.get(name)
     if entry is None:
         raise mesh.unsupported(name, "it has no declared kind")
-    return entry.run(Call(func, name, args, named, mesh))
+    call = Call(func, name, args, named, mesh)
+    if entry.kind == "question":
+        return entry.run(call)
+    for tensor in tensors:
+        renew(tensor)
+    before = [(tensor, tensor.account.memory.changes, _version(tensor)) for tensor in tensors]
+    try:
+        result = entry.run(call)
+    except AxisCutsTwice:
+        reason = "positions along one axis of the image meet themselves: two dims would be cut over the same workers"
+        raise call.unsupported(reason) from None
+    changed = [
+        x
+        for x, changes, version in before
+        if changes == x.account.memory.changes and (version != _version(x) or call.changes_untold(x))
+    ]
+    for tensor in changed:
+        note_change(tensor)
+    if call.is_in_place:
+        if isinstance(args[0], SpatialTensor) and result is not None and result is not args[0]:
+            raise call.unsupported("it gives a tensor another shape in place")
+        return result
+    return _with_account(call, entry, tensors, changed, result)
+
+
+def _version(x: SpatialTensor) -> int:
+    return 0 if x.local.is_inference() else version_of(x.local)
+
+
+def _with_account(
+    call: Call, entry: Operation, tensors: list[SpatialTensor], changed: list[SpatialTensor], result: Any
+) -> Any:
+    """Return what an operation has returned, each tensor of it with the place in memory that it has on one worker."""
+    made = list(tensors_in([result]))
+    if not made or any(result is x for x in changed):
+        return result
+    metas = entry.views(call, made) if entry.views is not None else [None] * len(made)
+    kept = {}
+    for place, (x, meta) in enumerate(zip(made, metas, strict=True)):
+        base = None if meta is None else next((t for t in tensors if share_memory(t.meta, meta)), None)
+        if meta is not None and base is not None:
+            if x is not base:
+                _take_for_view(call, x, meta, base, place)
+            continue
+        if any(share_memory(t.local, x.local) for t in tensors):
+            kept[id(x)] = x = SpatialTensor(x.local.clone(), x.dims, x.mesh)
+        put(x, meta if meta is not None else _fresh(call, entry, x))
+    if not kept:
+        return result
+    if isinstance(result, SpatialTensor):
+        return kept[id(result)]
+    return type(result)([kept.get(id(x), x) for x in result])
+
+
+def _take_for_view(call: Call, x: SpatialTensor, meta: Tensor, base: SpatialTensor, place: int) -> None:
+    """Let a tensor lie in the memory of another."""
+    view = x.account.view
+    if (
+        view is not None and view.base is base and view.way_back == "index"
+    ):  # a slice, which has been noted as one
+        put(x, meta, view)
+        return
+
+    def again() -> SpatialTensor:
+        return list(tensors_in([run_operation(call.func, call.args, call.named)]))[place]
+
+    way_back: WayBack = "index" if call.name == "getitem" else "shape" if call.name in IN_SHAPE else "none"
+    index = call.args[1] if way_back == "index" else None
+    is_copy = not share_memory(x.local, base.local)
+    put(x, meta, View(base, again, is_copy, way_back, index, torch.is_grad_enabled()))
+
+
+def _fresh(call: Call, entry: Operation, x: SpatialTensor) -> Tensor:
+    """Return where a new tensor lies."""
+    shape = tuple(x.shape)
+    operands = [a for a in (*call.args, *call.named.values()) if isinstance(a, Tensor)]
+    if entry.order == "elementwise":
+        return make_meta(shape, orders.elementwise(shape, [_place(o) for o in operands]), x.local.dtype)
+    if entry.order == "first" and call.name.endswith("1d"):  # PyTorch computes these as maps of one row
+        asked = orders.suggests_channels_last(*_place(operands[0].unsqueeze(-2)))
+        rows = (*shape[:-1], 1, shape[-1])
+        found = orders.channels_last(rows) if asked else orders.contiguous(rows)
+        return make_meta(shape, (*found[:-2], found[-1]), x.local.dtype)
+    deciding = {"first": operands[:1], "channels": operands[:2]}.get(entry.order, [])
+    if entry.order == "channels" and (len(shape), x.dtype, x.device.type) == (5, torch.float64, "cpu"):
+        deciding = []  # the kernel of volumes that is left for float64
+    is_last = any(orders.suggests_channels_last(*_place(operand)) for operand in deciding)
+    found = orders.channels_last(shape) if is_last else orders.contiguous(shape)
+    return make_meta(shape, found, x.local.dtype)
+
+
+def _place(operand: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    meta = operand.meta if isinstance(operand, SpatialTensor) else operand
+    return tuple(meta.shape), meta.stride()
 
 
 def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:

@@ -85,6 +85,40 @@ def cuts(dims: Dims) -> dict[int, tuple[int, int]]:
     }
 
 
+class AxisCutsTwice(ValueError):  # noqa: N818 - reads as what happened
+    """A layout in which one axis cuts two dims."""
+
+
+def one_dim_an_axis(dims: Dims) -> Dims:
+    """Return a layout in which each axis has one dim: the one that it cuts, otherwise the first that it may.
+
+    Raises:
+        AxisCutsTwice: If an axis cuts two dims: then workers with the same rows of one have different rows of the other.
+
+    Example:
+        >>> one_dim_an_axis(((Factor(8, 0),), (Factor(8, 0, (0, 4, 8)),)))[0]
+        (Factor(size=8, axis=None, bounds=None),)
+    """
+    places = [
+        (factor.axis, d, k)
+        for d, dim in enumerate(dims)
+        for k, factor in enumerate(dim)
+        if factor.axis is not None
+    ]
+    if len(places) == len({axis for axis, _, _ in places}):
+        return dims
+    changed = [list(dim) for dim in dims]
+    for axis in {axis for axis, _, _ in places}:
+        own = [(d, k) for other, d, k in places if other == axis]
+        cut = [(d, k) for d, k in own if dims[d][k].is_cut]
+        if len(cut) > 1:
+            raise AxisCutsTwice(f"the axis {axis} cuts two dims: {dims}")
+        for d, k in own:
+            if (d, k) != (cut or own)[0]:
+                changed[d][k] = Factor(dims[d][k].size)
+    return tuple(tuple(dim) for dim in changed)
+
+
 def simplify(dim: Sequence[Factor]) -> Dim:
     """Join neighbouring factors that are not spatial, and drop those of size 1 where others remain.
 

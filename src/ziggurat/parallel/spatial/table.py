@@ -16,14 +16,17 @@ apart ``torch.relu``, ``Tensor.relu``, ``Tensor.relu_`` and ``torch.nn.functiona
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
+from ziggurat.torch_internals.containers import tree_leaves
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
 REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}
@@ -51,6 +54,23 @@ class Call:
     named: dict[str, Any]
     mesh: SpatialMesh
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is a method that changes its first argument."""
+        name = getattr(self.func, "__name__", "")
+        augmented = name.startswith("__i") and name not in ("__invert__", "__index__", "__int__", "__iter__")
+        return augmented or name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+
+    def changes_untold(self, x: SpatialTensor) -> bool:
+        """Whether it changes a tensor of which PyTorch counts no changes."""
+        return self.is_in_place and bool(self.args) and self.args[0] is x and x.local.is_inference()
+
+    def on_meta(self) -> list[Tensor | None]:
+        """Return what PyTorch returns for tensors that lie in memory as the whole would: in order, whatever holds them."""
+        with torch.no_grad():
+            found = self.func(*as_meta(self.args), **as_meta(self.named))
+        return [one for one in tree_leaves(found) if isinstance(one, Tensor)]
+
     def bind(self, names: str, **defaults: Any) -> dict[str, Any]:
         """Return the arguments by name.
 
@@ -58,7 +78,12 @@ class Call:
             names: The operation's parameters in order, parted by spaces.
             defaults: Of those that may be missing.
         """
-        bound = defaults | dict(zip(names.split(), self.args, strict=False)) | self.named
+        order = names.split()
+        if len(self.args) > len(order):
+            raise self.unsupported(
+                f"it has more arguments than {', '.join(order)}: name them, if it has others of these names"
+            )
+        bound = defaults | dict(zip(order, self.args, strict=False)) | self.named
         return bound
 
     def weight(self, value: Any) -> Any:
@@ -70,26 +95,74 @@ class Call:
         return self.mesh.unsupported(self.name, reason)
 
 
+def as_meta(value: Any) -> Any:
+    """Return an argument with meta tensors in the place of tensors, as the whole would lie in memory."""
+    if isinstance(value, SpatialTensor):
+        return value.meta
+    if isinstance(value, Tensor):
+        return make_meta(tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(as_meta(one) for one in value)
+    if isinstance(value, dict):
+        return {name: as_meta(one) for name, one in value.items()}
+    return value
+
+
+Order = Literal["contiguous", "elementwise", "first", "channels"]
+Views = Callable[[Call, Sequence[SpatialTensor]], Sequence[Tensor | None]]
+
+
+def views_on_meta(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Ask PyTorch how results lie in memory, and in whose."""
+    return call.on_meta()
+
+
+def its_input(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Let a result be the input itself, if it is."""
+    return [x.meta if any(x is argument for argument in call.args) else None for x in made]
+
+
 @dataclass(frozen=True)
 class Operation:
-    """An entry of the table."""
+    """An entry of the table.
+
+    Attributes:
+        kind: What it takes.
+        run: Computes it.
+        order: How new results lie in memory: ``contiguous``; as what is computed ``elementwise`` from the arguments; with
+            channels together where the ``first`` argument has them so, or one of the first two has (``channels``).
+        views: Says for each result how it lies in memory, in that of an argument or in new one; None where `order` says it.
+    """
 
     kind: Kind
     run: Callable[[Call], Any]
+    order: Order = "contiguous"
+    views: Views | None = None
 
 
 TABLE: dict[str, Operation] = {}
 Handler = TypeVar("Handler", bound=Callable[[Call], Any])
 
 
-def operation(kind: Kind, *names: str) -> Callable[[Handler], Handler]:
-    """Enter a function into the table as what computes the operations of these names."""
+def operation(
+    kind: Kind, *names: str, order: Order | None = None, views: Views | None = None
+) -> Callable[[Handler], Handler]:
+    """Enter a function into the table as what computes the operations of these names.
+
+    Args:
+        kind: What they take.
+        names: As `name_of` gives them.
+        order: See `Operation`; by default that of the kind.
+        views: See `Operation`; by default operations of the kind ``layout`` ask PyTorch.
+    """
+    usual: Order = "elementwise" if kind == "pointwise" else "contiguous"
+    asked = views_on_meta if kind == "layout" and views is None and order is None else views
 
     def enter(handler: Handler) -> Handler:
         for name in names:
             if name in TABLE:
                 raise ValueError(f"an operation is declared once: '{name}' is {TABLE[name].kind} already")
-            TABLE[name] = Operation(kind, handler)
+            TABLE[name] = Operation(kind, handler, order or usual, asked)
         return handler
 
     return enter

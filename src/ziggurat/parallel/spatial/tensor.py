@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.spatial.exchange import Fetch, fetch, memory_format_of
 from ziggurat.parallel.spatial.geometry import Range, ranges
-from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, plain, size_of
+from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, one_dim_an_axis, plain, size_of
+from ziggurat.parallel.spatial.memory import Account, default_meta, make_meta, put
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
-from ziggurat.torch_internals.tensors import hollow_subclass
+from ziggurat.torch_internals.tensors import NO_MEMORY, hollow_subclass
 
 # From a function of PyTorch, its positional and its named arguments to its result.
 Dispatch = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -31,13 +33,15 @@ class SpatialTensor(torch.Tensor):
 
     Attributes:
         local: As the argument; autograd works on it.
-        dims: As the argument.
+        dims: As the argument; an axis has one dim at most.
         mesh: As the argument.
+        account: Where the whole lies in memory.
     """
 
     local: Tensor
     dims: Dims
     mesh: SpatialMesh
+    account: Account
     dispatch: ClassVar[
         Dispatch
     ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations
@@ -45,6 +49,7 @@ class SpatialTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, local: Tensor, dims: Dims, mesh: SpatialMesh) -> SpatialTensor:
         """Make a tensor of the whole's shape that has no memory of its own."""
+        dims = one_dim_an_axis(dims)
         tensor = hollow_subclass(
             cls,
             [size_of(dim) for dim in dims],
@@ -53,7 +58,15 @@ class SpatialTensor(torch.Tensor):
             requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
         )
         tensor.local, tensor.dims, tensor.mesh = local, dims, mesh
+        tensor.account = Account()
         return tensor
+
+    @property
+    def meta(self) -> Tensor:
+        """The whole without its values: its shape, type, strides and storage."""
+        if self.account.meta is None:
+            self.account.meta = default_meta(tuple(size_of(dim) for dim in self.dims), self.local)
+        return self.account.meta
 
     @classmethod
     def __torch_function__(
@@ -77,6 +90,20 @@ class SpatialTensor(torch.Tensor):
         return f"SpatialTensor(shape={tuple(size_of(d) for d in self.dims)}, dims={self.dims})"
 
 
+@contextmanager
+def memory_refused(images: Tensor) -> Iterator[None]:
+    """Refuse by name what gets at the memory of spread tensors, which have none, in a block that computes with them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(images, SpatialTensor) and NO_MEMORY in str(error):
+            raise images.mesh.unsupported(
+                "Tensor.data",
+                "the memory of a tensor that is spread over workers was asked for, as by `buffer.data = x`: use `buffer.copy_(x)`",
+            ) from error
+        raise
+
+
 def cut(whole: Tensor, mesh: SpatialMesh, first: int = 2) -> SpatialTensor:
     """Cut a tensor that every worker has into bands.
 
@@ -87,7 +114,9 @@ def cut(whole: Tensor, mesh: SpatialMesh, first: int = 2) -> SpatialTensor:
     """
     dims = band_dims(whole.shape, mesh, first)
     band = slice_local(whole, dims, mesh).contiguous(memory_format=memory_format_of(whole))
-    return SpatialTensor(band, dims, mesh)
+    bands = SpatialTensor(band, dims, mesh)
+    put(bands, make_meta(tuple(whole.shape), whole.stride(), whole.dtype))
+    return bands
 
 
 def band_dims(shape: Sequence[int], mesh: SpatialMesh, first: int = 2) -> Dims:

@@ -9,7 +9,6 @@ are largest; and it is the one in which bytes and random numbers are looked at. 
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -52,6 +51,8 @@ def measure_calls(
 ) -> dict[str, CallCost]:
     """Return what each call of a network costs, on this worker, by the call's name (see `call_names`).
 
+    Seconds are the fewest of several runs: what else the machine does can only add to them.
+
     Args:
         model: With all its weights; its gradients are None afterwards, buffers and random numbers as before.
         graph: Of the model and images of this size.
@@ -74,9 +75,9 @@ def measure_calls(
     sizes = state_bytes(model)
     return {
         name: CallCost(
-            statistics.median(run.forward_seconds[number] for run in counted),
+            min(run.forward_seconds[number] for run in counted),
             first.draws[number],
-            statistics.median(run.backward_seconds[number] for run in counted) if backward else None,
+            min(run.backward_seconds[number] for run in counted) if backward else None,
             first.output_bytes[number],
             first.kept_bytes[number] if backward else None,
             sum(sizes.get(state, 0) for state in graph.calls[number].states),

@@ -92,7 +92,7 @@ def _border(plan: WindowPlan, band: Tensor, weight: Tensor, kind: ConvolutionKin
     return plan_border(band, weight, step.fetch(0.0), plan.x.mesh.axes[step.axis], kind)
 
 
-@operation("window", "conv1d", "conv2d", "conv3d")
+@operation("window", "conv1d", "conv2d", "conv3d", order="channels")
 def _conv(call: Call) -> Any:
     bound = call.bind(
         "input weight bias stride padding dilation groups",
@@ -156,7 +156,7 @@ def _local_shape(plan: WindowPlan) -> tuple[int, ...]:
     )
 
 
-@operation("window", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@operation("window", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", order="channels")
 def _conv_transpose(call: Call) -> Any:
     bound = call.bind(
         "input weight bias stride padding output_padding groups dilation",

@@ -11,7 +11,7 @@ from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import Dim, Factor, is_cut, plain, size_of
 from ziggurat.parallel.spatial.operations.joining import cat
 from ziggurat.parallel.spatial.operations.moments import normal_dims
-from ziggurat.parallel.spatial.operations.pointwise import local_part
+from ziggurat.parallel.spatial.operations.pointwise import join_factors, local_part
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
 from ziggurat.parallel.spatial.table import Call, operation
@@ -140,32 +140,48 @@ def _setitem(call: Call) -> None:
     if not isinstance(x, SpatialTensor):
         raise call.unsupported("values that are spread over workers are put into a plain tensor")
     items = _expand_index(index, x)
-    if any(item is not None and not isinstance(item, (int, slice)) for item in items) or None in items:
+    if any(item is not None and not isinstance(item, (int, slice)) for item in items):
         raise call.unsupported("values are set by an index that is no slice")
     dims: list[Dim] = []
-    for d, item in enumerate(items):
+    lost: list[int] = []  # dims of the values, from the first, that a single row of a cut dim has not
+    d = 0
+    for place, item in enumerate(items):
+        if item is None:
+            dims.append(plain(1))
+            continue
         if item == slice(None):
             dims.append(x.dims[d])
         elif is_cut(x.dims[d]):
-            items[d], dim = _rows_to_set(x, d, item, call)
+            if isinstance(item, int):
+                lost.append(len(dims))
+                item = slice(item % size_of(x.dims[d]), item % size_of(x.dims[d]) + 1)
+            items[place], dim = _rows_to_set(x, d, item, call)
             dims.append(dim)
         elif isinstance(item, slice):
             dims.append(plain(len(range(*item.indices(size_of(x.dims[d]))))))
+        d += 1
+    for dim_lost in reversed(lost):
+        after = len(dims) - dim_lost - 1
+        if isinstance(value, Tensor) and value.dim() > after:
+            value = value.unsqueeze(value.dim() - after)
     x.local[tuple(items)] = local_part(value, tuple(dims), x.mesh, call.name)
 
 
-def _rows_to_set(x: SpatialTensor, d: int, item: Any, call: Call) -> tuple[slice, Dim]:
+def _rows_to_set(x: SpatialTensor, d: int, item: slice, call: Call) -> tuple[slice, Dim]:
     """Return which local rows a slice of a cut dim is, and how the values that are set are cut."""
-    factor = simple_dims(x, [d], call.name).dims[d][0]
-    start, stop, step = item.indices(factor.size) if isinstance(item, slice) else (0, 0, 0)
-    if step != 1 or factor.bounds is None or factor.axis is None:
-        raise call.unsupported("values are set in single rows, or every so many, of a dim that is cut")
-    inside = [min(max(bound, start), max(stop, start)) for bound in factor.bounds]
+    dim = join_factors(x, d).dims[d]
+    factor = dim[0]
+    start, stop, step = item.indices(size_of(dim))
+    if step < 1 or factor.bounds is None or factor.axis is None or len(dim) > 1:
+        raise call.unsupported(
+            "values are set in a dim that a reshape has joined, or backwards: reshape it back"
+        )
+    count = len(range(start, stop, step))
+    bounds = tuple(min(max(-((start - bound) // step), 0), count) for bound in factor.bounds)
     rank = x.mesh.ranks[factor.axis]
-    first = factor.bounds[rank]
-    bounds = tuple(bound - start for bound in inside)
-    rows = slice(inside[rank] - first, inside[rank + 1] - first)
-    return rows, (Factor(max(stop - start, 0), factor.axis, bounds),)
+    first, last = (start + number * step - factor.bounds[rank] for number in bounds[rank : rank + 2])
+    rows = slice(first, last, step) if first < last else slice(0, 0)
+    return rows, (Factor(count, factor.axis, bounds),)
 
 
 @operation("layout", "narrow")
@@ -223,6 +239,8 @@ def _split(call: Call) -> Any:
 def _flip(call: Call) -> Any:
     x = call.args[0]
     given = call.named.get("dims", call.args[1] if len(call.args) == 2 else call.args[1:])
+    if isinstance(given, (list, tuple)) and not given:
+        return x
     for d in normal_dims(given, len(x.dims)):
         x = _flip_dim(simple_dims(x, [d], call.name) if is_cut(x.dims[d]) else x, d)
     return x
@@ -237,7 +255,7 @@ def _flip_dim(x: SpatialTensor, d: int) -> SpatialTensor:
     )
 
 
-@operation("layout", "roll")
+@operation("layout", "roll", order="first")
 def _roll(call: Call) -> Any:
     bound = call.bind("input shifts dims", dims=None)
     x = bound["input"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range, intersect
-from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, plain, size_of
+from ziggurat.parallel.spatial.layout import Dims, Factor, cuts, is_cut, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.pointwise import align, broadcast_dims
 from ziggurat.parallel.spatial.operations.rows import output_ranges
@@ -34,6 +34,11 @@ def cat(tensors: Sequence[Tensor], dim: int, mesh: SpatialMesh, operation: str) 
     # the layout of all dims but the one along which they are joined
     probes = [_without(t, d) for t in parts]
     layout = broadcast_dims(probes, mesh)
+    taken = cuts((*layout[:d], *layout[d + 1 :])).keys()
+    axes = [axis for t in parts for axis in cuts((t.dims[d],)) if axis not in taken]
+    parts = [
+        gather(t, operation, only=[d]) if cuts((t.dims[d],)).keys() - set(axes[:1]) else t for t in parts
+    ]
     parts = [align(t, (*layout[:d], t.dims[d], *layout[d + 1 :]), operation) for t in parts]
     if any(is_cut(t.dims[d]) for t in parts):
         return _cat_bands(parts, d, layout, operation)

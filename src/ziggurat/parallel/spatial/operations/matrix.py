@@ -16,7 +16,7 @@ from torch.nn import functional
 from ziggurat.parallel.spatial.layout import Dim, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.pointwise import align
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, operation, views_on_meta
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, slice_local
 
 
@@ -116,7 +116,7 @@ def _matmul(call: Call) -> Any:
     return contract([one, other], [left, right], result, torch.matmul, call.mesh, call.name)
 
 
-@operation("moments", "einsum")
+@operation("moments", "einsum", views=views_on_meta)
 def _einsum(call: Call) -> Any:
     equation, operands = call.args[0], call.args[1:]
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ziggurat.parallel.spatial.layout import cuts, size_of
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, as_meta, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
 
 # answered by the local tensor: they are the same for the whole
@@ -81,11 +81,17 @@ def _len(call: Call) -> int:
 
 
 @operation(
-    "question", "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "is_inference",
-    "is_conj", "is_neg", "is_signed", "data_ptr_", "is_pinned", "is_tensor",
+    "question", "is_floating_point", "is_complex", "get_device", "element_size", "is_inference", "is_conj", "is_neg",
+    "is_signed", "is_pinned", "is_tensor",
 )  # fmt: skip
 def _local_answer(call: Call) -> Any:
     return call.func(call.args[0].local, *call.args[1:], **call.named)
+
+
+@operation("question", "is_contiguous", "stride", "storage_offset", "dim_order", "is_set_to")
+def _answer_of_the_whole(call: Call) -> Any:
+    """Say how the whole lies in memory."""
+    return call.func(*as_meta(call.args), **as_meta(call.named))
 
 
 @operation("question", "item", "as bool", "as float", "as int", "as index", "tolist", "numpy")
@@ -107,7 +113,7 @@ def _retain_grad(call: Call) -> None:
     call.args[0].local.retain_grad()
 
 
-@operation("question", "get data")
+@operation("layout", "get data")
 def _data(call: Call) -> Any:
     x = call.args[0]
     return SpatialTensor(x.local.detach(), x.dims, x.mesh)
@@ -134,6 +140,15 @@ def _iter(call: Call) -> Any:
 def _text(call: Call) -> str:
     x = call.args[0]
     return str(x.local.item()) if not x.dims else SpatialTensor.__repr__(x)
+
+
+@operation("question", "set data")
+def _set_data(call: Call) -> Any:
+    """Let a plain tensor have the values of one that every worker has whole."""
+    x, value = call.args
+    if isinstance(x, SpatialTensor) or cuts(value.dims):
+        raise call.unsupported("the data of a tensor that is spread over workers is replaced: use copy_()")
+    return call.func(x, value.local)
 
 
 @operation("question", "deepcopy")

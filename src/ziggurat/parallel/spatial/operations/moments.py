@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, size_of
 from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
@@ -178,8 +179,15 @@ def _any(call: Call) -> Any:
 
 @operation("moments", "softmax", "log_softmax", "softmin")
 def _softmax(call: Call) -> Any:
-    bound = call.bind("input dim", dim=None, dtype=None)
+    third = (
+        "_stacklevel"
+        if call.func in (functional.softmax, functional.log_softmax, functional.softmin)
+        else "dtype"
+    )
+    bound = call.bind(f"input dim {third} dtype", dim=None, dtype=None)
     x = bound["input"]
+    if bound["dim"] is None:
+        raise call.unsupported("it is not said along which dim: give dim")
     d = int(bound["dim"]) % len(x.dims)
     if not is_cut(x.dims[d]):
         return wrap(call.func(x.local, *call.args[1:], **call.named), x)

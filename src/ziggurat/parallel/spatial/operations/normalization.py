@@ -136,10 +136,12 @@ def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-@operation("moments", "batch_norm")
+@operation("moments", "batch_norm", order="first")
 def _batch_norm(call: Call) -> Any:
+    statistics, affine = "running_mean running_var", "weight bias"
+    order = [affine, statistics] if call.func is torch.batch_norm else [statistics, affine]
     bound = call.bind(
-        "input running_mean running_var weight bias training momentum eps",
+        f"input {' '.join(order)} training momentum eps cudnn_enabled",
         weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
     )  # fmt: skip
     x, running_mean, running_var = bound["input"], bound["running_mean"], bound["running_var"]
@@ -259,9 +261,9 @@ def _cut_over(x: SpatialTensor, call: Call) -> bool:
     return bool(cut_axes(x))
 
 
-@operation("moments", "group_norm")
+@operation("moments", "group_norm", order="first")
 def _group_norm(call: Call) -> Any:
-    bound = call.bind("input num_groups weight bias eps", weight=None, bias=None, eps=1e-5)
+    bound = call.bind("input num_groups weight bias eps cudnn_enabled", weight=None, bias=None, eps=1e-5)
     x, groups = bound["input"], bound["num_groups"]
     if not _cut_over(x, call):
         return wrap(functional.group_norm(x.local, groups, bound["weight"], bound["bias"], bound["eps"]), x)
@@ -270,8 +272,10 @@ def _group_norm(call: Call) -> Any:
 
 @operation("moments", "instance_norm")
 def _instance_norm(call: Call) -> Any:
+    statistics, affine = "running_mean running_var", "weight bias"
+    order = [affine, statistics] if call.func is torch.instance_norm else [statistics, affine]
     bound = call.bind(
-        "input running_mean running_var weight bias use_input_stats momentum eps",
+        f"input {' '.join(order)} use_input_stats momentum eps cudnn_enabled",
         running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
     )  # fmt: skip
     x = bound["input"]
@@ -296,7 +300,7 @@ def _instance_norm(call: Call) -> Any:
 
 @operation("moments", "layer_norm", "rms_norm")
 def _layer_norm(call: Call) -> Any:
-    bound = call.bind("input normalized_shape weight bias eps", weight=None, bias=None, eps=None)
+    bound = call.bind("input normalized_shape weight bias eps cudnn_enable", weight=None, bias=None, eps=None)
     x, shape = bound["input"], tuple(bound["normalized_shape"])
     dims = tuple(range(len(x.dims) - len(shape), len(x.dims)))
     if not any(is_cut(x.dims[d]) for d in dims):
@@ -311,7 +315,7 @@ def _layer_norm(call: Call) -> Any:
     return normal
 
 
-@operation("moments", "local_response_norm")
+@operation("moments", "local_response_norm", order="elementwise")
 def _local_response_norm(call: Call) -> Any:
     x = call.args[0]
     if is_cut(x.dims[1]):

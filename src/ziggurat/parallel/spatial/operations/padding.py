@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,13 +11,24 @@ from torch.nn import functional
 
 from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import size_of
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index, select
 from ziggurat.parallel.spatial.operations.windows import simple_dims
+from ziggurat.parallel.spatial.strides import channels_last, contiguous, suggests_channels_last
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 
 
-@operation("window", "pad", "constant_pad_nd")
+def _views(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how padded maps lie in memory: PyTorch makes circular ones anew, the others in the order of the input."""
+    (x,) = made
+    bound, shape = call.bind("input pad mode", mode="constant"), tuple(x.shape)
+    given = bound["input"].meta
+    is_last = bound["mode"] != "circular" and suggests_channels_last(tuple(given.shape), given.stride())
+    return [make_meta(shape, channels_last(shape) if is_last else contiguous(shape), x.local.dtype)]
+
+
+@operation("window", "pad", "constant_pad_nd", views=_views)
 def _pad(call: Call) -> Any:
     bound = call.bind("input pad mode value", mode="constant", value=None)
     if call.name == "constant_pad_nd":

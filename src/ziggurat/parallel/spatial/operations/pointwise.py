@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,25 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.exchange import memory_format_of
-from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, size_of
+from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, size_of
+from ziggurat.parallel.spatial.memory import empty_whole
 from ziggurat.parallel.spatial.mesh import SpatialMesh
-from ziggurat.parallel.spatial.sums import reduce_over
-from ziggurat.parallel.spatial.table import Call, fallback, operation, wrap
+from ziggurat.parallel.spatial.table import Call, fallback, its_input, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
     "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu hardswish hardsigmoid "
     "hardtanh mish softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid log_sigmoid exp exp2 expm1 "
     "log log2 log10 log1p sqrt rsqrt square reciprocal sin cos tan asin acos atan sinh cosh erf erfc sign sgn floor "
-    "ceil round trunc frac clamp clip clamp_min clamp_max isnan isinf isfinite logical_not bitwise_not nan_to_num to "
-    "float double half bfloat16 int long bool contiguous clone detach requires_grad alias positive logit sinc "
-    "zero fill zeros_like ones_like empty_like full_like pos cpu cuda type deg2rad identity"
+    "ceil round trunc frac clamp clip clamp_min clamp_max isnan isinf isfinite logical_not bitwise_not nan_to_num "
+    "clone requires_grad logit sinc zero fill zeros_like ones_like empty_like full_like pos deg2rad"
 )
 BINARY = (
     "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow rsub rdiv rpow maximum "
     "minimum fmax fmin where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor "
-    "bitwise_and bitwise_or bitwise_xor masked_fill copy xlogy hypot atan2 type_as float_power isclose heaviside"
+    "bitwise_and bitwise_or bitwise_xor copy xlogy hypot atan2 float_power isclose heaviside"
 )
 
 
@@ -90,23 +87,31 @@ def align(x: SpatialTensor, dims: Dims, operation: str) -> SpatialTensor:
         Rows whose owner changes; none where layouts agree or the tensor is whole.
     """
     for d, wanted in enumerate(dims):
-        own = x.dims[d]
-        if own == wanted or (size_of(own) == 1 and size_of(wanted) != 1):
-            continue
-        if len(own) > 1 and len(wanted) == 1:
-            x = join_factors(x, d)
-            own = x.dims[d]
-        if len(own) == len(wanted) and all(a.size == b.size for a, b in zip(own, wanted, strict=True)):
-            for k, (factor, target) in enumerate(zip(own, wanted, strict=True)):
-                if factor.is_cut and (factor.axis != target.axis or not target.is_cut):
-                    x = gather(x, operation, only=[d])
-                    break
-                if factor.is_cut and factor.bounds != target.bounds:
-                    x = recut(x, d, k, target.bounds)
-        elif any(f.is_cut for f in own):
-            x = gather(x, operation, only=[d])
-        x = _slice_dim(x, d, wanted)
+        if not _stays(x.dims[d], wanted):
+            x = _gather_where_cut_otherwise(x, d, wanted, operation)
+    for d, wanted in enumerate(dims):  # afterwards: an axis that cuts one dim now may have cut another
+        if not _stays(x.dims[d], wanted):
+            x = _slice_dim(x, d, wanted)
     return x
+
+
+def _stays(own: Dim, wanted: Dim) -> bool:
+    return own == wanted or (size_of(own) == 1 and size_of(wanted) != 1)
+
+
+def _gather_where_cut_otherwise(x: SpatialTensor, d: int, wanted: Dim, operation: str) -> SpatialTensor:
+    own = x.dims[d]
+    if len(own) > 1 and len(wanted) == 1:
+        x = join_factors(x, d)
+        own = x.dims[d]
+    if len(own) == len(wanted) and all(a.size == b.size for a, b in zip(own, wanted, strict=True)):
+        for k, (factor, target) in enumerate(zip(own, wanted, strict=True)):
+            if factor.is_cut and (factor.axis != target.axis or not target.is_cut):
+                return gather(x, operation, only=[d])
+            if factor.is_cut and factor.bounds != target.bounds:
+                x = recut(x, d, k, target.bounds)
+        return x
+    return gather(x, operation, only=[d]) if any(f.is_cut for f in own) else x
 
 
 def join_factors(x: SpatialTensor, d: int) -> SpatialTensor:
@@ -148,9 +153,9 @@ def run_pointwise(call: Call) -> Any:
             **{n: x.local if a is x else a for n, a in named.items()},
         )
         return wrap(local, x)
-    lead = args[0] if _is_in_place(call) and isinstance(args[0], SpatialTensor) else None
-    if lead is None and _is_in_place(call) and isinstance(args[0], Tensor):
-        raise call.unsupported("a plain tensor cannot be changed in place by one that is spread over workers")
+    lead = args[0] if call.is_in_place and isinstance(args[0], SpatialTensor) else None
+    if lead is None and call.is_in_place and isinstance(args[0], Tensor):
+        return _change_plain(call)
     dims = broadcast_dims(operands, call.mesh, lead)
 
     def part(value: Any) -> Any:
@@ -162,12 +167,60 @@ def run_pointwise(call: Call) -> Any:
     return SpatialTensor(local, dims, call.mesh)
 
 
-def _is_in_place(call: Call) -> bool:
-    name = getattr(call.func, "__name__", "")
-    return (name.endswith("_") and not name.startswith("_")) or name.startswith("__i")
+def _change_plain(call: Call) -> Any:
+    """Change a plain tensor in place, by what every worker has whole."""
+
+    def plain_value(value: Any) -> Any:
+        if not isinstance(value, SpatialTensor):
+            return value
+        if cuts(value.dims):
+            raise call.unsupported(
+                "a plain tensor is changed in place by one that is spread over workers: make it with new_zeros() or "
+                "zeros_like() of a tensor that is spread, or change it by a sum or mean"
+            )
+        return value.local
+
+    return call.func(*map(plain_value, call.args), **{n: plain_value(v) for n, v in call.named.items()})
 
 
 operation("pointwise", *UNARY.split(), *BINARY.split())(run_pointwise)
+operation("pointwise", "masked_fill", order="contiguous")(run_pointwise)
+operation("layout", "detach", "alias", "positive")(run_pointwise)
+
+
+def _views_of_casts(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say whether a cast is its input: if it has the type, and lies as it is asked for, on the whole."""
+    (x,), (cast,) = [a for a in call.args[:1] if isinstance(a, SpatialTensor)], made
+    order = call.named.get("memory_format", torch.preserve_format)
+    same = cast.local.dtype == x.local.dtype and cast.local.device == x.local.device
+    return [
+        x.meta.to(cast.local.dtype, memory_format=order, copy=not same or bool(call.named.get("copy", False)))
+    ]
+
+
+CASTS = "to float double half bfloat16 int long bool cpu cuda type type_as"
+
+
+@operation("pointwise", *CASTS.split(), views=_views_of_casts)
+def _cast(call: Call) -> Any:
+    """Give a tensor another type, device or order of memory; of the arguments that say which, type and device are taken."""
+    x, *rest = (a.local if isinstance(a, SpatialTensor) else a for a in call.args)
+    local = call.func(x, *rest, **call.named)
+    if not isinstance(call.args[0], SpatialTensor) or not isinstance(local, Tensor):  # the name of its type
+        return local
+    order = call.named.get("memory_format", torch.preserve_format)
+    if order not in (torch.preserve_format, torch.contiguous_format):
+        local = local.contiguous(memory_format=order)
+    return wrap(local, call.args[0])
+
+
+@operation("layout", "contiguous")
+def _contiguous(call: Call) -> Any:
+    bound = call.bind("input memory_format", memory_format=torch.contiguous_format)
+    x, order = bound["input"], bound["memory_format"]
+    return (
+        x if x.meta.is_contiguous(memory_format=order) else wrap(x.local.contiguous(memory_format=order), x)
+    )
 
 
 @operation("pointwise", "prelu")
@@ -184,7 +237,7 @@ def _rrelu(call: Call) -> Any:
     return run_pointwise(call)
 
 
-@operation("pointwise", "dropout", "alpha_dropout", "feature_alpha_dropout")
+@operation("pointwise", "dropout", "alpha_dropout", "feature_alpha_dropout", views=its_input)
 def _dropout(call: Call) -> Any:
     """Draw the mask of the whole, on every worker the same, and keep the band's part of it."""
     bound = call.bind("input p training inplace", p=0.5, training=True, inplace=False)
@@ -194,63 +247,84 @@ def _dropout(call: Call) -> Any:
         return x
     if call.name != "dropout":
         raise call.unsupported("only dropout without alpha is drawn alike on all workers")
-    return _times_mask(x, tuple(_shape(x)), p, bound["inplace"])
+    return _times_mask(x, empty_whole(x, like=True), p, bound["inplace"] or call.is_in_place)
 
 
-@operation("pointwise", "dropout1d", "dropout2d", "dropout3d", "feature_dropout")
+@operation("pointwise", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", views=its_input)
 def _feature_dropout(call: Call) -> Any:
     bound = call.bind("input p training inplace", p=0.5, training=True, inplace=False)
+    bound["training"] = bound.pop("train", bound["training"])
     x, p = bound["input"], float(bound["p"])
     if not bound["training"] or p == 0:
         return x
     shape = _shape(x)
-    return _times_mask(x, (*shape[:2], *(1 for _ in shape[2:])), p, bound["inplace"])
+    is_one_image = (call.name, len(shape)) in (("dropout1d", 2), ("dropout3d", 4))
+    lead = 1 if is_one_image else 2
+    noise = x.local.new_empty((*shape[:lead], *(1 for _ in shape[lead:])))
+    return _times_mask(x, noise, p, bound["inplace"] or call.is_in_place)
 
 
-def _times_mask(x: SpatialTensor, shape: tuple[int, ...], p: float, in_place: bool) -> SpatialTensor:
-    mask = torch.empty(math.prod(shape), dtype=x.local.dtype, device=x.local.device)
-    mask = mask.bernoulli_(1 - p).div_(1 - p) if p < 1 else mask.zero_()
-    part = _in_order_of_whole(mask, shape, x)
+def _times_mask(x: SpatialTensor, noise: Tensor, p: float, in_place: bool) -> SpatialTensor:
+    mask = noise.bernoulli_(1 - p).div_(1 - p) if p < 1 else noise.zero_()
+    part = slice_local(mask, x.dims, x.mesh)
     return wrap(x.local.mul_(part) if in_place else x.local * part, x)
 
 
-def _in_order_of_whole(drawn: Tensor, shape: tuple[int, ...], x: SpatialTensor) -> Tensor:
-    """Return this worker's part of what was drawn for the whole, in the order in which one worker would have drawn it.
-
-    That is the whole's memory format. The bands of some workers may be laid out otherwise, by chance of their extents, so
-    all agree on it; the answer stays on the device, which would be waited for at each dropout otherwise.
-
-    Args:
-        drawn: The numbers in the order in which they were drawn, flat.
-        shape: Of the whole.
-        x: Of whom it is.
-
-    Communication:
-        Of maps one all-reduce of one number for each axis.
-    """
-    contiguous = slice_local(drawn.view(shape), x.dims, x.mesh)
-    if len(shape) != 4:
-        return contiguous
-    batch, channels, height, width = shape
-    channels_last = drawn.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    is_last = int(memory_format_of(x.local) == torch.channels_last)
-    votes = torch.full((), is_last, device=x.local.device)
-    for axis in x.mesh.axes:
-        votes = reduce_over(votes, axis, "max")
-    return torch.where(votes.bool(), slice_local(channels_last, x.dims, x.mesh), contiguous)
+@operation("pointwise", "rand_like", "randn_like", "randint_like")
+def _random_like(call: Call) -> Any:
+    """Draw for the whole, on every worker the same, and keep the band's part."""
+    x = call.args[0] if call.args else call.named["input"]
+    order = call.named.get("memory_format", torch.preserve_format)
+    whole = empty_whole(x, like=True)
+    if order != torch.preserve_format:
+        whole = whole.contiguous(memory_format=order)
+    named = {n: v for n, v in call.named.items() if n not in ("input", "memory_format")}
+    drawn = call.func(whole, *call.args[1:], **named)
+    return keep_own(drawn, x.dims, x.mesh)
 
 
-@operation("pointwise", "bernoulli", "uniform", "normal", "rand_like", "randn_like")
-def _random(call: Call) -> Any:
+@operation("pointwise", "uniform", "exponential", "cauchy", "log_normal", "geometric", "random")
+def _random_in_place(call: Call) -> Any:
     """Draw for the whole, on every worker the same, and keep the band's part."""
     x = call.args[0]
-    whole = torch.empty(_shape(x), dtype=x.local.dtype, device=x.local.device)
-    drawn = call.func(whole, *call.args[1:], **call.named)
-    part = slice_local(drawn, x.dims, x.mesh)
-    return wrap(x.local.copy_(part), x) if _is_in_place(call) else keep_own(drawn, x.dims, x.mesh)
+    if not isinstance(x, SpatialTensor) or not call.is_in_place:
+        raise call.unsupported("its arguments are spread over workers")
+    drawn = call.func(empty_whole(x), *call.args[1:], **call.named)
+    return wrap(x.local.copy_(slice_local(drawn, x.dims, x.mesh)), x)
 
 
-@operation("pointwise", "new_empty", "new_zeros", "new_ones", "new_full")
+@operation("pointwise", "bernoulli", "normal")
+def _random_by_values(call: Call) -> Any:
+    """Draw for the whole, whose values elsewhere do not matter: each element takes as many random numbers.
+
+    The methods in place take numbers for what they draw by, ``torch.normal`` and ``torch.bernoulli`` the values of tensors.
+    """
+    if call.is_in_place:
+        x = call.args[0]
+        given = [a for a in (*call.args[1:], *call.named.values()) if isinstance(a, Tensor)]
+        if not isinstance(x, SpatialTensor) or given:
+            raise call.unsupported(
+                "it draws by the values of another tensor: use torch.bernoulli or torch.normal"
+            )
+        return _random_in_place(call)
+    operands = [a for a in (*call.args, *call.named.values()) if isinstance(a, Tensor)]
+    x = next(a for a in operands if isinstance(a, SpatialTensor))
+    if any(_shape(a) != _shape(x) and a.dim() for a in operands):
+        raise call.unsupported("its mean and deviation have different shapes: expand one as the other")
+    dims = broadcast_dims(operands, call.mesh)
+
+    def whole(value: Any) -> Any:
+        if not isinstance(value, SpatialTensor):
+            return value
+        values = empty_whole(value, like=True).zero_()
+        slice_local(values, dims, call.mesh).copy_(local_part(value, dims, call.mesh, call.name).detach())
+        return values
+
+    drawn = call.func(*map(whole, call.args), **{n: whole(v) for n, v in call.named.items()})
+    return keep_own(drawn, dims, call.mesh)
+
+
+@operation("pointwise", "new_empty", "new_zeros", "new_ones", "new_full", order="contiguous")
 def _new(call: Call) -> Any:
     """Make a tensor: with the layout of the given one where the shape is the same, otherwise whole."""
     x, size = call.args[0], call.args[1] if len(call.args) > 1 else call.named["size"]

@@ -29,7 +29,7 @@ from ziggurat.parallel.spatial.operations.windows import (
     simple_dims,
     widen,
 )
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, operation, views_on_meta
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, move
 from ziggurat.torch_internals.kernels import max_pool2d, max_pool2d_gradient
 
@@ -94,7 +94,8 @@ def _with_indices(call: Call) -> Any:
     raise call.unsupported("indices into the whole image are not kept (return_indices)")
 
 
-@operation("window", "max_pool1d", "max_pool2d", "max_pool3d")
+@operation("window", "max_pool1d")
+@operation("window", "max_pool2d", "max_pool3d", order="first")
 def _max_pool(call: Call) -> Any:
     bound = call.bind(
         "input kernel_size stride padding dilation ceil_mode return_indices",
@@ -116,7 +117,8 @@ def _max_pool(call: Call) -> Any:
     return plan.finish(POOLS[n][0](widen(plan, -math.inf), *sizes))
 
 
-@operation("window", "avg_pool1d", "avg_pool2d", "avg_pool3d")
+@operation("window", "avg_pool3d")
+@operation("window", "avg_pool1d", "avg_pool2d", order="first")
 def _avg_pool(call: Call) -> Any:
     bound = call.bind(
         "input kernel_size stride padding ceil_mode count_include_pad divisor_override",
@@ -167,7 +169,8 @@ def _divisors(
     return product
 
 
-@operation("window", "lp_pool1d", "lp_pool2d", "lp_pool3d")
+@operation("window", "lp_pool3d")
+@operation("window", "lp_pool1d", "lp_pool2d", order="first")
 def _lp_pool(call: Call) -> Any:
     bound = call.bind("input norm_type kernel_size stride ceil_mode", stride=None, ceil_mode=False)
     x, power, n = bound["input"], float(bound["norm_type"]), int(call.name[-2])
@@ -177,7 +180,8 @@ def _lp_pool(call: Call) -> Any:
     return (torch.sign(means) * torch.relu(torch.abs(means)) * math.prod(kernel)).pow(1.0 / power)
 
 
-@operation("moments", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+@operation("moments", "adaptive_avg_pool3d")
+@operation("moments", "adaptive_avg_pool1d", "adaptive_avg_pool2d", order="first")
 def _adaptive_avg_pool(call: Call) -> Any:
     """Average rows by a small matrix, dim by dim: a bin's mean over rows and columns is a mean of means."""
     x, extents, first = _adaptive(call)
@@ -233,7 +237,8 @@ def _bin_matrix(local: Tensor, d: int, rows: Range, outputs: Range, extent: int,
     return binned.movedim(0, d)
 
 
-@operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+@operation("gather", "adaptive_max_pool3d")
+@operation("gather", "adaptive_max_pool1d", "adaptive_max_pool2d", order="first")
 def _adaptive_max_pool(call: Call) -> Any:
     """Pool the dims that are whole first: what is left to gather is small."""
     if call.named.get("return_indices", len(call.args) > 2 and call.args[2]):
@@ -257,7 +262,7 @@ def _adaptive_max_pool(call: Call) -> Any:
     return x
 
 
-@operation("window", "unfold")
+@operation("window", "unfold", views=views_on_meta)
 def _unfold(call: Call) -> Any:
     """Lay the windows side by side: ``torch.nn.functional.unfold`` and ``Tensor.unfold``."""
     if call.func is not functional.unfold:

@@ -8,6 +8,7 @@ PyTorch computes them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch.nn import functional
 from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import Factor
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.rows import output_ranges, replace_dim, select, with_multiples
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
+from ziggurat.parallel.spatial.strides import channels_last, contiguous, suggests_channels_last
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, move
 
@@ -131,7 +134,17 @@ def _cubic_kernel(distance: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
 
 
-@operation("resample", "interpolate", "upsample")
+def _views(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how maps of another scale lie in memory: as PyTorch makes them of the input, or as it pools areas."""
+    (x,), given = made, (call.args[0] if call.args else call.named["input"]).meta
+    if any(isinstance(one, str) and one == "area" for one in (*call.args, *call.named.values())):
+        return [x.meta]
+    is_last = suggests_channels_last(tuple(given.shape), given.stride())
+    order = channels_last(tuple(x.shape)) if is_last else contiguous(tuple(x.shape))
+    return [make_meta(tuple(x.shape), order, x.local.dtype)]
+
+
+@operation("resample", "interpolate", "upsample", views=_views)
 def _interpolate(call: Call) -> Any:
     bound = call.bind(
         "input size scale_factor mode align_corners recompute_scale_factor antialias",

@@ -67,7 +67,8 @@ def reshape(x: SpatialTensor, shape: list[int]) -> SpatialTensor:
 
 @operation("layout", "view_as", "reshape_as")
 def _view_as(call: Call) -> Any:
-    return reshape(call.args[0], list(call.args[1].shape))
+    x, shape = call.args[0], list(call.args[1].shape)
+    return reshape(x, shape) if isinstance(x, SpatialTensor) else x.reshape(shape)
 
 
 @operation("layout", "flatten")
@@ -161,6 +162,8 @@ def _squeeze(call: Call) -> Any:
 def _expand(call: Call) -> Any:
     x = call.args[0]
     like = call.args[1] if call.name == "expand_as" else None
+    if like is not None and not isinstance(x, SpatialTensor):
+        return x.expand(like.shape)
     shape = list(like.shape) if like is not None else _shape_argument(call)
     lead = len(shape) - len(x.dims)
     dims: list[Dim] = []
@@ -188,7 +191,8 @@ def _repeat(call: Call) -> Any:
         times = [bound["repeats"] if i == d else 1 for i in range(len(x.dims))]
         local = x.local.repeat_interleave(bound["repeats"], d)
     else:
-        times = _shape_argument(call)
+        times = list(call.named["dims"]) if "dims" in call.named else _shape_argument(call)
+        times = [1] * (len(x.dims) - len(times) if call.name == "tile" else 0) + times
         local = x.local.repeat(times)
     dims = [*(plain(1) for _ in range(len(times) - len(x.dims))), *x.dims]
     for d, count in enumerate(times):
