@@ -6,12 +6,14 @@ planted fault counts as found by the first program that is exact without it, and
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,33 +21,25 @@ from fuzz.generate import generate
 from fuzz.judge import Finding
 from fuzz.pool import LIMIT_SECONDS, Pool, judge_one
 from fuzz.program import Program
-from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.parallel.spatial import SpatialTensor, dispatch, memory
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
-from ziggurat.parallel.spatial.operations import moments, normalization, resample, windows
-from ziggurat.parallel.spatial.table import name_of, wrap
+from ziggurat.parallel.spatial.operations import moments, normalization, pointwise, resample, windows
+from ziggurat.parallel.spatial.table import TABLE, Call, wrap
 
 PLAN = "sp=2"
 MOST_PROGRAMS = 2000
-Next = Callable[..., Any]
+Compute = Callable[[Call], Any]
 
 
-def instead(*names: str) -> Callable[[Callable[..., Any]], Callable[[], None]]:
-    """Make a fault of a function that computes some operations, where they are called on a spatial tensor.
+def instead(*names: str) -> Callable[[Callable[[Compute, Call], Any]], Callable[[], None]]:
+    """Make a fault of a function that computes some operations: it is given what computes them rightly, and the call."""
 
-    It is given what computes them rightly, the function that was called, and its arguments.
-    """
-
-    def enter(compute: Callable[..., Any]) -> Callable[[], None]:
+    def enter(compute: Callable[[Compute, Call], Any]) -> Callable[[], None]:
         def plant() -> None:
-            rightly = SpatialTensor.dispatch
-
-            def dispatch(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-                if args and isinstance(args[0], SpatialTensor) and name_of(func) in names:
-                    return compute(rightly, func, args, named)
-                return rightly(func, args, named)
-
-            SpatialTensor.dispatch = staticmethod(dispatch)
+            for name in names:
+                entry = TABLE[name]
+                TABLE[name] = replace(entry, run=functools.partial(compute, entry.run))
 
         plant.__name__, plant.__doc__ = compute.__name__, compute.__doc__
         return plant
@@ -79,33 +73,40 @@ def gradient_of_halo_is_lost() -> None:
 
 
 @instead("getitem")
-def slice_begins_one_row_early(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def slice_begins_one_row_early(rightly: Compute, call: Call) -> Any:
     """A slice of rows that begins at an odd row begins one row too early, and ends so."""
-    x, index = args
+    x, index = call.args
     if isinstance(index, tuple) and len(index) > 2 and isinstance(index[2], slice):
         start, stop, step = index[2].indices(x.shape[2])
         if start % 2 and start < stop and step == 1:
-            index = (*index[:2], slice(start - 1, stop - 1), *index[3:])
-    return rightly(func, (x, index), named)
+            call = replace(call, args=(x, (*index[:2], slice(start - 1, stop - 1), *index[3:])))
+    return rightly(call)
 
 
-@instead("mul", "add", "relu", "clamp", "setitem", "copy", "sub")
-def write_reaches_a_copy(rightly: Next, func: Any, args: Any, named: Any) -> Any:
-    """An operation in place changes, and returns, a copy."""
-    name = getattr(func, "__name__", "")
-    in_place = name.endswith("_") and not name.startswith("__")
-    if in_place or name.startswith("__i") or name == "__setitem__":
-        args = (args[0].clone(), *args[1:])
-    return rightly(func, args, named)
+def write_does_not_reach_its_base() -> None:
+    """A slice that was changed in place is not written back to what it is a slice of."""
+    memory._write_back = lambda copy: None
+
+
+def view_is_not_renewed() -> None:
+    """A view keeps its values when what it is a view of is changed."""
+    dispatch.renew = lambda x: None
 
 
 @instead("dropout")
-def dropout_is_drawn_for_the_band(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def dropout_is_drawn_for_the_band(rightly: Compute, call: Call) -> Any:
     """Each worker draws the mask of its own band."""
-    x, *rest = args
-    if named.get("inplace") or any(isinstance(one, bool) and number == 2 for number, one in enumerate(rest)):
-        return rightly(func, args, named)
-    return SpatialTensor(functional.dropout(x.local, *rest, **named), x.dims, x.mesh)
+    x, *rest = call.args
+    if call.named.get("inplace") or len(rest) > 2:
+        return rightly(call)
+    return SpatialTensor(functional.dropout(x.local, *rest, **call.named), x.dims, x.mesh)
+
+
+def draws_are_in_order_of_the_dims() -> None:
+    """What is drawn like a tensor is drawn as if all tensors lay contiguous in memory."""
+    pointwise.empty_whole = lambda x, dtype=None, like=False: torch.empty(
+        tuple(x.shape), dtype=dtype or x.local.dtype
+    )
 
 
 def sum_counts_the_apex_twice() -> None:
@@ -114,34 +115,34 @@ def sum_counts_the_apex_twice() -> None:
 
 
 @instead("group_norm")
-def group_norm_is_of_the_band(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def group_norm_is_of_the_band(rightly: Compute, call: Call) -> Any:
     """Each worker normalizes by the moments of its own band."""
-    x, *rest = args
-    return wrap(functional.group_norm(x.local, *rest, **named), x)
+    x, *rest = call.args
+    return wrap(functional.group_norm(x.local, *rest, **call.named), x)
 
 
 @instead("softmax")
-def softmax_is_of_the_band(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def softmax_is_of_the_band(rightly: Compute, call: Call) -> Any:
     """Each worker divides by the sum of its own band."""
-    x, *rest = args
-    return wrap(func(x.local, *rest, **named), x)
+    x, *rest = call.args
+    return wrap(call.func(x.local, *rest, **call.named), x)
 
 
 @instead("add", "sub", "mul")
-def two_dims_of_one_axis(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def two_dims_of_one_axis(rightly: Compute, call: Call) -> Any:
     """Two tensors are taken to be cut alike where their parts have equal shapes: rows are added to columns."""
-    x, *rest = args
-    other = rest[0] if rest else None
-    is_alike = isinstance(other, SpatialTensor) and other.local.shape == x.local.shape
-    if is_alike and other.dims != x.dims and not getattr(func, "__name__", "").endswith("_"):
-        return wrap(func(x.local, other.local, *rest[1:], **named), x)
-    return rightly(func, args, named)
+    x, other = (*call.args, None, None)[:2]
+    if call.is_in_place or not isinstance(x, SpatialTensor) or not isinstance(other, SpatialTensor):
+        return rightly(call)
+    if x.dims == other.dims or x.local.shape != other.local.shape:
+        return rightly(call)
+    return wrap(call.func(x.local, other.local, *call.args[2:], **call.named), x)
 
 
 @instead("pixel_shuffle")
-def pixel_shuffle_has_wrong_bounds(rightly: Next, func: Any, args: Any, named: Any) -> Any:
+def pixel_shuffle_has_wrong_bounds(rightly: Compute, call: Call) -> Any:
     """The rows are taken to be cut as a map of their extent is, not where they come from."""
-    y = rightly(func, args, named)
+    y = rightly(call)
     dims = [
         (Factor(f.size, f.axis, partition(f.size, len(f.bounds) - 1)),) if len(dim) == 1 and f.bounds else dim
         for dim in y.dims
@@ -179,8 +180,10 @@ FAULTS: tuple[Callable[[], None], ...] = (
     halo_is_one_row_short,
     gradient_of_halo_is_lost,
     slice_begins_one_row_early,
-    write_reaches_a_copy,
+    write_does_not_reach_its_base,
+    view_is_not_renewed,
     dropout_is_drawn_for_the_band,
+    draws_are_in_order_of_the_dims,
     sum_counts_the_apex_twice,
     group_norm_is_of_the_band,
     softmax_is_of_the_band,
