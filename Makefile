@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+N      ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep faults bench gpu clean
+.PHONY: help setup demo test check sweep faults fuzz bench gpu clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -40,6 +41,9 @@ sweep: setup     ## the long tests: every combination that make test takes a sel
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults
 
+fuzz: setup      ## N random programs under each plan (make fuzz N=1000); a run that is stopped goes on
+	$(BIN)/python tests/fuzz/main.py --programs $(N) --out fuzz.json --pools 2
+
 bench: setup     ## the benchmarks, each into its results.json
 	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done
 
@@ -47,4 +51,4 @@ gpu: setup       ## what one GPU can prove, in 8 minutes, into gpu-report.json (
 	$(BIN)/python tests/gpu/main.py
 
 clean:           ## remove what the other targets made
-	rm -rf $(VENV) runs build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs fuzz.json build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

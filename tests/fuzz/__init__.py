@@ -1,0 +1,1 @@
+"""The fuzzer: random programs, each taken as a training step by one worker and under a plan."""
