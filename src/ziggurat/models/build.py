@@ -25,6 +25,7 @@ from ziggurat.models.pnn import PnnPyramid
 from ziggurat.models.retinanet import RetinaNetHead
 from ziggurat.models.segmenter import build_segmenter
 from ziggurat.models.vision import VisionModel
+from ziggurat.torch_internals.default_group import default_group_hidden
 
 HEADS: dict[str, type[FcosHead] | type[RetinaNetHead] | type[AtssHead]] = {
     "fcos": FcosHead,
@@ -82,7 +83,8 @@ def build_model(config: ModelConfig, num_classes: int) -> VisionModel:
         >>> build_model(ModelConfig(name="spp-resnet10t"), num_classes=3).task
         'classify'
     """
-    return family_of(config.name).build(config, num_classes)
+    with default_group_hidden():  # a layer that looks for other processes while it is made finds none
+        return family_of(config.name).build(config, num_classes)
 
 
 def parse_name(name: str) -> tuple[str, str, str]:

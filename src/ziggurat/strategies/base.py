@@ -7,8 +7,8 @@ Joined     a family of models of one form (a model and its moving average) that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import local_size
 from ziggurat.parallel.spatial.tensor import band_dims
+from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.estimate import StepCost
@@ -62,6 +63,12 @@ class Setting:
     spatial: SpatialMesh | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _tracers: dict[nn.Module, Tracer] = field(default_factory=dict)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let a block compute the model before any step, to look at it, as on one worker."""
+        with as_alone(self.device), self.compute():
+            yield
 
     def tracer(self, model: nn.Module) -> Tracer:
         """Return the tracer of a model: made at the first call, which must come while it is whole."""

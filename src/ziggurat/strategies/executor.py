@@ -9,6 +9,7 @@ from typing import Any, Generic
 from torch import Tensor
 
 from ziggurat.parallel.runtime.allocator import give_back_freed_memory
+from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.mode import EvaluationMode
@@ -40,11 +41,13 @@ class Executor(Generic[Model]):
 
     def run(self, work: Microbatches) -> list[Any]:
         """Return what ``work.finish`` makes of each batch, on every worker that computes a part of it."""
-        return self.runner.infer(work)
+        with as_alone(self.mesh.workers.device):
+            return self.runner.infer(work)
 
     def keep_company(self, runs: int, images: Callable[[], Tensor], compute: Callable[[], Any]) -> None:
         """Take part in runs of other workers that have more batches, where the workers run the model together."""
-        self.runner.keep_company(runs, images, compute)
+        with as_alone(self.mesh.workers.device):
+            self.runner.keep_company(runs, images, compute)
 
     def end(self) -> None:
         """Forget what the runs have left behind."""

@@ -24,6 +24,7 @@ from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.runtime.allocator import give_back_freed_memory
+from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.layout import Chunk
@@ -117,7 +118,8 @@ class Parallel(Generic[Model]):
         Returns:
             The terms of each, float64, on every worker that computes a part of it.
         """
-        return self.runner.train(work, self.mine, self.sums)
+        with as_alone(self.mesh.workers.device):
+            return self.runner.train(work, self.mine, self.sums)
 
     def outputs(self, work: Microbatches) -> list[Tensor]:
         """Run forward alone, without gradients; running statistics are taken from the other pass.
@@ -125,7 +127,7 @@ class Parallel(Generic[Model]):
         Returns:
             What ``work.finish`` makes of each microbatch, on every worker that computes a part of it.
         """
-        with torch.no_grad():
+        with torch.no_grad(), as_alone(self.mesh.workers.device):
             found = self.runner.infer(work)
             missing = self._most() - len(self.mine)
             self.runner.keep_company(missing, self.setting.blank_images, work.compute)
@@ -208,7 +210,8 @@ class Parallel(Generic[Model]):
 
         The microbatches are computed once more, where a worker can do so by itself (`looks_at_each`).
         """
-        mine = first_bad_of_each(self.state.model, self.mine, work) if self.looks_at_each else {}
+        with as_alone(self.mesh.workers.device):
+            mine = first_bad_of_each(self.state.model, self.mine, work) if self.looks_at_each else {}
         found: dict[int, set[str]] = {}
         for part in self.mesh.workers.gather(mine):
             for index, names in part.items():

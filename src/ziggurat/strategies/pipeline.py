@@ -88,10 +88,10 @@ class Stages(Joined):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own
             self.cut = choose_cut(
-                model, tracer, setting.spec, team, config, setting.num_microbatches, setting.compute, place,
+                model, tracer, setting.spec, team, config, setting.num_microbatches, setting.alone, place,
                 setting.decisions,
             )  # fmt: skip
-        with setting.compute():
+        with setting.alone():
             _, self.stages = self._pipeline(model).stages_of(setting.spec)
         names = state_names(self.stages, model)
         size, rank = self.workers.size, self.workers.rank

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ziggurat.strategies.alone import refuse_own_groups
 from ziggurat.strategies.base import Joined, Setting
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Boxes, Layout
@@ -32,8 +33,9 @@ def join(model: nn.Module, mesh: Mesh, setting: Setting) -> list[Joined]:
         setting: Completed by how the mesh cuts images, and by who takes other microbatches.
 
     Raises:
-        UserError: On all workers, if an axis refuses the network.
+        UserError: On all workers, if an axis refuses the network, or a layer of it talks to other processes by itself.
     """
+    refuse_own_groups(model)
     setting.data, setting.spatial, setting.device = mesh.data, mesh.spatial, mesh.workers.device
     return [strategy.join(model, setting) for strategy in mesh.strategies]
 

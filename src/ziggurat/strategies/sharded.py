@@ -96,7 +96,7 @@ class Shards(Joined):
         self.data, self.setting = strategy.workers, setting
         self.workers = strategy.topology.along("fsdp", "sp")
         shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
-        with warnings.catch_warnings(), setting.compute():
+        with warnings.catch_warnings(), setting.alone():
             warnings.simplefilter("ignore")  # the network's own
             self.units = find_units(model, shape, setting.config.pipeline.unit_bytes)
 

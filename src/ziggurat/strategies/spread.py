@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut, spatial_mesh
 from ziggurat.parallel.spatial.mesh import MIN_ROWS
+from ziggurat.strategies.alone import as_alone, refuse_own_groups
 from ziggurat.strategies.plan import parse_plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,8 +36,8 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         The model itself.
 
     Raises:
-        UserError: If the plan has another axis, or another number of workers. While it runs: `UnsupportedOperation`, if the model uses an
-            operation that cannot be computed on bands.
+        UserError: If the plan has another axis, or another number of workers, or a layer talks to other processes by itself. While it
+            runs: `UnsupportedOperation`, if the model uses an operation that cannot be computed on bands.
 
     Placement:
         Every worker has all weights, and a band of every map.
@@ -51,6 +54,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         )
     if workers.size == 1:
         return model
+    refuse_own_groups(model)
     mesh = spatial_mesh(workers, degrees, min_rows)
     attach(model, mesh)
     workers.broadcast(list(model.state_dict().values()))
@@ -61,8 +65,25 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
             return args
         return (cut(images, mesh), *args[1:])
 
+    compute_alone(model, workers.device)
     model.register_forward_pre_hook(cut_images)
     return model
+
+
+def compute_alone(model: nn.Module, device: torch.device) -> None:
+    """Let a model's forward run as on one worker, see `as_alone`; backward finds no other processes either (`start_backward`)."""
+    begun: list[ExitStack] = []
+
+    def begin(module: nn.Module, args: Any) -> None:
+        begun.append(ExitStack())
+        begun[-1].enter_context(as_alone(device))
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        if begun:  # also where forward has raised
+            begun.pop().close()
+
+    model.register_forward_pre_hook(begin, prepend=True)
+    model.register_forward_hook(end, always_call=True)
 
 
 def attach(model: nn.Module, mesh: SpatialMesh) -> None:

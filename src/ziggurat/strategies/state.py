@@ -16,6 +16,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ziggurat.strategies.alone import refuse_own_groups
 from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.whole import local
 from ziggurat.torch_internals.tensors import lerp_each_
@@ -58,7 +59,11 @@ class TrainState(Generic[Model]):
             model: With its first weights.
             optimizer: Of its parameters.
             decay: Of the moving average; 0 keeps none.
+
+        Raises:
+            UserError: If a layer talks to other processes by itself.
         """
+        refuse_own_groups(model)
         average = copy.deepcopy(model).requires_grad_(False) if decay else model
         return cls(model, optimizer, average, decay)
 

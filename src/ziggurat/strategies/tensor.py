@@ -86,7 +86,7 @@ class Splits(Joined):
         self.tensor_axis = TensorAxis(strategy.workers)
         self.dims: dict[str, int] = {}
         self.min_width = setting.config.tensor.min_width
-        with warnings.catch_warnings(), setting.compute():
+        with warnings.catch_warnings(), setting.alone():
             warnings.simplefilter("ignore")  # the network's own
             self.pairs = self._find(model, setting)
             if model.training:

@@ -12,8 +12,10 @@ files are parted by what they import, so that a model does not load PyTorch's sh
 | containers | walking through nested containers |
 | modules | bases of layers, hooks, a layer's own parameters and buffers |
 | kernels | gradients of convolution, norm and pooling as operators |
+| norms | gradients of norms, where PyTorch's own are wrong |
 | functions | seeing calls of functions, of operators, of custom autograd functions |
-| sharding | `fully_shard` and `DTensor` beyond their documentation |
+| default_group | hiding the default process group |
+| sharding | `fully_shard` and `DTensor` beyond their documentation; what else spreads a network by itself |
 | stores | the stores that workers meet at |
 | storage | the safetensors form of `torch.distributed.checkpoint` |
 | machine | what units the CPU has |

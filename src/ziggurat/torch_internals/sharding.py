@@ -1,12 +1,15 @@
-"""`fully_shard` and `DTensor`, beyond what their documentation promises."""
+"""`fully_shard` and `DTensor`, beyond what their documentation promises; and whatever else of PyTorch spreads a network by itself."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 
 class OwnRows(NamedTuple):
@@ -66,3 +69,13 @@ def noted_passes(model: nn.Module) -> int:
         for group in module._get_fsdp_state()._fsdp_param_groups
     ]
     return sum(len(group._post_forward_indices) for group in groups)
+
+
+def talks_by_itself(module: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's wrappers that spread what is inside over processes."""
+    return isinstance(module, (DistributedDataParallel, FullyShardedDataParallel, FSDPModule))
+
+
+def held_groups(module: nn.Module) -> list[str]:
+    """Return the names of a module's own attributes that are process groups, or meshes of them."""
+    return [name for name, value in vars(module).items() if isinstance(value, (ProcessGroup, DeviceMesh))]

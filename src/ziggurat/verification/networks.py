@@ -21,6 +21,7 @@ from ziggurat.errors import UserError, nearest
 from ziggurat.models.build import GRAMMAR, HEADS, build_model, parse_name
 from ziggurat.models.catalogue import model_names, num_classes_of
 from ziggurat.models.segmenter import parse_segmenter_name
+from ziggurat.torch_internals.default_group import default_group_hidden
 
 TORCHVISION = "torchvision:"
 WITH_FPN = "_fpn"  # torchvision:resnet50_fpn is the backbone of its detectors
@@ -44,7 +45,8 @@ def build_network(name: str, config: ModelConfig) -> nn.Module:
     if name.startswith(TORCHVISION):
         model = _torchvision(name.removeprefix(TORCHVISION))
     elif ":" in name and not name.startswith(OWN_PREFIXES):
-        model = _of_user(name)
+        with default_group_hidden():  # as on one worker
+            model = _of_user(name)
     else:
         model = build_model(dataclasses.replace(config, name=name), num_classes_of(name))
     fill_zero_weights(model)

@@ -15,6 +15,7 @@ from ziggurat.parallel.spatial.axis import Axis
 from ziggurat.parallel.spatial.geometry import partition
 from ziggurat.parallel.spatial.layout import Factor
 from ziggurat.parallel.spatial.sums import reduce_over
+from ziggurat.torch_internals.default_group import default_group_hidden
 
 MIN_ROWS = 2  # an extent is cut while every worker has at least so many rows of it
 
@@ -101,7 +102,8 @@ class SpatialMesh:
         before = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
-        (loss / self.num_workers).backward(retain_graph=retain_graph)
+        with default_group_hidden():
+            (loss / self.num_workers).backward(retain_graph=retain_graph)
         self.sum_gradients()
         for parameter, old in zip(self.parameters, before, strict=True):
             if old is not None:
