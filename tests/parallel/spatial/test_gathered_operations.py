@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from support import index_cases, sampling_cases
+from support import index_cases, other_cases, product_cases, sampling_cases
 from support.ranks import run_ranks
 from support.whole_and_bands import assert_exact, compare
 from ziggurat.parallel.spatial import SpatialTensor, UnsupportedOperation, cut, spatial_mesh, whole_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 
-GROUPS = {**index_cases.GROUPS, **sampling_cases.GROUPS}
+GROUPS = {**index_cases.GROUPS, **sampling_cases.GROUPS, **product_cases.GROUPS, **other_cases.GROUPS}
 PLANS = {"2": (2,), "3": (3,), "1x2": (1, 2), "2x2": (2, 2)}
 
 

@@ -1,9 +1,12 @@
 """What the operations of each kind do with bands; importing this package fills the table."""
 
 from ziggurat.parallel.spatial.operations import (
+    arranging,
     attention,
     convolution,
+    embedding,
     folding,
+    functions,
     gathering,
     indexing,
     joining,
@@ -15,16 +18,23 @@ from ziggurat.parallel.spatial.operations import (
     padding,
     pointwise,
     pooling,
+    products,
+    recurrent,
     resample,
     sampling,
     scattering,
     shapes,
+    similarity,
+    spectra,
 )
 
 __all__ = [
+    "arranging",
     "attention",
     "convolution",
+    "embedding",
     "folding",
+    "functions",
     "gathering",
     "indexing",
     "joining",
@@ -36,8 +46,12 @@ __all__ = [
     "padding",
     "pointwise",
     "pooling",
+    "products",
+    "recurrent",
     "resample",
     "sampling",
     "scattering",
     "shapes",
+    "similarity",
+    "spectra",
 ]

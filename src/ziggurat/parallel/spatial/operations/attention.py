@@ -2,55 +2,102 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.layout import is_cut
-from ziggurat.parallel.spatial.operations.pointwise import align
+from ziggurat.parallel.spatial.layout import cuts, size_of
+from ziggurat.parallel.spatial.operations.gathering import spread
+from ziggurat.parallel.spatial.operations.pointwise import align, local_part
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather, slice_local
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, slice_local
 
 
 @operation("gather", "scaled_dot_product_attention")
 def _attention(call: Call) -> Any:
+    """Let each query look at all keys.
+
+    Communication:
+        All keys and values to every worker, where tokens are cut.
+    """
     bound = call.bind(
         "query key value attn_mask dropout_p is_causal",
         attn_mask=None,
         dropout_p=0.0,
         is_causal=False,
         scale=None,
+        enable_gqa=False,
     )
-    if bound["is_causal"]:
-        raise call.unsupported("a causal mask")
-    mesh = call.mesh
-    query, key, value = (
-        t if isinstance(t, SpatialTensor) else as_whole(t, mesh)
-        for t in (bound["query"], bound["key"], bound["value"])
-    )
-    if any(is_cut(t.dims[-1]) for t in (query, key, value)):
-        raise call.unsupported("its channels are cut")
-    if float(bound["dropout_p"]) > 0 and any(is_cut(dim) for dim in query.dims):
-        raise call.unsupported("dropout of attention is not drawn alike on all workers (dropout_p)")
-    tokens = len(key.dims) - 2
-    key, value = (gather(t, call.name, only=[tokens]) for t in (key, value))
+    mesh, mask, scale = call.mesh, bound["attn_mask"], bound["scale"]
+    query, key, value = (spread(bound[name], mesh) for name in ("query", "key", "value"))
+    query, key, value = (gather(t, call.name, only=[len(t.dims) - 1]) for t in (query, key, value))
+    if bound["enable_gqa"]:
+        key, value = (_for_each_head(t, query) for t in (key, value))
+    if float(bound["dropout_p"]) > 0 and any(cuts(t.dims) for t in (query, key, value)):
+        if query.device.type != "cpu":
+            raise call.unsupported(
+                "what a fused kernel drops is not drawn alike on all workers (dropout_p)",
+                "compute softmax, dropout and products one by one, or set dropout_p to 0",
+            )
+        return _attention_with_dropout(
+            query, key, value, mask, float(bound["dropout_p"]), bound["is_causal"], scale
+        )
+    key, value = (gather(t, call.name, only=[len(t.dims) - 2]) for t in (key, value))
     key = align(key, (*query.dims[:-2], *key.dims[-2:]), call.name)
     value = align(value, (*query.dims[:-2], *value.dims[-2:]), call.name)
-    mask = bound["attn_mask"]
-    if isinstance(mask, Tensor):
-        layout = (*query.dims[:-1], key.dims[-2])
-        if isinstance(mask, SpatialTensor):
-            mask = align(mask, layout[len(layout) - len(mask.dims) :], call.name).local
-        else:
-            mask = slice_local(mask, layout, mesh)
+    layout = (*query.dims[:-1], key.dims[-2])
+    if bound["is_causal"]:
+        mask = _not_later(query, size_of(key.dims[-2]))
+    elif isinstance(mask, Tensor):
+        mask = local_part(mask, layout, mesh, call.name)
+        mask = (
+            mask if mask.dtype == torch.bool else mask.to(query.dtype)
+        )  # 2.14 misreads another type on the CPU
     local = functional.scaled_dot_product_attention(
-        query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=bound["scale"]
+        query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
     )
     return SpatialTensor(local, (*query.dims[:-1], value.dims[-1]), mesh)
 
 
-WITHOUT = ("bias_k", "bias_v", "key_padding_mask", "static_k", "static_v")
+def _for_each_head(x: SpatialTensor, query: SpatialTensor) -> SpatialTensor:
+    """Return keys or values of groups of heads once for each head."""
+    times = size_of(query.dims[-3]) // size_of(x.dims[-3])
+    return spread(x.repeat_interleave(times, dim=-3), x.mesh)
+
+
+def _not_later(query: SpatialTensor, num_keys: int) -> Tensor:
+    """Return which keys each of this worker's queries may look at: none that comes later than itself."""
+    number = torch.arange(size_of(query.dims[-2]), device=query.device)
+    mine = slice_local(number, (query.dims[-2],), query.mesh)
+    return mine[:, None] >= torch.arange(num_keys, device=query.device)
+
+
+def _attention_with_dropout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    is_causal: bool,
+    scale: float | None,
+) -> Tensor:
+    """Compute the weights one by one, as PyTorch does where some of them are dropped."""
+    scores = (query @ key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    scores = _masked(scores, mask)
+    return functional.dropout(scores.softmax(-1), dropout) @ value
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return scores of which a mask leaves some (where it is true), or to which it adds."""
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
 @operation("gather", "multi_head_attention_forward")
@@ -58,30 +105,85 @@ def _multi_head_attention(call: Call) -> Any:
     """Of `torch.nn.MultiheadAttention`: projections stay where they are, around the attention above."""
     bound = call.bind(
         "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn "
-        "dropout_p out_proj_weight out_proj_bias",
-        **dict.fromkeys((*WITHOUT, "attn_mask")), training=True, need_weights=True, is_causal=False,
-        use_separate_proj_weight=False,
+        "dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask "
+        "use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k static_v average_attn_weights "
+        "is_causal",
+        **dict.fromkeys(("key_padding_mask", "attn_mask", "static_k", "static_v")), training=True,
+        need_weights=True, is_causal=False, use_separate_proj_weight=False, average_attn_weights=True,
     )  # fmt: skip
-    given = [name for name in WITHOUT if bound[name] is not None]
-    if given or bound["add_zero_attn"]:
-        raise call.unsupported(f"with {', '.join(given) or 'add_zero_attn'}")
-    if bound["need_weights"]:
-        raise call.unsupported("it returns the weights of attention as well; call it with need_weights=False")
+    if bound["static_k"] is not None or bound["static_v"] is not None:
+        raise call.unsupported("keys or values are given projected (static_k, static_v)")
+    tokens, num_heads = _projected(bound), bound["num_heads"]
+    is_batched = len(tokens[0].shape) == 3
+    padding, mask = bound["key_padding_mask"], bound["attn_mask"]
+    for name, of_all in (("bias_k", 1), ("bias_v", 2)):
+        if bound[name] is not None:
+            extra = bound[name].expand(1, *tokens[of_all].shape[1:-1], -1) if is_batched else bound[name][0]
+            tokens[of_all] = torch.cat([tokens[of_all], extra])
+    heads = [token.unflatten(-1, (num_heads, -1)).movedim(0, -2) for token in tokens]
+    if bound["add_zero_attn"]:
+        heads[1:] = [torch.cat([h, torch.zeros_like(h[..., :1, :])], -2) for h in heads[1:]]
+    is_causal = bool(bound["is_causal"]) and padding is None and not bound["need_weights"]  # else a hint only
+    added = heads[1].shape[-2] - len(bound["key"])
+    mask = None if is_causal else _joined_masks(mask, padding, heads, added, is_batched)
+    dropout = float(bound["dropout_p"]) if bound["training"] else 0.0
+    query, key, value = heads
+    if not bound["need_weights"]:
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal)
+        return _projected_back(mixed, bound), None
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    weights = _masked(scores, mask).softmax(-1)
+    weights = functional.dropout(weights, dropout) if dropout else weights
+    returned = weights.mean(-3) if bound["average_attn_weights"] else weights
+    return _projected_back(weights @ value, bound), returned
+
+
+def _projected(bound: dict[str, Any]) -> list[Tensor]:
+    """Return queries, keys and values by the weights of each."""
     if bound["use_separate_proj_weight"]:
         weights = [bound[f"{letter}_proj_weight"] for letter in "qkv"]
     else:
         weights = list(bound["in_proj_weight"].chunk(3))
     biases = [None] * 3 if bound["in_proj_bias"] is None else list(bound["in_proj_bias"].chunk(3))
-    heads: list[Any] = []
-    for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        projected = functional.linear(bound[name], weight, bias)
-        heads.append(projected.unflatten(-1, (bound["num_heads"], -1)).movedim(0, -2))
-    mask, shape = bound["attn_mask"], heads[0].shape[:-2]
-    if mask is not None and len(shape) == 2 and len(mask.shape) == 3:
-        mask = mask.unflatten(0, shape)
-    dropout = bound["dropout_p"] if bound["training"] else 0.0
-    query, key, value = heads
-    mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout, bound["is_causal"])
+    return [
+        functional.linear(bound[name], weight, bias)
+        for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True)
+    ]
+
+
+def _projected_back(mixed: Tensor, bound: dict[str, Any]) -> Tensor:
+    """Return the heads side by side, sequences first, projected."""
     return functional.linear(
         mixed.movedim(-2, 0).flatten(-2), bound["out_proj_weight"], bound["out_proj_bias"]
-    ), None
+    )
+
+
+def _joined_masks(
+    mask: Tensor | None, padding: Tensor | None, heads: Sequence[Tensor], added: int, is_batched: bool
+) -> Tensor | None:
+    """Return one mask of what PyTorch takes as two, as attention wants it: true where a key may be looked at, or added.
+
+    Args:
+        mask: Of queries and keys, shape ``(L, S)`` or ``(B * heads, L, S)``: true where a key may not be looked at, or added.
+        padding: Of keys, shape ``(B, S)`` or ``(S,)``: as `mask`.
+        heads: Queries, keys and values, shape ``(B, heads, tokens, channels)``, or without ``B``.
+        added: Keys behind the given ones, at which every query may look.
+        is_batched: Whether there is a ``B``.
+    """
+    if mask is not None and is_batched and len(mask.shape) == 3 and len(mask) > 1:
+        mask = mask.unflatten(0, heads[0].shape[:2])
+    if padding is not None:
+        padding = padding[:, None, None] if is_batched else padding
+    masks = [functional.pad(m, (0, added)) if added else m for m in (mask, padding) if m is not None]
+    if not masks:
+        return None
+    if all(m.dtype == torch.bool for m in masks):
+        return ~(masks[0] if len(masks) == 1 else masks[0] | masks[1])
+    terms = [_as_terms(m, heads[0].dtype) for m in masks]
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+
+def _as_terms(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)

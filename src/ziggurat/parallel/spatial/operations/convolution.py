@@ -21,6 +21,7 @@ from ziggurat.parallel.spatial.geometry import (
 )
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.border import Border, BorderConvolution, plan_border
+from ziggurat.parallel.spatial.operations.gathering import spread
 from ziggurat.parallel.spatial.operations.kernel import ConvolutionKind
 from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
 from ziggurat.parallel.spatial.table import Call, operation
@@ -102,9 +103,11 @@ def _conv(call: Call) -> Any:
         dilation=1,
         groups=1,
     )
-    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("only its weight is spread over workers")
+    x, weight, bias = (
+        spread(bound["input"], call.mesh),
+        call.weight(bound["weight"]),
+        call.weight(bound["bias"]),
+    )
     n = weight.dim() - 2
     if len(x.dims) == n + 1:
         return call.func(x.unsqueeze(0), *call.args[1:], **call.named).squeeze(0)
@@ -162,10 +165,12 @@ def _conv_transpose(call: Call) -> Any:
         "input weight bias stride padding output_padding groups dilation",
         bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1,
     )  # fmt: skip
-    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
+    x, weight, bias = (
+        spread(bound["input"], call.mesh),
+        call.weight(bound["weight"]),
+        call.weight(bound["bias"]),
+    )
     groups = bound["groups"]
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("only its weight is spread over workers")
     n = weight.dim() - 2
     if len(x.dims) == n + 1:
         return call.func(x.unsqueeze(0), *call.args[1:], **call.named).squeeze(0)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ziggurat.parallel.spatial.layout import is_cut
+from ziggurat.parallel.spatial.operations.gathering import spread
 from ziggurat.parallel.spatial.operations.moments import total
 from ziggurat.parallel.spatial.operations.pointwise import broadcast_dims, local_part
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, cut_axes
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, cut_axes, gather
 
 
 @operation(
@@ -24,11 +24,11 @@ def _elementwise_loss(call: Call) -> Any:
     dims = broadcast_dims(operands, call.mesh)
     args = [local_part(a, dims, call.mesh, call.name) for a in args]
     named = {name: local_part(value, dims, call.mesh, call.name) for name, value in named.items()}
-    if reduction == "batchmean":
-        raise call.unsupported("its reduction is 'batchmean'")
     losses = SpatialTensor(call.func(*args, **named, reduction="none"), dims, call.mesh)
     if reduction == "none":
         return losses
+    if reduction == "batchmean":
+        return losses.sum() / operands[0].shape[0]
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
@@ -38,12 +38,9 @@ def _cross_entropy(call: Call) -> Any:
         "input target weight size_average ignore_index reduce reduction label_smoothing",
         weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0,
     )  # fmt: skip
-    x, target, weight = bound["input"], bound["target"], bound["weight"]
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("only its target is spread over workers")
+    x, target, weight = spread(bound["input"], call.mesh), bound["target"], call.weight(bound["weight"])
     classes = min(1, len(x.dims) - 1)
-    if is_cut(x.dims[classes]):
-        raise call.unsupported("its classes are cut")
+    x = gather(x, call.name, only=[classes])
     probabilities = target.is_floating_point()
     layout = x.dims if probabilities else (*x.dims[:classes], *x.dims[classes + 1 :])
     part = local_part(target, layout, call.mesh, call.name)

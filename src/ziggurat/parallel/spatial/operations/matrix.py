@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dim, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.operations.gathering import spread
 from ziggurat.parallel.spatial.operations.pointwise import align
-from ziggurat.parallel.spatial.table import Call, operation, views_on_meta
+from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, slice_local
 
 
@@ -86,9 +87,11 @@ def contract(
 @operation("moments", "linear")
 def _linear(call: Call) -> Any:
     bound = call.bind("input weight bias", bias=None)
-    x, weight, bias = bound["input"], call.weight(bound["weight"]), call.weight(bound["bias"])
-    if not isinstance(x, SpatialTensor):
-        raise call.unsupported("only its weight is spread over workers")
+    x, weight, bias = (
+        spread(bound["input"], call.mesh),
+        call.weight(bound["weight"]),
+        call.weight(bound["bias"]),
+    )
     if not any(f.is_cut for f in x.dims[-1]):
         local = functional.linear(x.local, weight, bias)
         return SpatialTensor(local, (*x.dims[:-1], plain(weight.shape[0])), x.mesh)
@@ -106,7 +109,7 @@ def _matmul(call: Call) -> Any:
         one, other = other, one
     first, second = one.dim(), other.dim()
     if first < 1 or second < 1:
-        raise call.unsupported("a product of numbers")
+        raise RuntimeError(f"both arguments of {call.name} need a dim at least: got {first} and {second}")
     heads = max(first, second, 2) - 2
     left = [f"b{i}" for i in range(heads - max(first - 2, 0), heads)] + (["m"] if first > 1 else []) + ["k"]
     right = (
@@ -114,18 +117,3 @@ def _matmul(call: Call) -> Any:
     )
     result = [f"b{i}" for i in range(heads)] + (["m"] if first > 1 else []) + (["n"] if second > 1 else [])
     return contract([one, other], [left, right], result, torch.matmul, call.mesh, call.name)
-
-
-@operation("moments", "einsum", views=views_on_meta)
-def _einsum(call: Call) -> Any:
-    equation, operands = call.args[0], call.args[1:]
-    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        operands = tuple(operands[0])
-    equation = equation.replace(" ", "")
-    if "->" not in equation or "..." in equation:
-        raise call.unsupported(f"the equation '{equation}': name every dim, and the result's")
-    left, result = equation.split("->")
-    letters = [list(names) for names in left.split(",")]
-    return contract(
-        operands, letters, list(result), lambda *local: torch.einsum(equation, *local), call.mesh, call.name
-    )

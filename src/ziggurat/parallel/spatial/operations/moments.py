@@ -183,12 +183,11 @@ def _softmax(call: Call) -> Any:
     d = int(bound["dim"]) % len(x.dims)
     if not is_cut(x.dims[d]):
         return wrap(call.func(x.local, *call.args[1:], **call.named), x)
-    if call.name == "softmin":
-        raise call.unsupported("its dim is cut")
     if bound["dtype"] is not None:
         x = x.to(bound["dtype"])
+    x = -x if call.name == "softmin" else x
     shifted = x - x.detach().amax(d, keepdim=True)
-    if call.name == "softmax":
+    if call.name != "log_softmax":
         powers = shifted.exp()
         return powers / powers.sum(d, keepdim=True)
     return shifted - shifted.exp().sum(d, keepdim=True).log()

@@ -300,13 +300,16 @@ def _instance_norm(call: Call) -> Any:
 
 @operation("moments", "layer_norm", "rms_norm")
 def _layer_norm(call: Call) -> Any:
-    bound = call.bind("input normalized_shape weight bias eps cudnn_enable", weight=None, bias=None, eps=None)
+    names = "weight eps" if call.name == "rms_norm" else "weight bias eps cudnn_enable"
+    bound = call.bind(f"input normalized_shape {names}", weight=None, bias=None, eps=None)
     x, shape = bound["input"], tuple(bound["normalized_shape"])
     dims = tuple(range(len(x.dims) - len(shape), len(x.dims)))
     if not any(is_cut(x.dims[d]) for d in dims):
         return wrap(call.func(x.local, *call.args[1:], **call.named), x)
     if call.name == "rms_norm":
-        raise call.unsupported("it normalizes over a dim that is cut")
+        eps = torch.finfo(x.dtype).eps if bound["eps"] is None else bound["eps"]
+        normal = x * (x.square().mean(dims, keepdim=True) + eps).rsqrt()
+        return normal if bound["weight"] is None else normal * bound["weight"]
     variance, mean = variance_and_mean(x, dims, True, 0.0)
     normal = (x - mean) * (variance + (1e-5 if bound["eps"] is None else bound["eps"])).rsqrt()
     for name, combine in (("weight", torch.mul), ("bias", torch.add)):

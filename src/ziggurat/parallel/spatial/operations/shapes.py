@@ -180,29 +180,6 @@ def _expand(call: Call) -> Any:
     return SpatialTensor(x.local.expand(wanted), layout, x.mesh)
 
 
-@operation("layout", "repeat", "tile", "repeat_interleave")
-def _repeat(call: Call) -> Any:
-    x = call.args[0]
-    if call.name == "repeat_interleave":
-        bound = call.bind("input repeats dim", dim=None)
-        if bound["dim"] is None or not isinstance(bound["repeats"], int):
-            raise call.unsupported("it repeats by different numbers, or flattens")
-        d = bound["dim"] % len(x.dims)
-        times = [bound["repeats"] if i == d else 1 for i in range(len(x.dims))]
-        local = x.local.repeat_interleave(bound["repeats"], d)
-    else:
-        times = list(call.named["dims"]) if "dims" in call.named else _shape_argument(call)
-        times = [1] * (len(x.dims) - len(times) if call.name == "tile" else 0) + times
-        local = x.local.repeat(times)
-    dims = [*(plain(1) for _ in range(len(times) - len(x.dims))), *x.dims]
-    for d, count in enumerate(times):
-        if count != 1:
-            if any(f.is_cut for f in dims[d]):
-                raise call.unsupported("it repeats a dim that is cut")
-            dims[d] = plain(size_of(dims[d]) * count)
-    return _with_dims(x, local, dims)
-
-
 @operation("layout", "channel_shuffle")
 def _channel_shuffle(call: Call) -> Any:
     bound = call.bind("input groups")
