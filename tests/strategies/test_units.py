@@ -23,14 +23,14 @@ class _Block(nn.Sequential):
 
 def test_the_weights_are_not_used() -> None:
     model = nn.Sequential(_Block(looks=False), nn.Conv2d(8, 4, 1)).double()
-    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500).names == ["0.0"]
     assert model[0].seen == [], "a copy without memory was run"
 
 
 def test_a_network_that_looks_at_values_is_run() -> None:
     model = nn.Sequential(_Block(looks=True), nn.Conv2d(8, 4, 1)).double()
     random = torch.get_rng_state()
-    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500).names == ["0.0"]
     assert model[0].seen == [torch.device("cpu")]
     assert torch.equal(torch.get_rng_state(), random)
     assert int(model[0][1].num_batches_tracked) == 0
@@ -53,7 +53,7 @@ class _Reaches(nn.Module):
 
 def test_what_lies_in_a_layer_that_is_one_call_is_seen() -> None:
     """Attention reaches into its projection, which never runs itself: they are gathered together."""
-    assert find_units(_Reaches(), (2, 4, 8), unit_bytes=100) == ["attention", "own"]
+    assert find_units(_Reaches(), (2, 4, 8), unit_bytes=100).names == ["attention", "own"]
 
 
 class _CannotBeCopied(nn.Sequential):
@@ -63,5 +63,5 @@ class _CannotBeCopied(nn.Sequential):
 
 def test_a_network_that_cannot_be_copied_is_run() -> None:
     model = _CannotBeCopied(_Block(looks=False), nn.Conv2d(8, 4, 1))
-    assert find_units(model, (2, 3, 8, 8), unit_bytes=500) == ["0.0"]
+    assert find_units(model, (2, 3, 8, 8), unit_bytes=500).names == ["0.0"]
     assert model[0].seen == [torch.device("cpu")]

@@ -84,7 +84,7 @@ class _Reaching(nn.Module):
 def test_units_are_modules_whose_weights_are_used_inside() -> None:
     model = _Reaching()
     before = copy.deepcopy(model.state_dict())
-    units = find_units(model, (2, 3, 8, 8), unit_bytes=256)
+    units = find_units(model, (2, 3, 8, 8), unit_bytes=256).names
     assert sorted(units) == ["frozen", "head.0", "stem"]
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 

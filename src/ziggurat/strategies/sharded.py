@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class Shards(Joined):
 
     Attributes:
         units: Names of the modules that are gathered each as one piece, inner ones first.
+        is_traced: Whether a trace says that they run in one order.
 
     Raises:
         UserError: If the model has parameters that cannot be sharded.
@@ -98,7 +100,7 @@ class Shards(Joined):
         shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
         with warnings.catch_warnings(), setting.alone():
             warnings.simplefilter("ignore")  # the network's own
-            self.units = find_units(model, shape, setting.config.pipeline.unit_bytes)
+            self.units, self.is_traced = find_units(model, shape, setting.config.pipeline.unit_bytes)
 
     def place(self, model: nn.Module) -> None:
         """Leave each parameter this worker's rows, as a `DTensor`."""
@@ -111,6 +113,8 @@ class Shards(Joined):
             close_around(module)
             assert isinstance(module, FSDPModule)
             sum_gradients(module)  # never averaged; a loss may reach a weight on some workers only
+        if not self.is_traced:
+            UnitOrder(model, self.units, self.workers)
 
     def narrow(self, name: str, box: Box, tensor: Tensor) -> Box | None:
         """Return this worker's rows."""
@@ -168,11 +172,54 @@ class ShardedSums(Sums):
             statistics.leaves.pop()
 
     def finish(self) -> dict[str, Tensor]:
-        """Return this worker's rows of the gradient of each parameter."""
+        """Return this worker's rows of the gradient of each parameter, zeros where no microbatch has reached it."""
+        for parameter in self.parameters.values():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         return {name: local(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
     def assign(self, gradients: Mapping[str, Tensor]) -> None:
         """Do nothing: the rows share the memory of ``parameter.grad``."""
+
+
+class UnitOrder:
+    """Makes sure that all workers run the same unit next, before they gather its weights together.
+
+    A network that chooses by values which layers it runs would gather the weights of different ones together. It is asked of such
+    networks alone whose units were not found by a trace: what can be traced chooses by shapes.
+
+    Args:
+        model: Placed; its hooks stay.
+        units: Their names.
+        workers: That gather together.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[str], workers: Workers) -> None:
+        self.workers = workers
+        for name in units:
+            model.get_submodule(name).register_forward_pre_hook(partial(self._begin, name), prepend=True)
+        model.register_forward_hook(self._end)
+
+    def _begin(self, name: str, module: nn.Module, args: Any) -> None:
+        self._agree(f"runs '{name}'")
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._agree("ends")
+
+    def _agree(self, mine: str) -> None:
+        """Raise on all workers if they do not do the same.
+
+        Communication:
+            Two small all-gathers.
+        """
+        every = self.workers.gather(mine)
+        if len(set(every)) > 1:
+            other = next(one for one in every if one != every[0])
+            raise UserError(
+                f"fsdp gathers the weights of a unit on all workers together, so all must run the same ones: one {every[0]} where another "
+                f"{other}, as the network chooses by values which layers it runs; take it as one unit (pipeline.unit_bytes larger than "
+                "its weights), or a plan without fsdp"
+            )
 
 
 class ShardedRunner(WholeRunner):

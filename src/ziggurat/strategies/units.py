@@ -7,22 +7,38 @@ level of a pyramid. So the trace of the network says within which modules each w
 - whose forward runs once in the pass (a head that runs on every level is gathered with what calls it), and
 - while which all uses of its parameters lie.
 
-Of these the smallest that have enough bytes are taken. What remains is the root's, and stays gathered for the whole pass.
+Of these the smallest that have enough bytes are taken. What remains is the root's, and stays gathered for the whole pass. That is all of a
+network that draws numbers while it runs: by them it may skip layers, on one worker and not on another, which would then gather weights
+of different units together. Of one that cannot be traced, as it looks at values, workers make sure of it as they run (`sharded.UnitOrder`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ziggurat.parallel.graph.trace import CannotCut, ImageSpec, Tracer
+from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
+from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.graph.uses import Uses, observe_uses
 
 
-def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[str]:
-    """Return the names of the modules that are sharded each as one piece, inner ones first; the model is not among them.
+class Units(NamedTuple):
+    """What is sharded each as one piece.
+
+    Attributes:
+        names: Of modules, inner ones first; the model is not among them.
+        is_traced: Whether a trace has found them: then they run in one order, whatever the values are.
+    """
+
+    names: list[str]
+    is_traced: bool = True
+
+
+def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> Units:
+    """Return the modules that are sharded each as one piece.
 
     What is looked at is the trace, which needs no weights. Where there is none (what the model computes depends on values, it
     cannot be copied, or a layer hides what it does), the model itself is run once, on black images.
@@ -35,9 +51,13 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)))
         >>> find_units(model, (1, 3, 4, 4), unit_bytes=200)
-        ['1']
+        Units(names=['1'], is_traced=True)
     """
-    uses = _uses(model, shape)
+    try:
+        traced = _traced_uses(model, shape)
+    except DrawsNumbers:
+        return Units([])
+    uses = _observed_uses(model, shape) if traced is None else traced
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     units: list[str] = []
     taken: set[int] = set()
@@ -52,19 +72,36 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> list[
         if module is not model and uses.runs[module_name] == 1 and is_closed and size >= unit_bytes:
             units.append(module_name)
             taken |= {id(p) for p in mine}
-    return units
+    return Units(units, traced is not None)
 
 
-def _uses(model: nn.Module, shape: Sequence[int]) -> Uses:
-    """Return what a model uses of itself in a forward pass without gradients."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+def _like(model: nn.Module) -> Tensor:
+    """Return a tensor of the type of a model's weights, where they are."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+
+def _traced_uses(model: nn.Module, shape: Sequence[int]) -> Uses | None:
+    """Return what a model uses of itself in a forward pass without gradients; None where it cannot be traced.
+
+    Raises:
+        DrawsNumbers: If it draws numbers, by which it may choose.
+    """
+    like = _like(model)
     images = torch.empty(*shape, dtype=like.dtype, device="meta")
     spec = ImageSpec(tuple(images.shape), tuple(images.stride()), images.dtype)
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            traced = Tracer(model, None if like.is_meta else like.device).trace(spec).uses
+        with torch.no_grad():
+            graph = Tracer(model, None if like.is_meta else like.device).trace(spec)
+    except DrawsNumbers:
+        raise
     except CannotCut:
-        traced = None
-    if traced is not None:
-        return traced
+        return None
+    if graph.draws_numbers:
+        raise DrawsNumbers(f"{type(model).__name__} draws numbers while it runs")
+    return graph.uses
+
+
+def _observed_uses(model: nn.Module, shape: Sequence[int]) -> Uses:
+    """Return what a model uses of itself, run once on black images."""
+    like = _like(model)
     return observe_uses(model, torch.zeros(*shape, dtype=like.dtype, device=like.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,15 @@ DispatchMode = TorchDispatchMode
 
 # From the function's class, its arguments and what calls it to what the call returns.
 SeesApply = Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[..., Any]], Any]
+
+
+def unseen() -> AbstractContextManager[Any]:
+    """Return a context in which no mode and no subclass of this thread sees calls of functions.
+
+    Why: who watches a network from within must not see itself. The context that PyTorch documents is for subclasses alone.
+    """
+    context: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
+    return context
 
 
 def is_primitive(func: Callable[..., Any]) -> bool:

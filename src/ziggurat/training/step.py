@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.graph.generators import key_others, others_as_before
 from ziggurat.parallel.runtime.determinism import explain_nondeterminism
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.parallel import Parallel
@@ -75,7 +76,7 @@ class Feed(Protocol[M_contra]):
         ...
 
     def seed(self, batch: M_contra) -> None:
-        """Key what is random in a microbatch."""
+        """Key what is random in a microbatch: PyTorch's generators; NumPy's and Python's take their keys from these."""
         ...
 
     def announce(self, name: str, batch: M_contra) -> None:
@@ -136,7 +137,8 @@ class Step(Generic[M, Model]):
             UserError: If an operation has no deterministic form on the device.
         """
         try:
-            return self._take(batches, num_microbatches)
+            with others_as_before():
+                return self._take(batches, num_microbatches)
         except RuntimeError as error:
             if (explained := explain_nondeterminism(error)) is None:
                 raise
@@ -191,11 +193,15 @@ class Step(Generic[M, Model]):
                 return task.output_sums(outputs, assignments[index])
             return torch.stack(list(task.loss_shares(outputs, assignments[index], totals).values()))
 
+        def seed(index: int) -> None:
+            feed.seed(batches[index])
+            key_others()
+
         return Microbatches(
             len(batches),
             lambda index: feed.images(batches[index]),
             finish,
             feed.compute,
-            lambda index: feed.seed(batches[index]),
+            seed,
             lambda name, index: feed.announce(name, batches[index]),
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch, world_from_environment
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.mesh import make_mesh
@@ -127,6 +128,7 @@ def _from_first(workers: Workers, single: Single | None) -> Single:
 def build(request: Request) -> nn.Module:
     """Build the network from the request's seed."""
     torch.manual_seed(request.config.seed)
+    key_others()
     return build_network(request.name, request.config.model).to(request.torch_dtype)
 
 

@@ -7,8 +7,9 @@ from torch import nn
 from support.local_stages import Skips, compare_with_whole
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError
+from ziggurat.parallel.graph.cannot_cut import CannotCut
 from ziggurat.parallel.graph.stages import find_places, make_stages, state_names
-from ziggurat.parallel.graph.trace import CannotCut, Tracer, spec_of
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.verification.networks import build_network
 
 

@@ -84,6 +84,7 @@ class Graph:
         num_bytes: Of each value, as far as is known.
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
+        draws_numbers: Whether layers draw numbers, by which they may choose what they compute.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -93,6 +94,7 @@ class Graph:
     num_bytes: dict[Value, int] = field(default_factory=dict)
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
+    draws_numbers: bool = False
 
     def output_values(self) -> list[Value]:
         """Return the values among the outputs, in order."""

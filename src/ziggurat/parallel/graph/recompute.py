@@ -5,12 +5,16 @@ Random numbers are those of the first time, and a batch norm's statistics are le
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from ziggurat.parallel.graph.generators import Generators, others_as_before
 
 T = TypeVar("T")
 
@@ -23,9 +27,12 @@ def recomputed(compute: Callable[[], T], changed: Sequence[Tensor], inputs: Sequ
         changed: Buffers that it changes: the second call leaves them as they are.
         inputs: What it computes with, which says on which device.
     """
+    begin = Generators(
+        numpy=np.random.get_state(), python=random.getstate()
+    )  # of PyTorch's checkpoint takes care
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _unchanged(changed)
+        return nullcontext(), _again(changed, begin)
 
     # to its end: where workers share images, all of them go through the same messages
     result: T = checkpoint(
@@ -35,8 +42,10 @@ def recomputed(compute: Callable[[], T], changed: Sequence[Tensor], inputs: Sequ
 
 
 @contextmanager
-def _unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
+def _again(buffers: Sequence[Tensor], begin: Generators) -> Iterator[None]:
     before = [buffer.clone() for buffer in buffers]
-    yield
+    with others_as_before():
+        begin.set()
+        yield
     for buffer, value in zip(buffers, before, strict=True):
         buffer.data.copy_(value)  # `.data`: of other microbatches, backward may have kept the buffer

@@ -6,22 +6,25 @@ Plain symbolic tracing (``torch.fx``) stops where a network looks at a shape: ou
 asks for the size of the finer map, transformers cut windows. Here shapes are known: every size of image has a record of its
 own, which takes milliseconds. The record is the same on every worker, and needs no weights.
 
-What depends on the *values* of tensors (``if mask.any()``) cannot be recorded, and is refused by name. A layer whose inside
-cannot be seen (scripted code) is taken as one call.
+What depends on the *values* of tensors (``if mask.any()``) cannot be recorded, and is refused by name. So is a number that is drawn
+outside of a layer that is one call, and not as a tensor: it would be the same ever after. A layer whose inside cannot be seen
+(scripted code) is taken as one call.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ziggurat.errors import UserError
+from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
+from ziggurat.parallel.graph.draws import DrawWatch
+from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.graph.recent import Recent
@@ -33,10 +36,6 @@ from ziggurat.torch_internals.tensors import memory_key, version_of
 
 META = torch.device("meta")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-class CannotCut(UserError):  # noqa: N818 - reads as what happened
-    """A network that cannot be cut into stages; the message says why, and what helps."""
 
 
 class _Unseen(Exception):  # noqa: N818 - caught here
@@ -111,10 +110,15 @@ class Tracer:
 
     def _record(self, spec: ImageSpec) -> Graph:
         while True:
-            recorder = _Recorder(self.meta_model, self.device, self.opaque)
+            recorder = _Recorder(self.meta_model, self.device, self.opaque, type(self.model).__name__)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
-                return recorder.run(images)
+                with generators_as_before():
+                    return recorder.run(images)
+            except DrawsNumbers:
+                if type(self.model) is nn.Sequential:
+                    return replace(_chain(self.model, self.meta_model), draws_numbers=True)
+                raise
             except _Unseen as error:  # take the layer as one call, and try again
                 if error.layer in self.opaque or not error.layer:
                     raise CannotCut(
@@ -173,9 +177,16 @@ def is_whole(module: nn.Module) -> bool:
 
 
 class _Recorder(FunctionMode):
-    """Sees every call while a network runs on tensors without memory."""
+    """Sees every call while a network runs on tensors without memory.
 
-    def __init__(self, meta_model: nn.Module, device: torch.device, opaque: set[str]) -> None:
+    Args:
+        meta_model: The network.
+        device: Where it will compute.
+        opaque: Names of layers that are taken as one call each.
+        what: The network's class, for messages.
+    """
+
+    def __init__(self, meta_model: nn.Module, device: torch.device, opaque: set[str], what: str) -> None:
         super().__init__()
         self.meta_model, self.device, self.opaque = meta_model, device, opaque
         self.graph = Graph()
@@ -184,6 +195,7 @@ class _Recorder(FunctionMode):
         self.layers: list[str] = [""]
         self.counts: dict[str, int] = {}
         self.inside = 0  # of a layer that is one call
+        self.draws = DrawWatch(what)
         self.watch = UseWatch(_state_name)
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
@@ -208,6 +220,7 @@ class _Recorder(FunctionMode):
         finally:
             for hook in hooks:
                 hook.remove()
+        self.draws.check("")
         self.graph.outputs = tree_map(self._mark, outputs)
         self.graph.uses = self.watch.uses
         if not self.graph.output_values():
@@ -219,7 +232,10 @@ class _Recorder(FunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.inside:
+            given = tensors_in((args, kwargs))
+            self.draws.before_number(func, given, self.layer)
             result = func(*args, **kwargs)
+            self.draws.after_call(func, given, tensors_in(result))
         elif func == torch.Tensor.device.__get__:
             return self.device
         elif is_primitive(func):
@@ -231,10 +247,13 @@ class _Recorder(FunctionMode):
 
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function without memory, and note the call if it has made or changed a tensor."""
-        versions = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
+        given = tensors_in((args, kwargs))
+        self.draws.before_call(func, (*args, *kwargs.values()), given, self.layer)
+        versions = [(tensor, version_of(tensor)) for tensor in given]
         on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
         result = func(*on_meta, **on_meta_named)
         made = tensors_in(result)
+        self.draws.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
         if made or changed:
             known = {id(tensor) for tensor in made}
@@ -301,6 +320,7 @@ class _Recorder(FunctionMode):
         if self.inside:
             self.inside += 1
             return
+        self.draws.check(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
         self.layers.append(name)
@@ -315,7 +335,10 @@ class _Recorder(FunctionMode):
         if self.inside > 1:
             self.inside -= 1
             return
-        if self.inside:
+        if not self.inside:
+            self.draws.check(name)
+        else:
+            self.draws.forget()  # what a layer draws that is one call, it draws anew each time
             assert self.pending is not None
             args, kwargs, versions = self.pending
             self.inside = 0
@@ -336,11 +359,13 @@ class _Recorder(FunctionMode):
         self.watch.use((*args, *kwargs.values()))
         if self.inside:
             return apply(*args, **kwargs)
+        self.draws.check(self.layer)
         self.inside = 1
         try:
             result = apply(*args, **kwargs)
         finally:
             self.inside = 0
+        self.draws.forget()
         self._note(self.layer, _Apply(cls), args, kwargs, tensors_in(result), [])
         return result
 

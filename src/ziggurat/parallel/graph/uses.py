@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.graph.untouched import as_before
 from ziggurat.torch_internals.functions import FunctionMode
 
@@ -89,6 +90,8 @@ def observe_uses(model: nn.Module, images: Tensor) -> Uses:
     names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     watch = UseWatch(lambda tensor: names.get(id(tensor), ""))
     with as_before(model), torch.no_grad(), _watching(model, watch), _Functions(watch):
+        torch.manual_seed(0)  # which of its layers run may depend on it: the same on every worker
+        key_others()
         model(images)
     return watch.uses
 

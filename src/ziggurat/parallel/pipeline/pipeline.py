@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
 from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
-from ziggurat.parallel.graph.untouched import random_state, set_random_state
 from ziggurat.parallel.pipeline.crossings import Address, Crossings, Name
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
@@ -198,23 +198,22 @@ class Pipeline:
         _, number, index = action
         stage = step.stages[index][number]
         step.work.begin(index)
+        keyed = Generators.now(self.workers.device)
         received: dict[Value, Tensor] = {}
-        state = None
         for source in step.crossings.sources(stage):
             message = self._receive(step, "forward", (index, source, number))
             received |= {value: tensor for value, tensor in message.tensors.items() if tensor is not None}
-            state = message.note if source == number - 1 else state
+            if source == number - 1 and message.note is not None:
+                message.note.set(
+                    self.workers.device
+                )  # they go with a microbatch, as if one worker drew all numbers
         if number == 0:
             received[Value(INPUT, 0)] = images[index]
-        if state is not None:  # it goes with a microbatch, as if one worker drew all numbers
-            set_random_state(state, self.workers.device)
-        before = random_state(self.workers.device)
         with noted(self.trace, "forward", str(action)), step.work.compute():
             again = self.recompute and (number, index) not in step.whole
             ordered = dict(sorted(received.items()))
             held = self.runner.forward(stage, step.graphs[index], ordered, again=again)
-        after = random_state(self.workers.device)
-        drawn = state is not None or not torch.equal(before, after)
+        drawn = Generators.now(self.workers.device).changed_since(keyed)
         if number == self.num_stages - 1:
             step.outputs[index] = held.outputs
             if step.work.loss is not None:
@@ -224,7 +223,7 @@ class Pipeline:
             held.outputs = None
         for target in step.crossings.targets(stage, self.num_stages):
             tensors = {value: held.sent[value] for value in stage.sends.get(target, ())}
-            note = after if drawn and target == number + 1 else None
+            note = drawn if drawn.names and target == number + 1 else None
             self._send(step, "forward", (index, number, target), Message(tensors, note))
         step.work.after_forward(number, index)
         if torch.is_grad_enabled():

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.graph.costs import CallCost, Operation, call_names, function_name
+from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value, tensors_in
 from ziggurat.parallel.graph.runner import Held, StageRunner
 from ziggurat.parallel.graph.stages import make_stages
 from ziggurat.parallel.graph.trace import ImageSpec
-from ziggurat.parallel.graph.untouched import as_before, random_state
+from ziggurat.parallel.graph.untouched import as_before
 from ziggurat.torch_internals.tensors import memory_key
 
 RUNS = 6
@@ -142,7 +143,8 @@ class _Run:
         return held
 
     def _look_before(self, number: int) -> None:
-        self.random_state = random_state(self.device)
+        self.generators = Generators.now(self.device)
+        self.last = self._now()
 
     def _after_call(self, number: int, made: list[Tensor]) -> None:
         """Take the time of a call, and have backward say when it arrives there."""
@@ -154,7 +156,7 @@ class _Run:
         self.call, self.last = number + 1, self._now()
 
     def _look_after(self, number: int, made: Sequence[Tensor]) -> None:
-        self.draws[number] = not torch.equal(self.random_state, random_state(self.device))
+        self.draws[number] = bool(Generators.now(self.device).changed_since(self.generators).names)
         self.output_bytes[number] = sum(tensor.numel() * tensor.element_size() for tensor in made)
         self.shapes |= {Value(number, place): tuple(tensor.shape) for place, tensor in enumerate(made)}
         self.operations.append(self._operation(self.graph.calls[number], made))

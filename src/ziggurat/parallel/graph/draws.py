@@ -1,0 +1,113 @@
+"""Numbers that a network draws while it is traced, and that a trace would keep for ever.
+
+A tensor that PyTorch draws is a call of the trace, and drawn anew each time. A number is not: one of NumPy's or Python's generator, or a
+tensor that becomes a number (``if torch.rand(()) < p``). Nor are keys that a network gives to PyTorch's generator, or a generator that
+it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.graph.cannot_cut import DrawsNumbers
+from ziggurat.parallel.graph.generators import Generators
+from ziggurat.torch_internals.functions import unseen
+
+DRAWING = {
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "normal", "multinomial",
+    "poisson", "bernoulli_", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+}  # fmt: skip
+TO_NUMBERS = {
+    "item",
+    "tolist",
+    "numpy",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__complex__",
+    "__array__",
+}
+REMEDY = (
+    "draw a tensor instead, and multiply by it (x * torch.rand((), device=x.device)); or draw from NumPy or Python in a layer that has no "
+    "layers in it, which is called as it is; or run it without pp, lp and tp"
+)
+
+
+class DrawWatch:
+    """Looks for draws between the calls of a trace.
+
+    Args:
+        what: The network's class.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.drawn: dict[int, Tensor] = {}  # tensors that are drawn, or made of such alone
+        self.seed = torch.initial_seed()
+        self.forget()
+
+    def forget(self) -> None:
+        """Go on from here: what was drawn so far is drawn anew each time."""
+        with unseen():
+            self.before = Generators.now()
+
+    def check(self, layer: str) -> None:
+        """Raise if a generator was used since the last look.
+
+        Args:
+            layer: Where the network is; empty for its own forward.
+
+        Raises:
+            DrawsNumbers: Naming the generator and the layer.
+        """
+        with unseen():
+            names = Generators.now().changed_since(self.before).names
+        if names:
+            self._refuse(layer, f"draws from {' and '.join(names)}, or keys it, while it is traced")
+
+    def before_call(
+        self, func: Callable[..., Any], values: Sequence[Any], given: Sequence[Tensor], layer: str
+    ) -> None:
+        """Look at a call of one of PyTorch's functions.
+
+        Args:
+            func: What is called.
+            values: Its arguments.
+            given: The tensors in them.
+            layer: Where the network is.
+
+        Raises:
+            DrawsNumbers: If it makes a number of what was drawn, draws from a generator of the network's own, or the network has keyed
+                PyTorch's before it.
+        """
+        if any(isinstance(value, torch.Generator) for value in values):
+            self._refuse(layer, "draws from a generator of its own (torch.Generator)")
+        if torch.initial_seed() != self.seed:
+            self._refuse(layer, "keys PyTorch's generator while it is traced (torch.manual_seed)")
+        self.before_number(func, given, layer)
+
+    def before_number(self, func: Callable[..., Any], given: Sequence[Tensor], layer: str) -> None:
+        """Look at what may be a number of a tensor that is drawn; also within layers that are one call: there are no values.
+
+        Raises:
+            DrawsNumbers: If it is.
+        """
+        if getattr(func, "__name__", "") in TO_NUMBERS and any(id(tensor) in self.drawn for tensor in given):
+            self._refuse(layer, "makes a number of a tensor that it draws while it is traced")
+
+    def after_call(self, func: Callable[..., Any], given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        """Note what a call has made of what is drawn."""
+        draws = getattr(func, "__name__", "") in DRAWING
+        if draws or (given and all(id(tensor) in self.drawn for tensor in given)):
+            self.drawn |= {id(tensor): tensor for tensor in made}
+
+    def _refuse(self, layer: str, what: str) -> None:
+        place = f"the layer '{layer}'" if layer else "its forward"
+        raise DrawsNumbers(
+            f"{self.what} cannot be cut into stages: {place} {what}: a trace has it once and for all; {REMEDY}"
+        )

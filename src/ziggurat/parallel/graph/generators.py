@@ -1,0 +1,114 @@
+"""The generators that a network may draw random numbers from: PyTorch's, NumPy's global one, and Python's.
+
+A microbatch is keyed before its forward pass: so it has the same numbers on whichever worker, and under every plan. `keyed` gives
+NumPy and Python keys that follow from PyTorch's state, so that who keys PyTorch has keyed all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Generators(NamedTuple):
+    """States of the generators; None of one that is of no interest.
+
+    Attributes:
+        host: PyTorch's, of tensors in the CPU's memory.
+        device: PyTorch's, of a GPU.
+        numpy: NumPy's global one.
+        python: That of the module ``random``.
+    """
+
+    host: Tensor | None = None
+    device: Tensor | None = None
+    numpy: Any = None
+    python: Any = None
+
+    @classmethod
+    def now(cls, device: torch.device | None = None) -> Generators:
+        """Return the present states.
+
+        Args:
+            device: Where a network computes; None leaves GPUs out.
+        """
+        of_gpu = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+        return cls(torch.get_rng_state(), of_gpu, np.random.get_state(), random.getstate())
+
+    def set(self, device: torch.device | None = None) -> None:
+        """Go on with these states; where one is None, as it is."""
+        if self.host is not None:
+            torch.set_rng_state(self.host)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device, device if device is not None else "cuda")
+        if self.numpy is not None:
+            np.random.set_state(self.numpy)
+        if self.python is not None:
+            random.setstate(self.python)
+
+    def changed_since(self, before: Generators) -> Generators:
+        """Return the states that differ from those before, and None for the others."""
+        pairs = zip(self, before, strict=True)
+        return Generators(*(None if _same(state, other) else state for state, other in pairs))
+
+    @property
+    def names(self) -> list[str]:
+        """Whose states these are, in words."""
+        words = (
+            "PyTorch's generator",
+            "PyTorch's generator of the GPU",
+            "NumPy's generator",
+            "Python's generator",
+        )
+        return [word for word, state in zip(words, self, strict=True) if state is not None]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return bool((one == other).all())
+    return bool(one == other)
+
+
+def key_others() -> None:
+    """Key NumPy's global generator and Python's by the state of PyTorch's, of which nothing is drawn.
+
+    Example:
+        >>> _ = torch.manual_seed(3)
+        >>> key_others()
+        >>> first = random.random(), float(np.random.rand())
+        >>> _ = torch.manual_seed(3)
+        >>> key_others()
+        >>> first == (random.random(), float(np.random.rand()))
+        True
+    """
+    digest = hashlib.blake2b(torch.get_rng_state().numpy().tobytes(), digest_size=12).digest()
+    random.seed(int.from_bytes(digest[:8], "little"))
+    np.random.seed(int.from_bytes(digest[8:], "little"))
+
+
+@contextmanager
+def others_as_before() -> Iterator[None]:
+    """Leave NumPy's global generator and Python's as they were; also where the block raises."""
+    before = Generators(numpy=np.random.get_state(), python=random.getstate())
+    try:
+        yield
+    finally:
+        before.set()
+
+
+@contextmanager
+def generators_as_before() -> Iterator[None]:
+    """Leave all generators as they were, those of every GPU, too; also where the block raises."""
+    with torch.random.fork_rng(), others_as_before():
+        yield
