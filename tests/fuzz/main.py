@@ -32,7 +32,7 @@ from fuzz.shrink import MOST_TRIES, same_way, shrink
 from fuzz.tally import Tally, load, save
 
 PLANS = ("sp=2", "sp=3", "sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2")
-FEWER_TRIES = 60  # to shrink a program that hangs
+FEWER_TRIES = 40  # to shrink a program that hangs
 QUICK_LIMIT = 4.0  # seconds, to find again that it does
 BLOCK = 100  # programs between two writings
 
@@ -93,7 +93,9 @@ def show(plan: str, seed: int, limit: float) -> int:
 def shrunk(pool: Pool, program: Program, finding: Finding) -> tuple[Program, Finding]:
     """Return the smallest program that fails in the same way, and what comes of it."""
     is_same, found = same_way(finding), finding
-    pool.limit = QUICK_LIMIT if finding.verdict == "hung" else pool.limit
+    if finding.verdict == "hung":
+        pool.close()
+        pool = Pool(pool.plan, QUICK_LIMIT, start_seconds=QUICK_LIMIT, follow_seconds=QUICK_LIMIT / 2)
 
     def fails(candidate: Program) -> bool:
         nonlocal found
@@ -102,7 +104,10 @@ def shrunk(pool: Pool, program: Program, finding: Finding) -> tuple[Program, Fin
             found = one
         return is_same(one)
 
-    return shrink(program, fails, MOST_TRIES if finding.verdict != "hung" else FEWER_TRIES), found
+    try:
+        return shrink(program, fails, MOST_TRIES if finding.verdict != "hung" else FEWER_TRIES), found
+    finally:
+        pool.close()
 
 
 def fuzz(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fuzz.judge import Finding, Judge
+from fuzz.judge import Finding, Judge, shortened
 from fuzz.program import Program
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import die_with_parent
@@ -107,7 +107,7 @@ class Pool:
 
     def _agreed(self) -> Finding:
         finding = self.answers[0]
-        if len({(one.verdict, one.why.split("\n", 1)[0]) for one in self.answers.values()}) > 1:
+        if len({(one.verdict, shortened(one.why)) for one in self.answers.values()}) > 1:
             crashed = any(one.verdict == "crashed" for one in self.answers.values())
             return self._crashed() if crashed else self._hung("workers do not agree")
         if finding.is_fault and self.is_tainted:
@@ -228,6 +228,7 @@ def _main(
     os.dup2(file, 1)
     os.dup2(file, 2)
     faulthandler.enable(sys.__stderr__)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # as the program's own workers have it
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the programs' own
     dist.init_process_group(
