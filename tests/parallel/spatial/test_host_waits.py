@@ -67,6 +67,7 @@ def _counts(workers: Workers, shape: tuple[int, ...], skipped: set[int]) -> tupl
     width = 1
     for d in skipped:
         width *= shape[d]
+    workers.barrier()  # whoever leaves early closes what others are still connecting to
     return counts_of(x, skipped), x.local.numel() // width, torch.zeros(shape).numel() // width
 
 

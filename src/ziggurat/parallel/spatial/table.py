@@ -113,8 +113,15 @@ Views = Callable[[Call, Sequence[SpatialTensor]], Sequence[Tensor | None]]
 
 
 def views_on_meta(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
-    """Ask PyTorch how results lie in memory, and in whose."""
-    return call.on_meta()
+    """Ask PyTorch how results lie in memory, and in whose.
+
+    Where that depends on values, PyTorch does not say, and results are new.
+    """
+    try:
+        found = call.on_meta()
+    except (NotImplementedError, RuntimeError):
+        return [None] * len(made)
+    return found if len(found) == len(made) else [None] * len(made)
 
 
 def its_input(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
@@ -153,10 +160,11 @@ def operation(
         kind: What they take.
         names: As `name_of` gives them.
         order: See `Operation`; by default that of the kind.
-        views: See `Operation`; by default operations of the kind ``layout`` ask PyTorch.
+        views: See `Operation`; by default operations of the kinds ``layout`` and ``gather`` ask PyTorch.
     """
     usual: Order = "elementwise" if kind == "pointwise" else "contiguous"
-    asked = views_on_meta if kind == "layout" and views is None and order is None else views
+    asks = kind in ("layout", "gather") and views is None and order is None
+    asked = views_on_meta if asks else views
 
     def enter(handler: Handler) -> Handler:
         for name in names:

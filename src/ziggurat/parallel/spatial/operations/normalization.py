@@ -139,7 +139,7 @@ def _channel_moments(band: Tensor) -> tuple[Tensor, Tensor]:
 @operation("moments", "batch_norm", order="first")
 def _batch_norm(call: Call) -> Any:
     statistics, affine = "running_mean running_var", "weight bias"
-    order = [affine, statistics] if call.func is torch.batch_norm else [statistics, affine]
+    order = [statistics, affine] if call.func is functional.batch_norm else [affine, statistics]
     bound = call.bind(
         f"input {' '.join(order)} training momentum eps cudnn_enabled",
         weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
@@ -273,7 +273,7 @@ def _group_norm(call: Call) -> Any:
 @operation("moments", "instance_norm")
 def _instance_norm(call: Call) -> Any:
     statistics, affine = "running_mean running_var", "weight bias"
-    order = [affine, statistics] if call.func is torch.instance_norm else [statistics, affine]
+    order = [statistics, affine] if call.func is functional.instance_norm else [affine, statistics]
     bound = call.bind(
         f"input {' '.join(order)} use_input_stats momentum eps cudnn_enabled",
         running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
