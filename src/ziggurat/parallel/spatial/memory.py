@@ -151,7 +151,7 @@ def renew(x: SpatialTensor) -> None:
     renew(view.base)
     with torch.set_grad_enabled(view.with_gradient):
         fresh = view.again()
-    x.local, x.dims, account.changes = fresh.local, fresh.dims, account.memory.changes
+    x.raw, x.dims, account.changes = fresh.local, fresh.dims, account.memory.changes
 
 
 def note_change(x: SpatialTensor) -> None:
@@ -177,7 +177,7 @@ def _that_hold_the_same(x: SpatialTensor) -> list[SpatialTensor]:
     """Return the tensors that lie in a worker's own memory of a tensor, itself among them, as far as they are up to date."""
     memory = x.account.memory
     others = [one for one in memory if one is not x and one.account.changes == memory.changes]
-    return [x, *(one for one in others if share_memory(one.local, x.local))]
+    return [x, *(one for one in others if share_memory(one.raw, x.raw))]
 
 
 def _write_back(copy: SpatialTensor) -> None:

@@ -14,7 +14,7 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.spatial.exchange import Fetch, fetch, memory_format_of
 from ziggurat.parallel.spatial.geometry import Range, ranges
 from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, one_dim_an_axis, plain, size_of
-from ziggurat.parallel.spatial.memory import Account, default_meta, make_meta, put
+from ziggurat.parallel.spatial.memory import Account, default_meta, make_meta, put, renew
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
 from ziggurat.torch_internals.tensors import NO_MEMORY, hollow_subclass
@@ -36,12 +36,13 @@ class SpatialTensor(torch.Tensor):
         dims: As the argument; an axis has one dim at most.
         mesh: As the argument.
         account: Where the whole lies in memory.
+        raw: As `local`, whether or not its memory was changed since by way of others.
     """
 
-    local: Tensor
     dims: Dims
     mesh: SpatialMesh
     account: Account
+    raw: Tensor
     dispatch: ClassVar[
         Dispatch
     ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations
@@ -57,9 +58,19 @@ class SpatialTensor(torch.Tensor):
             local.device,
             requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
         )
-        tensor.local, tensor.dims, tensor.mesh = local, dims, mesh
+        tensor.raw, tensor.dims, tensor.mesh = local, dims, mesh
         tensor.account = Account()
         return tensor
+
+    @property
+    def local(self) -> Tensor:
+        """This worker's part, up to date."""
+        renew(self)
+        return self.raw
+
+    @local.setter
+    def local(self, value: Tensor) -> None:
+        self.raw = value
 
     @property
     def meta(self) -> Tensor:
