@@ -210,6 +210,35 @@ def test_what_cannot_be_written_back_is_refused_when_it_is_used():
     assert_exact(found["their own"])
 
 
+OVERLAPPING = {
+    "a row added to all": lambda x: _changed(x, lambda y: y.add_(y[:, :, 3:4])),
+    "rows moved by one": lambda x: _changed(x, lambda y: y[:, :, 1:].copy_(y[:, :, :-1])),
+    "rows set to their neighbours": lambda x: _changed(
+        x, lambda y: y.__setitem__(np.s_[:, :, 1:5], y[:, :, 2:6])
+    ),
+}
+APART = {
+    "rows set to others": lambda x: _changed(x, lambda y: y.__setitem__(np.s_[:, :, :4], y[:, :, 5:9])),
+    "added to itself": lambda x: _changed(x, lambda y: y.add_(y)),
+    "every second row": lambda x: _changed(x, lambda y: y[:, :, ::2][:, :, :6].add_(y[:, :, 1::2])),
+}
+
+
+def _changed(x, change):
+    y = x * 1
+    change(y)
+    return F.avg_pool2d(y, 3, 1, 1)
+
+
+def test_what_is_read_and_changed_at_once_is_refused():
+    for name, found in compare({name: Case(f) for name, f in OVERLAPPING.items()}).items():
+        assert isinstance(found, str), name
+        assert "depends on the order" in found or "single memory location" in found, found
+    for name, found in compare({name: Case(f) for name, f in APART.items()}).items():
+        assert not isinstance(found, str), (name, found)
+        assert max(found.values()) <= 1e-10, (name, found)
+
+
 def test_an_axis_has_one_dim():
     one, other = Factor(8, 0, (0, 4, 8)), Factor(6, 0)
     assert one_dim_an_axis(((one,), (other,))) == ((one,), (Factor(6),))

@@ -17,7 +17,16 @@ from torch import Tensor
 from ziggurat.parallel.spatial import operations
 from ziggurat.parallel.spatial import strides as orders
 from ziggurat.parallel.spatial.layout import AxisCutsTwice
-from ziggurat.parallel.spatial.memory import View, WayBack, make_meta, note_change, put, renew, share_memory
+from ziggurat.parallel.spatial.memory import (
+    View,
+    WayBack,
+    make_meta,
+    note_change,
+    overlap,
+    put,
+    renew,
+    share_memory,
+)
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor
@@ -72,6 +81,8 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
         return entry.run(call)
     for tensor in tensors:
         renew(tensor)
+    if call.is_in_place and len(tensors) > 1:
+        _refuse_overlap(call, tensors)
     before = [(tensor, tensor.account.memory.changes, _version(tensor)) for tensor in tensors]
     try:
         result = entry.run(call)
@@ -90,6 +101,26 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
             raise call.unsupported("it gives a tensor another shape in place")
         return result
     return _with_account(call, entry, tensors, changed, result)
+
+
+def _refuse_overlap(call: Call, tensors: list[SpatialTensor]) -> None:
+    """Raise if a call changes elements that it reads for others: PyTorch's result depends on the order of both."""
+    x = call.args[0]
+    if not isinstance(x, SpatialTensor):
+        return
+    others = [one for one in tensors if one is not x and share_memory(one.meta, x.meta)]
+    if not others:
+        return
+    written = x.meta
+    if call.name == "setitem":
+        index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+        if not any(isinstance(item, (Tensor, list)) for item in index):
+            written = x.meta[index]
+    if any(overlap(written, one.meta) for one in others):
+        raise call.unsupported(
+            "it reads what it changes elsewhere, so that its result depends on the order",
+            "read from a clone()",
+        )
 
 
 def _version(x: SpatialTensor) -> int:

@@ -132,6 +132,24 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
     return memory_key(a) == memory_key(b)
 
 
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have an element in common, of a storage in which they lie otherwise.
+
+    What reads one while it writes the other depends on the order of reading and writing.
+
+    Args:
+        a: On the meta device.
+        b: Likewise.
+    """
+    places = [(tuple(one.shape), one.stride(), one.storage_offset()) for one in (a, b)]
+    if not share_memory(a, b) or places[0] == places[1]:
+        return False
+    size = max(offset + orders.span(shape, strides) for shape, strides, offset in places)
+    marks = torch.zeros(size, dtype=torch.bool)
+    marks.as_strided(*places[0]).fill_(True)
+    return bool(marks.as_strided(*places[1]).any())
+
+
 def renew(x: SpatialTensor) -> None:
     """Bring a tensor up to date whose memory was changed by way of others.
 
@@ -145,8 +163,8 @@ def renew(x: SpatialTensor) -> None:
     if view is None or account.changes == LOST:
         raise x.mesh.unsupported(
             "an operation in place",
-            "it changed a view of a tensor that is used afterwards, and the view's rows have moved between workers: change the "
-            "tensor itself, or take a clone() of the view",
+            "it changed a view of a tensor that is used afterwards, and the view's rows have moved between workers",
+            "change the tensor itself, or take a clone() of the view",
         )
     renew(view.base)
     with torch.set_grad_enabled(view.with_gradient):

@@ -103,7 +103,7 @@ def _rotate(call: Call) -> Any:
     return x.flip(first).transpose(first, second) if turns == 3 else x.clone()
 
 
-@operation("layout", "native_channel_shuffle")
+@operation("layout", "native_channel_shuffle", order="first")
 def _channel_shuffle(call: Call) -> Any:
     return torch.channel_shuffle(*call.args, **call.named)
 

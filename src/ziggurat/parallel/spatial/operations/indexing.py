@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial.geometry import Range
 from ziggurat.parallel.spatial.layout import is_cut, plain, size_of
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.joining import cat
 from ziggurat.parallel.spatial.operations.moments import normal_dims
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index
 from ziggurat.parallel.spatial.operations.selecting import get_items, parse, set_items
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
+from ziggurat.parallel.spatial.strides import channels_last, contiguous, suggests_channels_last
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
@@ -200,7 +202,18 @@ def _flip_dim(x: SpatialTensor, d: int) -> SpatialTensor:
     )
 
 
-@operation("layout", "roll", order="first")
+def _views_of_roll(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how rolled maps lie in memory: as PyTorch joins a tail and a head, of which one may be empty."""
+    (x,) = made
+    bound, shape = call.bind("input shifts dims", dims=None), tuple(x.shape)
+    dims = [bound["dims"]] if isinstance(bound["dims"], int) else list(bound["dims"] or [])
+    moved = all(s % shape[d] for s, d in zip(per_dim(bound["shifts"], 1), dims, strict=True) if shape[d])
+    given = bound["input"].meta
+    is_last = moved and suggests_channels_last(shape, given.stride())
+    return [make_meta(shape, channels_last(shape) if is_last else contiguous(shape), x.raw.dtype)]
+
+
+@operation("layout", "roll", views=_views_of_roll)
 def _roll(call: Call) -> Any:
     bound = call.bind("input shifts dims", dims=None)
     x = bound["input"]

@@ -278,7 +278,7 @@ def _by_taps(rows: Tensor, d: int, scaling: Scaling, out: Range, first: int) -> 
     return total.to(rows.dtype)
 
 
-@operation("layout", "pixel_shuffle")
+@operation("layout", "pixel_shuffle", order="first")
 def _pixel_shuffle(call: Call) -> Any:
     bound = call.bind("input upscale_factor")
     x, scale = bound["input"], int(bound["upscale_factor"])
@@ -291,7 +291,7 @@ def _pixel_shuffle(call: Call) -> Any:
     return SpatialTensor(local, tuple(dims), x.mesh)
 
 
-@operation("layout", "pixel_unshuffle")
+@operation("layout", "pixel_unshuffle", order="first")
 def _pixel_unshuffle(call: Call) -> Any:
     bound = call.bind("input downscale_factor")
     x, scale = bound["input"], int(bound["downscale_factor"])

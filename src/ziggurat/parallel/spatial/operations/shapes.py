@@ -180,7 +180,7 @@ def _expand(call: Call) -> Any:
     return SpatialTensor(x.local.expand(wanted), layout, x.mesh)
 
 
-@operation("layout", "channel_shuffle")
+@operation("layout", "channel_shuffle", order="first")
 def _channel_shuffle(call: Call) -> Any:
     bound = call.bind("input groups")
     x, groups = bound["input"], bound["groups"]
