@@ -15,7 +15,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -57,6 +57,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "--shrink", type=int, default=20, help="so many programs that fail, of each plan, are shrunk"
     )
     parser.add_argument("--seed", type=int, help="one program")
+    parser.add_argument(
+        "--skip",
+        nargs="*",
+        default=[],
+        help="texts: programs with a kind of statement that holds one are passed over",
+    )
     parser.add_argument(
         "--planted", action="store_true", help="find the faults that can be planted in the engine"
     )
@@ -131,7 +137,7 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
             first = tally.first_seed + tally.num_programs
             seeds = range(first, min(first + BLOCK, last))
             found = []
-            for finding in run_all(pools, (generate(seed, form) for seed in seeds)):
+            for finding in run_all(pools, wanted(seeds, form, options.skip)):
                 found.append(finding)
                 if finding.is_fault:
                     print(
@@ -151,6 +157,14 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
     finally:
         for pool in pools:
             pool.close()
+
+
+def wanted(seeds: Iterable[int], form: Form, skip: Sequence[str]) -> Iterator[Program]:
+    """Yield the programs of seeds, but for those with a kind of statement that holds one of some texts."""
+    for seed in seeds:
+        program = generate(seed, form)
+        if not any(text in kind for text in skip for kind in program.kinds):
+            yield program
 
 
 def report(finding: Finding, plan: str, limit: float) -> str:
