@@ -39,7 +39,8 @@ BLOCK = 100  # programs between two writings
 
 def form_of(plan: str) -> Form:
     """Return what programs must have in them so that a plan can spread them."""
-    return "pair" if "tp" in plan else "branches" if "lp" in plan else "any"
+    forms: dict[str, Form] = {"tp": "pair", "lp": "branches", "pp": "stages"}
+    return next((form for axis, form in forms.items() if axis in plan), "any")
 
 
 def main(words: Sequence[str] | None = None) -> int:
