@@ -22,7 +22,7 @@ OTHERS = ("last", "tokens", "series", "rows", "vector", "scalar", "five", "squar
 CHANGES = (*CLASSES["changes in place"],)
 MAKERS = [kind for kind in KINDS if kind.role in OTHERS and kind.fields <= {"map", "any"}]
 
-Form = Literal["any", "branches", "pair"]
+Form = Literal["any", "branches", "pair", "stages"]
 STEM = Template(
     "stem",
     "self.{new}({map})",
@@ -37,7 +37,10 @@ BRANCHES = Template(
     "branches", "self.{new}({map}) {+|*} torch.tanh(self.{new2}({map}))", "map",
     "self.{new} = nn.Conv2d({C}, {C}, 3, padding=1)\nself.{new2} = nn.Conv2d({C}, {C}, {1|5, padding=2})",
 )  # fmt: skip
-FORMS = {"any": (), "pair": (PAIR,), "branches": (BRANCHES,)}
+STAGES = Template(
+    "second stage", "self.{new}(torch.tanh({map}))", "map", "self.{new} = nn.Conv2d({C}, {C}, 3, padding=1)"
+)
+FORMS = {"any": (), "pair": (PAIR,), "branches": (BRANCHES,), "stages": (STAGES,)}
 
 
 def generate(seed: int, form: Form = "any") -> Program:
@@ -45,7 +48,8 @@ def generate(seed: int, form: Form = "any") -> Program:
 
     Args:
         seed: Decides on everything.
-        form: ``pair``: with a pair of wide layers, which tp can split; ``branches``: with parts that lp can compute side by side.
+        form: ``pair``: with a pair of wide layers, which tp can split; ``branches``: with parts that lp can compute side by side;
+            ``stages``: with two layers, between which pp can cut.
     """
     rng = random.Random(f"{form} {seed}")
     shape = (rng.choice((1, 2, 2, 2, 3)), rng.choice((2, 3, 3, 4)), _extent(rng), _extent(rng))

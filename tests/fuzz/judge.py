@@ -47,6 +47,8 @@ Verdict = Literal["exact", "refused", "wrong", "crashed", "hung", "invalid"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "refused", "wrong", "crashed", "hung", "invalid")
 FAULTS = ("wrong", "crashed", "hung")
 
+Decision = dict[str, Any] | str  # fields of a trial, or why there are none
+
 BOUND = BOUNDS[torch.float64]
 NUDGE = 1e-14  # relative, of the images
 MOST_MOVED = 1e-11  # by that nudge: of a step that moves further, rounding cannot be told from a fault
@@ -175,25 +177,39 @@ class Judge:
     def _decided(self, program: Program, trial: Trial) -> Trial:
         """Decide by the seed on what else times decide on: where a network is cut, and which branch lies where.
 
-        Where it cannot be traced nothing is decided: then the engine is to refuse it.
+        Where it cannot be traced nothing is decided: then the engine is to refuse it. An error while it is measured is the
+        engine's, too.
         """
         if not {"pp", "lp"} & set(self.plan.degrees):
             return trial
+        decision: Decision = {}
+        if self.workers.is_first:
+            try:
+                decision = self._decide(program, trial)
+            except Exception as error:  # noqa: BLE001 - other workers wait for the decision
+                decision = f"{first_line(error)}\n{frames_of(error)}"
+        decision = self.workers.broadcast_object(decision)
+        if isinstance(decision, str):
+            raise RuntimeError(f"while it was measured: {decision}")
+        return replace(trial, **decision)
+
+    def _decide(self, program: Program, trial: Trial) -> dict[str, Any]:
+        """Return what is decided, as fields of a trial."""
         model = program.build().train()
         spec = spec_of(trial.pieces()[0].images)
+        rng = random.Random(program.seed)
         with KeepFloat64():
             try:
                 graph = Tracer(model).trace(spec)
             except UserError:
-                return trial
-            rng = random.Random(program.seed)
+                return {}
             if "pp" in self.plan.degrees:
                 places = list(graph.places())
                 cut = rng.choice(places) if places else ""
-                return replace(trial, config=override(trial.config, {"pipeline.cut": cut}))
+                return {"config": override(trial.config, {"pipeline.cut": cut})}
             measured = measure_calls(model, graph, spec, torch.device("cpu"), backward=False, runs=1)
         costs = {name: replace(cost, seconds=rng.uniform(0.005, 0.02)) for name, cost in measured.items()}
-        return replace(trial, decisions=Decisions({BRANCH_COSTS: to_json(costs)}))
+        return {"decisions": Decisions({BRANCH_COSTS: to_json(costs)})}
 
     def _doubt(self, program: Program, trial: Trial, reference: Outcome) -> str:
         """Return why the step on one worker is no reference; empty if it is one."""

@@ -15,7 +15,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,7 +39,8 @@ BLOCK = 100  # programs between two writings
 
 def form_of(plan: str) -> Form:
     """Return what programs must have in them so that a plan can spread them."""
-    return "pair" if "tp" in plan else "branches" if "lp" in plan else "any"
+    forms: dict[str, Form] = {"tp": "pair", "lp": "branches", "pp": "stages"}
+    return next((form for axis, form in forms.items() if axis in plan), "any")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -57,6 +58,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "--shrink", type=int, default=20, help="so many programs that fail, of each plan, are shrunk"
     )
     parser.add_argument("--seed", type=int, help="one program")
+    parser.add_argument(
+        "--skip",
+        nargs="*",
+        default=[],
+        help="texts: programs with a kind of statement that holds one are passed over",
+    )
     parser.add_argument(
         "--planted", action="store_true", help="find the faults that can be planted in the engine"
     )
@@ -131,7 +138,7 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
             first = tally.first_seed + tally.num_programs
             seeds = range(first, min(first + BLOCK, last))
             found = []
-            for finding in run_all(pools, (generate(seed, form) for seed in seeds)):
+            for finding in run_all(pools, wanted(seeds, form, options.skip)):
                 found.append(finding)
                 if finding.is_fault:
                     print(
@@ -151,6 +158,14 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
     finally:
         for pool in pools:
             pool.close()
+
+
+def wanted(seeds: Iterable[int], form: Form, skip: Sequence[str]) -> Iterator[Program]:
+    """Yield the programs of seeds, but for those with a kind of statement that holds one of some texts."""
+    for seed in seeds:
+        program = generate(seed, form)
+        if not any(text in kind for text in skip for kind in program.kinds):
+            yield program
 
 
 def report(finding: Finding, plan: str, limit: float) -> str:

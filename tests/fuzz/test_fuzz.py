@@ -26,7 +26,7 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.spatial import SpatialTensor
 
 # 300 programs, most of them under the plan that most depends on.
-SHORT = {"sp=2": 130, "sp=3": 40, "sp=2x2": 25, "pp=2": 35, "lp=2": 25, "tp=2": 25, "dp=2,sp=2": 20}
+SHORT = {"sp=2": 150, "sp=3": 40, "sp=2x2": 20, "pp=2": 30, "lp=2": 20, "tp=2": 20, "dp=2,sp=2": 20}
 FEWEST_EXACT = 0.7  # of those that are judged; of many more programs 0.8
 
 STATEMENTS = (
