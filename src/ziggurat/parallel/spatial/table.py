@@ -108,6 +108,12 @@ def as_meta(value: Any) -> Any:
     return value
 
 
+def place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return shape and strides, of a spread tensor those of the whole."""
+    meta = tensor.meta if isinstance(tensor, SpatialTensor) else tensor
+    return tuple(meta.shape), meta.stride()
+
+
 Order = Literal["contiguous", "elementwise", "first", "channels"]
 Views = Callable[[Call, Sequence[SpatialTensor]], Sequence[Tensor | None]]
 
@@ -127,6 +133,11 @@ def views_on_meta(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor 
 def its_input(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
     """Let a result be the input itself, if it is."""
     return [x.meta if any(x is argument for argument in call.args) else None for x in made]
+
+
+def as_made(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Leave results where the operations have put them that an operation is made of."""
+    return [x.meta for x in made]
 
 
 @dataclass(frozen=True)

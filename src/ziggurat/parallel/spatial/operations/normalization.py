@@ -298,7 +298,8 @@ def _instance_norm(call: Call) -> Any:
     return _normalize_groups(x, x.shape[1], bound["weight"], bound["bias"], bound["eps"])
 
 
-@operation("moments", "layer_norm", "rms_norm")
+@operation("moments", "rms_norm", order="first")
+@operation("moments", "layer_norm")
 def _layer_norm(call: Call) -> Any:
     names = "weight eps" if call.name == "rms_norm" else "weight bias eps cudnn_enable"
     bound = call.bind(f"input normalized_shape {names}", weight=None, bias=None, eps=None)
