@@ -114,7 +114,7 @@ def _take_along_dim(call: Call) -> Any:
     d = bound["dim"] % x.dim()
     shape = list(torch.broadcast_shapes(_but_one(x.shape, d), _but_one(index.shape, d)))
     x = spread(x.expand(*shape[:d], x.shape[d], *shape[d + 1 :]), call.mesh)
-    index = index.where(index >= 0, index + x.shape[d])  # counted from the end, as `gather` does not
+    index = spread(index.where(index >= 0, index + x.shape[d]), call.mesh)  # counted from the end
     return torch.gather(x, d, index.expand(*shape[:d], index.shape[d], *shape[d + 1 :]))
 
 
