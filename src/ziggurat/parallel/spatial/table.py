@@ -213,28 +213,3 @@ def name_of(func: Callable[..., Any]) -> str:
 def wrap(result: Tensor, like: SpatialTensor) -> SpatialTensor:
     """Return a spatial tensor with the layout of another; the other one itself where it was changed in place."""
     return like if result is like.local else SpatialTensor(result, like.dims, like.mesh)
-
-
-OF_KIND: dict[Kind, Callable[[Call], Any]] = {}
-
-
-def fallback(kind: Kind) -> Callable[[Handler], Handler]:
-    """Enter a function as what computes an operation of a kind of which nothing but the kind is known."""
-
-    def enter(handler: Handler) -> Handler:
-        if kind in OF_KIND:
-            raise ValueError(f"a kind has one fallback: '{kind}' has {OF_KIND[kind].__name__} already")
-        OF_KIND[kind] = handler
-        return handler
-
-    return enter
-
-
-def declare(name: str, kind: Literal["pointwise"]) -> None:
-    """Declare an operation of one's own, or one of PyTorch's that is not in the table.
-
-    Args:
-        name: The function's name.
-        kind: ``pointwise``: each element of the result depends on that element of the arguments alone.
-    """
-    operation(kind, name)(OF_KIND[kind])

@@ -13,7 +13,7 @@ from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, siz
 from ziggurat.parallel.spatial.memory import empty_whole, make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
-from ziggurat.parallel.spatial.table import Call, fallback, its_input, operation, wrap
+from ziggurat.parallel.spatial.table import Call, its_input, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
@@ -142,7 +142,6 @@ def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:
     return SpatialTensor(local, (*x.dims[:d], wanted, *x.dims[d + 1 :]), x.mesh)
 
 
-@fallback("pointwise")
 def run_pointwise(call: Call) -> Any:
     """Compute a pointwise operation: each worker on its band."""
     args, named = call.args, call.named
