@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointFunction, checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 from ziggurat.parallel.spatial import strides as orders
 from ziggurat.parallel.spatial.dispatch import run_operation, tensors_in
@@ -27,7 +26,7 @@ from ziggurat.parallel.spatial.operations.gathering import of_each
 from ziggurat.parallel.spatial.operations.pointwise import align, run_pointwise
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, slice_local
-from ziggurat.torch_internals.functions import seeing_apply
+from ziggurat.torch_internals.functions import checkpoint_by_hooks, seeing_apply
 
 _declared: set[str] = set()
 
@@ -120,11 +119,11 @@ def custom_functions_seen() -> AbstractContextManager[None]:
 
 
 def _see(cls: Any, args: tuple[Any, ...], named: dict[str, Any], apply: Callable[..., Any]) -> Any:
+    if cls is CheckpointFunction:
+        return checkpoint_by_hooks(*args)
     first = next(tensors_in((*args, *named.values())), None)
     if first is None:
         return apply(*args, **named)
-    if cls is CheckpointFunction:
-        return _checkpointed(*args)
     name = cls.__name__
     if name not in _declared:
         raise first.mesh.unsupported(
@@ -139,11 +138,3 @@ def _see(cls: Any, args: tuple[Any, ...], named: dict[str, Any], apply: Callable
 
     function.__name__ = name
     return run_operation(function, args, named)
-
-
-def _checkpointed(function: Callable[..., Any], keeps_generators: bool, *args: Any) -> Any:
-    """Compute a reentrant checkpoint, whose results have a gradient if one of its arguments has."""
-    if not any(isinstance(one, Tensor) and one.requires_grad for one in args):
-        with torch.no_grad():
-            return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=keeps_generators)
