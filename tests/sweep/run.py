@@ -19,19 +19,18 @@ import torch
 from torch import nn
 
 from support.ranks import run_ranks
+from sweep.alone import take_reference
 from sweep.cases import Case
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import die_with_parent
-from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.forking import fork_context
 from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS
 from ziggurat.verification.networks import build_network
 from ziggurat.verification.rounding import measure_rounding
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial
 
 SMALL = ModelConfig(
     channels=64, head_depth=2
@@ -49,7 +48,8 @@ class NetworkResult:
         name: As ``ziggurat verify`` takes it.
         verdict: ``exact``; ``rounding`` (a bound is broken, by as much as rounding moves the step on one worker);
             ``wrong`` (a bound is broken); ``raised`` (an operation is unsupported); ``failed`` (it
-            ends by another error under a plan, or before its last plan); ``not built`` (it does not run on one worker either).
+            ends by another error under a plan, or before its last plan); ``not built`` (it does not run on one worker either, or not
+            twice the same).
         why: Of everything but ``exact``.
         error: The largest relative error of all plans.
         size: Where the network takes one size only.
@@ -120,18 +120,13 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
-                references[shape, pieces] = run_ranks(_reference, 1, (model, trial), limit)[0], trial
+                references[shape, pieces] = run_ranks(take_reference, 1, (model, trial), limit)[0], trial
             except Exception as error:  # noqa: BLE001 - the network's own code
                 pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {error}"))
                 return
         reference, trial = references[shape, pieces]
         _add_case(outcome, case, trial, model, reference, limit)
         pipe.send(outcome)
-
-
-def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Outcome:
-    """Take the step on one worker, in a process whose memory is free again before a plan's workers need it."""
-    return run_step(model, trial, make_mesh(workers))
 
 
 def _add_case(
