@@ -122,7 +122,8 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit
             try:
                 references[shape, pieces] = run_ranks(take_reference, 1, (model, trial), limit)[0], trial
             except Exception as error:  # noqa: BLE001 - the network's own code
-                pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {error}"))
+                why = str(error).strip().splitlines()[-1]
+                pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {why}"))
                 return
         reference, trial = references[shape, pieces]
         _add_case(outcome, case, trial, model, reference, limit)

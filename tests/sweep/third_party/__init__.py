@@ -16,10 +16,14 @@ ROOM = __name__
 TABLES = {
     "MONAI": ("monai", ("monai_networks",)),
     "pytorchcv": ("pytorchcv", ("pytorchcv_networks",)),
+    "transformers": (
+        "transformers",
+        ("transformers_classifiers", "transformers_dense", "transformers_detectors"),
+    ),
     "vit-pytorch": ("vit_pytorch", ("vit_pytorch_networks",)),
 }
 """Package: the module that it is imported as, and its tables."""
-DISTRIBUTIONS = ("monai", "pytorchcv", "vit-pytorch")
+DISTRIBUTIONS = ("monai", "pytorchcv", "transformers", "vit-pytorch")
 
 
 def third_party_networks(packages: Sequence[str] = ()) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """vit-pytorch's networks: https://github.com/lucidrains/vit-pytorch.
 
-Left out are those that do not run on one worker with these versions: LocalViT, MAE and SimMIM (shapes that do not fit), the
+Left out are those that do not run on one worker with these versions: LocalViT, MAE and SimMIM (shapes that do not fit), CrossFormer (float32 inside), the
 networks with FlexAttention (no backward on CPUs), and with flash attention (a call of einops that it refuses).
 """
 
@@ -180,7 +180,6 @@ NETWORKS = {
     "cct": Entry(_cct),
     "cct_3d": Entry(_cct_3d, CLIP),
     "cross_vit": Entry(_cross_vit),
-    "crossformer": _pyramid("crossformer", "CrossFormer", dim=(32, 32, 64, 64), global_window_size=(8, 4, 2, 1), local_window_size=2),
     "cvt": Entry(_cvt),
     "deepvit": _image("deepvit", "DeepViT"),
     "distill": Entry(_distilled),
