@@ -14,16 +14,23 @@ from sweep.third_party.entry import Entry
 
 ROOM = __name__
 TABLES = {
-    "MONAI": ("monai", ("monai_networks",)),
-    "pytorchcv": ("pytorchcv", ("pytorchcv_networks",)),
     "transformers": (
         "transformers",
         ("transformers_classifiers", "transformers_dense", "transformers_detectors"),
     ),
+    "MONAI": ("monai", ("monai_networks",)),
+    "nnU-Net": ("dynamic_network_architectures", ("nnunet_networks",)),
+    "pytorchcv": ("pytorchcv", ("pytorchcv_networks",)),
+    "spandrel": ("spandrel", ("spandrel_networks",)),
+    "kornia": ("kornia", ("kornia_networks",)),
     "vit-pytorch": ("vit_pytorch", ("vit_pytorch_networks",)),
+    "effdet": ("effdet", ("effdet_networks",)),
 }
 """Package: the module that it is imported as, and its tables."""
-DISTRIBUTIONS = ("monai", "pytorchcv", "transformers", "vit-pytorch")
+DISTRIBUTIONS = (
+    "transformers", "monai", "dynamic-network-architectures", "pytorchcv", "spandrel", "spandrel_extra_arches", "kornia",
+    "vit-pytorch", "effdet",
+)  # fmt: skip
 
 
 def third_party_networks(packages: Sequence[str] = ()) -> list[tuple[str, str]]:
