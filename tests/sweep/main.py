@@ -8,6 +8,9 @@ Results are kept after each network: a sweep that is stopped goes on where it wa
 The kind third-party takes networks of packages that are not installed by make setup:
 
     pip install --constraint constraints.txt '.[zoo]'
+    pip install --no-deps dynamic-network-architectures==0.4.4   (nnU-Net's, which ask for another timm than is tested here)
+
+Networks of packages that are not there are passed over.
 """
 
 from __future__ import annotations

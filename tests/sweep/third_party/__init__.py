@@ -1,6 +1,6 @@
 """Networks of packages that are neither timm nor smp nor torchvision: one table a package, narrow builds, random weights.
 
-``pip install --constraint constraints.txt '.[zoo]'`` brings the packages; nothing else is downloaded. ``ziggurat verify`` takes the
+``python tests/sweep/main.py --help`` says how the packages are installed; nothing else is downloaded. ``ziggurat verify`` takes the
 names, too, from the folder ``tests``: ``ziggurat verify sweep.third_party.monai_networks:unet_2d --plan sp=2 --input 3x1x64x64``.
 """
 
