@@ -34,7 +34,8 @@ from sweep.cases import Case, every_pair
 from sweep.run import NetworkResult, run_network
 from sweep.table import KINDS, SPACE, Kind, format_page
 
-WORSE = ("exact", "rounding", "raised", "failed", "wrong", "not built")
+WORSE = ("exact", "rounding", "unclear", "raised", "failed", "wrong", "nondeterministic", "not built")
+ENDED = ("failed", "nondeterministic", "not built")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -96,9 +97,7 @@ def is_known(case: Case, known: NetworkResult | None) -> bool:
     """Say whether a network's result has a case, or the network ended before it came to that."""
     if known is None:
         return False
-    return known.verdict in ("failed", "not built") or any(
-        key.startswith(f"{case.title} ") for key in known.cases
-    )
+    return known.verdict in ENDED or any(key.startswith(f"{case.title} ") for key in known.cases)
 
 
 def joined(known: NetworkResult | None, new: NetworkResult) -> NetworkResult:

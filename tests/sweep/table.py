@@ -28,10 +28,13 @@ from sweep.third_party import DISTRIBUTIONS, TABLES, is_installed, third_party_n
 VERDICTS = {
     "exact": "every error is within 1e-10",
     "raised": "an operation is refused, with its name: nothing is computed",
-    "rounding": "an error is above 1e-10, and no more than twice what rounding in other ways does to the step on one worker",
+    "rounding": "an error is above 1e-10, and no more than four times what rounding in other ways does to the same tensor on one worker, "
+    "which is at most 1e-7",
+    "unclear": "rounding in other ways does more than that, so that a fault could not be told",
+    "nondeterministic": "the step on one worker is not the same twice",
     "wrong": "an error is above that",
     "failed": "it ends by another error, or before all plans were tried, for want of time or memory",
-    "not built": "it does not run on one worker either, or not twice the same; not counted",
+    "not built": "it does not run on one worker either, or has no gradient there; not counted",
 }
 MOST_WORDS = 240
 

@@ -358,7 +358,10 @@ class LaunchConfig:
         600.0, "Longest time that a worker may spend on the same part of starting up.", POSITIVE
     )
     step_seconds: float = setting(
-        600.0, "Longest time for one phase of a training step (data, forward, backward ...).", POSITIVE
+        600.0,
+        "Longest time for one phase of a training step (data, forward, backward ...), and for a step that is "
+        "verified.",
+        POSITIVE,
     )
     checkpoint_seconds: float = setting(600.0, "Longest time for one phase of a checkpoint.", POSITIVE)
     evaluation_seconds: float = setting(
