@@ -13,16 +13,19 @@ provider = Package("pytorchcv.model_provider")
 
 # they pool 7 x 7 at their end: they take images of 224 x 224 only
 IMAGENET = """
-airnet50_1x64d_r16 airnext50_32x4d_r2 bagnet9 bam_resnet18 bninception cbam_resnet18 channelnet condensenet74_c8_g8
-darknet_tiny darknet_ref darts densenet121 diapreresnet10 diaresnet10 dicenet_wd5 diracnet18v2 dla46c dla46xc dpn68 drnd22
-efficientnet_b0 efficientnet_b0b efficientnet_edge_small_b espnetv2_wd2 fbnet_cb fdmobilenet_wd4 fishnet99 ghostnet
-hardnet39ds hrnet_w18_small_v1 ibn_densenet121 ibn_resnet50 ibnb_resnet50 ibn_resnext50_32x4d igcv3_wd4 menet108_8x1_g3
-mixnet_s mnasnet_small mnasnet_a1 mobilenet_wd4 mobilenetb_wd4 mobilenetv2_wd4 mobilenetv2b_wd4 mobilenetv3_small_w7d20
-mobilenetv3_large_w7d20 msdnet22 nasnet_4a1056 octresnet10_ad2 peleenet preresnet10 preresnet18_wd4 proxylessnas_cpu regnetx002
-regnety002 resnesta18 resnestabc14 resnet10 resnet18_wd4 resneta10 resnetabc14b resnetd50b resnext14_16x4d revnet38 scnet50
-scneta50 selecsls42 senet16 sepreresnet10 seresnet10 seresnext50_32x4d sharesnet18 shufflenet_g1_wd4 shufflenet_g3_wd4
-shufflenetv2_wd2 shufflenetv2b_wd2 sknet50 sparsenet121 spnasnet sqnxt23_w1 sqnxt23v5_w1 squeezenet_v1_0 squeezenet_v1_1
-squeezeresnet_v1_1 vovnet27s
+channelnet condensenet74_c8_g8 darknet_tiny darknet_ref darts diapreresnet10 diaresnet10 dicenet_wd5 dla46c dla46xc
+efficientnet_b0 efficientnet_b0b efficientnet_edge_small_b espnetv2_wd2 fbnet_cb fdmobilenet_wd4 ghostnet hardnet39ds
+igcv3_wd4 menet108_8x1_g3 mixnet_s mnasnet_small mnasnet_a1 mobilenet_wd4 mobilenetb_wd4 mobilenetv2_wd4
+mobilenetv2b_wd4 mobilenetv3_small_w7d20 mobilenetv3_large_w7d20 octresnet10_ad2 peleenet preresnet10 preresnet18_wd4
+proxylessnas_cpu regnetx002 regnety002 resnet10 resnet18_wd4 resnext14_16x4d revnet38 sepreresnet10 seresnet10
+shufflenet_g1_wd4 shufflenet_g3_wd4 shufflenetv2_wd2 shufflenetv2b_wd2 spnasnet sqnxt23_w1 sqnxt23v5_w1
+squeezenet_v1_0 squeezenet_v1_1 squeezeresnet_v1_1 vovnet27s
+"""
+SLOW = """
+airnet50_1x64d_r16 airnext50_32x4d_r2 ibn_resnet50 ibnb_resnet50 ibn_resnext50_32x4d scnet50 scneta50 sknet50
+seresnext50_32x4d resnetd50b densenet121 ibn_densenet121 sparsenet121 fishnet99 msdnet22 diracnet18v2 senet16
+selecsls42 nasnet_4a1056 sharesnet18 resnesta18 resnestabc14 drnd22 bam_resnet18 cbam_resnet18 bagnet9 dpn68
+hrnet_w18_small_v1 bninception resnetabc14b resneta10
 """
 CIFAR = """
 densenet40_k12_bc diapreresnet20 diaresnet20 msdnet22 nin preresnet20 pyramidnet110_a48 resdropresnet20 resnet20
@@ -50,17 +53,18 @@ def _build(name: str, **named: Any) -> nn.Module:
 
 
 def _networks() -> dict[str, Entry]:
-    found = {name: Entry(partial(_build, name), (2, 3, 224, 224)) for name in IMAGENET.split()}
-    found |= {
+    """Return the table, the slowest last."""
+    found = {
         f"{name}_cifar10": Entry(partial(_build, f"{name}_cifar10"), (3, 3, 32, 32)) for name in CIFAR.split()
     }
+    for name, size in SIZED.items():
+        found[name] = Entry(partial(_build, name, in_size=size), (3, 3, *size))
     for name in CITYSCAPES.split():
         side = SIDES.get(name, 128)
         full = f"{name}_cityscapes"
         found[full] = Entry(partial(_build, full, in_size=(side, side)), (3, 3, side, side))
-    for name, size in SIZED.items():
-        found[name] = Entry(partial(_build, name, in_size=size), (3, 3, *size))
-    return found
+    large = [*IMAGENET.split(), *SLOW.split()]
+    return found | {name: Entry(partial(_build, name), (2, 3, 224, 224)) for name in large}
 
 
 NETWORKS = _networks() | {
