@@ -40,18 +40,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main() -> None:
-    """Run every network that has no result yet, and write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kind", choices=list(KINDS), default="space", help="what is verified")
-    parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
-    parser.add_argument("--plan", nargs="*", default=[], help="plans that are tried; all by default")
-    parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
-    parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
-    parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
-    parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
-    options = parser.parse_args()
+    """Run every network that lacks a result, and write the page."""
+    options = read_options()
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the network's processes, too
     kind = KINDS[options.kind]
@@ -63,10 +53,10 @@ def main() -> None:
     numbers = {row: number for number, row in enumerate(kind.networks)}
     preload(kind)
     for family, name in in_rounds(kind.networks):
-        known = results.get(name)
         wanted = any(text in name or text in family for text in options.only)
         if not wanted or not kind.is_there(family):
             continue
+        known = results.get(name)
         if known is not None and known.verdict in options.again:
             known = None
         missing = [
@@ -84,6 +74,21 @@ def main() -> None:
             flush=True,
         )
     write(out, results, kind)
+
+
+def read_options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kind", choices=list(KINDS), default="space", help="what is verified")
+    parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
+    parser.add_argument("--plan", nargs="*", default=[], help="plans that are tried; all by default")
+    parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
+    parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
+    parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
+    parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
+    return parser.parse_args()
 
 
 def preload(kind: Kind) -> None:

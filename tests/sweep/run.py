@@ -40,6 +40,12 @@ SMALL = ModelConfig(
     channels=64, head_depth=2
 )  # pyramids and heads of ours: the same operations, less of each
 SEED = 3
+ENDED = (
+    "wrong",
+    "failed",
+    "nondeterministic",
+    "not built",
+)  # verdicts of networks of which no further plan need be tried
 
 
 @dataclass
@@ -89,7 +95,7 @@ def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 12
         process.join()
         receive.close()
     outcome.seconds = round(time.monotonic() - begin, 1)
-    if len(outcome.cases) < len(cases) and outcome.verdict not in ("wrong", "failed", "not built"):
+    if len(outcome.cases) < len(cases) and outcome.verdict not in ENDED:
         outcome.verdict = "failed"
         outcome.why = f"it ended after {len(outcome.cases)} of {len(cases)} plans, {outcome.seconds:.0f} of {limit:.0f} s"
     return outcome

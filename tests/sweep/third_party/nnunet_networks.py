@@ -13,7 +13,7 @@ from torch import nn
 from sweep.third_party.entry import Entry, Package, attributes
 
 unets = Package("dynamic_network_architectures.architectures.unet")
-primus = Package("dynamic_network_architectures.architectures.primus")
+primus_networks = Package("dynamic_network_architectures.architectures.primus")
 resnets = Package("dynamic_network_architectures.architectures.resnet")
 SHAPES = {2: (3, 1, 64, 64), 3: (2, 1, 32, 32, 32)}
 NORMS = {2: (nn.InstanceNorm2d, nn.BatchNorm2d), 3: (nn.InstanceNorm3d, nn.BatchNorm3d)}
@@ -37,7 +37,7 @@ def _unet(network: str, dims: int, batch_norm: bool = False, **named: Any) -> nn
 
 
 def _primus(network: str, **named: Any) -> nn.Module:
-    built: nn.Module = getattr(primus, network)(
+    built: nn.Module = getattr(primus_networks, network)(
         input_channels=1, embed_dim=48, patch_embed_size=(8, 8, 8), num_classes=2, eva_depth=2, eva_numheads=2,
         input_shape=(32, 32, 32), use_rot_pos_emb=False, **named,
     )  # fmt: skip
