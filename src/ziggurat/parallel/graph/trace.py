@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.caches import empty_caches
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
+from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.meta import meta_copy
@@ -113,7 +115,7 @@ class Tracer:
             recorder = _Recorder(self.meta_model, self.device, self.opaque, type(self.model).__name__)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
-                with generators_as_before():
+                with generators_as_before(), empty_caches(self.meta_model):
                     return recorder.run(images)
             except DrawsNumbers:
                 if type(self.model) is nn.Sequential:
@@ -196,6 +198,7 @@ class _Recorder(FunctionMode):
         self.counts: dict[str, int] = {}
         self.inside = 0  # of a layer that is one call
         self.draws = DrawWatch(what)
+        self.finite = FiniteWatch()
         self.watch = UseWatch(_state_name)
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
@@ -234,8 +237,12 @@ class _Recorder(FunctionMode):
         if self.inside:
             given = tensors_in((args, kwargs))
             self.draws.before_number(func, given, self.layer)
+            answer = self.finite.answer(func, given)
+            if answer is not None:
+                return answer  # the layer asks by itself when it is called
             result = func(*args, **kwargs)
             self.draws.after_call(func, given, tensors_in(result))
+            self.finite.after_call(func, given, tensors_in(result))
         elif func == torch.Tensor.device.__get__:
             return self.device
         elif is_primitive(func):
@@ -249,11 +256,16 @@ class _Recorder(FunctionMode):
         """Run a function without memory, and note the call if it has made or changed a tensor."""
         given = tensors_in((args, kwargs))
         self.draws.before_call(func, (*args, *kwargs.values()), given, self.layer)
+        answer = self.finite.answer(func, given)
+        if answer is not None:
+            self._note(self.layer, partial(answered_as_traced, answer, self.layer), args, kwargs, [], [])
+            return answer
         versions = [(tensor, version_of(tensor)) for tensor in given]
         on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
         result = func(*on_meta, **on_meta_named)
         made = tensors_in(result)
         self.draws.after_call(func, given, made)
+        self.finite.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
         if made or changed:
             known = {id(tensor) for tensor in made}
@@ -300,6 +312,7 @@ class _Recorder(FunctionMode):
 
     def _name(self, tensor: Tensor, value: Value) -> None:
         self.values[id(tensor)] = value
+        tensor.is_traced = True  # type: ignore[attr-defined]  # another trace that meets it asks
         self.kept.append(tensor)
         self.graph.memory_of[value] = memory_key(tensor)
         self.graph.num_bytes[value] = tensor.numel() * tensor.element_size()
@@ -313,13 +326,19 @@ class _Recorder(FunctionMode):
             return State(name)
         if not leaf.is_meta:  # (`device` says here where the network will compute)
             return Constant(leaf)
+        if getattr(leaf, "is_traced", False):
+            raise CannotCut(
+                f"{self.draws.what} cannot be cut into stages: '{self.layer or 'its forward'}' keeps a tensor from one call to the next "
+                "(in a cache), which a trace has no values for; compute it anew in each call, or run it without pp, lp and tp"
+            )
         raise _Unseen(self.layer)
 
-    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Note that a layer begins; return its arguments where a device among them is not that of the trace."""
         self.watch.enter(name)
         if self.inside:
             self.inside += 1
-            return
+            return None
         self.draws.check(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
@@ -329,6 +348,9 @@ class _Recorder(FunctionMode):
             states = [*tensors_in((args, kwargs)), *module.buffers()]
             args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
             self.pending = (args, kwargs, [(tensor, version_of(tensor)) for tensor in states])
+            if any(isinstance(value, torch.device) for value in (*args, *kwargs.values())):
+                return tree_map(_on_meta, (args, kwargs))
+        return None
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         self.watch.leave()
