@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat.data.files import entries_of
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
 from ziggurat.data.outlines import Outline, outline_fault
 from ziggurat.data.readers.images import image_size
@@ -95,7 +96,7 @@ class _Finder:
 
 def _names(source: Source) -> list[str]:
     """Return the names of the images that lie where images are looked for."""
-    found = {entry.name for folder in source.folders for entry in folder.iterdir()}
+    found = {entry.name for folder in source.folders for entry in entries_of(folder)}
     return sorted(name for name in found if name.lower().endswith(image_suffixes()))
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.files import walk_files
 from ziggurat.data.formats.table import (
     BoxRow,
     Fault,
@@ -84,11 +85,7 @@ def _images(table: Table) -> Iterator[tuple[Path, Path, int | None]]:
     """Yield each image file, where it is listed, and the line there."""
     source = table.source
     for folder in source.listed:
-        for inner, folders, names in os.walk(folder, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                if name.lower().endswith(image_suffixes()):
-                    yield Path(inner, name), Path(inner, name), None
+        yield from ((path, path, None) for path in walk_files(folder, image_suffixes()))
     for file in source.files:
         text = read_text(file)
         if isinstance(text, Fault):
@@ -176,12 +173,7 @@ def _find_orphans(table: Table, folder: Path, label_files: set[Path]) -> None:
     labels = _labels_of(folder)
     if labels == folder or not labels.is_dir():  # beside the images there may be any text
         return
-    for inner, folders, names in os.walk(labels, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(inner, name)
-            if name.endswith(".txt") and name != "classes.txt" and file not in label_files:
-                fault = "label file without image: no image of its name lies in " + str(
-                    folder / Path(inner).relative_to(labels)
-                )
-                table.add_fault(file, None, fault)
+    for file in walk_files(labels, (".txt",)):
+        if file.suffix == ".txt" and file.name != "classes.txt" and file not in label_files:
+            place = folder / file.parent.relative_to(labels)
+            table.add_fault(file, None, f"label file without image: no image of its name lies in {place}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ziggurat.data.files import files_of, walk_files
 from ziggurat.data.formats.table import SPLIT_NAMES, Fault, Source, Split, Table, read_text
 from ziggurat.errors import UserError
 
@@ -22,7 +23,7 @@ def find_yolo(folder: Path) -> dict[Split, Source]:
         UserError: If the YAML file cannot be used.
     """
     files = [folder / name for name in _USUAL if (folder / name).is_file()]
-    files = files or sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+    files = files or files_of(folder, (".yaml", ".yml"))
     for file in files:
         if is_data_yaml(file):
             return find_in_yaml(file)
@@ -179,4 +180,4 @@ def _in_folder(root: Path, images: Path, class_file: Path | None) -> Source:
 
 
 def _has_texts(labels: Path) -> bool:
-    return labels.is_dir() and any(labels.rglob("*.txt"))
+    return labels.is_dir() and any(True for _ in walk_files(labels, (".txt",)))
