@@ -90,7 +90,7 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
             "missing image",
         ),
         (
-            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "../a.png"}]),
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "../outside.png"}]),
             4,
             "path leaves the data set",
         ),
@@ -191,7 +191,7 @@ def test_missing_image_names_the_nearest(tmp_path: Path) -> None:
     file = write_coco(tmp_path, content)
     (tmp_path / "a.png").rename(tmp_path / "field_01.png")
     (fault,) = faults_of(file)
-    assert fault.fault == "missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?"
+    assert fault.fault.startswith("missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?")
 
 
 SQUARE = [[2, 3, 12, 3, 12, 9, 2, 9]]

@@ -188,7 +188,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
     file = write_text(tmp_path / "train.txt", lines)
     dataset = opened(tmp_path)
     assert [dataset.record(i).name for i in (0, 1)] == ["images/a.png", "images/b.png"]
-    write_text(file, lines + "images/c.png\n../../a.png\n/etc/passwd\n")
+    write_text(file, lines + "images/c.png\n../../d.png\n/etc/passwd\n")
     found = [(fault.file, fault.id, fault.kind) for fault in faults_of(tmp_path)]
     assert found == [
         (str(file), 4, "missing image"),

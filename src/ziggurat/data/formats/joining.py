@@ -141,7 +141,7 @@ def _file_list(table: Table, placed: Placed, sizes: np.ndarray, config: DataConf
     image_ids = np.array(numbers if len(numbers) == len(ids) else range(1, len(ids) + 1), dtype=np.int64)
     names = PackedStrings([row.name for row in table.images])
     paths = PackedStrings([str(path) for path in placed.paths])
-    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range))
+    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range), table.notes)
 
 
 def _order(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ziggurat.data.files import walk_files
+from ziggurat.data.formats.finding import FOUND_BY_ITS_END, ImageFinder, why_missing
 from ziggurat.data.formats.table import (
     BoxRow,
     Fault,
@@ -91,26 +92,25 @@ def _images(table: Table) -> Iterator[tuple[Path, Path, int | None]]:
         if isinstance(text, Fault):
             table.faults.append(text)
             continue
+        finder = ImageFinder(source, (file.parent, source.root))
         for line, name in enumerate(map(str.strip, text.splitlines()), start=1):
-            path = _listed(table, file, line, name) if name else None
+            path = _listed(table, file, finder, line, name) if name else None
             if path is not None:
                 yield path, file, line
 
 
-def _listed(table: Table, file: Path, line: int, name: str) -> Path | None:
-    """Return the image that a line of a list names, from the list's folder or the data set's."""
+def _listed(table: Table, file: Path, finder: ImageFinder, line: int, name: str) -> Path | None:
+    """Return the image that a line of a list names."""
+    found = finder.find(name)
+    if found.path is None:
+        table.add_fault(file, line, why_missing(table.source, name, found))
+        return None
     root = os.path.abspath(table.source.root)
-    places = [os.path.normpath(os.path.join(base, name)) for base in (os.path.abspath(file.parent), root)]
-    inside = [place for place in places if place.startswith(root + os.sep)]
-    if not inside:
-        fault = f"path leaves the data set: {name!r} does not lie in {root}; move the image there"
-        table.add_fault(file, line, fault)
-        return None
-    found = next((place for place in inside if os.path.isfile(place)), None)
-    if found is None:
-        table.add_fault(file, line, f"missing image: there is no {name!r}")
-        return None
-    return Path(table.source.root, os.path.relpath(found, root))
+    if not found.path.startswith(root + os.sep):
+        return Path(found.path)
+    if found.is_guess:
+        table.note(FOUND_BY_ITS_END, f"{name!r} at {os.path.relpath(found.path, root)}")
+    return Path(table.source.root, os.path.relpath(found.path, root))
 
 
 def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
