@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ziggurat.data.files import entries_of, files_of
 from ziggurat.data.formats.coco import has_outlines
-from ziggurat.data.formats.csv import header_kind
+from ziggurat.data.formats.csv import csv_kind
 from ziggurat.data.formats.imagefolder import find_class_folders
 from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
 from ziggurat.data.formats.registry import FORMATS
@@ -148,7 +148,7 @@ def format_of(file: Path) -> str | None:
         return "coco" if keys.search(head) or keys.search(tail) else None
     if head.startswith("<"):
         return "voc" if "<annotation" in head else None
-    return "csv" if header_kind(head.partition("\n")[0]) else None
+    return "csv" if csv_kind(head.partition("\n")[0]) else None
 
 
 def _csv_kind(file: Path) -> str:
@@ -158,7 +158,7 @@ def _csv_kind(file: Path) -> str:
             line = stream.readline(_HEAD_BYTES).decode("utf-8-sig", "replace")
     except OSError:
         return "boxes"
-    return header_kind(line.strip()) or "boxes"
+    return csv_kind(line.strip()) or "boxes"
 
 
 def _not_there(path: Path) -> str:

@@ -191,7 +191,8 @@ class Table:
     def notes(self) -> tuple[str, ...]:
         """What was guessed or mended, in a sentence each."""
         return tuple(
-            f"{what} ({count} times, such as {example})" for what, (count, example) in self.noted.items()
+            f"{what} ({f'{count} times, such as ' if count > 1 else ''}{example})"
+            for what, (count, example) in self.noted.items()
         )
 
     @property
