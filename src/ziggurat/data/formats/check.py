@@ -21,7 +21,13 @@ from ziggurat.data.formats.opening import DIGITS, as_configured, declare, read_t
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import Fault, Split, Summary, Table
-from ziggurat.data.formats.validate import place_images, validate_boxes, validate_classes, validate_outlines
+from ziggurat.data.formats.validate import (
+    doubled_boxes,
+    place_images,
+    validate_boxes,
+    validate_classes,
+    validate_outlines,
+)
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.images import read_image
 from ziggurat.data.readers.sample_range import SampleRange, read_range
@@ -144,6 +150,7 @@ def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) ->
     else:
         faults += [
             *validate_boxes(table, sizes),
+            *doubled_boxes(table),
             *validate_outlines(table, sizes),
             *validate_classes(table, classes),
         ]

@@ -112,6 +112,26 @@ def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     return faults
 
 
+def doubled_boxes(table: Table) -> list[Fault]:
+    """Return the boxes that are there twice in an image, with the same class: merged exports have them."""
+    first: dict[tuple[object, ...], BoxRow] = {}
+    faults = []
+    for row in table.boxes:
+        outline = None if row.outline is None else hash(repr(row.outline))
+        other = first.setdefault((row.image, row.box_xyxy, row.category, row.crowd, outline), row)
+        if other is not row:
+            picture = table.images[row.image]
+            where = (
+                f"{row.category!r} in {picture.name!r}, as {other.place}"
+                if other.place is not None
+                else f"{row.category!r}"
+            )
+            faults.append(
+                Fault(str(picture.file), row.place, f"doubled annotation: the same box of {where}; keep one")
+            )
+    return faults
+
+
 def corners(table: Table, sizes: np.ndarray) -> np.ndarray:
     """Return the corners of all boxes in pixels, float64, shape ``(M, 4)``.
 
