@@ -123,7 +123,7 @@ def _served(splits: dict[Split, Source]) -> Recognised:
 
 def _of_file(path: Path) -> dict[Split, Source]:
     if path.suffix.lower() in (".yaml", ".yml") and is_data_yaml(path):
-        return find_in_yaml(path)
+        return find_in_yaml(path, is_named=True)
     kind = format_of(path) or _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise UserError(

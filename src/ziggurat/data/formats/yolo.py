@@ -25,8 +25,10 @@ from ziggurat.data.formats.table import (
     read_text,
     relative_name,
 )
-from ziggurat.data.formats.yolo_layout import read_names
+from ziggurat.data.formats.yolo_layout import read_keypoints, read_names
 from ziggurat.data.readers.registry import image_suffixes
+
+KEYPOINTS = "keypoints are not read: the box of each line is"
 
 _NAMES = ("x", "y", "width", "height")
 _ROUNDING = 1e-6  # beyond 0 and 1
@@ -36,7 +38,9 @@ _SHOWN = 6  # faults of one line
 def read_yolo(source: Source) -> Table:
     """Read all label files of a split; whatever is wrong with them stands in the table's faults."""
     table = Table(source, unit="image")
-    names = read_names(table)
+    names, keypoints = read_names(table), read_keypoints(table)
+    if keypoints is None:
+        return table
     label_files: set[Path] = set()
     for path, listed, place in _images(table):
         file = label_file(path)
@@ -45,7 +49,7 @@ def read_yolo(source: Source) -> Table:
         image = ImageRow(relative_name(path, source.root), None, None, file if has_labels else listed, place)
         table.images.append(image)
         if has_labels:
-            _read_labels(table, file, names)
+            _read_labels(table, file, names, keypoints)
     for folder in source.listed:
         _find_orphans(table, folder, label_files)
     return table
@@ -65,6 +69,8 @@ def label_file(image: Path) -> Path:
 
 def has_polygons(source: Source) -> bool:
     """Whether the first labels that are found are polygons."""
+    if read_keypoints(Table(source)) != 0:
+        return False
     for path, _, _ in _images(Table(source)):
         file = label_file(path)
         text = read_text(file) if file.is_file() else ""
@@ -113,7 +119,7 @@ def _listed(table: Table, file: Path, finder: ImageFinder, line: int, name: str)
     return Path(table.source.root, os.path.relpath(found.path, root))
 
 
-def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
+def _read_labels(table: Table, file: Path, names: list[str] | None, keypoints: int) -> None:
     text = read_text(file)
     if isinstance(text, Fault):
         if not text.fault.startswith("empty"):  # an empty label file is an image without objects
@@ -121,7 +127,15 @@ def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            row = _row(table, line.split(), number, names)
+            texts = line.split()
+            if keypoints and len(texts) == 5 + keypoints:
+                texts = texts[:5]
+                table.note(KEYPOINTS, f"{file}, line {number}")
+            elif keypoints and len(texts) != 5:
+                fault = f"class, box and the {keypoints} numbers of kpt_shape: got {len(texts)} values"
+                table.add_fault(file, number, f"wrong number of values: a line must have {fault}")
+                continue
+            row = _row(table, texts, number, names)
             if isinstance(row, str):
                 table.add_fault(file, number, row)
             else:
