@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -57,6 +58,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
     refuse_own_groups(model)
     mesh = spatial_mesh(workers, degrees, min_rows)
     attach(model, mesh)
+    mesh.running = partial(as_alone, workers.device)
     workers.broadcast(list(model.state_dict().values()))
 
     def cut_images(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -71,7 +73,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
 
 
 def compute_alone(model: nn.Module, device: torch.device) -> None:
-    """Let a model's forward run as on one worker, see `as_alone`; backward finds no other processes either (`start_backward`)."""
+    """Let a model's forward run as on one worker, see `as_alone`; so does backward (`SpatialMesh.running`)."""
     begun: list[ExitStack] = []
 
     def begin(module: nn.Module, args: Any) -> None:

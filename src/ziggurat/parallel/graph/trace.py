@@ -17,10 +17,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from ziggurat.parallel.graph.caches import empty_caches
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
@@ -32,7 +34,7 @@ from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
-from ziggurat.torch_internals.functions import FunctionMode, is_primitive, seeing_apply
+from ziggurat.torch_internals.functions import FunctionMode, checkpoint_by_hooks, is_primitive, seeing_apply
 from ziggurat.torch_internals.modules import NORMS
 from ziggurat.torch_internals.tensors import memory_key, version_of
 
@@ -381,6 +383,13 @@ class _Recorder(FunctionMode):
         self.watch.use((*args, *kwargs.values()))
         if self.inside:
             return apply(*args, **kwargs)
+        if cls is CheckpointFunction:
+            return checkpoint_by_hooks(*args)
+        if any(isinstance(one, (nn.Module, FunctionType, MethodType)) for one in (*args, *kwargs.values())):
+            raise CannotCut(
+                f"{cls.__name__} in '{self.layer}' is a custom autograd function that is given a function or a layer, whose weights "
+                "cannot be followed: give it tensors only, or run it without pp, lp and tp"
+            )
         self.draws.check(self.layer)
         self.inside = 1
         try:
