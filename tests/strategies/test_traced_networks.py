@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.ranks import run_ranks
 from support.verdicts import make_trial, reference_of, verdict_of
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.verification.step import Outcome, Trial
 
 QUESTIONS: dict[str, Callable[[Tensor], bool]] = {
     "all are finite": lambda x: not torch.isfinite(x).all(),
@@ -154,6 +157,56 @@ def test_exact_in_stages(name: str) -> None:
 @functools.lru_cache(maxsize=4)
 def rows_of(rows: int, device: torch.device) -> Tensor:
     return torch.arange(rows, dtype=torch.float64, device=device)[:, None]
+
+
+class Shuffle(nn.Module):
+    """A layer without layers in it: it is called as it is, and must not find what a trace has left in its cache."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def plain(channels: int) -> Tensor:
+        return torch.arange(channels).flip(0)
+
+    @wrapped
+    def decorated(self, channels: int) -> Tensor:
+        return torch.arange(channels).flip(0)
+
+    def elsewhere(self, channels: int) -> Tensor:
+        return order_of(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, getattr(self, self.kind)(x.shape[1])]
+
+
+@functools.lru_cache(maxsize=4)
+def order_of(channels: int) -> Tensor:
+    return torch.arange(channels).flip(0)
+
+
+@pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
+@pytest.mark.parametrize("kind", ["plain", "decorated", "elsewhere"])
+def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, plan: str) -> None:
+    """BEiT's relative positions: they were read from memory that nobody had written."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*three()[:1], Shuffle(kind), nn.Tanh(), nn.Conv2d(8, 8, 3), Shuffle(kind)).double()
+    order_of.cache_clear()
+    Shuffle.plain.cache_clear()
+    trial = make_trial((5, 3, 24, 20), 2, "3" if plan == "pp=2" else "")
+    assert run_alone_and(model, plan, trial) == "exact"
+
+
+def run_alone_and(model: nn.Module, plan: str, trial: Trial) -> str:
+    """Return the verdict of workers that have called nothing before they trace."""
+    reference = run_ranks(_reference, 1, (model, trial), 60)[0]
+    return verdict_of(model, plan, trial, reference).word
+
+
+def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Outcome:
+    return reference_of(model, trial)
 
 
 class CachingElsewhere(Caching):

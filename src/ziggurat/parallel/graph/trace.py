@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from ziggurat.parallel.graph.caches import empty_caches
+from ziggurat.parallel.graph.caches import caches_as_before
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
 from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
@@ -117,7 +117,7 @@ class Tracer:
             recorder = _Recorder(self.meta_model, self.device, self.opaque, type(self.model).__name__)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
-                with generators_as_before(), empty_caches(self.meta_model):
+                with generators_as_before(), caches_as_before(self.meta_model):
                     return recorder.run(images)
             except DrawsNumbers:
                 if type(self.model) is nn.Sequential:
