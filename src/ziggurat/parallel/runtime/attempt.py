@@ -239,7 +239,10 @@ class Attempt:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let the signals that ask for an end raise KeyboardInterrupt while a block runs, as Ctrl-C does."""
+    """Let the signals that ask for an end raise KeyboardInterrupt while a block runs, as Ctrl-C does.
+
+    One that is ignored stays so: nohup ignores SIGHUP, so that a run outlives its terminal.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
         yield
         return
@@ -247,7 +250,8 @@ def _interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
+    heard = [number for number in INTERRUPTS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -322,8 +322,9 @@ def _local_worker(
 ) -> None:
     """Run in a new process: set it up, join the others, call the function, report to the launcher."""
     for number in (signal.SIGINT, *SIGNALS, *INTERRUPTS):
-        # die at once, also inside a collective; training takes note of some
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
+            # die at once, also inside a collective; training takes note of some
+            signal.signal(number, signal.SIG_DFL)
     die_with_parent(seat.parent)
     begin_record(seat.records, rank, seat.number)
     answer_with_stack(seat.folder, rank)
