@@ -137,6 +137,32 @@ def test_a_signal_that_is_ignored_stays_so_for_all(tmp_path, number, is_ignored)
         assert process.wait(timeout=60) == (0 if is_ignored else 130)
 
 
+UNGUARDED_PROGRAM = """
+    import ziggurat
+    print("imported", flush=True)
+    ziggurat.verify("pnn", "2x3x32x32", "sp=2", settings={"threads": 2, "model.channels": 8})
+"""
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_script_that_its_workers_import(tmp_path, guard):
+    text = textwrap.dedent(UNGUARDED_PROGRAM)
+    if guard:
+        text = text.replace("ziggurat.verify", "if __name__ == '__main__':\n    ziggurat.verify")
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.stdout.count("imported") == 3, "it is spawned"
+    if guard:
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1, "of the script itself"
+    assert 'must call ziggurat under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     with program(tmp_path, "collective") as (process, pids):
         process.kill()

@@ -27,6 +27,7 @@ from typing import Any
 
 from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed, WorkerLost
+from ziggurat.parallel.runtime.guard import REMEDY, UNGUARDED
 from ziggurat.parallel.runtime.hangs import HangWatch, where
 from ziggurat.parallel.runtime.heartbeat import read_record, read_records
 from ziggurat.parallel.runtime.losses import tell_loss
@@ -164,6 +165,10 @@ class Attempt:
         for rank, code in ended.items():
             if code is not None and rank not in self.words and rank not in self.lost:
                 place = where(read_records(self.records, rank))
+                if code == UNGUARDED:
+                    self.words[rank] = LastWord(faults=[REMEDY])
+                    self.failed_at = self.failed_at or time.monotonic()
+                    continue
                 if code < 0:
                     self._note_loss(rank, f"worker {rank} was killed by {signal.Signals(-code).name}{place}")
                 else:
