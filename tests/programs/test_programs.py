@@ -16,8 +16,6 @@ CASES = [(program, plan) for program in PROGRAMS + GIVEN for plan in program.pla
 
 # Hooks, and what a network assigns in forward: neither the same as on one worker nor refused yet (docs/spatial.md, Limits).
 NOT_YET = {
-    *((name, plan) for name in ("gradient_of_a_weight_clamped", "gradient_of_a_bias_normalised", "after_accumulation",
-                                "weight_hook_clamps") for plan in ("sp=2", "sp=2x2")),
     *((name, "pp=2") for name in ("gradient_of_a_map_doubled", "gradient_of_a_map_clipped_by_its_norm", "running_mean_assigned",
                                   "running_mean_by_data", "calls_counted_in_an_attribute", "teacher_follows", "tensor_hook",
                                   "assigned_buffer")),

@@ -169,6 +169,10 @@ class Splits(Joined):
         if any(one != sums[0] for one in sums):
             self.workers.broadcast(common)
 
+    def parts_gradient(self, name: str) -> bool:
+        """Whether the parameter of a name is split."""
+        return name in self.dims
+
     def describe(self) -> list[str]:
         """Return a line on what is split."""
         whole, kept = (sum(getattr(s, f"{of}_bytes") for s in self.splits) for of in ("whole", "worker"))

@@ -9,6 +9,7 @@ import torch
 from ziggurat.parallel.spatial.layout import cuts, size_of
 from ziggurat.parallel.spatial.table import Call, as_meta, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
+from ziggurat.torch_internals.hooks import keep_gradient
 
 # answered by the local tensor: they are the same for the whole
 LOCAL_FACTS = [
@@ -110,7 +111,7 @@ def _grad(call: Call) -> Any:
 
 @operation("question", "retain_grad")
 def _retain_grad(call: Call) -> None:
-    call.args[0].local.retain_grad()
+    keep_gradient(call.args[0].local)
 
 
 @operation("layout", "get data")
