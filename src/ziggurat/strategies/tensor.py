@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.graph.faults import KINDS
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
@@ -100,7 +101,7 @@ class Splits(Joined):
             self._note(model, pair)
 
     def _find(self, model: nn.Module, setting: Setting) -> list[Pair]:
-        graph = setting.tracer(model).trace(setting.spec)
+        graph = setting.tracer(model).trace(setting.spec, allow=KINDS - {"hidden"})  # it is not run
         pairs = find_pairs(graph, model, self.workers.size, self.min_width)
         return [pair for pair in pairs if pair.second or setting.spatial is None]
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ziggurat.parallel.graph.faults import Kind
 from ziggurat.parallel.graph.uses import Uses
-from ziggurat.torch_internals.containers import tree_flatten, tree_map_only, tree_unflatten
+from ziggurat.torch_internals.containers import tree_flatten, tree_leaves, tree_unflatten
 
 INPUT = -1  # the number of the call that made the network's input
 
@@ -85,6 +86,7 @@ class Graph:
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
         draws_numbers: Whether layers draw numbers, by which they may choose what they compute.
+        faults: What the network does that is not among the calls, by kind.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -95,6 +97,7 @@ class Graph:
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
     draws_numbers: bool = False
+    faults: dict[Kind, str] = field(default_factory=dict)
 
     def output_values(self) -> list[Value]:
         """Return the values among the outputs, in order."""
@@ -188,9 +191,7 @@ def fill(structure: Any, values: Mapping[Value, Tensor], state: Callable[[str], 
 
 def tensors_in(structure: Any) -> list[Tensor]:
     """Return the tensors in containers of any depth, in order."""
-    found: list[Tensor] = []
-    tree_map_only(Tensor, found.append, structure)
-    return found
+    return [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
 
 
 def _is_mark(leaf: Any) -> bool:
