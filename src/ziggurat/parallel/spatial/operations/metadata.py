@@ -9,7 +9,6 @@ import torch
 from ziggurat.parallel.spatial.layout import cuts, size_of
 from ziggurat.parallel.spatial.table import Call, as_meta, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
-from ziggurat.torch_internals.hooks import keep_gradient
 
 # answered by the local tensor: they are the same for the whole
 LOCAL_FACTS = [
@@ -48,11 +47,6 @@ LOCAL_FACTS = [
 @operation("question", *(f"get {name}" for name in LOCAL_FACTS))
 def _fact(call: Call) -> Any:
     return call.func(call.args[0].local)
-
-
-@operation("question", "get grad_fn")
-def _grad_fn(call: Call) -> Any:
-    return call.args[0].local.grad_fn
 
 
 @operation("question", "get shape", "size")
@@ -101,17 +95,6 @@ def _value(call: Call) -> Any:
     if cuts(x.dims):
         raise call.unsupported("no worker has all of its values")
     return call.func(x.local, *call.args[1:], **call.named)
-
-
-@operation("question", "get grad")
-def _grad(call: Call) -> Any:
-    x = call.args[0]
-    return None if x.local.grad is None else SpatialTensor(x.local.grad, x.dims, x.mesh)
-
-
-@operation("question", "retain_grad")
-def _retain_grad(call: Call) -> None:
-    keep_gradient(call.args[0].local)
 
 
 @operation("layout", "get data")
