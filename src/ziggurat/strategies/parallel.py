@@ -28,6 +28,7 @@ from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.hooks import HookRules
+from ziggurat.strategies.keeping import refuse_own_history
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, bind, join
@@ -67,6 +68,7 @@ class Parallel(Generic[Model]):
         self.hooks = HookRules.of(mesh)
         self.hooks.refuse(state.model.named_parameters(), state.model.named_modules())
         joined = join(state.model, mesh, setting)
+        refuse_own_history(state.model, mesh, setting)
         self._form = meta_copy(state.average) if mesh.workers.is_first and joined else None
         before = dict(state.model.named_parameters())
         self.placed = Placed(state.models, mesh, joined)

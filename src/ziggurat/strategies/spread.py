@@ -15,6 +15,7 @@ from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut, spatial_m
 from ziggurat.parallel.spatial.mesh import MIN_ROWS
 from ziggurat.strategies.alone import as_alone, refuse_own_groups
 from ziggurat.strategies.hooks import HookRules
+from ziggurat.strategies.keeping import join_buffers
 from ziggurat.strategies.plan import parse_plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -69,18 +70,19 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
             return args
         return (cut(images, mesh), *args[1:])
 
-    compute_alone(model, workers.device, rules)
+    compute_alone(model, workers.device, rules, mesh)
     model.register_forward_pre_hook(cut_images)
     return model
 
 
-def compute_alone(model: nn.Module, device: torch.device, rules: HookRules) -> None:
+def compute_alone(model: nn.Module, device: torch.device, rules: HookRules, mesh: SpatialMesh) -> None:
     """Let a model's forward run as on one worker, see `as_alone`; backward finds no other processes either (`start_backward`).
 
     Args:
         model: Its hooks are looked at before each forward, and those that it registers meanwhile.
         device: Where it computes.
         rules: On hooks.
+        mesh: The workers.
     """
     begun: list[ExitStack] = []
 
@@ -94,6 +96,8 @@ def compute_alone(model: nn.Module, device: torch.device, rules: HookRules) -> N
     def end(module: nn.Module, args: Any, output: Any) -> None:
         if begun:  # also where forward has raised
             begun.pop().close()
+        if output is not None:
+            join_buffers(model, mesh)
 
     model.register_forward_pre_hook(begin, prepend=True)
     model.register_forward_hook(end, always_call=True)

@@ -101,7 +101,7 @@ class Splits(Joined):
             self._note(model, pair)
 
     def _find(self, model: nn.Module, setting: Setting) -> list[Pair]:
-        graph = setting.tracer(model).trace(setting.spec, allow=KINDS - {"hidden"})  # it is not run
+        graph = setting.tracer(model).trace(setting.spec, allow=KINDS - {"hidden", "outer"})  # it is not run
         pairs = find_pairs(graph, model, self.workers.size, self.min_width)
         return [pair for pair in pairs if pair.second or setting.spatial is None]
 

@@ -7,13 +7,15 @@ from typing import Literal, get_args
 
 from ziggurat.parallel.runtime.frames import line_of_network
 
-Kind = Literal["hook", "hidden", "memory", "state"]
+Kind = Literal["hook", "hidden", "memory", "state", "outer", "kept"]
 """What is not in a trace.
 
 hook      a hook on a gradient, or a gradient that is kept: it would be on tensors of the trace
 hidden    a layer that is one call uses a tensor that it was not given
 memory    the network asks how a tensor lies in memory, which a trace need not know
-state     what the network does depends on what it has kept from the call before, or it keeps something for others
+state     what the network does depends on what it has kept from the call before, or may do so
+outer     likewise, but what it has kept lies out of its modules' sight, so that the trace itself has changed it
+kept      it keeps a tensor that it has computed, for others to look at
 """
 
 KINDS: frozenset[Kind] = frozenset(get_args(Kind))
@@ -23,21 +25,19 @@ REMEDIES: dict[Kind, str] = {
     "hidden": "give it to the layer as an argument; or run it without pp, lp and tp",
     "memory": f"decide by shapes, or call contiguous() in any case; or ask {INSIDE}; or run it without pp and lp",
     "state": "return what is to be kept, and keep it outside of the network; or run it without pp and lp",
+    "outer": "give it a tensor in the place of what is another one each time; or run it without pp, lp and tp",
+    "kept": "return it; or run it without pp and lp",
 }
 
 
 class Faults:
     """The faults of a trace: the first of each kind.
 
-    Args:
-        what: The network's class.
-
     Attributes:
-        found: What is said of each kind.
+        found: What is said of each kind: the layer, the line, and what is done there.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self) -> None:
         self.found: dict[Kind, str] = {}
 
     def note(self, kind: Kind, layer: str, said: str, has_line: bool = True) -> None:
@@ -54,4 +54,4 @@ class Faults:
         place = f"the layer '{layer}'" if layer else "its forward"
         line = line_of_network(sys._getframe(1)) if has_line else ""
         where = f"{place} ({line})" if line else place
-        self.found[kind] = f"{self.what} cannot be cut into stages: {where} {said}; {REMEDIES[kind]}"
+        self.found[kind] = f"{where} {said}"

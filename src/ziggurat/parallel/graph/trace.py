@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
-from ziggurat.parallel.graph.faults import Faults
+from ziggurat.parallel.graph.faults import REMEDIES, Faults
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.keeping import (
@@ -133,8 +133,10 @@ class Tracer:
 
         with self.lock:
             graph = self.graphs.get(key, lambda: self._record(spec, modes))
-        if faults := [said for kind, said in graph.faults.items() if kind not in allow]:
-            raise CannotCut(faults)
+        what = f"{type(self.model).__name__} cannot be cut into stages"
+        found = [(kind, said) for kind, said in graph.faults.items() if kind not in allow]
+        if found:
+            raise CannotCut([f"{what}: {said}; {REMEDIES[kind]}" for kind, said in found])
         return graph
 
     def _record(self, spec: ImageSpec, modes: tuple[bool, ...]) -> Graph:
@@ -252,7 +254,7 @@ class _Recorder(FunctionMode):
         self.inside = 0  # of a layer that is one call
         self.what, self.name_of = what, name_of
         self.draws = DrawWatch(what)
-        self.faults = Faults(what)
+        self.faults = Faults()
         self.origins: Origins = Origins(name_of, before.origins if before else None)
         self.memories = {memory_key(tensor): name for name, tensor in states_of(meta_model).items()}
         self.given: set[int] = set()  # to the layer that is one call, or made in it
@@ -466,7 +468,7 @@ class _Recorder(FunctionMode):
 
     def run_again(self, images: Tensor) -> None:
         """Call the network a second time, and compare: it must do the same each time."""
-        if self.faults.found:
+        if self.faults.found.keys() - {"kept"}:
             return
         kept = kept_by(self.meta_model)
         again = _Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self)
@@ -474,14 +476,15 @@ class _Recorder(FunctionMode):
         for kind, said in again.faults.found.items():
             self.faults.found.setdefault(kind, said)
         after = kept_by(self.meta_model)
-        for name, key in {**kept, **after}:
-            if kept.get((name, key)) != after.get((name, key)):
-                said = f"keeps its attribute '{key}' from one call to the next, and changes it"
-                self.faults.note("state", name, said, has_line=False)
-        if (place := self.origins.differs_at(again.origins)) is not None:
-            layer, name = place
+        changes = [place for place in {**kept, **after} if kept.get(place) != after.get(place)]
+        for name, key in changes:
+            said = f"keeps its attribute '{key}' from one call to the next, and changes it"
+            self.faults.note("state", name, said, has_line=False)
+        place = self.origins.differs_at(again.origins)
+        if place is not None and "state" not in self.faults.found:
+            layer, function = place
             self.faults.note(
-                "state", layer, f"calls '{name}' otherwise when it is called again", has_line=False
+                "outer", layer, f"calls '{function}' otherwise when it is called again", has_line=False
             )
 
     def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -569,9 +572,11 @@ class _Recorder(FunctionMode):
             elif name in self.graph.written_states and isinstance(states[name], nn.Parameter):
                 self.faults.note("state", layer, f"changes its parameter '{key}' in place", has_line=False)
         for name, key, tensor in tensors_kept_by(self.meta_model):
-            if self.origins.is_kept(tensor) or id(tensor) in self.origins.heirs:
-                said = f"keeps a tensor that it has computed in its attribute '{key}'"
-                self.faults.note("state", name, said, has_line=False)
+            said = f"keeps a tensor that it has computed in its attribute '{key}'"
+            if id(tensor) in self.origins.heirs:
+                self.faults.note("state", name, f"{said}, from that of the call before", has_line=False)
+            elif self.origins.is_kept(tensor):
+                self.faults.note("kept", name, said, has_line=False)
         if any(one is tensor for one in self.wanted for tensor in outputs):
             self.faults.note(
                 "hook", "", "returns a tensor whose gradient it wants kept (retain_grad)", has_line=False
