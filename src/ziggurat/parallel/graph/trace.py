@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
-from ziggurat.parallel.graph.faults import REMEDIES, Faults
+from ziggurat.parallel.graph.faults import REMEDIES, Faults, Kind
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
 from ziggurat.parallel.graph.keeping import (
@@ -276,6 +276,7 @@ class _Recorder(FunctionMode):
         self.origins.add(images)
         self.watch.enter("")
         states = states_of(self.meta_model)
+        self.kept = kept_by(self.meta_model)
         self._look_for_hooks("", self.meta_model)
         hooks = []
         for name, module in self.meta_model.named_modules():
@@ -481,11 +482,11 @@ class _Recorder(FunctionMode):
             said = f"keeps its attribute '{key}' from one call to the next, and changes it"
             self.faults.note("state", name, said, has_line=False)
         place = self.origins.differs_at(again.origins)
-        if place is not None and "state" not in self.faults.found:
+        if place is not None:
             layer, function = place
-            self.faults.note(
-                "outer", layer, f"calls '{function}' otherwise when it is called again", has_line=False
-            )
+            kind: Kind = "outer" if self.kept == kept == after else "state"
+            said = f"calls '{function}' otherwise when it is called again"
+            self.faults.note(kind, layer, said, has_line=False)
 
     def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function within a layer that is one call: it is not noted, as the layer runs it each time."""
