@@ -276,7 +276,7 @@ class _Recorder(FunctionMode):
         self.origins.add(images)
         self.watch.enter("")
         states = states_of(self.meta_model)
-        self.kept = kept_by(self.meta_model)
+        self.held = kept_by(self.meta_model)
         self._look_for_hooks("", self.meta_model)
         hooks = []
         for name, module in self.meta_model.named_modules():
@@ -484,9 +484,9 @@ class _Recorder(FunctionMode):
         place = self.origins.differs_at(again.origins)
         if place is not None:
             layer, function = place
-            kind: Kind = "outer" if self.kept == kept == after else "state"
+            where_kept: Kind = "outer" if self.held == kept == after else "state"
             said = f"calls '{function}' otherwise when it is called again"
-            self.faults.note(kind, layer, said, has_line=False)
+            self.faults.note(where_kept, layer, said, has_line=False)
 
     def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function within a layer that is one call: it is not noted, as the layer runs it each time."""
