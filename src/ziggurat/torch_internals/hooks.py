@@ -96,6 +96,11 @@ def seeing_hooks(see: SeesHook) -> Iterator[None]:
                         setattr(torch.Tensor, name, _originals[name])
 
 
+def register_unseen(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
+    """Register a hook on a tensor, unseen by who watches, and return its handle. Why: as `keep_gradient`."""
+    return _originals["register_hook"](tensor, hook)
+
+
 def keep_gradient(tensor: Tensor) -> None:
     """Let a tensor keep its gradient, unseen by who watches. Why: what computes a network's operations must not see itself."""
     _originals["retain_grad"](tensor)

@@ -58,9 +58,53 @@ def test_gradients_that_are_kept_are_those_of_the_whole(plan: str, world: int) -
             torch.testing.assert_close(found[name], gradient, rtol=1e-11, atol=1e-13, msg=name)
 
 
+HOOKS: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "scaled": lambda gradient: gradient * 3,
+    "clipped by its norm": lambda gradient: gradient / gradient.norm(),
+    "centred": lambda gradient: gradient - gradient.mean(),
+    "flipped": lambda gradient: gradient.flip(gradient.dim() - 1) if gradient.dim() else -gradient,
+    "looked at": lambda gradient: None,
+}
+
+
+class Hooked(Keeps):
+    """A hook on what is made of a map; the gradient of the map, and of what was hooked, is kept."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor], hook: Callable[[Tensor], Tensor | None]) -> None:
+        super().__init__(change)
+        self.hook = hook
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept = self.conv(images)
+        self.kept.retain_grad()
+        y = self.change(self.kept)
+        y.register_hook(self.hook)
+        return self.kept.sin().mean() + (y.square() * y.detach().cos()).sum()
+
+
+def _hooked(workers: Workers, plan: str) -> dict[tuple[str, str], Tensor]:
+    found = {}
+    for name, change in KEPT.items():
+        for told, hook in HOOKS.items():
+            torch.manual_seed(0)
+            model = spread(Hooked(change, hook).double(), plan, workers)
+            generator = torch.Generator().manual_seed(1)
+            model(torch.randn(2, 3, 13, 11, dtype=torch.float64, generator=generator)).backward()
+            assert model.kept.grad is not None
+            found[name, told] = whole_tensor(model.kept.grad).detach()
+            found[name, f"{told}: weight"] = model.conv.weight.grad
+    return found
+
+
+@pytest.mark.parametrize(("plan", "world"), [("sp=2", 2), ("sp=1x2", 2), ("sp=2x2", 4)])
+def test_hooks_see_the_gradient_of_the_whole(plan: str, world: int) -> None:
+    expected = _hooked(Workers(), "sp=1")
+    for found in run_ranks(_hooked, world, (plan,)):
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-11, atol=1e-13, msg=str(name))
+
+
 ASKED: dict[str, Callable[[Tensor], object]] = {
-    "register_hook": lambda x: x.register_hook(torch.neg),
-    "register_hook ": lambda x: x.mean((2, 3)).register_hook(torch.neg),
     "register_post_accumulate_grad_hook": lambda x: x.register_post_accumulate_grad_hook(lambda tensor: None),
     "grad_fn.register_hook": lambda x: x.grad_fn.register_hook(lambda *gradients: None),
     "grad_fn.register_prehook": lambda x: x.grad_fn.register_prehook(lambda gradients: None),

@@ -1,22 +1,53 @@
-"""The gradient of a tensor that is spread over workers: it can be kept and read; hooks would see a worker's part, and are refused."""
+"""The gradient of a tensor that is spread over workers, as the network sees it: that of the whole.
+
+Where an axis cuts a tensor, each worker has the gradient of its rows; where it does not, each has a part, and the parts add up.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ziggurat.parallel.spatial.layout import cuts
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.spatial.layout import Dims, cuts, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.table import Call, operation
-from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up
-from ziggurat.torch_internals.hooks import keep_gradient
+from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, keep_own
+from ziggurat.torch_internals.hooks import keep_gradient, register_unseen
 
 PARTS = "workers have parts of the gradient of a tensor that is spread over them"
 REMEDY = "change the tensor itself, or the loss, or keep the gradient (retain_grad) and read it after backward; or run the model without sp"
 
 
-@operation("question", "register_hook", "register_post_accumulate_grad_hook")
-def _register_hook(call: Call) -> NoReturn:
+@operation("question", "register_post_accumulate_grad_hook")
+def _register_late_hook(call: Call) -> NoReturn:
     raise call.unsupported(PARTS, REMEDY)
+
+
+@operation("question", "register_hook")
+def _register_hook(call: Call) -> Any:
+    """Let a hook see the gradient of the whole, and change it: of what several workers have, the first one has all of the change.
+
+    Communication:
+        In backward, all-reduces over the axes that do not cut the tensor; and what the hook itself computes.
+    """
+    bound = call.bind("self hook")
+    x, hook = bound["self"], bound["hook"]
+    dims, mesh, uncut = x.dims, call.mesh, uncut_axes(x)
+
+    def see(part: Tensor) -> Tensor | None:
+        found = hook(SpatialTensor(add_up(part.detach(), mesh, uncut), dims, mesh))
+        if found is None:
+            return None
+        if not isinstance(found, SpatialTensor) or tuple(found.shape) != tuple(map(size_of, dims)):
+            raise call.unsupported(
+                "the hook returns no gradient of the tensor that is spread over workers", REMEDY
+            )
+        local = laid_out_as(found, dims).local
+        return local if not any(mesh.axes[axis].rank for axis in uncut) else torch.zeros_like(local)
+
+    return register_unseen(x.local, see)
 
 
 @operation("question", "retain_grad")
@@ -42,8 +73,23 @@ def _grad(call: Call) -> Any:
     found = x.local.grad if x.keeps_gradient or x.local.is_leaf else None
     if found is None:
         return None
-    uncut = sorted(set(range(len(x.mesh.axes))) - set(cuts(x.dims)))
-    return SpatialTensor(add_up(found.detach(), x.mesh, uncut), x.dims, x.mesh)
+    return SpatialTensor(add_up(found.detach(), x.mesh, uncut_axes(x)), x.dims, x.mesh)
+
+
+def uncut_axes(x: SpatialTensor) -> list[int]:
+    """Return the axes whose workers have the same rows of a tensor, and parts of their gradient."""
+    return sorted(set(range(len(x.mesh.axes))) - set(cuts(x.dims)))
+
+
+def laid_out_as(x: SpatialTensor, dims: Dims) -> SpatialTensor:
+    """Return a tensor that lies on the workers as another one of its shape.
+
+    Communication:
+        The rows that change their owner.
+    """
+    if x.dims == dims:
+        return x
+    return keep_own(gather(x, "register_hook").local, dims, x.mesh)
 
 
 @operation("question", "get grad_fn")
