@@ -111,6 +111,25 @@ ASKED: dict[str, Callable[[Tensor], object]] = {
 }
 
 
+def _write_through_a_view(x: Tensor) -> None:
+    x[:, :, 1:9].mul_(2)
+    x.register_hook(torch.neg)
+
+
+def _change_what_is_watched(x: Tensor) -> None:
+    rows = x[:, :, 1:9]
+    rows.retain_grad()
+    x.mul_(2)
+    rows.sum()
+
+
+# Where the rows of a view lie apart, gradients do not come by what it is a view of.
+THROUGH_VIEWS: dict[str, tuple[Callable[[Tensor], object], str]] = {
+    "register_hook": (_write_through_a_view, "a view of it was changed in place"),
+    "an operation in place": (_change_what_is_watched, "the memory of a view that has a hook"),
+}
+
+
 class Asks(nn.Module):
     def __init__(self, ask: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -125,7 +144,7 @@ class Asks(nn.Module):
 
 def _refusals(workers: Workers) -> list[UnsupportedOperation]:
     found = []
-    for ask in ASKED.values():
+    for ask in (*ASKED.values(), *(ask for ask, _ in THROUGH_VIEWS.values())):
         with pytest.raises(UnsupportedOperation) as refusal:
             spread(Asks(ask), "sp=2", workers)(torch.randn(2, 3, 12, 10))
         found.append(refusal.value)
@@ -134,7 +153,8 @@ def _refusals(workers: Workers) -> list[UnsupportedOperation]:
 
 def test_hooks_are_refused_by_name() -> None:
     for refusals in run_ranks(_refusals, 2):
-        assert [one.operation for one in refusals] == [name.strip() for name in ASKED]
-        assert all(
-            "parts of the gradient" in one.reason and "test_gradients_kept.py" in one.line for one in refusals
-        )
+        assert [one.operation for one in refusals] == [*ASKED, *THROUGH_VIEWS]
+        reasons = [*["parts of the gradient"] * len(ASKED), *(why for _, why in THROUGH_VIEWS.values())]
+        for refusal, reason in zip(refusals, reasons, strict=True):
+            assert reason in refusal.reason
+            assert "test_gradients_kept.py" in refusal.line

@@ -137,7 +137,18 @@ class Graph:
             for name in call.states:
                 users.setdefault(name, []).append(number)
         closed += [(users[name][0], users[name][-1]) for name in self.written_states if name in users]
-        return closed + self.overwritten_ranges()
+        return closed + self.overwritten_ranges() + self.hooked_ranges()
+
+    def hooked_ranges(self) -> list[tuple[int, int]]:
+        """Return ranges of calls from that which makes a tensor to that which registers a hook on it.
+
+        Where it is made all of its gradient comes together.
+        """
+        found = []
+        for number, call in enumerate(self.calls):
+            if call.function is hook_gradient:
+                found += [(value.call, number) for value in call.uses]
+        return found
 
     def overwritten_ranges(self) -> list[tuple[int, int]]:
         """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use."""
@@ -165,6 +176,12 @@ class Graph:
                 changes[value.call + 1] += size
                 changes[last + 1] -= size
         return list(itertools.accumulate(changes))[: len(self.calls)]
+
+
+def hook_gradient(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+    """Register a hook on a tensor, where it has a gradient."""
+    if tensor.requires_grad:
+        tensor.register_hook(hook)
 
 
 def values_in(structure: Any) -> Iterator[Value]:

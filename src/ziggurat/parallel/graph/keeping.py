@@ -137,6 +137,23 @@ def name_of_function(func: Any) -> str:
     return str(name or type(func).__qualname__)
 
 
+def is_plain_function(value: Any) -> bool:
+    """Whether a function has nothing of its surroundings but numbers, words, and functions that have nothing else."""
+    if isinstance(value, functools.partial):
+        return all(map(_is_plain, (value.func, *value.args, *value.keywords.values())))
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+        named = (value.__kwdefaults__ or {}).values()
+        return all(map(_is_plain, (*cells, *(value.__defaults__ or ()), *named)))
+    return isinstance(value, types.BuiltinFunctionType) and isinstance(
+        value.__self__, (type(None), type, types.ModuleType)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (*PLAIN, types.ModuleType)) or is_plain_function(value)
+
+
 def holds_layers(value: Any, depth: int = 0) -> bool:
     """Whether an object is a layer, or a function that is a layer's or has layers or tensors of its surroundings."""
     if depth > MOST_DEPTH:

@@ -30,10 +30,21 @@ from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
 from ziggurat.parallel.graph.faults import REMEDIES, Faults, Kind
 from ziggurat.parallel.graph.generators import generators_as_before
-from ziggurat.parallel.graph.graph import INPUT, Call, Constant, Graph, State, Value, tensors_in, values_in
+from ziggurat.parallel.graph.graph import (
+    INPUT,
+    Call,
+    Constant,
+    Graph,
+    State,
+    Value,
+    hook_gradient,
+    tensors_in,
+    values_in,
+)
 from ziggurat.parallel.graph.keeping import (
     Origins,
     holds_layers,
+    is_plain_function,
     kept_by,
     name_of_function,
     states_of,
@@ -515,14 +526,20 @@ class _Recorder(FunctionMode):
         return result
 
     def _ask_for_gradient(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Take note of a hook on a gradient, which is not registered: the tensor is of the trace."""
+        """Note that a hook is registered on a gradient, as a call: this tensor is of the trace."""
         name = func.__name__
         if name == "retain_grad":  # it does no harm unless somebody gets at the tensor afterwards
             self.wanted.append(args[0])
             return None
-        self.faults.note("hook", self.layer, f"registers a hook on a tensor ({name})")
-        self._note(self.layer, func, args, kwargs, [], [])  # a use of the tensor
-        return RemovableHandle(OrderedDict())
+        bound = dict(zip(("self", "hook"), args, strict=False)) | kwargs
+        tensor, hook = bound["self"], bound["hook"]
+        is_made = id(tensor) in self.values and self.values[id(tensor)].call != INPUT
+        if name != "register_hook" or not is_made or not is_plain_function(hook):
+            self.faults.note(
+                "hook", self.layer, f"registers a hook ({name}) that holds more than numbers, or on no map"
+            )
+        self._note(self.layer, hook_gradient, (tensor, hook), {}, [], [])
+        return _Handle(self.faults, self.layer)
 
     def _look_at_question(self, func: Callable[..., Any], args: Any) -> None:
         """Take note of a question that the trace answers otherwise than a run, and of what is assigned to a tensor."""
@@ -622,6 +639,18 @@ def _is_called_by_torch() -> bool:
     """Whether it is PyTorch that has called the function which is looked at, and not the network."""
     frame = sys._getframe(3)
     return str(frame.f_globals.get("__name__", "")).startswith("torch.")
+
+
+class _Handle(RemovableHandle):
+    """What a network is given for a hook that is not registered while it is traced."""
+
+    def __init__(self, faults: Faults, layer: str) -> None:
+        super().__init__(OrderedDict())
+        self.faults, self.layer = faults, layer
+
+    def remove(self) -> None:
+        """Take note that the network removes the hook."""
+        self.faults.note("hook", self.layer, "removes a hook that it has registered")
 
 
 def _call_and_keep(

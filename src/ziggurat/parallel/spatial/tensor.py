@@ -37,14 +37,14 @@ class SpatialTensor(torch.Tensor):
         mesh: As the argument.
         account: Where the whole lies in memory.
         raw: As `local`, whether or not its memory was changed since by way of others.
-        keeps_gradient: Whether the network has asked for its gradient to be kept.
+        is_watched: Whether the network has asked for its gradient: by a hook, or to be kept.
     """
 
     dims: Dims
     mesh: SpatialMesh
     account: Account
     raw: Tensor
-    keeps_gradient: bool = False
+    is_watched: bool = False
     dispatch: ClassVar[
         Dispatch
     ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations

@@ -47,14 +47,22 @@ def _register_hook(call: Call) -> Any:
         local = laid_out_as(found, dims).local
         return local if not any(mesh.axes[axis].rank for axis in uncut) else torch.zeros_like(local)
 
-    return register_unseen(x.local, see)
+    return register_unseen(_watched(call, x), see)
+
+
+def _watched(call: Call, x: SpatialTensor) -> Tensor:
+    """Return this worker's part of a tensor whose gradient is asked for: all of the gradient must come by it."""
+    local = x.local
+    if x.account.memory.is_written_back:
+        reason = "a view of it was changed in place, whose rows lie apart from it: gradients go past it"
+        raise call.unsupported(reason, "ask before the change, or of a clone(); or run the model without sp")
+    x.is_watched = True
+    return local
 
 
 @operation("question", "retain_grad")
 def _retain_grad(call: Call) -> None:
-    x = call.args[0]
-    keep_gradient(x.local)
-    x.keeps_gradient = True
+    keep_gradient(_watched(call, call.args[0]))
 
 
 @operation("question", "get grad")
@@ -65,12 +73,7 @@ def _grad(call: Call) -> Any:
         All-reduces over the axes that do not cut the tensor; all workers read it.
     """
     x = call.args[0]
-    if x.keeps_gradient and not (x.local.retains_grad or x.local.is_leaf):
-        raise call.unsupported(
-            "its memory was changed by way of another tensor after its gradient was asked for",
-            "call retain_grad() after the last change in place",
-        )
-    found = x.local.grad if x.keeps_gradient or x.local.is_leaf else None
+    found = x.local.grad if x.is_watched or x.local.is_leaf else None
     if found is None:
         return None
     return SpatialTensor(add_up(found.detach(), x.mesh, uncut_axes(x)), x.dims, x.mesh)
