@@ -366,7 +366,7 @@ class _Recorder(FunctionMode):
         changed: list[Tensor],
     ) -> None:
         marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
-        if func is not None and any(map(holds_layers, tree_leaves((args, kwargs)))):
+        if func not in (None, hook_gradient) and any(map(holds_layers, tree_leaves((args, kwargs)))):
             said = f"gives {name_of_function(func)} a function or a layer, in which there may be tensors of the trace"
             self.faults.note("hidden", layer, said)
         states = {name: None for t in tensors_in((args, kwargs)) if (name := self.name_of(t))}

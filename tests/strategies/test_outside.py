@@ -1,4 +1,7 @@
-"""What a network keeps from call to call is under every plan what it is on one worker, or the network is refused by name."""
+"""What a network does beside its calls is under every plan what it is on one worker, or it is refused by name.
+
+That is what it keeps from call to call, hooks on its tensors, and questions about memory.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from ziggurat.verification.step import Outcome, Trial, run_step
 
 PLANS = ("dp=2", "fsdp=2", "sp=2", "tp=2", "pp=2", "lp=2")
 EVERY = set(PLANS)
+UNTRACED = EVERY - {"pp=2", "lp=2"}
 WHOLE = {"sp=2", "tp=2"}  # each worker computes all microbatches, with the network as it is
 
 
@@ -56,10 +60,6 @@ class Levels(nn.Module):
         x = self.stem(images)
         x = self.leaf(x) if self.change is None else self.change(self.leaf, x)
         return self.last(self.fine(x) + self.coarse(x * 0.5))
-
-
-def said(*values: Any) -> Any:
-    return values[-1]
 
 
 def assigned(m: Leaf, x: Tensor) -> Tensor:
@@ -120,6 +120,53 @@ def iterated() -> Callable[[Leaf, Tensor], Tensor]:
     return lambda m, x: x * next(factors)
 
 
+def hooked(m: Leaf, x: Tensor) -> Tensor:
+    y = x * 1.5
+    if y.requires_grad:
+        y.register_hook(lambda gradient: gradient * 2 - gradient.mean())
+    return y * y
+
+
+def hooked_given(m: Leaf, x: Tensor) -> Tensor:
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient / gradient.norm())
+    return x * x
+
+
+def hooked_with_tensor(m: Leaf, x: Tensor) -> Tensor:
+    y, keep = x * 1.5, x.detach().square().mean()
+    if y.requires_grad:
+        y.register_hook(lambda gradient: gradient * keep)
+    return y * y
+
+
+def unhooked(m: Leaf, x: Tensor) -> Tensor:
+    y = x * 1.5
+    if y.requires_grad:
+        y.register_hook(torch.neg).remove()
+    return y * y
+
+
+def gradient_kept(m: Leaf, x: Tensor) -> Tensor:
+    y = x * 1.5
+    if y.requires_grad:
+        y.retain_grad()
+    return y * y
+
+
+def node_asked_for(m: Leaf, x: Tensor) -> Tensor:
+    y = x * 1.5
+    return y if y.grad_fn is None else y * len(y.grad_fn.name())
+
+
+def strides_asked_for(m: Leaf, x: Tensor) -> Tensor:
+    return x * x.stride(1)
+
+
+def order_asked_for(m: Leaf, x: Tensor) -> Tensor:
+    return x * (2 if x.is_contiguous() else 3)
+
+
 # From a change to the plans under which it is exact: where forward itself makes it, and where a layer without layers does.
 CHANGES: dict[str, tuple[Callable[[], Callable[[Any, Tensor], Tensor]], set[str], set[str]]] = {
     "assigned buffer": (lambda: assigned, WHOLE, WHOLE),
@@ -133,6 +180,14 @@ CHANGES: dict[str, tuple[Callable[[], Callable[[Any, Tensor], Tensor]], set[str]
     "iterator": (iterated, {"sp=2"}, {"sp=2"}),
     "table": (lambda: cached, EVERY, EVERY),
     "shapes": (lambda: noted, EVERY, EVERY),
+    "hook of numbers": (lambda: hooked, EVERY, EVERY),
+    "hook on what was given": (lambda: hooked_given, EVERY, UNTRACED),
+    "hook that holds a tensor": (lambda: hooked_with_tensor, UNTRACED, EVERY),
+    "hook that is removed": (lambda: unhooked, UNTRACED, EVERY),
+    "gradient that is kept": (lambda: gradient_kept, EVERY, EVERY),
+    "node of a tensor": (lambda: node_asked_for, UNTRACED, EVERY),
+    "strides": (lambda: strides_asked_for, UNTRACED, EVERY),
+    "order": (lambda: order_asked_for, UNTRACED, EVERY),
 }
 CASES = [(name, in_leaf) for name in CHANGES for in_leaf in (False, True)]
 
