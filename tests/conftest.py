@@ -6,7 +6,7 @@ import gc
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,19 @@ import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes e
 from ziggurat.data.glyphs import digit_pixels
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
+PROCESS = os.getpid()
+
+
+def set_num_threads(number: int, original: Callable[[int], None] = torch.set_num_threads) -> None:
+    """Refuse a pool of threads in the process of the tests: a child that is forked later and asks for one would hang.
+
+    OpenMP's threads do not survive a fork, and it does not notice. A test with several threads forks a child for them.
+    """
+    assert number == 1 or os.getpid() != PROCESS, "several threads: in a child only (`run_ranks`)"
+    original(number)
+
+
+torch.set_num_threads = set_num_threads
 
 
 def pytest_collection_finish() -> None:

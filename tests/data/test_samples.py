@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.ranks import run_ranks
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.batch import Objects, Sample, SampleId
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.samples import TrainingSamples
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.system.forking import fork_context
 from ziggurat.tasks.detection.targets import ObjectKind
 
@@ -78,12 +80,14 @@ def test_bits_do_not_depend_on_threads_and_the_global_generators() -> None:
     expected = digest(samples.sample(id))
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
-    torch.set_num_threads(2)
-    try:
-        assert digest(samples.sample(id)) == expected
-    finally:
-        torch.set_num_threads(1)
+    assert run_ranks(digest_on_two_threads, 1, (samples, id)) == [expected]
+    assert digest(samples.sample(id)) == expected
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def digest_on_two_threads(workers: Workers, samples: TrainingSamples, id: SampleId) -> str:
+    torch.set_num_threads(2)
+    return digest(samples.sample(id))
 
 
 def test_a_large_image_counts_for_its_pixels() -> None:

@@ -37,7 +37,8 @@ from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.costs.measure import measure_calls
 from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.strategies.plan import Plan, parse_plan
-from ziggurat.verification.compare import BOUNDS, Errors, compare_steps, held_of, join_errors
+from ziggurat.verification.compare import BOUNDS, compare_steps, held_of
+from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.precision import KeepFloat64
 from ziggurat.verification.request import DEFAULTS
 from ziggurat.verification.rounding import PairwiseMoments

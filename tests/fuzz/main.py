@@ -4,7 +4,7 @@
     python tests/fuzz/main.py --plan sp=2 --seed 17     one program, what comes of it, and if it fails what is left when it is shrunk
     python tests/fuzz/main.py --planted                 faults that are planted in the engine, and what finds them
 
-Results are kept as they come: a run that is stopped goes on where it was. Delete the file to begin anew. It ends with status 1 if a
+Results are kept as they come: a run that is stopped (Ctrl-C, SIGTERM) writes what it has counted and goes on there. Delete the file to begin anew. It ends with status 1 if a
 program was wrong, crashed or hung.
 """
 
@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the workers, too
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers, too
     try:
         if options.planted:
             return int(not find_all(limit=options.limit))
@@ -137,34 +137,51 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
             begin = time.monotonic()
             first = tally.first_seed + tally.num_programs
             seeds = range(first, min(first + BLOCK, last))
-            found = []
-            for finding in run_all(pools, wanted(seeds, form, options.skip)):
-                found.append(finding)
-                if finding.is_fault:
-                    print(
-                        f"{tally.plan} seed {finding.seed}: {finding.verdict} {first_line_of(finding)}",
-                        flush=True,
-                    )
-            tally.seconds += time.monotonic() - begin
+            judged: dict[int, Finding | None] = {}
+            try:
+                for finding in run_all(pools, wanted(seeds, form, options.skip, judged)):
+                    judged[finding.seed] = finding
+                    if finding.is_fault:
+                        print(
+                            f"{tally.plan} seed {finding.seed}: {finding.verdict} {first_line_of(finding)}",
+                            flush=True,
+                        )
+            finally:  # also where it is stopped
+                tally.seconds += time.monotonic() - begin
+                found = count(tally, seeds, judged)
+                keep()
+                print(tally.line(), flush=True)
             for finding in found:
-                text = ""
-                if finding.is_fault and len(tally.faults) < options.shrink:
-                    text = report(finding, tally.plan, options.limit)
-                    print(text, flush=True)
-                tally.add(finding, text)
-            tally.num_programs += len(seeds)
-            keep()
-            print(tally.line(), flush=True)
+                if finding.is_fault and tally.num_shrunk < options.shrink:
+                    tally.num_shrunk += 1
+                    print(report(finding, tally.plan, options.limit), flush=True)
     finally:
         for pool in pools:
             pool.close()
 
 
-def wanted(seeds: Iterable[int], form: Form, skip: Sequence[str]) -> Iterator[Program]:
-    """Yield the programs of seeds, but for those with a kind of statement that holds one of some texts."""
+def count(tally: Tally, seeds: Iterable[int], judged: dict[int, Finding | None]) -> list[Finding]:
+    """Count the programs of seeds up to the first that is not judged yet; returns what came of them."""
+    found = []
+    for seed in seeds:
+        if seed not in judged:
+            break
+        tally.num_programs += 1
+        if (finding := judged[seed]) is not None:
+            tally.add(finding)
+            found.append(finding)
+    return found
+
+
+def wanted(
+    seeds: Iterable[int], form: Form, skip: Sequence[str], passed_over: dict[int, Finding | None]
+) -> Iterator[Program]:
+    """Yield the programs of seeds, but for those with a kind of statement that holds one of some texts: they are noted as None."""
     for seed in seeds:
         program = generate(seed, form)
-        if not any(text in kind for text in skip for kind in program.kinds):
+        if any(text in kind for text in skip for kind in program.kinds):
+            passed_over[seed] = None
+        else:
             yield program
 
 

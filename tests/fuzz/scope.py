@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fuzz.overlap import NothingReadAndWritten
 from fuzz.program import INPUT, NAMES, NOT_FITTING, Statement
 from ziggurat.torch_internals.tensors import memory_key, version_of
 
@@ -276,6 +277,7 @@ class Scope:
                 warnings.catch_warnings(),
                 torch.device("meta"),
                 torch.autograd.graph.saved_tensors_hooks(note, lambda t: t),
+                NothingReadAndWritten(),
             ):
                 warnings.simplefilter("ignore")
                 exec("\n".join([source, *statement.lines(rehearsed=True)]), self.values)

@@ -27,6 +27,7 @@ class Tally:
         invalid: Reasons, with counts.
         faults: Programs that were wrong, crashed or hung.
         seconds: All together.
+        num_shrunk: Programs that failed and were shrunk, in this run.
     """
 
     plan: str
@@ -38,9 +39,10 @@ class Tally:
     invalid: Counter[str] = field(default_factory=Counter)
     faults: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    num_shrunk: int = 0
 
-    def add(self, finding: Finding, program: str = "") -> None:
-        """Count a program; of one that fails, its few lines may be kept."""
+    def add(self, finding: Finding) -> None:
+        """Count a program."""
         self.verdicts[finding.verdict] += 1
         for kind in finding.kinds:
             self.kinds.setdefault(kind, Counter())[finding.verdict] += 1

@@ -6,7 +6,11 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from fuzz.generate import MAKERS, STEM, generate
 from fuzz.judge import Finding, drawing_from
 from fuzz.kinds import KINDS
 from fuzz.main import PLANS, form_of, main, wanted
+from fuzz.overlap import NothingReadAndWritten
 from fuzz.planted import dropout_is_drawn_for_the_band, find, halo_is_one_row_short
 from fuzz.pool import Pool, judge_one, run_all
 from fuzz.program import Program, Statement
@@ -53,7 +58,7 @@ def test_short_form_takes_300_programs_under_all_plans() -> None:
 
 @pytest.mark.parametrize("plan", SHORT)
 def test_nothing_is_silently_wrong(plan: str) -> None:
-    programs = wanted(range(SHORT[plan]), form_of(plan), ())
+    programs = wanted(range(SHORT[plan]), form_of(plan), (), {})
     tally, faults = Tally(plan), []
     pools = [Pool(plan)]
     try:
@@ -107,6 +112,35 @@ def _is_written(kind: Template, seed: int) -> bool:
     except (Unwritable, StopIteration):
         return False
     return True
+
+
+OVERLAPPING = (
+    "x[:, :, 1:].copy_(x[:, :, :-1])", "x.add_(x[:, :, :1])", "x[:, :, 1:5] = x[:, :, 2:6]", "x.mul_(x.transpose(2, 3))",
+    "torch.add(x[:, 1:], 1, out=x[:, :-1]).add_(x[:, :1])", "x += x.mean(1, keepdim=True) * x[:, :1]\nx -= x[:, :, -1:]",
+)  # fmt: skip
+APART = (
+    "x[:, :, :4] = x[:, :, 4:]", "x.add_(x)", "x[:, :, ::2].add_(x[:, :, 1::2])", "x += x[:, :, :1].clone()", "x.mul_(x.mean())",
+    "x[:, 0] = x[:, 1]", "x.relu_().add_(x * 2)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("code", OVERLAPPING + APART)
+def test_what_reads_what_it_writes_elsewhere_is_not_written(code: str) -> None:
+    with (
+        NothingReadAndWritten(),
+        torch.device("meta") if code in APART else pytest.raises(RuntimeError, match="elsewhere"),
+    ):
+        exec(code, {"x": torch.empty(2, 3, 8, 8, device="meta"), "torch": torch})
+
+
+def test_no_program_reads_what_it_writes_elsewhere() -> None:
+    """Among these seeds are some whose first choice did."""
+    for seed in (500003, 500047, 500095, *range(12)):
+        program = generate(seed)
+        with drawing_from(seed), NothingReadAndWritten(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = program.build().double()
+            network(torch.rand(program.shape, dtype=torch.float64).requires_grad_() * 1)
 
 
 def test_names_of_kinds_differ() -> None:
@@ -319,3 +353,32 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, capsys) -> None:
     assert sum(after["verdicts"].values()) == 5
     assert sum(before["verdicts"].values()) == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["sp=2"]["verdicts"] == after["verdicts"]
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(one) for one in found.split()]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_is_stopped_by_a_signal(tmp_path, number: int, status: int) -> None:
+    """No process is left, and what was judged is written, though no block of programs was finished; the run goes on from there."""
+    out = tmp_path / "fuzz.json"
+    script = str(Path(__file__).with_name("main.py"))
+    words = ["--plan", "sp=2", "--first-seed", "5", "--out", str(out), "--shrink", "0", "--programs"]
+    process = subprocess.Popen([sys.executable, script, *words, "90"], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(children_of(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    workers = children_of(process.pid)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    assert len(workers) == 2
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    kept = json.loads(out.read_text())["sp=2"]
+    assert sum(kept["verdicts"].values()) == kept["num_programs"] < 90
+    main([*words, str(kept["num_programs"] + 1)])
+    assert json.loads(out.read_text())["sp=2"]["num_programs"] == kept["num_programs"] + 1

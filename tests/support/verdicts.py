@@ -15,7 +15,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.verification.check import Check, check_step
-from ziggurat.verification.compare import BOUNDS, Errors
+from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.errors import Errors
 from ziggurat.verification.step import Outcome, Trial, run_step
 
 SETTINGS = {

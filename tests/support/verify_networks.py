@@ -90,3 +90,62 @@ def broken() -> nn.Module:
 def endless() -> nn.Module:
     while True:
         time.sleep(1)
+
+
+class Forgetful(nn.Module):
+    """Computes otherwise each time that the process builds one: what it counts outlives the network."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Forgetful.built += 1
+        self.number = Forgetful.built
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.number
+
+
+def forgetful() -> nn.Module:
+    return Forgetful()
+
+
+class Stuck(nn.Module):
+    """Never ends where it is cut, or where it is whole."""
+
+    def __init__(self, cut: bool) -> None:
+        super().__init__()
+        self.cut = cut
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        while isinstance(x, SpatialTensor) == self.cut:
+            time.sleep(0.01)
+        return self.inner(x)
+
+
+def stuck_alone() -> nn.Module:
+    return Stuck(cut=False)
+
+
+def stuck_when_cut() -> nn.Module:
+    return Stuck(cut=True)
+
+
+class Unrepeatable(nn.Module):
+    """Computes otherwise each time that it is called: what it counts outlives it, and its copies."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Unrepeatable.calls += 1
+        return self.inner(x) * Unrepeatable.calls
+
+
+def unrepeatable() -> nn.Module:
+    return Unrepeatable()

@@ -19,6 +19,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.compare import compare_steps, relative_error
+from ziggurat.verification.errors import Errors
 from ziggurat.verification.losses import RandomWeighting, tensors_of
 from ziggurat.verification.memory import PeakBytes
 from ziggurat.verification.networks import build_network, check_name, torchvision_names
@@ -109,6 +110,7 @@ def test_a_broken_bound_names_the_worst_parameter(capfd: pytest.CaptureFixture[s
     assert result["worst_parameter"] in ("first.weight", "first.bias", "last.weight", "last.bias")
     assert 1e-4 < result["gradient_error"] < 1e-2
     assert 0 < result["rounding_error"] < 1e-14  # it is the plan's error
+    assert result["verdict"] == "wrong"
     assert main(["verify", "support.verify_networks:cheat", "--input", "1x3x16x16"]) == 1
     text = capfd.readouterr().out
     assert "BROKEN" in text
@@ -120,8 +122,34 @@ def test_an_error_of_rounding_is_told_from_one_of_the_plan(capfd: pytest.Capture
     status, result = run_verify(capfd, "support.verify_networks:amplifier", "--input", "2x3x16x16")
     assert (status, result["ok"]) == (1, False)
     assert result["gradient_error"] < 10 * result["rounding_error"]
+    assert result["verdict"] in ("rounding", "unclear"), result["why"]
     assert main(["verify", "support.verify_networks:amplifier", "--input", "2x3x16x16"]) == 1
-    assert "times that are rounding" in capfd.readouterr().out
+    assert "give more images or larger ones" in capfd.readouterr().out
+
+
+def test_what_is_not_the_same_twice_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    status, result = run_verify(capfd, "support.verify_networks:forgetful", "--input", "1x3x16x16")
+    assert (status, result["ok"], result["verdict"]) == (1, False, "nondeterministic")
+    assert "output 0 of microbatch 0" in [one["tensor"] for one in result["nondeterministic"]]
+    assert max(one["error"] for one in result["nondeterministic"]) > 0.5
+    assert "one worker repeats the step" in result["why"]
+    status, result = run_verify(capfd, "support.verify_networks:noisy", "--input", "1x3x16x16")
+    assert (status, result["verdict"], result["why"], result["nondeterministic"]) == (0, "exact", "", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("stuck_alone", r"worker 0 .* in reference"),
+        ("stuck_when_cut", r"worker [01] .* in step under the plan"),
+    ],
+)
+def test_a_step_has_a_time_limit(capfd: pytest.CaptureFixture[str], name: str, what: str) -> None:
+    arguments = ["--input", "1x3x16x16", "--limit", "2"]
+    assert main(["verify", f"support.verify_networks:{name}", *arguments]) == 1
+    told = capfd.readouterr().err
+    assert re.search(rf"{what}, layer .*; its stack:", told), told
+    assert "more than the 2 s" in told
 
 
 def test_the_table(capfd: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +326,7 @@ def test_pieces_of_a_bucket_travel_once() -> None:
     gradients = {f"{n}": Chunk.whole(bucket[n : n + 1]) for n in range(100)}
     step = Outcome({}, torch.zeros(0), torch.ones(()), gradients, {}, {}, 0.0)
     buffer = io.BytesIO()
-    torch.save(Single(step, 0.0), buffer)
+    torch.save(Single(step, Errors({}), 0.0), buffer)
     assert buffer.getbuffer().nbytes < 100_000
 
 

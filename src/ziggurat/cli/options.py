@@ -25,6 +25,7 @@ RUN_FLAGS = {
     "--dtype": "dtype",
     "--seed": "seed",
     "--weights": "model.weights",
+    "--limit": "launch.step_seconds",
 }
 
 DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"

@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"
     )
-    add_settings(command, ["--microbatches"])
+    add_settings(command, ["--microbatches", "--limit"])
 
 
 def run(options: argparse.Namespace) -> Outcome:

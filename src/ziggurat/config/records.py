@@ -160,6 +160,11 @@ class DataConfig:
         "range of their own.",
         SAMPLE_RANGE,
     )
+    images: str = setting(
+        "",
+        "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "
+        "looked for in it first.",
+    )
     tile_overlap: float = setting(
         0.25, "Share of a tile's side that neighbouring prediction tiles have in common.", SHARE
     )
@@ -358,7 +363,10 @@ class LaunchConfig:
         600.0, "Longest time that a worker may spend on the same part of starting up.", POSITIVE
     )
     step_seconds: float = setting(
-        600.0, "Longest time for one phase of a training step (data, forward, backward ...).", POSITIVE
+        600.0,
+        "Longest time for one phase of a training step (data, forward, backward ...), and for a step that is "
+        "verified.",
+        POSITIVE,
     )
     checkpoint_seconds: float = setting(600.0, "Longest time for one phase of a checkpoint.", POSITIVE)
     evaluation_seconds: float = setting(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.spatial import custom_functions_seen
 from ziggurat.torch_internals.default_group import default_group_hidden
 from ziggurat.torch_internals.norms import right_norm_gradients
 from ziggurat.torch_internals.sharding import held_groups, talks_by_itself
@@ -20,13 +21,14 @@ def as_alone(device: torch.device) -> Iterator[None]:
 
     - ``torch.distributed`` looks as if nobody had initialized it: a network that looks (to add up statistics over processes,
       say) does what it does alone, on every worker and under every plan. What this program sends goes through groups that it names.
+    - Custom autograd functions are computed on bands, if they are declared.
     - Batch norms and instance norms on the CPU are given gradients in an order that PyTorch reads right.
 
     Args:
         device: Where the network computes.
     """
     norms = right_norm_gradients() if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
-    with default_group_hidden(), norms:
+    with default_group_hidden(), norms, custom_functions_seen():
         yield
 
 

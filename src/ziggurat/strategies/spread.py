@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +63,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
     rules.refuse(model.named_parameters(), model.named_modules())
     mesh = spatial_mesh(workers, degrees, min_rows)
     attach(model, mesh)
+    mesh.running = partial(as_alone, workers.device)
     workers.broadcast(list(model.state_dict().values()))
 
     def cut_images(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -76,7 +78,7 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
 
 
 def compute_alone(model: nn.Module, device: torch.device, rules: HookRules, mesh: SpatialMesh) -> None:
-    """Let a model's forward run as on one worker, see `as_alone`; backward finds no other processes either (`start_backward`).
+    """Let a model's forward run as on one worker, see `as_alone`; so does backward (`SpatialMesh.running`).
 
     Args:
         model: Its hooks are looked at before each forward, and those that it registers meanwhile.

@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 # Why: documented in notes only, and the second lies in a private module. Both are of the thread that enters them.
 FunctionMode = TorchFunctionMode
@@ -82,3 +84,15 @@ def seeing_apply(see: SeesApply) -> Iterator[None]:
             _active -= 1
             if not _active:
                 torch.autograd.Function.apply = _original
+
+
+def checkpoint_by_hooks(function: Callable[..., Any], keeps_generators: bool, *args: Any) -> Any:
+    """Compute what a reentrant checkpoint (`CheckpointFunction`) is given by one that is not reentrant.
+
+    Why: the function that it is given is out of sight of who sees calls of custom autograd functions, and so are the tensors that it
+    uses beside its arguments. The results have a gradient if one of the arguments has.
+    """
+    if not any(isinstance(one, Tensor) and one.requires_grad for one in args):
+        with torch.no_grad():
+            return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=keeps_generators)

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 # from them, are known.
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer is a batch norm of any number of dims, or derived from one. Why: as `NORMS`."""
+    return isinstance(module, NORMS[0])
+
+
 # Why: likewise of convolutions, transposed ones among them.
 CONVOLUTION = nn.modules.conv._ConvNd
 

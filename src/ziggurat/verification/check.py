@@ -12,7 +12,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.timing import Span
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verification.compare import Errors, compare_steps, held_of, join_errors
+from ziggurat.verification.compare import compare_steps, held_of
+from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.step import Outcome, Trial, run_step
 
 

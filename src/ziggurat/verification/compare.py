@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,45 +19,12 @@ from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import slice_local
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Chunk
+from ziggurat.verification.errors import Errors, Kind
 from ziggurat.verification.step import Outcome
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
 FLOORS = {torch.float64: 1e-3, torch.float32: 1e-1}  # smallest divisor, as a share of the largest gradient
 LARGEST = sys.float_info.max  # stands for an infinite error: JSON knows none
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Relative errors of one step.
-
-    Attributes:
-        loss: Largest of the losses of all microbatches.
-        outputs: Largest of all outputs.
-        gradient: Largest of all parameters' gradients.
-        worst_parameter: The parameter whose gradient that is; empty if there are no parameters.
-        input: Of the input's gradient.
-        buffers: Largest of all buffers.
-        worst_buffer: The buffer; empty if there are none.
-        norm: Of the gradient's norm.
-        state: Largest of weights, moving average and moments after the step, each kind by itself.
-        worst_state: Its name, such as ``optimizer.stem.weight.exp_avg``.
-    """
-
-    loss: float
-    outputs: float
-    gradient: float
-    worst_parameter: str
-    input: float
-    buffers: float
-    worst_buffer: str
-    norm: float
-    state: float
-    worst_state: str
-
-    @property
-    def largest(self) -> float:
-        """The largest of all."""
-        return max(self.loss, self.outputs, self.gradient, self.input, self.buffers, self.norm, self.state)
 
 
 def relative_error(value: Tensor, reference: Tensor, scale: float | None = None) -> float:
@@ -85,8 +51,8 @@ def largest(tensor: Tensor) -> float:
     return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
 
 
-def worst_of(values: Mapping[str, Chunk], references: Mapping[str, Chunk]) -> tuple[float, str]:
-    """Return the largest error of named tensors of one kind, and its name.
+def errors_of(values: Mapping[str, Chunk], references: Mapping[str, Chunk]) -> dict[str, float]:
+    """Return the errors of named tensors of one kind.
 
     Args:
         values: By name: the box that this worker holds.
@@ -95,18 +61,17 @@ def worst_of(values: Mapping[str, Chunk], references: Mapping[str, Chunk]) -> tu
     Example:
         >>> references = {"bias": torch.zeros(2), "weight": torch.tensor([10.0])}
         >>> wholes = {name: Chunk(tensor, (0,)) for name, tensor in references.items()}
-        >>> worst_of({"bias": Chunk(torch.tensor([0.25]), (1,)), "weight": Chunk(torch.tensor([10.0]), (0,))}, wholes)
-        (0.25, 'bias')
+        >>> errors_of({"bias": Chunk(torch.tensor([0.25]), (1,)), "weight": Chunk(torch.tensor([10.0]), (0,))}, wholes)
+        {'bias': 0.25, 'weight': 0.0}
     """
     scales = {name: largest(reference.tensor) for name, reference in references.items()}
     floors = [FLOORS.get(r.tensor.dtype, 0.0) * scales[name] for name, r in references.items()]
     floor = max(floors, default=0.0)
-    errors = [
-        (_box_error(values[name], reference.tensor, max(floor, scales[name])), name)
+    return {
+        name: _box_error(values[name], reference.tensor, max(floor, scales[name]))
         for name, reference in references.items()
         if name in values
-    ]
-    return max(errors, default=(0.0, ""))
+    }
 
 
 def _box_error(value: Chunk, reference: Tensor, scale: float) -> float:
@@ -125,27 +90,21 @@ def compare_steps(step: Outcome, reference: Outcome) -> Errors:
         step: Under a plan.
         reference: On one worker.
     """
-    gradient, parameter = worst_of(step.gradients, reference.gradients)
-    buffers, buffer = worst_of(step.buffers, reference.buffers)
-    state, tensor = max(
-        (worst_of(values, _of_kind(reference.state, kind)) for kind, values in _kinds(step.state).items()),
-        default=(0.0, ""),
-    )
-    pairs = [(seen, reference.seen[index]) for index, seen in step.seen.items()]
-    return Errors(
-        loss=_loss_error(step.losses, reference),
-        outputs=max((_outputs_error(one.outputs, other.outputs) for one, other in pairs), default=0.0),
-        gradient=gradient,
-        worst_parameter=parameter,
-        input=max(
-            (_part_error(one.input_gradient, other.input_gradient) for one, other in pairs), default=0.0
-        ),
-        buffers=buffers,
-        worst_buffer=buffer,
-        norm=relative_error(step.norm, reference.norm),
-        state=state,
-        worst_state=tensor,
-    )
+    found: dict[tuple[Kind, str], float] = {("norm", ""): relative_error(step.norm, reference.norm)}
+    for name, error in errors_of(step.gradients, reference.gradients).items():
+        found["gradient", name] = error
+    for name, error in errors_of(step.buffers, reference.buffers).items():
+        found["buffers", name] = error
+    for one, values in _kinds(step.state).items():
+        for name, error in errors_of(values, _of_kind(reference.state, one)).items():
+            found["state", name] = error
+    found |= {("loss", str(index)): error for index, error in enumerate(_loss_errors(step.losses, reference))}
+    for index, seen in step.seen.items():
+        known = reference.seen[index]
+        found["input", str(index)] = _part_error(seen.input_gradient, known.input_gradient)
+        for number, error in enumerate(_output_errors(seen.outputs, known.outputs)):
+            found["outputs", f"{index}.{number}"] = error
+    return Errors(found)
 
 
 def _kinds(state: Mapping[str, Chunk]) -> dict[str, dict[str, Chunk]]:
@@ -163,27 +122,24 @@ def _kind(name: str) -> str:
     return f"{kind} {name.rpartition('.')[2]}" if kind == "optimizer" else kind
 
 
-def _loss_error(losses: Tensor, reference: Outcome) -> float:
-    """Return the largest error of all microbatches' losses; one that is near 0 because its terms cancel has no scale of its own."""
+def _loss_errors(losses: Tensor, reference: Outcome) -> list[float]:
+    """Return the errors of all microbatches' losses; one that is near 0 because its terms cancel has no scale of its own."""
     if losses.shape != reference.losses.shape:
-        return LARGEST
+        return [LARGEST]
     pairs = zip(losses, reference.losses, strict=True)
-    return max(
-        (
-            relative_error(loss, known, max(largest(known), reference.seen[index].typical_loss))
-            for index, (loss, known) in enumerate(pairs)
-        ),
-        default=0.0,
-    )
+    return [
+        relative_error(loss, known, max(largest(known), reference.seen[index].typical_loss))
+        for index, (loss, known) in enumerate(pairs)
+    ]
 
 
-def _outputs_error(outputs: list[Tensor] | None, references: list[Tensor] | None) -> float:
+def _output_errors(outputs: list[Tensor] | None, references: list[Tensor] | None) -> list[float]:
     if outputs is None:
-        return 0.0
+        return []
     assert references is not None
     if len(outputs) != len(references):
-        return LARGEST
-    return max((_part_error(o, r) for o, r in zip(outputs, references, strict=True)), default=0.0)
+        return [LARGEST]
+    return [_part_error(one, other) for one, other in zip(outputs, references, strict=True)]
 
 
 def _part_error(value: Tensor | None, reference: Tensor | None) -> float:
@@ -211,22 +167,3 @@ def held_of(step: Outcome) -> set[tuple[str, str | int]]:
         parts = {"outputs": seen.outputs, "input": seen.input_gradient}
         held |= {(kind, index) for kind, part in parts.items() if part is not None}
     return held
-
-
-def join_errors(errors: list[Errors]) -> Errors:
-    """Return the largest errors of all workers."""
-    gradient = max(errors, key=lambda e: e.gradient)
-    buffers = max(errors, key=lambda e: e.buffers)
-    state = max(errors, key=lambda e: e.state)
-    return Errors(
-        loss=max(e.loss for e in errors),
-        outputs=max(e.outputs for e in errors),
-        gradient=gradient.gradient,
-        worst_parameter=gradient.worst_parameter,
-        input=max(e.input for e in errors),
-        buffers=buffers.buffers,
-        worst_buffer=buffers.worst_buffer,
-        norm=max(e.norm for e in errors),
-        state=state.state,
-        worst_state=state.worst_state,
-    )

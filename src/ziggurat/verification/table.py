@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 MEGABYTE = 1e6
+MEANINGS = {
+    "rounding": "rounding: the network amplifies it (docs/verify.md), and no plan is to blame; give more images or larger ones",
+    "unclear": "unclear: rounding moves this network so far on one worker that a fault might hide behind it; give more images or larger ones",
+    "wrong": "wrong: the error is the plan's",
+    "nondeterministic": "nondeterministic: the step on one worker is not the same twice, so nothing can be compared with it; "
+    "let the network draw from PyTorch's, NumPy's or Python's generators alone, and keep nothing between steps",
+}
 MOST_GATHERS = 10  # lines; the JSON object has all
 
 
@@ -123,12 +130,6 @@ def _verdict(result: dict[str, Any]) -> str:
         return f"no: the model cannot run under {result['plan']}"
     verdict = (
         f"no: a bound of {result['bound']:.0e} is broken; the worst parameter is {result['worst_parameter']} "
-        f"({result['gradient_error']:.1e})"
+        f"({result['gradient_error']:.1e})\n{result['why']}"
     )
-    if result["rounding_error"] is None:
-        return verdict
-    return (
-        f"{verdict}\non one worker, rounding in other ways (last bits, the order of batch norms' sums) moves this step by "
-        f"{result['rounding_error']:.1e}: errors up to a few times that are rounding, which the network amplifies; larger ones "
-        "are the plan's"
-    )
+    return f"{verdict}\n{MEANINGS[result['verdict']]}"

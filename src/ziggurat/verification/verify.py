@@ -15,12 +15,15 @@ from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
+from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch, world_from_environment
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device_of
 from ziggurat.verification.check import Check, check_step
-from ziggurat.verification.compare import BOUNDS
+from ziggurat.verification.compare import BOUNDS, compare_steps
+from ziggurat.verification.errors import Errors, name_of
+from ziggurat.verification.judgement import Judgement, judge
 from ziggurat.verification.networks import build_network
 from ziggurat.verification.request import DEFAULT_INPUT, Request, read_request
 from ziggurat.verification.rounding import measure_rounding
@@ -66,10 +69,12 @@ class Single:
 
     Attributes:
         step: What is compared.
-        seconds: Of a second step, in which no bytes are counted.
+        repeated: Errors of the same step again: what is not zero there is not deterministic.
+        seconds: Of the repeated step, in which no bytes are counted.
     """
 
     step: Outcome
+    repeated: Errors
     seconds: float
 
 
@@ -81,17 +86,29 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
             "--nproc-per-node"
         )
     trial = Trial(draw_images(request), request.config.seed, request.num_microbatches, request.config)
-    single = _measure_single(build(request), trial, request, workers.device) if workers.is_first else None
+    phase("reference")
+    single = _measure_single(trial, request, workers.device) if workers.is_first else None
     single = _from_first(workers, single)
+    phase("step under the plan")
     check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
-    result = describe(request, single, check, workers.device.type)
-    if workers.is_first and check.errors is not None and not result["ok"]:
-        result["rounding_error"] = measure_rounding(
-            build(request), trial, single.step, workers.device
-        ).largest
+    phase("reference")
+    judgement = _judge(request, trial, single, check, workers)
+    result = describe(request, single, check, judgement, workers.device.type)
     if workers.is_first and request.timeline is not None and check.spans:
         _write_timeline(request.timeline, request, check, result)
     return result
+
+
+def _judge(
+    request: Request, trial: Trial, single: Single, check: Check, workers: Workers
+) -> tuple[Judgement, Errors | None] | None:
+    """Return the verdict, and what rounding does where that was asked; None where nothing was compared, or on other workers."""
+    if check.errors is None or not workers.is_first:
+        return None
+    bound, rounding = BOUNDS[request.torch_dtype], None
+    if check.errors.above(bound):
+        rounding = measure_rounding(lambda: build(request), trial, single.step, workers.device)
+    return judge(check.errors, single.repeated, rounding, bound), rounding
 
 
 def _write_timeline(path: Path, request: Request, check: Check, result: dict[str, Any]) -> None:
@@ -138,15 +155,15 @@ def draw_images(request: Request) -> Tensor:
     return torch.randn(request.shape, generator=generator, dtype=torch.float64).to(request.torch_dtype)
 
 
-def _measure_single(model: nn.Module, trial: Trial, request: Request, device: torch.device) -> Single:
-    """Take the reference, and the same step again for its time.
+def _measure_single(trial: Trial, request: Request, device: torch.device) -> Single:
+    """Take the reference, and the same step again, unchanged: for its time, and to see whether it is the same.
 
     Raises:
         UserError: If the network does not take the input, or its results are not finite.
     """
     mesh = make_mesh(Workers(device=device))
     try:
-        step = run_step(model, trial, mesh, count_bytes=True, timed=True)
+        step = run_step(build(request), trial, mesh, count_bytes=True)
     except TIMM_ERRORS as error:
         if isinstance(error, UserError):
             raise
@@ -154,6 +171,12 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request, device: to
             f"{request.name} does not take a training step on one worker either, with an input of "
             f"{'x'.join(map(str, request.shape))} ({type(error).__name__}: {error}); give another --input"
         ) from error
+    _check_finite(step, request.name)
+    again = run_step(build(request), trial, mesh)
+    return Single(step, compare_steps(again, step), again.seconds)
+
+
+def _check_finite(step: Outcome, name: str) -> None:
     values = [
         step.norm,
         step.losses,
@@ -162,10 +185,7 @@ def _measure_single(model: nn.Module, trial: Trial, request: Request, device: to
     for seen in step.seen.values():
         values += [t for t in (seen.input_gradient, *(seen.outputs or ())) if t is not None]
     if not all(bool(value.isfinite().all()) for value in values):
-        raise UserError(
-            f"{request.name} gives numbers that are not finite on one worker: they cannot be compared"
-        )
-    return Single(step, step.seconds)
+        raise UserError(f"{name} gives numbers that are not finite on one worker: they cannot be compared")
 
 
 def estimate(request: Request, single: Single) -> dict[str, float]:
@@ -182,9 +202,16 @@ def estimate(request: Request, single: Single) -> dict[str, float]:
     return {"step_seconds": cost.seconds, "peak_bytes": round(cost.peak_bytes)}
 
 
-def describe(request: Request, single: Single, check: Check, device: str) -> dict[str, Any]:
+def describe(
+    request: Request,
+    single: Single,
+    check: Check,
+    judged: tuple[Judgement, Errors | None] | None,
+    device: str,
+) -> dict[str, Any]:
     """Return the fields of the command's JSON object."""
-    errors = None if check.errors is None else asdict(check.errors)
+    errors = None if check.errors is None else check.errors.summary()
+    judgement, rounding = judged or (None, None)
     bound = BOUNDS[request.torch_dtype]
     facts = check.facts
     bubble = (
@@ -214,7 +241,12 @@ def describe(request: Request, single: Single, check: Check, device: str) -> dic
         "norm_error": errors and errors["norm"],
         "state_error": errors and errors["state"],
         "worst_state": errors and errors["worst_state"],
-        "rounding_error": None,
+        "verdict": judgement.verdict if judgement else "unsupported",
+        "why": judgement.why if judgement else "",
+        "rounding_error": rounding and rounding.largest,
+        "nondeterministic": [
+            {"tensor": name_of(key), "error": error} for key, error in single.repeated.above(0.0).items()
+        ],
         "single": {"step_seconds": single.seconds, "peak_bytes": single.step.peak_bytes},
         "workers": None
         if errors is None

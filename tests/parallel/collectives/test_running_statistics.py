@@ -1,5 +1,7 @@
 """Running statistics: PyTorch's own sequence of updates, and the same bits on any number of workers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,26 @@ def test_one_worker_does_what_pytorch_does(momentum):
     found = canonical_buffers(Workers(), 5, momentum)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(torch.from_numpy(found[name]), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("kind", ["BatchNorm", "InstanceNorm", "LazyBatchNorm", "LazyInstanceNorm"])
+@pytest.mark.parametrize("num_dims", [1, 2, 3])
+def test_every_norm_does_what_pytorch_does(kind, num_dims, momentum):
+    torch.manual_seed(0)
+    given = {} if kind.startswith("Lazy") else {"num_features": 3}
+    ours = getattr(nn, f"{kind}{num_dims}d")(**given, momentum=momentum, track_running_stats=True)
+    images = [torch.randn(2 + leaf, 3, *[5] * num_dims) + leaf for leaf in range(3)]
+    ours(images[0])
+    theirs = copy.deepcopy(ours)
+    statistics = RunningStatistics(ours, Workers())
+    statistics.start()
+    for image in images:
+        torch.testing.assert_close(ours(image), theirs(image))
+        statistics.take_leaf()
+    statistics.finish(len(images))
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[name], buffer)
 
 
 @pytest.mark.parametrize("num_leaves", [1, 2, 5])

@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 
+from support.ranks import run_ranks
 from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.runtime import heartbeat
 from ziggurat.parallel.runtime.launch import (
@@ -227,11 +228,15 @@ def test_join_world_leaves_the_process_as_it_was(how, kind, group_is_left):
             end.close()
 
 
-def test_outside_of_torchrun_the_process_is_as_it_was_too():
+def join_alone(_):
     before = state_of_process()
     with join_world(WorkerSettings(2, "cpu")) as workers:
-        assert (workers.size, torch.get_num_threads()) == (1, 2)
-    assert state_of_process() == before
+        inside = (workers.size, torch.get_num_threads())
+    return inside, state_of_process() == before
+
+
+def test_outside_of_torchrun_the_process_is_as_it_was_too():
+    assert run_ranks(join_alone, 1) == [((1, 2), True)]
 
 
 def fail_first_and_be_missed(workers):

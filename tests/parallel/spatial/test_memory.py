@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from support import operation_cases
+from support import index_cases, operation_cases, other_cases, product_cases, sampling_cases
 from support.ranks import run_ranks
 from support.whole_and_bands import Case, assert_exact, compare
 from ziggurat.parallel.collectives.workers import Workers
@@ -22,7 +22,8 @@ from ziggurat.torch_internals.tensors import as_plain_tensors
 
 CASES = {
     f"{group}: {name}": case
-    for group, cases in vars(operation_cases).items()
+    for module in (operation_cases, index_cases, sampling_cases, product_cases, other_cases)
+    for group, cases in vars(module).items()
     if isinstance(cases, dict) and all(isinstance(case, Case) for case in cases.values())
     for name, case in cases.items()
 }
@@ -61,7 +62,23 @@ def laid_out(case, order):
     return torch.randn(case.shape, dtype=torch.float64)
 
 
+def recorded(case, image):
+    """Return what a case calls; None where PyTorch cannot compute it of an image in this order of memory."""
+    torch.manual_seed(0)
+    function = case.function() if isinstance(case.function, type) else case.function
+    function = function.double() if isinstance(function, nn.Module) else function
+    with Record() as record:
+        try:
+            function(image)
+        except RuntimeError:
+            if isinstance(image, SpatialTensor):
+                raise
+            return None
+    return record.calls
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.filterwarnings("ignore:.*is in beta", "ignore:.*value tensor is non-contiguous")
 @pytest.mark.parametrize("order", ["contiguous", "channels last", "turned", "transposed"])
 def test_every_result_lies_where_pytorch_would_put_it(order):
     """Also whose memory it shares. On one worker, so that the whole is there to be compared with."""
@@ -73,14 +90,10 @@ def test_every_result_lies_where_pytorch_would_put_it(order):
             continue
         spread = SpatialTensor(image, tuple(plain(size) for size in image.shape), mesh)
         put(spread, make_meta(tuple(image.shape), image.stride(), image.dtype))
-        calls = []
-        for one in (image, spread):
-            torch.manual_seed(0)
-            function = case.function() if isinstance(case.function, type) else case.function
-            function = function.double() if isinstance(function, nn.Module) else function
-            with Record() as record:
-                function(one)
-            calls.append(record.calls)
+        calls = [recorded(case, image)]
+        if calls[0] is None:
+            continue  # a view that this order does not allow
+        calls.append(recorded(case, spread))
         assert [call[0] for call in calls[0]] == [call[0] for call in calls[1]]
         for whole, account in zip(*calls, strict=True):
             if whole[1] != account[1]:
@@ -93,7 +106,7 @@ def test_every_result_lies_where_pytorch_would_put_it(order):
                 if not same or whole[3] != account[3]:
                     wrong.append((name, whole, account))
     assert not wrong, wrong[:3]
-    assert compared > 150
+    assert compared > 1000
 
 
 SLICES = {

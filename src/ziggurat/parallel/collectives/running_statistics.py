@@ -1,4 +1,4 @@
-"""Running statistics of batch norm, combined in canonical order.
+"""Running statistics of batch norm and instance norm, combined in canonical order.
 
 In training a batch norm uses the statistics of its microbatch, and adds them to its running statistics. The order
 of these additions is that of the microbatches, whatever worker computes which: with momentum ``m`` and the
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.torch_internals.modules import NORMS
+from ziggurat.torch_internals.modules import NORMS, is_batch_norm
 from ziggurat.torch_internals.tensors import version_of
 
 
@@ -36,6 +36,11 @@ class RunningStatistics:
             if isinstance(module, NORMS) and module.track_running_stats and module.running_mean is not None
         ]
         self.momenta = [layer.momentum for layer in self.layers]
+        # an instance norm counts no batches, and has no cumulative average: without a momentum its statistics stay
+        self.weights = [
+            0.0 if layer.momentum is None and not is_batch_norm(layer) else layer.momentum
+            for layer in self.layers
+        ]
         self.buffers = [
             buffer
             for layer in self.layers
@@ -107,7 +112,7 @@ class RunningStatistics:
         for layer, momentum in zip(self.layers, self.momenta, strict=True):
             layer.momentum = momentum
         for layer, counter, batches in zip(self.layers, self.counters, self.batches, strict=True):
-            counter.copy_(batches + num_new * layer.training)
+            counter.copy_(batches + num_new * (layer.training and is_batch_norm(layer)))
         self.leaves = []
 
     def _fill(self, running: Tensor) -> None:
@@ -125,9 +130,9 @@ class RunningStatistics:
             sizes = torch.tensor(self.sizes)
             layer_of = torch.tensor(layers).repeat_interleave(sizes, output_size=sum(self.sizes))
             self.layer_of = layer_of.to(like.device)
-            momenta = torch.tensor([m if m is not None else 0.0 for m in self.momenta], dtype=like.dtype)
+            momenta = torch.tensor([m if m is not None else 0.0 for m in self.weights], dtype=like.dtype)
             self.fixed = momenta.to(like.device)[self.layer_of]
-            is_cumulative = [m is None for m in self.momenta]
+            is_cumulative = [m is None for m in self.weights]
             mask = torch.tensor(is_cumulative).to(like.device)[self.layer_of]
             self.cumulative = mask if any(is_cumulative) else None
         if self.cumulative is None:

@@ -154,20 +154,6 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (*PLAIN, types.ModuleType)) or is_plain_function(value)
 
 
-def holds_layers(value: Any, depth: int = 0) -> bool:
-    """Whether an object is a layer, or a function that is a layer's or has layers or tensors of its surroundings."""
-    if depth > MOST_DEPTH:
-        return False
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
-        return any(isinstance(one, (nn.Module, Tensor)) or holds_layers(one, depth + 1) for one in cells)
-    if isinstance(value, functools.partial):
-        return any(
-            holds_layers(one, depth + 1) for one in (value.func, *value.args, *value.keywords.values())
-        )
-    return isinstance(value.__self__ if isinstance(value, types.MethodType) else value, nn.Module)
-
-
 Snapshot = dict[tuple[str, str], Any]
 
 

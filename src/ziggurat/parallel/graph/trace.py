@@ -20,10 +20,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
@@ -43,18 +45,22 @@ from ziggurat.parallel.graph.graph import (
 )
 from ziggurat.parallel.graph.keeping import (
     Origins,
-    holds_layers,
     is_plain_function,
     kept_by,
-    name_of_function,
     states_of,
     tensors_kept_by,
 )
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.uses import UseWatch
-from ziggurat.torch_internals.containers import tree_leaves, tree_map
-from ziggurat.torch_internals.functions import FunctionMode, is_primitive, seeing_apply, unseen
+from ziggurat.torch_internals.containers import tree_map
+from ziggurat.torch_internals.functions import (
+    FunctionMode,
+    checkpoint_by_hooks,
+    is_primitive,
+    seeing_apply,
+    unseen,
+)
 from ziggurat.torch_internals.hooks import ASKED, has_gradient_hooks, has_gradient_hooks_for_all
 from ziggurat.torch_internals.modules import NORMS
 from ziggurat.torch_internals.tensors import memory_key, version_of
@@ -366,9 +372,6 @@ class _Recorder(FunctionMode):
         changed: list[Tensor],
     ) -> None:
         marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
-        if func not in (None, hook_gradient) and any(map(holds_layers, tree_leaves((args, kwargs)))):
-            said = f"gives {name_of_function(func)} a function or a layer, in which there may be tensors of the trace"
-            self.faults.note("hidden", layer, said)
         states = {name: None for t in tensors_in((args, kwargs)) if (name := self.name_of(t))}
         if func is None:
             states |= dict.fromkeys(_states_of(self.meta_model.get_submodule(layer))) | self.states
@@ -461,6 +464,13 @@ class _Recorder(FunctionMode):
         self.watch.use((*args, *kwargs.values()))
         if self.inside:
             return apply(*args, **kwargs)
+        if cls is CheckpointFunction:
+            return checkpoint_by_hooks(*args)
+        if any(isinstance(one, (nn.Module, FunctionType, MethodType)) for one in (*args, *kwargs.values())):
+            raise CannotCut(
+                f"{cls.__name__} in '{self.layer}' is a custom autograd function that is given a function or a layer, whose weights "
+                "cannot be followed: give it tensors only, or run it without pp, lp and tp"
+            )
         self.draws.check(self.layer)
         self.inside = 1
         with unseen():

@@ -40,6 +40,7 @@ class HangWatch:
             "step": limits.step_seconds,
             "checkpoint": limits.checkpoint_seconds,
             "evaluation": limits.evaluation_seconds,
+            "verification": limits.step_seconds,
         }
         self.interval = min(1.0, min(self.seconds.values()) / 4)
 

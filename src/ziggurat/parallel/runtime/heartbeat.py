@@ -33,6 +33,7 @@ _SECTIONS = {
     "step": ("data", "forward", "backward", "exchange", "optimizer", "handover"),
     "checkpoint": ("checkpoint data", "checkpoint manifest", "checkpoint publishing", "checkpoint"),
     "evaluation": ("evaluation", "report"),
+    "verification": ("reference", "step under the plan"),
 }
 PHASES = tuple(name for names in _SECTIONS.values() for name in names)
 

@@ -4,15 +4,16 @@
 neighbours; `exchange` moves rows; `geometry` says which.
 """
 
+from ziggurat.parallel.spatial.custom import custom_functions_seen, declare
 from ziggurat.parallel.spatial.dispatch import operations  # fills the table, and lets tensors ask it
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation, spatial_mesh
-from ziggurat.parallel.spatial.table import declare
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut, gather, whole_tensor
 
 __all__ = [
     "SpatialMesh",
     "SpatialTensor",
     "UnsupportedOperation",
+    "custom_functions_seen",
     "cut",
     "declare",
     "gather",

@@ -28,7 +28,7 @@ from ziggurat.parallel.spatial.memory import (
     share_memory,
 )
 from ziggurat.parallel.spatial.mesh import SpatialMesh
-from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of
+from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 from ziggurat.torch_internals.tensors import as_plain_tensors, version_of
 
@@ -173,25 +173,24 @@ def _take_for_view(call: Call, x: SpatialTensor, meta: Tensor, base: SpatialTens
 def _fresh(call: Call, entry: Operation, x: SpatialTensor) -> Tensor:
     """Return where a new tensor lies."""
     shape = tuple(x.shape)
+    asked_for = call.named.get("memory_format")
+    if asked_for not in (None, torch.preserve_format):
+        return make_meta(shape, orders.in_format(shape, asked_for), x.local.dtype)
     operands = [a for a in (*call.args, *call.named.values()) if isinstance(a, Tensor)]
     if entry.order == "elementwise":
-        return make_meta(shape, orders.elementwise(shape, [_place(o) for o in operands]), x.local.dtype)
-    if entry.order == "first" and call.name.endswith("1d"):  # PyTorch computes these as maps of one row
-        asked = orders.suggests_channels_last(*_place(operands[0].unsqueeze(-2)))
+        operands = operands[::-1] if call.name == "rsub" else operands
+        return make_meta(shape, orders.elementwise(shape, [place_of(o) for o in operands]), x.local.dtype)
+    if entry.order == "first" and "1d" in call.name:  # PyTorch computes these as maps of one row
+        asked = orders.suggests_channels_last(*place_of(operands[0].unsqueeze(-2)))
         rows = (*shape[:-1], 1, shape[-1])
         found = orders.channels_last(rows) if asked else orders.contiguous(rows)
         return make_meta(shape, (*found[:-2], found[-1]), x.local.dtype)
     deciding = {"first": operands[:1], "channels": operands[:2]}.get(entry.order, [])
     if entry.order == "channels" and (len(shape), x.dtype, x.device.type) == (5, torch.float64, "cpu"):
         deciding = []  # the kernel of volumes that is left for float64
-    is_last = any(orders.suggests_channels_last(*_place(operand)) for operand in deciding)
+    is_last = any(orders.suggests_channels_last(*place_of(operand)) for operand in deciding)
     found = orders.channels_last(shape) if is_last else orders.contiguous(shape)
     return make_meta(shape, found, x.local.dtype)
-
-
-def _place(operand: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    meta = operand.meta if isinstance(operand, SpatialTensor) else operand
-    return tuple(meta.shape), meta.stride()
 
 
 def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:

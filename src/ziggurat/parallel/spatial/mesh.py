@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -56,6 +59,7 @@ class SpatialMesh:
         parameters: Of the model; a backward pass from a spatial tensor leaves the whole's gradient in them.
         gathers: Bytes that this worker has received for each layer and operation that had to gather.
         apex: The same, for levels that are too small to cut.
+        running: The context in which backward runs.
     """
 
     axes: tuple[Axis, ...]
@@ -64,6 +68,7 @@ class SpatialMesh:
     parameters: list[nn.Parameter] = field(default_factory=list)
     gathers: Counter[tuple[str, str]] = field(default_factory=Counter)
     apex: Counter[tuple[str, str]] = field(default_factory=Counter)
+    running: Callable[[], AbstractContextManager[Any]] = default_group_hidden
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -102,7 +107,7 @@ class SpatialMesh:
         before = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
-        with default_group_hidden():
+        with self.running():
             (loss / self.num_workers).backward(retain_graph=retain_graph)
         self.sum_gradients()
         for parameter, old in zip(self.parameters, before, strict=True):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 Shape = tuple[int, ...]
 Strides = tuple[int, ...]
 
@@ -41,6 +43,16 @@ def channels_last(shape: Sequence[int]) -> Strides:
     """Return the strides of maps, or volumes, whose channels lie together; of others those of a contiguous tensor."""
     order = CHANNELS_LAST.get(len(shape))
     return contiguous(shape) if order is None else in_order(shape, order)
+
+
+def in_format(shape: Sequence[int], memory_format: torch.memory_format) -> Strides:
+    """Return the strides of a tensor that is asked for in a format of PyTorch's, which has its number of dims.
+
+    Example:
+        >>> in_format((2, 3, 4, 5), torch.channels_last), in_format((2, 3, 4, 5), torch.contiguous_format)
+        ((60, 1, 15, 3), (60, 20, 5, 1))
+    """
+    return contiguous(shape) if memory_format == torch.contiguous_format else channels_last(shape)
 
 
 def suggests_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:

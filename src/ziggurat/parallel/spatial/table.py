@@ -108,6 +108,12 @@ def as_meta(value: Any) -> Any:
     return value
 
 
+def place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return shape and strides, of a spread tensor those of the whole."""
+    meta = tensor.meta if isinstance(tensor, SpatialTensor) else tensor
+    return tuple(meta.shape), meta.stride()
+
+
 Order = Literal["contiguous", "elementwise", "first", "channels"]
 Views = Callable[[Call, Sequence[SpatialTensor]], Sequence[Tensor | None]]
 
@@ -127,6 +133,11 @@ def views_on_meta(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor 
 def its_input(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
     """Let a result be the input itself, if it is."""
     return [x.meta if any(x is argument for argument in call.args) else None for x in made]
+
+
+def as_made(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Leave results where the operations have put them that an operation is made of."""
+    return [x.meta for x in made]
 
 
 @dataclass(frozen=True)
@@ -202,28 +213,3 @@ def name_of(func: Callable[..., Any]) -> str:
 def wrap(result: Tensor, like: SpatialTensor) -> SpatialTensor:
     """Return a spatial tensor with the layout of another; the other one itself where it was changed in place."""
     return like if result is like.local else SpatialTensor(result, like.dims, like.mesh)
-
-
-OF_KIND: dict[Kind, Callable[[Call], Any]] = {}
-
-
-def fallback(kind: Kind) -> Callable[[Handler], Handler]:
-    """Enter a function as what computes an operation of a kind of which nothing but the kind is known."""
-
-    def enter(handler: Handler) -> Handler:
-        if kind in OF_KIND:
-            raise ValueError(f"a kind has one fallback: '{kind}' has {OF_KIND[kind].__name__} already")
-        OF_KIND[kind] = handler
-        return handler
-
-    return enter
-
-
-def declare(name: str, kind: Literal["pointwise"]) -> None:
-    """Declare an operation of one's own, or one of PyTorch's that is not in the table.
-
-    Args:
-        name: The function's name.
-        kind: ``pointwise``: each element of the result depends on that element of the arguments alone.
-    """
-    operation(kind, name)(OF_KIND[kind])

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.parallel.spatial.memory import put
+from ziggurat.parallel.spatial.strides import in_order
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
 from ziggurat.parallel.tensor.split import SplitTensor
 from ziggurat.torch_internals.modules import own_states, replace_state
@@ -87,17 +89,28 @@ class PartDropout(nn.Module):
         """Drop the features that one worker would drop."""
         if not self.training or self.p == 0:
             return x_part
-        shape = list(x_part.shape)
-        shape[self.channel_dim] *= self.axis.workers.size
-        kept = functional.dropout(_in_order_of(x_part, x_part.new_ones(shape)), self.p)
+        kept = functional.dropout(_ones_of_all(x_part, self.channel_dim, self.axis), self.p)
         return x_part * self.axis.part(kept, self.channel_dim)
+
+
+def _ones_of_all(x_part: Tensor, channel_dim: int, axis: TensorAxis) -> Tensor:
+    """Return ones for the features of all workers, in the order of memory in which one worker would have these."""
+    shape, channels = list(x_part.shape), channel_dim % x_part.dim()
+    shape[channels] *= axis.workers.size
+    # of a part of one channel, channels that lie together have the stride of what lies beside them
+    fastest_first = sorted(range(len(shape)), key=lambda d: (x_part.stride(d), d != channels, -d))
+    return torch.empty_strided(
+        shape, in_order(shape, fastest_first), dtype=x_part.dtype, device=x_part.device
+    ).fill_(1)
 
 
 def _of_part(function: Callable[[Tensor, TensorAxis], Tensor], x: Tensor, axis: TensorAxis) -> Tensor:
     """Apply a function of the axis to what this worker has of an image: all of it, or its band (which all of the axis share)."""
-    if isinstance(x, SpatialTensor):
-        return SpatialTensor(function(x.local, axis), x.dims, x.mesh)
-    return function(x, axis)
+    if not isinstance(x, SpatialTensor):
+        return function(x, axis)
+    result = SpatialTensor(function(x.local, axis), x.dims, x.mesh)
+    put(result, torch.empty_like(x.meta))
+    return result
 
 
 def cut_between(layer: nn.Module, axis: TensorAxis) -> None:
@@ -125,19 +138,9 @@ def cut_between(layer: nn.Module, axis: TensorAxis) -> None:
 
 
 def part_of(tensor: Any, axis: TensorAxis, dim: int) -> Any:
-    """Return this worker's part of a whole tensor or parameter: memory of its own, in the whole's memory format."""
-    whole = tensor.detach()
-    part = _in_order_of(whole, axis.part(whole, dim).clone(memory_format=torch.contiguous_format))
+    """Return this worker's part of a whole tensor or parameter: dense memory of its own, in the whole's order."""
+    part = axis.part(tensor.detach(), dim).clone()
     return nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
-
-
-def _in_order_of(known: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor of as many dims in channels-last, where a known one is."""
-    if known.dim() != 4:
-        return tensor
-    channels_last = torch.empty_like(known, device="meta", memory_format=torch.channels_last)
-    is_last = known.stride() == channels_last.stride()
-    return tensor.contiguous(memory_format=torch.channels_last) if is_last else tensor
 
 
 def _operation_of(layer: Any) -> Callable[..., Tensor]:

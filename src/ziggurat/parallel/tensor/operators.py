@@ -37,7 +37,7 @@ class TensorAxis:
         self.bytes_sent = 0
 
     def sum(self, part: Tensor, operation: Operation = "sum") -> Tensor:
-        """Return the sum (or the maximum) over all workers, the same on each.
+        """Return the sum (or the maximum) over all workers, the same on each, in the part's order of memory (all have the same).
 
         Communication:
             One all-reduce: ``2 (W - 1) / W`` of the tensor's bytes sent by each worker.
@@ -45,7 +45,8 @@ class TensorAxis:
         size = self.workers.size
         if size == 1:
             return part
-        total = self.workers.add_up(part.detach().clone(memory_format=torch.contiguous_format), operation)
+        total = part.detach().clone()  # dense, in the order of memory of the part
+        self.workers.add_up(total.as_strided((total.numel(),), (1,)), operation)
         self.bytes_sent += 2 * (size - 1) * total.numel() * total.element_size() // size
         return total
 

@@ -28,7 +28,7 @@ def _stack(call: Call) -> Any:
 @operation("layout", "atleast_1d", "atleast_2d", "atleast_3d")
 def _at_least_so_many_dims(call: Call) -> Any:
     tensors = call.args[0] if isinstance(call.args[0], (tuple, list)) else call.args
-    found = tuple(_at_least(t, int(call.name[-2])) for t in tensors)
+    found = tuple(_at_least(spread(t, call.mesh), int(call.name[-2])) for t in tensors)
     return found if len(found) > 1 or tensors is not call.args else found[0]
 
 
@@ -41,7 +41,8 @@ def _at_least(x: Tensor, num_dims: int) -> Tensor:
 
 @operation("layout", "hsplit", "vsplit", "dsplit")
 def _split(call: Call) -> Any:
-    x, pieces = call.args[0], call.args[1] if len(call.args) > 1 else next(iter(call.named.values()))
+    x, *given = (*call.args, *call.named.values())
+    pieces = given[0] if len(given) == 1 else given  # places one by one
     d = {"hsplit": 0 if x.dim() == 1 else 1, "vsplit": 0, "dsplit": 2}[call.name]
     return torch.tensor_split(x, pieces, d)
 

@@ -10,14 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.parallel.spatial import strides as orders
 from ziggurat.parallel.spatial.layout import cuts, size_of
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.gathering import spread
 from ziggurat.parallel.spatial.operations.pointwise import align, local_part
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, operation, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, slice_local
 
 
-@operation("gather", "scaled_dot_product_attention")
+def _order_of_queries(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how what the queries have found lies in memory: as they do, if a fused kernel computes it."""
+    (x,), shape = made, tuple(made[0].shape)
+    bound = call.bind("query key value attn_mask dropout_p is_causal", dropout_p=0.0)
+    query, others = bound["query"], (bound["key"], bound["value"])
+    has_rows = all(place_of(one)[1][-1] == 1 for one in (query, *others))
+    is_fused = has_rows and not bound["dropout_p"] and len(shape) == 4 and tuple(query.shape) == shape
+    found = orders.elementwise(shape, [place_of(query)]) if is_fused else orders.contiguous(shape)
+    return [make_meta(shape, found, x.raw.dtype)]
+
+
+@operation("gather", "scaled_dot_product_attention", views=_order_of_queries)
 def _attention(call: Call) -> Any:
     """Let each query look at all keys.
 

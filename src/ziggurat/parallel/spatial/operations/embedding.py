@@ -13,7 +13,7 @@ from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 
 
-@operation("pointwise", "embedding")
+@operation("pointwise", "embedding", order="contiguous")
 def _embedding(call: Call) -> Any:
     """Look up rows of a table that every worker has: its gradient has a part on each."""
     if call.func is torch.embedding:  # PyTorch's own, that its layers call: the table comes first
@@ -32,7 +32,7 @@ def _embedding(call: Call) -> Any:
     return SpatialTensor(local, (*x.dims, plain(weight.shape[1])), call.mesh)
 
 
-@operation("pointwise", "one_hot")
+@operation("pointwise", "one_hot", order="contiguous")
 def _one_hot(call: Call) -> Any:
     bound = call.bind("input num_classes", num_classes=-1)
     x, count = bound["input"], int(bound["num_classes"])

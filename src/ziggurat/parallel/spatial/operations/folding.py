@@ -74,7 +74,9 @@ def _fold(call: Call) -> Any:
     return folded if len(bound["input"].dims) == 3 else folded.squeeze(0)
 
 
-@operation("window", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices")
+@operation(
+    "window", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", order="first"
+)
 def _max_pool_with_indices(call: Call) -> Any:
     """Pool, and say for each value which position of the whole map it comes from."""
     bound = call.bind(
@@ -127,7 +129,8 @@ def _adaptive_max_pool_with_indices(call: Call) -> Any:
     )
 
 
-@operation("gather", "max_unpool1d", "max_unpool2d", "max_unpool3d")
+@operation("gather", "max_unpool2d", order="first")
+@operation("gather", "max_unpool1d", "max_unpool3d")
 def _max_unpool(call: Call) -> Any:
     """Put values where they came from, which may be anywhere."""
     bound = call.bind("input indices kernel_size stride padding output_size")

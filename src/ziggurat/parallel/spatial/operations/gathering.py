@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.spatial import strides as orders
 from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, plain, size_of
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.moments import largest, normal_dims, reduced
 from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
-from ziggurat.parallel.spatial.table import Call, operation, wrap
+from ziggurat.parallel.spatial.table import Call, operation, place_of, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather, slice_local
 
 # Parameters in their order, and the dim that is meant where none is given (None: all of them).
@@ -180,7 +182,17 @@ def _quantile(call: Call) -> Any:
     return SpatialTensor(local, (*several, *reduced(x, dims, bound["keepdim"])), x.mesh)
 
 
-@operation("moments", "max", "min")
+def _order_of_the_larger(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how the larger ones of two tensors lie in memory; of one tensor, results are contiguous."""
+    operands = [a for a in (*call.args, *call.named.values()) if isinstance(a, Tensor)]
+    if len(operands) < 2:
+        return [None] * len(made)
+    (x,) = made
+    found = orders.elementwise(tuple(x.shape), [place_of(operand) for operand in operands])
+    return [make_meta(tuple(x.shape), found, x.raw.dtype)]
+
+
+@operation("moments", "max", "min", views=_order_of_the_larger)
 def _max(call: Call) -> Any:
     """Three operations have this name: of all elements, of one dim with indices, and of two tensors."""
     second = call.args[1] if len(call.args) > 1 else call.named.get("other", call.named.get("dim"))
@@ -197,6 +209,7 @@ def _max(call: Call) -> Any:
 @operation(
     "gather", "unique", "unique_consecutive", "bincount", "histc", "histogram", "corrcoef", "cov", "equal", "allclose",
     "renorm", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "block_diag", "cartesian_prod", "combinations", "istft", "stft", "pdist",
+    "pad_sequence",
 )  # fmt: skip
 def _whole(call: Call) -> Any:
     return run_whole(call)

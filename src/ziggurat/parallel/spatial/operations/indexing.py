@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from ziggurat.parallel.spatial.operations.moments import normal_dims
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index
 from ziggurat.parallel.spatial.operations.selecting import get_items, parse, set_items
 from ziggurat.parallel.spatial.operations.windows import per_dim, simple_dims
-from ziggurat.parallel.spatial.strides import channels_last, contiguous, suggests_channels_last
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.strides import channels_last, contiguous, elementwise, suggests_channels_last
+from ziggurat.parallel.spatial.table import Call, as_meta, operation, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
 
@@ -41,16 +40,32 @@ def _all_or(item: Any, size: int) -> Any:
 
 def _views(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
     """Say whether what is chosen is a view: numbers and slices choose views, tensors copies."""
-    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
-    if any(isinstance(item, SpatialTensor) for item in index):
-        return [None] * len(made)
-    items = [int(item) if isinstance(item, Tensor) and not item.dim() and not item.is_floating_point() and
-             item.dtype != torch.bool else item for item in index]  # fmt: skip
-    if any(
-        isinstance(item, bool) or (isinstance(item, Tensor) and item.dtype == torch.bool) for item in items
-    ):
-        return [None] * len(made)
-    return replace(call, args=(call.args[0], tuple(items))).on_meta()
+    x, index = call.args
+    parsed = parse(index, tuple(x.shape))
+    source = as_meta(x)[tuple(parsed.basic)]
+    return [source] if parsed.is_basic else [_meta_of_choice(source, parsed.chosen, made[0])]
+
+
+def _meta_of_choice(source: Tensor, chosen: dict[int, Tensor], made: SpatialTensor) -> Tensor:
+    """Return where elements lie that tensors choose: computed element by element, as each tensor lies itself.
+
+    Args:
+        source: From which is chosen.
+        chosen: As `Index` has it.
+        made: The elements.
+    """
+    widths = {d: item.dim() if item.dtype == torch.bool else 1 for d, item in chosen.items()}
+    dims = sorted(d + i for d, width in widths.items() for i in range(width))
+    lies = dims[0] if dims[-1] - dims[0] == len(dims) - 1 else 0
+    left = [source.stride(d) for d in range(source.dim()) if d not in dims]
+    shape, num_dims = tuple(made.shape), made.dim() - len(left)
+    operands = [(shape, (*left[:lies], *[0] * num_dims, *left[lies:]))]
+    after = [1] * (len(left) - lies)
+    for item in chosen.values():
+        count = shape[lies + num_dims - 1]  # places of a mask: one after the other
+        own, strides = ((count,), (1,)) if item.dtype == torch.bool else place_of(item)
+        operands.append(((*own, *after), (*strides, *after)))
+    return make_meta(shape, elementwise(shape, operands), made.raw.dtype)
 
 
 @operation("layout", "getitem", views=_views)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
@@ -18,13 +19,12 @@ from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, cut_axes, ga
     "binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "soft_margin_loss",
 )  # fmt: skip
 def _elementwise_loss(call: Call) -> Any:
-    args, named = list(call.args), dict(call.named)
-    reduction = named.pop("reduction", "mean")
-    operands = [a for a in (*args, *named.values()) if isinstance(a, Tensor)]
+    bound = _bound(call)
+    reduction = _reduction_of(bound)
+    operands = [a for a in bound.values() if isinstance(a, Tensor)]
     dims = broadcast_dims(operands, call.mesh)
-    args = [local_part(a, dims, call.mesh, call.name) for a in args]
-    named = {name: local_part(value, dims, call.mesh, call.name) for name, value in named.items()}
-    losses = SpatialTensor(call.func(*args, **named, reduction="none"), dims, call.mesh)
+    local = {name: local_part(value, dims, call.mesh, call.name) for name, value in bound.items()}
+    losses = SpatialTensor(call.func(**local, reduction="none"), dims, call.mesh)
     if reduction == "none":
         return losses
     if reduction == "batchmean":
@@ -32,12 +32,32 @@ def _elementwise_loss(call: Call) -> Any:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
+def _bound(call: Call) -> dict[str, Any]:
+    """Return the arguments of a loss by name."""
+    try:
+        signature = inspect.signature(call.func)
+    except ValueError:  # PyTorch's own, which those of `torch.nn.functional` call
+        raise call.unsupported(
+            "how it is reduced is given as a number", f"call torch.nn.functional.{call.name}"
+        ) from None
+    return dict(signature.bind(*call.args, **call.named).arguments)
+
+
+def _reduction_of(bound: dict[str, Any]) -> str:
+    """Take how a loss is reduced out of its arguments, in PyTorch's former words, too."""
+    reduction: str = bound.pop("reduction", "mean")
+    averages, reduces = bound.pop("size_average", None), bound.pop("reduce", None)
+    if averages is None and reduces is None:
+        return reduction
+    if reduces is False:
+        return "none"
+    return "sum" if averages is False else "mean"
+
+
 @operation("moments", "cross_entropy", "nll_loss")
 def _cross_entropy(call: Call) -> Any:
-    bound = call.bind(
-        "input target weight size_average ignore_index reduce reduction label_smoothing",
-        weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0,
-    )  # fmt: skip
+    bound = {"weight": None, "ignore_index": -100, "label_smoothing": 0.0} | _bound(call)
+    bound["reduction"] = _reduction_of(bound)
     x, target, weight = spread(bound["input"], call.mesh), bound["target"], call.weight(bound["weight"])
     classes = min(1, len(x.dims) - 1)
     x = gather(x, call.name, only=[classes])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ziggurat.parallel.spatial.layout import cuts, size_of
+from ziggurat.parallel.spatial.memory import make_meta, put
 from ziggurat.parallel.spatial.table import Call, as_meta, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
 
@@ -138,4 +139,6 @@ def _set_data(call: Call) -> Any:
 @operation("question", "deepcopy")
 def _deepcopy(call: Call) -> Any:
     x = call.args[0]
-    return as_whole(x.local.detach().clone(), x.mesh, x.dims)
+    copied = as_whole(x.local.detach().clone(), x.mesh, x.dims)
+    put(copied, make_meta(tuple(x.shape), x.meta.stride(), x.dtype))
+    return copied

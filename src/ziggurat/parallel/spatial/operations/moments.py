@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,6 +93,10 @@ def _var_mean(call: Call) -> Any:
 def _var_arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, float]:
     bound = call.bind("input dim unbiased keepdim", dim=None, unbiased=True, keepdim=False)
     x = bound["input"]
+    if x.is_complex():
+        raise call.unsupported(
+            "deviations of complex numbers are not computed", "take those of torch.view_as_real(x)"
+        )
     if isinstance(bound["dim"], bool):  # var(unbiased)
         bound["dim"], bound["unbiased"] = None, bound["dim"]
     correction = bound.get("correction", 1.0 if bound["unbiased"] else 0.0)
@@ -144,6 +149,8 @@ def _norm(call: Call) -> Any:
     if "ord" in bound:
         bound["p"] = bound["ord"]
     x, p = bound["input"], 2.0 if bound["p"] in ("fro", None) else float(bound["p"])
+    if bound.get("dtype") is not None:
+        x = wrap(x.local.to(bound["dtype"]), x)
     dims = normal_dims(bound["dim"], len(x.dims))
     if not axes_of(x, dims):
         local = torch.linalg.vector_norm(x.local, p, dims, bound["keepdim"])
@@ -162,6 +169,8 @@ def _norm(call: Call) -> Any:
 
 @operation("moments", "any", "all", "count_nonzero")
 def _any(call: Call) -> Any:
+    if call.name == "count_nonzero" and len(call.args) > 2:  # dims one by one
+        call = replace(call, args=(call.args[0], call.args[1:]))
     x, dims, keepdim, _ = _arguments(call)
     wanted = ~x.local.bool() if call.name == "all" else x.local.bool()
     found = total(wrap(wanted.long(), x), dims, keepdim)

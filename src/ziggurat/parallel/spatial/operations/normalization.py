@@ -291,14 +291,29 @@ def _instance_norm(call: Call) -> Any:
             bound["eps"],
         )
     if bound["running_mean"] is not None:
-        raise call.unsupported("running statistics of single images are not kept (track_running_stats)")
+        _keep_mean_of_images(x, bound["running_mean"], bound["running_var"], bound["momentum"], call)
     if not _cut_over(x, call):
         named = {name: bound[name] for name in ("weight", "bias", "eps")}
         return wrap(functional.instance_norm(x.local, **named), x)
     return _normalize_groups(x, x.shape[1], bound["weight"], bound["bias"], bound["eps"])
 
 
-@operation("moments", "layer_norm", "rms_norm")
+@torch.no_grad()
+def _keep_mean_of_images(
+    x: SpatialTensor, running_mean: Tensor, running_var: Tensor, momentum: float, call: Call
+) -> None:
+    """Add the mean of all images' moments to running statistics, as PyTorch's instance norm does."""
+    if is_cut(x.dims[1]):
+        raise call.unsupported("its channels are cut")
+    values = SpatialTensor(x.local.detach(), x.dims, x.mesh)
+    variance_NC, mean_NC = variance_and_mean(values, range(2, x.dim()), False, 1.0)
+    for running, found in ((running_mean, mean_NC), (running_var, variance_NC)):
+        of_all: Any = found.mean(0)
+        running.mul_(1 - momentum).add_(of_all.local.to(running.dtype), alpha=momentum)
+
+
+@operation("moments", "rms_norm", order="first")
+@operation("moments", "layer_norm")
 def _layer_norm(call: Call) -> Any:
     names = "weight eps" if call.name == "rms_norm" else "weight bias eps cudnn_enable"
     bound = call.bind(f"input normalized_shape {names}", weight=None, bias=None, eps=None)

@@ -13,12 +13,12 @@ from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, siz
 from ziggurat.parallel.spatial.memory import empty_whole, make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
-from ziggurat.parallel.spatial.table import Call, fallback, its_input, operation, wrap
+from ziggurat.parallel.spatial.table import Call, its_input, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
 
 UNARY = (
     "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu hardswish hardsigmoid "
-    "hardtanh mish softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid log_sigmoid exp exp2 expm1 "
+    "hardtanh mish softplus softsign softshrink hardshrink tanhshrink threshold exp exp2 expm1 "
     "log log2 log10 log1p sqrt rsqrt square reciprocal sin cos tan asin acos atan sinh cosh erf erfc sign sgn floor "
     "ceil round trunc frac clamp clip clamp_min clamp_max isnan isinf isfinite logical_not bitwise_not nan_to_num "
     "clone requires_grad logit sinc zero fill zeros_like ones_like empty_like full_like pos deg2rad"
@@ -142,7 +142,6 @@ def _slice_dim(x: SpatialTensor, d: int, wanted: Dim) -> SpatialTensor:
     return SpatialTensor(local, (*x.dims[:d], wanted, *x.dims[d + 1 :]), x.mesh)
 
 
-@fallback("pointwise")
 def run_pointwise(call: Call) -> Any:
     """Compute a pointwise operation: each worker on its band."""
     args, named = call.args, call.named
@@ -188,7 +187,7 @@ def _change_plain(call: Call) -> Any:
 
 
 operation("pointwise", *UNARY.split(), *BINARY.split())(run_pointwise)
-operation("pointwise", "masked_fill", order="contiguous")(run_pointwise)
+operation("pointwise", "masked_fill", "logsigmoid", "log_sigmoid", order="contiguous")(run_pointwise)
 operation("layout", "detach", "alias", "positive")(run_pointwise)
 
 
@@ -197,12 +196,14 @@ def _views_of_casts(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tenso
     (x,), (cast,) = [a for a in call.args[:1] if isinstance(a, SpatialTensor)], made
     order = call.named.get("memory_format", torch.preserve_format)
     same = cast.local.dtype == x.local.dtype and cast.local.device == x.local.device
-    return [
-        x.meta.to(cast.local.dtype, memory_format=order, copy=not same or bool(call.named.get("copy", False)))
-    ]
+    flags = [a for a in call.args[1:] if isinstance(a, bool)]  # non_blocking, copy
+    is_copy = not same or bool(call.named.get("copy", flags[1:2] == [True]))
+    return [x.meta.to(cast.local.dtype, memory_format=order, copy=is_copy)]
 
 
-CASTS = "to float double half bfloat16 int long bool cpu cuda type type_as"
+CASTS = (
+    "to float double half bfloat16 int long short char byte bool cfloat cdouble chalf cpu cuda type type_as"
+)
 
 
 @operation("pointwise", *CASTS.split(), views=_views_of_casts)
@@ -233,7 +234,7 @@ def _prelu(call: Call) -> Any:
     return wrap(functional.prelu(x.local, weight), x)
 
 
-@operation("pointwise", "rrelu")
+@operation("pointwise", "rrelu", order="contiguous")
 def _rrelu(call: Call) -> Any:
     bound = call.bind("input lower upper training inplace", training=False)
     if bound["training"]:
@@ -297,7 +298,7 @@ def _random_in_place(call: Call) -> Any:
     return wrap(x.local.copy_(slice_local(drawn, x.dims, x.mesh)), x)
 
 
-@operation("pointwise", "bernoulli", "normal")
+@operation("pointwise", "bernoulli", "normal", order="contiguous")
 def _random_by_values(call: Call) -> Any:
     """Draw for the whole, whose values elsewhere do not matter: each element takes as many random numbers.
 

@@ -116,6 +116,8 @@ def _avg_pool(call: Call) -> Any:
         stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
     )  # fmt: skip
     x, n = bound["input"], int(call.name[-2])
+    if not x.is_floating_point():
+        raise call.unsupported("averages of whole numbers are rounded", "call x.float() before")
     kernel = per_dim(bound["kernel_size"], n)
     stride = per_dim(bound["stride"], n) if bound["stride"] else kernel
     padding = per_dim(bound["padding"], n)
@@ -165,6 +167,8 @@ def _divisors(
 def _lp_pool(call: Call) -> Any:
     bound = call.bind("input norm_type kernel_size stride ceil_mode", stride=None, ceil_mode=False)
     x, power, n = bound["input"], float(bound["norm_type"]), int(call.name[-2])
+    if not x.is_floating_point():
+        raise call.unsupported("averages of whole numbers are rounded", "call x.float() before")
     kernel = per_dim(bound["kernel_size"], n)
     stride = per_dim(bound["stride"], n) if bound["stride"] else kernel
     means = POOLS[n][1](x.pow(power), kernel, stride, 0, bound["ceil_mode"])

@@ -77,7 +77,7 @@ def _affine_grid(call: Call) -> Any:
     theta = gather(spread(bound["theta"], call.mesh), call.name)
     grid = call.func(theta.local, [int(size) for size in bound["size"]], align_corners=bound["align_corners"])
     places = {axis.place for axis in call.mesh.axes}
-    if max(places) >= grid.dim() - 2:
+    if not places or max(places) >= grid.dim() - 2:
         return SpatialTensor(grid, tuple(map(plain, grid.shape)), call.mesh)
     return own_part(grid, band_dims(grid.shape, call.mesh, first=1), call.mesh, range(grid.dim()))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.layout import Dim, is_cut, plain, size_of
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.adopting import adopt
 from ziggurat.parallel.spatial.operations.gathering import is_in_place, own_part, put_back, run_whole, spread
 from ziggurat.parallel.spatial.operations.pointwise import align, run_pointwise
@@ -24,6 +25,7 @@ from ziggurat.parallel.spatial.operations.selecting import (
     positions,
     put_items,
 )
+from ziggurat.parallel.spatial.strides import in_order
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, as_whole, gather
 
@@ -112,6 +114,7 @@ def _take_along_dim(call: Call) -> Any:
     d = bound["dim"] % x.dim()
     shape = list(torch.broadcast_shapes(_but_one(x.shape, d), _but_one(index.shape, d)))
     x = spread(x.expand(*shape[:d], x.shape[d], *shape[d + 1 :]), call.mesh)
+    index = spread(index.where(index >= 0, index + x.shape[d]), call.mesh)  # counted from the end
     return torch.gather(x, d, index.expand(*shape[:d], index.shape[d], *shape[d + 1 :]))
 
 
@@ -141,7 +144,12 @@ def _masked_select(call: Call) -> Any:
     return x.expand(shape)[mask.expand(shape)]
 
 
-@operation("gather", "nonzero", "argwhere")
+def _dim_by_dim(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say how places lie in memory: first those along the first dim, then those along the second."""
+    return [make_meta(tuple(x.shape), in_order(x.shape, range(x.dim())), x.raw.dtype) for x in made]
+
+
+@operation("gather", "nonzero", "argwhere", views=_dim_by_dim)
 def _nonzero(call: Call) -> Any:
     """Return the places of what is not zero, whole on every worker: only whether they are is gathered."""
     bound = call.bind("input", as_tuple=False)

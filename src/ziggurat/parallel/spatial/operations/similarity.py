@@ -18,7 +18,7 @@ def _length(x: Tensor, p: float, dim: Any) -> Tensor:
     return length
 
 
-@operation("moments", "normalize")
+@operation("moments", "normalize", order="elementwise")
 def _normalize(call: Call) -> Any:
     bound = call.bind("input p dim eps", p=2.0, dim=1, eps=1e-12)
     x = bound["input"]
@@ -79,7 +79,7 @@ def _gradient(call: Call) -> Any:
     )
 
 
-@operation("pointwise", "gumbel_softmax")
+@operation("pointwise", "gumbel_softmax", order="contiguous")
 def _gumbel_softmax(call: Call) -> Any:
     """Choose classes at random; the noise is that of the whole, drawn by every worker alike."""
     bound = call.bind("logits tau hard eps dim", tau=1.0, hard=False, dim=-1)
