@@ -101,7 +101,8 @@ class Stages(Joined):
         self.of_stage = {number: names[number] for number in self.mine}
         self.own = set().union(*self.of_stage.values())
         of_worker = [set().union(*names[worker::size]) for worker in range(size)]
-        self.shared = sorted({n for a, b in itertools.combinations(of_worker, 2) for n in a & b})
+        parameters = {name for name, _ in model.named_parameters()}
+        self.shared = sorted({n for a, b in itertools.combinations(of_worker, 2) for n in a & b & parameters})
         called = [{call.layer for call in stage.calls if call.function is None} for stage in self.stages]
         called[-1] |= _norms_not_called(model, set().union(*called))
         self.layers = {number: called[number] for number in self.mine}

@@ -28,9 +28,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
+from ziggurat.parallel.graph.caches import caches_as_before
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import DrawWatch
 from ziggurat.parallel.graph.faults import REMEDIES, Faults, Kind
+from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import (
     INPUT,
@@ -166,7 +168,7 @@ class Tracer:
             recorder = _Recorder(copied, self.device, self.opaque, type(self.model).__name__, self._name_of)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
-                with generators_as_before():
+                with generators_as_before(), caches_as_before(self.meta_model):
                     graph = recorder.run(images)
                     if modes not in self.compared:
                         recorder.run_again(images)
@@ -277,6 +279,7 @@ class _Recorder(FunctionMode):
         self.given: set[int] = set()  # to the layer that is one call, or made in it
         self.states: dict[str, None] = {}  # that it uses
         self.wanted: list[Tensor] = []  # whose gradient is to be kept
+        self.finite = FiniteWatch()
         self.watch = UseWatch(name_of)
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
@@ -324,6 +327,9 @@ class _Recorder(FunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.inside:
+            answer = self.finite.answer(func, tensors_in((args, kwargs)))
+            if answer is not None:
+                return answer  # the layer asks by itself when it is called
             result = self._call_inside(func, args, kwargs)
         elif func == torch.Tensor.device.__get__:
             return self.device
@@ -341,11 +347,16 @@ class _Recorder(FunctionMode):
         """Run a function without memory, and note the call if it has made or changed a tensor."""
         given = tensors_in((args, kwargs))
         self.draws.before_call(func, (*args, *kwargs.values()), given, self.layer)
+        answer = self.finite.answer(func, given)
+        if answer is not None:
+            self._note(self.layer, partial(answered_as_traced, answer, self.layer), args, kwargs, [], [])
+            return answer
         versions = [(tensor, version_of(tensor)) for tensor in given]
         on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
         result = func(*on_meta, **on_meta_named)
         made = tensors_in(result)
         self.draws.after_call(func, given, made)
+        self.finite.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
         self._look_at_given(given, changed, tensors_in((on_meta, on_meta_named)))
         self.origins.call(
@@ -396,6 +407,7 @@ class _Recorder(FunctionMode):
 
     def _name(self, tensor: Tensor, value: Value) -> None:
         self.values[id(tensor)] = value
+        tensor.is_traced = True  # type: ignore[attr-defined]  # another trace that meets it asks
         self.kept.append(tensor)
         self.graph.memory_of[value] = memory_key(tensor)
         self.graph.num_bytes[value] = tensor.numel() * tensor.element_size()
@@ -411,13 +423,19 @@ class _Recorder(FunctionMode):
             leaf
         ):  # (`device` says here where the network will compute)
             return Constant(leaf)
+        if getattr(leaf, "is_traced", False):
+            raise CannotCut(
+                f"{self.draws.what} cannot be cut into stages: '{self.layer or 'its forward'}' keeps a tensor from one call to the next "
+                "(in a cache), which a trace has no values for; compute it anew in each call, or run it without pp, lp and tp"
+            )
         raise _Unseen(self.layer)
 
-    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Note that a layer begins; return its arguments where a device among them is not that of the trace."""
         self.watch.enter(name)
         if self.inside:
             self.inside += 1
-            return
+            return None
         self.draws.check(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
@@ -431,6 +449,9 @@ class _Recorder(FunctionMode):
             states = [*given, *module.buffers(), *module.parameters()]
             args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
             self.pending = (args, kwargs, [(tensor, version_of(tensor)) for tensor in states])
+            if any(isinstance(value, torch.device) for value in (*args, *kwargs.values())):
+                return tree_map(_on_meta, (args, kwargs))
+        return None
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         self.watch.leave()
@@ -531,6 +552,7 @@ class _Recorder(FunctionMode):
         result = func(*args, **kwargs)
         made = tensors_in(result)
         self.draws.after_call(func, given, made)
+        self.finite.after_call(func, given, made)
         self.origins.call(self.layer, func, (args, kwargs), given, made, inner=True)
         self.given |= set(map(id, made))
         return result
