@@ -14,6 +14,7 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, build_model, task_of
+from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
@@ -33,6 +34,7 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     Raises:
         UserError: Listing every fault.
     """
+    leave_if_imported()  # before anything is opened or said
     faults: list[str] = []
 
     def check(part: Callable[[], T]) -> T | None:
