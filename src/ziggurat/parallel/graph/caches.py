@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+Cache = type(functools.lru_cache(maxsize=1)(len))
 KNOWN = {"torch", "numpy", *sys.stdlib_module_names}
 """Packages whose functions keep no tensors of a network."""
 
@@ -46,7 +47,7 @@ def _all_caches() -> Iterator[Any]:
         if name.partition(".")[0] not in KNOWN:
             for value in list(vars(module).values()) if isinstance(module, ModuleType) else ():
                 yield from _caches_in(value)
-    yield from (one for one in gc.get_objects() if type(one) is functools._lru_cache_wrapper)
+    yield from (one for one in gc.get_objects() if type(one) is Cache)
 
 
 def _caches_of_methods(classes: set[type]) -> Iterator[Any]:
@@ -60,11 +61,11 @@ def _caches_of_methods(classes: set[type]) -> Iterator[Any]:
 
 def _caches_in(value: Any) -> Iterator[Any]:
     """Yield a function's cache, also where another decorator holds it."""
-    if type(value) is functools._lru_cache_wrapper:
+    if type(value) is Cache:
         yield value
     elif type(value) is FunctionType and value.__closure__:
         held = (cell.cell_contents for cell in value.__closure__ if _is_filled(cell))
-        yield from (one for one in held if type(one) is functools._lru_cache_wrapper)
+        yield from (one for one in held if type(one) is Cache)
 
 
 def _is_filled(cell: Any) -> bool:
