@@ -652,12 +652,12 @@ class _Apply:
         return self.function.apply(*args, **kwargs)
 
 
-def _not_seeing(hook: Callable[..., None]) -> Callable[..., None]:
+def _not_seeing(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook of the trace's own, which must not see itself."""
 
-    def call(*args: Any) -> None:
+    def call(*args: Any) -> Any:
         with unseen():
-            hook(*args)
+            return hook(*args)
 
     return call
 
