@@ -53,6 +53,7 @@ class Kind:
         modules: What is imported before the first network, if it is there.
         builds: How they are built, in words.
         is_there: Says of a family whether its package is installed.
+        command: What writes the page.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Kind:
         "Models of ours and decoders of smp are built narrow (`model.channels=64`, `model.head_depth=2`)."
     )
     is_there: Callable[[str], bool] = bool
+    command: str = "make sweep"
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -114,6 +116,7 @@ THIRD_PARTY = Kind(
     tuple(module for module, _ in TABLES.values()),
     "They are built narrow and shallow, of each family one or a few; as they are, but for those that are called with more than images.",
     is_installed,
+    "make zoo",
 )
 KINDS = {"space": SPACE, "stages": STAGES, "axes": PRODUCTS, "third-party": THIRD_PARTY}
 
@@ -132,7 +135,7 @@ def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: K
     lines = [
         f"# {kind.title}",
         "",
-        f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `make sweep`; "
+        f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `{kind.command}`; "
         f"do not edit. {', '.join(_versions(kind))}.",
         "",
         f"Each network takes one training step in float64 {kind.how}. {kind.builds} Outputs, losses, the gradients of all "
