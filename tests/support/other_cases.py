@@ -166,6 +166,17 @@ class Cells(nn.Module):
 SEQUENCES = {
     "lstm": Case(layer(Rows)),
     "gru": Case(layer(lambda: Rows(nn.GRU))),
+    "padded to the longest": Case(
+        lambda x: torch.nn.utils.rnn.pad_sequence(
+            [x[0, 0], x[0, 1, :5], x[1, 0, 3:]], batch_first=True, padding_value=0.5
+        )
+    ),
+    "padded to the longest, columns": Case(
+        lambda x: torch.nn.utils.rnn.pad_sequence([x[0, 0, 0], x[1, 2, 7, 2:], x.mean((0, 1, 3))])
+    ),
+    "padded to the longest, one whole": Case(
+        lambda x: torch.nn.utils.rnn.pad_sequence([x.mean((0, 2, 3)), x[0, 1, :, 2]], batch_first=True)
+    ),
     "rnn": Case(layer(lambda: Rows(nn.RNN, nonlinearity="relu", bias=False))),
     "lstm of two layers with dropout": Case(layer(lambda: Rows(num_layers=2, dropout=0.3))),
     "lstm over tokens, with a state": Case(layer(lambda: _Read())),

@@ -186,6 +186,14 @@ PRODUCTS = {
     "solve": Case(lambda x: torch.linalg.solve(x.flatten(2) @ x.flatten(2).transpose(1, 2), x.flatten(2))),
     "cross product": Case(lambda x: torch.cross(x[:, :3], x[:, 1:] * 2, dim=1)),
     "cross product of rows": Case(lambda x: torch.linalg.cross(x[:, :, :3], x[:, :, 5:8], dim=2)),
+    "linear with one row of weights": Case(lambda x: F.linear(tokens_of(x), x.new_tensor([1.0, -2.0, 0.5, 3.0]))),
+    "linear with one row of weights, bias": Case(
+        lambda x: F.linear(tokens_of(x), x.new_tensor([1.0, -2.0, 0.5, 3.0]), x.new_tensor(0.25))
+    ),
+    "linear with one row of weights, over a cut dim": Case(lambda x: F.linear(x, torch.arange(x.shape[-1]).to(x) / 7)),
+    "linear with one row of weights, then rows": Case(
+        lambda x: F.linear(x.permute(0, 2, 3, 1).reshape(-1, 4).softmax(1), x.new_ones(4) * 2).reshape(x.shape[0], -1)
+    ),
     "weights of the image's for a plain tensor": Case(lambda x: F.linear(torch.ones(3, 4, dtype=x.dtype), x.mean((2, 3)))),
     "kernels of the image's for a plain image": Case(
         lambda x: F.conv2d(torch.linspace(0, 1, 4 * 81, dtype=x.dtype).view(1, 4, 9, 9), x[..., :3, :3])

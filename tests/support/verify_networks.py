@@ -131,3 +131,21 @@ def stuck_alone() -> nn.Module:
 
 def stuck_when_cut() -> nn.Module:
     return Stuck(cut=True)
+
+
+class Unrepeatable(nn.Module):
+    """Computes otherwise each time that it is called: what it counts outlives it, and its copies."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Unrepeatable.calls += 1
+        return self.inner(x) * Unrepeatable.calls
+
+
+def unrepeatable() -> nn.Module:
+    return Unrepeatable()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sweep.third_party import find_entry
+
 SIZES = {"square": (96, 96), "odd": (99, 115), "prime": (101, 127)}
 # many batch norms in a row over a handful of values amplify rounding: the last maps would be of 1 x 2 pixels
 LARGE_SIZES = {"square": (160, 160), "odd": (155, 171), "prime": (151, 163)}
@@ -73,6 +75,9 @@ class Case:
 
     def shape(self, model: Any, family: str, name: str) -> tuple[int, ...]:
         """Return the shape of the images for a network."""
+        entry = find_entry(name)
+        if entry is not None:
+            return (entry.shape[0] * max(1, self.microbatches), *entry.shape[1:])
         several = self.microbatches * MICROBATCH - (self.microbatches > 1)
         batch = several or BATCH_OF.get(name, BATCH)
         only = getattr(model, "only_size", None)
@@ -126,6 +131,17 @@ AXES = (
 def axis_cases(number: int) -> tuple[Case, ...]:
     """Return products of axes, with two microbatches: the same for every network."""
     return tuple(Case(plan, "square", microbatches=2) for plan in AXES)
+
+
+def third_party_cases(number: int) -> tuple[Case, ...]:
+    """Return two bands; for every third network of the list also tiles, and two stages with two microbatches.
+
+    Example:
+        >>> [len(third_party_cases(number)) for number in range(4)]
+        [3, 1, 1, 3]
+    """
+    more = (Case("sp=2x2"), Case("pp=2", microbatches=2))
+    return (Case("sp=2"), *(more if number % 3 == 0 else ()))
 
 
 Cases = Callable[[int], tuple[Case, ...]]

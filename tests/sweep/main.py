@@ -1,19 +1,28 @@
 """Verify many networks under spatial plans, or in stages, and write what came of it: ``make sweep``.
 
-    python tests/sweep/main.py [--kind space|stages|axes] [--only TEXT ...] [--again VERDICT ...] [--every-pair] [--limit SECONDS] [--out FILE]
+    python tests/sweep/main.py [--kind space|stages|axes|third-party] [--only TEXT ...] [--plan PLAN ...] [--again VERDICT ...]
+                               [--every-pair] [--limit SECONDS] [--out FILE]
 
 Results are kept after each network: a sweep that is stopped goes on where it was. Delete the results to begin anew.
+
+The kind third-party takes networks of packages that are not installed by make setup:
+
+    pip install --constraint constraints.txt '.[zoo]'
+    pip install --no-deps dynamic-network-architectures==0.4.4   (nnU-Net's, which ask for another timm than is tested here)
+
+Networks of packages that are not there are passed over.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import signal
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,25 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch._dynamo  # before any fork
 
-from sweep.cases import every_pair
+from sweep.cases import Case, every_pair
 from sweep.run import NetworkResult, run_network
 from sweep.table import KINDS, SPACE, Kind, format_page
 
+WORSE = ("exact", "rounding", "unclear", "raised", "failed", "wrong", "nondeterministic", "not built")
+ENDED = ("failed", "nondeterministic", "not built")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main() -> None:
-    """Run every network that has no result yet, and write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kind", choices=list(KINDS), default="space", help="what is verified")
-    parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
-    parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
-    parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
-    parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
-    parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
-    options = parser.parse_args()
+    """Run every network that lacks a result, and write the page."""
+    options = read_options()
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the network's processes, too
     kind = KINDS[options.kind]
@@ -49,12 +51,22 @@ def main() -> None:
     results = load(out)
     begin = time.monotonic()
     numbers = {row: number for number, row in enumerate(kind.networks)}
+    preload(kind)
     for family, name in in_rounds(kind.networks):
-        known = results.get(name)
         wanted = any(text in name or text in family for text in options.only)
-        if not wanted or (known is not None and known.verdict not in options.again):
+        if not wanted or not kind.is_there(family):
             continue
-        outcome = results[name] = run_network(family, name, cases(numbers[family, name]), options.limit)
+        known = results.get(name)
+        if known is not None and known.verdict in options.again:
+            known = None
+        missing = [
+            case
+            for case in cases(numbers[family, name])
+            if (not options.plan or case.plan in options.plan) and not is_known(case, known)
+        ]
+        if not missing:
+            continue
+        outcome = results[name] = joined(known, run_network(family, name, missing, options.limit))
         write(out, results, kind)
         seconds = time.monotonic() - begin
         print(
@@ -62,6 +74,48 @@ def main() -> None:
             flush=True,
         )
     write(out, results, kind)
+
+
+def read_options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kind", choices=list(KINDS), default="space", help="what is verified")
+    parser.add_argument("--only", nargs="*", default=[""], help="networks whose family or name holds a text")
+    parser.add_argument("--plan", nargs="*", default=[], help="plans that are tried; all by default")
+    parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
+    parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
+    parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
+    parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
+    return parser.parse_args()
+
+
+def preload(kind: Kind) -> None:
+    """Import before the forks what every network of a package would import after its own."""
+    for name in kind.modules:
+        if importlib.util.find_spec(name):
+            importlib.import_module(name)
+
+
+def is_known(case: Case, known: NetworkResult | None) -> bool:
+    """Say whether a network's result has a case, or the network ended before it came to that."""
+    if known is None:
+        return False
+    return known.verdict in ENDED or any(key.startswith(f"{case.title} ") for key in known.cases)
+
+
+def joined(known: NetworkResult | None, new: NetworkResult) -> NetworkResult:
+    """Return the result of a network whose plans were tried in two runs."""
+    if known is None:
+        return new
+    worst = max(known, new, key=lambda result: WORSE.index(result.verdict))
+    return replace(
+        worst,
+        cases=known.cases | new.cases,
+        error=max(known.error, new.error),
+        seconds=round(known.seconds + new.seconds, 1),
+    )
 
 
 def in_rounds(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:

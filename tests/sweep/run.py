@@ -19,26 +19,31 @@ import torch
 from torch import nn
 
 from support.ranks import run_ranks
+from sweep.alone import take_reference
 from sweep.cases import Case
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import die_with_parent
-from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.forking import fork_context
 from ziggurat.verification.check import Check, check_step
-from ziggurat.verification.compare import BOUNDS, compare_steps
+from ziggurat.verification.compare import BOUNDS
 from ziggurat.verification.errors import Errors
 from ziggurat.verification.judgement import Judgement, judge
 from ziggurat.verification.networks import build_network
 from ziggurat.verification.rounding import measure_rounding
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial
 
 SMALL = ModelConfig(
     channels=64, head_depth=2
 )  # pyramids and heads of ours: the same operations, less of each
 SEED = 3
+ENDED = (
+    "wrong",
+    "failed",
+    "nondeterministic",
+    "not built",
+)  # verdicts of networks of which no further plan need be tried
 
 
 @dataclass
@@ -50,7 +55,8 @@ class NetworkResult:
         name: As ``ziggurat verify`` takes it.
         verdict: ``exact``; ``rounding``, ``unclear``, ``wrong`` and ``nondeterministic`` (a bound is broken, see `judge`);
             ``raised`` (an operation is unsupported); ``failed`` (it
-            ends by another error under a plan, or before its last plan); ``not built`` (it does not run on one worker either).
+            ends by another error under a plan, or before its last plan); ``not built`` (it does not run on one worker either, or
+            has no gradient there).
         why: Of everything but ``exact``.
         error: The largest relative error of all plans.
         size: Where the network takes one size only.
@@ -87,7 +93,7 @@ def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 12
         process.join()
         receive.close()
     outcome.seconds = round(time.monotonic() - begin, 1)
-    if len(outcome.cases) < len(cases) and outcome.verdict not in ("wrong", "failed", "not built"):
+    if len(outcome.cases) < len(cases) and outcome.verdict not in ENDED:
         outcome.verdict = "failed"
         outcome.why = f"it ended after {len(outcome.cases)} of {len(cases)} plans, {outcome.seconds:.0f} of {limit:.0f} s"
     return outcome
@@ -121,18 +127,18 @@ def _main(pipe: Connection, family: str, name: str, cases: Sequence[Case], limit
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             trial = Trial(images, SEED, pieces, config=RunConfig(model=replace(SMALL, name=name)))
             try:
-                references[shape, pieces] = run_ranks(_reference, 1, (model, trial), limit)[0], trial
+                reference, unlike = run_ranks(take_reference, 1, (model, trial), limit)[0]
             except Exception as error:  # noqa: BLE001 - the network's own code
-                pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {error}"))
+                why = str(error).strip().splitlines()[-1]
+                pipe.send(NetworkResult(family, name, "not built", f"{type(error).__name__}: {why}"))
                 return
+            if unlike:
+                pipe.send(NetworkResult(family, name, "nondeterministic", unlike))
+                return
+            references[shape, pieces] = reference, trial
         reference, trial = references[shape, pieces]
         _add_case(outcome, case, trial, model, reference, limit)
         pipe.send(outcome)
-
-
-def _reference(workers: Workers, model: nn.Module, trial: Trial) -> Outcome:
-    """Take the step on one worker, in a process whose memory is free again before a plan's workers need it."""
-    return run_step(model, trial, make_mesh(workers))
 
 
 def _add_case(
@@ -176,10 +182,8 @@ def _add_case(
 
 
 def _judge(errors: Errors, model: nn.Module, trial: Trial, reference: Outcome) -> Judgement:
-    """Return the verdict; where a bound is broken, one worker takes the step again, unchanged and rounded in other ways."""
-    bound, repeated, rounding = BOUNDS[trial.images.dtype], Errors({}), None
+    """Return the verdict; where a bound is broken, one worker takes the step again, rounded in other ways."""
+    bound, rounding = BOUNDS[trial.images.dtype], None
     if errors.above(bound):
-        again = run_step(copy.deepcopy(model), trial, make_mesh(Workers()))
-        repeated = compare_steps(again, reference)
         rounding = measure_rounding(lambda: copy.deepcopy(model), trial, reference)
-    return judge(errors, repeated, rounding, bound)
+    return judge(errors, Errors({}), rounding, bound)  # a reference is the same twice, or none

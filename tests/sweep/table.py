@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from sweep.cases import (
     AXES,
@@ -19,9 +19,11 @@ from sweep.cases import (
     axis_cases,
     spatial_cases,
     stage_cases,
+    third_party_cases,
 )
 from sweep.networks import all_networks, of_each_axis
 from sweep.run import NetworkResult
+from sweep.third_party import DISTRIBUTIONS, TABLES, is_installed, third_party_networks
 
 VERDICTS = {
     "exact": "every error is within 1e-10",
@@ -32,7 +34,7 @@ VERDICTS = {
     "nondeterministic": "the step on one worker is not the same twice",
     "wrong": "an error is above that",
     "failed": "it ends by another error, or before all plans were tried, for want of time or memory",
-    "not built": "it does not run on one worker either; not counted",
+    "not built": "it does not run on one worker either, or has no gradient there; not counted",
 }
 MOST_WORDS = 240
 
@@ -47,6 +49,11 @@ class Kind:
         cases: Of a network, by its number in the list.
         how: What is run, in words.
         networks: Family and name of each.
+        distributions: Packages whose versions the page says.
+        modules: What is imported before the first network, if it is there.
+        builds: How they are built, in words.
+        is_there: Says of a family whether its package is installed.
+        command: What writes the page.
     """
 
     title: str
@@ -54,6 +61,13 @@ class Kind:
     cases: Cases
     how: str
     networks: list[tuple[str, str]]
+    distributions: tuple[str, ...] = ("timm", "segmentation_models_pytorch", "torchvision")
+    modules: tuple[str, ...] = ()
+    builds: str = (
+        "Models of ours and decoders of smp are built narrow (`model.channels=64`, `model.head_depth=2`)."
+    )
+    is_there: Callable[[str], bool] = bool
+    command: str = "make sweep"
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -91,7 +105,20 @@ PRODUCTS = Kind(
     + ", ".join(f"`{plan}`" for plan in AXES),
     of_each_axis(),
 )
-KINDS = {"space": SPACE, "stages": STAGES, "axes": PRODUCTS}
+THIRD_PARTY = Kind(
+    "Networks of other packages",
+    "third-party-models",
+    third_party_cases,
+    "with the images of its table (`tests/sweep/third_party/`), on one worker and under `sp=2`; every third network of the list also "
+    "under `sp=2x2`, and under `pp=2` with two microbatches of as many images",
+    third_party_networks(),
+    tuple(DISTRIBUTIONS),
+    tuple(module for module, _ in TABLES.values()),
+    "They are built narrow and shallow, of each family one or a few; as they are, but for those that are called with more than images.",
+    is_installed,
+    "make zoo",
+)
+KINDS = {"space": SPACE, "stages": STAGES, "axes": PRODUCTS, "third-party": THIRD_PARTY}
 
 
 def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: Kind = SPACE) -> str:
@@ -108,12 +135,10 @@ def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: K
     lines = [
         f"# {kind.title}",
         "",
-        f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `make sweep`; "
-        f"do not edit. PyTorch {version('torch')}, timm {version('timm')}, segmentation_models_pytorch "
-        f"{version('segmentation_models_pytorch')}, torchvision {version('torchvision')}.",
+        f"**{exact} of {len(counted)} networks that were run ({exact / max(1, len(counted)):.1%}) are exact.** Written by `{kind.command}`; "
+        f"do not edit. {', '.join(_versions(kind))}.",
         "",
-        f"Each network takes one training step in float64 {kind.how}. Models of ours and decoders of smp are built "
-        "narrow (`model.channels=64`, `model.head_depth=2`). Outputs, losses, the gradients of all "
+        f"Each network takes one training step in float64 {kind.how}. {kind.builds} Outputs, losses, the gradients of all "
         "parameters and of the input, all buffers, and the state after the step are compared as [verify.md](verify.md) says.",
         "",
         *[f"- {name}: {text}" for name, text in VERDICTS.items()],
@@ -131,6 +156,15 @@ def format_page(outcomes: Iterable[NetworkResult], num_missing: int = 0, kind: K
         *[_line(row) for row in rows],
     ]
     return "\n".join(lines) + "\n"
+
+
+def _versions(kind: Kind) -> Iterator[str]:
+    yield f"PyTorch {version('torch')}"
+    for name in kind.distributions:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} was not installed"
 
 
 def _by_plan(rows: list[NetworkResult]) -> list[str]:

@@ -18,6 +18,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.torch_internals import (
     containers,
     functions,
+    hooks,
     kernels,
     machine,
     modules,
@@ -53,6 +54,47 @@ def test_autograd_tells_views() -> None:
     assert tensors.is_view(one[1:])
     assert not tensors.is_view(one)
     assert not tensors.is_view(one[1:].clone())
+
+
+def test_hooks_on_gradients_can_be_asked_for() -> None:
+    layer = nn.Linear(2, 2)
+    assert hooks.hooks_on(layer.weight) == ([], [])
+    before = layer.weight.register_hook(torch.neg)
+    after = layer.weight.register_post_accumulate_grad_hook(dir)
+    assert hooks.hooks_on(layer.weight) == ([torch.neg], [dir])
+    before.remove()
+    after.remove()
+    assert hooks.hooks_on(layer.weight) == ([], [])
+    for register in (layer.register_full_backward_hook, layer.register_full_backward_pre_hook):
+        assert not hooks.has_gradient_hooks(layer)
+        handle = register(lambda *args: None)
+        assert hooks.has_gradient_hooks(layer)
+        handle.remove()
+    assert not hooks.has_gradient_hooks_for_all()
+    handle = nn.modules.module.register_module_full_backward_hook(lambda *args: None)
+    assert hooks.has_gradient_hooks_for_all()
+    handle.remove()
+
+
+def test_hooks_are_seen_while_they_are_registered() -> None:
+    seen: list[str] = []
+    x = torch.ones(2, requires_grad=True)
+    others: list[str] = []
+    with hooks.seeing_hooks(lambda name, tensor: seen.append(name)):
+        x.register_hook(torch.neg)
+        x.register_post_accumulate_grad_hook(lambda parameter: None)
+        y = x * 2
+        y.retain_grad()
+        hooks.keep_gradient(y)
+        thread = threading.Thread(target=lambda: others.append(str(x.register_hook(torch.neg))))
+        thread.start()
+        thread.join()
+    y.register_hook(torch.neg)
+    y.sum().backward()
+    assert seen == list(hooks.ASKED)
+    assert len(others) == 1
+    assert torch.equal(y.grad, -torch.ones(2))
+    assert torch.equal(x.grad, 2 * -torch.ones(2)), "all of them act, seen or not"
 
 
 class _Hollow(torch.Tensor):

@@ -25,6 +25,8 @@ def run(options: argparse.Namespace) -> Outcome:
         for fault in result["faults"]:
             place = "" if fault["id"] is None else f" [{fault['id']}]"
             print(f"{fault['file']}{place}: {fault['fault']}")
+        for note in result["notes"]:
+            print(f"note: {note}")
         splits = "; ".join(
             f"{split}: {counts['images']} images, {counts['annotations']} annotations"
             for split, counts in result["splits"].items()

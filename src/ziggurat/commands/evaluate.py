@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.notes import say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
 from ziggurat.errors import UserError
@@ -28,8 +29,10 @@ def evaluate(run: str | Path, data: str, settings: Mapping[str, Any] | None = No
     """
     run = Path(run)
     config = config_of(run, dict(settings or {}) | {"data.path": data})
-    if open_dataset(data, "val", run_task(config), config.data, config.digits) is None:
+    dataset = open_dataset(data, "val", run_task(config), config.data, config.digits)
+    if dataset is None:
         raise UserError(f"{data} has no validation split: name the annotation file itself")
+    say_notes(dataset)
     return launch_plan(_evaluate_worker, (run, config), config)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from ziggurat.commands.norm_batch import check_smallest_microbatch
+from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, run_task
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, build_model, task_of
+from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
@@ -32,6 +34,7 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     Raises:
         UserError: Listing every fault.
     """
+    leave_if_imported()  # before anything is opened or said
     faults: list[str] = []
 
     def check(part: Callable[[], T]) -> T | None:
@@ -49,8 +52,12 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
     else:
         model = check(lambda: build_model(config.model, num_classes=2))
         dataset = check(lambda: _open_training(config))
+        validation = None
         if config.data.path:  # two splits, two lists of faults
-            check(partial(open_validation, config, dataset.classes if dataset is not None else None))
+            validation = check(
+                partial(open_validation, config, dataset.classes if dataset is not None else None)
+            )
+        say_notes(dataset, validation)
         # nothing is computed with numbers that are out of their range
         if placed and resolved and model is not None and dataset is not None:
             kind = find_task(run_task(config)).targets

@@ -160,6 +160,11 @@ class DataConfig:
         "range of their own.",
         SAMPLE_RANGE,
     )
+    images: str = setting(
+        "",
+        "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "
+        "looked for in it first.",
+    )
     tile_overlap: float = setting(
         0.25, "Share of a tile's side that neighbouring prediction tiles have in common.", SHARE
     )

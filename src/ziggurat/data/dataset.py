@@ -188,6 +188,7 @@ class FileList:
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
         max_pixels: Images with more pixels are refused.
         samples: The range of samples of more than 8 bits; None stands for the natural one.
+        notes: What was guessed or mended while the annotations were read, in a sentence each.
     """
 
     names: PackedStrings
@@ -196,6 +197,7 @@ class FileList:
     sizes: np.ndarray
     max_pixels: int
     samples: SampleRange | None = None
+    notes: tuple[str, ...] = ()
 
 
 class FileImages:
@@ -212,6 +214,11 @@ class FileImages:
         self.category_ids = category_ids
         self._files = files
         self._windows = WindowReader()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was guessed or mended while the annotations were read, in a sentence each."""
+        return self._files.notes
 
     def __len__(self) -> int:
         return len(self._files.names)

@@ -135,6 +135,10 @@ class Joined:
             needed: Makes zeros like a parameter that this worker has not.
         """
 
+    def parts_gradient(self, name: str) -> bool:
+        """Whether what has the parameter of a name (workers, or stages) leaves parts of its gradient of a microbatch."""
+        return False
+
     def describe(self) -> list[str]:
         """Return lines on how the model is spread."""
         return []

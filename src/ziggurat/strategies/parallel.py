@@ -27,6 +27,8 @@ from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
+from ziggurat.strategies.hooks import HookRules
+from ziggurat.strategies.keeping import refuse_own_history
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, bind, join
@@ -63,12 +65,17 @@ class Parallel(Generic[Model]):
         for model in state.models:
             mesh.name_layers(model)
         mesh.workers.broadcast(list(state.model.state_dict().values()))
+        self.hooks = HookRules.of(mesh)
+        self.hooks.refuse(state.model.named_parameters(), state.model.named_modules())
         joined = join(state.model, mesh, setting)
+        refuse_own_history(state.model, mesh, setting)
         self._form = meta_copy(state.average) if mesh.workers.is_first and joined else None
         before = dict(state.model.named_parameters())
         self.placed = Placed(state.models, mesh, joined)
         self.layout = self.placed.layout
         self.names = dict(state.model.named_parameters())
+        self.layers = dict(state.model.named_modules())
+        self._refuse_hooks()
         bind(state.optimizer, before, self.names, self.layout)
         del before
         give_back_freed_memory()  # of what other workers keep
@@ -109,16 +116,28 @@ class Parallel(Generic[Model]):
 
     def start(self, num_microbatches: int) -> None:
         """Begin a step."""
+        self._refuse_hooks()
         self.num_microbatches, self.mine = num_microbatches, self.microbatches_of(num_microbatches)
         self.sums.start(num_microbatches)
+
+    def _refuse_hooks(self) -> None:
+        """Refuse hooks that would see something else than on one worker, whoever has registered them since."""
+
+        def is_shared(name: str) -> bool:
+            return any(one.parts_gradient(name) for one in self.placed.joined)
+
+        self.hooks.refuse(self.names.items(), self.layers.items(), is_shared)
 
     def losses(self, work: Microbatches) -> list[Tensor]:
         """Run forward and backward of this place's microbatches.
 
         Returns:
             The terms of each, float64, on every worker that computes a part of it.
+
+        Raises:
+            UserError: If the network registers a hook that would see something else than on one worker.
         """
-        with as_alone(self.mesh.workers.device):
+        with as_alone(self.mesh.workers.device), self.hooks.watching():
             return self.runner.train(work, self.mine, self.sums)
 
     def outputs(self, work: Microbatches) -> list[Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -100,10 +101,13 @@ class Stages(Joined):
         self.of_stage = {number: names[number] for number in self.mine}
         self.own = set().union(*self.of_stage.values())
         of_worker = [set().union(*names[worker::size]) for worker in range(size)]
-        self.shared = sorted({n for a, b in itertools.combinations(of_worker, 2) for n in a & b})
+        parameters = {name for name, _ in model.named_parameters()}
+        self.shared = sorted({n for a, b in itertools.combinations(of_worker, 2) for n in a & b & parameters})
         called = [{call.layer for call in stage.calls if call.function is None} for stage in self.stages]
         called[-1] |= _norms_not_called(model, set().union(*called))
         self.layers = {number: called[number] for number in self.mine}
+        uses = Counter(name for of_stage in names for name in of_stage)
+        self.in_several = {name for name, count in uses.items() if count > 1}
         self.schedule = config.schedule
         self.channels: list[Any] = []
 
@@ -161,6 +165,10 @@ class Stages(Joined):
         }
         add_up_in_pieces((totals[name] for name in trained), self.workers.add_up)
         gradients |= {name: total for name, total in totals.items() if name in self.own}
+
+    def parts_gradient(self, name: str) -> bool:
+        """Whether several stages use the parameter of a name."""
+        return name in self.in_several
 
     def describe(self) -> list[str]:
         """Return a line for each stage."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.pipeline.timing import Trace
+from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.parallel.spatial.tensor import memory_refused
+from ziggurat.strategies.keeping import join_buffers
 from ziggurat.strategies.sums import Sums
 
 T = TypeVar("T")
@@ -43,7 +45,10 @@ class Microbatches:
         self.seed(index)
         images = self.images(index)
         with self.compute(), memory_refused(images):
-            return model(images)
+            outputs = model(images)
+        if isinstance(images, SpatialTensor):
+            join_buffers(model, images.mesh)
+        return outputs
 
 
 class Runner(ABC):

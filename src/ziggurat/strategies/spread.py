@@ -15,6 +15,8 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, cut, spatial_mesh
 from ziggurat.parallel.spatial.mesh import MIN_ROWS
 from ziggurat.strategies.alone import as_alone, refuse_own_groups
+from ziggurat.strategies.hooks import HookRules
+from ziggurat.strategies.keeping import join_buffers
 from ziggurat.strategies.plan import parse_plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,8 +39,9 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
         The model itself.
 
     Raises:
-        UserError: If the plan has another axis, or another number of workers, or a layer talks to other processes by itself. While it
-            runs: `UnsupportedOperation`, if the model uses an operation that cannot be computed on bands.
+        UserError: If the plan has another axis, or another number of workers, or a layer talks to other processes by itself, or a
+            parameter or layer has a hook on its gradient, which would see a part. While it runs: the same of hooks that came since, and
+            `UnsupportedOperation`, if the model uses an operation that cannot be computed on bands.
 
     Placement:
         Every worker has all weights, and a band of every map.
@@ -56,6 +59,8 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
     if workers.size == 1:
         return model
     refuse_own_groups(model)
+    rules = HookRules(parts="sp", cuts_images=True)
+    rules.refuse(model.named_parameters(), model.named_modules())
     mesh = spatial_mesh(workers, degrees, min_rows)
     attach(model, mesh)
     mesh.running = partial(as_alone, workers.device)
@@ -67,22 +72,34 @@ def spread(model: Model, plan: str, workers: Workers, min_rows: int = MIN_ROWS) 
             return args
         return (cut(images, mesh), *args[1:])
 
-    compute_alone(model, workers.device)
+    compute_alone(model, workers.device, rules, mesh)
     model.register_forward_pre_hook(cut_images)
     return model
 
 
-def compute_alone(model: nn.Module, device: torch.device) -> None:
-    """Let a model's forward run as on one worker, see `as_alone`; so does backward (`SpatialMesh.running`)."""
+def compute_alone(model: nn.Module, device: torch.device, rules: HookRules, mesh: SpatialMesh) -> None:
+    """Let a model's forward run as on one worker, see `as_alone`; so does backward (`SpatialMesh.running`).
+
+    Args:
+        model: Its hooks are looked at before each forward, and those that it registers meanwhile.
+        device: Where it computes.
+        rules: On hooks.
+        mesh: The workers.
+    """
     begun: list[ExitStack] = []
 
     def begin(module: nn.Module, args: Any) -> None:
+        if torch.is_grad_enabled():
+            rules.refuse(model.named_parameters(), model.named_modules())
         begun.append(ExitStack())
         begun[-1].enter_context(as_alone(device))
+        begun[-1].enter_context(rules.watching())
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
         if begun:  # also where forward has raised
             begun.pop().close()
+        if output is not None:
+            join_buffers(model, mesh)
 
     model.register_forward_pre_hook(begin, prepend=True)
     model.register_forward_hook(end, always_call=True)

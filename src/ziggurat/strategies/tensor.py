@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.graph.faults import KINDS
 from ziggurat.parallel.tensor.layers import ColumnLayer, PartDropout, RowLayer, cut_between
 from ziggurat.parallel.tensor.operators import TensorAxis
 from ziggurat.parallel.tensor.pairs import Pair, find_pairs
@@ -100,7 +101,7 @@ class Splits(Joined):
             self._note(model, pair)
 
     def _find(self, model: nn.Module, setting: Setting) -> list[Pair]:
-        graph = setting.tracer(model).trace(setting.spec)
+        graph = setting.tracer(model).trace(setting.spec, allow=KINDS - {"hidden", "outer"})  # it is not run
         pairs = find_pairs(graph, model, self.workers.size, self.min_width)
         return [pair for pair in pairs if pair.second or setting.spatial is None]
 
@@ -168,6 +169,10 @@ class Splits(Joined):
         sums = self.workers.gather(float(checksum(common, self.workers.device)))
         if any(one != sums[0] for one in sums):
             self.workers.broadcast(common)
+
+    def parts_gradient(self, name: str) -> bool:
+        """Whether the parameter of a name is split."""
+        return name in self.dims
 
     def describe(self) -> list[str]:
         """Return a line on what is split."""

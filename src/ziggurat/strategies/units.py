@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
+from ziggurat.parallel.graph.faults import KINDS
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.graph.uses import Uses, observe_uses
 
@@ -91,7 +92,7 @@ def _traced_uses(model: nn.Module, shape: Sequence[int]) -> Uses | None:
     spec = ImageSpec(tuple(images.shape), tuple(images.stride()), images.dtype)
     try:
         with torch.no_grad():
-            graph = Tracer(model, None if like.is_meta else like.device).trace(spec)
+            graph = Tracer(model, None if like.is_meta else like.device).trace(spec, KINDS)
     except DrawsNumbers:
         raise
     except CannotCut:

@@ -11,6 +11,7 @@ files are parted by what they import, so that a model does not load PyTorch's sh
 | tensors | memory, versions, views, subclasses without memory, arithmetic on lists of tensors |
 | containers | walking through nested containers |
 | modules | bases of layers, hooks, a layer's own parameters and buffers |
+| hooks | hooks on gradients: which there are, seeing one being registered |
 | kernels | gradients of convolution, norm and pooling as operators |
 | norms | gradients of norms, where PyTorch's own are wrong |
 | functions | seeing calls of functions, of operators, of custom autograd functions |

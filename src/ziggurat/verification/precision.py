@@ -1,6 +1,7 @@
 """Full precision throughout: a few networks compute a part of themselves in float32, whatever they are given.
 
-In float64 such a part would hide what is compared behind the rounding of float32. Here it stays in float64.
+In float64 such a part would hide what is compared behind the rounding of float32. Here it stays in float64. A float32 mask of float64
+queries would be worse: PyTorch's attention misreads it on the CPU (docs/upstream/attention_mask_cpu.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ziggurat.torch_internals.functions import FunctionMode
 
@@ -34,7 +36,14 @@ class KeepFloat64(FunctionMode):
                 return first
             args = tuple(_widened(value) for value in args)
             named = {name: _widened(value) for name, value in named.items()}
+            if func is functional.scaled_dot_product_attention:
+                args = tuple(_in_float64(value) for value in args)
+                named = {name: _in_float64(value) for name, value in named.items()}
         return func(*args, **named)
+
+
+def _in_float64(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def _widened(value: Any) -> Any:

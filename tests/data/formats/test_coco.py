@@ -66,7 +66,7 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
         (coco(annotation(4, category_id=9)), 4, "unknown category"),
         (coco(annotation(4, category_id=[9])), 4, "unknown category"),
         (coco(annotation(4, image_id=9)), 4, "unknown image"),
-        (coco(annotation(4), annotation(4)), 4, "duplicate annotation id"),
+        (coco(annotation(4), annotation(4, bbox=[2, 2, 10, 20])), 4, "duplicate annotation id"),
         (coco("x", annotation()), None, "unreadable annotation"),
         (
             coco(annotation(), images=[*coco()["images"], {"id": 3, "file_name": "c.png"}]),
@@ -90,7 +90,7 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
             "missing image",
         ),
         (
-            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "../a.png"}]),
+            coco(annotation(), images=[*coco()["images"], {"id": 4, "file_name": "../outside.png"}]),
             4,
             "path leaves the data set",
         ),
@@ -191,7 +191,7 @@ def test_missing_image_names_the_nearest(tmp_path: Path) -> None:
     file = write_coco(tmp_path, content)
     (tmp_path / "a.png").rename(tmp_path / "field_01.png")
     (fault,) = faults_of(file)
-    assert fault.fault == "missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?"
+    assert fault.fault.startswith("missing image: there is no 'field_01.jpg'; did you mean 'field_01.png'?")
 
 
 SQUARE = [[2, 3, 12, 3, 12, 9, 2, 9]]
@@ -255,3 +255,66 @@ def test_boxes_serve_no_segmentation(tmp_path: Path) -> None:
         UserError, match="was recognised as coco, which serves detect here; give --task detect"
     ):
         open_masks(write_coco(tmp_path))
+
+
+RUNS = {"size": [30, 40], "counts": [3 * 30 + 2, 7, 23, 7, 1200 - (3 * 30 + 2 + 7 + 23 + 7)]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        ([[2, 3, 12, 3, 12, 9, 2, 9]], [2, 3, 12, 9]),
+        ([[2, 3, 12, 3, 12, 9], [20, 20.5, 30, 21, 25, 29]], [2, 3, 30, 29]),
+        (RUNS, [3, 2, 5, 9]),
+    ],
+)
+@pytest.mark.parametrize("bbox", ["absent", None, []])
+def test_an_annotation_without_a_box_has_the_box_around_its_outline(
+    tmp_path: Path, segmentation: Any, box: list[float], bbox: Any
+) -> None:
+    entry = annotation(segmentation=segmentation, bbox=bbox)
+    if bbox == "absent":
+        del entry["bbox"]
+    dataset = opened(write_coco(tmp_path, coco(entry)))
+    assert dataset.objects(0).boxes_xyxy.tolist() == [box]
+    assert len(dataset.notes) == 1
+
+
+@pytest.mark.parametrize(
+    "segmentation", [None, [], "x", [["a"]], [[1, 2, 3]], [3], {"size": [30, 40], "counts": [5]}, {}]
+)
+def test_neither_box_nor_outline(tmp_path: Path, segmentation: Any) -> None:
+    entry = annotation(segmentation=segmentation)
+    del entry["bbox"]
+    assert "unreadable box" in [fault.kind for fault in faults_of(write_coco(tmp_path, coco(entry)))]
+
+
+@pytest.mark.parametrize("written", [str, float, lambda id: f"{id}", lambda id: id])
+@pytest.mark.parametrize("key", ["images", "annotations", "categories", "image_id", "category_id"])
+def test_ids_are_the_same_however_they_are_written(tmp_path: Path, key: str, written: Any) -> None:
+    content = coco(annotation(), annotation(2, image_id=8, bbox=[0, 0, 5, 5]))
+    for one in content[key] if key in content else content["annotations"]:
+        place = "id" if key in content else key
+        one[place] = written(one[place])
+    dataset = opened(write_coco(tmp_path, content))
+    assert [dataset.record(index).image_id for index in (0, 1)] == [3, 8]
+    assert dataset.category_ids == (1, 5)
+    assert [len(dataset.objects(index)) for index in (0, 1)] == [1, 1]
+
+
+def test_nothing_but_crowds_is_nothing_to_train_on(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco(annotation(iscrowd=1), annotation(2, iscrowd=1, bbox=[0, 0, 5, 5])))
+    with pytest.raises(UserError, match=r"all 2 annotations are crowds \(iscrowd\)"):
+        opened(file)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_doubled"),
+    [({}, True), ({"bbox": [1, 2, 10, 20.5]}, False), ({"category_id": 1}, False), ({"image_id": 8}, False), ({"iscrowd": 1}, False)],
+)  # fmt: skip
+def test_an_annotation_that_is_there_twice_is_said(
+    tmp_path: Path, other: dict[str, Any], is_doubled: bool
+) -> None:
+    file = write_coco(tmp_path, coco(annotation(), annotation(2, **other)))
+    assert [(fault.id, fault.kind) for fault in faults_of(file)] == [(2, "doubled annotation")] * is_doubled
+    assert len(opened(file).notes) == is_doubled

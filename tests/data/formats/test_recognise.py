@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,80 +12,21 @@ from support.datasets import (
     CONFIG,
     annotation,
     coco,
-    corners,
     faults_of,
     opened,
-    voc,
     write_coco,
     write_image,
 )
+from support.layouts import ROW, WITH_BOXES, XML, named_csv, vocs_own, write
 from ziggurat.config import DigitsConfig
 from ziggurat.data.formats.recognise import format_of, recognise
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
 
-ROW = "image_path,xmin,ymin,xmax,ymax,label\na.png,1,2,11,22,dog\n"
-XML = voc(("dog", corners(1, 2, 11, 22)))
 
-
-def write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-
-
-def named_coco(folder: Path) -> None:
-    for split in ("train", "val"):
-        write(folder / f"{split}.json", json.dumps(coco(annotation())))
-        write_image(folder / split / "a.png")
-        write_image(folder / split / "b.png")
-
-
-def named_csv(folder: Path) -> None:
-    for split in ("train", "val"):
-        write(folder / f"{split}.csv", ROW)
-        write_image(folder / "images" / "a.png")
-
-
-def cocos_own(folder: Path) -> None:
-    for split in ("train", "val"):
-        write(folder / "annotations" / f"instances_{split}2017.json", json.dumps(coco(annotation())))
-        write(folder / "annotations" / f"captions_{split}2017.json", json.dumps(coco()))
-        write_image(folder / f"{split}2017" / "a.png")
-        write_image(folder / f"{split}2017" / "b.png")
-
-
-def vocs_own(folder: Path) -> None:
-    for split, name in (("train", "a"), ("val", "b")):
-        write(folder / "Annotations" / f"{name}.xml", XML.replace("a.png", f"{name}.png"))
-        write(folder / "ImageSets" / "Main" / f"{split}.txt", f"{name}  1\n")
-        write_image(folder / "JPEGImages" / f"{name}.png")
-
-
-def folders_with_coco(folder: Path) -> None:
-    for split in ("train", "valid"):
-        write(folder / split / "_annotations.coco.json", json.dumps(coco(annotation())))
-        write_image(folder / split / "a.png")
-        write_image(folder / split / "b.png")
-
-
-def folders_with_csv(folder: Path) -> None:
-    for split in ("train", "val"):
-        write(folder / split / "boxes.csv", ROW)
-        write_image(folder / split / "a.png")
-
-
-def folders_with_voc(folder: Path) -> None:
-    for split in ("train", "val"):
-        write(folder / split / "a.xml", XML)
-        write_image(folder / split / "a.png")
-
-
-LAYOUTS = [named_coco, named_csv, cocos_own, vocs_own, folders_with_coco, folders_with_csv, folders_with_voc]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_with_two_splits(tmp_path: Path, layout: object) -> None:
-    layout(tmp_path)  # type: ignore[operator] # one of the functions above
+@pytest.mark.parametrize("layout", WITH_BOXES)
+def test_layouts_with_two_splits(tmp_path: Path, layout: Callable[[Path], None]) -> None:
+    layout(tmp_path)
     for split in ("train", "val"):
         dataset = opened(tmp_path, split)  # type: ignore[arg-type] # train or val
         assert dataset.objects(0).boxes_xyxy.tolist() == [[1, 2, 11, 22]]

@@ -104,3 +104,38 @@ def test_images_without_objects_are_legal(tmp_path: Path) -> None:
     dataset = opened(tmp_path)
     assert [len(dataset.objects(index)) for index in range(2)] == [1, 0]
     assert not faults_of(tmp_path)
+
+
+def with_objects(*objects: str) -> str:
+    return voc().replace("</annotation>", "".join(objects) + "</annotation>")
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        "<x1>5</x1><y1>6</y1><x2>20.5</x2><y2>6</y2><x3>20</x3><y3>9</y3>",  # CVAT
+        "<pt><x>5</x><y>6</y></pt><pt><x>20.5</x><y>7</y></pt><pt><x>9</x><y>9</y></pt>",  # LabelMe's XML
+    ],
+)
+def test_an_object_without_a_box_has_the_box_around_its_polygon(tmp_path: Path, polygon: str) -> None:
+    file = write(tmp_path, with_objects(f"<object><name>dog</name><polygon>{polygon}</polygon></object>"))
+    assert opened(tmp_path).objects(0).boxes_xyxy.tolist() == [[5, 6, 20.5, 9]], file
+    assert len(opened(tmp_path).notes) == 1
+
+
+@pytest.mark.parametrize(
+    "polygon", ["", "<x1>5</x1><y1>6</y1>", "<x1>a</x1><x2>1</x2><x3>2</x3><y1>1</y1><y2>2</y2><y3>3</y3>"]
+)
+def test_a_polygon_that_is_none(tmp_path: Path, polygon: str) -> None:
+    write(tmp_path, with_objects(f"<object><name>dog</name><polygon>{polygon}</polygon></object>"))
+    assert "unreadable box" in [fault.kind for fault in faults_of(tmp_path)]
+
+
+def test_what_is_difficult_counts_neither_way(tmp_path: Path) -> None:
+    box = f"<bndbox>{corners(1, 2, 11, 22)}</bndbox>"
+    entry = f"<object><name>dog</name><difficult>{{}}</difficult>{box}</object>"
+    write(tmp_path, with_objects(entry.format(1), entry.format(0)))
+    dataset = opened(tmp_path)
+    assert len(dataset.objects(0)) == 1
+    assert dataset.crowd(0).tolist() == [True, False]
+    assert "marked as difficult" in dataset.notes[0]

@@ -188,7 +188,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
     file = write_text(tmp_path / "train.txt", lines)
     dataset = opened(tmp_path)
     assert [dataset.record(i).name for i in (0, 1)] == ["images/a.png", "images/b.png"]
-    write_text(file, lines + "images/c.png\n../../a.png\n/etc/passwd\n")
+    write_text(file, lines + "images/c.png\n../../d.png\n/etc/passwd\n")
     found = [(fault.file, fault.id, fault.kind) for fault in faults_of(tmp_path)]
     assert found == [
         (str(file), 4, "missing image"),
@@ -209,3 +209,42 @@ def test_val_has_the_labels_of_given_classes(tmp_path: Path) -> None:
     assert opened(tmp_path, "val", classes=("dog", "bird")).objects(0).labels.tolist() == [0]
     with pytest.raises(UserError, match="'dog' is not a class of the training data"):
         opened(tmp_path, "val", classes=("cat",))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3), (1, 3), (17, 3), (4, 2)])
+def test_the_box_of_a_line_with_keypoints(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Without ``kpt_shape`` some of these lines would pass for polygons."""
+    points = " ".join(["0.9", "0.95", "2"][place % shape[1]] for place in range(shape[0] * shape[1]))
+    yaml = f"train: images\nkpt_shape: {list(shape)}\n" + NAMES
+    write(tmp_path, f"{BOX.strip()} {points}\n{BOX}", yaml)
+    dataset = opened(tmp_path)
+    assert dataset.objects(0).boxes_xyxy.tolist() == [[15, 7.5, 25, 22.5]] * 2
+    assert dataset.notes[0].startswith("keypoints are not read")
+    assert recognise_tasks(str(tmp_path), CONFIG) == ("detect",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "line", "kind"),
+    [
+        ("[3, 2]", BOX.strip() + " 0.1 0.2 0.3 0.4\n", "wrong number of values"),
+        ("[3, 2]", "1 0.1 0.1 0.9 0.1 0.9 0.9\n", "wrong number of values"),
+        ("[3]", BOX, "unreadable kpt_shape"),
+        ("17", BOX, "unreadable kpt_shape"),
+        ("[0, 3]", BOX, "unreadable kpt_shape"),
+    ],
+)
+def test_keypoints_that_cannot_be_told(tmp_path: Path, shape: str, line: str, kind: str) -> None:
+    write(tmp_path, line, f"train: images\nkpt_shape: {shape}\n" + NAMES)
+    assert [fault.kind for fault in faults_of(tmp_path)] == [kind]
+
+
+def test_a_yaml_file_that_is_named_may_lead_to_its_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "datasets" / "pets", BOX)
+    file = write_text(tmp_path / "project" / "pets.yaml", "path: ../datasets/pets\ntrain: images\n" + NAMES)
+    assert opened(file).path(0) == tmp_path / "datasets" / "pets" / "images" / "a.png"
+    with pytest.raises(UserError, match=r"path leaves the data set: .*; name pets\.yaml itself"):
+        opened(tmp_path / "project")
+    write_text(file, "path: ../datasets/pets\ntrain: ../../secret\n" + NAMES)
+    write_image(tmp_path / "secret" / "a.png")
+    with pytest.raises(UserError, match="path leaves the data set"):
+        opened(file)

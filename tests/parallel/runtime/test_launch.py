@@ -78,10 +78,14 @@ PROGRAM = """
         os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
         if how == "collective" and workers.rank == 1:
             workers.barrier()
-        time.sleep(600)
+        while how.startswith("/") and not os.path.exists(how):
+            time.sleep(0.01)
+        time.sleep(0 if how.startswith("/") else 600)
 
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
+        for number in sys.argv[2:]:
+            signal.signal(int(number), signal.SIG_IGN)
         try:
             launch(work, (sys.argv[1],), 2, WorkerSettings(1, "cpu"))
         except Interrupted:
@@ -90,12 +94,14 @@ PROGRAM = """
 
 
 @contextlib.contextmanager
-def program(tmp_path, how):
+def program(tmp_path, *words):
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM))
     environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process cannot clean up
-    command = [sys.executable, str(script), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    command = [sys.executable, str(script), *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
         try:
             yield process, [int(process.stdout.readline()) for _ in range(2)]
         finally:
@@ -115,6 +121,46 @@ def test_an_interrupt_ends_every_worker_within_five_seconds(tmp_path, how):
         process.send_signal(signal.SIGINT)
         wait_until_gone(pids, 5)
         assert process.wait(timeout=5) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_a_signal_that_is_ignored_stays_so_for_all(tmp_path, number, is_ignored):
+    """What a closed terminal sends to its processes: nohup has them ignore it."""
+    end = tmp_path / "end"
+    ignored = [str(int(number))] if is_ignored else []
+    with program(tmp_path, str(end), *ignored) as (process, pids):
+        os.killpg(process.pid, number)
+        if not is_ignored:
+            wait_until_gone(pids, 5)
+        end.touch()
+        assert process.wait(timeout=60) == (0 if is_ignored else 130)
+
+
+UNGUARDED_PROGRAM = """
+    import ziggurat
+    print("imported", flush=True)
+    ziggurat.verify("pnn", "2x3x32x32", "sp=2", settings={"threads": 2, "model.channels": 8})
+"""
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_script_that_its_workers_import(tmp_path, guard):
+    text = textwrap.dedent(UNGUARDED_PROGRAM)
+    if guard:
+        text = text.replace("ziggurat.verify", "if __name__ == '__main__':\n    ziggurat.verify")
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.stdout.count("imported") == 3, "it is spawned"
+    if guard:
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1, "of the script itself"
+    assert 'must call ziggurat under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):

@@ -17,11 +17,17 @@ from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.formats.joining import emptiness, mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
-from ziggurat.data.formats.opening import DIGITS, declare, read_table
+from ziggurat.data.formats.opening import DIGITS, as_configured, declare, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import Fault, Split, Summary, Table
-from ziggurat.data.formats.validate import place_images, validate_boxes, validate_classes, validate_outlines
+from ziggurat.data.formats.validate import (
+    doubled_boxes,
+    place_images,
+    validate_boxes,
+    validate_classes,
+    validate_outlines,
+)
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.images import read_image
 from ziggurat.data.readers.sample_range import SampleRange, read_range
@@ -58,13 +64,16 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
             sources = {
                 "train": sources["train"]
             }  # one file serves as both splits; its faults are listed once
-        tables = {split: read_table(source) for split, source in sources.items()}
+        tables = {
+            split: read_table(as_configured(source, split, config)) for split, source in sources.items()
+        }
         for part in [one for one in kinds if KINDS[one].within == kind]:
             if not all(map(KINDS[part].is_there, tables.values())):
                 kinds.remove(part)
         classes, new = _judge(tables, config)
         faults += new
-        summaries.append(_summary(found.format, _counts(tables), classes))
+        notes = tuple(dict.fromkeys(note for table in tables.values() for note in table.notes))
+        summaries.append(replace(_summary(found.format, _counts(tables), classes), notes=notes))
     return faults, replace(summaries[0], kinds=tuple(kinds))
 
 
@@ -141,6 +150,7 @@ def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) ->
     else:
         faults += [
             *validate_boxes(table, sizes),
+            *doubled_boxes(table),
             *validate_outlines(table, sizes),
             *validate_classes(table, classes),
         ]

@@ -12,7 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from faster_coco_eval.core import mask as coco_mask
+
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, as_size, read_text
+from ziggurat.data.outlines import outline_fault, run_lengths
+
+BOX_AROUND = "an annotation without bbox has the box around its outline"
 
 
 def read_coco(source: Source) -> Table:
@@ -76,7 +81,8 @@ def _read_categories(
     for entry in categories:
         entry = entry if isinstance(entry, dict) else {}
         id, name = entry.get("id"), entry.get("name")
-        if not _is_whole(id) or not isinstance(name, str) or not name:
+        id = _key(id)
+        if not isinstance(id, int) or not isinstance(name, str) or not name:
             table.add_fault(
                 file, None, f"unreadable category: it needs a whole id and a name, got {_shown(entry)}"
             )
@@ -127,7 +133,12 @@ def _read_annotations(
                 Fault(str(file), id, "duplicate annotation id: two annotations have the same")
             )
         seen.add(id)
+        outline = entry.get("segmentation") or None
         box = _corners(entry.get("bbox"))
+        if box is None and not entry.get("bbox") and outline is not None:
+            box = _around(outline)
+            if box is not None:
+                table.note(BOX_AROUND, f"annotation {id}")
         if image not in index_of:
             table.add_fault(
                 file, id, f"unknown image: the annotation's image_id {image} is not among the images"
@@ -145,8 +156,25 @@ def _read_annotations(
         else:
             crowd = entry.get("iscrowd") in (1, True)
             area = as_number(entry.get("area"))
-            outline = entry.get("segmentation") or None
             table.boxes.append(BoxRow(index_of[image], box, names[category], id, area, crowd, outline))
+
+
+def _around(outline: object) -> tuple[float, float, float, float] | None:
+    """Return the box around an outline, or None where it cannot be drawn."""
+    if isinstance(outline, dict):
+        size = outline.get("size")
+        if not isinstance(size, list) or len(size) != 2 or outline_fault(outline, *size) is not None:
+            return None
+        x, y, width, height = coco_mask.toBbox(run_lengths(outline, *size)).tolist()
+        return x, y, x + width, y + height
+    parts = outline if isinstance(outline, list) and all(isinstance(part, list) for part in outline) else []
+    numbers = [[as_number(value) for value in part if not isinstance(value, str)] for part in parts]
+    corners = [value for part in numbers for value in part]
+    if not corners or None in corners or any(len(part) % 2 for part in numbers):
+        return None
+    xs = [value for part in numbers for value in part[::2] if value is not None]
+    ys = [value for part in numbers for value in part[1::2] if value is not None]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _corners(bbox: object) -> tuple[float, float, float, float] | None:
@@ -159,13 +187,20 @@ def _corners(bbox: object) -> tuple[float, float, float, float] | None:
     return x, y, x + width, y + height
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _key(value: object) -> int | str | None:
-    """Return an id that can be looked up: a whole number or a word."""
-    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    """Return an id that can be looked up, a whole number or a word: 7, 7.0 and "7" are the same.
+
+    Example:
+        >>> _key("7"), _key(7.0), _key("007"), _key("a"), _key(True), _key(7.5)
+        (7, 7, '007', 'a', None, None)
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and value.lstrip("-").isdecimal() and str(int(value)) == value:
+        return int(value)
+    return value if isinstance(value, (int, str)) else None
 
 
 def _shown(value: object) -> str:

@@ -1,6 +1,6 @@
 """CSV with a box on each line, ``image_path,xmin,ymin,xmax,ymax,label``, or with an image, ``image_path,label``.
 
-Columns may stand in any order, others are ignored. A line whose box fields are empty is an image without objects.
+`csv_layout` says in which other forms. A line whose box fields are empty is an image without objects.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.formats.csv_layout import COLUMNS, LABEL_COLUMNS, CsvLayout, Kind, find_layout, is_empty
 from ziggurat.data.formats.table import (
     BoxRow,
     Fault,
@@ -19,9 +20,9 @@ from ziggurat.data.formats.table import (
     as_number,
     read_text,
 )
+from ziggurat.data.readers.registry import image_suffixes
 
-COLUMNS = ("image_path", "xmin", "ymin", "xmax", "ymax", "label")
-LABEL_COLUMNS = ("image_path", "label")
+NO_OBJECT = "a line with the box 0, 0, 0, 0 or nan is taken for an image without objects"
 
 
 def read_csv(source: Source) -> Table:
@@ -29,16 +30,18 @@ def read_csv(source: Source) -> Table:
     table = Table(source)
     (file,) = source.files
     index_of: dict[str, int] = {}
-    for line, fields in _rows(table, file, COLUMNS):
+    for line, fields in _rows(table, file, "boxes"):
         name, *texts, label = fields
         if not name:
             table.add_fault(file, line, "unreadable line: image_path is empty")
             continue
         if name not in index_of:
             index_of[name] = len(table.images)
-            table.images.append(ImageRow(name, None, None, file, place=line))
-        if any(texts):
+            table.images.append(_image(name, file, line))
+        if not is_empty(texts):
             _read_box(table, file, line, index_of[name], texts, label)
+        elif any(texts):
+            table.note(NO_OBJECT, f"line {line}, {name}")
     return table
 
 
@@ -47,7 +50,7 @@ def read_label_csv(source: Source) -> Table:
     table = Table(source)
     (file,) = source.files
     first: dict[str, tuple[int, str]] = {}
-    for line, (name, label) in _rows(table, file, LABEL_COLUMNS):
+    for line, (name, label) in _rows(table, file, "labels"):
         if not name:
             table.add_fault(file, line, "unreadable line: image_path is empty")
         elif not label:
@@ -55,7 +58,7 @@ def read_label_csv(source: Source) -> Table:
         elif name not in first:
             first[name] = line, label
             table.labels.append(LabelRow(len(table.images), label, line))
-            table.images.append(ImageRow(name, None, None, file, place=line))
+            table.images.append(_image(name, file, line))
         elif first[name][1] != label:
             other, known = first[name]
             table.add_fault(
@@ -67,53 +70,61 @@ def read_label_csv(source: Source) -> Table:
     return table
 
 
-def header_kind(line: str) -> str | None:
-    """Return the kind of annotations of a file whose first line this is, or None if it does not name all the columns.
+def _image(name: str, file: Path, line: int) -> ImageRow:
+    """Return the row of an image; one without suffix may have any."""
+    stems = () if name.lower().endswith(image_suffixes()) else (name,)
+    return ImageRow(name, None, None, file, place=line, stems=stems)
+
+
+def csv_kind(line: str) -> Kind | None:
+    """Return the kind of annotations of a file whose first line this is, or None if it is no such file.
 
     Example:
-        >>> header_kind("label, image_path, xmin, ymin, xmax, ymax"), header_kind("a.png,1,2,3,4,Tree")
+        >>> csv_kind("label, image_path, xmin, ymin, xmax, ymax"), csv_kind("image_path,label,xmin")
         ('boxes', None)
-        >>> header_kind("image_path,label,xmin"), header_kind("image_path,label,photographer")
-        (None, 'labels')
+        >>> csv_kind("a.png,1,2,3,4,Tree"), csv_kind("image_path,label,photographer")
+        ('boxes', 'labels')
     """
-    names = set(_names(line.split(",")))
-    if set(COLUMNS) <= names:
-        return "boxes"
-    return "labels" if names & set(COLUMNS) == set(LABEL_COLUMNS) else None
+    layout = find_layout(line)
+    return None if isinstance(layout, str) else layout.kind
 
 
-def _names(fields: list[str]) -> list[str]:
-    return [name.strip().strip('"').lower() for name in fields]
-
-
-def _rows(table: Table, file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields, in the order of `columns`, of each line with content."""
+def _rows(table: Table, file: Path, kind: Kind) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the fields, in the order of the kind's columns, of each line with content."""
     text = read_text(file)
     if isinstance(text, Fault):
         table.faults.append(text)
         return
-    reader = csv.reader(text.splitlines())
+    lines = text.splitlines()
+    layout = find_layout(lines[0])
+    if isinstance(layout, str) or layout.kind != kind:
+        seen = layout if isinstance(layout, str) else f"columns of {layout.kind}"
+        table.add_fault(
+            file,
+            1,
+            f"no such column: the first line has {seen}; it must be {','.join(COLUMNS)} (or {','.join(LABEL_COLUMNS)} for "
+            "labels of images)",
+        )
+        return
+    if layout.guess:
+        table.note(layout.guess, str(file))
+    yield from _fields(table, file, lines, layout)
+
+
+def _fields(table: Table, file: Path, lines: list[str], layout: CsvLayout) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, delimiter=layout.delimiter)
+    width = max(layout.places) + 1
     try:
-        names = _names(next(reader))
-        missing = [column for column in columns if column not in names]
-        if missing:
-            fault = (
-                f"no such column: {', '.join(missing)}; the first line must be {','.join(columns)} (or "
-                f"{','.join(LABEL_COLUMNS)} for labels of images)"
-            )
-            table.add_fault(file, 1, fault)
-            return
-        places = [names.index(column) for column in columns]
         for row in reader:
-            if any(row):
-                padded = row + [""] * (len(names) - len(row))
-                yield reader.line_num, [padded[place].strip() for place in places]
+            if any(row) and not (layout.has_header and reader.line_num == 1):
+                padded = row + [""] * (width - len(row))
+                yield reader.line_num, [padded[place].strip() for place in layout.places]
     except csv.Error as error:
         table.add_fault(file, reader.line_num, f"not CSV: {error}")
 
 
 def _read_box(table: Table, file: Path, line: int, image: int, texts: list[str], label: str) -> None:
-    x1, y1, x2, y2 = (as_number(text) for text in texts)
+    x1, y1, x2, y2 = (as_number(text.replace(",", ".")) for text in texts)  # 1,5 where a semicolon divides
     if x1 is None or y1 is None or x2 is None or y2 is None:
         table.add_fault(
             file, line, f"unreadable box: four numbers were expected (or none: no objects), got {texts}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.files import entries_of, folders_of, walk_files
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
     ImageRow,
@@ -15,7 +14,7 @@ from ziggurat.data.formats.table import (
     Table,
     relative_name,
 )
-from ziggurat.data.readers.registry import reader_of
+from ziggurat.data.readers.registry import READERS
 
 # Those of torchvision.datasets.folder.IMG_EXTENSIONS.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -63,20 +62,17 @@ def read_class_folders(source: Source) -> Table:
 
 def class_names(folder: Path) -> list[str]:
     """Return the names of the folders of a folder, as torchvision orders them."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return [entry.name for entry in folders_of(folder)]
 
 
-def _images_of(folder: Path) -> Iterator[Path]:
-    for inner, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            if _is_image(name):
-                yield Path(inner, name)
+def _images_of(folder: Path) -> list[Path]:
+    """Return the images of a class in torchvision's order, which is that of their folders' whole names."""
+    return sorted(walk_files(folder, _suffixes()), key=lambda path: (str(path.parent), path.name))
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) or reader_of(Path(name)) is not None
+def _suffixes() -> tuple[str, ...]:
+    return (*SUFFIXES, *(suffix for reader in READERS.values() for suffix in reader.suffixes))
 
 
 def _has_images(folder: Path) -> bool:
-    with os.scandir(folder) as entries:  # closed, although it may not be read to its end
-        return any(_is_image(entry.name) for entry in entries)
+    return any(entry.name.lower().endswith(_suffixes()) for entry in entries_of(folder))

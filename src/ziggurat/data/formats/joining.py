@@ -15,6 +15,7 @@ from ziggurat.data.formats.table import Fault, Split, Table
 from ziggurat.data.formats.validate import (
     Placed,
     corners,
+    doubled_boxes,
     header_sizes,
     outline_in_pixels,
     place_images,
@@ -54,6 +55,8 @@ def join_boxes(table: Table, split: Split, declared: dict[str, int], config: Dat
     sizes, size_faults = header_sizes(table, placed.paths, config.max_pixels)
     faults = [*table.faults, *placed.faults, *size_faults, *validate_boxes(table, sizes)]
     faults += validate_classes(table, tuple(declared))
+    for one in doubled_boxes(table):
+        table.note("the same box of the same class is there twice in an image", f"{one.file}, {one.id}")
     faults = faults or _emptiness(table, split)
     if faults:
         return Joined(None, faults)
@@ -116,11 +119,24 @@ def join_masks(
 
 
 def emptiness(table: Table) -> list[Fault]:
-    """Return a fault if a split has no images or no annotations at all."""
-    file = str(table.source.files[0] if len(table.source.files) == 1 else table.source.root)
-    kind = "annotation file" if table.source.files else "data set"
+    """Return a fault if a split has no images or nothing that a model could learn."""
+    source = table.source
+    file = str(source.files[0] if len(source.files) == 1 else source.root)
+    kind = "annotation file" if source.files else "data set"
+    if not table.images and source.listed:
+        folders = ", ".join(str(folder) for folder in source.listed)
+        return [
+            Fault(
+                folders,
+                None,
+                f"empty {source.split or ''} split: no image lies in {folders}".replace("  ", " "),
+            )
+        ]
     if not table.images:
         return [Fault(file, None, f"empty {kind}: it names no image")]
+    if table.boxes and all(row.crowd for row in table.boxes):
+        crowds = f"all {len(table.boxes)} annotations are crowds (iscrowd), which take no part in training"
+        return [Fault(file, None, f"empty {kind}: {crowds}")]
     if not table.num_annotations:
         what = KINDS[table.source.kind].one
         return [Fault(file, None, f"empty {kind}: there is no {what} in any image")]
@@ -141,7 +157,7 @@ def _file_list(table: Table, placed: Placed, sizes: np.ndarray, config: DataConf
     image_ids = np.array(numbers if len(numbers) == len(ids) else range(1, len(ids) + 1), dtype=np.int64)
     names = PackedStrings([row.name for row in table.images])
     paths = PackedStrings([str(path) for path in placed.paths])
-    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range))
+    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range), table.notes)
 
 
 def _order(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ziggurat.data.files import folders_of, walk_files
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
     Fault,
@@ -90,7 +90,7 @@ def read_mask_folders(source: Source) -> Table:
 def _by_name(table: Table, folder: Path, image_names: dict[str, str]) -> dict[str, Path]:
     """Return the files of a folder by name; masks by the name of their image, where it is among `image_names`."""
     files: dict[str, Path] = {}
-    for path in _image_files(folder):
+    for path in walk_files(folder, image_suffixes()):
         own = path.relative_to(folder).with_suffix("").as_posix()
         without = _MASK_ENDING.sub("", own)
         name = image_names.get(own) or image_names.get(without) or own
@@ -100,14 +100,6 @@ def _by_name(table: Table, folder: Path, image_names: dict[str, str]) -> dict[st
         else:
             files[name] = path
     return files
-
-
-def _image_files(folder: Path) -> Iterable[Path]:
-    for inner, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(image_suffixes()) and not name.startswith("."):
-                yield Path(inner, name)
 
 
 def _listed_names(table: Table, files: Sequence[Path]) -> Iterable[str]:
@@ -123,18 +115,14 @@ def _named(folder: Path | None, names: Sequence[str]) -> Path | None:
     """Return the folder of one of these names, whatever their case; the first name goes first."""
     if folder is None or not folder.is_dir():
         return None
-    inner = {
-        entry.name.lower(): entry.name
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name)
-        if entry.is_dir()
-    }
+    inner = {entry.name.lower(): entry.name for entry in folders_of(folder)}
     return next((folder / inner[name] for name in names if name in inner), None)
 
 
 def _add(
     splits: dict[Split, Source], split: Split, root: Path, images: Path | None, masks: Path | None
 ) -> None:
-    if images is not None and masks is not None and any(True for _ in _image_files(masks)):
+    if images is not None and masks is not None and any(True for _ in walk_files(masks, image_suffixes())):
         splits[split] = _source("masks", root, images, masks)
 
 

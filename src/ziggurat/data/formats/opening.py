@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ziggurat.config import DataConfig, DigitsConfig
@@ -67,7 +68,10 @@ def open_split(
                 f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"
             )
         return scenes
-    sources = recognise(_given(path)).sources(path, annotations)
+    sources = {
+        one: as_configured(source, one, config)
+        for one, source in recognise(_given(path)).sources(path, annotations).items()
+    }
     if split not in sources:
         if split == "val":
             return None
@@ -94,6 +98,19 @@ def recognise_annotations(path: str, config: DataConfig) -> tuple[str, ...]:
 def read_table(source: Source) -> Table:
     """Read the annotations of a split."""
     return FORMATS[source.format].read[source.kind](source)
+
+
+def as_configured(source: Source, split: Split, config: DataConfig) -> Source:
+    """Return a source of a split, whose images may lie in the folder that the user has named, too.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    if not config.images:
+        return replace(source, split=split)
+    if not Path(config.images).is_dir():
+        raise UserError(f"data.images must be a folder: there is none at {config.images}")
+    return replace(source, split=split, elsewhere=Path(config.images))
 
 
 def declare(table: Table) -> dict[str, int]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ziggurat.data.files import entries_of, files_of
 from ziggurat.data.formats.coco import has_outlines
-from ziggurat.data.formats.csv import header_kind
+from ziggurat.data.formats.csv import csv_kind
 from ziggurat.data.formats.imagefolder import find_class_folders
 from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
 from ziggurat.data.formats.registry import FORMATS
@@ -122,7 +123,7 @@ def _served(splits: dict[Split, Source]) -> Recognised:
 
 def _of_file(path: Path) -> dict[Split, Source]:
     if path.suffix.lower() in (".yaml", ".yml") and is_data_yaml(path):
-        return find_in_yaml(path)
+        return find_in_yaml(path, is_named=True)
     kind = format_of(path) or _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise UserError(
@@ -147,7 +148,7 @@ def format_of(file: Path) -> str | None:
         return "coco" if keys.search(head) or keys.search(tail) else None
     if head.startswith("<"):
         return "voc" if "<annotation" in head else None
-    return "csv" if header_kind(head.partition("\n")[0]) else None
+    return "csv" if csv_kind(head.partition("\n")[0]) else None
 
 
 def _csv_kind(file: Path) -> str:
@@ -157,14 +158,14 @@ def _csv_kind(file: Path) -> str:
             line = stream.readline(_HEAD_BYTES).decode("utf-8-sig", "replace")
     except OSError:
         return "boxes"
-    return header_kind(line.strip()) or "boxes"
+    return csv_kind(line.strip()) or "boxes"
 
 
 def _not_there(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"there is no data set {path}: the folder {parent} does not exist"
-    names = sorted(entry.name for entry in parent.iterdir())
+    names = [entry.name for entry in entries_of(parent)]
     return f"there is no data set {path}: {nearest(path.name, names) if names else f'{parent} is empty'}"
 
 
@@ -205,7 +206,10 @@ def _coco_layout(folder: Path) -> dict[Split, Source]:
     splits: dict[Split, Source] = {}
     for base in (folder / "annotations", folder / "Annotations"):
         for split in SPLIT_NAMES:
-            files = sorted(file for file in base.glob(f"*{split}*.json") if format_of(file) == "coco")
+            named = (
+                [file for file in files_of(base, (".json",)) if split in file.name] if base.is_dir() else []
+            )
+            files = [file for file in named if format_of(file) == "coco"]
             files = [file for file in files if file.name.startswith("instances_")] or files
             if files and split not in splits:
                 splits[split] = _file_source(_only(files, folder), "coco")
@@ -215,7 +219,7 @@ def _coco_layout(folder: Path) -> dict[Split, Source]:
 def _voc_layout(folder: Path) -> dict[Split, Source]:
     """Find ``Annotations/*.xml``, divided by ``ImageSets/Main``; without it all are of the train split."""
     base = next((folder / name for name in ("Annotations", "annotations") if (folder / name).is_dir()), None)
-    files = [] if base is None else sorted(base.glob("*.xml"))
+    files = [] if base is None else files_of(base, (".xml",))
     if base is None or not files:
         return {}
     folders = [folder / "JPEGImages", folder / "images", base, folder]
@@ -250,12 +254,12 @@ def _split_folders(folder: Path) -> dict[Split, Source]:
 
 def _single(folder: Path, root: Path | None = None) -> dict[Split, Source]:
     """Find one annotation file, or VOC files beside the images: the train split."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".json", ".csv"))
+    files = files_of(folder, (".json", ".csv"))
     known = {file: kind for file in files if (kind := format_of(file)) is not None}
     if known:
         file = _only(list(known), folder)
         return {"train": _file_source(file, known[file], root)}
-    voc = [file for file in sorted(folder.glob("*.xml")) if format_of(file) == "voc"]
+    voc = [file for file in files_of(folder, (".xml",)) if format_of(file) == "voc"]
     folders = [folder, folder / "images", folder / "JPEGImages"]
     return {"train": _xml_source(voc, root or folder, folders)} if voc else {}
 

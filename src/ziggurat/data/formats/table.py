@@ -49,6 +49,7 @@ class Summary:
         splits: Images and annotations of each split.
         classes: Names of the classes, in the order of their labels.
         kinds: The kinds of its annotations, the most natural first.
+        notes: What was guessed or mended, in a sentence each.
     """
 
     format: str
@@ -57,6 +58,7 @@ class Summary:
     splits: dict[str, dict[str, int]]
     classes: tuple[str, ...]
     kinds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Source:
         listed: Folders whose images are all of the split, where the format names no images.
         masks: Folders of mask files.
         class_file: Names the classes, where the format has a file for them.
+        split: Which one; None where that is not known.
+        elsewhere: A folder that the user has named, in which images may lie, too.
     """
 
     format: str
@@ -82,6 +86,8 @@ class Source:
     listed: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
     class_file: Path | None = None
+    split: Split | None = None
+    elsewhere: Path | None = None
 
 
 class ImageRow(NamedTuple):
@@ -167,6 +173,7 @@ class Table:
             where the format declares none.
         faults: What makes training impossible.
         remarks: What is wrong but does no harm to training.
+        noted: What was guessed or mended, with how often, and the first example.
     """
 
     source: Source
@@ -178,11 +185,25 @@ class Table:
     categories: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     remarks: list[Fault] = field(default_factory=list)
+    noted: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was guessed or mended, in a sentence each."""
+        return tuple(
+            f"{what} ({f'{count} times, such as ' if count > 1 else ''}{example})"
+            for what, (count, example) in self.noted.items()
+        )
 
     @property
     def num_annotations(self) -> int:
         """Boxes, labels and masks."""
         return len(self.boxes) + len(self.labels) + len(self.masks)
+
+    def note(self, what: str, example: str) -> None:
+        """Note that something was guessed or mended, which is said once."""
+        count, first = self.noted.get(what, (0, example))
+        self.noted[what] = (count + 1, first)
 
     def add_fault(self, file: Path, place: int | str | None, fault: str) -> None:
         """Note what makes training impossible."""
@@ -190,8 +211,8 @@ class Table:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """Return the name of an image file that is known by its path: from the data set's folder on."""
-    return path.relative_to(root).as_posix()
+    """Return the name of an image file that is known by its path: from the data set's folder on, if it lies there."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
 
 
 def read_text(file: Path) -> str | Fault:

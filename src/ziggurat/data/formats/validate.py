@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ziggurat.data.files import entries_of
+from ziggurat.data.formats.finding import FOUND_BY_ITS_END, ImageFinder, why_missing
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
 from ziggurat.data.outlines import Outline, outline_fault
 from ziggurat.data.readers.images import image_size
@@ -35,67 +37,33 @@ class Placed:
 
 
 def place_images(table: Table) -> Placed:
-    """Find the file of each image of a table."""
+    """Find the file of each image of a table; what had to be guessed is noted in it."""
     paths: list[Path | None] = []
     faults: list[Fault] = []
     remarks: list[Fault] = []
     first: dict[str, ImageRow] = {}
     names: list[str] | None = None
-    finder = _Finder(table.source)
+    finder = ImageFinder(table.source)
     for row in table.images:
-        found, inside = finder.find(row)
-        paths.append(None if found is None else Path(found))
-        if found is not None:
-            other = first.setdefault(found, row)
-            if other is not row:
-                remarks.append(
-                    Fault(str(row.file), row.place, f"duplicate image: {row.name!r} is listed twice")
-                )
-        elif not inside:
-            fault = f"path leaves the data set: {row.name!r} does not lie in {table.source.root}; move the image there"
-            faults.append(Fault(str(row.file), row.place, fault))
-        else:
+        found = finder.find(row.name, row.stems)
+        paths.append(None if found.path is None else Path(found.path))
+        if found.path is None:
             names = _names(table.source) if names is None else names
             hint = f"; {nearest(Path(row.name).name, names)}" if names and len(faults) < _HINTS else ""
-            faults.append(Fault(str(row.file), row.place, f"missing image: there is no {row.name!r}{hint}"))
+            faults.append(Fault(str(row.file), row.place, why_missing(table.source, row.name, found, hint)))
+            continue
+        if found.is_guess:
+            where = os.path.relpath(found.path, table.source.root)
+            table.note(FOUND_BY_ITS_END, f"{row.name!r} at {where}")
+        other = first.setdefault(found.path, row)
+        if other is not row:
+            remarks.append(Fault(str(row.file), row.place, f"duplicate image: {row.name!r} is listed twice"))
     return Placed(paths, faults, remarks)
-
-
-class _Finder:
-    """Looks for the files of images.
-
-    Names are validated as they are written: a link in the data set's folder may lead elsewhere, as large data sets
-    often lie on another disk.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._inside = os.path.abspath(source.root).rstrip(os.sep) + os.sep
-        self._folders = [os.path.abspath(folder) for folder in source.folders]
-
-    def find(self, row: ImageRow) -> tuple[str | None, bool]:
-        """Return an image's file, or None, and whether there is a place in the data set where it may lie."""
-        may_lie = False
-        for path in self._candidates(row):
-            may_lie = True
-            if os.path.isfile(path):
-                return path, True
-        return None, may_lie
-
-    def _candidates(self, row: ImageRow) -> Iterator[str]:
-        for folder in self._folders:
-            path = os.path.normpath(os.path.join(folder, row.name))
-            if path.startswith(self._inside):
-                yield path
-        for stem in row.stems:
-            for folder in self._folders:
-                for suffix in image_suffixes():
-                    yield os.path.join(folder, stem + suffix)
-                    yield os.path.join(folder, stem + suffix.upper())
 
 
 def _names(source: Source) -> list[str]:
     """Return the names of the images that lie where images are looked for."""
-    found = {entry.name for folder in source.folders for entry in folder.iterdir()}
+    found = {entry.name for folder in source.folders for entry in entries_of(folder)}
     return sorted(name for name in found if name.lower().endswith(image_suffixes()))
 
 
@@ -141,6 +109,26 @@ def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
         else:
             fault = f"box outside the image: xmin, ymin, xmax, ymax are {box}, which has {columns} x {rows} pixels"
         faults.append(Fault(str(picture.file), row.place, fault))
+    return faults
+
+
+def doubled_boxes(table: Table) -> list[Fault]:
+    """Return the boxes that are there twice in an image, with the same class: merged exports have them."""
+    first: dict[tuple[object, ...], BoxRow] = {}
+    faults = []
+    for row in table.boxes:
+        outline = None if row.outline is None else hash(repr(row.outline))
+        other = first.setdefault((row.image, row.box_xyxy, row.category, row.crowd, outline), row)
+        if other is not row:
+            picture = table.images[row.image]
+            where = (
+                f"{row.category!r} in {picture.name!r}, as {other.place}"
+                if other.place is not None
+                else f"{row.category!r}"
+            )
+            faults.append(
+                Fault(str(picture.file), row.place, f"doubled annotation: the same box of {where}; keep one")
+            )
     return faults
 
 

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,10 @@ from ziggurat.data.formats.plain_xml import DeclarationFound, parse_xml
 from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number, as_size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+BOX_AROUND = "an object without bndbox has the box around its polygon"
+DIFFICULT = (
+    "an object that is marked as difficult takes no part in training, and counts neither way in the metric"
+)
 
 
 def read_voc(source: Source) -> Table:
@@ -61,6 +66,10 @@ def _read_image(table: Table, file: Path, root: ElementTree.Element) -> None:
 def _read_object(table: Table, file: Path, number: int, entry: ElementTree.Element) -> None:
     category = _text(entry, "name")
     texts = [_text(entry, f"bndbox/{corner}") for corner in CORNERS]
+    polygon = entry.find("polygon")
+    if not any(texts) and polygon is not None:
+        texts = _around(polygon) or texts
+        table.note(BOX_AROUND, f"{file}, object {number}")
     x1, y1, x2, y2 = (as_number(text) for text in texts)
     if not category:
         table.add_fault(file, number, "unknown category: the object has no name")
@@ -69,7 +78,22 @@ def _read_object(table: Table, file: Path, number: int, entry: ElementTree.Eleme
             file, number, f"unreadable box: bndbox needs the numbers {', '.join(CORNERS)}, got {texts}"
         )
     else:
-        table.boxes.append(BoxRow(len(table.images) - 1, (x1, y1, x2, y2), category, number))
+        difficult = _text(entry, "difficult") in ("1", "true", "True")
+        if difficult:
+            table.note(DIFFICULT, f"{file}, object {number}")
+        row = BoxRow(len(table.images) - 1, (x1, y1, x2, y2), category, number, crowd=difficult)
+        table.boxes.append(row)
+
+
+def _around(polygon: ElementTree.Element) -> list[str]:
+    """Return the corners of the box around a polygon, whose corners are ``x1, y1, x2, y2 ...`` or ``pt/x, pt/y``; or nothing."""
+    xs = [child.text or "" for child in polygon.iter() if re.fullmatch(r"x\d*", child.tag)]
+    ys = [child.text or "" for child in polygon.iter() if re.fullmatch(r"y\d*", child.tag)]
+    numbers = [[as_number(text.strip()) for text in texts] for texts in (xs, ys)]
+    if len(xs) != len(ys) or len(xs) < 3 or any(None in texts for texts in numbers):
+        return []
+    x, y = ([number for number in texts if number is not None] for texts in numbers)
+    return [repr(value) for value in (min(x), min(y), max(x), max(y))]
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

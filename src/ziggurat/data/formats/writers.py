@@ -20,7 +20,7 @@ from ziggurat.data.dataset import (
     SegmentationDataset,
     all_annotations,
 )
-from ziggurat.data.formats.csv import COLUMNS, LABEL_COLUMNS
+from ziggurat.data.formats.csv_layout import COLUMNS, LABEL_COLUMNS
 from ziggurat.data.formats.palette import is_colored
 from ziggurat.data.formats.table import Split
 from ziggurat.data.formats.voc import CORNERS

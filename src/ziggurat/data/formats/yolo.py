@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.files import walk_files
+from ziggurat.data.formats.finding import FOUND_BY_ITS_END, ImageFinder, why_missing
 from ziggurat.data.formats.table import (
     BoxRow,
     Fault,
@@ -23,8 +25,10 @@ from ziggurat.data.formats.table import (
     read_text,
     relative_name,
 )
-from ziggurat.data.formats.yolo_layout import read_names
+from ziggurat.data.formats.yolo_layout import read_keypoints, read_names
 from ziggurat.data.readers.registry import image_suffixes
+
+KEYPOINTS = "keypoints are not read: the box of each line is"
 
 _NAMES = ("x", "y", "width", "height")
 _ROUNDING = 1e-6  # beyond 0 and 1
@@ -34,7 +38,9 @@ _SHOWN = 6  # faults of one line
 def read_yolo(source: Source) -> Table:
     """Read all label files of a split; whatever is wrong with them stands in the table's faults."""
     table = Table(source, unit="image")
-    names = read_names(table)
+    names, keypoints = read_names(table), read_keypoints(table)
+    if keypoints is None:
+        return table
     label_files: set[Path] = set()
     for path, listed, place in _images(table):
         file = label_file(path)
@@ -43,7 +49,7 @@ def read_yolo(source: Source) -> Table:
         image = ImageRow(relative_name(path, source.root), None, None, file if has_labels else listed, place)
         table.images.append(image)
         if has_labels:
-            _read_labels(table, file, names)
+            _read_labels(table, file, names, keypoints)
     for folder in source.listed:
         _find_orphans(table, folder, label_files)
     return table
@@ -63,6 +69,8 @@ def label_file(image: Path) -> Path:
 
 def has_polygons(source: Source) -> bool:
     """Whether the first labels that are found are polygons."""
+    if read_keypoints(Table(source)) != 0:
+        return False
     for path, _, _ in _images(Table(source)):
         file = label_file(path)
         text = read_text(file) if file.is_file() else ""
@@ -84,39 +92,34 @@ def _images(table: Table) -> Iterator[tuple[Path, Path, int | None]]:
     """Yield each image file, where it is listed, and the line there."""
     source = table.source
     for folder in source.listed:
-        for inner, folders, names in os.walk(folder, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                if name.lower().endswith(image_suffixes()):
-                    yield Path(inner, name), Path(inner, name), None
+        yield from ((path, path, None) for path in walk_files(folder, image_suffixes()))
     for file in source.files:
         text = read_text(file)
         if isinstance(text, Fault):
             table.faults.append(text)
             continue
+        finder = ImageFinder(source, (file.parent, source.root))
         for line, name in enumerate(map(str.strip, text.splitlines()), start=1):
-            path = _listed(table, file, line, name) if name else None
+            path = _listed(table, file, finder, line, name) if name else None
             if path is not None:
                 yield path, file, line
 
 
-def _listed(table: Table, file: Path, line: int, name: str) -> Path | None:
-    """Return the image that a line of a list names, from the list's folder or the data set's."""
+def _listed(table: Table, file: Path, finder: ImageFinder, line: int, name: str) -> Path | None:
+    """Return the image that a line of a list names."""
+    found = finder.find(name)
+    if found.path is None:
+        table.add_fault(file, line, why_missing(table.source, name, found))
+        return None
     root = os.path.abspath(table.source.root)
-    places = [os.path.normpath(os.path.join(base, name)) for base in (os.path.abspath(file.parent), root)]
-    inside = [place for place in places if place.startswith(root + os.sep)]
-    if not inside:
-        fault = f"path leaves the data set: {name!r} does not lie in {root}; move the image there"
-        table.add_fault(file, line, fault)
-        return None
-    found = next((place for place in inside if os.path.isfile(place)), None)
-    if found is None:
-        table.add_fault(file, line, f"missing image: there is no {name!r}")
-        return None
-    return Path(table.source.root, os.path.relpath(found, root))
+    if not found.path.startswith(root + os.sep):
+        return Path(found.path)
+    if found.is_guess:
+        table.note(FOUND_BY_ITS_END, f"{name!r} at {os.path.relpath(found.path, root)}")
+    return Path(table.source.root, os.path.relpath(found.path, root))
 
 
-def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
+def _read_labels(table: Table, file: Path, names: list[str] | None, keypoints: int) -> None:
     text = read_text(file)
     if isinstance(text, Fault):
         if not text.fault.startswith("empty"):  # an empty label file is an image without objects
@@ -124,7 +127,15 @@ def _read_labels(table: Table, file: Path, names: list[str] | None) -> None:
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            row = _row(table, line.split(), number, names)
+            texts = line.split()
+            if keypoints and len(texts) == 5 + keypoints:
+                texts = texts[:5]
+                table.note(KEYPOINTS, f"{file}, line {number}")
+            elif keypoints and len(texts) != 5:
+                fault = f"class, box and the {keypoints} numbers of kpt_shape: got {len(texts)} values"
+                table.add_fault(file, number, f"wrong number of values: a line must have {fault}")
+                continue
+            row = _row(table, texts, number, names)
             if isinstance(row, str):
                 table.add_fault(file, number, row)
             else:
@@ -176,12 +187,7 @@ def _find_orphans(table: Table, folder: Path, label_files: set[Path]) -> None:
     labels = _labels_of(folder)
     if labels == folder or not labels.is_dir():  # beside the images there may be any text
         return
-    for inner, folders, names in os.walk(labels, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(inner, name)
-            if name.endswith(".txt") and name != "classes.txt" and file not in label_files:
-                fault = "label file without image: no image of its name lies in " + str(
-                    folder / Path(inner).relative_to(labels)
-                )
-                table.add_fault(file, None, fault)
+    for file in walk_files(labels, (".txt",)):
+        if file.suffix == ".txt" and file.name != "classes.txt" and file not in label_files:
+            place = folder / file.parent.relative_to(labels)
+            table.add_fault(file, None, f"label file without image: no image of its name lies in {place}")

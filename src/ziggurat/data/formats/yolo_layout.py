@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ziggurat.data.files import files_of, walk_files
 from ziggurat.data.formats.table import SPLIT_NAMES, Fault, Source, Split, Table, read_text
 from ziggurat.errors import UserError
 
@@ -22,7 +23,7 @@ def find_yolo(folder: Path) -> dict[Split, Source]:
         UserError: If the YAML file cannot be used.
     """
     files = [folder / name for name in _USUAL if (folder / name).is_file()]
-    files = files or sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+    files = files or files_of(folder, (".yaml", ".yml"))
     for file in files:
         if is_data_yaml(file):
             return find_in_yaml(file)
@@ -43,13 +44,21 @@ def is_data_yaml(file: Path) -> bool:
     return ("names" in content or "nc" in content) and any(content.get(name) for name in splits)
 
 
-def find_in_yaml(file: Path) -> dict[Split, Source]:
+def find_in_yaml(file: Path, is_named: bool = False) -> dict[Split, Source]:
     """Return the splits that a YAML file names; they lie in its folder.
+
+    Args:
+        file: The YAML file.
+        is_named: Whether the user has named the file, and so the folder that its ``path`` names: that is then the data set's.
 
     Raises:
         UserError: If it cannot be read, or for every path that leaves its folder or is not there.
     """
     content = _load(file)
+    base = content["path"] if isinstance(content.get("path"), str) else ""
+    root = file.parent
+    if is_named and (root / base).is_dir():
+        root, base = Path(os.path.normpath(root / base)), ""
     faults: list[str] = []
     splits: dict[Split, Source] = {}
     for split, names in SPLIT_NAMES.items():
@@ -58,19 +67,38 @@ def find_in_yaml(file: Path) -> dict[Split, Source]:
         if entry is not None and not (entries and all(isinstance(one, str) for one in entries)):
             faults.append(f"{file}: {split} must be a path or a list of paths, got {str(entry)[:80]}")
             continue
-        base = content.get("path") if isinstance(content.get("path"), str) else ""
-        found = [_resolve(file, str(base or ""), one) for one in entries]
+        found = [_resolve(file, root, base, one) for one in entries]
         faults += [f"{file}: {split}: {one}" for one in found if isinstance(one, str)]
         places = [one for one in found if isinstance(one, Path)]
         if places:
             lists = tuple(place for place in places if place.is_file())
             folders = tuple(place for place in places if place.is_dir())
-            splits[split] = Source(
-                "yolo", "boxes", file.parent, lists, (file.parent,), folders, class_file=file
-            )
+            splits[split] = Source("yolo", "boxes", root, lists, (root,), folders, class_file=file)
     if faults:
         raise UserError(faults)
     return splits
+
+
+def read_keypoints(table: Table) -> int | None:
+    """Return how many numbers of keypoints follow the box in a line (``kpt_shape: [17, 3]``); 0 where there are none.
+
+    None stands for a fault, which is then in the table.
+    """
+    file = table.source.class_file
+    if file is None or file.suffix not in (".yaml", ".yml"):
+        return 0
+    try:
+        shape = _load(file).get("kpt_shape")
+    except UserError:
+        return 0  # `read_names` says it
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+        fault = f"unreadable kpt_shape: it must be [number of keypoints, 2 or 3], got {shape}"
+        table.add_fault(file, None, fault)
+        return None
+    points, dims = shape
+    return int(points * dims)
 
 
 def read_names(table: Table) -> list[str] | None:
@@ -136,13 +164,13 @@ def _yaml_names(file: Path) -> list[str] | Fault:
     return [str(name).strip() for name in names]
 
 
-def _resolve(file: Path, base: str, entry: str) -> Path | str:
+def _resolve(file: Path, folder: Path, base: str, entry: str) -> Path | str:
     """Return the folder or list that an entry means, or what is wrong with it.
 
     Entries are looked for under ``path``, then beside the YAML file, and without a leading ``../``, which one widely
     used exporter writes although it means the file's own folder.
     """
-    root = os.path.abspath(file.parent)
+    root = os.path.abspath(folder)
     bare = entry
     while bare.startswith("../"):
         bare = bare[3:]
@@ -151,9 +179,12 @@ def _resolve(file: Path, base: str, entry: str) -> Path | str:
     inside = [place for place in places if place == root or place.startswith(root + os.sep)]
     found = next((place for place in inside if os.path.exists(place)), None)
     if found is not None:
-        return Path(file.parent, os.path.relpath(found, root))
+        return Path(folder, os.path.relpath(found, root))
     if any(place not in inside and os.path.exists(place) for place in places):
-        return f"path leaves the data set: {entry!r} does not lie in {root}; put {file.name} into the data set's folder"
+        return (
+            f"path leaves the data set: {entry!r} does not lie in {root}; name {file.name} itself instead of its folder, or put it "
+            "into the data set's folder"
+        )
     return f"there is no folder or list {entry!r} in {root}"
 
 
@@ -179,4 +210,4 @@ def _in_folder(root: Path, images: Path, class_file: Path | None) -> Source:
 
 
 def _has_texts(labels: Path) -> bool:
-    return labels.is_dir() and any(labels.rglob("*.txt"))
+    return labels.is_dir() and any(True for _ in walk_files(labels, (".txt",)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
+from ziggurat.data.files import LEFT_BEHIND, entries_of
 from ziggurat.data.readers.images import inspect_image, read_image
 from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.data.readers.sample_range import SampleRange
@@ -74,7 +75,7 @@ def expand_paths(paths: Sequence[str]) -> list[Path]:
         if here.is_file():
             found.setdefault(here.resolve(), here)
             continue
-        entries = here.iterdir() if here.is_dir() else map(Path, glob.glob(path, recursive=True))
+        entries = entries_of(here) if here.is_dir() else _matches(path)
         images = [e for e in entries if e.name.lower().endswith(image_suffixes()) and e.is_file()]
         if not images:
             faults.append(_nothing_found(path))
@@ -85,6 +86,13 @@ def expand_paths(paths: Sequence[str]) -> list[Path]:
     if faults:
         raise UserError(faults)
     return list(found.values())
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Return what a glob means; it passes over names with a dot by itself, unless it has the dot."""
+    meant = {part.lower() for part in Path(pattern).parts}
+    found = map(Path, glob.glob(pattern, recursive=True))
+    return [path for path in found if not LEFT_BEHIND.intersection({p.lower() for p in path.parts} - meant)]
 
 
 def _nothing_found(path: str) -> str:

@@ -114,7 +114,7 @@ def together(graph: Graph, costs: Sequence[CallCost]) -> list[int]:
     """Return a number for each call; calls of the same number must be on one worker.
 
     These are the users of a buffer that changes (in the order of one worker, its numbers are those of one worker), all
-    that draw random numbers (likewise), and an overwritten tensor with the views of its memory.
+    that draw random numbers (likewise), an overwritten tensor with the views of its memory, and a tensor with the hooks on it.
     """
     parent = list(range(len(graph.calls)))
 
@@ -128,7 +128,7 @@ def together(graph: Graph, costs: Sequence[CallCost]) -> list[int]:
         shared = [name for name in call.states if name in graph.written_states]
         for name in [*shared, *(["random numbers"] if cost.draws else [])]:
             parent[root(number)] = root(first_user.setdefault(name, number))
-    for first, last in graph.overwritten_ranges():
+    for first, last in graph.overwritten_ranges() + graph.hooked_ranges():
         for number in range(max(first, 0), last):
             parent[root(number + 1)] = root(number)
     return [root(number) for number in range(len(graph.calls))]

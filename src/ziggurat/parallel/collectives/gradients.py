@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -182,6 +183,12 @@ class GradientSum:
         arena = None if memory is None else Arena(memory)
         for bucket, places, result in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
             bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*result))
+
+
+def is_own_hook(hook: Callable[..., Any]) -> bool:
+    """Whether a hook on a parameter is a `GradientSum`'s, and not the network's."""
+    function = hook.func if isinstance(hook, partial) else None
+    return getattr(function, "__func__", None) is GradientSum._take
 
 
 def _gradients(

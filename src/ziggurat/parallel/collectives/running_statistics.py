@@ -29,7 +29,7 @@ class RunningStatistics:
     """
 
     def __init__(self, model: nn.Module, workers: Workers) -> None:
-        self.workers = workers
+        self.workers, self.model = workers, model
         self.layers = [
             module
             for module in model.modules()
@@ -59,6 +59,7 @@ class RunningStatistics:
     def start(self) -> None:
         """Begin a step: keep the running statistics, and let each forward pass leave its own."""
         self.versions = {name: version_of(buffer) for name, buffer in self.others.items()}
+        self.places = {name: buffer.data_ptr() for name, buffer in self.others.items() if not buffer.is_meta}
         if not self.layers:
             return
         self.before = torch.cat(self.buffers)
@@ -74,9 +75,13 @@ class RunningStatistics:
             UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
         """
         changed = [name for name, b in self.others.items() if version_of(b) != self.versions[name]]
+        if self.workers.size > 1 and self.others:
+            now = dict(self.model.named_buffers())
+            changed += [name for name, buffer in self.others.items() if now.get(name) is not buffer]
+            changed += [name for name, place in self.places.items() if self.others[name].data_ptr() != place]
         if changed:
             raise UserError(
-                f"training changes the buffers {', '.join(changed)}, which are not a batch norm's: they would differ "
+                f"training changes the buffers {', '.join(dict.fromkeys(changed))}, which are not a batch norm's: they would differ "
                 "between workers; use a model without them, or model.norm=group"
             )
         if self.layers:

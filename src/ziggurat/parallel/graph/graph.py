@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ziggurat.parallel.graph.faults import Kind
 from ziggurat.parallel.graph.uses import Uses
-from ziggurat.torch_internals.containers import tree_flatten, tree_map_only, tree_unflatten
+from ziggurat.torch_internals.containers import tree_flatten, tree_leaves, tree_unflatten
 
 INPUT = -1  # the number of the call that made the network's input
 
@@ -85,6 +86,7 @@ class Graph:
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
         draws_numbers: Whether layers draw numbers, by which they may choose what they compute.
+        faults: What the network does that is not among the calls, by kind.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -95,6 +97,7 @@ class Graph:
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
     draws_numbers: bool = False
+    faults: dict[Kind, str] = field(default_factory=dict)
 
     def output_values(self) -> list[Value]:
         """Return the values among the outputs, in order."""
@@ -134,7 +137,18 @@ class Graph:
             for name in call.states:
                 users.setdefault(name, []).append(number)
         closed += [(users[name][0], users[name][-1]) for name in self.written_states if name in users]
-        return closed + self.overwritten_ranges()
+        return closed + self.overwritten_ranges() + self.hooked_ranges()
+
+    def hooked_ranges(self) -> list[tuple[int, int]]:
+        """Return ranges of calls from that which makes a tensor to that which registers a hook on it.
+
+        Where it is made all of its gradient comes together.
+        """
+        found = []
+        for number, call in enumerate(self.calls):
+            if call.function is hook_gradient:
+                found += [(value.call, number) for value in call.uses]
+        return found
 
     def overwritten_ranges(self) -> list[tuple[int, int]]:
         """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use."""
@@ -164,6 +178,12 @@ class Graph:
         return list(itertools.accumulate(changes))[: len(self.calls)]
 
 
+def hook_gradient(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+    """Register a hook on a tensor, where it has a gradient."""
+    if tensor.requires_grad:
+        tensor.register_hook(hook)
+
+
 def values_in(structure: Any) -> Iterator[Value]:
     """Yield the values in containers of any depth, in order."""
     leaves, _ = tree_flatten(structure, is_leaf=_is_mark)
@@ -188,9 +208,7 @@ def fill(structure: Any, values: Mapping[Value, Tensor], state: Callable[[str], 
 
 def tensors_in(structure: Any) -> list[Tensor]:
     """Return the tensors in containers of any depth, in order."""
-    found: list[Tensor] = []
-    tree_map_only(Tensor, found.append, structure)
-    return found
+    return [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
 
 
 def _is_mark(leaf: Any) -> bool:

@@ -27,6 +27,7 @@ from typing import Any
 
 from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed, WorkerLost
+from ziggurat.parallel.runtime.guard import REMEDY, UNGUARDED
 from ziggurat.parallel.runtime.hangs import HangWatch, where
 from ziggurat.parallel.runtime.heartbeat import read_record, read_records
 from ziggurat.parallel.runtime.losses import tell_loss
@@ -164,6 +165,10 @@ class Attempt:
         for rank, code in ended.items():
             if code is not None and rank not in self.words and rank not in self.lost:
                 place = where(read_records(self.records, rank))
+                if code == UNGUARDED:
+                    self.words[rank] = LastWord(faults=[REMEDY])
+                    self.failed_at = self.failed_at or time.monotonic()
+                    continue
                 if code < 0:
                     self._note_loss(rank, f"worker {rank} was killed by {signal.Signals(-code).name}{place}")
                 else:
@@ -239,7 +244,10 @@ class Attempt:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let the signals that ask for an end raise KeyboardInterrupt while a block runs, as Ctrl-C does."""
+    """Let the signals that ask for an end raise KeyboardInterrupt while a block runs, as Ctrl-C does.
+
+    One that is ignored stays so: nohup ignores SIGHUP, so that a run outlives its terminal.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
         yield
         return
@@ -247,7 +255,8 @@ def _interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
+    heard = [number for number in INTERRUPTS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

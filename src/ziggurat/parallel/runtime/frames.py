@@ -38,12 +38,15 @@ def known_layer(names: Mapping[int, str]) -> str:
     return "?"
 
 
-def line_of_network() -> str:
+def line_of_network(frame: FrameType | None = None) -> str:
     """Return the line of a network's code that is being run, as ``file:line``; empty outside of any network's code.
 
     That is the innermost frame which is neither PyTorch's nor of what computes a network's operations for it.
+
+    Args:
+        frame: Where to begin; by default where it is called.
     """
-    frame: FrameType | None = sys._getframe(1)
+    frame = frame or sys._getframe(1)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if not _is_in(module, ("torch", *ENGINES)):

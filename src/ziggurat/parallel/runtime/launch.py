@@ -37,6 +37,7 @@ from ziggurat.parallel.runtime.determinism import deterministic
 from ziggurat.parallel.runtime.failures import Interrupted as Interrupted
 from ziggurat.parallel.runtime.failures import WorkerFailed as WorkerFailed
 from ziggurat.parallel.runtime.failures import WorkerLost as WorkerLost
+from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.hangs import HangWatch, answer_with_stack
 from ziggurat.parallel.runtime.heartbeat import begin_record, end_record, make_records, phase, waiting
 from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
@@ -122,12 +123,14 @@ def launch(
         The first worker's result; under torchrun each worker returns, and only the first gets a result.
 
     Raises:
-        UserError: A worker found the user's input wrong; the message is that worker's own. Or this is no Linux.
+        UserError: A worker found the user's input wrong; the message is that worker's own. Or this is no Linux, or the script that
+            calls it is imported by its workers, and does so again.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
         WorkerLost: A worker died or hung, and no restart is left.
         Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
         Interrupted: By Ctrl-C. All workers have ended.
     """
+    leave_if_imported()
     require_linux()
     world = world_from_environment()
     if world is not None:
@@ -322,8 +325,9 @@ def _local_worker(
 ) -> None:
     """Run in a new process: set it up, join the others, call the function, report to the launcher."""
     for number in (signal.SIGINT, *SIGNALS, *INTERRUPTS):
-        # die at once, also inside a collective; training takes note of some
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
+            # die at once, also inside a collective; training takes note of some
+            signal.signal(number, signal.SIG_DFL)
     die_with_parent(seat.parent)
     begin_record(seat.records, rank, seat.number)
     answer_with_stack(seat.folder, rank)

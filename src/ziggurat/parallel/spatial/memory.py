@@ -38,9 +38,11 @@ class Memory:
 
     Attributes:
         changes: How often it was changed in place.
+        is_written_back: Whether that was ever done in a copy: gradients of what the copy is used for go past what it is a copy of.
     """
 
     changes: int = 0
+    is_written_back: bool = False
     _tensors: list[weakref.ref[Any]] = field(default_factory=list)
 
     def add(self, x: SpatialTensor) -> None:
@@ -166,6 +168,12 @@ def renew(x: SpatialTensor) -> None:
             "it changed a view of a tensor that is used afterwards, and the view's rows have moved between workers",
             "change the tensor itself, or take a clone() of the view",
         )
+    if x.is_watched:
+        raise x.mesh.unsupported(
+            "an operation in place",
+            "it changed the memory of a view that has a hook, or keeps its gradient",
+            "register the hook, or call retain_grad(), after the change",
+        )
     renew(view.base)
     with torch.set_grad_enabled(view.with_gradient):
         fresh = view.again()
@@ -186,6 +194,7 @@ def note_change(x: SpatialTensor) -> None:
     for one in (*current, *above):
         one.account.changes = memory.changes
     if copy is not None:
+        memory.is_written_back = True
         _write_back(copy)
     for one in current:
         one.account.changes = memory.changes

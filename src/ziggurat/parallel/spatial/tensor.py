@@ -37,12 +37,14 @@ class SpatialTensor(torch.Tensor):
         mesh: As the argument.
         account: Where the whole lies in memory.
         raw: As `local`, whether or not its memory was changed since by way of others.
+        is_watched: Whether the network has asked for its gradient: by a hook, or to be kept.
     """
 
     dims: Dims
     mesh: SpatialMesh
     account: Account
     raw: Tensor
+    is_watched: bool = False
     dispatch: ClassVar[
         Dispatch
     ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations

@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ziggurat.parallel.graph.graph import Call, Graph, Value
 from ziggurat.parallel.tensor.layers import CONVOLUTIONS
+from ziggurat.torch_internals.hooks import has_gradient_hooks, hooks_on
 from ziggurat.torch_internals.modules import CONVOLUTION, has_forward_hooks
 
 POINTWISE = (
@@ -155,7 +156,7 @@ class _Search:
         states = {
             state for call in self.calls_of[name] for state in self.graph.calls[call].states
         }  # a tied one has the name that it has elsewhere
-        return self.num_places[id(layer)] == 1 and not states & self.shared and not has_forward_hooks(layer)
+        return self.num_places[id(layer)] == 1 and not states & self.shared and not _is_hooked(layer)
 
     def _is_local(self, call: Call, first: type) -> bool:
         """Whether a call computes each channel by itself."""
@@ -164,7 +165,7 @@ class _Search:
             return is_pooling or call.function in POINTWISE_FUNCTIONS
         layer: Any = self.layers[call.layer]
         if isinstance(layer, POINTWISE):
-            return True
+            return not _is_hooked(layer)
         if not self._is_alone(call.layer):
             return False
         if type(layer) is nn.Dropout or first is nn.Linear:
@@ -195,6 +196,15 @@ class _Search:
     @staticmethod
     def _outputs(layer: Any) -> int:
         return int(layer.out_features if type(layer) is nn.Linear else layer.out_channels)
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Whether somebody looks at what goes through a layer, or at the gradients of its parameters: all of it, not a part."""
+    return (
+        has_forward_hooks(layer)
+        or has_gradient_hooks(layer)
+        or any(any(hooks_on(p)) for p in layer.parameters())
+    )
 
 
 def _is_frozen_norm(call: Call) -> bool:

@@ -209,6 +209,7 @@ def _max(call: Call) -> Any:
 @operation(
     "gather", "unique", "unique_consecutive", "bincount", "histc", "histogram", "corrcoef", "cov", "equal", "allclose",
     "renorm", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "block_diag", "cartesian_prod", "combinations", "istft", "stft", "pdist",
+    "pad_sequence",
 )  # fmt: skip
 def _whole(call: Call) -> Any:
     return run_whole(call)

@@ -94,11 +94,10 @@ def _linear(call: Call) -> Any:
     )
     if not any(f.is_cut for f in x.dims[-1]):
         local = functional.linear(x.local, weight, bias)
-        return SpatialTensor(local, (*x.dims[:-1], plain(weight.shape[0])), x.mesh)
-    head = [f"b{d}" for d in range(len(x.dims) - 1)]
-    out = contract(
-        [x, weight], [[*head, "in"], ["out", "in"]], [*head, "out"], functional.linear, call.mesh, call.name
-    )
+        return SpatialTensor(local, (*x.dims[:-1], *map(plain, weight.shape[:-1])), x.mesh)
+    head, features = [f"b{d}" for d in range(len(x.dims) - 1)], ["out"][: weight.dim() - 1]
+    letters = [[*head, "in"], [*features, "in"]]
+    out = contract([x, weight], letters, [*head, *features], functional.linear, call.mesh, call.name)
     return out if bias is None else out + bias
 
 

@@ -50,11 +50,6 @@ def _fact(call: Call) -> Any:
     return call.func(call.args[0].local)
 
 
-@operation("question", "get grad_fn")
-def _grad_fn(call: Call) -> Any:
-    return call.args[0].local.grad_fn
-
-
 @operation("question", "get shape", "size")
 def _size(call: Call) -> Any:
     x = call.args[0]
@@ -101,17 +96,6 @@ def _value(call: Call) -> Any:
     if cuts(x.dims):
         raise call.unsupported("no worker has all of its values")
     return call.func(x.local, *call.args[1:], **call.named)
-
-
-@operation("question", "get grad")
-def _grad(call: Call) -> Any:
-    x = call.args[0]
-    return None if x.local.grad is None else SpatialTensor(x.local.grad, x.dims, x.mesh)
-
-
-@operation("question", "retain_grad")
-def _retain_grad(call: Call) -> None:
-    call.args[0].local.retain_grad()
 
 
 @operation("layout", "get data")

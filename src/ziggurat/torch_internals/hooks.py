@@ -1,0 +1,106 @@
+"""Hooks on gradients: which there are, and seeing one being registered."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# From what a tensor was asked for (``register_hook`` ...) and the tensor to nothing; it may raise.
+SeesHook = Callable[[str, Tensor], None]
+
+
+def hooks_on(parameter: Tensor) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
+    """Return the hooks on a parameter's gradient: those that see it before it is accumulated, and those after.
+
+    Why: hooks can be added and removed, but not asked for.
+    """
+    before: Any = parameter._backward_hooks
+    after: Any = parameter._post_accumulate_grad_hooks
+    return list((before or {}).values()), list((after or {}).values())
+
+
+def has_gradient_hooks(module: nn.Module) -> bool:
+    """Whether a layer has hooks of its own on the gradients that go through it. Why: as `hooks_on`."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def has_gradient_hooks_for_all() -> bool:
+    """Whether hooks are registered on the gradients that go through any layer. Why: as `hooks_on`."""
+    known = nn.modules.module
+    return bool(known._global_backward_hooks or known._global_backward_pre_hooks)
+
+
+class _Watchers(threading.local):
+    """Who sees the hooks that this thread registers."""
+
+    def __init__(self) -> None:
+        self.stack: list[SeesHook] = []
+
+
+ASKED = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+
+_watchers = _Watchers()
+_lock = threading.Lock()
+_active = 0  # watchers of all threads
+_originals: dict[str, Any] = {name: getattr(Tensor, name) for name in ASKED}
+_inherited = [name for name in ASKED if name not in vars(Tensor)]
+
+
+def _seen(name: str) -> Callable[..., Any]:
+    """Return what a tensor is asked in the place of a method while anybody watches."""
+    original = _originals[name]
+
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any, **named: Any) -> Any:
+        if _watchers.stack:
+            _watchers.stack[-1](name, self)
+        return original(self, *args, **named)
+
+    return method
+
+
+@contextmanager
+def seeing_hooks(see: SeesHook) -> Iterator[None]:
+    """Let a function see each hook that this thread registers on a tensor, or gradient that it wants kept, before it is so.
+
+    Why: there is no hook for hooks, and a mode that sees every function would cost some percent of a small network's step.
+
+    Other threads are not concerned, and the methods are PyTorch's own as soon as nobody watches.
+
+    Args:
+        see: Is given the method's name and the tensor.
+    """
+    global _active
+    with _lock:
+        _active += 1
+        for name in ASKED:
+            setattr(torch.Tensor, name, _seen(name))
+    _watchers.stack.append(see)
+    try:
+        yield
+    finally:
+        _watchers.stack.pop()
+        with _lock:
+            _active -= 1
+            if not _active:
+                for name in ASKED:
+                    if name in _inherited:
+                        delattr(torch.Tensor, name)
+                    else:
+                        setattr(torch.Tensor, name, _originals[name])
+
+
+def register_unseen(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
+    """Register a hook on a tensor, unseen by who watches, and return its handle. Why: as `keep_gradient`."""
+    return _originals["register_hook"](tensor, hook)
+
+
+def keep_gradient(tensor: Tensor) -> None:
+    """Let a tensor keep its gradient, unseen by who watches. Why: what computes a network's operations must not see itself."""
+    _originals["retain_grad"](tensor)
