@@ -232,3 +232,43 @@ def test_what_is_kept(plan: str, references: dict[tuple[str, bool], Outcome]) ->
             if error > BOUNDS[torch.float64] or bool(why) is is_exact:
                 wrong.append((name, in_leaf, error, why))
     assert not wrong, wrong
+
+
+class Toggling(nn.Module):
+    """Puts a layer into another mode in forward, and back again or not."""
+
+    def __init__(self, is_restored: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.is_restored = is_restored
+        self.stem, self.norm, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.fine, self.coarse = (
+            nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 8, 3, padding=1))
+            for _ in range(2)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        before = self.norm.training
+        self.norm.eval()
+        x = self.norm(self.stem(images))
+        if self.is_restored:
+            self.norm.train(before)
+        return self.last(self.fine(x) + self.coarse(x * 0.5))
+
+
+def _toggled(workers: Workers, plan: str, reference: Outcome, is_restored: bool) -> tuple[float, str]:
+    try:
+        errors = check_step(workers, plan, Toggling(is_restored).double(), trial(), reference).errors
+    except UserError as error:
+        return 0.0, str(error)
+    assert errors is not None
+    return errors.largest, ""
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("is_restored", [True, False])
+def test_a_mode_that_forward_changes(plan: str, is_restored: bool) -> None:
+    reference = run_step(Toggling(is_restored).double(), trial(), make_mesh(Workers()))
+    for error, why in run_ranks(_toggled, parse_plan(plan).num_workers, (plan, reference, is_restored)):
+        assert error <= BOUNDS[torch.float64], why
+        assert ("into evaluation mode" in why) == (plan in ("pp=2", "lp=2")), why

@@ -11,6 +11,7 @@ from ziggurat.data.formats import writers
 from ziggurat.data.formats.coco import read_coco
 from ziggurat.data.formats.csv import read_csv, read_label_csv
 from ziggurat.data.formats.imagefolder import read_class_folders
+from ziggurat.data.formats.labelme import find_labelme, read_labelme
 from ziggurat.data.formats.mask_folders import read_mask_folders
 from ziggurat.data.formats.registry import Format, Write, register_format
 from ziggurat.data.formats.table import Split
@@ -53,6 +54,9 @@ register_format(
     )
 )
 register_format(Format("imagefolder", read={"labels": read_class_folders}, write={"labels": _class_folders}))
+register_format(
+    Format("labelme", read={"boxes": read_labelme, "outlines": read_labelme}, recognise=find_labelme)
+)
 register_format(
     Format(
         "masks",

@@ -20,10 +20,11 @@ from ziggurat.errors import UserError, nearest
 
 LOOKED_FOR = """looked for
     train.json and val.json (COCO), or train.csv and val.csv (image_path,xmin,ymin,xmax,ymax,label or image_path,label),
-    annotations/instances_train*.json and instances_val*.json (COCO's own layout),
+    annotations/instances_train*.json and instances_val*.json, or one file there (COCO's own layout, CVAT's),
     Annotations/*.xml with JPEGImages/ and ImageSets/Main/train.txt and val.txt (VOC),
     SegmentationClass/*.png with JPEGImages/ and ImageSets/Segmentation/train.txt and val.txt (VOC),
-    data.yaml, or images/ and labels/*.txt with classes.txt (YOLO),
+    data.yaml, or images/ and labels/*.txt with classes.txt, or images and their texts side by side (YOLO, labelImg), obj.data (CVAT),
+    *.json with shapes beside the images (labelme),
     images/ and masks/, each with train/ and val/ or without (masks),
     folders train/ and val/, each with one annotation file or with VOC files beside its images,
     one annotation file, or VOC files beside the images,
@@ -206,14 +207,19 @@ def _coco_layout(folder: Path) -> dict[Split, Source]:
     splits: dict[Split, Source] = {}
     for base in (folder / "annotations", folder / "Annotations"):
         for split in SPLIT_NAMES:
-            named = (
-                [file for file in files_of(base, (".json",)) if split in file.name] if base.is_dir() else []
-            )
-            files = [file for file in named if format_of(file) == "coco"]
-            files = [file for file in files if file.name.startswith("instances_")] or files
+            files = _coco_files(base, split)
             if files and split not in splits:
                 splits[split] = _file_source(_only(files, folder), "coco")
+        if not splits and len(files := _coco_files(base)) == 1:  # CVAT's instances_default.json
+            splits["train"] = _file_source(files[0], "coco")
     return splits
+
+
+def _coco_files(folder: Path, word: str = "") -> list[Path]:
+    """Return the COCO files of a folder whose names have a word in them; of objects, where there are others of captions or keypoints."""
+    found = files_of(folder, (".json",)) if folder.is_dir() else []
+    files = [file for file in found if word in file.name.lower() and format_of(file) == "coco"]
+    return [file for file in files if file.name.startswith("instances_")] or files
 
 
 def _voc_layout(folder: Path) -> dict[Split, Source]:

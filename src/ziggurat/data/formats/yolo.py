@@ -64,7 +64,10 @@ def label_file(image: Path) -> Path:
         >>> label_file(Path("trees/a.jpg")).as_posix()
         'trees/a.txt'
     """
-    return _labels_of(image.parent) / f"{image.stem}.txt"
+    name = f"{image.stem}.txt"
+    file = _labels_of(image.parent) / name
+    beside = image.with_name(name)  # in a folder below some other folder that is called images
+    return beside if beside.is_file() and not file.is_file() else file
 
 
 def has_polygons(source: Source) -> bool:

@@ -9,7 +9,16 @@ from typing import Any
 import yaml
 
 from ziggurat.data.files import files_of, walk_files
-from ziggurat.data.formats.table import SPLIT_NAMES, Fault, Source, Split, Table, read_text
+from ziggurat.data.formats.table import (
+    SPLIT_NAMES,
+    Fault,
+    Source,
+    Split,
+    Table,
+    as_number,
+    read_text,
+)
+from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.errors import UserError
 
 _USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
@@ -27,9 +36,13 @@ def find_yolo(folder: Path) -> dict[Split, Source]:
     for file in files:
         if is_data_yaml(file):
             return find_in_yaml(file)
+    for file in files_of(folder, (".data",)):
+        if splits := _find_in_darknet(file):
+            return splits
     places = [folder / name for name in (*_USUAL, *_CLASS_FILES)]
     places += [folder / "labels" / name for name in _CLASS_FILES]
-    return _find_folders(folder, next((place for place in places if place.is_file()), None))
+    class_file = next((place for place in places if place.is_file()), None)
+    return _find_folders(folder, class_file) or _find_beside(folder, class_file)
 
 
 def is_data_yaml(file: Path) -> bool:
@@ -203,6 +216,56 @@ def _find_folders(folder: Path, class_file: Path | None) -> dict[Split, Source]:
     if not splits and (folder / "images").is_dir() and _has_texts(folder / "labels"):
         splits["train"] = _in_folder(folder, folder / "images", class_file)
     return splits
+
+
+def _find_beside(folder: Path, class_file: Path | None) -> dict[Split, Source]:
+    """Find images with their texts beside them, as labelImg writes them: in ``train`` and ``val``, or in one folder."""
+    if class_file is None:
+        return {}
+    splits: dict[Split, Source] = {}
+    for split, names in SPLIT_NAMES.items():
+        inner = next((folder / name for name in names if (folder / name).is_dir()), None)
+        if inner is not None and _is_labelled(inner):
+            splits[split] = _in_folder(folder, inner, class_file)
+    if not splits and _is_labelled(folder):
+        splits["train"] = _in_folder(folder, folder, class_file)
+    return splits
+
+
+def _is_labelled(folder: Path) -> bool:
+    """Whether an image of a folder has a text of its name beside it, whose first line is an object."""
+    for image in files_of(folder, image_suffixes()):
+        text = image.with_suffix(".txt")
+        if text.is_file():
+            words = text.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].split()
+            if len(words) >= 5 and all(as_number(word) is not None for word in words):
+                return True
+    return False
+
+
+def _find_in_darknet(file: Path) -> dict[Split, Source]:
+    """Return the splits that darknet's file of settings names (``train = data/train.txt``), as CVAT writes it.
+
+    Its paths begin at the folder where darknet was run; here their ends are looked for in the file's own folder.
+    """
+    text = read_text(file)
+    lines = [] if isinstance(text, Fault) else [line.partition("=") for line in text.splitlines()]
+    values = {key.strip(): value.strip() for key, equals, value in lines if equals}
+    names = _by_end(file.parent, values.get("names", ""))
+    splits: dict[Split, Source] = {}
+    for split, words in SPLIT_NAMES.items():
+        places = (_by_end(file.parent, values.get(word, "")) for word in words)
+        listed = next((place for place in places if place is not None), None)
+        if listed is not None:
+            splits[split] = Source("yolo", "boxes", file.parent, (listed,), (file.parent,), class_file=names)
+    return splits
+
+
+def _by_end(folder: Path, name: str) -> Path | None:
+    """Return the file of a folder that a path ends in, with as many of its parts as lead to one."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    tails = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((tail for tail in tails if tail.is_file()), None)
 
 
 def _in_folder(root: Path, images: Path, class_file: Path | None) -> Source:

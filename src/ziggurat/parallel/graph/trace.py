@@ -281,6 +281,7 @@ class _Recorder(FunctionMode):
         self.wanted: list[Tensor] = []  # whose gradient is to be kept
         self.finite = FiniteWatch()
         self.watch = UseWatch(name_of)
+        self.modes: dict[str, bool] = {}  # of each layer, when the network is called
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
     @property
@@ -297,6 +298,7 @@ class _Recorder(FunctionMode):
         self.watch.enter("")
         states = states_of(self.meta_model)
         self.held = kept_by(self.meta_model)
+        self.modes = {name: module.training for name, module in self.meta_model.named_modules()}
         self._look_for_hooks("", self.meta_model)
         hooks = []
         for name, module in self.meta_model.named_modules():
@@ -439,6 +441,9 @@ class _Recorder(FunctionMode):
         self.draws.check(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
+        if module.training is not self.modes[name]:
+            mode = "training" if module.training else "evaluation"
+            self.faults.note("mode", self.layer, f"puts '{name}' into {mode} mode (train, eval)")
         self.layers.append(name)
         if not is_whole(module) and name not in self.opaque:
             self._look_for_hooks(name, module)
