@@ -34,6 +34,11 @@ def set_num_threads(number: int, original: Callable[[int], None] = torch.set_num
 torch.set_num_threads = set_num_threads
 
 
+collect_ignore_glob = [
+    "sweep/third_party/*_*.py"
+]  # they import packages that need not be there, and hold no tests
+
+
 def pytest_collection_finish() -> None:
     """Make forks cheap: a child neither reads the digits again nor walks through what the imports have made."""
     digit_pixels()

@@ -367,7 +367,11 @@ def test_a_run_is_stopped_by_a_signal(tmp_path, number: int, status: int) -> Non
     out = tmp_path / "fuzz.json"
     script = str(Path(__file__).with_name("main.py"))
     words = ["--plan", "sp=2", "--first-seed", "5", "--out", str(out), "--shrink", "0", "--programs"]
-    process = subprocess.Popen([sys.executable, script, *words, "90"], stdout=subprocess.PIPE, text=True)
+    # what a shell runs in the background ignores Ctrl-C, and so does what it starts
+    start = f"import runpy, signal, sys; signal.signal(2, signal.default_int_handler); sys.argv[:1] = []; runpy.run_path({script!r}, run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, script, *words, "90"], stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while len(children_of(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

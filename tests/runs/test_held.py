@@ -15,6 +15,7 @@ from support.small_runs import config_of, weights_of
 from support.states import checkpoint_tensors
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import load_run
+from ziggurat.torch_internals.hooks import register_unseen
 from ziggurat.training.loop import train
 
 
@@ -177,7 +178,7 @@ def disagreeing(workers, plan, folder, config):
 
     def look(found):
         if not begun and workers.rank == 1:
-            begun.extend(p.register_hook(spoil) for p in found.parameters().values())
+            begun.extend(register_unseen(p, spoil) for p in found.parameters().values())
 
     after_each_step(look)
     return held(workers, plan, folder, config)

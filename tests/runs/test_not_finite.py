@@ -17,6 +17,7 @@ from support.spoiled import PARAMETER, spoil
 from support.states import checkpoint_tensors
 from support.stopped_runs import config_of as stopped_config
 from ziggurat.errors import UserError
+from ziggurat.torch_internals.hooks import register_unseen
 from ziggurat.training.loop import train
 
 
@@ -83,7 +84,7 @@ def spoiled_part(workers, config, folder):
             optimizers.append(found.optimizer)
             parameters = found.parameters()
             name = next(name for name in sorted(parameters) if name.endswith("convolutions.0.0.weight"))
-            parameters[name].register_hook(spoil_part)
+            register_unseen(parameters[name], spoil_part)
 
     after_each_step(look)
     return outcome(workers, config, folder)

@@ -13,6 +13,7 @@ from ziggurat.strategies.layout import Layout
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
 from ziggurat.strategies.sums import Sums
+from ziggurat.torch_internals.hooks import register_unseen
 
 
 def normalizer_of_one_worker(rank):
@@ -133,7 +134,7 @@ def microbatch_is_lost(rank):
         context = finish(self, section, index)
         if index == self.num_microbatches - 1:
             for parameter in self.sections[section].parameters.values():
-                handle = parameter.register_hook(torch.zeros_like)
+                handle = register_unseen(parameter, torch.zeros_like)
                 self.handles = [*getattr(self, "handles", []), handle]
         return context
 

@@ -2,6 +2,7 @@
 
 from ziggurat.data.sampler import Sampler
 from ziggurat.tasks.registry import find_task, register_task
+from ziggurat.torch_internals.hooks import register_unseen
 
 BAD = Sampler(17, 8, 0).batch(1)[5]  # of the second step, in microbatch 2 of 4
 PARAMETER = "head.classes.weight"
@@ -42,7 +43,7 @@ def spoil(how):
                     name: value * (float("inf") if how == "loss" else 1.0) for name, value in shares.items()
                 }
                 spoiled = shares.values() if how == "all gradients" else []
-            self.hooks = [one.register_hook(lambda gradient: gradient * float("nan")) for one in spoiled]
+            self.hooks = [register_unseen(one, lambda gradient: gradient * float("nan")) for one in spoiled]
             return shares
 
     return Spoiled.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +19,11 @@ SeesHook = Callable[[str, Tensor], None]
 def hooks_on(parameter: Tensor) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
     """Return the hooks on a parameter's gradient: those that see it before it is accumulated, and those after.
 
-    Why: hooks can be added and removed, but not asked for.
+    Those that were registered unseen are not among them. Why: hooks can be added and removed, but not asked for.
     """
     before: Any = parameter._backward_hooks
     after: Any = parameter._post_accumulate_grad_hooks
-    return list((before or {}).values()), list((after or {}).values())
+    return [hook for hook in (before or {}).values() if hook not in _unseen], list((after or {}).values())
 
 
 def has_gradient_hooks(module: nn.Module) -> bool:
@@ -45,6 +46,7 @@ class _Watchers(threading.local):
 
 ASKED = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
+_unseen: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 _watchers = _Watchers()
 _lock = threading.Lock()
 _active = 0  # watchers of all threads
@@ -98,6 +100,7 @@ def seeing_hooks(see: SeesHook) -> Iterator[None]:
 
 def register_unseen(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
     """Register a hook on a tensor, unseen by who watches, and return its handle. Why: as `keep_gradient`."""
+    _unseen.add(hook)
     return _originals["register_hook"](tensor, hook)
 
 

@@ -84,6 +84,8 @@ PROGRAM = """
 
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)  # likewise
         for number in sys.argv[2:]:
             signal.signal(int(number), signal.SIG_IGN)
         try:

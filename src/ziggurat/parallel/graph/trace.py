@@ -168,10 +168,14 @@ class Tracer:
             recorder = _Recorder(copied, self.device, self.opaque, type(self.model).__name__, self._name_of)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
-                with generators_as_before(), caches_as_before(self.meta_model):
-                    graph = recorder.run(images)
+                with caches_as_before(self.meta_model):
+                    with generators_as_before():
+                        graph = recorder.run(images)
                     if modes not in self.compared:
-                        recorder.run_again(images)
+                        with (
+                            generators_as_before()
+                        ):  # the same numbers: a layer that is one call may draw some
+                            recorder.run_again(images)
                         self.compared |= {modes} if not graph.faults else set()
                     return graph
             except DrawsNumbers:
