@@ -41,7 +41,7 @@ from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import tasks_of
 
 DIGITS = DigitsConfig(size=64, height_max=30, train_scenes=5, val_scenes=3)
-WRITTEN = {name: tasks_of(format.write) for name, format in FORMATS.items()}
+WRITTEN = {name: tasks_of(format.write) for name, format in FORMATS.items() if format.write}
 DETECTION = [name for name, tasks in WRITTEN.items() if "detect" in tasks]
 CLASSIFICATION = [name for name, tasks in WRITTEN.items() if "classify" in tasks]
 
