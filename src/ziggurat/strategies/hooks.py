@@ -34,6 +34,7 @@ from ziggurat.torch_internals.hooks import (
 )
 
 if TYPE_CHECKING:
+    from ziggurat.strategies.base import Strategy
     from ziggurat.strategies.mesh import Mesh
 
 REMEDY = "change the gradient where it is complete, in the step() of the optimizer, or take a plan of {plans} alone"
@@ -62,13 +63,13 @@ class HookRules:
     def of(cls, mesh: Mesh) -> HookRules:
         """Return the rules of a mesh."""
 
-        def named(is_meant: Callable[[type], bool]) -> str:
-            return " and ".join(one.axis for one in mesh.strategies if is_meant(type(one)))
+        def named(is_meant: Callable[[Strategy], bool]) -> str:
+            return " and ".join(one.axis for one in mesh.strategies if is_meant(one))
 
         return cls(
-            named(lambda one: one.parts_of_gradients),  # type: ignore[attr-defined]
-            named(lambda one: one.frees_storage),  # type: ignore[attr-defined]
-            named(lambda one: one.spreads_samples),  # type: ignore[attr-defined]
+            named(lambda one: one.parts_of_gradients),
+            named(lambda one: one.frees_storage),
+            named(lambda one: one.spreads_samples),
             mesh.spatial is not None,
             mesh.workers.size == 1,
         )

@@ -117,9 +117,8 @@ def doubled_boxes(table: Table) -> list[Fault]:
     first: dict[tuple[object, ...], BoxRow] = {}
     faults = []
     for row in table.boxes:
-        outline = None if row.outline is None else hash(repr(row.outline))
-        other = first.setdefault((row.image, row.box_xyxy, row.category, row.crowd, outline), row)
-        if other is not row:
+        other = first.setdefault((row.image, row.box_xyxy, row.category, row.crowd), row)
+        if other is not row and other.outline == row.outline:
             picture = table.images[row.image]
             where = (
                 f"{row.category!r} in {picture.name!r}, as {other.place}"

@@ -9,7 +9,7 @@ import functools
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -64,13 +64,13 @@ def _caches_in(value: Any) -> Iterator[Any]:
     if type(value) is Cache:
         yield value
     elif type(value) is FunctionType and value.__closure__:
-        held = (cell.cell_contents for cell in value.__closure__ if _is_filled(cell))
-        yield from (one for one in held if type(one) is Cache)
+        yield from (one for one in closed_over(value) if type(one) is Cache)
 
 
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - an empty one raises
-    except ValueError:
-        return False
-    return True
+def closed_over(function: FunctionType) -> list[Any]:
+    """Return what a function has of its surroundings; a cell that is empty as yet holds nothing."""
+    held = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it raises where it is empty, and cannot be asked
+            held.append(cell.cell_contents)
+    return held

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.caches import closed_over
 from ziggurat.parallel.graph.draws import DRAWING
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.tensors import version_of
@@ -142,7 +143,7 @@ def is_plain_function(value: Any) -> bool:
     if isinstance(value, functools.partial):
         return all(map(_is_plain, (value.func, *value.args, *value.keywords.values())))
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+        cells = closed_over(value)
         named = (value.__kwdefaults__ or {}).values()
         return all(map(_is_plain, (*cells, *(value.__defaults__ or ()), *named)))
     return isinstance(value, types.BuiltinFunctionType) and isinstance(
@@ -231,22 +232,13 @@ class _Words:
         if isinstance(value, Sequence):
             return tuple(self.of(one, depth) for one in value)
         if isinstance(value, types.FunctionType):
-            cells = [cell for cell in value.__closure__ or () if _is_full(cell)]
-            return value.__qualname__, tuple(self.of(cell.cell_contents, depth) for cell in cells)
+            return value.__qualname__, tuple(self.of(held, depth) for held in closed_over(value))
         if isinstance(value, functools.partial):
             return tuple(self.of(one, depth) for one in (value.func, value.args, value.keywords))
         if isinstance(value, types.MethodType):
             return value.__func__.__qualname__
         held = getattr(value, "__dict__", None)
         return self.of(held, depth) if isinstance(held, dict) else repr(value) if _says_all(value) else ""
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - it raises where the cell is empty
-    except ValueError:
-        return False
-    return True
 
 
 def _says_all(value: Any) -> bool:
