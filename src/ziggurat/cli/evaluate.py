@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ziggurat.cli.options import DATA_HELP, DONE, RUN_HELP, Outcome, add_settings, settings_from
+from ziggurat.cli.options import DATA_HELP, DONE, RUN_HELP, SPLITS, Outcome, add_settings, settings_from
 
 HELP = "measure a trained run on a data set"
 
@@ -14,6 +14,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
     command.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
     command.add_argument("data", metavar="DATA", help=DATA_HELP)
+    command.add_argument(
+        "--split", choices=SPLITS, default="val", help="which images of DATA (default: %(default)s)"
+    )
     add_settings(command, ["--model", "--plan", "--threads"])
 
 
@@ -21,7 +24,7 @@ def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
     from ziggurat.commands.evaluate import evaluate
 
-    result = evaluate(options.run, options.data, settings_from(options))
+    result = evaluate(options.run, options.data, settings_from(options), split=options.split)
     if result is not None and not options.json:
         for name, value in result["metrics"].items():
             print(f"{name}: {value}")

@@ -28,6 +28,7 @@ RUN_FLAGS = {
     "--limit": "launch.step_seconds",
 }
 
+SPLITS = ("val", "test", "train")
 DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
 RUN_HELP = "the folder of a run, or a file of weights (with --model)"
 

@@ -75,4 +75,4 @@ def _split_names(path: str, kind: str) -> list[Split]:
     if path == "digits":
         return ["train", "val"]
     sources = recognise(Path(path)).sources(path, [kind])
-    return ["train"] if sources.get("train") == sources.get("val") else list(sources)
+    return ["train"] if len(sources) > 1 and len(set(sources.values())) == 1 else list(sources)

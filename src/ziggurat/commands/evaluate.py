@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,41 @@ from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
+from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.opening import open_dataset
 
 
-def evaluate(run: str | Path, data: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Evaluate a run on the validation split of a data set, as `ziggurat evaluate` does.
+def evaluate(
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    split: Split = "val",
+) -> dict[str, Any] | None:
+    """Evaluate a run on a split of a data set, as `ziggurat evaluate` does.
 
     Args:
         run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
         data: The data set.
         settings: From dotted names to values.
+        split: ``val``, ``test`` or ``train``; an annotation file serves as each.
 
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
     run = Path(run)
-    config = config_of(run, dict(settings or {}) | {"data.path": data})
-    dataset = open_dataset(data, "val", run_task(config), config.data, config.digits)
+    config = config_of(run, dict(settings or {}) | {"data.path": os.fspath(data)})
+    dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits)
     if dataset is None:
-        raise UserError(f"{data} has no validation split: name the annotation file itself")
+        raise UserError(
+            f"{data} has no validation split: give --split train or --split test, or name the annotation file itself"
+        )
     say_notes(dataset)
-    return launch_plan(_evaluate_worker, (run, config), config)
+    return launch_plan(_evaluate_worker, (run, config, split), config)
 
 
-def _evaluate_worker(workers: Workers, run: Path, config: RunConfig) -> dict[str, Any]:
-    return evaluate_run(load(run, config), config, workers)
+def _evaluate_worker(workers: Workers, run: Path, config: RunConfig, split: Split) -> dict[str, Any]:
+    return evaluate_run(load(run, config), config, workers, split)

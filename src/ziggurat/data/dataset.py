@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,7 +30,7 @@ class ImageRecord:
 
     Attributes:
         name: As in the annotations.
-        image_id: As in the annotation file, else counted from 1.
+        image_id: As in the annotation file where all are numbers there, else counted from 1.
         height: Rows, upright.
         width: Columns, upright.
     """
@@ -178,6 +178,19 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """How annotation files write ids that are other numbers to us, so that results can be joined with the files.
+
+    Attributes:
+        images: From the id of an image, such as 7, to how it is written, such as ``"7"``, where that is another way.
+        categories: From the id of a category likewise.
+    """
+
+    images: dict[int, int | str] = field(default_factory=dict)
+    categories: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FileList:
     """The image files of a data set.
 
@@ -189,6 +202,7 @@ class FileList:
         max_pixels: Images with more pixels are refused.
         samples: The range of samples of more than 8 bits; None stands for the natural one.
         notes: What was guessed or mended while the annotations were read, in a sentence each.
+        spelled: How the annotations write ids.
     """
 
     names: PackedStrings
@@ -198,6 +212,7 @@ class FileList:
     max_pixels: int
     samples: SampleRange | None = None
     notes: tuple[str, ...] = ()
+    spelled: Spelling = field(default_factory=Spelling)
 
 
 class FileImages:
@@ -219,6 +234,11 @@ class FileImages:
     def notes(self) -> tuple[str, ...]:
         """What was guessed or mended while the annotations were read, in a sentence each."""
         return self._files.notes
+
+    @property
+    def spelled(self) -> Spelling:
+        """How the annotations write ids."""
+        return self._files.spelled
 
     def __len__(self) -> int:
         return len(self._files.names)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.tiles import ProgressCallback
@@ -82,28 +83,33 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
 
 
 def evaluate_run(
-    run: Run, config: RunConfig, workers: Workers, progress: ProgressCallback | None = None
+    run: Run,
+    config: RunConfig,
+    workers: Workers,
+    split: Split = "val",
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Measure a finished run on the validation split of ``data.path``.
+    """Measure a finished run on a split of ``data.path``.
 
     Args:
         run: Its model is moved to the worker's device.
         config: Of this evaluation: it may differ from the run's own in the data and in where it is computed.
         workers: All of them call this.
+        split: Which one.
         progress: Called after each batch of this worker.
 
     Returns:
-        The fields of the command's JSON object: ``metrics``, ``images``, ``seconds``, ``images_per_second``.
+        The fields of the command's JSON object: ``split``, ``metrics``, ``images``, ``seconds``, ``images_per_second``.
 
     Raises:
         UserError: If the data set has no such split, no images, classes that the run does not know, or images that
             cannot be decoded.
     """
     classes = run.classes or None
-    dataset = open_dataset(config.data.path, "val", run_task(config), config.data, config.digits, classes)
+    dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits, classes)
     if dataset is None or not len(dataset):
         raise UserError(
-            f"{config.data.path} has no images to evaluate on: name a data set with a val split, or an annotation file"
+            f"{config.data.path} has no images to evaluate on: name a data set with a {split} split, or an annotation file"
         )
     if len(dataset.classes) != run.model.num_classes:
         raise UserError(
@@ -117,6 +123,7 @@ def evaluate_run(
     seconds = time.perf_counter() - begin
     mesh.close()
     return {
+        "split": split,
         "metrics": metrics,
         "images": len(dataset),
         "seconds": seconds,

@@ -21,8 +21,8 @@ def open_dataset(
     """Open one split of a data set; its images are not decoded yet.
 
     Args:
-        path: A folder, an annotation file (which serves as both splits), or ``digits``, the embedded data set.
-        split: ``train`` or ``val``.
+        path: A folder, an annotation file (which serves as every split), or ``digits``, the embedded data set.
+        split: ``train``, ``val`` or ``test``.
         task: What the data set is for; it must have such annotations.
         config: How images and masks are read.
         digits: How the embedded data set looks.

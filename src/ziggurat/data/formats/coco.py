@@ -17,6 +17,7 @@ from faster_coco_eval.core import mask as coco_mask
 from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, as_size, read_text
 from ziggurat.data.outlines import outline_fault, run_lengths
 
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 BOX_AROUND = "an annotation without bbox has the box around its outline"
 
 
@@ -90,6 +91,8 @@ def _read_categories(
             table.add_fault(file, id, f"duplicate category id: '{names[id]}' and '{name}' have the same")
         else:
             names[id] = name
+            if isinstance(entry["id"], str):
+                table.spelled.categories[id] = entry["id"]
     used = {_key(entry.get("category_id")) for entry in annotations if isinstance(entry, dict)}
     for id, name in sorted(names.items()):
         # Exporters declare one name twice, once as its own parent: the id that has objects counts.
@@ -113,6 +116,8 @@ def _read_images(table: Table, file: Path, images: list[Any]) -> dict[Any, int]:
             table.add_fault(file, id, f"duplicate image id: '{other}' and '{name}' have the same")
         else:
             index_of[id] = len(table.images)
+            if isinstance(id, int) and isinstance(entry["id"], str):
+                table.spelled.images[id] = entry["id"]
             table.images.append(
                 ImageRow(name, id, as_size(entry.get("height"), entry.get("width")), file, place=id)
             )
@@ -198,7 +203,7 @@ def _key(value: object) -> int | str | None:
         return None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if isinstance(value, str) and value.lstrip("-").isdecimal() and str(int(value)) == value:
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value)
     return value if isinstance(value, (int, str)) else None
 

@@ -29,7 +29,6 @@ FOUND_BY_ITS_END = "an image was found by the end of its path"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:(?=/|$)")
-_TEST_NAMES = ("test", "testing")
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ class ImageFinder:
         tried = source.folders if folders is None else folders
         self._folders = [os.path.abspath(folder) for folder in (*named, *tried)]
         split = source.split
-        others = [names for one, names in SPLIT_NAMES.items() if split and one != split]
-        self._others = {name for names in (*others, _TEST_NAMES) for name in names}
+        others = [names for one, names in SPLIT_NAMES.items() if one != split and (split or one == "test")]
+        self._others = {name for names in others for name in names}
 
     def find(self, name: str, stems: Sequence[str] = ()) -> Found:
         """Return where an image lies.

@@ -27,7 +27,8 @@ def find_class_folders(folder: Path) -> dict[Split, Source]:
     splits: dict[Split, Source] = {}
     for split, names in SPLIT_NAMES.items():
         inner = next((folder / name for name in names if (folder / name).is_dir()), None)
-        if inner is not None and (class_names(inner) or _has_images(inner)):
+        # images without classes are a fault of a split that is trained on, and no test split
+        if inner is not None and (class_names(inner) or (split != "test" and _has_images(inner))):
             splits[split] = Source("imagefolder", "labels", folder, (), (folder,), (inner,))
     if splits:
         return splits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ziggurat.config import DataConfig
-from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings
+from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings, Spelling
 from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.palette import all_ignored_fault
 from ziggurat.data.formats.table import Fault, Split, Table
@@ -147,17 +148,28 @@ def _emptiness(table: Table, split: Split) -> list[Fault]:
     return emptiness(table) if split == "train" or not table.images else []
 
 
-def _labels(declared: dict[str, int]) -> dict[str, int]:
+def _labels(declared: Mapping[str, int]) -> dict[str, int]:
     return {name: label for label, name in enumerate(declared)}
 
 
 def _file_list(table: Table, placed: Placed, sizes: np.ndarray, config: DataConfig) -> FileList:
     ids = [row.id for row in table.images]
     numbers = [id for id in ids if isinstance(id, int) and abs(id) < 1 << 63]
-    image_ids = np.array(numbers if len(numbers) == len(ids) else range(1, len(ids) + 1), dtype=np.int64)
+    spelled = table.spelled
+    if len(numbers) < len(ids):
+        numbers = list(range(1, len(ids) + 1))
+        words = {
+            n: table.spelled.images.get(id, id) if isinstance(id, int) else id
+            for n, id in zip(numbers, ids, strict=True)
+            if id is not None
+        }
+        spelled = Spelling(words, spelled.categories)
+    image_ids = np.array(numbers, dtype=np.int64)
     names = PackedStrings([row.name for row in table.images])
     paths = PackedStrings([str(path) for path in placed.paths])
-    return FileList(names, paths, image_ids, sizes, config.max_pixels, read_range(config.range), table.notes)
+    return FileList(
+        names, paths, image_ids, sizes, config.max_pixels, read_range(config.range), table.notes, spelled
+    )
 
 
 def _order(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ziggurat.data.files import folders_of, walk_files
@@ -53,11 +54,21 @@ def find_voc_masks(folder: Path) -> dict[Split, Source]:
     if not masks.is_dir() or not images.is_dir():
         return {}
     splits: dict[Split, Source] = {}
-    for split in SPLIT_NAMES:
-        listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if listed.is_file():
+    lists = folder / "ImageSets" / "Segmentation"
+    files = {split: lists / f"{split}.txt" for split in SPLIT_NAMES if (lists / f"{split}.txt").is_file()}
+    for split, listed in files.items():
+        if split != "test" or _has_a_mask(listed, masks):  # that of VOC 2012 is not published
             splits[split] = _source("voc", folder, images, masks, (listed,))
+    both = lists / "trainval.txt"
+    if "train" not in files and both.is_file():
+        source = _source("voc", folder, images, masks, (both,))
+        splits = {"train": replace(source, others=tuple(files.values())), **splits}
     return splits or {"train": _source("voc", folder, images, masks)}
+
+
+def _has_a_mask(listed: Path, masks: Path) -> bool:
+    names = {line.split()[0] for line in listed.read_text("utf-8", "replace").splitlines() if line.strip()}
+    return any(path.stem in names for path in walk_files(masks, image_suffixes()))
 
 
 def read_mask_folders(source: Source) -> Table:
@@ -68,7 +79,8 @@ def read_mask_folders(source: Source) -> Table:
     bare = {_IMAGE_ENDING.sub("", name): name for name in image_of}
     mask_of = _by_name(table, masks, bare | {name: name for name in image_of})
     if source.files:
-        names = list(_listed_names(table, source.files))
+        others = set(_listed_names(table, source.others))
+        names = [name for name in _listed_names(table, source.files) if name not in others]
         image_of = {name: path for name, path in image_of.items() if name in set(names)}
         mask_of = {name: path for name, path in mask_of.items() if name in set(names)}
         for line, name in enumerate(names, start=1):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def open_split(
     """Open one split of a data set; its images are not decoded yet.
 
     Args:
-        path: A folder, an annotation file (which serves as both splits), or ``digits``, the embedded data set.
-        split: ``train`` or ``val``.
+        path: A folder, an annotation file (which serves as every split), or ``digits``, the embedded data set.
+        split: ``train``, ``val`` or ``test``.
         annotations: The kinds of annotations that are wanted, the best first; the data set must have one of them.
         config: How images and masks are read.
         digits: How the embedded data set looks.
@@ -62,6 +63,8 @@ def open_split(
             raise UserError(
                 f"digits has {', '.join(DIGITS)}: got a task that needs {' or '.join(annotations)}"
             )
+        if split == "test":
+            raise UserError("digits has no test split: only train, val was found")
         scenes = DIGITS[kind](digits, split)
         if classes not in (None, scenes.classes):
             raise UserError(
@@ -75,7 +78,10 @@ def open_split(
     if split not in sources:
         if split == "val":
             return None
-        raise UserError(f"the data set {path} has no train split: only {', '.join(sources)} was found")
+        remedy = "; a test split needs annotations" if split == "test" else ""
+        raise UserError(
+            f"the data set {path} has no {split} split: only {', '.join(sources)} was found{remedy}"
+        )
     joined = _join(sources, split, config, classes)
     if joined.dataset is None:
         raise UserError(_sentences(joined.faults, path))
@@ -121,6 +127,21 @@ def declare(table: Table) -> dict[str, int]:
     return {BACKGROUND: 0} | {name: number for name, number in declared.items() if name != BACKGROUND}
 
 
+def ids_of(classes: Sequence[str], own: Mapping[str, int]) -> dict[str, int]:
+    """Return a category id for each class: the data set's own, and numbers that it does not have for those that it lacks.
+
+    Example:
+        >>> ids_of(("oak", "pine", "ash"), {"pine": 1, "oak": 7})
+        {'oak': 7, 'pine': 1, 'ash': 3}
+    """
+    taken, ids = set(own.values()), dict(own)
+    for number, name in enumerate(classes, start=1):
+        if name not in own:
+            ids[name] = next(id for id in itertools.count(number) if id not in taken)
+            taken.add(ids[name])
+    return {name: ids[name] for name in classes}
+
+
 def _given(path: str) -> Path:
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
@@ -136,8 +157,7 @@ def _join(
         return join_masks(table, split, find_palette(table, config, classes), classes, config)
     declared = declare(table)
     if classes is not None:
-        own = declared
-        declared = {name: own.get(name, number) for number, name in enumerate(classes, start=1)}
+        declared = ids_of(classes, declared)
     elif "train" in sources and sources["train"] != sources[split]:
         declared = declare(read_table(sources["train"]))
     return _JOIN[table.source.kind](table, split, declared, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ziggurat.data.formats.imagefolder import find_class_folders
 from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import SPLIT_NAMES, Source, Split
+from ziggurat.data.formats.voc import listed_names
 from ziggurat.data.formats.yolo import has_polygons
 from ziggurat.data.formats.yolo_layout import find_in_yaml, find_yolo, is_data_yaml
 from ziggurat.errors import UserError, nearest
@@ -100,10 +102,14 @@ def recognise(path: Path) -> Recognised:
         _named_files, _coco_layout, _voc_layout, find_voc_masks, find_yolo, find_mask_folders, _split_folders, _single,
         find_class_folders,
     ]  # fmt: skip
+    only_test: dict[Split, Source] = {}
     for look in looks:
         splits = look(path)
-        if splits:
+        if splits.keys() - {"test"}:
             return _served(splits)
+        only_test = only_test or splits
+    if only_test:
+        return _served(only_test)
     raise UserError(f"no data set is recognised in the folder {path}: {LOOKED_FOR}")
 
 
@@ -132,7 +138,7 @@ def _of_file(path: Path) -> dict[Split, Source]:
             "line is image_path,xmin,ymin,xmax,ymax,label or image_path,label"
         )
     source = _file_source(path, kind)
-    return {"train": source, "val": source}
+    return {"train": source, "val": source, "test": source}
 
 
 def format_of(file: Path) -> str | None:
@@ -197,7 +203,7 @@ def _named_files(folder: Path) -> dict[Split, Source]:
     for split, names in SPLIT_NAMES.items():
         for suffix in (".json", ".csv"):
             files = [folder / (name + suffix) for name in names if (folder / (name + suffix)).is_file()]
-            if files and split not in splits:
+            if files and split not in splits and (split != "test" or _is_annotated(files[0])):
                 splits[split] = _file_source(files[0], format_of(files[0]) or _SUFFIXES[suffix])
     return splits
 
@@ -208,11 +214,20 @@ def _coco_layout(folder: Path) -> dict[Split, Source]:
     for base in (folder / "annotations", folder / "Annotations"):
         for split in SPLIT_NAMES:
             files = _coco_files(base, split)
+            files = [file for file in files if split != "test" or _is_annotated(file)]
             if files and split not in splits:
                 splits[split] = _file_source(_only(files, folder), "coco")
         if not splits and len(files := _coco_files(base)) == 1:  # CVAT's instances_default.json
             splits["train"] = _file_source(files[0], "coco")
     return splits
+
+
+def _is_annotated(file: Path) -> bool:
+    """Whether a file of a test split, which often names images alone, says what is on them."""
+    if format_of(file) != "coco":
+        return format_of(file) is not None
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(rb'"annotations"\s*:\s*\[\s*\{', content) is not None
 
 
 def _coco_files(folder: Path, word: str = "") -> list[Path]:
@@ -230,20 +245,11 @@ def _voc_layout(folder: Path) -> dict[Split, Source]:
         return {}
     folders = [folder / "JPEGImages", folder / "images", base, folder]
     splits: dict[Split, Source] = {}
-    for split in SPLIT_NAMES:
-        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if listed.is_file():
-            lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
-            names = [line.split()[0] for line in lines if line.strip()]
-            _check_names(names, listed)
-            splits[split] = _xml_source([base / f"{name}.xml" for name in names], folder, folders)
+    for split, names in listed_names(folder / "ImageSets" / "Main").items():
+        listed = [base / f"{name}.xml" for name in names]
+        if split != "test" or any(file.is_file() for file in listed):  # that of VOC 2012 is not published
+            splits[split] = _xml_source(listed, folder, folders)
     return splits or {"train": _xml_source(files, folder, folders)}
-
-
-def _check_names(names: list[str], listed: Path) -> None:
-    leaving = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    if leaving:
-        raise UserError(f"the list {listed} must name files of its data set: got {leaving[0]!r}")
 
 
 def _split_folders(folder: Path) -> dict[Split, Source]:

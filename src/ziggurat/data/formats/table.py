@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ziggurat.data.dataset import Spelling
 from ziggurat.data.outlines import Outline
 
-Split = Literal["train", "val"]
+Split = Literal[
+    "train", "val", "test"
+]  # a test split is measured where it is asked for, and never trained on
 
 BACKGROUND = "background"  # the class of a segmentation's pixels that belong to no object
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
 }
 
 
@@ -76,6 +80,7 @@ class Source:
         class_file: Names the classes, where the format has a file for them.
         split: Which one; None where that is not known.
         elsewhere: A folder that the user has named, in which images may lie, too.
+        others: Lists of images that are of other splits, though `files` may list them too.
     """
 
     format: str
@@ -88,6 +93,7 @@ class Source:
     class_file: Path | None = None
     split: Split | None = None
     elsewhere: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 class ImageRow(NamedTuple):
@@ -95,7 +101,7 @@ class ImageRow(NamedTuple):
 
     Attributes:
         name: Its path or name.
-        id: Its id, a number where the format has one.
+        id: Its id, a number or a word, where the format has one.
         size: Rows and columns, or None where the format does not say.
         file: The annotation file.
         place: Its id, or line, in the annotation file, for messages.
@@ -103,7 +109,7 @@ class ImageRow(NamedTuple):
     """
 
     name: str
-    id: object
+    id: int | str | None
     size: tuple[int, int] | None
     file: Path
     place: int | str | None = None
@@ -171,6 +177,7 @@ class Table:
         masks: The mask files, one an image at most.
         categories: COCO category id of each class name that the files declare, in the order of labels; empty
             where the format declares none.
+        spelled: How the files write ids of images and of categories that are words there (``"7"``).
         faults: What makes training impossible.
         remarks: What is wrong but does no harm to training.
         noted: What was guessed or mended, with how often, and the first example.
@@ -183,6 +190,7 @@ class Table:
     labels: list[LabelRow] = field(default_factory=list)
     masks: list[MaskRow] = field(default_factory=list)
     categories: dict[str, int] = field(default_factory=dict)
+    spelled: Spelling = field(default_factory=Spelling)
     faults: list[Fault] = field(default_factory=list)
     remarks: list[Fault] = field(default_factory=list)
     noted: dict[str, tuple[int, str]] = field(default_factory=dict)

@@ -11,7 +11,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ziggurat.data.formats.plain_xml import DeclarationFound, parse_xml
-from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table, as_number, as_size
+from ziggurat.data.formats.table import (
+    SPLIT_NAMES,
+    BoxRow,
+    ImageRow,
+    Source,
+    Split,
+    Table,
+    as_number,
+    as_size,
+)
+from ziggurat.errors import UserError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 BOX_AROUND = "an object without bndbox has the box around its polygon"
@@ -28,6 +38,37 @@ def read_voc(source: Source) -> Table:
         if root is not None:
             _read_image(table, file, root)
     return table
+
+
+def listed_names(folder: Path) -> dict[Split, list[str]]:
+    """Return the names in the lists of a folder of ``ImageSets``, by split.
+
+    Without ``train.txt`` the images of ``trainval.txt`` are trained on, as VOC means it, but for those that are listed in
+    ``val.txt`` or ``test.txt``.
+
+    Raises:
+        UserError: If a name leads out of the data set.
+    """
+    lists: dict[Split, list[str]] = {}
+    for split in SPLIT_NAMES:
+        if (names := _names_in(folder / f"{split}.txt")) is not None:
+            lists[split] = names
+    both = _names_in(folder / "trainval.txt")
+    if both is not None and "train" not in lists:
+        others = {name for names in lists.values() for name in names}
+        lists = {"train": [name for name in both if name not in others], **lists}
+    return lists
+
+
+def _names_in(listed: Path) -> list[str] | None:
+    if not listed.is_file():
+        return None
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [line.split()[0] for line in lines if line.strip()]
+    leaving = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if leaving:
+        raise UserError(f"the list {listed} must name files of its data set: got {leaving[0]!r}")
+    return names
 
 
 def _parse(table: Table, file: Path) -> ElementTree.Element | None:

@@ -81,6 +81,8 @@ def find_in_yaml(file: Path, is_named: bool = False) -> dict[Split, Source]:
             faults.append(f"{file}: {split} must be a path or a list of paths, got {str(entry)[:80]}")
             continue
         found = [_resolve(file, root, base, one) for one in entries]
+        if split == "test" and any(isinstance(one, str) for one in found):
+            continue  # exporters name one that is not there
         faults += [f"{file}: {split}: {one}" for one in found if isinstance(one, str)]
         places = [one for one in found if isinstance(one, Path)]
         if places:
