@@ -165,13 +165,20 @@ class DataConfig:
         "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "
         "looked for in it first.",
     )
+    exif: Literal["auto", "upright", "stored"] = setting(
+        "auto",
+        "What annotations are for whose size is that of a photo's file, where its EXIF turns the photo: ``upright`` (the "
+        "photo as it is shown), ``stored`` (as it lies in its file), or ``auto``: what boxes say that fit in one of "
+        "the two only, and a fault where none does.",
+    )
     tile_overlap: float = setting(
         0.25, "Share of a tile's side that neighbouring prediction tiles have in common.", SHARE
     )
     on_error: Literal["stop", "skip"] = setting(
         "stop",
-        "When the image of a training sample cannot be read: ``stop``, or ``skip`` it, which puts the "
-        "next sample of another image in its place, and is counted.",
+        "When annotations or images are faulty (a box without area, a missing or broken file, another size): "
+        "``stop``, or ``skip`` them, which leaves them out of training and evaluation, counts them, and lists them "
+        "in ``skipped.jsonl``.",
     )
 
 

@@ -6,11 +6,12 @@ pages, and a data set of a million boxes takes tens of megabytes.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
-from ziggurat.data.readers.images import image_size, read_image
+from ziggurat.data.faults import Fault
+from ziggurat.data.readers.images import image_size, read_image, unturned
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
@@ -93,6 +95,20 @@ class SegmentationDataset(Dataset, Protocol):
 
     def mask(self, index: int) -> Tensor:
         """Return the label of each pixel, uint8, shape ``(H, W)``; `IGNORED_PIXEL` takes no part."""
+        ...
+
+
+@runtime_checkable
+class CanLeaveOut(Protocol):
+    """Images of which some can be left out, with the faults for which some were."""
+
+    @property
+    def left_out(self) -> tuple[Fault, ...]:
+        """The faults of annotations and images that were left out."""
+        ...
+
+    def without(self, spoiled: Mapping[int, str]) -> Self:
+        """Return the data set without some images, from their indices to what is wrong with each."""
         ...
 
 
@@ -201,8 +217,11 @@ class FileList:
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
         max_pixels: Images with more pixels are refused.
         samples: The range of samples of more than 8 bits; None stands for the natural one.
-        notes: What was guessed or mended while the annotations were read, in a sentence each.
+        notes: What was guessed, mended or left out while the annotations were read, in a sentence each.
         spelled: How the annotations write ids.
+        turns: The EXIF orientation of images that are taken as they lie in their files, 0 of all others, uint8, shape
+            ``(images,)``; None turns each as its EXIF says.
+        left_out: The faults of annotations and images that were left out.
     """
 
     names: PackedStrings
@@ -213,6 +232,8 @@ class FileList:
     samples: SampleRange | None = None
     notes: tuple[str, ...] = ()
     spelled: Spelling = field(default_factory=Spelling)
+    turns: np.ndarray | None = None
+    left_out: tuple[Fault, ...] = ()
 
 
 class FileImages:
@@ -228,11 +249,12 @@ class FileImages:
         self.classes = classes
         self.category_ids = category_ids
         self._files = files
+        self._place = np.arange(len(files.names))  # of each image, in the arrays
         self._windows = WindowReader()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was guessed or mended while the annotations were read, in a sentence each."""
+        """What was guessed, mended or left out while the annotations were read, in a sentence each."""
         return self._files.notes
 
     @property
@@ -240,8 +262,28 @@ class FileImages:
         """How the annotations write ids."""
         return self._files.spelled
 
+    @property
+    def left_out(self) -> tuple[Fault, ...]:
+        """The faults of annotations and images that were left out."""
+        return self._files.left_out
+
+    def without(self, spoiled: Mapping[int, str]) -> Self:
+        """Return the data set without some images.
+
+        Args:
+            spoiled: From their indices to what is wrong with each.
+        """
+        other = copy.copy(self)
+        other._place = np.delete(self._place, list(spoiled))
+        faults = [
+            Fault(str(self.path(index)), None, f"undecodable image: {why}", "image")
+            for index, why in sorted(spoiled.items())
+        ]
+        other._files = replace(self._files, left_out=(*self._files.left_out, *faults))
+        return other
+
     def __len__(self) -> int:
-        return len(self._files.names)
+        return len(self._place)
 
     def record(self, index: int) -> ImageRecord:
         """Return what is known of image `index`.
@@ -249,12 +291,12 @@ class FileImages:
         Raises:
             UserError: If its size has to be read from its header, and cannot be.
         """
-        height, width = self._size(index)
-        return ImageRecord(self._files.names[index], int(self._files.image_ids[index]), height, width)
+        (height, width), place = self._size(index), self._place[index]
+        return ImageRecord(self._files.names[place], int(self._files.image_ids[place]), height, width)
 
     def path(self, index: int) -> Path:
         """Return the file of image `index`."""
-        return Path(self._files.paths[index])
+        return Path(self._files.paths[self._place[index]])
 
     def image(self, index: int) -> Tensor:
         """Decode image `index`: RGB, uint8, shape ``(3, H, W)``.
@@ -263,7 +305,9 @@ class FileImages:
             UserError: If it cannot be decoded, or is not of the size that its annotations are for.
         """
         image = read_image(self.path(index), self._files.max_pixels, self._files.samples)
-        rows, columns = self._files.sizes[index].tolist()
+        if self._files.turns is not None:
+            image = unturned(image, int(self._files.turns[self._place[index]]))
+        rows, columns = self._files.sizes[self._place[index]].tolist()
         if rows and image.shape[1:] != (rows, columns):
             raise UserError(
                 f"the image {self.path(index)} has {image.shape[2]} x {image.shape[1]} pixels, its annotations say "
@@ -276,9 +320,10 @@ class FileImages:
         return self._windows.read(self.path(index), self._files.max_pixels, self._size(index), region)
 
     def _size(self, index: int) -> tuple[int, int]:
-        if not self._files.sizes[index].any():
-            self._files.sizes[index] = image_size(self.path(index), self._files.max_pixels)
-        rows, columns = self._files.sizes[index].tolist()
+        place = self._place[index]
+        if not self._files.sizes[place].any():
+            self._files.sizes[place] = image_size(self.path(index), self._files.max_pixels)
+        rows, columns = self._files.sizes[place].tolist()
         return rows, columns
 
 
@@ -299,9 +344,11 @@ class FileDataset(FileImages):
         self._boxes = boxes
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of image `index` that a detector is trained on: those that are no crowd."""
+        """Return the objects of image `index` that a detector is trained on: no crowds, cut to the image."""
         every, crowd = self.all_objects(index), self.crowd(index)
-        return Objects(every.boxes_xyxy[~crowd], every.labels[~crowd])
+        rows, columns = self._size(index)
+        boxes = torch.minimum(every.boxes_xyxy.clamp(min=0), torch.tensor([columns, rows] * 2))
+        return Objects(boxes[~crowd], every.labels[~crowd])
 
     def all_objects(self, index: int) -> Objects:
         """Return every annotation of image `index`, with crowds."""
@@ -317,7 +364,8 @@ class FileDataset(FileImages):
         return torch.tensor(self._boxes.areas[self._rows(index)])
 
     def _rows(self, index: int) -> slice:
-        return slice(self._boxes.ends[index], self._boxes.ends[index + 1])
+        place = self._place[index]
+        return slice(self._boxes.ends[place], self._boxes.ends[place + 1])
 
 
 class ImageCache:

@@ -25,4 +25,4 @@ class LabelDataset(FileImages):
 
     def label(self, index: int) -> int:
         """Return the label of image `index`."""
-        return int(self._labels[index])
+        return int(self._labels[self._place[index]])

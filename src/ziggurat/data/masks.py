@@ -133,7 +133,7 @@ class MaskDataset(FileImages):
 
     def mask_path(self, index: int) -> Path:
         """Return the mask file of image `index`."""
-        return Path(self._masks[index])
+        return Path(self._masks[self._place[index]])
 
     def mask(self, index: int) -> Tensor:
         """Decode the mask of image `index`: labels, uint8, shape ``(H, W)``.

@@ -63,7 +63,8 @@ class OutlineDataset(FileImages):
 
     def mask(self, index: int) -> Tensor:
         """Draw the mask of image `index`: labels, uint8, shape ``(H, W)``."""
-        rows = range(self._outlines.ends[index], self._outlines.ends[index + 1])
+        place = self._place[index]
+        rows = range(self._outlines.ends[place], self._outlines.ends[place + 1])
         shapes = [json.loads(self._outlines.shapes[row]) for row in rows]
         chosen = slice(rows.start, rows.stop)
         return paint(shapes, self._outlines.labels[chosen], self._outlines.crowd[chosen], *self._size(index))

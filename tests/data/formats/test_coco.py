@@ -8,6 +8,7 @@ import torch
 
 from support.datasets import CONFIG, annotation, coco, faults_of, open_masks, opened, write_coco
 from ziggurat.data.formats import find_faults
+from ziggurat.data.formats.validate import OVERHANG
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import recognise_tasks
 from ziggurat.tasks.registry import tasks_of
@@ -158,7 +159,10 @@ def test_what_is_not_json(tmp_path: Path, content: bytes, kind: str) -> None:
 def test_one_pixel_outside_is_rounding(tmp_path: Path) -> None:
     file = write_coco(tmp_path, coco(annotation(1, bbox=[-1, 0, 42, 31])))
     assert not faults_of(file)
-    assert opened(file).objects(0).boxes_xyxy.tolist() == [[-1, 0, 41, 31]]
+    dataset = opened(file)
+    assert dataset.objects(0).boxes_xyxy.tolist() == [[0, 0, 40, 30]], "what is trained on lies in the image"
+    assert dataset.all_objects(0).boxes_xyxy.tolist() == [[-1, 0, 41, 31]], "the metric sees what is written"
+    assert dataset.notes == (f"{OVERHANG} (a.png, 1)",)
 
 
 def test_size_mismatch_and_undecodable_image(tmp_path: Path) -> None:

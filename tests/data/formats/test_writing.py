@@ -237,7 +237,7 @@ def test_what_yolo_and_voc_cannot_say_is_left_out(tmp_path: Path) -> None:
     assert dataset.objects(0).boxes_xyxy.tolist() == [[0, 0, 40, 30]]
     assert dataset.classes == ("cat", "dog")
     run(file, tmp_path / "c", "voc")
-    assert opened(tmp_path / "c").objects(0).boxes_xyxy.tolist() == [[-1, 0, 41, 30]]
+    assert opened(tmp_path / "c").all_objects(0).boxes_xyxy.tolist() == [[-1, 0, 41, 30]]
     assert opened(tmp_path / "c").classes == ("dog",)
 
 

@@ -10,20 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
-from ziggurat.data.formats.joining import emptiness, mask_header_faults
+from ziggurat.data.faults import Fault
+from ziggurat.data.formats.joining import mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.opening import DIGITS, as_configured, declare, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
-from ziggurat.data.formats.table import Fault, Split, Summary, Table
+from ziggurat.data.formats.sound import emptiness, examine
+from ziggurat.data.formats.table import Split, Summary, Table
 from ziggurat.data.formats.validate import (
     doubled_boxes,
-    place_images,
+    note_overhang,
     validate_boxes,
     validate_classes,
     validate_outlines,
@@ -125,35 +126,30 @@ def _digits_summary() -> Summary:
 
 def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) -> list[Fault]:
     """Return the faults of annotations and images; those of masks' pixels are not among them."""
-    placed = place_images(table)
-    faults = [*table.faults, *table.remarks, *placed.faults, *placed.remarks]
-    sizes = np.zeros((len(table.images), 2), dtype=np.int64)
-    found = [(index, path) for index, path in enumerate(placed.paths) if path is not None]
+    examined = examine(table, config)
+    bad = {fault.row for fault in examined.faults.all if fault.scope == "image"}
+    found = [
+        (index, path) for index, path in enumerate(examined.paths) if path is not None and index not in bad
+    ]
     reading = partial(_decode, max_pixels=config.max_pixels, samples=read_range(config.range))
     decoded = _spread(reading, [path for _, path in found])
-    for (index, path), size in zip(found, decoded, strict=True):
-        row = table.images[index]
-        if isinstance(size, str):
-            faults.append(Fault(str(path), row.place, f"undecodable image: {size}"))
-        elif row.size is not None and row.size != size:
-            hint = "; turn the image upright, its EXIF does it now" if row.size == size[::-1] else ""
-            fault = (
-                f"size mismatch: the image {row.name!r} has {size[1]} x {size[0]} pixels, "
-                f"the annotation says {row.size[1]} x {row.size[0]}{hint}"
-            )
-            faults.append(Fault(str(row.file), row.place, fault))
-        sizes[index] = row.size or (0, 0) if isinstance(size, str) else size
+    for (index, path), fault in zip(found, decoded, strict=True):
+        if fault:
+            place = table.images[index].place
+            examined.faults.add(Fault(str(path), place, f"undecodable image: {fault}", "image", index))
     if table.source.masks:
-        faults += mask_header_faults(table, sizes, config)
+        examined.faults.add(*mask_header_faults(examined, config))
     else:
-        faults += [
-            *validate_boxes(table, sizes),
+        examined.faults.add(
+            *validate_boxes(table, examined.sizes),
             *doubled_boxes(table),
-            *validate_outlines(table, sizes),
+            *validate_outlines(table, examined.sizes),
             *validate_classes(table, classes),
-        ]
+        )
+        note_overhang(table, examined.sizes)
+    stopped = any(map(examined.faults.stops, table.faults))
     is_unlabelled_test = table.source.split == "test" and bool(table.images)
-    return faults + ([] if table.faults or is_unlabelled_test else emptiness(table))
+    return examined.faults.all + ([] if stopped or is_unlabelled_test else emptiness(examined))
 
 
 def _pixel_faults(table: Table, palette: Palette, config: DataConfig) -> list[Fault]:
@@ -161,7 +157,7 @@ def _pixel_faults(table: Table, palette: Palette, config: DataConfig) -> list[Fa
     paths = [row.path for row in table.masks if row.path.suffix.lower() not in INEXACT]
     judge = partial(mask_faults, palette=palette, max_pixels=config.max_pixels)
     faults = [
-        Fault(str(path), None, fault)
+        Fault(str(path), None, fault, "image")
         for path, found in zip(paths, _spread(judge, paths), strict=True)
         for fault in found
     ]
@@ -183,10 +179,10 @@ def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterab
         return list(pool.map(function, paths, chunksize=8))
 
 
-def _decode(path: Path, max_pixels: int, samples: SampleRange | None) -> tuple[int, int] | str:
-    """Return rows and columns of an image, or why it cannot be decoded."""
+def _decode(path: Path, max_pixels: int, samples: SampleRange | None) -> str:
+    """Return why an image cannot be decoded, or nothing."""
     try:
-        image = read_image(path, max_pixels, samples)
+        read_image(path, max_pixels, samples)
     except UserError as error:
         return str(error)
-    return image.shape[1], image.shape[2]
+    return ""

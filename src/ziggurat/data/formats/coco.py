@@ -14,7 +14,16 @@ from typing import Any
 
 from faster_coco_eval.core import mask as coco_mask
 
-from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table, as_number, as_size, read_text
+from ziggurat.data.faults import Fault
+from ziggurat.data.formats.table import (
+    BoxRow,
+    ImageRow,
+    Source,
+    Table,
+    as_number,
+    as_size,
+    read_text,
+)
 from ziggurat.data.outlines import outline_fault, run_lengths
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -109,7 +118,10 @@ def _read_images(table: Table, file: Path, images: list[Any]) -> dict[Any, int]:
         id, name = _key(entry.get("id")), entry.get("file_name")
         if id is None or not isinstance(name, str) or not name:
             table.add_fault(
-                file, None, f"unreadable image entry: it needs an id and a file_name, got {_shown(entry)}"
+                file,
+                None,
+                f"unreadable image entry: it needs an id and a file_name, got {_shown(entry)}",
+                "image",
             )
         elif id in index_of:
             other = table.images[index_of[id]].name
@@ -130,13 +142,11 @@ def _read_annotations(
     seen: set[Any] = set()
     for entry in annotations:
         if not isinstance(entry, dict):
-            table.add_fault(file, None, f"unreadable annotation: got {_shown(entry)}")
+            table.add_fault(file, None, f"unreadable annotation: got {_shown(entry)}", "annotation")
             continue
         id, image, category = (_key(entry.get(key)) for key in ("id", "image_id", "category_id"))
         if id is not None and id in seen:
-            table.remarks.append(
-                Fault(str(file), id, "duplicate annotation id: two annotations have the same")
-            )
+            table.add_fault(file, id, "duplicate annotation id: two annotations have the same", "remark")
         seen.add(id)
         outline = entry.get("segmentation") or None
         box = _corners(entry.get("bbox"))
@@ -146,17 +156,24 @@ def _read_annotations(
                 table.note(BOX_AROUND, f"annotation {id}")
         if image not in index_of:
             table.add_fault(
-                file, id, f"unknown image: the annotation's image_id {image} is not among the images"
+                file,
+                id,
+                f"unknown image: the annotation's image_id {image} is not among the images",
+                "annotation",
             )
         elif category not in names:
             table.add_fault(
-                file, id, f"unknown category: category_id {category} is not among the {len(names)} categories"
+                file,
+                id,
+                f"unknown category: category_id {category} is not among the {len(names)} categories",
+                "annotation",
             )
         elif box is None:
             table.add_fault(
                 file,
                 id,
                 f"unreadable box: bbox must be [x, y, width, height], got {_shown(entry.get('bbox'))}",
+                "annotation",
             )
         else:
             crowd = entry.get("iscrowd") in (1, True)

@@ -9,10 +9,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.formats.csv_layout import COLUMNS, LABEL_COLUMNS, CsvLayout, Kind, find_layout, is_empty
 from ziggurat.data.formats.table import (
     BoxRow,
-    Fault,
     ImageRow,
     LabelRow,
     Source,
@@ -33,7 +33,7 @@ def read_csv(source: Source) -> Table:
     for line, fields in _rows(table, file, "boxes"):
         name, *texts, label = fields
         if not name:
-            table.add_fault(file, line, "unreadable line: image_path is empty")
+            table.add_fault(file, line, "unreadable line: image_path is empty", "annotation")
             continue
         if name not in index_of:
             index_of[name] = len(table.images)
@@ -49,24 +49,23 @@ def read_label_csv(source: Source) -> Table:
     """Read one CSV file of labels; whatever is wrong with it stands in the table's faults."""
     table = Table(source)
     (file,) = source.files
-    first: dict[str, tuple[int, str]] = {}
+    first: dict[str, LabelRow] = {}
     for line, (name, label) in _rows(table, file, "labels"):
         if not name:
-            table.add_fault(file, line, "unreadable line: image_path is empty")
+            table.add_fault(file, line, "unreadable line: image_path is empty", "annotation")
         elif not label:
-            table.add_fault(file, line, f"unknown category: the label of {name!r} is empty")
+            table.add_fault(file, line, f"unknown category: the label of {name!r} is empty", "image")
         elif name not in first:
-            first[name] = line, label
-            table.labels.append(LabelRow(len(table.images), label, line))
+            first[name] = LabelRow(len(table.images), label, line)
+            table.labels.append(first[name])
             table.images.append(_image(name, file, line))
-        elif first[name][1] != label:
-            other, known = first[name]
-            table.add_fault(
-                file, line, f"two labels: {name!r} is {label!r} here and {known!r} in line {other}; keep one"
-            )
+        elif first[name].category != label:
+            image, known, other = first[name]
+            fault = f"two labels: {name!r} is {label!r} here and {known!r} in line {other}; keep one"
+            table.add_fault(file, line, fault, "image", image)
         else:
             fault = f"duplicate image: {name!r} is listed twice"
-            table.remarks.append(Fault(str(file), line, fault))
+            table.add_fault(file, line, fault, "remark")
     return table
 
 
@@ -127,9 +126,12 @@ def _read_box(table: Table, file: Path, line: int, image: int, texts: list[str],
     x1, y1, x2, y2 = (as_number(text.replace(",", ".")) for text in texts)  # 1,5 where a semicolon divides
     if x1 is None or y1 is None or x2 is None or y2 is None:
         table.add_fault(
-            file, line, f"unreadable box: four numbers were expected (or none: no objects), got {texts}"
+            file,
+            line,
+            f"unreadable box: four numbers were expected (or none: no objects), got {texts}",
+            "annotation",
         )
     elif not label:
-        table.add_fault(file, line, "unknown category: the label is empty")
+        table.add_fault(file, line, "unknown category: the label is empty", "annotation")
     else:
         table.boxes.append(BoxRow(image, (x1, y1, x2, y2), label, line))

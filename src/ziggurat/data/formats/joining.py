@@ -10,16 +10,16 @@ import numpy as np
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings, Spelling
-from ziggurat.data.formats.kinds import KINDS
+from ziggurat.data.faults import Fault
+from ziggurat.data.formats.headers import TAKEN_STORED
 from ziggurat.data.formats.palette import all_ignored_fault
-from ziggurat.data.formats.table import Fault, Split, Table
+from ziggurat.data.formats.sound import Examined, Sound, emptiness, examine
+from ziggurat.data.formats.table import Split, Table
 from ziggurat.data.formats.validate import (
-    Placed,
     corners,
     doubled_boxes,
-    header_sizes,
+    note_overhang,
     outline_in_pixels,
-    place_images,
     validate_boxes,
     validate_classes,
     validate_missing_outlines,
@@ -28,7 +28,7 @@ from ziggurat.data.formats.validate import (
 from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
-from ziggurat.data.readers.images import image_size
+from ziggurat.data.readers.images import image_size, read_header
 from ziggurat.data.readers.sample_range import read_range
 from ziggurat.errors import UserError
 
@@ -52,123 +52,109 @@ class Joined:
 
 def join_boxes(table: Table, split: Split, declared: dict[str, int], config: DataConfig) -> Joined:
     """Join boxes and images; `declared` is the category id of each class."""
-    placed = place_images(table)
-    sizes, size_faults = header_sizes(table, placed.paths, config.max_pixels)
-    faults = [*table.faults, *placed.faults, *size_faults, *validate_boxes(table, sizes)]
-    faults += validate_classes(table, tuple(declared))
+    examined = examine(table, config)
+    examined.faults.add(*validate_boxes(table, examined.sizes), *validate_classes(table, tuple(declared)))
     for one in doubled_boxes(table):
         table.note("the same box of the same class is there twice in an image", f"{one.file}, {one.id}")
-    faults = faults or _emptiness(table, split)
-    if faults:
-        return Joined(None, faults)
-    boxes = _sorted_boxes(table, sizes, _labels(declared))
-    files = _file_list(table, placed, sizes, config)
-    return Joined(FileDataset(tuple(declared), tuple(declared.values()), files, boxes), [])
+    stopping = _stopping(examined, split)
+    if stopping:
+        return Joined(None, stopping)
+    sound = examined.sound()
+    note_overhang(sound.table, sound.sizes)
+    boxes = _sorted_boxes(sound.table, sound.sizes, _labels(declared))
+    names, ids = tuple(declared), tuple(declared.values())
+    return Joined(FileDataset(names, ids, _file_list(sound, config), boxes), [])
 
 
 def join_outlines(table: Table, split: Split, declared: dict[str, int], config: DataConfig) -> Joined:
     """Join outlines and images; the first of the `declared` classes is the background."""
-    placed = place_images(table)
-    sizes, size_faults = header_sizes(table, placed.paths, config.max_pixels)
-    faults = [*table.faults, *placed.faults, *size_faults, *validate_classes(table, tuple(declared))]
-    faults += [*validate_missing_outlines(table), *validate_outlines(table, sizes)]
+    examined = examine(table, config)
+    examined.faults.add(
+        *validate_classes(table, tuple(declared)),
+        *validate_missing_outlines(table),
+        *validate_outlines(table, examined.sizes),
+    )
     if len(declared) > MAX_CLASSES:
         fault = f"too many classes: masks can have {MAX_CLASSES} at most, got {len(declared)}"
-        faults.append(Fault(str(table.source.files[0]), None, fault))
-    faults = faults or _emptiness(table, split)
-    if faults:
-        return Joined(None, faults)
-    outlines = _sorted_outlines(table, sizes, _labels(declared))
-    files = _file_list(table, placed, sizes, config)
-    return Joined(OutlineDataset(tuple(declared), tuple(declared.values()), files, outlines), [])
+        examined.faults.add(Fault(str(table.source.files[0]), None, fault))
+    stopping = _stopping(examined, split)
+    if stopping:
+        return Joined(None, stopping)
+    sound = examined.sound()
+    outlines = _sorted_outlines(sound.table, sound.sizes, _labels(declared))
+    names, ids = tuple(declared), tuple(declared.values())
+    return Joined(OutlineDataset(names, ids, _file_list(sound, config), outlines), [])
 
 
 def join_labels(table: Table, split: Split, declared: dict[str, int], config: DataConfig) -> Joined:
     """Join labels and images, whose headers are read when they are needed: there may be millions."""
-    placed = place_images(table)
-    faults = [*table.faults, *placed.faults, *validate_classes(table, tuple(declared))]
-    faults = faults or _emptiness(table, split)
-    if faults:
-        return Joined(None, faults)
-    label_of = _labels(declared)
-    labels = np.array([label_of[row.category] for row in table.labels], dtype=np.int64)
-    files = _file_list(table, placed, np.zeros((len(table.images), 2), dtype=np.int64), config)
-    return Joined(LabelDataset(tuple(declared), tuple(declared.values()), files, labels), [])
+    examined = examine(table, config, headers=False)
+    examined.faults.add(*validate_classes(table, tuple(declared)))
+    stopping = _stopping(examined, split)
+    if stopping:
+        return Joined(None, stopping)
+    sound, label_of = examined.sound(), _labels(declared)
+    labels = np.array([label_of[row.category] for row in sound.table.labels], dtype=np.int64)
+    names, ids = tuple(declared), tuple(declared.values())
+    return Joined(LabelDataset(names, ids, _file_list(sound, config), labels), [])
 
 
 def join_masks(
     table: Table, split: Split, palette: Palette, known: tuple[str, ...] | None, config: DataConfig
 ) -> Joined:
     """Join masks and images; `known` are the names of the labels if they are not the masks' own."""
-    placed = place_images(table)
-    sizes, faults = header_sizes(table, placed.paths, config.max_pixels)
-    faults = [*table.faults, *placed.faults, *faults, *mask_header_faults(table, sizes, config)]
-    faults = faults or _emptiness(table, split)
-    sound = [row for row in table.masks if str(row.path) not in {fault.file for fault in faults}]
-    for row in sound[:: max(1, len(sound) // _LOOKED_AT)][:_LOOKED_AT]:
+    examined = examine(table, config)
+    examined.faults.add(*mask_header_faults(examined, config))
+    bad = examined.faults.rows("image") | {one.row for one in examined.faults.all if one.scope == "image"}
+    sound_rows = [row for row in table.masks if row.image not in bad]
+    for row in sound_rows[:: max(1, len(sound_rows) // _LOOKED_AT)][:_LOOKED_AT]:
         found = mask_faults(row.path, palette, config.max_pixels)
-        faults += [Fault(str(row.path), None, fault) for fault in found]
-    if not faults:
-        ignored = all_ignored_fault(table, palette, config) if split == "train" else None
-        faults += [] if ignored is None else [ignored]
-    if faults:
-        return Joined(None, faults)
+        examined.faults.add(*[Fault(str(row.path), None, fault, "image", row.image) for fault in found])
+    stopping = _stopping(examined, split)
+    if not stopping and split == "train":
+        ignored = all_ignored_fault(table, palette, config)
+        stopping = [] if ignored is None else [ignored]
+    if stopping:
+        return Joined(None, stopping)
+    sound = examined.sound()
     names = palette.names if known is None else known
-    files = _file_list(table, placed, sizes, config)
-    masks = [str(row.path) for row in table.masks]
-    return Joined(MaskDataset(names, tuple(range(len(names))), files, masks, palette), [])
+    masks = [str(row.path) for row in sound.table.masks]
+    return Joined(MaskDataset(names, tuple(range(len(names))), _file_list(sound, config), masks, palette), [])
 
 
-def emptiness(table: Table) -> list[Fault]:
-    """Return a fault if a split has no images or nothing that a model could learn."""
-    source = table.source
-    file = str(source.files[0] if len(source.files) == 1 else source.root)
-    kind = "annotation file" if source.files else "data set"
-    if not table.images and source.listed:
-        folders = ", ".join(str(folder) for folder in source.listed)
-        return [
-            Fault(
-                folders,
-                None,
-                f"empty {source.split or ''} split: no image lies in {folders}".replace("  ", " "),
-            )
-        ]
-    if not table.images:
-        return [Fault(file, None, f"empty {kind}: it names no image")]
-    if table.boxes and all(row.crowd for row in table.boxes):
-        crowds = f"all {len(table.boxes)} annotations are crowds (iscrowd), which take no part in training"
-        return [Fault(file, None, f"empty {kind}: {crowds}")]
-    if not table.num_annotations:
-        what = KINDS[table.source.kind].one
-        return [Fault(file, None, f"empty {kind}: there is no {what} in any image")]
-    return []
-
-
-def _emptiness(table: Table, split: Split) -> list[Fault]:
-    return emptiness(table) if split == "train" or not table.images else []
+def _stopping(examined: Examined, split: Split) -> list[Fault]:
+    """Return the faults for which a split cannot be used."""
+    return examined.faults.stopping or emptiness(examined, is_trained_on=split == "train")
 
 
 def _labels(declared: Mapping[str, int]) -> dict[str, int]:
     return {name: label for label, name in enumerate(declared)}
 
 
-def _file_list(table: Table, placed: Placed, sizes: np.ndarray, config: DataConfig) -> FileList:
-    ids = [row.id for row in table.images]
+def _file_list(sound: Sound, config: DataConfig) -> FileList:
+    rows = sound.table.images
+    ids = [row.id for row in rows]
     numbers = [id for id in ids if isinstance(id, int) and abs(id) < 1 << 63]
-    spelled = table.spelled
+    spelled = sound.table.spelled
     if len(numbers) < len(ids):
         numbers = list(range(1, len(ids) + 1))
         words = {
-            n: table.spelled.images.get(id, id) if isinstance(id, int) else id
+            n: spelled.images.get(id, id) if isinstance(id, int) else id
             for n, id in zip(numbers, ids, strict=True)
             if id is not None
         }
         spelled = Spelling(words, spelled.categories)
-    image_ids = np.array(numbers, dtype=np.int64)
-    names = PackedStrings([row.name for row in table.images])
-    paths = PackedStrings([str(path) for path in placed.paths])
     return FileList(
-        names, paths, image_ids, sizes, config.max_pixels, read_range(config.range), table.notes, spelled
+        PackedStrings([row.name for row in rows]),
+        PackedStrings([str(path) for path in sound.paths]),
+        np.array(numbers, dtype=np.int64),
+        sound.sizes,
+        config.max_pixels,
+        read_range(config.range),
+        sound.notes,
+        spelled,
+        sound.turns if sound.turns.any() else None,
+        sound.left_out,
     )
 
 
@@ -201,21 +187,32 @@ def _sorted_outlines(table: Table, sizes: np.ndarray, label_of: dict[str, int]) 
     return Outlines(ends, labels, crowd, PackedStrings(shapes))
 
 
-def mask_header_faults(table: Table, sizes: np.ndarray, config: DataConfig) -> list[Fault]:
-    """Return the faults of masks that their headers show: the format, and the size."""
+def mask_header_faults(examined: Examined, config: DataConfig) -> list[Fault]:
+    """Return the faults of masks that their headers show: the format, and the size.
+
+    A mask of the size in which a photo lies in its file is of the photo as it lies there.
+    """
     faults = []
+    table, measured = examined.table, examined.measured
     for row in table.masks:
-        size, path = tuple(sizes[row.image].tolist()), str(row.path)
+        size, path = tuple(measured.sizes[row.image].tolist()), str(row.path)
         if row.path.suffix.lower() in INEXACT:
             fault = "inexact mask: a JPEG has other values than were saved; save it as PNG"
-            faults.append(Fault(path, None, fault))
+            faults.append(Fault(path, None, fault, "image", row.image))
             continue
         try:
             found = image_size(row.path, config.max_pixels)
         except UserError as error:
-            faults.append(Fault(path, None, f"undecodable mask: {error}"))
+            faults.append(Fault(path, None, f"undecodable mask: {error}", "image", row.image))
             continue
-        if found != size and size[0]:
-            image = table.source.root / table.images[row.image].name
-            faults.append(Fault(path, None, size_fault(found, (size[0], size[1]), image)))
+        if found == size or not size[0]:
+            continue
+        image = examined.paths[row.image]
+        assert image is not None  # it was measured
+        turn = read_header(image, config.max_pixels, read_range(config.range)).orientation
+        if found == size[::-1] and turn >= 5:
+            table.note(TAKEN_STORED, table.images[row.image].name)
+            measured.sizes[row.image], measured.turns[row.image] = found, turn
+        else:
+            faults.append(Fault(path, None, size_fault(found, (size[0], size[1]), image), "image", row.image))
     return faults

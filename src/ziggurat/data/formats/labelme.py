@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.files import files_of
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
     BoxRow,
-    Fault,
     ImageRow,
     Source,
     Split,
@@ -60,7 +60,7 @@ def read_labelme(source: Source) -> Table:
     for file in source.files:
         content = _load(file)
         if isinstance(content, Fault):
-            table.faults.append(content)
+            table.add_fault(file, content.id, content.fault, "image")
             continue
         name = content.get("imagePath")
         size = as_size(content.get("imageHeight"), content.get("imageWidth"))
@@ -130,10 +130,10 @@ def _read_shapes(table: Table, file: Path, shapes: list[Any]) -> None:
             continue
         points = _points(shape.get("points"))
         if not isinstance(label, str) or not label.strip():
-            table.add_fault(file, number, "unknown category: the shape has no label")
+            table.add_fault(file, number, "unknown category: the shape has no label", "annotation")
         elif points is None or (fault := _points_fault(kind, points)) is not None:
             said = "points must be pairs of numbers" if points is None else fault
-            table.add_fault(file, number, f"unreadable shape: {said}")
+            table.add_fault(file, number, f"unreadable shape: {said}", "annotation")
         else:
             group = shape.get("group_id")
             key = number if group is None else f"group {group}"

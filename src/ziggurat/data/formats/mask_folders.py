@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.files import folders_of, walk_files
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
-    Fault,
     ImageRow,
     MaskRow,
     Source,
@@ -86,16 +86,18 @@ def read_mask_folders(source: Source) -> Table:
         for line, name in enumerate(names, start=1):
             if name not in image_of and name not in mask_of:
                 fault = f"missing image: there is no image {name!r} in {images}"
-                table.add_fault(source.files[0], line, fault)
+                table.add_fault(source.files[0], line, fault, "image")
     for name, path in image_of.items():
         if name not in mask_of:
-            table.add_fault(path, None, f"image without a mask: there is no mask of its name in {masks}")
+            fault = f"image without a mask: there is no mask of its name in {masks}"
+            table.add_fault(path, None, fault, "image")
             continue
         table.masks.append(MaskRow(len(table.images), mask_of[name]))
         table.images.append(ImageRow(relative_name(path, source.root), None, None, mask_of[name]))
     for name, path in mask_of.items():
         if name not in image_of:
-            table.add_fault(path, None, f"mask without an image: there is no image of its name in {images}")
+            fault = f"mask without an image: there is no image of its name in {images}"
+            table.add_fault(path, None, fault, "image")
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,15 @@ from pathlib import Path
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
+from ziggurat.data.faults import sentences
 from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
 from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.palette import find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.registry import FORMATS
-from ziggurat.data.formats.table import BACKGROUND, Fault, Source, Split, Table
-from ziggurat.data.formats.validate import declared_classes
+from ziggurat.data.formats.table import BACKGROUND, Source, Split, Table
+from ziggurat.data.formats.validate import declared_classes, drop_empty_rows
 from ziggurat.errors import UserError
 
 DIGITS: dict[str, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
@@ -27,8 +27,6 @@ DIGITS: dict[str, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
     "masks": DigitMasks,
 }
 _JOIN = {"boxes": join_boxes, "outlines": join_outlines, "labels": join_labels}
-
-_SHOWN = 3  # faults of a kind that are listed one by one
 
 
 def open_split(
@@ -84,7 +82,7 @@ def open_split(
         )
     joined = _join(sources, split, config, classes)
     if joined.dataset is None:
-        raise UserError(_sentences(joined.faults, path))
+        raise UserError(sentences(joined.faults, path))
     return joined.dataset
 
 
@@ -103,7 +101,9 @@ def recognise_annotations(path: str, config: DataConfig) -> tuple[str, ...]:
 
 def read_table(source: Source) -> Table:
     """Read the annotations of a split."""
-    return FORMATS[source.format].read[source.kind](source)
+    table = FORMATS[source.format].read[source.kind](source)
+    drop_empty_rows(table)
+    return table
 
 
 def as_configured(source: Source, split: Split, config: DataConfig) -> Source:
@@ -161,18 +161,3 @@ def _join(
     elif "train" in sources and sources["train"] != sources[split]:
         declared = declare(read_table(sources["train"]))
     return _JOIN[table.source.kind](table, split, declared, config)
-
-
-def _sentences(faults: list[Fault], path: str) -> list[str]:
-    """Put faults into words: the first of each kind, and how many more there are."""
-    counts = Counter(fault.kind for fault in faults)
-    sentences = []
-    for kind, count in counts.items():
-        shown = [fault for fault in faults if fault.kind == kind][:_SHOWN]
-        for fault in shown:
-            place = fault.file if fault.id is None else f"{fault.file}, {fault.id}"
-            sentences.append(f"{place}: {fault.fault}")
-        if count > len(shown):
-            rest = count - len(shown)
-            sentences.append(f"{rest} more of '{kind}': run 'ziggurat check {path}' to see them all")
-    return sentences

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ziggurat.config import DataConfig
-from ziggurat.data.formats.table import BACKGROUND, Fault, Source, Table, read_text
+from ziggurat.data.faults import Fault
+from ziggurat.data.formats.table import BACKGROUND, Source, Table, read_text
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, Color, Palette, values_of
 from ziggurat.errors import UserError, nearest
 

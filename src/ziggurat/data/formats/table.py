@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ziggurat.data.dataset import Spelling
+from ziggurat.data.faults import Fault, Scope
 from ziggurat.data.outlines import Outline
 
 Split = Literal[
@@ -19,27 +20,6 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with a data set.
-
-    Attributes:
-        file: The file that is wrong.
-        id: What is wrong in it: the annotation's or the image's id (COCO), the object's number from 1 (VOC), the
-            line (CSV, YOLO); None if it is the file itself.
-        fault: The kind of fault, a colon, and its details with the remedy.
-    """
-
-    file: str
-    id: int | str | None
-    fault: str
-
-    @property
-    def kind(self) -> str:
-        """The kind of fault, such as ``box without area``."""
-        return self.fault.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -178,8 +158,7 @@ class Table:
         categories: COCO category id of each class name that the files declare, in the order of labels; empty
             where the format declares none.
         spelled: How the files write ids of images and of categories that are words there (``"7"``).
-        faults: What makes training impossible.
-        remarks: What is wrong but does no harm to training.
+        faults: What is wrong; ``data.on_error`` says what becomes of it (`Faults`).
         noted: What was guessed or mended, with how often, and the first example.
     """
 
@@ -192,7 +171,6 @@ class Table:
     categories: dict[str, int] = field(default_factory=dict)
     spelled: Spelling = field(default_factory=Spelling)
     faults: list[Fault] = field(default_factory=list)
-    remarks: list[Fault] = field(default_factory=list)
     noted: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
@@ -213,9 +191,16 @@ class Table:
         count, first = self.noted.get(what, (0, example))
         self.noted[what] = (count + 1, first)
 
-    def add_fault(self, file: Path, place: int | str | None, fault: str) -> None:
-        """Note what makes training impossible."""
-        self.faults.append(Fault(str(file), place, fault))
+    def add_fault(
+        self,
+        file: Path,
+        place: int | str | None,
+        fault: str,
+        scope: Scope = "set",
+        row: int | None = None,
+    ) -> None:
+        """Note what is wrong, what of the set it spoils, and with which of its rows, if it has one."""
+        self.faults.append(Fault(str(file), place, fault, scope, row))
 
 
 def relative_name(path: Path, root: Path) -> str:

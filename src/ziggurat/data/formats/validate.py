@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.files import entries_of
 from ziggurat.data.formats.finding import FOUND_BY_ITS_END, ImageFinder, why_missing
-from ziggurat.data.formats.table import BoxRow, Fault, ImageRow, Source, Table
+from ziggurat.data.formats.table import BoxRow, ImageRow, Source, Table
 from ziggurat.data.outlines import Outline, outline_fault
-from ziggurat.data.readers.images import image_size
 from ziggurat.data.readers.registry import image_suffixes
-from ziggurat.errors import UserError, nearest
+from ziggurat.errors import nearest
 
 OUTSIDE_TOLERANCE = 1.0  # pixels: annotators round, and some tools count from 1
+NO_OBJECT = "an annotation with the box 0, 0, 0, 0 stands for no object"
+OVERHANG = "a box ends up to a pixel outside of its image, and is cut to it in training"
 _HINTS = 20  # missing images for which the nearest name is searched; the search is slow
 
 
@@ -27,64 +29,43 @@ class Placed:
 
     Attributes:
         paths: File of each image, or None where it is missing.
-        faults: The missing ones.
-        remarks: Files that are named twice.
+        faults: The missing ones, and files that are named twice.
     """
 
     paths: list[Path | None]
     faults: list[Fault]
-    remarks: list[Fault]
 
 
 def place_images(table: Table) -> Placed:
     """Find the file of each image of a table; what had to be guessed is noted in it."""
     paths: list[Path | None] = []
     faults: list[Fault] = []
-    remarks: list[Fault] = []
     first: dict[str, ImageRow] = {}
     names: list[str] | None = None
     finder = ImageFinder(table.source)
-    for row in table.images:
+    for index, row in enumerate(table.images):
         found = finder.find(row.name, row.stems)
         paths.append(None if found.path is None else Path(found.path))
         if found.path is None:
             names = _names(table.source) if names is None else names
             hint = f"; {nearest(Path(row.name).name, names)}" if names and len(faults) < _HINTS else ""
-            faults.append(Fault(str(row.file), row.place, why_missing(table.source, row.name, found, hint)))
+            fault = why_missing(table.source, row.name, found, hint)
+            faults.append(Fault(str(row.file), row.place, fault, "image", index))
             continue
         if found.is_guess:
             where = os.path.relpath(found.path, table.source.root)
             table.note(FOUND_BY_ITS_END, f"{row.name!r} at {where}")
         other = first.setdefault(found.path, row)
         if other is not row:
-            remarks.append(Fault(str(row.file), row.place, f"duplicate image: {row.name!r} is listed twice"))
-    return Placed(paths, faults, remarks)
+            fault = f"duplicate image: {row.name!r} is listed twice"
+            faults.append(Fault(str(row.file), row.place, fault, "remark"))
+    return Placed(paths, faults)
 
 
 def _names(source: Source) -> list[str]:
     """Return the names of the images that lie where images are looked for."""
     found = {entry.name for folder in source.folders for entry in entries_of(folder)}
     return sorted(name for name in found if name.lower().endswith(image_suffixes()))
-
-
-def header_sizes(
-    table: Table, paths: Sequence[Path | None], max_pixels: int
-) -> tuple[np.ndarray, list[Fault]]:
-    """Return rows and columns of each image, int64, ``(images, 2)``, from its header where the table has none.
-
-    The size of an image that is missing or unreadable is 0.
-    """
-    sizes = np.zeros((len(paths), 2), dtype=np.int64)
-    faults = []
-    for index, (row, path) in enumerate(zip(table.images, paths, strict=True)):
-        if row.size is not None:
-            sizes[index] = row.size
-        elif path is not None:
-            try:
-                sizes[index] = image_size(path, max_pixels)
-            except UserError as error:
-                faults.append(Fault(str(path), row.place, f"undecodable image: {error}"))
-    return sizes, faults
 
 
 def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
@@ -95,7 +76,8 @@ def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
     broken = ~np.isfinite(boxes).all(axis=1)
     flat = ~broken & ~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     beyond = (boxes[:, :2] < -OUTSIDE_TOLERANCE) | (boxes[:, 2:] > extent + OUTSIDE_TOLERANCE)
-    outside = ~broken & ~flat & beyond.any(axis=1) & (extent > 0).all(axis=1)
+    inside = np.minimum(boxes[:, 2:], extent) > np.maximum(boxes[:, :2], 0)  # some of it lies in the image
+    outside = ~broken & ~flat & (beyond.any(axis=1) | ~inside.all(axis=1)) & (extent > 0).all(axis=1)
     faults = []
     for index in np.flatnonzero(broken | flat | outside).tolist():
         row = table.boxes[index]
@@ -108,8 +90,31 @@ def validate_boxes(table: Table, sizes: np.ndarray) -> list[Fault]:
             fault = f"box without area: xmin, ymin, xmax, ymax are {box}"
         else:
             fault = f"box outside the image: xmin, ymin, xmax, ymax are {box}, which has {columns} x {rows} pixels"
-        faults.append(Fault(str(picture.file), row.place, fault))
+        faults.append(Fault(str(picture.file), row.place, fault, "annotation", index))
     return faults
+
+
+def drop_empty_rows(table: Table) -> None:
+    """Drop annotations that stand for no object: a box of four zeros, which tools leave where an object was deleted."""
+    if table.unit != "pixel":
+        return
+    empty = [row for row in table.boxes if row.outline is None and not any(row.box_xyxy)]
+    for row in empty:
+        table.note(NO_OBJECT, f"{table.images[row.image].name}, {row.place}")
+    if empty:
+        dropped = set(map(id, empty))
+        table.boxes = [row for row in table.boxes if id(row) not in dropped]
+
+
+def note_overhang(table: Table, sizes: np.ndarray) -> None:
+    """Note boxes that end up to a pixel outside of their image: objects are cut to it."""
+    boxes = corners(table, sizes)
+    image = np.array([row.image for row in table.boxes], dtype=np.int64)
+    extent = sizes[image][:, [1, 0]]
+    beyond = (boxes[:, :2] < 0) | (boxes[:, 2:] > extent * (1 + 1e-6))  # float32's rounding is nothing to say
+    for index in np.flatnonzero(beyond.any(axis=1)).tolist():
+        row = table.boxes[index]
+        table.note(OVERHANG, f"{table.images[row.image].name}, {row.place}")
 
 
 def doubled_boxes(table: Table) -> list[Fault]:
@@ -125,9 +130,8 @@ def doubled_boxes(table: Table) -> list[Fault]:
                 if other.place is not None
                 else f"{row.category!r}"
             )
-            faults.append(
-                Fault(str(picture.file), row.place, f"doubled annotation: the same box of {where}; keep one")
-            )
+            fault = f"doubled annotation: the same box of {where}; keep one"
+            faults.append(Fault(str(picture.file), row.place, fault, "remark"))
     return faults
 
 
@@ -155,20 +159,24 @@ def outline_in_pixels(table: Table, row: BoxRow, size: Sequence[int]) -> Outline
 def validate_outlines(table: Table, sizes: np.ndarray) -> list[Fault]:
     """Return the faults of outlines in images of known size."""
     faults = []
-    for row in table.boxes:
+    for index, row in enumerate(table.boxes):
         height, width = sizes[row.image].tolist()
         outline = outline_in_pixels(table, row, (height, width))
         fault = outline_fault(outline, height, width) if outline is not None and height else None
         if fault is not None:
-            faults.append(Fault(str(table.images[row.image].file), row.place, f"unreadable outline: {fault}"))
+            file = str(table.images[row.image].file)
+            faults.append(Fault(file, row.place, f"unreadable outline: {fault}", "annotation", index))
     return faults
 
 
 def validate_missing_outlines(table: Table) -> list[Fault]:
     """Return a fault for each object without an outline: nothing says which pixels it has."""
     fault = "object without outline: it has a box only; draw its outline, or give --task detect"
-    rows = [row for row in table.boxes if row.outline is None]
-    return [Fault(str(table.images[row.image].file), row.place, fault) for row in rows]
+    return [
+        Fault(str(table.images[row.image].file), row.place, fault, "annotation", index)
+        for index, row in enumerate(table.boxes)
+        if row.outline is None
+    ]
 
 
 def declared_classes(table: Table) -> dict[str, int]:

@@ -75,21 +75,21 @@ def _parse(table: Table, file: Path) -> ElementTree.Element | None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        table.add_fault(file, None, f"unreadable file: {error.strerror}")
+        table.add_fault(file, None, f"unreadable file: {error.strerror}", "image")
         return None
     if not content.strip():
-        table.add_fault(file, None, "empty annotation file: it holds nothing")
+        table.add_fault(file, None, "empty annotation file: it holds nothing", "image")
         return None
     try:
         root = parse_xml(content)
     except DeclarationFound as error:
-        table.add_fault(file, None, f"not VOC: {error}")
+        table.add_fault(file, None, f"not VOC: {error}", "image")
         return None
     except ValueError as error:
-        table.add_fault(file, None, f"not XML: {error}")
+        table.add_fault(file, None, f"not XML: {error}", "image")
         return None
     if root.tag != "annotation":
-        table.add_fault(file, None, f"not VOC: <annotation> was expected, got <{root.tag}>")
+        table.add_fault(file, None, f"not VOC: <annotation> was expected, got <{root.tag}>", "image")
         return None
     return root
 
@@ -113,10 +113,13 @@ def _read_object(table: Table, file: Path, number: int, entry: ElementTree.Eleme
         table.note(BOX_AROUND, f"{file}, object {number}")
     x1, y1, x2, y2 = (as_number(text) for text in texts)
     if not category:
-        table.add_fault(file, number, "unknown category: the object has no name")
+        table.add_fault(file, number, "unknown category: the object has no name", "annotation")
     elif x1 is None or y1 is None or x2 is None or y2 is None:
         table.add_fault(
-            file, number, f"unreadable box: bndbox needs the numbers {', '.join(CORNERS)}, got {texts}"
+            file,
+            number,
+            f"unreadable box: bndbox needs the numbers {', '.join(CORNERS)}, got {texts}",
+            "annotation",
         )
     else:
         difficult = _text(entry, "difficult") in ("1", "true", "True")

@@ -50,7 +50,7 @@ def write_csv(dataset: DetectionDataset, split: Split, names: Sequence[str], fol
         rows = csv.writer(stream)
         rows.writerow(COLUMNS)
         for index, name in enumerate(names):
-            objects = dataset.objects(index)
+            objects = _no_crowds(dataset, index)
             for box, label in _boxes(objects):
                 rows.writerow([name, *map(_number, box), dataset.classes[label]])
             if not len(objects):
@@ -77,7 +77,7 @@ def write_voc(dataset: DetectionDataset, split: Split, names: Sequence[str], fol
         size = ElementTree.SubElement(root, "size")
         for key, value in (("width", record.width), ("height", record.height), ("depth", 3)):
             ElementTree.SubElement(size, key).text = str(value)
-        for box, label in _boxes(dataset.objects(index)):
+        for box, label in _boxes(_no_crowds(dataset, index)):
             entry = ElementTree.SubElement(root, "object")
             ElementTree.SubElement(entry, "name").text = dataset.classes[label]
             corners = ElementTree.SubElement(entry, "bndbox")
@@ -96,7 +96,7 @@ def write_yolo(dataset: DetectionDataset, split: Split, names: Sequence[str], fo
     for index, name in enumerate(names):
         record = dataset.record(index)
         lines = []
-        for (x1, y1, x2, y2), label in _boxes(dataset.objects(index)):
+        for (x1, y1, x2, y2), label in _boxes(_no_crowds(dataset, index)):
             left, right = max(0.0, x1) / record.width, min(record.width, x2) / record.width
             top, bottom = max(0.0, y1) / record.height, min(record.height, y2) / record.height
             numbers = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
@@ -140,6 +140,12 @@ def _coco_objects(dataset: DetectionDataset, index: int) -> list[dict[str, objec
         }
         for ((x1, y1, x2, y2), label), area, is_crowd in zip(_boxes(every.objects), areas, crowd, strict=True)
     ]
+
+
+def _no_crowds(dataset: DetectionDataset, index: int) -> Objects:
+    """Return the objects of an image as they are written, which may end outside of it."""
+    every = all_annotations(dataset, index)
+    return Objects(every.objects.boxes_xyxy[~every.crowd], every.objects.labels[~every.crowd])
 
 
 def _boxes(objects: Objects) -> list[tuple[list[float], int]]:

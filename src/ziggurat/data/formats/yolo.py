@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.files import walk_files
 from ziggurat.data.formats.finding import FOUND_BY_ITS_END, ImageFinder, why_missing
 from ziggurat.data.formats.table import (
     BoxRow,
-    Fault,
     ImageRow,
     Source,
     Table,
@@ -112,7 +112,7 @@ def _listed(table: Table, file: Path, finder: ImageFinder, line: int, name: str)
     """Return the image that a line of a list names."""
     found = finder.find(name)
     if found.path is None:
-        table.add_fault(file, line, why_missing(table.source, name, found))
+        table.add_fault(file, line, why_missing(table.source, name, found), "image")
         return None
     root = os.path.abspath(table.source.root)
     if not found.path.startswith(root + os.sep):
@@ -126,7 +126,7 @@ def _read_labels(table: Table, file: Path, names: list[str] | None, keypoints: i
     text = read_text(file)
     if isinstance(text, Fault):
         if not text.fault.startswith("empty"):  # an empty label file is an image without objects
-            table.faults.append(text)
+            table.add_fault(file, text.id, text.fault, "image", len(table.images) - 1)
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
@@ -136,11 +136,12 @@ def _read_labels(table: Table, file: Path, names: list[str] | None, keypoints: i
                 table.note(KEYPOINTS, f"{file}, line {number}")
             elif keypoints and len(texts) != 5:
                 fault = f"class, box and the {keypoints} numbers of kpt_shape: got {len(texts)} values"
-                table.add_fault(file, number, f"wrong number of values: a line must have {fault}")
+                fault = f"wrong number of values: a line must have {fault}"
+                table.add_fault(file, number, fault, "annotation")
                 continue
             row = _row(table, texts, number, names)
             if isinstance(row, str):
-                table.add_fault(file, number, row)
+                table.add_fault(file, number, row, "annotation")
             else:
                 table.boxes.append(row)
 
@@ -193,4 +194,5 @@ def _find_orphans(table: Table, folder: Path, label_files: set[Path]) -> None:
     for file in walk_files(labels, (".txt",)):
         if file.suffix == ".txt" and file.name != "classes.txt" and file not in label_files:
             place = folder / file.parent.relative_to(labels)
-            table.add_fault(file, None, f"label file without image: no image of its name lies in {place}")
+            fault = f"label file without image: no image of its name lies in {place}"
+            table.add_fault(file, None, fault, "image")

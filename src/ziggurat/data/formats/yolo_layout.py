@@ -8,16 +8,9 @@ from typing import Any
 
 import yaml
 
+from ziggurat.data.faults import Fault
 from ziggurat.data.files import files_of, walk_files
-from ziggurat.data.formats.table import (
-    SPLIT_NAMES,
-    Fault,
-    Source,
-    Split,
-    Table,
-    as_number,
-    read_text,
-)
+from ziggurat.data.formats.table import SPLIT_NAMES, Source, Split, Table, as_number, read_text
 from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.errors import UserError
 

@@ -11,6 +11,7 @@ CMYK, YCbCr, LAB      converted to RGB by Pillow
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ziggurat.data.readers.opening import open_image, upright, upright_size
+from ziggurat.data.readers.opening import open_image, orientation, upright, upright_size
 from ziggurat.data.readers.registry import checked_size, naming, reader_of
 from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep
 
@@ -36,17 +37,44 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
         return upright_size(image)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What an image's header says of pixels that will be read.
+
+    Attributes:
+        extent: Rows and columns, upright.
+        orientation: The EXIF orientation: 1 if the image is upright in its file, from 5 on rows and columns are exchanged.
+    """
+
+    extent: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the image lies on its side in its file."""
+        return self.orientation >= 5
+
+
+def read_header(path: Path, max_pixels: int, samples: SampleRange | None) -> Header:
+    """Return what the header of an image says whose pixels will be read.
+
+    Raises:
+        UserError: As `image_size`, and if its samples have no range.
+    """
+    if reader_of(path) is not None:
+        return Header(image_size(path, max_pixels))
+    with open_image(path, max_pixels) as image:
+        check_range(path, image, samples)
+        return Header(upright_size(image), orientation(image))
+
+
 def inspect_image(path: Path, max_pixels: int, samples: SampleRange | None) -> tuple[int, int]:
     """Return the rows and columns of an image whose pixels will be read, from its header.
 
     Raises:
         UserError: As `image_size`, and if its samples have no range.
     """
-    if reader_of(path) is not None:
-        return image_size(path, max_pixels)
-    with open_image(path, max_pixels) as image:
-        check_range(path, image, samples)
-        return upright_size(image)
+    return read_header(path, max_pixels, samples).extent
 
 
 def read_image(path: Path, max_pixels: int, samples: SampleRange | None = None) -> Tensor:
@@ -73,6 +101,20 @@ def read_image(path: Path, max_pixels: int, samples: SampleRange | None = None) 
         check_range(path, image, samples)
         pixels = rgb_pixels(upright(image), samples)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def unturned(image_CHW: Tensor, turn: int) -> Tensor:
+    """Return an upright image as it lies in a file of an EXIF orientation; 0 leaves it as it is.
+
+    Example:
+        >>> unturned(torch.tensor([[[1, 2], [3, 4]]]), 6).tolist()
+        [[[2, 4], [1, 3]]]
+    """
+    if turn in (6, 8):  # shown turned right, left
+        return image_CHW.rot90(1 if turn == 6 else -1, dims=(1, 2)).contiguous()
+    if turn in (5, 7):  # mirrored at a diagonal
+        return (image_CHW if turn == 5 else image_CHW.rot90(2, dims=(1, 2))).transpose(1, 2).contiguous()
+    return image_CHW
 
 
 def rgb_pixels(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
