@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
-from ziggurat.data.dataset import Dataset
 
-
-def say_notes(*datasets: Dataset | None) -> None:
-    """Print the notes of data sets on standard error, each once; a data set from outside may have none.
+def say_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error, each once.
 
     Under torchrun the first worker speaks for all.
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    notes = [note for dataset in datasets for note in getattr(dataset, "notes", ())]
     for note in dict.fromkeys(notes):
         print(f"ziggurat: note: {note}", file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Extent, Region, clip, cut_out, volume
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.views import (
@@ -162,7 +163,7 @@ def run_tiles(
         compute: How; the model's mode (training or evaluation) is restored.
 
     Raises:
-        UserError: On every worker, listing each image that cannot be decoded.
+        SpoiledImages: On every worker, with each image that cannot be decoded.
 
     Placement:
         Every worker has its part of the model and can read every image; afterwards each has the results of its tiles (workers
@@ -186,7 +187,7 @@ def run_tiles(
         image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
     }
     if messages:
-        raise UserError([messages[image] for image in sorted(messages)])
+        raise SpoiledImages(messages)
     first = sum(len(pieces) for pieces in batches[: share.start])
     return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
 

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from ziggurat.config import RunConfig, load_config, save_config
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, listing
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel
@@ -26,6 +28,7 @@ from ziggurat.models.vision import VisionModel
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
+SKIPPED = "skipped.jsonl"
 
 
 def make_run_folder(parent: Path, family: str) -> Path:
@@ -63,6 +66,19 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
         (folder / "environment.json").write_text(machine, encoding="utf-8")
     except OSError as error:
         raise _cannot_write(folder, error) from None
+
+
+def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
+    """Write what ``data.on_error`` has left out, if it has: a line for each annotation and image.
+
+    Raises:
+        UserError: If the list cannot be written.
+    """
+    if any(by_split.values()) or (folder / SKIPPED).exists():
+        try:
+            (folder / SKIPPED).write_text(listing(by_split), encoding="utf-8")
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
 
 
 def declare_run(folder: Path, config: RunConfig) -> None:

@@ -69,6 +69,7 @@ def train(
     checkpoints = Checkpoints(folder / "checkpoints", mesh.workers.background(), config.checkpoint, run)
     session = Session(workers, config, folder, state, checkpoints)
     session.start_folder(data.dataset, resume)
+    session.list_skipped(data.left_out)
     survived = session.resume(memory) if resume else False
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
     parallel = Parallel(state, mesh, setting)
@@ -85,6 +86,8 @@ def train(
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
+        for note in data.notes:
+            (log.keep if note in data.said else log.say)(f"note: {note}")
         for line in parallel.describe():
             log.say(line)
         session.report(log)
@@ -125,6 +128,7 @@ def train(
         for line in mesh.gathers():
             log.say(line)
         phase("report")
+        session.list_skipped(data.left_out)  # with the validation images that could not be decoded
         digest = workers.broadcast_object("" if whole is None else weights_sha256(whole))
         if whole is not None:
             board, console = log.board, log.console
@@ -141,7 +145,7 @@ def train(
             )
         session.finish_checkpoints(log)
         mesh.close()
-    return session.result() | {
+    return session.result(data) | {
         "weights_sha256": digest,
         "steps": data.num_steps,
         "samples": samples,
@@ -169,7 +173,11 @@ def _evaluate(
     phase("evaluation")
     if data.validation is None:
         return Evaluation({}, None)
-    return evaluate_model(executor, task, data.validation, config, lambda done, total: phase("evaluation"))
+    evaluation = evaluate_model(
+        executor, task, data.validation, config, lambda done, total: phase("evaluation")
+    )
+    data.validation = evaluation.dataset
+    return evaluation
 
 
 def _is_due(done: int, every: int, num_steps: int) -> bool:

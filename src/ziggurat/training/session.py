@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, count_left_out
 from ziggurat.errors import Preempted, UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state
-from ziggurat.runs.folder import WEIGHTS, declare_run, save_weights, start_run_folder
+from ziggurat.runs.folder import WEIGHTS, declare_run, list_skipped, save_weights, start_run_folder
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
+from ziggurat.training.data import TrainingData
 from ziggurat.training.nonfinite import bad_weights
 from ziggurat.training.snapshot import handed_over
 
@@ -55,6 +58,11 @@ class Session:
         if self.workers.is_first:
             start_run_folder(self.folder, self.config, dataset, resume)
         self.workers.barrier()
+
+    def list_skipped(self, left_out: Mapping[str, Sequence[Fault]]) -> None:
+        """Write the list of annotations and images that were left out, by split."""
+        if self.workers.is_first:
+            list_skipped(self.folder, left_out)
 
     def begin(self, parallel: Parallel[VisionModel]) -> None:
         """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
@@ -164,7 +172,7 @@ class Session:
         self.workers.barrier()
         return whole
 
-    def result(self) -> dict[str, Any]:
+    def result(self, data: TrainingData) -> dict[str, Any]:
         """Return what the command says of the run itself."""
         return {
             "run": str(self.folder),
@@ -175,4 +183,6 @@ class Session:
             "microbatches": self.config.train.microbatches,
             "skipped_steps": self.state.counters["skipped_steps"],
             "replaced_samples": self.state.counters["replaced_samples"],
+            "skipped": count_left_out(itertools.chain(*data.left_out.values())),
+            "notes": data.notes,
         }

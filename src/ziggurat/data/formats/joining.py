@@ -151,7 +151,7 @@ def _file_list(sound: Sound, config: DataConfig) -> FileList:
         sound.sizes,
         config.max_pixels,
         read_range(config.range),
-        sound.notes,
+        sound.table.notes,
         spelled,
         sound.turns if sound.turns.any() else None,
         sound.left_out,
