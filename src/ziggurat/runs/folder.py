@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,11 @@ def declare_run(folder: Path, config: RunConfig) -> None:
         save_config(config, folder / CONFIG)
     except OSError as error:
         raise _cannot_write(folder, error) from None
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command by which a run goes on."""
+    return f"ziggurat train --out {shlex.quote(str(folder))} --resume"
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:

@@ -40,6 +40,8 @@ from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
 from ziggurat.training.step import Step
 
+STOPPING = "a signal asks for the end: this step is finished and a checkpoint is written (Ctrl-C once more ends at once)"
+
 
 def train(
     workers: Workers, config: RunConfig, folder: Path, resume: bool = False, memory: Path | None = None
@@ -58,7 +60,7 @@ def train(
 
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
-        Preempted: By SIGTERM or SIGUSR1 to any worker, between two steps, with a checkpoint.
+        Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
     mesh = make_mesh(workers, config.plan)
     data = TrainingData(config, mesh)
@@ -80,7 +82,7 @@ def train(
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
-        Preemption() as preemption,
+        Preemption(STOPPING if workers.is_first else "") as preemption,
         checkpoints,
         Snapshots(memory, run, parallel).on_loss(),
     ):
@@ -107,7 +109,7 @@ def train(
         start = time.perf_counter()
         for number, batches, waited in steps:
             record = StepRecord(number, data, waited)
-            session.agree(number, preemption.requested, data.take_notices(batches, mesh), log)
+            session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
             pieces = data.pieces(number)
             result = step(batches, len(pieces))
@@ -123,6 +125,9 @@ def train(
         parallel.close()
         session.save_checkpoint(data.num_steps, log)
         whole = session.save_weights()
+        session.finish_checkpoints(log)
+        session.agree(data.num_steps, preemption, (0, []), log)
+        preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config)
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
@@ -143,7 +148,6 @@ def train(
                 board,
                 console,
             )
-        session.finish_checkpoints(log)
         mesh.close()
     return session.result(data) | {
         "weights_sha256": digest,
