@@ -1,6 +1,9 @@
 """Prediction on the user's files."""
 
+import csv
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +75,7 @@ def test_a_picture_is_written_of_every_image(folder, tmp_path):
     result = predict(Workers(), [str(folder / "**/*")], tmp_path / "out")
     assert result["pictures"] == str(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "img10.png", "img9.png", "predictions.json", "sub_img9.png",
+        "img10.png", "img9.png", "predictions.csv", "predictions.json", "sub_img9.png",
     ]  # fmt: skip
     picture = np.asarray(Image.open(tmp_path / "out" / "img9.png"))
     assert picture.shape == (240, 340, 3)  # a small image is enlarged
@@ -86,17 +89,18 @@ def test_the_same_files_on_any_number_of_workers(folder, tmp_path):
     paths = [str(folder / "**/*")]
     for world in (1, 2, 3):
         run_ranks(predict, world, (paths, tmp_path / str(world)))
-    assert len(files_of(tmp_path / "1")) == 4
+    assert len(files_of(tmp_path / "1")) == 5
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2") == files_of(tmp_path / "3")
 
 
 def test_folders_globs_and_files(folder):
-    assert names([folder]) == ["img9.PNG", "img10.png"]
+    assert names([folder]) == ["img9.PNG", "img10.png", "img9.tiff"]
     assert names([folder / "**/*"]) == ["img9.PNG", "img10.png", "img9.tiff"]
     assert names([folder / "img?.*"]) == ["img9.PNG"]
     assert names([folder / "img10.png", folder, folder / "sub" / ".." / "img10.png"]) == [
         "img10.png",
         "img9.PNG",
+        "img9.tiff",
     ]
     assert names([folder / "notes.txt"]) == ["notes.txt"]  # named by the user: decoding it will tell
 
@@ -146,6 +150,81 @@ def test_every_corrupt_image_is_listed_on_every_worker(folder, tmp_path, world):
         True,
     ]
     assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+TOLERANT = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, on_error="skip"))
+
+
+def spoil(folder):
+    """Spoil images in every way: no bytes, another content, half of the pixels, a folder's name, a name without a file."""
+    whole = (folder / "img9.PNG").read_bytes()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "head.png").write_bytes(whole[:30])
+    (folder / "sub" / "half.png").write_bytes(whole[: len(whole) - 200])
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    return {"empty.png", "text.jpg", "half.png", "head.png", "sub/half.png", "link.png"}
+
+
+def predict_the_others(workers, folder, out):
+    return predict(workers, [str(folder)], out / str(workers.size), TOLERANT)
+
+
+def test_sound_images_are_predicted_without_those_that_are_not(folder, tmp_path):
+    predict(Workers(), [str(folder)], tmp_path / "sound")
+    bad = spoil(folder)
+    for world in (1, 2, 3):
+        for result in run_ranks(predict_the_others, world, (folder, tmp_path)):
+            assert (result["images"], result["skipped"]) == (3, len(bad))
+            assert {str(Path(name).relative_to(folder)) for name in result["faults"]} == bad
+    one, two, three = (files_of(tmp_path / str(world)) for world in (1, 2, 3))
+    assert one == two == three
+    lines = [json.loads(line) for line in one.pop("skipped.jsonl").decode().splitlines()]
+    assert {str(Path(line["file"]).relative_to(folder)) for line in lines} == bad
+    assert all(line["fault"] for line in lines)
+    rows = [json.loads((tmp_path / out / "predictions.json").read_text()) for out in ("sound", "1")]
+    boxes = [[(row["file_name"], row["bbox"]) for row in some] for some in rows]
+    assert boxes[0] == boxes[1], "what is found elsewhere does not change"
+
+
+def test_an_error_says_how_the_others_are_predicted(folder, tmp_path):
+    spoil(folder)
+    for names in (["empty.png", "img9.PNG"], ["half.png", "img9.PNG"]):
+        with pytest.raises(UserError, match=r"data\.on_error=skip"):
+            predict(Workers(), [str(folder / name) for name in names], tmp_path / "out")
+    with pytest.raises(UserError, match="none of the images can be decoded"):
+        predict(Workers(), [str(folder / "empty.png"), str(folder / "half.png")], tmp_path / "out", TOLERANT)
+
+
+def test_names_that_are_the_same_in_several_folders(tmp_path):
+    for name in ("1.png", "a/1.png", "a/b/1.png", "a_b/1.png", "a/b_1.png", "A/1.PNG"):
+        save(tmp_path / "in" / name, 2)
+    result = predict(Workers(), [str(tmp_path / "in")], tmp_path / "out")
+    pictures = [path for path in (tmp_path / "out").iterdir() if path.suffix == ".png"]
+    assert result["images"] == len(pictures) == 6
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as stream:
+        found = {row["image_path"] for row in csv.DictReader(stream)}
+    assert {str(Path(name).relative_to(tmp_path / "in")) for name in found} == {
+        "1.png", "a/1.png", "a/b/1.png", "a_b/1.png", "a/b_1.png", "A/1.PNG",
+    }  # fmt: skip
+
+
+def test_what_was_written_before_is_no_image_and_stays(folder, tmp_path):
+    first = predict(Workers(), [str(folder)], folder / "out")
+    before = files_of(folder / "out")
+    again = predict(Workers(), [str(folder)], tmp_path / "again")
+    assert again["images"] == first["images"] == 3
+    assert [note for note in again["notes"] if "out is passed over" in note]
+    with pytest.raises(UserError, match="holds predictions already"):
+        predict(Workers(), [str(folder / "img10.png")], folder / "out")
+    assert files_of(folder / "out") == before
+    mesh = make_mesh(Workers())
+    predictor = Predictor.of_model(BrightSquares(), CONFIG, mesh, SCENES.classes, FindSquares(CONFIG))
+    ids = SCENES.category_ids
+    replaced = predict_files(predictor, ids, [folder / "img10.png"], folder / "out", overwrite=True)
+    assert replaced["images"] == 1
+    assert expand_paths([str(folder / "out" / "img9.png")]), "what is named is taken"
 
 
 def test_no_image_is_overwritten(folder):

@@ -1,28 +1,49 @@
-"""``ziggurat predict``: run a model on images: results as JSON, and pictures."""
+"""``ziggurat predict``: run a model on images: results as JSON and CSV, and pictures."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ziggurat.cli.options import DONE, RUN_HELP, Outcome, add_settings, settings_from
+from ziggurat.cli.options import DONE, NO, RUN_HELP, SPLITS, Outcome, add_settings, settings_from
 
-HELP = "run a model on images: results as JSON, and pictures"
+HELP = "run a model on images: results as JSON and CSV, and pictures"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
     command.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
-    command.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or globs")
+    command.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="files, folders or globs; or a data set: its annotation file, or with --split its folder",
+    )
     add_settings(command, ["--model", "--plan", "--threads"])
-    command.add_argument("--out", metavar="DIR", type=Path, help="default: the run's predictions")
+    command.add_argument(
+        "--split", choices=SPLITS, help="IMAGE is a data set, whose ids the results keep: which of its images"
+    )
+    command.add_argument(
+        "--out", metavar="DIR", type=Path, help="default: predictions, or predictions-2 ..., of the run"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the predictions in --out")
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Run the command."""
+    """Run the command; images that were left out are an answer of no."""
     from ziggurat.commands.predict import predict
 
-    result = predict(options.run, options.images, options.out, settings_from(options))
-    if result is not None and not options.json:
-        print(f"{result['images']} images in {result['seconds']:.1f} s: {result['predictions']}")
-    return Outcome(DONE, result)
+    result = predict(
+        options.run,
+        options.images,
+        options.out,
+        settings_from(options),
+        split=options.split,
+        overwrite=options.overwrite,
+    )
+    if result is None:
+        return Outcome(DONE, None)
+    if not options.json:
+        left = f", {result['skipped']} left out" if result["skipped"] else ""
+        print(f"{result['images']} images in {result['seconds']:.1f} s{left}: {result['predictions']}")
+    return Outcome(NO if result["skipped"] else DONE, result)

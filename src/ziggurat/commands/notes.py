@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+
+from ziggurat.data.dataset import Dataset
 
 
-def say_notes(notes: Iterable[str]) -> None:
-    """Print notes on standard error, each once.
+def say_notes(*datasets: Dataset | None) -> None:
+    """Print the notes of data sets on standard error, each once; a data set from outside may have none."""
+    notes = [note for dataset in datasets for note in getattr(dataset, "notes", ())]
+    say(*(f"note: {note}" for note in dict.fromkeys(notes)))
 
-    Under torchrun the first worker speaks for all.
-    """
+
+def say(*sentences: str) -> None:
+    """Print sentences on standard error; under torchrun the first worker speaks for all."""
     if os.environ.get("RANK", "0") != "0":
         return
-    for note in dict.fromkeys(notes):
-        print(f"ziggurat: note: {note}", file=sys.stderr, flush=True)
+    for sentence in sentences:
+        print(f"ziggurat: {sentence}", file=sys.stderr, flush=True)

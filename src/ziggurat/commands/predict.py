@@ -2,48 +2,138 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.notes import say, say_notes
 from ziggurat.commands.runs import config_of, load
-from ziggurat.config import RunConfig
-from ziggurat.inference.predict import predict_files
+from ziggurat.config import RunConfig, run_task
+from ziggurat.data.files import files_of
+from ziggurat.data.formats.recognise import format_of, is_annotation_file
+from ziggurat.data.formats.table import Split
+from ziggurat.errors import UserError
+from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.tasks.opening import open_dataset
+
+_LOOKED_AT = 20  # JSON files beside images
 
 
 def predict(
-    run: str | Path,
-    images: Sequence[str],
-    out: str | Path | None = None,
+    run: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    *,
+    split: Split | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
 
     Args:
         run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
-        images: Files, folders and globs.
-        out: Where results and pictures go; None takes the run's ``predictions``.
+        images: Files, folders and globs, one or several; or a data set (its annotation file, ``digits``, or with `split` its
+            folder), whose ids the results keep.
+        out: Where results and pictures go; None takes the run's ``predictions``, or the next free ``predictions-2``.
         settings: From dotted names to values.
+        split: Says that `images` is a data set, and which of its images are meant.
+        overwrite: Whether results of before, which lie in `out`, are replaced.
+
+    Returns:
+        The fields of the command's JSON object; None on torchrun's workers but the first.
 
     Raises:
         UserError: If the run, the images, or the settings are not usable.
     """
     run = Path(run)
     config = config_of(run, settings or {})
+    given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
+    data = _dataset(given, split)
     folder = run if run.is_dir() else run.parent
-    out = Path(out) if out else folder / "predictions"
-    return launch_plan(_predict_worker, (run, config, list(images), out), config)
+    target = Path(out) if out is not None else _free(folder / "predictions", overwrite)
+    if data is not None:
+        config = replace(config, data=replace(config.data, path=data))
+        split = split or "val"
+        say_notes(_open(config, split, None))
+    else:
+        say(*_ids_elsewhere(given))
+    result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite), config)
+    if result is not None:
+        say(*(f"note: {note}" for note in result["notes"]))
+        say(*(f"left out: {fault}" for fault in result["faults"].values()))
+    return result
+
+
+def _dataset(given: Sequence[str], split: Split | None) -> str | None:
+    """Return the data set that is given in the place of images, if one is.
+
+    Raises:
+        UserError: If several are given, or one together with images.
+    """
+    sets = [one for one in given if one == "digits" or is_annotation_file(Path(one))]
+    if split is None and not sets:
+        return None
+    if len(given) > 1:
+        what = sets[0] if sets else f"--split {split}"
+        raise UserError(
+            f"a data set is predicted by itself: got {what} with {len(given)} paths; give one data set, or images"
+        )
+    return given[0]
+
+
+def _ids_elsewhere(given: Sequence[str]) -> list[str]:
+    """Return a note for each folder of images whose ids in a COCO file beside it are not those of the results."""
+    notes = []
+    for folder in [Path(one) for one in given if Path(one).is_dir()]:
+        beside = [*files_of(folder, (".json",)), *files_of(folder.absolute().parent, (".json",))]
+        names = [file.name for file in beside[:_LOOKED_AT] if format_of(file) == "coco"]
+        if names:
+            notes.append(
+                f"note: image_id counts the files of {folder} from 1: to keep the ids of an annotation file "
+                f"({', '.join(names[:3])}), give that file in the place of the images"
+            )
+    return notes
+
+
+def _free(folder: Path, overwrite: bool) -> Path:
+    """Return the first of ``predictions``, ``predictions-2`` ... that holds no results; the first where they are replaced."""
+    number, place = 1, folder
+    while not overwrite and (place / RESULTS).exists():
+        number += 1
+        place = folder.with_name(f"{folder.name}-{number}")
+    return place
+
+
+def _open(config: RunConfig, split: Split, classes: tuple[str, ...] | None) -> Any:
+    dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits, classes)
+    if dataset is None:
+        raise UserError(
+            f"{config.data.path} has no validation split: give --split train or --split test, or name its annotation file"
+        )
+    return dataset
 
 
 def _predict_worker(
-    workers: Workers, path: Path, config: RunConfig, images: list[str], out: Path
+    workers: Workers,
+    path: Path,
+    config: RunConfig,
+    images: list[str],
+    out: Path,
+    split: Split | None,
+    overwrite: bool,
 ) -> dict[str, Any]:
     run = load(path, config)
     category_ids = run.category_ids or tuple(range(run.model.num_classes))
     with make_mesh(workers, config.plan) as mesh:
         predictor = Predictor.of_run(run._replace(config=config), mesh)
-        return predict_files(predictor, category_ids, images, out)
+        if split is not None:
+            dataset = _open(config, split, run.classes or None)
+            return predict_dataset(predictor, dataset, out, overwrite=overwrite) | {"split": split}
+        return predict_files(predictor, category_ids, images, out, overwrite=overwrite)

@@ -7,7 +7,7 @@ What file managers, notebooks and archives leave behind is no part of a data set
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # of archives made on a Mac, of network drives, of Windows, of file systems
@@ -42,10 +42,13 @@ def files_of(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return [entry for entry in entries_of(folder) if entry.name.lower().endswith(endings) and entry.is_file()]
 
 
-def walk_files(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+def walk_files(
+    folder: Path, suffixes: Sequence[str], passes_over: Callable[[Path], bool] = lambda inner: False
+) -> Iterator[Path]:
     """Yield the files in a folder, and in the folders in it, whose names end in one of some suffixes (in small letters).
 
-    Folders are walked through in the order of names, links among them once; what is hidden is passed over.
+    Folders are walked through in the order of names, links among them once; what is hidden is passed over, and each folder
+    in the folder that `passes_over` says.
     """
     endings = tuple(suffixes)
     walked: set[str] = set()
@@ -55,7 +58,9 @@ def walk_files(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
             folders.clear()
             continue
         walked.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = sorted(
+            name for name in folders if not is_hidden(name) and not passes_over(Path(inner, name))
+        )
         for name in sorted(names):
             if name.lower().endswith(endings) and not is_hidden(name):
                 yield Path(inner, name)

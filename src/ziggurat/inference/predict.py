@@ -1,4 +1,4 @@
-"""Running a model on the user's images: results as JSON, and a picture for each image."""
+"""Running a model on the user's images: results as JSON and CSV, and a picture for each image."""
 
 from __future__ import annotations
 
@@ -11,66 +11,134 @@ from typing import Any
 
 from PIL import Image
 
-from ziggurat.config import DataConfig
-from ziggurat.data.readers.image_files import ImageFiles, expand_paths, inspect_images, picture_names
-from ziggurat.data.readers.sample_range import read_range
+from ziggurat.data.dataset import Dataset, Spelling
 from ziggurat.errors import UserError
+from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with_remedy, without
 from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
 from ziggurat.inference.tiles import ProgressCallback
-from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.base import Place
 
-RESULTS = "predictions.json"
 JPEG_QUALITY = 90
 
 
 def predict_files(
     predictor: Predictor,
     category_ids: Sequence[int],
-    paths: Sequence[str],
+    paths: Sequence[str | os.PathLike[str]],
     out: Path,
     progress: ProgressCallback | None = None,
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Predict what is on images, and write it; see `predict_asked`.
+
+    Args:
+        predictor: All of its workers call this.
+        category_ids: The COCO category id of each label.
+        paths: Files, folders (with the folders in them) and globs.
+        out: Folder of all that is written.
+        progress: Called after each batch of this worker.
+        overwrite: Whether results of before, which lie in `out`, are replaced.
+
+    Communication: one broadcast of the paths and sizes.
+    """
+    config = predictor.config.data
+    asked = predictor.mesh.workers.decide_on_first(lambda: ask_for_files(paths, category_ids, config))
+    return predict_asked(predictor, asked, out, progress, overwrite=overwrite)
+
+
+def predict_dataset(
+    predictor: Predictor,
+    dataset: Dataset,
+    out: Path,
+    progress: ProgressCallback | None = None,
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Predict what is on the images of a data set, with its ids of images and categories, and write it; see `predict_asked`.
+
+    Args:
+        predictor: All of its workers call this.
+        dataset: With the labels of the model.
+        out: Folder of all that is written.
+        progress: Called after each batch of this worker.
+        overwrite: Whether results of before, which lie in `out`, are replaced.
+    """
+    asked = ask_for_dataset(dataset, predictor.config.data)
+    return predict_asked(predictor, asked, out, progress, overwrite=overwrite)
+
+
+def predict_asked(
+    predictor: Predictor,
+    asked: Asked,
+    out: Path,
+    progress: ProgressCallback | None = None,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predict what is on images, and write it.
 
     Args:
         predictor: All of its workers call this.
-        category_ids: The COCO category id of each label.
-        paths: Files, folders (their images, not those of folders in them) and globs.
-        out: Folder of ``predictions.json``, of the pictures, and of what files the task writes. The results are a list, as
-            the task's `rows` has them: of a detector COCO results; of a classifier the best classes of each image; of a
-            segmenter each image's mask (a file in ``masks``, whose values are labels) and its pixels by class.
+        asked: The same on every worker.
+        out: Folder of ``predictions.json``, ``predictions.csv``, of the pictures, and of what files the task writes. The results
+            are a list, as the task's `rows` has them: of a detector COCO results; of a classifier the best classes of each
+            image; of a segmenter each image's mask (a file in ``masks``, whose values are labels) and its pixels by class.
+            The table has a line for each of them, as the task's `table` has it. With ``data.on_error=skip``, images that were left
+            out are listed in ``skipped.jsonl``.
         progress: Called after each batch of this worker.
+        overwrite: Whether results of before, which lie in `out`, are replaced.
 
     Returns:
-        The fields of the command's JSON object: ``images``, ``seconds``, ``images_per_second``,
-        ``predictions`` (the file), ``pictures`` (the folder), what the task adds (a detector ``detections``); on every
-        worker.
+        The fields of the command's JSON object: ``images``, ``skipped``, ``seconds``, ``images_per_second``,
+        ``predictions`` and ``table`` (the files), ``pictures`` (the folder), ``notes``, what the task adds (a detector
+        ``detections``); on every worker.
 
     Raises:
-        UserError: On every worker: nothing is found under a path, images cannot be decoded (each is listed), or
-            `out` cannot be written or would overwrite an image.
+        UserError: On every worker: images cannot be decoded (each is listed), or all of them where they are skipped, or
+            `out` cannot be written, holds results already or would have an image overwritten.
+
+    Communication: that of `run_images`, and one gather of the results.
     """
     begin = time.perf_counter()
     task, classes, workers = predictor.task, predictor.classes, predictor.mesh.workers
-    images, pictures = _agreed_input(paths, predictor.config.data, out, workers)
+    workers.decide_on_first(lambda: _prepare(out, asked, overwrite))
+    spoiled: dict[int, str] | None = {} if predictor.config.data.on_error == "skip" else None
+    try:
+        found = predictor.predict(asked.images, progress, spoiled)
+    except UserError as error:
+        raise UserError(with_remedy(error.faults)) from None
+    numbers = [index for index in range(len(asked.images)) if index not in (spoiled or {})]
+    left = without(asked, spoiled) if spoiled else asked
+    if not numbers:
+        raise UserError(["none of the images can be decoded", *left.spoiled.values()])
     mine = {}
-    for index, prediction in predictor.predict(images, progress).items():
-        place = Place(images.record(index), out, pictures[index].stem, classes, category_ids)
-        mine[index] = task.rows(prediction, place)
-        save_picture(task.draw(images.image(index), prediction, classes), pictures[index])
-    by_image = {index: rows for part in workers.gather(mine) for index, rows in part.items()}
-    results = [row for index in sorted(by_image) for row in by_image[index]]
+    for number, index in enumerate(numbers):
+        if index in found:
+            picture = out / left.pictures[number]
+            place = Place(left.images.record(number), out, picture.stem, classes, asked.category_ids)
+            mine[number] = task.rows(found[index], place)
+            save_picture(task.draw(left.images.image(number), found[index], classes), picture)
+    by_image = {number: rows for part in workers.gather(mine) for number, rows in part.items()}
+    results = [row for number in sorted(by_image) for row in by_image[number]]
     if workers.is_first:
-        (out / RESULTS).write_text(json.dumps(results), encoding="utf-8")
+        written = [_respelled(row, asked.spelled) for row in results]
+        (out / RESULTS).write_text(json.dumps(written), encoding="utf-8")
+        write_table(out / TABLE, task.table(results))
+        write_skipped(out / SKIPPED, left.spoiled)
     seconds = time.perf_counter() - begin
     return {
-        "images": len(images),
+        "images": len(numbers),
+        "skipped": len(left.spoiled),
         "seconds": seconds,
-        "images_per_second": len(images) / seconds,
+        "images_per_second": len(numbers) / seconds,
         **task.summary(results),
         "predictions": str(out / RESULTS),
+        "table": str(out / TABLE),
         "pictures": str(out),
+        "faults": left.spoiled,
+        "notes": list(asked.notes),
     }
 
 
@@ -79,31 +147,34 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     picture.save(path, quality=JPEG_QUALITY, compress_level=1)  # JPEG's and PNG's: each ignores the other's
 
 
-def _agreed_input(
-    paths: Sequence[str], config: DataConfig, out: Path, workers: Workers
-) -> tuple[ImageFiles, list[Path]]:
-    """Return the images, and the picture of each, as the first worker finds them; all fail together.
-
-    Communication: one broadcast of the paths and sizes.
-    """
-
-    def inspected() -> tuple[ImageFiles, list[Path]]:
-        images = inspect_images(expand_paths(paths), config.max_pixels, read_range(config.range))
-        return images, _prepare(out, images)
-
-    return workers.decide_on_first(inspected)
+def _respelled(row: dict[str, Any], spelled: Spelling) -> dict[str, Any]:
+    """Return a row of results with ids as the data set's files write them."""
+    if not spelled.images and not spelled.categories:
+        return row
+    changed = {**row, "image_id": spelled.images.get(row["image_id"], row["image_id"])}
+    if "category_id" in row:
+        changed["category_id"] = spelled.categories.get(row["category_id"], row["category_id"])
+    if "top" in row:
+        changed["top"] = [_respelled_class(one, spelled) for one in row["top"]]
+    return changed
 
 
-def _prepare(out: Path, images: ImageFiles) -> list[Path]:
-    """Make the folder and return the file of each picture; no image may be overwritten."""
+def _respelled_class(one: dict[str, Any], spelled: Spelling) -> dict[str, Any]:
+    return one | {"category_id": spelled.categories.get(one["category_id"], one["category_id"])}
+
+
+def _prepare(out: Path, asked: Asked, overwrite: bool) -> None:
+    """Make the folder; neither results nor images may be overwritten."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the folder {out}: {error.strerror}; choose another --out") from None
     if not os.access(out, os.W_OK):
         raise UserError(f"cannot write the folder {out}: permission denied; choose another --out")
-    pictures = [out / name for name in picture_names(images.paths, images.sizes)]
-    inputs = {path.resolve() for path in images.paths}
-    if any(picture.resolve() in inputs for picture in pictures):
+    if (out / RESULTS).exists() and not overwrite:
+        raise UserError(
+            f"{out} holds predictions already: choose another --out, or replace them (--overwrite)"
+        )
+    inputs = {Path(asked.images.record(index).name).resolve() for index in range(len(asked.images))}
+    if any((out / picture).resolve() in inputs for picture in asked.pictures):
         raise UserError(f"pictures in {out} would overwrite the images: choose another --out")
-    return pictures

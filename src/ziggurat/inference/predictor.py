@@ -98,20 +98,27 @@ class Predictor:
         classes = run.classes or tuple(str(label) for label in range(run.model.num_classes))
         return cls.of_model(run.model, run.config, mesh, classes)
 
-    def predict(self, images: Images, progress: ProgressCallback | None = None) -> dict[int, Any]:
+    def predict(
+        self,
+        images: Images,
+        progress: ProgressCallback | None = None,
+        spoiled: dict[int, str] | None = None,
+    ) -> dict[int, Any]:
         """Return the prediction for each of those images that are this worker's; every image is one worker's.
 
         Args:
             images: With known sizes, the same on every worker; every data set is such.
             progress: Called after each batch with this worker's tiles: done, and in all.
+            spoiled: Takes what is wrong with each image that cannot be decoded, by its number, on every worker; such an image
+                has no prediction. None makes it an error.
 
         Returns:
             By the number of the image what the task says of it, in the image's own pixels, on the CPU.
 
         Raises:
-            UserError: On every worker, listing each image that cannot be decoded.
+            UserError: On every worker, listing each image that cannot be decoded, if `spoiled` is None.
         """
-        return run_images(self.task, images, replace(self._compute, progress=progress))
+        return run_images(self.task, images, replace(self._compute, progress=progress), spoiled)
 
     def __call__(self, images: GivenImage | Iterable[GivenImage]) -> Any:
         """Return the prediction for an image, or a list of the predictions for several, as `ziggurat predict` has them.

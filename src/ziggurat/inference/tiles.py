@@ -27,7 +27,6 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Extent, Region, clip, cut_out, volume
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.views import (
@@ -153,6 +152,7 @@ def run_tiles(
     views: Sequence[View],
     finish: Callable[[Any, Sequence[Extent]], list[T]],
     compute: Compute,
+    spoiled: dict[int, str] | None = None,
 ) -> Tiled[T]:
     """Run a model on the tiles of all images, together with the other workers.
 
@@ -161,9 +161,11 @@ def run_tiles(
         views: How the model sees each of them.
         finish: From the model's outputs and the rows and columns of each tile to a result for each tile.
         compute: How; the model's mode (training or evaluation) is restored.
+        spoiled: Takes the index of each image that cannot be decoded, and why, on every worker; its tiles are computed as
+            black ones. None makes such an image an error.
 
     Raises:
-        SpoiledImages: On every worker, with each image that cannot be decoded.
+        UserError: On every worker, listing each image that cannot be decoded, if `spoiled` is None.
 
     Placement:
         Every worker has its part of the model and can read every image; afterwards each has the results of its tiles (workers
@@ -179,15 +181,18 @@ def run_tiles(
     forward = _Forward(finish, compute)
     most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
     with compute.mode:
-        results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute)
+        is_tolerant = spoiled is not None
+        results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute, is_tolerant)
         if most > num_runs:
             forward.keep_company(batches[0], most - num_runs)
     compute.executor.end()
     messages = {
         image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
     }
-    if messages:
-        raise SpoiledImages(messages)
+    if spoiled is not None:
+        spoiled |= {image: messages[image] for image in sorted(messages)}
+    elif messages:
+        raise UserError([messages[image] for image in sorted(messages)])
     first = sum(len(pieces) for pieces in batches[: share.start])
     return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
 
@@ -274,10 +279,12 @@ def _run_batches(
     views: Sequence[View],
     batches: Sequence[Sequence[Piece]],
     compute: Compute,
+    is_tolerant: bool,
 ) -> tuple[list[T], dict[int, str], int]:
     """Return the result of each tile, the fault of each image that cannot be decoded, by its index, and the model's runs.
 
-    After a fault nothing more is computed, but all images are decoded still, so that every fault is told at once.
+    After a fault nothing more is computed, but all images are decoded still, so that every fault is told at once; a tolerant
+    run goes on, with black tiles in the place of those that cannot be decoded: batches are those of sound images.
     """
     results: list[T] = []
     faults: dict[int, str] = {}
@@ -295,10 +302,16 @@ def _run_batches(
             faults |= {
                 p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
             }
+            if is_tolerant:
+                shapes = [(3, *_own_pixels(piece, part).tile.size) for piece in batch]
+                pixels = [
+                    torch.zeros(shape, dtype=torch.uint8) if isinstance(tile, UserError) else tile
+                    for shape, tile in zip(shapes, pixels, strict=True)
+                ]
             waiting.append(Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part))
             if len(waiting) == executor.at_once or number == len(batches):
                 # workers that compute a batch together go on together, or not at all
-                if not any(mesh.together.sum([len(faults)])):
+                if is_tolerant or not any(mesh.together.sum([len(faults)])):
                     results += forward(waiting)
                     num_runs += len(waiting)
                 waiting = []

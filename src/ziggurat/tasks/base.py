@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -54,6 +54,18 @@ class Place:
     def facts(self) -> dict[str, Any]:
         """What is written of an image, whatever the task."""
         return {"image_id": self.record.image_id, "file_name": self.record.name}
+
+
+class ResultTable(NamedTuple):
+    """Results as a table.
+
+    Attributes:
+        columns: Their names.
+        lines: Of each line a value for each column.
+    """
+
+    columns: tuple[str, ...]
+    lines: Sequence[Sequence[Any]]
 
 
 class Task(ABC, Generic[Found, Prediction]):
@@ -205,6 +217,16 @@ class Task(ABC, Generic[Found, Prediction]):
     @abstractmethod
     def rows(self, prediction: Prediction, place: Place) -> list[dict[str, Any]]:
         """Return what ``predictions.json`` says of an image, and write what files it names."""
+
+    def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
+        """Return what ``predictions.csv`` says, from the rows of all images; by default their plain values.
+
+        The first columns are to be those of `data.formats.csv_layout`, so that the file may be read as annotations.
+        """
+        names = {
+            name: None for row in rows for name, value in row.items() if not isinstance(value, (dict, list))
+        }
+        return ResultTable(tuple(names), [[row.get(name) for name in names] for row in rows])
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what `predict` says besides the number of images, from the rows of all of them."""

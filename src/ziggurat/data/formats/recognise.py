@@ -141,6 +141,11 @@ def _of_file(path: Path) -> dict[Split, Source]:
     return {"train": source, "val": source, "test": source}
 
 
+def is_annotation_file(path: Path) -> bool:
+    """Whether a path is a file that names a data set, and no image: by its suffix."""
+    return path.suffix.lower() in (*_SUFFIXES, ".yaml", ".yml") and path.is_file()
+
+
 def format_of(file: Path) -> str | None:
     """Return the format that a file's beginning shows, or None."""
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
-from ziggurat.data.files import LEFT_BEHIND, entries_of
+from ziggurat.data.files import LEFT_BEHIND, walk_files
 from ziggurat.data.readers.images import inspect_image, read_image
 from ziggurat.data.readers.registry import image_suffixes
 from ziggurat.data.readers.sample_range import SampleRange
@@ -22,6 +22,7 @@ from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
+_WRITTEN = (("predictions.json",), ("config.yaml", "classes.json"))  # in a prediction's folder, in a run's
 JPEG_SIDE = 65500  # the format's largest
 
 
@@ -59,24 +60,35 @@ class ImageFiles:
         return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], region)
 
 
-def expand_paths(paths: Sequence[str]) -> list[Path]:
+def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | None = None) -> list[Path]:
     """Return the image files that are meant, each once, in natural order within a folder or glob.
 
     Args:
-        paths: Files (whatever their suffix), folders and globs (``**`` stands for folders in folders).
+        paths: Files (whatever their suffix), folders with the folders in them, and globs (``**`` stands for folders in folders).
+            Folders in a folder that a run or a prediction has written are passed over.
+        notes: Takes what there is to say of the folders that were passed over.
 
     Raises:
         UserError: Listing every path under which there is no image.
     """
     found: dict[Path, Path] = {}  # by where it really is
     faults = []
-    for path in paths:
+
+    def is_written(folder: Path) -> bool:
+        names = next((group for group in _WRITTEN if all((folder / name).is_file() for name in group)), None)
+        if names is not None and notes is not None:
+            notes.append(f"the folder {folder} is passed over: ziggurat has written it ({', '.join(names)})")
+        return names is not None
+
+    for path in [os.fspath(path) for path in paths]:
         here = Path(path)
         if here.is_file():
             found.setdefault(here.resolve(), here)
             continue
-        entries = entries_of(here) if here.is_dir() else _matches(path)
-        images = [e for e in entries if e.name.lower().endswith(image_suffixes()) and e.is_file()]
+        if here.is_dir():
+            images = list(walk_files(here, image_suffixes(), is_written))
+        else:
+            images = [e for e in _matches(path) if e.name.lower().endswith(image_suffixes()) and e.is_file()]
         if not images:
             faults.append(_nothing_found(path))
         for image in sorted(images, key=natural_key):
@@ -97,7 +109,7 @@ def _matches(pattern: str) -> list[Path]:
 
 def _nothing_found(path: str) -> str:
     if Path(path).is_dir():
-        return f"the folder {path} holds no images ({', '.join(image_suffixes())}): for those of its folders, give '{path}/**/*'"
+        return f"the folder {path} holds no images ({', '.join(image_suffixes())}), nor do the folders in it"
     if glob.has_magic(path):
         return (
             f"no image matches {path}: give a file, a folder or another glob ({', '.join(image_suffixes())})"
@@ -127,7 +139,7 @@ def picture_names(paths: Sequence[Path], sizes: Sequence[Extent]) -> list[str]:
     """
     stems = Counter(path.stem.lower() for path in paths)
     parents = [str(path.resolve().parent) for path in paths]
-    common = os.path.commonpath(parents)
+    common = os.path.commonpath(parents) if parents else ""
     taken: set[str] = set()
     names = []
     for path, parent, size in zip(paths, parents, sizes, strict=True):
@@ -146,14 +158,32 @@ def picture_suffix(height: int, width: int) -> str:
     return ".jpg" if height * width > PNG_PIXELS and max(height, width) <= JPEG_SIDE else ".png"
 
 
-def inspect_images(paths: Sequence[Path], max_pixels: int, samples: SampleRange | None = None) -> ImageFiles:
-    """Read the headers of all images; UserError lists every one that is not readable, or has no range of samples."""
-    sizes, faults = [], []
+def inspect_images(
+    paths: Sequence[Path],
+    max_pixels: int,
+    samples: SampleRange | None = None,
+    spoiled: dict[str, str] | None = None,
+) -> ImageFiles:
+    """Read the headers of all images.
+
+    Args:
+        paths: The files.
+        max_pixels: Larger images are refused.
+        samples: The range of samples of more than 8 bits.
+        spoiled: Takes what is wrong with each file that is left out, by its path; None makes it an error.
+
+    Raises:
+        UserError: If `spoiled` is None, listing every image that is not readable, or has no range of samples.
+    """
+    sound, sizes, faults = [], [], []
     for path in paths:
         try:
             sizes.append(inspect_image(path, max_pixels, samples))
+            sound.append(path)
         except UserError as error:
+            if spoiled is not None:
+                spoiled[path.as_posix()] = str(error)
             faults += error.faults
-    if faults:
+    if faults and spoiled is None:
         raise UserError(faults)
-    return ImageFiles(tuple(paths), tuple(sizes), max_pixels, samples)
+    return ImageFiles(tuple(sound), tuple(sizes), max_pixels, samples)

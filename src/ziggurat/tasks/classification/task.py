@@ -19,12 +19,12 @@ from ziggurat.data.dataset import ClassificationDataset, ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View, make_center_view
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import Place, Task
+from ziggurat.tasks.base import Place, ResultTable, Task
 from ziggurat.tasks.classification.metric import ClassificationMetric
 from ziggurat.tasks.classification.pictures import draw_class
 from ziggurat.tasks.classification.settings import DEMO, PRETRAINED_DATA
 from ziggurat.tasks.classification.targets import LabelKind, LabelTargets
-from ziggurat.tasks.classification.writing import class_row
+from ziggurat.tasks.classification.writing import class_row, class_table
 from ziggurat.tasks.own import whole_output
 
 
@@ -141,6 +141,10 @@ class ClassificationTask(Task[Tensor, Tensor]):
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the best classes of an image."""
         return [class_row(prediction, place)]
+
+    def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
+        """Return the best class of each image."""
+        return class_table(rows)
 
     def _share(self, logits_BK: Tensor, labels_B: Tensor, totals: Tensor) -> Tensor:
         logits_BK, num_workers = whole_output(logits_BK)

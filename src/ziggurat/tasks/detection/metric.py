@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ziggurat.data.dataset import DetectionDataset, all_annotations
+from ziggurat.data.dataset import Dataset, DetectionDataset, all_annotations, spelling_of
 from ziggurat.data.detections import Detections
 from ziggurat.metrics.base import Metric, overall
 from ziggurat.metrics.coco import GroundTruth, coco_metrics
@@ -49,7 +49,14 @@ class DetectionMetric(Metric[Detections]):
 
     def compute(self) -> dict[str, Any]:
         """Return what `coco_metrics` says."""
-        return coco_metrics(self._truth(), self.found, self._dataset.classes, self._max_detections)
+        truth, found = self._truth(), self.found
+        order = order_of_ids(self._dataset)
+        return coco_metrics(
+            [truth[index] for index in order],
+            [found[index] for index in order],
+            self._dataset.classes,
+            self._max_detections,
+        )
 
     def findings(self, metrics: dict[str, Any]) -> Findings:
         """Return average precisions, curves and what is taken for what; an image's quality is its F1."""
@@ -70,6 +77,16 @@ class DetectionMetric(Metric[Detections]):
 
     def _truth(self) -> list[GroundTruth]:
         return [ground_truth(self._dataset, index) for index in range(len(self._dataset))]
+
+
+def order_of_ids(dataset: Dataset) -> list[int]:
+    """Return the images in the order of their ids, as COCO's own evaluation takes them: it decides between equal scores."""
+    ids = [dataset.record(index).image_id for index in range(len(dataset))]
+    written = spelling_of(dataset).images
+    keys: list[Any] = [written.get(id, id) for id in ids]
+    if any(isinstance(key, str) for key in keys):  # words have the order of words
+        keys = [str(key) for key in keys]
+    return sorted(range(len(ids)), key=keys.__getitem__)
 
 
 def ground_truth(dataset: DetectionDataset, index: int) -> GroundTruth:

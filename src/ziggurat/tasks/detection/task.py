@@ -20,7 +20,7 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import Place, Task
+from ziggurat.tasks.base import Place, ResultTable, Task
 from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
 from ziggurat.tasks.detection.loss import DetectionLoss, Outputs
@@ -29,7 +29,7 @@ from ziggurat.tasks.detection.metric import DetectionMetric
 from ziggurat.tasks.detection.packing import Packed, pack, unpack
 from ziggurat.tasks.detection.settings import DEMO, PRETRAINED_DATA, PRETRAINED_DECODE, coco_classes
 from ziggurat.tasks.detection.targets import ObjectKind
-from ziggurat.tasks.detection.writing import coco_rows
+from ziggurat.tasks.detection.writing import box_table, coco_rows
 from ziggurat.visualize.boxes import draw_comparison, draw_detections
 
 
@@ -137,6 +137,10 @@ class DetectionTask(Task[Detections, Detections]):
     def rows(self, prediction: Detections, place: Place) -> list[dict[str, Any]]:
         """Return every detection as COCO has it."""
         return coco_rows(prediction, place)
+
+    def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
+        """Return a line for each box."""
+        return box_table(rows)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the number of detections."""

@@ -1,11 +1,14 @@
-"""What `predict` writes of detections: COCO's results."""
+"""What `predict` writes of detections: COCO's results, and a table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ziggurat.data.detections import Detections
-from ziggurat.tasks.base import Place
+from ziggurat.tasks.base import Place, ResultTable
 
 
 def coco_rows(detections: Detections, place: Place) -> list[dict[str, Any]]:
@@ -26,3 +29,14 @@ def coco_rows(detections: Detections, place: Place) -> list[dict[str, Any]]:
         }
         for box, score, label in zip(*columns, strict=True)
     ]
+
+
+def box_table(rows: Sequence[dict[str, Any]]) -> ResultTable:
+    """Return a line for each box: corners in pixels of the upright image, in the columns of our CSV of annotations, and its score."""
+    columns = ("image_path", "xmin", "ymin", "xmax", "ymax", "label", "score")
+    return ResultTable(columns, [_line(row) for row in rows])
+
+
+def _line(row: dict[str, Any]) -> list[Any]:
+    x, y, width, height = (np.float32(value) for value in row["bbox"])
+    return [row["file_name"], x, y, x + width, y + height, row["category"], row["score"]]

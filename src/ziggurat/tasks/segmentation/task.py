@@ -20,7 +20,7 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import Place, Task
+from ziggurat.tasks.base import Place, ResultTable, Task
 from ziggurat.tasks.own import own_part
 from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
 from ziggurat.tasks.segmentation.label_tiles import join_tiles
@@ -28,7 +28,7 @@ from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
 from ziggurat.tasks.segmentation.settings import DEMO
 from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
-from ziggurat.tasks.segmentation.writing import mask_row
+from ziggurat.tasks.segmentation.writing import mask_row, mask_table
 from ziggurat.visualize.labels import draw_label_comparison, draw_labels
 
 
@@ -191,3 +191,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the image's mask (a file) and its pixels by class."""
         return [mask_row(prediction, place)]
+
+    def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
+        """Return a line for each class of each image."""
+        return mask_table(rows)

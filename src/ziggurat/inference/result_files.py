@@ -1,0 +1,31 @@
+"""The files of a prediction beside its pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ziggurat.tasks.base import ResultTable
+
+RESULTS = "predictions.json"
+TABLE = "predictions.csv"
+SKIPPED = "skipped.jsonl"
+
+
+def write_table(path: Path, table: ResultTable) -> None:
+    """Write the table of results; names of files that are no text in UTF-8 keep their bytes."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(table.columns)
+        rows.writerows(table.lines)
+
+
+def write_skipped(path: Path, spoiled: Mapping[str, str]) -> None:
+    """Write a line for each image that was left out; where there is none, there is no file."""
+    if not spoiled:
+        path.unlink(missing_ok=True)  # that of an earlier prediction, which is replaced
+        return
+    lines = [json.dumps({"file": file, "fault": fault}) for file, fault in spoiled.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
