@@ -33,7 +33,7 @@ def test_images_that_are_larger_than_a_tile():
     squares = Squares([(200, 150), (64, 64)])
     predictor = Predictor.of_model(BrightSquares(), CONFIG, task=FindSquares(CONFIG))
     (picture,) = draw_examples(predictor, squares, [0])
-    assert picture.size == (150 * 2, 200 * 2)
+    assert picture.size == (150 * 2, 200 * 2 + 28)  # with a legend, as the squares are crowded
     assert squares.decoded == [0, 0]  # nothing else is looked at
 
 

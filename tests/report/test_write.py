@@ -28,6 +28,13 @@ from ziggurat.data.detections import Detections
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.report import write_report
 
+PICTURES = {
+    "detect": {"precision_recall", "scores", "counts"},
+    "classify": {"precision_recall", "scores"},
+    "segment": set(),
+}
+"""What else is drawn of each task."""
+
 
 def report(folder, dataset, evaluation, model, task, board=None, config=CONFIG):
     console = Console(file=io.StringIO(), width=100)
@@ -48,11 +55,11 @@ def pixels(file):
 @pytest.mark.parametrize("task", FAKES)
 def test_everything_is_written_shown_and_printed(tmp_path, task):
     files, board, printed = report(tmp_path, *FAKES[task](12))
-    names = {"best", "worst", "confusion", "loss"} | ({"precision_recall"} if task != "segment" else set())
-    assert set(files) == names | {"metrics"}
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"metrics.json"} | {
-        f"{n}.png" for n in names
-    }
+    names = {"best", "worst", "confusion", "loss"} | PICTURES[task]
+    tables = {"metrics": "metrics.json"} | ({"counts_table": "counts.csv"} if task == "detect" else {})
+    assert set(files) == names | set(tables)
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert written == {*tables.values(), *(f"{name}.png" for name in names)}
     for name in names:
         shown = board.shown[f"report/{name}"]
         assert (shown.step, shown.format) == (30, "HWC")
@@ -71,7 +78,7 @@ def test_numbers_alone(tmp_path):
     config = override(CONFIG, {"train.report": "numbers"})
     whole, _, expected = report(tmp_path / "pictures", *FAKES["detect"](12))
     files, board, printed = report(tmp_path / "numbers", *FAKES["detect"](12), config=config)
-    assert files.keys() == {"metrics"}
+    assert files.keys() == {"metrics", "counts_table"}
     assert not board.shown
     assert printed == expected
     assert Path(files["metrics"]).read_text() == Path(whole["metrics"]).read_text()
@@ -91,7 +98,9 @@ def test_tensorboard_has_the_pictures(tmp_path):
     board.close()
     events = EventAccumulator(str(tmp_path / "events"), size_guidance={"images": 0})
     events.Reload()
-    expected = {f"report/{name}" for name in ("best", "worst", "confusion", "precision_recall", "loss")}
+    expected = {
+        f"report/{name}" for name in ("best", "worst", "confusion", "precision_recall", "scores", "loss")
+    }
     assert set(events.Tags()["images"]) == expected
     (event,) = events.Images("report/confusion")
     stored = pixels(io.BytesIO(event.encoded_image_string))

@@ -7,7 +7,8 @@ from PIL import Image
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.detections import Detections
-from ziggurat.visualize.boxes import class_color, contact_sheet, draw_comparison, draw_detections
+from ziggurat.visualize.boxes import contact_sheet, draw_comparison, draw_detections
+from ziggurat.visualize.colors import class_color
 
 GREY = (90, 90, 90)
 ONE = ("tree",)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ziggurat.visualize.boxes import class_color
+from ziggurat.visualize.colors import class_color
 from ziggurat.visualize.labels import draw_label_comparison, draw_labels, label_image
 
 CLASSES = ("background", "tree", "road")

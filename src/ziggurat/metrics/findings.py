@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ziggurat.metrics.counts import Counts
 from ziggurat.metrics.curves import Curve
+from ziggurat.metrics.scores import ScoreCurve
 
 BACKGROUND = "(background)"  # in brackets: a class may have this name
 
@@ -44,6 +46,8 @@ class Findings:
         quality: Of each image, in [0, 1], float64, shape ``(images,)``.
         quality_name: What `quality` is.
         richness: How much there is on an image.
+        scores: Precision and recall over the least score of what counts; None where there are no scores.
+        counts: Objects of each image; None where nothing is counted.
     """
 
     unit: str
@@ -56,6 +60,8 @@ class Findings:
     quality: Tensor
     quality_name: str
     richness: Callable[[int], int]
+    scores: ScoreCurve | None = None
+    counts: Counts | None = None
 
     @classmethod
     def of_quality(

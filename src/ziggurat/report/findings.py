@@ -14,7 +14,16 @@ MAX_CONFUSED = 50  # pairs of classes that are listed: a matrix of a thousand cl
 def numbers(findings: Findings) -> dict[str, Any]:
     """Return the numbers of all classes, and what is confused most, as JSON has them."""
     classes = {row.name: {findings.unit: row.count, **row.values} for row in findings.rows}
-    return {"metrics": findings.metrics, "classes": classes, "confused": _most_confused(findings)}
+    said: dict[str, Any] = {
+        "metrics": findings.metrics,
+        "classes": classes,
+        "confused": _most_confused(findings),
+    }
+    if findings.scores is not None:
+        said["best_score"] = findings.scores.numbers()
+    if findings.counts is not None:
+        said["counts"] = findings.counts.numbers()
+    return said
 
 
 def _most_confused(findings: Findings) -> list[dict[str, Any]]:

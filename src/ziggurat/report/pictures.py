@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -26,11 +27,21 @@ def draw_examples(predictor: Predictor, dataset: Dataset, indices: Sequence[int]
     Raises:
         UserError: Listing each image that cannot be decoded.
     """
-    found = predictor.predict(_Chosen(dataset, tuple(indices)))
     return [
-        predictor.task.draw_comparison(dataset.image(index), found[number], dataset, index)
-        for number, index in enumerate(indices)
+        draw_example(predictor, dataset, *one)
+        for one in predict_examples(predictor, dataset, indices).items()
     ]
+
+
+def predict_examples(predictor: Predictor, dataset: Dataset, indices: Sequence[int]) -> dict[int, Any]:
+    """Return the prediction for some images of a data set, by their numbers, in the same order."""
+    found = predictor.predict(_Chosen(dataset, tuple(indices)))
+    return {index: found[number] for number, index in enumerate(indices)}
+
+
+def draw_example(predictor: Predictor, dataset: Dataset, index: int, prediction: Any) -> Image.Image:
+    """Draw a prediction and the truth, as the task compares them."""
+    return predictor.task.draw_comparison(dataset.image(index), prediction, dataset, index)
 
 
 @dataclass(frozen=True)

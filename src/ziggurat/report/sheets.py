@@ -8,7 +8,8 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 from ziggurat.report.names import readable
-from ziggurat.visualize.boxes import READABLE_SIDE, contact_sheet
+from ziggurat.visualize.boxes import contact_sheet
+from ziggurat.visualize.pixels import READABLE_SIDE, reduction
 
 _COLUMNS = 4
 _LETTERS = 15  # pixels of a caption's letters
@@ -18,9 +19,8 @@ _INK, _FAINT, _PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
 
 def reduce_picture(picture: Image.Image) -> Image.Image:
     """Return the picture, made smaller if it is larger than a place of the sheet; wide ones have two places."""
-    places = 2 if picture.width > 2 * picture.height else 1
-    factor = min(READABLE_SIDE / picture.height, places * READABLE_SIDE / picture.width)
-    if factor >= 1:
+    factor = reduction(*picture.size)
+    if factor == 1:
         return picture
     width, height = (max(1, round(factor * extent)) for extent in picture.size)
     return picture.resize((width, height), Image.Resampling.LANCZOS)

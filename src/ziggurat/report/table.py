@@ -18,6 +18,13 @@ def print_table(console: Console, findings: Findings) -> None:
     console.print(_overall(findings.metrics))
     if findings.rows:
         console.print(_by_class(findings))
+    if findings.scores is not None:
+        best = findings.scores.numbers()
+        console.print(
+            f"best F1 {best['f1']:.3f} at a score of {best['score']:.3f}: precision {best['precision']:.3f}, "
+            f"recall {best['recall']:.3f}",
+            highlight=False,
+        )
     hidden = len(findings.rows) - MAX_ROWS
     if hidden > 0:
         console.print(f"and {hidden} more classes, all of them in report/metrics.json", highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,20 +11,25 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.extents import Extent, cut_out
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.inference.predictor import Predictor
 from ziggurat.metrics.findings import Findings
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.report.choosing import best_and_worst
+from ziggurat.report.counts import counts_table
 from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
 from ziggurat.report.loss_plot import draw_history
-from ziggurat.report.pictures import draw_examples
+from ziggurat.report.pictures import draw_example, predict_examples
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
+from ziggurat.report.regions import CELL, is_large, worst_regions
+from ziggurat.report.score_plot import draw_counts, draw_scores
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
 from ziggurat.strategies.mesh import make_mesh
@@ -54,10 +59,12 @@ def write_report(
 ) -> dict[str, str]:
     """Write ``report/`` into a run's folder, show its pictures in TensorBoard and print a table.
 
-    ``best.png`` and ``worst.png`` are predictions, ``confusion.png`` and ``precision_recall.png`` (detection and
-    classification) say what is taken for what, and at what price everything is found, ``loss.png`` is the way there,
-    and ``metrics.json`` holds the numbers of every class. Without validation images there is ``loss.png`` only; with
-    ``train.report=numbers`` nothing is drawn.
+    ``best.png`` and ``worst.png`` are predictions, ``worst_regions.png`` is where large images have most mistakes,
+    ``confusion.png``, ``precision_recall.png`` and ``scores.png`` (detection and classification) say what is taken for
+    what, at what price everything is found, and from which score on a prediction is best counted, ``counts.png`` and
+    ``counts.csv`` (detection) how many objects each image has, ``loss.png`` is the way there, and ``metrics.json`` holds
+    the numbers of every class. Without validation images there is ``loss.png`` only; with ``train.report=numbers``
+    nothing is drawn.
 
     Args:
         folder: Of the run; holds its ``metrics.jsonl``.
@@ -71,7 +78,7 @@ def write_report(
         console: Where the table is printed.
 
     Returns:
-        From the name of each picture, and ``metrics``, to its file.
+        From the name of each picture, ``metrics`` and ``counts_table``, to its file.
     """
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
@@ -87,11 +94,16 @@ def write_report(
         if config.train.report == "pictures":
             pictures["best"] = examples.draw(best, "Best predictions")
             pictures["worst"] = examples.draw(worst, "Worst predictions")
+            pictures |= examples.draw_regions()
             pictures |= _draw_findings(findings, dataset.classes)
         files["metrics"] = str(report / "metrics.json")
         found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
         Path(files["metrics"]).write_text(text, encoding="utf-8")
+        if findings.counts is not None:
+            files["counts_table"] = str(report / "counts.csv")
+            table = counts_table(findings.counts, dataset.classes, lambda index: dataset.record(index).name)
+            Path(files["counts_table"]).write_text(table, encoding="utf-8")
         print_table(console, findings)
     if config.train.report == "numbers":
         return files
@@ -113,27 +125,68 @@ def _draw_findings(findings: Findings, classes: tuple[str, ...]) -> dict[str, Im
     if findings.curves is not None:
         curves, title = findings.curves, findings.curve_title
         pictures["precision_recall"] = draw_precision_recall(curves, classes, title)
+    if findings.scores is not None:
+        pictures["scores"] = draw_scores(findings.scores)
+    if findings.counts is not None:
+        pictures["counts"] = draw_counts(findings.counts, findings.unit)
     return pictures
 
 
 @dataclass(frozen=True)
 class _Examples:
-    """Draws images of the data set that was evaluated on."""
+    """Draws images of the data set that was evaluated on.
+
+    Attributes:
+        predictor: Of this worker alone.
+        dataset: What was evaluated on.
+        findings: Of all its images.
+        mistakes: Of large images that were drawn: number, extent, and mistakes by cell.
+        predictions: Of the same images.
+    """
 
     predictor: Predictor
     dataset: Dataset
     findings: Findings
+    mistakes: list[tuple[int, Extent, Tensor]] = field(default_factory=list)
+    predictions: dict[int, Any] = field(default_factory=dict)
 
     def draw(self, indices: list[int], title: str) -> Image.Image:
         """Return a sheet of predictions; one image after another, as images may be large."""
         pictures: list[Image.Image] = []
         for index in indices:
-            pictures += map(reduce_picture, draw_examples(self.predictor, self.dataset, [index]))
+            (prediction,) = predict_examples(self.predictor, self.dataset, [index]).values()
+            pictures.append(reduce_picture(draw_example(self.predictor, self.dataset, index, prediction)))
+            self._keep_mistakes(index, prediction)
         named = [
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
             for row in self.named(indices)
         ]
         return make_sheet(pictures, named, title, self.predictor.task.legend)
+
+    def _keep_mistakes(self, index: int, prediction: Any) -> None:
+        """Keep where a large image has mistakes."""
+        extent = self.dataset.record(index).extent
+        if index in self.predictions or not is_large(extent):
+            return
+        cells = self.predictor.task.mistakes(prediction, self.dataset, index, CELL)
+        if cells is not None:
+            self.mistakes.append((index, extent, cells))
+            self.predictions[index] = prediction
+
+    def draw_regions(self) -> dict[str, Image.Image]:
+        """Return a sheet of the worst windows of the large images that were drawn, each at full resolution, if there are any."""
+        bad = worst_regions(self.mistakes, NUM_EXAMPLES)
+        if not bad:
+            return {}
+        task, pictures, named = self.predictor.task, [], []
+        for one in bad:
+            pixels = cut_out(self.dataset.image(one.image), one.region)
+            prediction = self.predictions[one.image]
+            pictures.append(task.draw_region(pixels, prediction, self.dataset, one.image, one.region))
+            where = f"{one.mistakes:g} mistakes in rows {one.region.top} to {one.region.end[0]}, columns {one.region.left} to {one.region.end[1]}"
+            named.append((self.dataset.record(one.image).name, where))
+        title = "Worst regions of large images, at full resolution"
+        return {"worst_regions": make_sheet(pictures, named, title, task.legend)}
 
     def named(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return name and quality of each image."""

@@ -27,6 +27,7 @@ from ziggurat.data.targets import TargetKind
 from ziggurat.data.views import View, make_view
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
+from ziggurat.visualize.pixels import draw_pixels
 
 Found = TypeVar("Found")
 Prediction = TypeVar("Prediction")
@@ -213,6 +214,43 @@ class Task(ABC, Generic[Found, Prediction]):
             dataset: Knows what is there.
             index: Of the image in `dataset`.
         """
+
+    def mistakes(self, prediction: Prediction, dataset: Any, index: int, cell: int) -> Tensor | None:
+        """Return how often a prediction is wrong in each square cell of an image, or None if that cannot be said of places.
+
+        The report shows those windows of large images in which there are most mistakes, by `draw_region`.
+
+        Args:
+            prediction: Of the image.
+            dataset: Knows what is there.
+            index: Of the image in `dataset`.
+            cell: Pixels of a cell's side.
+        """
+        return None
+
+    def draw_region(
+        self, image_CHW: Tensor, prediction: Prediction, dataset: Any, index: int, region: Region
+    ) -> Image.Image:
+        """Return a picture of a window of an image, as `draw_comparison` does of all of it; without `mistakes`, its pixels.
+
+        Args:
+            image_CHW: The window's pixels, uint8, shape ``(3, *region.size)``.
+            prediction: Of the whole image.
+            dataset: Knows what is there.
+            index: Of the image in `dataset`.
+            region: The window.
+        """
+        return draw_pixels(image_CHW)
+
+    def draw_target(self, image_CHW: Tensor, target: Any, classes: Sequence[str]) -> Image.Image:
+        """Return a picture of a training sample with what is to be predicted; by default of its pixels alone.
+
+        Args:
+            image_CHW: As the network sees it, uint8, shape ``(3, H, W)``.
+            target: As `targets` cuts it.
+            classes: The name of each label.
+        """
+        return draw_pixels(image_CHW)
 
     @abstractmethod
     def rows(self, prediction: Prediction, place: Place) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ziggurat.metrics.confusions import classification_confusion
 from ziggurat.metrics.curves import classification_curves
 from ziggurat.metrics.findings import ClassRow, Findings, class_shares
 from ziggurat.metrics.quality import classification_quality
+from ziggurat.metrics.scores import classification_scores
 
 
 class ClassificationMetric(Metric[Tensor]):
@@ -65,6 +66,7 @@ class ClassificationMetric(Metric[Tensor]):
         return Findings(
             "images", overall(metrics), rows, confusion, classes, curves, "Precision and recall, each class against the rest",
             classification_quality(probabilities, labels), "probability of the true class", lambda index: 1,
+            classification_scores(probabilities, labels),
         )  # fmt: skip
 
     def _labels(self) -> Tensor:

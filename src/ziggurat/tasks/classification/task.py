@@ -26,6 +26,7 @@ from ziggurat.tasks.classification.settings import DEMO, PRETRAINED_DATA
 from ziggurat.tasks.classification.targets import LabelKind, LabelTargets
 from ziggurat.tasks.classification.writing import class_row, class_table
 from ziggurat.tasks.own import whole_output
+from ziggurat.visualize.boxes import draw_caption
 
 
 class ClassificationTask(Task[Tensor, Tensor]):
@@ -137,6 +138,10 @@ class ClassificationTask(Task[Tensor, Tensor]):
     ) -> Image.Image:
         """Write the best class into the corner, and the true one where it is another."""
         return draw_class(image_CHW, prediction, dataset.classes, dataset.label(index))
+
+    def draw_target(self, image_CHW: Tensor, target: int, classes: Sequence[str]) -> Image.Image:
+        """Write the class of a training sample into the corner."""
+        return draw_caption(image_CHW, classes[target], target)
 
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the best classes of an image."""

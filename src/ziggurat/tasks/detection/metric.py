@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ziggurat.data.dataset import Dataset, DetectionDataset, all_annotations, spelling_of
-from ziggurat.data.detections import Detections
+from ziggurat.data.detections import PICTURE_SCORE, Detections
 from ziggurat.metrics.base import Metric, overall
 from ziggurat.metrics.coco import GroundTruth, coco_metrics
 from ziggurat.metrics.confusions import detection_confusion
+from ziggurat.metrics.counts import count_by_image
 from ziggurat.metrics.curves import count_objects, detection_curves
 from ziggurat.metrics.findings import BACKGROUND, ClassRow, Findings
 from ziggurat.metrics.quality import detection_quality
+from ziggurat.metrics.scores import detection_scores
 from ziggurat.tasks.detection.packing import Packed, pack, unpack
 
 
@@ -59,7 +61,7 @@ class DetectionMetric(Metric[Detections]):
         )
 
     def findings(self, metrics: dict[str, Any]) -> Findings:
-        """Return average precisions, curves and what is taken for what; an image's quality is its F1."""
+        """Return average precisions, curves, counts and what is taken for what; an image's quality is its F1."""
         truth, found, classes = self._truth(), self.found, self._dataset.classes
         curves = detection_curves(truth, found, len(classes))
         average = {curve.label: curve.average_precision for curve in curves}
@@ -69,10 +71,13 @@ class DetectionMetric(Metric[Detections]):
             ClassRow(name, counts[label], {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)})
             for label, name in enumerate(classes)
         ]
+        scores = detection_scores(truth, found)
+        least = PICTURE_SCORE if scores is None else scores.numbers()["score"]
         confusion = detection_confusion(truth, found, len(classes))
         return Findings(
             "objects", overall(metrics), rows, confusion, (*classes, BACKGROUND), curves, "Precision and recall at IoU 0.5",
             detection_quality(truth, found), "F1", lambda index: len(truth[index].labels),
+            scores, count_by_image(truth, found, len(classes), least),
         )  # fmt: skip
 
     def _truth(self) -> list[GroundTruth]:

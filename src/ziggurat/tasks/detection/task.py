@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.config import RunConfig
-from ziggurat.data.batch import Microbatch
+from ziggurat.data.batch import Microbatch, Objects
 from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.detections import Detections
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
+from ziggurat.metrics.mistakes import detection_mistakes
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task
@@ -25,12 +26,14 @@ from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
 from ziggurat.tasks.detection.loss import DetectionLoss, Outputs
 from ziggurat.tasks.detection.merging import merge_tiles
-from ziggurat.tasks.detection.metric import DetectionMetric
+from ziggurat.tasks.detection.metric import DetectionMetric, ground_truth
 from ziggurat.tasks.detection.packing import Packed, pack, unpack
 from ziggurat.tasks.detection.settings import DEMO, PRETRAINED_DATA, PRETRAINED_DECODE, coco_classes
 from ziggurat.tasks.detection.targets import ObjectKind
+from ziggurat.tasks.detection.windows import inside, objects_inside
 from ziggurat.tasks.detection.writing import box_table, coco_rows
-from ziggurat.visualize.boxes import draw_comparison, draw_detections
+from ziggurat.visualize.boxes import draw_comparison, draw_detections, draw_objects
+from ziggurat.visualize.pixels import reduction
 
 
 class DetectionTask(Task[Detections, Detections]):
@@ -131,8 +134,29 @@ class DetectionTask(Task[Detections, Detections]):
     def draw_comparison(
         self, image_CHW: Tensor, prediction: Detections, dataset: DetectionDataset, index: int
     ) -> Image.Image:
-        """Draw found boxes in colour with the annotated ones in white."""
-        return draw_comparison(image_CHW, prediction, dataset.objects(index), dataset.classes)
+        """Draw found boxes in colour with the annotated ones in white, as small as a report's sheet shows them."""
+        height, width = image_CHW.shape[1:]
+        smaller = reduction(width, height)
+        scale = smaller if smaller < 1 else None
+        return draw_comparison(image_CHW, prediction, dataset.objects(index), dataset.classes, scale=scale)
+
+    def mistakes(self, prediction: Detections, dataset: DetectionDataset, index: int, cell: int) -> Tensor:
+        """Count the objects that were not found, and what was found where nothing is."""
+        truth = ground_truth(dataset, index)
+        return detection_mistakes(prediction, truth, dataset.record(index).extent, cell)
+
+    def draw_region(
+        self, image_CHW: Tensor, prediction: Detections, dataset: DetectionDataset, index: int, region: Region
+    ) -> Image.Image:
+        """Draw found and annotated boxes that reach into the window."""
+        found = inside(prediction, region)
+        return draw_comparison(
+            image_CHW, found, objects_inside(dataset.objects(index), region), dataset.classes
+        )
+
+    def draw_target(self, image_CHW: Tensor, target: Objects, classes: Sequence[str]) -> Image.Image:
+        """Draw the boxes of a training sample."""
+        return draw_objects(image_CHW, target, classes)
 
     def rows(self, prediction: Detections, place: Place) -> list[dict[str, Any]]:
         """Return every detection as COCO has it."""

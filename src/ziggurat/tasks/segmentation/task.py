@@ -19,6 +19,7 @@ from ziggurat.data.dataset import ImageRecord, SegmentationDataset
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
+from ziggurat.metrics.mistakes import segmentation_mistakes
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task
 from ziggurat.tasks.own import own_part
@@ -187,6 +188,21 @@ class SegmentationTask(Task[Tensor, Tensor]):
     ) -> Image.Image:
         """Draw the image, its mask, the labels, and where they differ."""
         return draw_label_comparison(image_CHW, prediction, dataset.mask(index), dataset.classes)
+
+    def mistakes(self, prediction: Tensor, dataset: SegmentationDataset, index: int, cell: int) -> Tensor:
+        """Count the pixels with a wrong label."""
+        return segmentation_mistakes(prediction, dataset.mask(index), cell)
+
+    def draw_region(
+        self, image_CHW: Tensor, prediction: Tensor, dataset: SegmentationDataset, index: int, region: Region
+    ) -> Image.Image:
+        """Draw a window of the image, its mask, the labels, and where they differ."""
+        truth = dataset.mask(index)[region.slices]
+        return draw_label_comparison(image_CHW, prediction[region.slices], truth, dataset.classes)
+
+    def draw_target(self, image_CHW: Tensor, target: Tensor, classes: Sequence[str]) -> Image.Image:
+        """Draw a training sample with each class's colour on its pixels."""
+        return draw_labels(image_CHW, target, classes)
 
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the image's mask (a file) and its pixels by class."""
