@@ -73,6 +73,12 @@ class TrainingSamples:
         other.config, other.part = at_crop_size(self.config, side), self.part_of(side)
         return other
 
+    def whole(self) -> TrainingSamples:
+        """Return the same samples, each whole; what is cached is shared."""
+        other = copy.copy(self)
+        other.part, other.part_of = None, _whole
+        return other
+
     def image_index(self, sample: int) -> int:
         """Return the image that sample number `sample` is cut from."""
         return int(np.searchsorted(self._ends, sample, side="right"))

@@ -24,7 +24,7 @@ class ScoreCurve:
 
     Attributes:
         scores: Least scores, rising, float64, shape ``(S,)``.
-        precision: Share of those predictions that are right, of those with at least this score; 1 where there is none.
+        precision: Share of those predictions that are right, of those with at least this score; NaN where there is none.
         recall: Share of what is there that they find.
     """
 
@@ -35,8 +35,8 @@ class ScoreCurve:
     @property
     def f1(self) -> np.ndarray:
         """The harmonic mean of precision and recall, 0 where both are 0."""
-        both = self.precision + self.recall
-        means: np.ndarray = 2 * self.precision * self.recall / np.where(both > 0, both, 1)
+        both = np.nan_to_num(self.precision) + self.recall
+        means: np.ndarray = 2 * np.nan_to_num(self.precision) * self.recall / np.where(both > 0, both, 1)
         return means
 
     @property
@@ -48,9 +48,11 @@ class ScoreCurve:
         run = len(same) if same.all() else int(same.argmin())
         return first + (run - 1) // 2
 
-    def numbers(self) -> dict[str, float]:
-        """Return the best score, with precision, recall and F1 there."""
+    def numbers(self) -> dict[str, float] | None:
+        """Return the best score, with precision, recall and F1 there; None where nothing is right at any score."""
         place = self.best
+        if not self.f1[place]:
+            return None
         return {
             "score": float(self.scores[place]),
             "precision": float(self.precision[place]),
@@ -78,7 +80,7 @@ def score_curve(scores_N: np.ndarray, right_N: np.ndarray, num_objects: int) -> 
     counted = len(rising) - below
     hits = right.sum() - np.append(0, right.cumsum())[below]
     return ScoreCurve(
-        CANDIDATES, np.where(counted > 0, hits / np.maximum(counted, 1), 1.0), hits / num_objects
+        CANDIDATES, np.where(counted > 0, hits / np.maximum(counted, 1), np.nan), hits / num_objects
     )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from ziggurat.metrics.counts import Counts
 from ziggurat.metrics.scores import ScoreCurve
 from ziggurat.report.plots import COLORS, FAINT, new_figure, render
+from ziggurat.report.table import best_score
 
 
 def draw_scores(curve: ScoreCurve) -> Image.Image:
@@ -25,10 +26,10 @@ def draw_scores(curve: ScoreCurve) -> Image.Image:
     lines = (("precision", curve.precision, 1.6), ("recall", curve.recall, 1.6), ("F1", curve.f1, 2.6))
     for (name, values, width), color in zip(lines, (COLORS[0], COLORS[1], "black"), strict=True):
         axes.plot(curve.scores, values, color=color, linewidth=width, label=name)
-    axes.axvline(best["score"], color=FAINT, linestyle="--", linewidth=1.2)
-    axes.plot([best["score"]], [best["f1"]], "o", color="black")
-    text = f"best F1 {best['f1']:.3f} from {best['score']:.3f} on: precision {best['precision']:.3f}, recall {best['recall']:.3f}"
-    figure.legend(title=text, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    if best is not None:
+        axes.axvline(best["score"], color=FAINT, linestyle="--", linewidth=1.2)
+        axes.plot([best["score"]], [best["f1"]], "o", color="black")
+    figure.legend(title=best_score(curve), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return render(figure)
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ziggurat.metrics.findings import ClassRow, Findings
+from ziggurat.metrics.scores import ScoreCurve
 from ziggurat.report.names import readable
 
 MAX_ROWS = 20
@@ -19,15 +20,19 @@ def print_table(console: Console, findings: Findings) -> None:
     if findings.rows:
         console.print(_by_class(findings))
     if findings.scores is not None:
-        best = findings.scores.numbers()
-        console.print(
-            f"best F1 {best['f1']:.3f} at a score of {best['score']:.3f}: precision {best['precision']:.3f}, "
-            f"recall {best['recall']:.3f}",
-            highlight=False,
-        )
+        console.print(best_score(findings.scores), highlight=False)
     hidden = len(findings.rows) - MAX_ROWS
     if hidden > 0:
         console.print(f"and {hidden} more classes, all of them in report/metrics.json", highlight=False)
+
+
+def best_score(curve: ScoreCurve) -> str:
+    """Return from which score on a prediction is best counted, in words."""
+    best = curve.numbers()
+    if best is None:
+        return "nothing is right at any score"
+    of_both = f"precision {best['precision']:.3f}, recall {best['recall']:.3f}"
+    return f"best F1 {best['f1']:.3f} from a score of {best['score']:.3f} on: {of_both}"
 
 
 def _overall(metrics: dict[str, float | None]) -> Table:

@@ -33,6 +33,7 @@ from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.data import TrainingData
 from ziggurat.training.feed import SampleFeed, autocast, seed_everything
+from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.records import StepRecord
@@ -99,6 +100,8 @@ def train(
             if _is_due(done, config.train.checkpoint_every, data.num_steps):
                 session.save_checkpoint(done, log, metric)
 
+        if first_step == 0:
+            show_first_batch(data, task, folder, log)
         if survived:
             follow(first_step)
         start = time.perf_counter()

@@ -72,7 +72,8 @@ class DetectionMetric(Metric[Detections]):
             for label, name in enumerate(classes)
         ]
         scores = detection_scores(truth, found)
-        least = PICTURE_SCORE if scores is None else scores.numbers()["score"]
+        best = None if scores is None else scores.numbers()
+        least = PICTURE_SCORE if best is None else best["score"]
         confusion = detection_confusion(truth, found, len(classes))
         return Findings(
             "objects", overall(metrics), rows, confusion, (*classes, BACKGROUND), curves, "Precision and recall at IoU 0.5",
