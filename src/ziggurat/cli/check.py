@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ziggurat.cli.options import DATA_HELP, DONE, NO, Outcome, add_settings, settings_from
 from ziggurat.config import RunConfig, override
@@ -33,6 +34,15 @@ def run(options: argparse.Namespace) -> Outcome:
         )
         print(
             f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; classes: {', '.join(result['classes'])}; "
-            f"{len(result['faults'])} faults"
+            f"{len(result['faults'])} faults{_skipping(result)}"
         )
     return Outcome(DONE if result["ok"] else NO, result)
+
+
+def _skipping(result: dict[str, Any]) -> str:
+    """Say what ``data.on_error=skip`` leaves out, or could."""
+    skipped = result["skipped"]
+    if any(skipped.values()):
+        return f", for which {skipped['annotations']} annotations and {skipped['images']} images are left out"
+    parts = sum(fault["scope"] in ("annotation", "image") for fault in result["faults"])
+    return f"; {parts} of them can be left out: --set data.on_error=skip" if parts else ""

@@ -13,9 +13,10 @@ from ziggurat.commands.resolving import resolve
 from ziggurat.config import FREE_ON_RESUME, RunConfig, flatten, load_config, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.failures import Interrupted
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
-from ziggurat.runs.folder import CONFIG, make_run_folder
+from ziggurat.runs.folder import CONFIG, WEIGHTS, make_run_folder, resume_command
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.snapshot import memory_folder
@@ -76,7 +77,20 @@ def train(
         raise UserError(fault)
     with memory_folder() as memory:
         arguments = (config, out, resume, family, False, memory)
-        return launch_plan(train_worker, arguments, config, _restart(config, out, family, memory))
+        try:
+            return launch_plan(train_worker, arguments, config, _restart(config, out, family, memory))
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {_what_is_left(Path(out))}") from None
+
+
+def _what_is_left(folder: Path) -> str:
+    """Say what there is of a run that was ended at once, and how it goes on."""
+    if not (folder / CONFIG).is_file():
+        return "the run had not begun: the same command starts it again"
+    steps = published_steps(folder / "checkpoints")
+    after = f"goes on after step {steps[-1]}" if steps else "starts it again, as there is no checkpoint yet"
+    weights = f"; the weights are in {folder / WEIGHTS}" if (folder / WEIGHTS).is_file() else ""
+    return f"`{resume_command(folder)}` {after}{weights}"
 
 
 def _is_restart(out: str | None) -> bool:

@@ -7,8 +7,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from torch import nn
 
 from ziggurat.config import RunConfig, load_config, save_config
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, listing
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel
@@ -26,6 +29,7 @@ from ziggurat.models.vision import VisionModel
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
+SKIPPED = "skipped.jsonl"
 
 
 def make_run_folder(parent: Path, family: str) -> Path:
@@ -65,6 +69,19 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
         raise _cannot_write(folder, error) from None
 
 
+def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
+    """Write what ``data.on_error`` has left out, if it has: a line for each annotation and image.
+
+    Raises:
+        UserError: If the list cannot be written.
+    """
+    if any(by_split.values()) or (folder / SKIPPED).exists():
+        try:
+            (folder / SKIPPED).write_text(listing(by_split), encoding="utf-8")
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+
+
 def declare_run(folder: Path, config: RunConfig) -> None:
     """Write the resolved config, by which a folder is known as that of a run.
 
@@ -75,6 +92,11 @@ def declare_run(folder: Path, config: RunConfig) -> None:
         save_config(config, folder / CONFIG)
     except OSError as error:
         raise _cannot_write(folder, error) from None
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command by which a run goes on."""
+    return f"ziggurat train --out {shlex.quote(str(folder))} --resume"
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:

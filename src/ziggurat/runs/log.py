@@ -64,6 +64,11 @@ class RunLog:
         """Print a line above the progress bar, and keep it in ``log.txt``."""
         if self.active:
             self.progress.console.print(message, highlight=False, markup=False)
+        self.keep(message)
+
+    def keep(self, message: str) -> None:
+        """Keep a line in ``log.txt`` that the user has read already."""
+        if self.active:
             self.text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
             self.text.flush()
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, count_left_out
 from ziggurat.errors import Preempted, UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.parallel.runtime.preemption import Preemption
 from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state
-from ziggurat.runs.folder import WEIGHTS, declare_run, save_weights, start_run_folder
+from ziggurat.runs.folder import (
+    WEIGHTS,
+    declare_run,
+    list_skipped,
+    resume_command,
+    save_weights,
+    start_run_folder,
+)
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
+from ziggurat.training.data import TrainingData
 from ziggurat.training.nonfinite import bad_weights
 from ziggurat.training.snapshot import handed_over
 
@@ -56,6 +67,11 @@ class Session:
             start_run_folder(self.folder, self.config, dataset, resume)
         self.workers.barrier()
 
+    def list_skipped(self, left_out: Mapping[str, Sequence[Fault]]) -> None:
+        """Write the list of annotations and images that were left out, by split."""
+        if self.workers.is_first:
+            list_skipped(self.folder, left_out)
+
     def begin(self, parallel: Parallel[VisionModel]) -> None:
         """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
         self.parallel = parallel
@@ -87,12 +103,12 @@ class Session:
         self.checkpoints.save(progress, self.spread.chunks())
         self.report(log)
 
-    def agree(self, done: int, requested: bool, happened: tuple[int, list[str]], log: RunLog) -> None:
+    def agree(self, done: int, preemption: Preemption, happened: tuple[int, list[str]], log: RunLog) -> None:
         """Let all workers know what happened on each before a step: signals, samples that were replaced.
 
         Args:
             done: Steps that are done.
-            requested: Whether a signal has asked this worker to stop.
+            preemption: Whether a signal has asked this worker to stop.
             happened: How many samples of the step were replaced on this worker, and what there is to say.
             log: Where it is said.
 
@@ -100,9 +116,10 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        stopping, replaced, to_say = self.workers.sum([requested, replaced, len(notices)])
+        mine = [preemption.requested, preemption.by_user, replaced, len(notices)]
+        stopping, by_user, replaced, to_say = self.workers.sum(mine)
         if stopping:
-            self._stop(done, log)
+            self._stop(done, by_user > 0, log)
         self.state.pending["replaced_samples"] += replaced
         if to_say:
             for rank, said in enumerate(self.workers.gather(notices)):
@@ -122,12 +139,14 @@ class Session:
         for message in self.checkpoints.messages():
             log.say(message)
 
-    def _stop(self, done: int, log: RunLog) -> None:
+    def _stop(self, done: int, by_user: bool, log: RunLog) -> None:
         self.save_checkpoint(done, log)
         self.finish_checkpoints(log)
         newest = self.checkpoints.newest
-        kept = "no checkpoint could be written" if newest is None else f"--resume goes on after step {newest}"
-        raise Preempted(f"stopped by a signal after step {done}; {kept}")
+        kept = "no checkpoint could be written"
+        if newest is not None:
+            kept = f"`{resume_command(self.folder)}` goes on after step {newest}"
+        raise Preempted(f"stopped by a signal after step {done}; {kept}", by_user)
 
     def not_finite(self, faults: list[str], log: RunLog) -> None:
         """Count the present step, whose numbers are not finite.
@@ -164,7 +183,7 @@ class Session:
         self.workers.barrier()
         return whole
 
-    def result(self) -> dict[str, Any]:
+    def result(self, data: TrainingData) -> dict[str, Any]:
         """Return what the command says of the run itself."""
         return {
             "run": str(self.folder),
@@ -175,4 +194,6 @@ class Session:
             "microbatches": self.config.train.microbatches,
             "skipped_steps": self.state.counters["skipped_steps"],
             "replaced_samples": self.state.counters["replaced_samples"],
+            "skipped": count_left_out(itertools.chain(*data.left_out.values())),
+            "notes": data.notes,
         }

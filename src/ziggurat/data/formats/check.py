@@ -15,9 +15,10 @@ import torch
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.faults import Fault
+from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
 from ziggurat.data.formats.joining import mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
-from ziggurat.data.formats.opening import DIGITS, as_configured, declare, read_table
+from ziggurat.data.formats.opening import DIGITS, as_configured, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.sound import emptiness, examine
@@ -26,7 +27,6 @@ from ziggurat.data.formats.validate import (
     doubled_boxes,
     note_overhang,
     validate_boxes,
-    validate_classes,
     validate_outlines,
 )
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
@@ -80,7 +80,7 @@ def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, .
     """Return the classes of a data set and all faults of its splits."""
     first = next(iter(tables.values()))
     faults: list[Fault] = []
-    classes = tuple(declare(first))
+    classes = tuple(declare(first, config))
     if first.source.masks:
         classes = ()
         for table in tables.values():
@@ -94,8 +94,10 @@ def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, .
                 classes = classes or palette.names
                 faults += [*_table_faults(table, (), config), *_pixel_faults(table, palette, config)]
         return classes, list(dict.fromkeys(faults))
-    for table in tables.values():
+    for split, table in tables.items():
         faults += _table_faults(table, classes, config)
+        if split == "train":
+            note_absent_classes(table, classes)
     return classes, faults
 
 

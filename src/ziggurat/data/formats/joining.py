@@ -11,6 +11,7 @@ import numpy as np
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings, Spelling
 from ziggurat.data.faults import Fault
+from ziggurat.data.formats.classes import validate_classes
 from ziggurat.data.formats.headers import TAKEN_STORED
 from ziggurat.data.formats.palette import all_ignored_fault
 from ziggurat.data.formats.sound import Examined, Sound, emptiness, examine
@@ -21,7 +22,6 @@ from ziggurat.data.formats.validate import (
     note_overhang,
     outline_in_pixels,
     validate_boxes,
-    validate_classes,
     validate_missing_outlines,
     validate_outlines,
 )
@@ -151,7 +151,7 @@ def _file_list(sound: Sound, config: DataConfig) -> FileList:
         sound.sizes,
         config.max_pixels,
         read_range(config.range),
-        sound.notes,
+        sound.table.notes,
         spelled,
         sound.turns if sound.turns.any() else None,
         sound.left_out,

@@ -7,11 +7,13 @@ format's reader is called directly. Pillow's own guard stays as it is for everyb
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
@@ -22,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm")
 PREFIX_BYTES = 16  # by which a format knows its files
 IMAGE_WIDTH, IMAGE_LENGTH = 256, 257  # tags of TIFF 6.0
+PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks in which EXIF may be
 
 Image.init()  # here, not while threads open images: it fills Pillow's table of formats
 # Once for the process, not around each image: Pillow warns of odd metadata; what is wrong with pixels raises.
@@ -107,10 +110,31 @@ def turned(image: Image.Image) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = _exif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - broken metadata is not a broken image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """Return the EXIF of an image; of a PNG without decoding it, as Pillow would, where nothing can follow its pixels."""
+    if image.format == "PNG" and getattr(image, "tile", None) and not _says_more_at_its_end(image):
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _says_more_at_its_end(image: Any) -> bool:
+    """Whether a PNG has metadata after its pixels: its chunks are passed over, none is read."""
+    is_behind = False
+    with Path(image.filename).open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            is_behind |= kind == b"IDAT"
+            if is_behind and kind in PNG_METADATA:
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

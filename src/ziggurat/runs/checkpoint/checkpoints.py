@@ -73,9 +73,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(
-            error, CollectiveFailed
-        ):  # else another worker is lost, and the thread finds out as well
+        # another worker is lost, and the thread finds out as well; or the end is to come at once
+        if not isinstance(error, CollectiveFailed | KeyboardInterrupt):
             self.wait()
 
     @property
