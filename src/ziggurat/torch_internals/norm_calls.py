@@ -17,6 +17,9 @@ from torch.nn import functional
 NAMES = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum")
 """The arguments that come first, of all three functions; the sixth has another name in `torch.instance_norm`."""
 
+BY_FUNCTION = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
+"""Those of the functions in `torch.nn.functional`, likewise."""
+
 After = Callable[[str, Any, Tensor], None]
 
 
@@ -134,7 +137,7 @@ def as_seen(func: Any) -> Any:
 def statistics_changed_by(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> list[Tensor]:
     """Return the running statistics that a call changes, of which PyTorch keeps no account (`Tensor._version`)."""
     if func in (functional.batch_norm, functional.instance_norm):
-        names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        names = BY_FUNCTION
     elif isinstance(func, _Call) or any(func is original for original in _originals.values()):
         names = NAMES
     else:

@@ -26,6 +26,7 @@ from ziggurat.parallel.graph.graph import (
     tensors_in,
     values_in,
 )
+from ziggurat.parallel.graph.quick import on_meta
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
@@ -178,13 +179,13 @@ class Recorder(FunctionMode):
             self._note(self.layer, partial(answered_as_traced, answer, self.layer), args, kwargs, [], [])
             return answer
         versions = [(tensor, version_of(tensor)) for tensor in given]
-        on_meta, on_meta_named = tree_map(_on_meta, (args, kwargs))
-        result = func(*on_meta, **on_meta_named)
+        hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
+        result = on_meta(func, hollow, hollow_named)
         made = tensors_in(result)
         self.draws.after_call(func, given, made)
         self.finite.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
-        self.unrecorded.given(given, changed, tensors_in((on_meta, on_meta_named)), self.layer)
+        self.unrecorded.given(given, changed, tensors_in((hollow, hollow_named)), self.layer)
         self.origins.call(
             self.layer, func, (args, kwargs), given, [*made, *(versions[n][0] for n in changed)]
         )
@@ -343,7 +344,7 @@ class Recorder(FunctionMode):
         self.draws.before_number(func, given, self.layer)
         self.states |= {state: None for tensor in given if (state := self.name_of(tensor))}
         self.unrecorded.question_inside(func, args, given, self.given, self.layer)
-        result = func(*args, **kwargs)
+        result = on_meta(func, args, kwargs)
         made = tensors_in(result)
         self.draws.after_call(func, given, made)
         self.finite.after_call(func, given, made)

@@ -109,10 +109,10 @@ class Tracer:
             copied = meta_copy(self.meta_model, named)  # what a call leaves in the network is no other size's
             for module, mode in zip(copied.modules(), modes, strict=True):
                 module.training = mode
-                if is_batch_norm(module) and module.momentum is None:
-                    module.momentum = (
-                        1.0  # else it reads how many batches it has seen; no trace depends on it
-                    )
+            norms: list[Any] = [module for module in copied.modules() if is_batch_norm(module)]
+            for norm in norms:
+                if norm.momentum is None:  # it reads how many batches it has seen, on which no trace depends
+                    norm.momentum = 1.0
             recorder = Recorder(copied, self.device, self.opaque, type(self.model).__name__, self._name_of)
             images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
             try:
