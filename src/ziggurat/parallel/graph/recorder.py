@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,7 @@ class Recorder(FunctionMode):
         opaque: Names of layers that are taken as one call each.
         what: The network's class, for messages.
         name_of: From a tensor to its name as a parameter or buffer; empty for any other.
+        made: All tensors that are made are added to it.
         before: What has seen the same network before, to be compared with.
     """
 
@@ -82,11 +84,12 @@ class Recorder(FunctionMode):
         opaque: set[str],
         what: str,
         name_of: Callable[[Tensor], str],
+        made: list[weakref.ref[Tensor]],
         before: Recorder | None = None,
     ) -> None:
         super().__init__()
         self.meta_model, self.device, self.opaque = meta_model, device, opaque
-        self.graph = Graph()
+        self.graph, self.made = Graph(), made
         self.values: dict[int, Value] = {}
         self.kept: list[Tensor] = []  # or an id might come again
         self.layers: list[str] = [""]
@@ -145,7 +148,7 @@ class Recorder(FunctionMode):
         """Call the network a second time, and compare: it must do the same each time."""
         if self.graph.faults.keys() - {"kept"}:
             return
-        again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self)
+        again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made, self)
         again.run(torch.empty_like(images))
         self.unrecorded.compare(again.unrecorded)
 
@@ -182,6 +185,7 @@ class Recorder(FunctionMode):
         hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
         result = on_meta(func, hollow, hollow_named)
         made = tensors_in(result)
+        self.made += map(weakref.ref, made)
         self.draws.after_call(func, given, made)
         self.finite.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
@@ -346,6 +350,7 @@ class Recorder(FunctionMode):
         self.unrecorded.question_inside(func, args, given, self.given, self.layer)
         result = on_meta(func, args, kwargs)
         made = tensors_in(result)
+        self.made += map(weakref.ref, made)
         self.draws.after_call(func, given, made)
         self.finite.after_call(func, given, made)
         self.origins.call(self.layer, func, (args, kwargs), given, made, inner=True)

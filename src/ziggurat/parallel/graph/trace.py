@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.graph.caches import caches_as_before
+from ziggurat.errors import UserError
+from ziggurat.parallel.graph.caches import caches_as_before, forget_hollow
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.faults import REMEDIES
 from ziggurat.parallel.graph.generators import generators_as_before
@@ -105,27 +106,31 @@ class Tracer:
         return graph
 
     def _record(self, spec: ImageSpec, modes: tuple[bool, ...]) -> Graph:
+        made: list[weakref.ref[Tensor]] = []
+        try:
+            graph = self._record_what_is_seen(spec, modes, made)
+        except CannotCut:  # whoever goes on without a trace must not find anything of it
+            forget_hollow(made)
+            raise
+        if left := forget_hollow(made):
+            raise UserError(
+                f"{type(self.model).__name__} keeps a tensor of shape {tuple(left[0].shape)} that it has computed out of its modules' sight (in a "
+                "global variable, or an object that is no dict), where a trace leaves one without values; keep it in an attribute of the "
+                "layer, or in a dict, or compute it anew in each call"
+            )
+        return graph
+
+    def _record_what_is_seen(
+        self, spec: ImageSpec, modes: tuple[bool, ...], made: list[weakref.ref[Tensor]]
+    ) -> Graph:
+        """Call the network until every layer that cannot be seen is taken as one call; add to `made` the tensors of all calls."""
         while True:
-            copied = meta_copy(self.meta_model, named)  # what a call leaves in the network is no other size's
-            for module, mode in zip(copied.modules(), modes, strict=True):
-                module.training = mode
-            norms: list[Any] = [module for module in copied.modules() if is_batch_norm(module)]
-            for norm in norms:
-                if norm.momentum is None:  # it reads how many batches it has seen, on which no trace depends
-                    norm.momentum = 1.0
-            recorder = Recorder(copied, self.device, self.opaque, type(self.model).__name__, self._name_of)
-            images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
+            # what a call leaves in the network is no other size's
+            recorder = Recorder(
+                self._copy(modes), self.device, self.opaque, type(self.model).__name__, self._name_of, made
+            )
             try:
-                with caches_as_before(self.meta_model):
-                    with generators_as_before():
-                        graph = recorder.run(images)
-                    if modes not in self.compared:
-                        with (
-                            generators_as_before()
-                        ):  # the same numbers: a layer that is one call may draw some
-                            recorder.run_again(images)
-                        self.compared |= {modes} if not graph.faults else set()
-                    return graph
+                return self._run(recorder, spec, modes)
             except DrawsNumbers:
                 if type(self.model) is nn.Sequential:
                     return replace(_chain(self.model, self.meta_model), draws_numbers=True)
@@ -147,6 +152,28 @@ class Tracer:
                     f"{str(error).splitlines()[0] if str(error) else ''}; put such code into a layer of an "
                     "nn.Sequential, or run it without pp, lp and tp"
                 ) from error
+
+    def _copy(self, modes: tuple[bool, ...]) -> nn.Module:
+        """Return a network without weights to be called, in modes of training."""
+        copied = meta_copy(self.meta_model, named)
+        for module, mode in zip(copied.modules(), modes, strict=True):
+            module.training = mode
+        norms: list[Any] = [module for module in copied.modules() if is_batch_norm(module)]
+        for norm in norms:
+            if norm.momentum is None:  # it reads how many batches it has seen, on which no trace depends
+                norm.momentum = 1.0
+        return copied
+
+    def _run(self, recorder: Recorder, spec: ImageSpec, modes: tuple[bool, ...]) -> Graph:
+        images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
+        with caches_as_before(self.meta_model):
+            with generators_as_before():
+                graph = recorder.run(images)
+            if modes not in self.compared:
+                with generators_as_before():  # the same numbers: a layer that is one call may draw some
+                    recorder.run_again(images)
+                self.compared |= {modes} if not graph.faults else set()
+        return graph
 
     def _name_of(self, tensor: Tensor) -> str:
         """Return the name of a parameter or buffer, of the copy or of the network itself; empty for other tensors."""
