@@ -139,18 +139,12 @@ def train(
         session.list_skipped(data.left_out)  # with the validation images that could not be decoded
         digest = workers.broadcast_object("" if whole is None else weights_sha256(whole))
         if whole is not None:
-            board, console = log.board, log.console
-            write_report(
-                folder,
-                evaluation,
-                whole.to(mesh.home),
-                task,
-                data.validation,
-                config,
-                mesh.home,
-                board,
-                console,
-            )
+            place, whole = mesh.home, whole.to(mesh.home)
+            with session.noting_missing():
+                write_report(
+                    folder, evaluation, whole, task, data.validation, config, place, log.board, log.console
+                )
+        session.finish(log)
         mesh.close()
     return session.result(data) | {
         "weights_sha256": digest,

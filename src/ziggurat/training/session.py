@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ziggurat.runs.folder import (
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
+from ziggurat.system.writing import CannotWrite
 from ziggurat.training.data import TrainingData
 from ziggurat.training.nonfinite import bad_weights
 from ziggurat.training.snapshot import handed_over
@@ -46,6 +48,7 @@ class Session:
         state: As this worker has it.
         checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
+        missing: The faults of files that must be there and are not (the first worker's).
     """
 
     workers: Workers
@@ -54,6 +57,7 @@ class Session:
     state: TrainState[VisionModel]
     checkpoints: Checkpoints
     parallel: Parallel[VisionModel] | None = None
+    missing: list[CannotWrite] = field(default_factory=list)
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -63,9 +67,7 @@ class Session:
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
         """Write what the run is about, where it begins."""
-        if self.workers.is_first:
-            start_run_folder(self.folder, self.config, dataset, resume)
-        self.workers.barrier()
+        self.workers.decide_on_first(lambda: start_run_folder(self.folder, self.config, dataset, resume))
 
     def list_skipped(self, left_out: Mapping[str, Sequence[Fault]]) -> None:
         """Write the list of annotations and images that were left out, by split."""
@@ -116,8 +118,10 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        mine = [preemption.requested, preemption.by_user, replaced, len(notices)]
-        stopping, by_user, replaced, to_say = self.workers.sum(mine)
+        mine = [preemption.requested, preemption.by_user, replaced, len(notices), log.removed is not None]
+        stopping, by_user, replaced, to_say, is_removed = self.workers.sum(mine)
+        if is_removed:
+            raise UserError(self.workers.broadcast_object(f"{log.removed}; the run ends after step {done}"))
         if stopping:
             self._stop(done, by_user > 0, log)
         self.state.pending["replaced_samples"] += replaced
@@ -168,8 +172,8 @@ class Session:
             self.save_checkpoint(step, log)
             self.save_weights()
             self.finish_checkpoints(log)
-            weights = self.folder / WEIGHTS
-            raise UserError([*faults, f"the weights of before this step are in {weights}: {REMEDY}"])
+            kept = f"the weights of before this step are in {self.folder / WEIGHTS}"
+            raise UserError([*faults, f"{self.missing[0] if self.missing else kept}: {REMEDY}"])
         self.state.pending["skipped_steps"] += 1
         for fault in faults:
             log.say(fault)
@@ -179,9 +183,39 @@ class Session:
         """Export the averaged weights, and return them as a model on the first worker; elsewhere None."""
         whole = self.spread.whole_average()
         if whole is not None:
-            save_weights(whole, self.folder / WEIGHTS, {"model": self.config.model.name})
+            with self.noting_missing():
+                save_weights(whole, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
         return whole
+
+    @contextmanager
+    def noting_missing(self) -> Iterator[None]:
+        """Note a file that a block cannot write: what is left to be done is done first, and `finish` says it."""
+        try:
+            yield
+        except CannotWrite as fault:
+            self.missing.append(fault)
+
+    def finish(self, log: RunLog) -> None:
+        """End the run, now that all is done that can be.
+
+        Raises:
+            UserError: On every worker, if files that must be there could not be written: in one sentence, with where the newest state is.
+        """
+        faults = [str(fault) for fault in (*self.missing, *log.missing())]
+        faults += [self.checkpoints.fault] if self.checkpoints.fault else []
+        missing = "; ".join(dict.fromkeys(self.workers.broadcast_object(faults)))
+        if missing:
+            newest, weights = self.checkpoints.newest, self.folder / WEIGHTS
+            state = (
+                f"the weights are in {weights}"
+                if weights.is_file()
+                else "no checkpoint could be written either"
+            )
+            if newest is not None:
+                place = checkpoint_folder(self.checkpoints.folder, newest)
+                state = f"the newest state is {place}: `{resume_command(self.folder)}` writes what is missing"
+            raise UserError(f"{missing}; {state}")
 
     def result(self, data: TrainingData) -> dict[str, Any]:
         """Return what the command says of the run itself."""

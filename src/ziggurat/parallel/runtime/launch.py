@@ -14,7 +14,6 @@ import ctypes
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -50,6 +49,7 @@ from ziggurat.parallel.runtime.preemption import (
     raised_signals,
 )
 from ziggurat.system.platform import require_linux
+from ziggurat.system.scratch import scratch_folder
 from ziggurat.system.streams import prepare_streams
 from ziggurat.torch_internals.stores import FileStore, Store
 
@@ -297,8 +297,7 @@ def _attempt(
     number: int,
     preemption: Preemption,
 ) -> T:
-    with tempfile.TemporaryDirectory(prefix="ziggurat-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         records = folder / "records"
         make_records(records, num_workers)
         watch = HangWatch(folder, records, settings.limits)
