@@ -161,6 +161,11 @@ class DataConfig:
         "range of their own.",
         SAMPLE_RANGE,
     )
+    extra: Literal["refuse", "drop"] = setting(
+        "refuse",
+        "What image files hold beside one picture of one or three bands: further bands (near infrared), pages, frames. "
+        "``refuse`` such files, or ``drop`` what lies behind the first.",
+    )
     images: str = setting(
         "",
         "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "

@@ -21,7 +21,7 @@ from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.faults import Fault, left_out
 from ziggurat.data.readers.images import image_size, read_image, unturned
-from ziggurat.data.readers.sample_range import SampleRange
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -241,7 +241,7 @@ class FileList:
         image_ids: Id of each image, int64, shape ``(images,)``.
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
         max_pixels: Images with more pixels are refused.
-        samples: The range of samples of more than 8 bits; None stands for the natural one.
+        reading: How samples become pixels.
         notes: What was guessed or mended while the annotations were read, in a sentence each.
         spelled: How the annotations write ids.
         turns: The EXIF orientation of images that are taken as they lie in their files, 0 of all others, uint8, shape
@@ -254,7 +254,7 @@ class FileList:
     image_ids: np.ndarray
     sizes: np.ndarray
     max_pixels: int
-    samples: SampleRange | None = None
+    reading: Reading = AS_THEY_ARE
     notes: tuple[str, ...] = ()
     spelled: Spelling = field(default_factory=Spelling)
     turns: np.ndarray | None = None
@@ -329,7 +329,7 @@ class FileImages:
         Raises:
             UserError: If it cannot be decoded, or is not of the size that its annotations are for.
         """
-        image = read_image(self.path(index), self._files.max_pixels, self._files.samples)
+        image = read_image(self.path(index), self._files.max_pixels, self._files.reading)
         if self._files.turns is not None:
             image = unturned(image, int(self._files.turns[self._place[index]]))
         rows, columns = self._files.sizes[self._place[index]].tolist()

@@ -16,6 +16,7 @@ from ziggurat.commands.check import check
 from ziggurat.config import DigitsConfig
 from ziggurat.data.dataset import FileDataset
 from ziggurat.data.readers.images import read_header, read_image, unturned
+from ziggurat.data.readers.layout import AS_THEY_ARE
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
 
@@ -160,7 +161,7 @@ def test_other_sizes_are_no_matter_of_exif(tmp_path: Path) -> None:
 def test_every_format_that_has_the_note(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     photo(path, 6)
-    header = read_header(path, 1 << 20, None)
+    header = read_header(path, 1 << 20, AS_THEY_ARE)
     assert (header.extent, header.is_turned) == ((WIDTH, HEIGHT), True)
     assert read_image(path, 1 << 20).shape == (3, WIDTH, HEIGHT)
     coco_of(tmp_path, {path.name: [40, 4, 15, 9]}, (HEIGHT, WIDTH))
@@ -205,4 +206,4 @@ def test_a_png_is_not_decoded_for_its_header(tmp_path: Path, place: str) -> None
     else:
         rest = content.replace(chunk, b"")
         path.write_bytes(rest.replace(rest[-12:], chunk + rest[-12:]))
-    assert read_header(path, 1 << 20, None).orientation == 6
+    assert read_header(path, 1 << 20, AS_THEY_ARE).orientation == 6

@@ -29,7 +29,7 @@ from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.data.readers.images import image_size, read_header
-from ziggurat.data.readers.sample_range import read_range
+from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 
 _LOOKED_AT = (
@@ -150,7 +150,7 @@ def _file_list(sound: Sound, config: DataConfig) -> FileList:
         np.array(numbers, dtype=np.int64),
         sound.sizes,
         config.max_pixels,
-        read_range(config.range),
+        Reading.of(config),
         sound.table.notes,
         spelled,
         sound.turns if sound.turns.any() else None,
@@ -209,7 +209,7 @@ def mask_header_faults(examined: Examined, config: DataConfig) -> list[Fault]:
             continue
         image = examined.paths[row.image]
         assert image is not None  # it was measured
-        turn = read_header(image, config.max_pixels, read_range(config.range)).orientation
+        turn = read_header(image, config.max_pixels, Reading.of(config)).orientation
         if found == size[::-1] and turn >= 5:
             table.note(TAKEN_STORED, table.images[row.image].name)
             measured.sizes[row.image], measured.turns[row.image] = found, turn
