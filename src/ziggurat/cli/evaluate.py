@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ziggurat.cli.options import DATA_HELP, DONE, RUN_HELP, SPLITS, Outcome, add_settings, settings_from
 
@@ -12,7 +11,7 @@ HELP = "measure a trained run on a data set"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    command.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
+    command.add_argument("run", metavar="RUN", help=RUN_HELP)
     command.add_argument("data", metavar="DATA", help=DATA_HELP)
     command.add_argument(
         "--split", choices=SPLITS, default="val", help="which images of DATA (default: %(default)s)"

@@ -30,7 +30,7 @@ RUN_FLAGS = {
 
 SPLITS = ("val", "test", "train")
 DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
-RUN_HELP = "the folder of a run, or a file of weights (with --model)"
+RUN_HELP = "a run's folder, RUN@best, RUN@last, RUN@step-400, a checkpoint's folder, or a file of weights (with --model)"
 
 
 class Outcome(NamedTuple):

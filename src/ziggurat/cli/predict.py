@@ -12,7 +12,7 @@ HELP = "run a model on images: results as JSON and CSV, and pictures"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    command.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
+    command.add_argument("run", metavar="RUN", help=RUN_HELP)
     command.add_argument(
         "images",
         metavar="IMAGE",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
-from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
@@ -29,7 +27,7 @@ def evaluate(
     """Evaluate a run on a split of a data set, as `ziggurat evaluate` does.
 
     Args:
-        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
         data: The data set.
         settings: From dotted names to values.
         split: ``val``, ``test`` or ``train``; an annotation file serves as each.
@@ -37,20 +35,17 @@ def evaluate(
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
-    run = Path(run)
     config = config_of(run, dict(settings or {}) | {"data.path": os.fspath(data)})
     dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits)
     if dataset is None:
         raise UserError(
             f"{data} has no validation split: give --split train or --split test, or name the annotation file itself"
         )
-    said = notes_of(dataset)
-    say_notes(said)
-    result = launch_plan(_evaluate_worker, (run, config, split), config)
-    if result is not None:
-        say_notes(note for note in result["notes"] if note not in said)
-    return result
+    say_notes(dataset)
+    return launch_plan(_evaluate_worker, (run, config, split), config)
 
 
-def _evaluate_worker(workers: Workers, run: Path, config: RunConfig, split: Split) -> dict[str, Any]:
+def _evaluate_worker(
+    workers: Workers, run: str | os.PathLike[str], config: RunConfig, split: Split
+) -> dict[str, Any]:
     return evaluate_run(load(run, config), config, workers, split)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ _OF_WORKERS = {"device", "launch", "plan", "threads"}  # settings of processes t
 
 
 def load(
-    run: str | Path,
+    run: str | os.PathLike[str],
     device: Literal["auto", "cpu", "cuda"] = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Predictor:
@@ -30,7 +30,7 @@ def load(
     run's ``threads``.
 
     Args:
-        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
         device: Where it computes.
         settings: From dotted names to values, over those of the run.
 
@@ -43,7 +43,6 @@ def load(
             f"a run is loaded into this process as it is: the settings {', '.join(without_effect)} have no effect; give the "
             "device as an argument, or run ziggurat.predict on workers of their own"
         )
-    path = Path(run)
-    config = config_of(path, {**(settings or {}), "plan": "dp=1", "device": device})
+    config = config_of(run, {**(settings or {}), "plan": "dp=1", "device": device})
     mesh = make_mesh(Workers(device=torch.device(resolve_device(device))))
-    return Predictor.of_run(load_weights(path, config)._replace(config=config), mesh)
+    return Predictor.of_run(load_weights(run, config)._replace(config=config), mesh)

@@ -12,7 +12,6 @@ from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say, say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
-from ziggurat.data.dataset import notes_of
 from ziggurat.data.files import files_of
 from ziggurat.data.formats.recognise import format_of, is_annotation_file
 from ziggurat.data.formats.table import Split
@@ -21,6 +20,7 @@ from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.opening import open_dataset
 
@@ -39,7 +39,7 @@ def predict(
     """Run a trained model on images, as `ziggurat predict` does.
 
     Args:
-        run: The folder of a run; or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
         images: Files, folders and globs, one or several; or a data set (its annotation file, ``digits``, or with `split` its
             folder), whose ids the results keep.
         out: Where results and pictures go; None takes the run's ``predictions``, or the next free ``predictions-2``.
@@ -53,16 +53,14 @@ def predict(
     Raises:
         UserError: If the run, the images, or the settings are not usable.
     """
-    run = Path(run)
     config = config_of(run, settings or {})
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     data = _dataset(given, split)
-    folder = run if run.is_dir() else run.parent
-    target = Path(out) if out is not None else _free(folder / "predictions", overwrite)
+    target = Path(out) if out is not None else _free(_own_folder(run), overwrite)
     if data is not None:
         config = replace(config, data=replace(config.data, path=data))
         split = split or "val"
-        say_notes(notes_of(_open(config, split, None)))
+        say_notes(_open(config, split, None))
     else:
         say(*_ids_elsewhere(given))
     result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite), config)
@@ -103,6 +101,14 @@ def _ids_elsewhere(given: Sequence[str]) -> list[str]:
     return notes
 
 
+def _own_folder(run: str | os.PathLike[str]) -> Path:
+    """Return where the predictions of a run lie if nothing else is said."""
+    reference = find_reference(run)
+    if reference.folder is None:
+        return Path(run).parent / "predictions"
+    return reference.folder / "-".join(filter(None, ("predictions", reference.name)))
+
+
 def _free(folder: Path, overwrite: bool) -> Path:
     """Return the first of ``predictions``, ``predictions-2`` ... that holds no results; the first where they are replaced."""
     number, place = 1, folder
@@ -123,7 +129,7 @@ def _open(config: RunConfig, split: Split, classes: tuple[str, ...] | None) -> A
 
 def _predict_worker(
     workers: Workers,
-    path: Path,
+    path: str | os.PathLike[str],
     config: RunConfig,
     images: list[str],
     out: Path,

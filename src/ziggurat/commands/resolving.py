@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, run_task
-from ziggurat.data.dataset import Dataset, notes_of
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, build_model, task_of
 from ziggurat.parallel.runtime.guard import leave_if_imported
+from ziggurat.runs.reference import first_weights_fault
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
@@ -57,15 +57,15 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
             validation = check(
                 partial(open_validation, config, dataset.classes if dataset is not None else None)
             )
-        say_notes([*notes_of(dataset), *notes_of(validation)])
+        say_notes(dataset, validation)
         # nothing is computed with numbers that are out of their range
         if placed and resolved and model is not None and dataset is not None:
             kind = find_task(run_task(config)).targets
             num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
             check(partial(check_smallest_microbatch, model, resolved, num_samples))
-    weights = config.model.weights
-    if weights not in ("none", "lite0") and not Path(weights).is_file() and not resume:
-        faults.append(f"model.weights must be a file, lite0 or none: there is no file {weights}")
+    weights_fault = None if resume else first_weights_fault(config.model.weights)
+    if weights_fault is not None:
+        faults.append(weights_fault)
     if faults or resolved is None:
         raise UserError(faults)
     return resolved

@@ -3,7 +3,7 @@
 All faults are found before any process starts.
 """
 
-from ziggurat.config.definition import FREE_ON_RESUME, definition_sha256
+from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
 from ziggurat.config.ranges import range_faults
 from ziggurat.config.reading import flatten, known_keys, load_config, override, save_config
 from ziggurat.config.records import (
@@ -22,6 +22,7 @@ from ziggurat.config.records import (
 )
 
 __all__ = [
+    "EXTENDABLE",
     "FREE_ON_RESUME",
     "CheckpointConfig",
     "DataConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "definition_sha256",
+    "earlier_definition",
     "flatten",
     "known_keys",
     "load_config",

@@ -82,7 +82,8 @@ class ModelConfig:
     )
     weights: str = setting(
         "none",
-        "File whose weights are loaded before training: safetensors, torch, or ``lite0``; ``none`` starts at random.",
+        "Weights that are loaded before training: a file (safetensors, torch), a run (``runs/x``) or a checkpoint of it "
+        "(``runs/x@best``), whose model is taken where none is named, or ``lite0``; ``none`` starts at random.",
     )
     drop_path: float = setting(0.0, "Rate of stochastic depth in the backbone, where it has any.", SHARE)
     spp_bins: str = setting(
@@ -105,9 +106,8 @@ class DataConfig:
     )
     classes: str = setting(
         "",
-        "Names of all classes, with commas between: of the values of segmentation masks from 0 (``name=255`` gives "
-        "another value), else in the order of labels. Empty takes those that the data set declares, else those that "
-        "occur in its training data.",
+        "Names of the values of segmentation masks from 0, with commas between (``name=255`` gives "
+        "another value); empty takes those that stand beside the masks.",
     )
     ignore: int = setting(255, "Value of a mask's pixels that take no part in loss and metric.", PIXEL_VALUE)
     crop: int = setting(
@@ -160,11 +160,6 @@ class DataConfig:
         "takes all of 16 bits, and refuses 32 bits, signed and floating-point samples, which have no "
         "range of their own.",
         SAMPLE_RANGE,
-    )
-    extra: Literal["refuse", "drop"] = setting(
-        "refuse",
-        "What image files hold beside one picture of one or three bands: further bands (near infrared), pages, frames. "
-        "``refuse`` such files, or ``drop`` what lies behind the first.",
     )
     images: str = setting(
         "",

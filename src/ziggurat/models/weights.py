@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def load_weights(model: VisionModel, path: str) -> WeightsReport:
+def load_weights(model: VisionModel, path: str, tensors: Mapping[str, Tensor] | None = None) -> WeightsReport:
     """Load a weights file into a model, as far as it fits.
 
     Args:
@@ -63,15 +64,16 @@ def load_weights(model: VisionModel, path: str) -> WeightsReport:
         path: A safetensors or torch file with the weights of such a model, of torchvision's
             ``fcos_resnet50_fpn`` or ``retinanet_resnet50_fpn``, of a timm or smp network under its own names, or of
             the backbone alone under timm's or torchvision's names; or ``lite0``.
+        tensors: What the file holds, by the model's names, where somebody has read it already; `path` is its name then.
 
     Raises:
         UserError: If the file is not there, is corrupt or would have to be executed, fits nothing, holds numbers
             that are not finite, or holds tensors of another shape (all are listed; only the layer that predicts
             the classes may differ).
     """
-    file = find_file(path)
+    file = Path(path) if tensors is not None else find_file(path)
     state = model.state_dict()
-    tensors = translate(read_tensors(file), state.keys())
+    tensors = dict(tensors) if tensors is not None else translate(read_tensors(file), state.keys())
     both = [name for name in state if name in tensors]
     mismatched = tuple(
         Mismatch(name, tuple(tensors[name].shape), tuple(state[name].shape))

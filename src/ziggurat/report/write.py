@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +33,6 @@ from ziggurat.report.score_plot import draw_counts, draw_scores
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.system.writing import CannotWrite, Pictures, write_text
 from ziggurat.tasks.base import Task
 
 NUM_EXAMPLES = 8  # of the best, and of the worst
@@ -81,21 +78,15 @@ def write_report(
         console: Where the table is printed.
 
     Returns:
-        From the name of each picture that could be written, ``metrics`` and ``counts_table``, to its file.
-
-    Raises:
-        CannotWrite: If the numbers cannot be written, after all else is done.
+        From the name of each picture, ``metrics`` and ``counts_table``, to its file.
     """
     report = folder / "report"
-    with suppress(OSError):  # its files say what is in the way
-        report.mkdir(exist_ok=True)
+    report.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     pictures: dict[str, Image.Image] = {}
-    fault: CannotWrite | None = None
     metric = evaluation.metric
     findings = metric.findings(evaluation.metrics) if metric is not None and dataset is not None else None
     if findings is not None and dataset is not None and len(dataset):
-        print_table(console, findings)
         mesh = make_mesh(Workers(device=device))
         predictor = Predictor.of_model(model, config, mesh, dataset.classes, task)
         examples = _Examples(predictor, dataset, findings)
@@ -105,42 +96,24 @@ def write_report(
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
             pictures |= _draw_findings(findings, dataset.classes)
+        files["metrics"] = str(report / "metrics.json")
         found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-        table = ""
+        Path(files["metrics"]).write_text(text, encoding="utf-8")
         if findings.counts is not None:
+            files["counts_table"] = str(report / "counts.csv")
             table = counts_table(findings.counts, dataset.classes, lambda index: dataset.record(index).name)
-        try:  # what is in the way is said after the pictures
-            write_text(report / "metrics.json", text)
-            files["metrics"] = str(report / "metrics.json")
-            if table:
-                write_text(report / "counts.csv", table)
-                files["counts_table"] = str(report / "counts.csv")
-        except CannotWrite as error:
-            fault = error
-    if config.train.report == "pictures":
-        history = read_history(folder / "metrics.jsonl")
-        pictures["loss"] = draw_history(history)
-        files |= _save(pictures, report, board, history.last_step, console)
-    if fault is not None:
-        raise fault
-    return files
+            Path(files["counts_table"]).write_text(table, encoding="utf-8")
+        print_table(console, findings)
+    if config.train.report == "numbers":
+        return files
 
-
-def _save(
-    pictures: Mapping[str, Image.Image], report: Path, board: Board, step: int, console: Console
-) -> dict[str, str]:
-    """Write the pictures, show them in TensorBoard, and return their files; what cannot be written is counted and said."""
-    files: dict[str, str] = {}
-    written = Pictures()
+    history = read_history(folder / "metrics.jsonl")
+    pictures["loss"] = draw_history(history)
     for name, picture in pictures.items():
-        path = report / f"{name}.png"
-        with written.write(path):
-            picture.save(path)
-            files[name] = str(path)
-        board.add_image(f"report/{name}", np.asarray(picture), step, dataformats="HWC")
-    if written.faults:
-        console.print(str(written), highlight=False, markup=False, soft_wrap=True)
+        files[name] = str(report / f"{name}.png")
+        picture.save(files[name])
+        board.add_image(f"report/{name}", np.asarray(picture), history.last_step, dataformats="HWC")
     return files
 
 

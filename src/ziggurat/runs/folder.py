@@ -7,11 +7,9 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ziggurat.config import RunConfig, load_config, save_config
+from ziggurat.config import RunConfig, flatten, load_config, override, save_config
 from ziggurat.data.dataset import Dataset
-from ziggurat.data.faults import Fault, listing
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel
-from ziggurat.system.writing import whole_file, write_text
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
-SKIPPED = "skipped.jsonl"
+ENVIRONMENT = "environment.json"
 
 
 def make_run_folder(parent: Path, family: str) -> Path:
@@ -62,20 +58,13 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
             f"a run goes on with the data that it was started with: {config.data.path} has {len(dataset)} images "
             f"and the classes {', '.join(dataset.classes)}; {folder / CLASSES} says otherwise"
         )
-    with suppress(OSError):  # the first file says what is in the way
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CLASSES, text)
-    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
-
-
-def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
-    """Write what ``data.on_error`` has left out, if it has: a line for each annotation and image.
-
-    Raises:
-        UserError: If the list cannot be written.
-    """
-    if any(by_split.values()) or (folder / SKIPPED).exists():
-        write_text(folder / SKIPPED, listing(by_split))
+        (folder / CLASSES).write_text(text, encoding="utf-8")
+        machine = json.dumps(environment(), indent=2) + "\n"
+        (folder / ENVIRONMENT).write_text(machine, encoding="utf-8")
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
 
 
 def declare_run(folder: Path, config: RunConfig) -> None:
@@ -84,12 +73,14 @@ def declare_run(folder: Path, config: RunConfig) -> None:
     Raises:
         UserError: If it cannot be written.
     """
-    save_config(config, folder / CONFIG)
+    try:
+        save_config(config, folder / CONFIG)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
 
 
-def resume_command(folder: Path) -> str:
-    """Return the command by which a run goes on."""
-    return f"ziggurat train --out {shlex.quote(str(folder))} --resume"
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the run's folder {folder}: {error.strerror}")
 
 
 def environment() -> dict[str, Any]:
@@ -104,7 +95,33 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": sys.argv,
+        "folder": os.getcwd(),  # where relative paths of the config begin
     }
+
+
+def data_as_begun(config: RunConfig, folder: Path) -> tuple[RunConfig, list[str]]:
+    """Return the config of a run with its data where they were when it began, and what there is to say of it.
+
+    Relative paths of data that are not found from the present folder are taken from the one that the run was started in.
+
+    Args:
+        config: Of the run.
+        folder: Of the run.
+    """
+    try:
+        began = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["folder"]
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or removed
+        return config, []
+    found, notes = {}, []
+    for name in ("data.path", "data.val", "data.images"):
+        value = flatten(config)[name]
+        there = Path(str(began)) / value
+        if value and not Path(value).exists() and there.exists():
+            found[name] = str(there)
+            notes.append(
+                f"note: {name}={value} is taken from the folder that the run was started in: {there}"
+            )
+    return override(config, found), notes
 
 
 def _commit() -> str | None:
@@ -133,14 +150,11 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights and buffers as safetensors, in C order; an older file is replaced at once, or not at all.
-
-    Raises:
-        CannotWrite: If it cannot be written.
-    """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with whole_file(path) as partial:
-        save_file(tensors, partial, metadata)
+    """Write the weights and buffers as safetensors, in C order; an older file is replaced at once, or not at all."""
+    state = model.state_dict()
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial, metadata)
+    partial.replace(path)
 
 
 class Run(NamedTuple):
@@ -159,21 +173,37 @@ class Run(NamedTuple):
     category_ids: tuple[int, ...]
 
 
-def load_run(folder: Path) -> Run:
-    """Build the model of a run and load its weights.
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Build the model of a run and load the weights at its end.
 
     Raises:
         UserError: If the folder is not that of a finished run.
     """
-    for name in (CONFIG, CLASSES, WEIGHTS):
+    weights = Path(folder) / WEIGHTS
+    run = build_run(folder, (CONFIG, CLASSES, WEIGHTS))
+    try:
+        run.model.load_state_dict(load_file(weights))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        name = run.config.model.name
+        raise UserError(f"{weights} does not hold the weights of {name}: {error}") from None
+    return run
+
+
+def build_run(folder: str | os.PathLike[str], needed: Sequence[str] = (CONFIG, CLASSES)) -> Run:
+    """Build the model of a run, with random weights.
+
+    Args:
+        folder: Of the run.
+        needed: Files that it must have.
+
+    Raises:
+        UserError: If the folder is not that of a run that has come so far.
+    """
+    folder = Path(folder)
+    for name in needed:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not the folder of a finished run: it has no {name}")
     config = load_config(folder / CONFIG)
     facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
     model = build_model(config.model, len(facts["classes"]))
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, OSError, SafetensorError) as error:
-        name = config.model.name
-        raise UserError(f"{folder / WEIGHTS} does not hold the weights of {name}: {error}") from None
     return Run(model.eval(), config, tuple(facts["classes"]), tuple(facts["category_ids"]))

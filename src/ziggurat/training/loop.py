@@ -16,7 +16,6 @@ from ziggurat.config import RunConfig, definition_sha256
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
-from ziggurat.models.weights import load_weights
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.preemption import Preemption
@@ -24,6 +23,7 @@ from ziggurat.report import write_report
 from ziggurat.runs.checkpoint import Checkpoints
 from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.log import RunLog
+from ziggurat.runs.reference import load_first_weights
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
@@ -32,6 +32,7 @@ from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.data import TrainingData
+from ziggurat.training.extension import earlier_definitions
 from ziggurat.training.feed import SampleFeed, autocast, seed_everything
 from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.nonfinite import nonfinite_faults
@@ -40,8 +41,6 @@ from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
 from ziggurat.training.step import Step
-
-STOPPING = "a signal asks for the end: this step is finished and a checkpoint is written (Ctrl-C once more ends at once)"
 
 
 def train(
@@ -61,19 +60,21 @@ def train(
 
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
-        Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
+        Preempted: By SIGTERM or SIGUSR1 to any worker, between two steps, with a checkpoint.
     """
     mesh = make_mesh(workers, config.plan)
     data = TrainingData(config, mesh)
     model, weights_report = _build(mesh.home, config, len(data.classes), resume)
     task = make_task(model, config)
     state = TrainState.start(model, make_optimizer(model, config.train), config.train.ema)
-    run = definition_sha256(config)
-    checkpoints = Checkpoints(folder / "checkpoints", mesh.workers.background(), config.checkpoint, run)
+    run, earlier = definition_sha256(config), earlier_definitions(folder) if resume else ()
+    checkpoints = Checkpoints(
+        folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier
+    )
     session = Session(workers, config, folder, state, checkpoints)
     session.start_folder(data.dataset, resume)
-    session.list_skipped(data.left_out)
     survived = session.resume(memory) if resume else False
+    extension = session.extension(data) if resume else None
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
     parallel = Parallel(state, mesh, setting)
     session.begin(parallel)
@@ -83,14 +84,14 @@ def train(
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
-        Preemption(STOPPING if workers.is_first else "") as preemption,
+        Preemption() as preemption,
         checkpoints,
         Snapshots(memory, run, parallel).on_loss(),
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
-        for note in data.notes:
-            (log.keep if note in data.said else log.say)(f"note: {note}")
+        if extension is not None:
+            log.say(extension)
         for line in parallel.describe():
             log.say(line)
         session.report(log)
@@ -112,7 +113,7 @@ def train(
         start = time.perf_counter()
         for number, batches, waited in steps:
             record = StepRecord(number, data, waited)
-            session.agree(number, preemption, data.take_notices(batches, mesh), log)
+            session.agree(number, preemption.requested, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
             pieces = data.pieces(number)
             result = step(batches, len(pieces))
@@ -128,25 +129,28 @@ def train(
         parallel.close()
         session.save_checkpoint(data.num_steps, log)
         whole = session.save_weights()
-        session.finish_checkpoints(log)
-        session.agree(data.num_steps, preemption, (0, []), log)
-        preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config)
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
         phase("report")
-        session.list_skipped(data.left_out)  # with the validation images that could not be decoded
         digest = workers.broadcast_object("" if whole is None else weights_sha256(whole))
         if whole is not None:
-            place, whole = mesh.home, whole.to(mesh.home)
-            with session.noting_missing():
-                write_report(
-                    folder, evaluation, whole, task, data.validation, config, place, log.board, log.console
-                )
-        session.finish(log)
+            board, console = log.board, log.console
+            write_report(
+                folder,
+                evaluation,
+                whole.to(mesh.home),
+                task,
+                data.validation,
+                config,
+                mesh.home,
+                board,
+                console,
+            )
+        session.finish_checkpoints(log)
         mesh.close()
-    return session.result(data) | {
+    return session.result() | {
         "weights_sha256": digest,
         "steps": data.num_steps,
         "samples": samples,
@@ -163,7 +167,7 @@ def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool
     model = build_model(config.model, num_classes)
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
-        report = load_weights(model, config.model.weights).summary()
+        report = load_first_weights(model, config.model.weights).summary()
     return place_model(model, home, config.train.channels_last).train(), report
 
 
@@ -174,11 +178,7 @@ def _evaluate(
     phase("evaluation")
     if data.validation is None:
         return Evaluation({}, None)
-    evaluation = evaluate_model(
-        executor, task, data.validation, config, lambda done, total: phase("evaluation")
-    )
-    data.validation = evaluation.dataset
-    return evaluation
+    return evaluate_model(executor, task, data.validation, config, lambda done, total: phase("evaluation"))
 
 
 def _is_due(done: int, every: int, num_steps: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
@@ -49,19 +49,20 @@ class Checkpoints:
         workers: All workers, by a group that nothing else uses.
         config: Which checkpoints stay.
         run: Names the definition of the run; a checkpoint of another one is not taken.
+        earlier: Other names of the same definition, of checkpoints that earlier versions have written.
 
     Attributes:
         pauses: Seconds that training has paused for each checkpoint.
-        fault: Why the last checkpoint could not be written, on every worker; None if it was.
     """
 
-    def __init__(self, folder: Path, workers: Workers, config: CheckpointConfig, run: str) -> None:
+    def __init__(
+        self, folder: Path, workers: Workers, config: CheckpointConfig, run: str, earlier: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.workers = workers
         self.config = config
-        self.run = run
+        self.run, self.runs = run, (run, *earlier)
         self.pauses: list[float] = []
-        self.fault: str | None = None
         self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole, by step
         self._found_faults: list[str] = []
         self._copies: dict[str, Tensor] = {}
@@ -75,8 +76,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # another worker is lost, and the thread finds out as well; or the end is to come at once
-        if not isinstance(error, CollectiveFailed | KeyboardInterrupt):
+        if not isinstance(
+            error, CollectiveFailed
+        ):  # else another worker is lost, and the thread finds out as well
             self.wait()
 
     @property
@@ -189,10 +191,9 @@ class Checkpoints:
                 self._say(f"the checkpoint of step {progress.step} was interrupted: {error}")
                 return
         seconds = time.perf_counter() - begin
-        self.fault = fault and f"the checkpoint of step {progress.step} could not be written: {fault}"
-        if self.fault is not None:
+        if fault is not None:
             self._say(
-                f"{self.fault}; training goes on, the "
+                f"the checkpoint of step {progress.step} could not be written: {fault}; training goes on, the "
                 f"newest checkpoint is {self._newest_name()}: see to the room and the rights of {self.folder}"
             )
             return
@@ -231,7 +232,7 @@ class Checkpoints:
         progress = None
         for step in reversed(published_steps(self.folder)):
             folder = checkpoint_folder(self.folder, step)
-            faults = checkpoint_faults(folder, step, self.run) if progress is None else []
+            faults = checkpoint_faults(folder, step, *self.runs) if progress is None else []
             if faults:
                 messages.append(_set_aside(folder, faults))
             elif progress is None:

@@ -29,12 +29,11 @@ def published_steps(parent: Path) -> list[int]:
 
 
 def make_partial(parent: Path, step: int) -> Path:
-    """Make an empty folder for a checkpoint that is to be written; the folder of the run is not made again once it is removed."""
+    """Make an empty folder for a checkpoint that is to be written."""
     partial = partial_folder(parent, step)
     if partial.exists():
         shutil.rmtree(partial)
-    parent.mkdir(exist_ok=True)
-    partial.mkdir()
+    partial.mkdir(parents=True)
     return partial
 
 

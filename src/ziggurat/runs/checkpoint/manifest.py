@@ -102,13 +102,13 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def checkpoint_faults(folder: Path, step: int, run: str) -> list[str]:
+def checkpoint_faults(folder: Path, step: int, *runs: str) -> list[str]:
     """Compare a checkpoint with its manifest.
 
     Args:
         folder: The checkpoint.
         step: Of its name.
-        run: The definition of the run that it should belong to.
+        runs: The definition of the run that it should belong to, by each name that it has had.
 
     Returns:
         A sentence for each fault, with the file's name; none if every byte is as it was written.
@@ -122,7 +122,7 @@ def checkpoint_faults(folder: Path, step: int, run: str) -> list[str]:
     faults = []
     if manifest.step != step:
         faults.append(f"{MANIFEST} is that of step {manifest.step}")
-    if manifest.run != run:
+    if manifest.run not in runs:
         faults.append(f"{MANIFEST} is that of a run with another definition")
     for name, facts in manifest.files.items():
         faults += _file_faults(folder, name, facts)
