@@ -27,6 +27,7 @@ from support.ranks import run_ranks
 from ziggurat.cli.main import COMMANDS, build_parser, main
 from ziggurat.cli.options import settings_from
 from ziggurat.config import RunConfig, override
+from ziggurat.config.fields import settings_of
 
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
 LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
@@ -65,6 +66,14 @@ def test_commands_in_the_text_are_commands(page):
         COMMANDS[command].add_arguments(parser)
         known = set(re.findall(r"--[a-z-]+", f"--json --help {parser.format_usage()}"))
         assert set(re.findall(r"--[a-z-]+", words)) <= known, f"ziggurat {command} {words}: not all are known"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.id != "CHANGELOG.md"])
+def test_settings_in_the_text_are_settings(page):
+    known = {key for key, _, _ in settings_of(RunConfig())}
+    rooms = "|".join(sorted({key.partition(".")[0] for key in known if "." in key}))
+    named = set(re.findall(rf"`((?:{rooms})\.[a-z_.]+[a-z_])(?:=[^`]*)?`", prose(page)))
+    assert {name for name in named if not re.search(r"\.(py|md|yaml|json|jsonl|csv|png|txt)$", name)} <= known
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.values[0])])

@@ -118,7 +118,8 @@ def test_a_signal_to_any_worker_stops_all_after_the_step(whole, tmp_path, world,
     folder, (digest, *_) = whole
     config = config_of(**{"train.checkpoint_every": 0})
     stopped = run_ranks(signalled, world, (config, tmp_path / "run", number, rank))
-    assert stopped == ["stopped by a signal after step 3; --resume goes on after step 3"] * world
+    again = f"`ziggurat train --out {tmp_path / 'run'} --resume` goes on after step 3"
+    assert stopped == [f"stopped by a signal after step 3; {again}"] * world
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-3"]
     assert run_ranks(run, 2, (None, tmp_path / "run", True))[0][0] == digest
     assert numbers(tmp_path / "run") == numbers(folder)

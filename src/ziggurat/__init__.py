@@ -16,10 +16,13 @@ The public names, imported when they are first used:
 from __future__ import annotations
 
 import importlib
-import warnings
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = (
+    False  # as of typing, which the command line has no time for: Ctrl-C may come in its first instants
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from ziggurat.cli.main import main as main
     from ziggurat.commands.evaluate import evaluate as evaluate
     from ziggurat.commands.load import load as load
@@ -93,6 +96,8 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``ziggurat --help`` need not wait for PyTorch."""
     if name in _OLD:
+        import warnings
+
         home, now, instead = _OLD[name]
         warnings.warn(
             f"ziggurat.{name} goes with the next version: use {instead}", DeprecationWarning, stacklevel=2

@@ -34,7 +34,16 @@ class UserError(ValueError):
 
 
 class Preempted(Exception):  # noqa: N818 - not an error: the run is to be started again
-    """A signal has stopped the run before its end, and it can go on; the message says from where."""
+    """A signal has stopped the run before its end, and it can go on; the message says from where.
+
+    Args:
+        message: What was done, and how the run goes on.
+        by_user: Whether it was Ctrl-C, and not a scheduler.
+    """
+
+    def __init__(self, message: str, by_user: bool = False) -> None:
+        super().__init__(message)
+        self.by_user = by_user
 
 
 class CollectiveFailed(RuntimeError):  # noqa: N818 - reads as what happened

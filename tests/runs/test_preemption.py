@@ -1,4 +1,4 @@
-"""Signals of schedulers to whole runs: a checkpoint, exit status 75, and no process left."""
+"""Signals of schedulers, terminals and users to whole runs: a checkpoint, exit status 75 or 130, and no process left."""
 
 import os
 import signal
@@ -12,6 +12,12 @@ from support.commands import TINY
 
 TRAIN = [sys.executable, "-m", "ziggurat", "train", "digits", "--steps", "4000"]
 SETTINGS = [word for word in TINY if word not in ("--steps", "2")]
+
+
+def hear_signals():
+    """What a shell's background or nohup ignores, these runs hear."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(folder, plan, loaders):
@@ -29,7 +35,11 @@ def start(folder, plan, loaders):
         "tensor.min_width=16",
     ]
     process = subprocess.Popen(
-        [*TRAIN, *SETTINGS, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*TRAIN, *SETTINGS, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_signals,
     )
     for line in process.stderr:
         if line.startswith("step 1/"):
@@ -40,6 +50,9 @@ def start(folder, plan, loaders):
 @pytest.mark.parametrize(
     ("plan", "loaders", "number", "whom"),
     [
+        ("dp=1", 1, signal.SIGINT, "group"),
+        ("dp=2", 1, signal.SIGINT, "group"),
+        ("dp=2", 0, signal.SIGHUP, "group"),
         ("dp=1", 1, signal.SIGTERM, "group"),
         ("dp=2", 0, signal.SIGTERM, "launcher"),
         ("lp=2", 0, signal.SIGTERM, "second worker"),
@@ -59,10 +72,11 @@ def test_a_scheduler_gets_its_checkpoint_and_its_status(tmp_path, plan, loaders,
             process_id = process.pid if whom == "launcher" else max(child.pid for child in children)
             os.kill(process_id, number)
         error = process.stderr.read()
-        assert process.wait(timeout=60) == 75, error
+        assert process.wait(timeout=60) == (130 if number == signal.SIGINT else 75), error
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = checkpoint.name.removeprefix("step-")
-    assert f"ziggurat: stopped by a signal after step {step}; --resume goes on after step {step}" in error
+    again = f"`ziggurat train --out {tmp_path / 'run'} --resume` goes on after step {step}"
+    assert error.splitlines()[-1] == f"ziggurat: stopped by a signal after step {step}; {again}"
     assert "Traceback" not in error
     assert not psutil.wait_procs(children, timeout=10)[1], "no process is left"
 

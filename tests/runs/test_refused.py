@@ -1,4 +1,4 @@
-"""What no plan can do, or some cannot: said in one message, alike on all workers; and samples that are replaced."""
+"""What no plan can do, or some cannot: said in one message, alike on all workers; and what is left out."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from support.commands import TINY
 from support.datasets import write_folder_of_classes
 from support.promises import NARROW, SHARDED
 from support.ranks import run_ranks
-from support.small_runs import config_of, replaced
+from support.small_runs import config_of, skipped
 from ziggurat.cli.main import main
 from ziggurat.errors import UserError
 from ziggurat.runs.folder import load_run
@@ -26,16 +26,24 @@ def cut_short(path):
     return path
 
 
-def test_samples_that_are_replaced_are_counted_once(tmp_path):
-    """Every worker of a pipeline, of branches and of tp reads them."""
-    folder = write_folder_of_classes(tmp_path / "data", ["one/0.png", "one/1.png", "two/2.png"])
+def test_what_cannot_be_read_is_left_out_alike_under_every_plan(tmp_path):
+    """Found before a sample is drawn, each image by one of the workers; of validation images when they are evaluated."""
+    names = ["one/0.png", "one/1.png", "one/3.png", "two/2.png", "two/4.png"]
+    folder = write_folder_of_classes(tmp_path / "data", names)
     cut_short(folder / "train" / "one" / "1.png")
+    (folder / "train" / "two" / "2.png").write_bytes(b"")
+    cut_short(folder / "val" / "two" / "4.png")
     settings = {"data.path": str(folder), "data.on_error": "skip"}
-    (alone,) = run_ranks(replaced, 1, ("dp=1", tmp_path, config_of("classify", **settings)))
-    assert alone > 0
+    (alone,) = run_ranks(skipped, 1, ("dp=1", tmp_path, config_of("classify", **settings)))
+    counts, listed, weights = alone
+    assert counts == {"annotations": 0, "images": 3}
+    found = [(row["split"], row["file"].rpartition("/")[2], row["scope"]) for row in listed]
+    assert found == [("train", "1.png", "image"), ("train", "2.png", "image"), ("val", "4.png", "image")]
     for plan in ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2"):
         config = config_of("classify", **settings, **(NARROW if plan == "tp=2" else {}))
-        assert run_ranks(replaced, 2, (plan, tmp_path, config)) == [alone, alone], plan
+        for rank in run_ranks(skipped, 2, (plan, tmp_path, config)):
+            assert rank[:2] == (counts, listed), plan
+            assert rank[2] == weights or plan != "dp=2"
 
 
 def test_an_image_that_cannot_be_read_ends_all_workers(tmp_path):

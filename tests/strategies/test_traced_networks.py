@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -159,8 +161,23 @@ def rows_of(rows: int, device: torch.device) -> Tensor:
     return torch.arange(rows, dtype=torch.float64, device=device)[:, None]
 
 
+class Made(dict[int, Tensor]):
+    def __missing__(self, channels: int) -> Tensor:
+        self[channels] = torch.arange(channels).flip(0)
+        return self[channels]
+
+
+ORDERS: dict[int, Tensor] = {}
+MADE = Made()
+LISTED: list[Tensor] = []
+HOLDER = SimpleNamespace()
+ORDER: Tensor | None = None
+
+
 class Shuffle(nn.Module):
     """A layer without layers in it: it is called as it is, and must not find what a trace has left in its cache."""
+
+    orders: ClassVar[dict[int, list[tuple[Tensor, int]]]] = {}
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -178,6 +195,39 @@ class Shuffle(nn.Module):
     def elsewhere(self, channels: int) -> Tensor:
         return order_of(channels)
 
+    def in_dict(self, channels: int) -> Tensor:
+        if channels not in ORDERS:
+            ORDERS[channels] = torch.arange(channels).flip(0)
+        return ORDERS[channels]
+
+    def in_dict_of_class(self, channels: int) -> Tensor:
+        if channels not in self.orders:
+            self.orders[channels] = [(torch.arange(channels).flip(0), channels)]
+        return self.orders[channels][0][0]
+
+    def in_subclass_of_dict(self, channels: int) -> Tensor:
+        return MADE[channels]
+
+    def in_attribute(self, channels: int) -> Tensor:
+        if not hasattr(self, "order"):
+            self.order = torch.arange(channels).flip(0)
+        return self.order
+
+    def in_global(self, channels: int) -> Tensor:
+        global ORDER
+        ORDER = torch.arange(channels).flip(0) if ORDER is None else ORDER
+        return ORDER
+
+    def in_list(self, channels: int) -> Tensor:
+        if not LISTED:
+            LISTED.append(torch.arange(channels).flip(0))
+        return LISTED[0]
+
+    def in_object(self, channels: int) -> Tensor:
+        if not hasattr(HOLDER, "order"):
+            HOLDER.order = torch.arange(channels).flip(0)
+        return HOLDER.order
+
     def forward(self, x: Tensor) -> Tensor:
         return x[:, getattr(self, self.kind)(x.shape[1])]
 
@@ -188,7 +238,10 @@ def order_of(channels: int) -> Tensor:
 
 
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
-@pytest.mark.parametrize("kind", ["plain", "decorated", "elsewhere"])
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", "decorated", "elsewhere", "in_dict", "in_dict_of_class", "in_subclass_of_dict", "in_attribute"],
+)
 def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, plan: str) -> None:
     """BEiT's relative positions: they were read from memory that nobody had written."""
     torch.manual_seed(0)
@@ -197,6 +250,15 @@ def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, pla
     Shuffle.plain.cache_clear()
     trial = make_trial((5, 3, 24, 20), 2, "3" if plan == "pp=2" else "")
     assert run_alone_and(model, plan, trial) == "exact"
+
+
+@pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
+@pytest.mark.parametrize("kind", ["in_global", "in_list", "in_object"])
+def test_tensors_without_values_that_cannot_be_taken_back_are_refused(kind: str, plan: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*three()[:1], Shuffle(kind), nn.Tanh(), nn.Conv2d(8, 8, 3), Shuffle(kind)).double()
+    trial = make_trial((5, 3, 24, 20), 2, "3" if plan == "pp=2" else "")
+    assert run_alone_and(model, plan, trial) == "refused"
 
 
 def run_alone_and(model: nn.Module, plan: str, trial: Trial) -> str:

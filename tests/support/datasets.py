@@ -90,6 +90,11 @@ def opened(path: Path, split: Split = "train", classes: tuple[str, ...] | None =
     return dataset
 
 
+def guesses(notes: Sequence[str]) -> list[str]:
+    """Return notes without the one on classes that have no example, as most sets of one annotation have one."""
+    return [note for note in notes if "have no example" not in note]
+
+
 def faults_of(path: Path) -> list[Fault]:
     return find_faults(str(path), CONFIG)[0]
 

@@ -49,8 +49,11 @@ def resumed(workers, plan, folder):
     )
 
 
-def replaced(workers, plan, folder, config):
-    return train(workers, dataclasses.replace(config, plan=plan), folder / plan)["replaced_samples"]
+def skipped(workers, plan, folder, config):
+    """Return what a run has left out, as it says and as it lists it, and its weights."""
+    result = train(workers, dataclasses.replace(config, plan=plan), folder / plan)
+    lines = (folder / plan / "skipped.jsonl").read_text().splitlines()
+    return result["skipped"], [json.loads(line) for line in lines], result["weights_sha256"]
 
 
 EMA = {"train.ema": 0.9, "train.optimizer": "adamw", "train.lr": 1e-3}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from support.ranks import run_ranks
 from ziggurat.config import override
@@ -22,9 +23,10 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Case = tuple[str, int, int]
 CASES: list[Case] = [
     (kind, num_dims, microbatches)
-    for kind in ("BatchNorm", "InstanceNorm")
+    for kind in ("BatchNorm", "InstanceNorm", "shared head")
     for num_dims in (1, 2, 3)
     for microbatches in (1, 3)
+    if kind != "shared head" or num_dims == 2
 ]
 
 
@@ -44,9 +46,32 @@ class Norms(nn.Module):
         return self.last(self.out(self.second(self.first(x)) + x))
 
 
+class SharedHead(nn.Module):
+    """A head that levels share, one norm of which is called by function, with momenta that are not the layer's."""
+
+    def __init__(self, num_dims: int) -> None:
+        super().__init__()
+        convolution, norm = CONVOLUTIONS[num_dims], getattr(nn, f"BatchNorm{num_dims}d")
+        self.stem = nn.Sequential(convolution(3, 8, 3, padding=1), nn.ReLU(), convolution(8, 4, 1))
+        self.head = convolution(4, 4, 3, padding=1)
+        self.norm, self.by_function, self.average = norm(4), norm(4), norm(4, momentum=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        total = x.new_zeros(())
+        for level, momentum in enumerate((0.3, 0.05, 0.2)):
+            y = self.norm(self.head(x * (level + 1))).relu()
+            one = self.by_function
+            y = functional.batch_norm(
+                y, one.running_mean, one.running_var, one.weight, one.bias, True, momentum
+            )
+            total = total + (y * x).square().mean() + (self.average(x).relu() * y).mean()
+        return total
+
+
 def network(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    return Norms(*case[:2]).double()
+    return (SharedHead(case[1]) if case[0] == "shared head" else Norms(*case[:2])).double()
 
 
 def trial(case: Case) -> Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ziggurat.cli.options import DATA_HELP, DONE, NO, Outcome, add_settings, settings_from
 from ziggurat.config import RunConfig, override
@@ -27,12 +28,31 @@ def run(options: argparse.Namespace) -> Outcome:
             print(f"{fault['file']}{place}: {fault['fault']}")
         for note in result["notes"]:
             print(f"note: {note}")
+        for kind in result["samples"]:
+            print(f"images: {_samples(kind)}")
         splits = "; ".join(
             f"{split}: {counts['images']} images, {counts['annotations']} annotations"
             for split, counts in result["splits"].items()
         )
         print(
             f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; classes: {', '.join(result['classes'])}; "
-            f"{len(result['faults'])} faults"
+            f"{len(result['faults'])} faults{_skipping(result)}"
         )
     return Outcome(DONE if result["ok"] else NO, result)
+
+
+def _skipping(result: dict[str, Any]) -> str:
+    """Say what ``data.on_error=skip`` leaves out, or could."""
+    skipped = result["skipped"]
+    if any(skipped.values()):
+        return f", for which {skipped['annotations']} annotations and {skipped['images']} images are left out"
+    parts = sum(fault["scope"] in ("annotation", "image") for fault in result["faults"])
+    return f"; {parts} of them can be left out: --set data.on_error=skip" if parts else ""
+
+
+def _samples(kind: dict[str, Any]) -> str:
+    """Say what some image files hold."""
+    pages = f", {kind['pages']} pages" if kind["pages"] > 1 else ""
+    values = "" if kind["low"] is None else f", samples from {kind['low']:g} to {kind['high']:g}"
+    bands = f"{kind['bands']} band{'s' if kind['bands'] > 1 else ''}"
+    return f"{kind['images']} of {bands} of {kind['type']}{pages}{values}"

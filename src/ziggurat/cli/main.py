@@ -1,118 +1,77 @@
-"""The commands: each file reads its arguments, builds a config, and calls one function.
+"""The command line from its first instant: what Ctrl-C does before anything is imported, and where output goes.
 
-With ``--json`` the last line of standard output is one JSON object; progress goes to standard error. Exit status 0:
-done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault; 75: stopped by
-SIGTERM or SIGUSR1 with a checkpoint, to be started again; 141: who reads standard output has closed it.
+This module imports nothing but Python's own smallest parts, so that its handler is there some hundredths of a second
+after the process has started; PyTorch alone takes seconds. Until the command itself begins, nothing has been made that
+would have to be cleaned up, and an exception may get lost in a library that is being imported: so Ctrl-C ends the process
+on the spot. From then on it raises `KeyboardInterrupt`, and training takes note of it (`parallel/runtime/preemption.py`).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import select
-import sys
-from collections.abc import Sequence
-from typing import Protocol
+import signal
 
-from ziggurat.cli import check, convert, demo, evaluate, models, predict, train, verify
-from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
-from ziggurat.errors import Preempted, UserError
-from ziggurat.system.platform import require_linux
+TYPE_CHECKING = False  # as of typing, whose import takes longer than all that this module does
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
-
-class Command(Protocol):
-    """One file of this folder.
-
-    Attributes:
-        HELP: What it does, in a few words.
-    """
-
-    HELP: str
-
-    def add_arguments(self, command: argparse.ArgumentParser, /) -> None:
-        """Let the command take its arguments."""
-        ...
-
-    def run(self, options: argparse.Namespace, /) -> Outcome:
-        """Run the command."""
-        ...
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": demo, "train": train, "evaluate": evaluate, "predict": predict, "verify": verify, "check": check,
-    "convert": convert, "models": models,
-}  # fmt: skip
+INTERRUPTED = 130  # as a shell says of a program that SIGINT has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    try:
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: Of the command line; None takes those of this process, which is then the command's own: what Ctrl-C does in
+            it, and where its output goes, is set up here.
+    """
+    if arguments is not None:
+        from ziggurat.cli.running import run
+
+        return run(arguments)
+    return _own_process()
+
+
+def _own_process() -> int:
+    """Run the command of this process's arguments."""
+    hears = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )  # not what nohup or a shell's & ignores
+    if hears:
+        signal.signal(
+            signal.SIGINT,
+            _leave(b"\nziggurat: interrupted before it began; nothing was written\n", INTERRUPTED),
+        )
+    from ziggurat.cli.running import run
+    from ziggurat.system.streams import prepare_streams
+
+    prepare_streams()
+
+    def begins() -> None:
+        if hears:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    status = run(None, begins)
+    if hears:  # while the interpreter cleans up there is nothing left to interrupt
+        signal.signal(signal.SIGINT, _leave(b"", status))
+    return status
+
+
+def _leave(words: bytes, status: int) -> Callable[[int, FrameType | None], None]:
+    """Return a handler of signals that ends this process at once.
+
+    Args:
+        words: For standard error.
+        status: Of the process.
+    """
+    process = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
         try:
-            return _run(arguments)
+            if words and os.getpid() == process:
+                os.write(2, words)
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise  # it was another pipe
-        return READER_GONE
+            os._exit(status)
 
-
-def _reader_is_gone() -> bool:
-    """Whether who reads the standard output has closed it, as ``head`` does; then what is left for it goes nowhere."""
-    output = sys.stdout.fileno()
-    look = select.poll()
-    look.register(output, 0)
-    if not look.poll(0):
-        return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, output)
-    os.close(nowhere)
-    return True
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    options = build_parser().parse_args(arguments)
-    try:
-        require_linux()
-    except UserError as error:
-        print(f"ziggurat: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    from ziggurat.parallel.runtime.launch import (  # imports PyTorch: only after --help
-        Interrupted,
-        WorkerFailed,
-    )
-
-    try:
-        outcome = COMMANDS[options.command].run(options)
-    except UserError as error:
-        print(f"ziggurat: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except WorkerFailed as error:
-        print(f"ziggurat: {error}", file=sys.stderr)
-        return NO
-    except Preempted as error:
-        print(f"ziggurat: {error}", file=sys.stderr)
-        return TRY_AGAIN
-    except (Interrupted, KeyboardInterrupt):
-        print("ziggurat: interrupted; all workers have ended", file=sys.stderr)
-        return INTERRUPTED
-    if options.json and outcome.result is not None:
-        print(json.dumps(outcome.result), flush=True)
-    return outcome.status
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="ziggurat",
-        description="Parallel training and inference of pyramid neural networks.",
-        epilog="`ziggurat COMMAND --help` explains a command.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    for name, module in COMMANDS.items():
-        text = module.HELP
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("--json", action="store_true", help="print the result as one JSON object")
-        module.add_arguments(command)
-    return parser
+    return leave

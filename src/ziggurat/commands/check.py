@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from ziggurat.config import DataConfig
+from ziggurat.data.faults import Faults, count_left_out
 from ziggurat.data.formats import find_faults
 from ziggurat.tasks.registry import tasks_of
 
@@ -18,7 +19,8 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
         config: How images and masks are read.
 
     Returns:
-        The fields ``ok``, those of `Summary` with the ``tasks`` that the data set serves, and ``faults``.
+        The fields ``ok`` (whether the data set can be used as ``data.on_error`` says), those of `Summary` with the ``tasks``
+        that the data set serves, ``faults``, and ``skipped``: how many annotations and images are left out.
 
     Raises:
         UserError: If there is no such data set or none is recognised.
@@ -26,5 +28,11 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
     faults, summary = find_faults(path, config)
     facts = dataclasses.asdict(summary)
     serves = tasks_of(facts.pop("kinds"))
-    listed = [{"file": fault.file, "id": fault.id, "fault": fault.fault} for fault in faults]
-    return {"ok": not faults, **facts, "tasks": serves, "faults": listed}
+    judged = Faults(config.on_error, faults)
+    return {
+        "ok": not judged.stopping and (config.on_error == "skip" or not faults),
+        **facts,
+        "tasks": serves,
+        "faults": [fault.facts() for fault in faults],
+        "skipped": count_left_out(judged.skipped),
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
 from ziggurat.report.pictures import draw_examples
 from ziggurat.runs.folder import load_run
+from ziggurat.system.writing import Pictures
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import TASKS
 from ziggurat.visualize.boxes import contact_sheet
@@ -51,11 +54,18 @@ def draw_scenes(folder: Path) -> str:
     scenes = open_dataset("digits", "val", run_task(run.config), run.config.data, run.config.digits)
     assert scenes is not None
     out = folder / "predictions"
-    out.mkdir(exist_ok=True)
+    written = Pictures()
+    with suppress(OSError):  # the pictures say what is in the way
+        out.mkdir(exist_ok=True)
     count = min(NUM_PICTURES, len(scenes))
     pictures = draw_examples(Predictor.of_run(run), scenes, range(count))
     for index, picture in enumerate(pictures):
-        picture.save(out / f"{scenes.record(index).name}.png")
+        path = out / f"{scenes.record(index).name}.png"
+        with written.write(path):
+            picture.save(path)
     is_row = pictures[0].width >= 2 * pictures[0].height  # a comparison of labels
-    contact_sheet(pictures, columns=2 if is_row else 4).save(out / "sheet.png")
+    with written.write(out / "sheet.png"):
+        contact_sheet(pictures, columns=2 if is_row else 4).save(out / "sheet.png")
+    if written.faults:
+        print(f"ziggurat: {written}", file=sys.stderr)
     return str(out)

@@ -10,6 +10,7 @@ from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
+from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
@@ -41,8 +42,12 @@ def evaluate(
         raise UserError(
             f"{data} has no validation split: give --split train or --split test, or name the annotation file itself"
         )
-    say_notes(dataset)
-    return launch_plan(_evaluate_worker, (run, config, split), config)
+    said = notes_of(dataset)
+    say_notes(said)
+    result = launch_plan(_evaluate_worker, (run, config, split), config)
+    if result is not None:
+        say_notes(note for note in result["notes"] if note not in said)
+    return result
 
 
 def _evaluate_worker(

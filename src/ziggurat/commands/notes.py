@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
-from ziggurat.data.dataset import Dataset
 
-
-def say_notes(*datasets: Dataset | None) -> None:
-    """Print the notes of data sets on standard error, each once; a data set from outside may have none."""
-    notes = [note for dataset in datasets for note in getattr(dataset, "notes", ())]
+def say_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error, each once."""
     say(*(f"note: {note}" for note in dict.fromkeys(notes)))
 
 

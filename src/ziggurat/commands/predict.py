@@ -12,6 +12,7 @@ from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say, say_notes
 from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
+from ziggurat.data.dataset import notes_of
 from ziggurat.data.files import files_of
 from ziggurat.data.formats.recognise import format_of, is_annotation_file
 from ziggurat.data.formats.table import Split
@@ -60,7 +61,7 @@ def predict(
     if data is not None:
         config = replace(config, data=replace(config.data, path=data))
         split = split or "val"
-        say_notes(_open(config, split, None))
+        say_notes(notes_of(_open(config, split, None)))
     else:
         say(*_ids_elsewhere(given))
     result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite), config)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, run_task
-from ziggurat.data.dataset import Dataset
+from ziggurat.data.dataset import Dataset, notes_of
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, build_model, task_of
@@ -57,7 +57,7 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
             validation = check(
                 partial(open_validation, config, dataset.classes if dataset is not None else None)
             )
-        say_notes(dataset, validation)
+        say_notes([*notes_of(dataset), *notes_of(validation)])
         # nothing is computed with numbers that are out of their range
         if placed and resolved and model is not None and dataset is not None:
             kind = find_task(run_task(config)).targets

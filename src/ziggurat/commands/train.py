@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from ziggurat.commands.resolving import resolve
 from ziggurat.config import EXTENDABLE, FREE_ON_RESUME, RunConfig, flatten, load_config, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.failures import Interrupted
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
-from ziggurat.runs.folder import CONFIG, data_as_begun, make_run_folder
+from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder, resume_command
+from ziggurat.runs.lock import locked
 from ziggurat.runs.reference import find_reference, first_weights_fault
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.system.writing import write_text
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.snapshot import memory_folder
 
@@ -54,36 +58,61 @@ def train(
     """
     settings = dict(settings or {})
     world = world_from_environment()
-    again = world is not None and _is_restart(out)
-    if again and (Path(out or "") / CONFIG).is_file():  # the same command, but the run is there already
-        resume, config_file = True, None
-    if resume and config_file is not None:
-        raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
-    config = defaults or RunConfig()
-    if config_file is not None:
-        config = load_config(Path(config_file))
-    if resume:
-        config, settings = _resumed(out, settings)
-        if data is None and "data.path" not in settings:
-            config, notes = data_as_begun(config, Path(out or ""))
-            say(*notes)
-    if data is not None:
-        settings = settings | {"data.path": data}
-    config = override(config, settings)
-    if not resume:
-        config = _with_model_of_weights(config, settings)
-    if world is not None:
-        config = _follow_world(config, world)
-    config = resolve(config, world, resume)
-    family = family or config.task
-    if world is not None:
-        return launch_plan(train_worker, (config, out, resume and not again, family, again), config)
-    out, fault = _choose_folder(out, resume, family)
-    if fault:
-        raise UserError(fault)
+    with ExitStack() as held:
+        if (
+            out is not None and world is None
+        ):  # before anything else: of two runs that start together, one goes on
+            held.enter_context(locked(Path(out)))
+        again = world is not None and _is_restart(out)
+        if again and (Path(out or "") / CONFIG).is_file():  # the same command, but the run is there already
+            resume, config_file = True, None
+        if resume and config_file is not None:
+            raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
+        config = defaults or RunConfig()
+        if config_file is not None:
+            config = load_config(Path(config_file))
+        if resume:
+            config, settings = _resumed(out, settings)
+            if data is None and "data.path" not in settings:
+                config, notes = data_as_begun(config, Path(out or ""))
+                say(*notes)
+        if data is not None:
+            settings = settings | {"data.path": data}
+        config = override(config, settings)
+        if not resume:
+            config = _with_model_of_weights(config, settings)
+        if world is not None:
+            config = _follow_world(config, world)
+        config = resolve(config, world, resume)
+        family = family or config.task
+        if world is not None:
+            return launch_plan(train_worker, (config, out, resume and not again, family, again), config)
+        folder, fault = _choose_folder(out, resume, family)
+        if fault:
+            raise UserError(fault)
+        if out is None:
+            held.enter_context(locked(Path(folder)))
+        return _train_here(config, folder, resume, family)
+
+
+def _train_here(config: RunConfig, folder: str, resume: bool, family: str) -> dict[str, Any] | None:
+    """Train on workers that this process starts, in a folder that it holds."""
     with memory_folder() as memory:
-        arguments = (config, out, resume, family, False, memory)
-        return launch_plan(train_worker, arguments, config, _restart(config, out, family, memory))
+        arguments = (config, folder, resume, family, False, memory)
+        try:
+            return launch_plan(train_worker, arguments, config, _restart(config, folder, family, memory))
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {_what_is_left(Path(folder))}") from None
+
+
+def _what_is_left(folder: Path) -> str:
+    """Say what there is of a run that was ended at once, and how it goes on."""
+    if not (folder / CONFIG).is_file():
+        return "the run had not begun: the same command starts it again"
+    steps = published_steps(folder / "checkpoints")
+    after = f"goes on after step {steps[-1]}" if steps else "starts it again, as there is no checkpoint yet"
+    weights = f"; the weights are in {folder / WEIGHTS}" if (folder / WEIGHTS).is_file() else ""
+    return f"`{resume_command(folder)}` {after}{weights}"
 
 
 def _with_model_of_weights(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -191,18 +220,24 @@ def train_worker(
             "--dtype and --set device=... to all of them"
         )
     config, again = joined[0][0], any(one for _, one in joined)
-    # The first worker chooses: under torchrun the others may come when its folder is there already.
-    folder, fault = workers.broadcast_object(
-        _choose_folder(out, resume or again, family) if workers.is_first else ("", "")
-    )
-    if fault:
-        raise UserError(fault)
-    if workers.is_first and "TORCHELASTIC_RUN_ID" in os.environ:
-        (Path(folder) / LAUNCH).write_text(os.environ["TORCHELASTIC_RUN_ID"], encoding="utf-8")
-    if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
-        states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
-        resume = workers.broadcast_object(bool(states))
-    return train_on_worker(workers, config, Path(folder), resume, memory)
+    with ExitStack() as held:
+
+        def choose() -> str:
+            """Return the run's folder, which this process holds if no launcher does."""
+            folder, fault = _choose_folder(out, resume or again, family)
+            if fault:
+                raise UserError(fault)
+            if world_from_environment() is not None:
+                held.enter_context(locked(Path(folder)))
+                write_text(Path(folder) / LAUNCH, os.environ.get("TORCHELASTIC_RUN_ID", "none"))
+            return folder
+
+        # The first worker chooses: under torchrun the others may come when its folder is there already.
+        folder = workers.decide_on_first(choose)
+        if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
+            states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
+            resume = workers.broadcast_object(bool(states))
+        return train_on_worker(workers, config, Path(folder), resume, memory)
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:

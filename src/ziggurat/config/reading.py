@@ -13,6 +13,7 @@ import yaml
 
 from ziggurat.config.records import RunConfig
 from ziggurat.errors import UserError, nearest
+from ziggurat.system.writing import write_text
 
 PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
 
@@ -143,6 +144,9 @@ def _flat_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the whole configuration as YAML."""
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    """Write the whole configuration as YAML.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))

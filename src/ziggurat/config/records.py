@@ -106,8 +106,9 @@ class DataConfig:
     )
     classes: str = setting(
         "",
-        "Names of the values of segmentation masks from 0, with commas between (``name=255`` gives "
-        "another value); empty takes those that stand beside the masks.",
+        "Names of all classes, with commas between: of the values of segmentation masks from 0 (``name=255`` gives "
+        "another value), else in the order of labels. Empty takes those that the data set declares, else those that "
+        "occur in its training data.",
     )
     ignore: int = setting(255, "Value of a mask's pixels that take no part in loss and metric.", PIXEL_VALUE)
     crop: int = setting(
@@ -160,6 +161,11 @@ class DataConfig:
         "takes all of 16 bits, and refuses 32 bits, signed and floating-point samples, which have no "
         "range of their own.",
         SAMPLE_RANGE,
+    )
+    extra: Literal["refuse", "drop"] = setting(
+        "refuse",
+        "What image files hold beside one picture of one or three bands: further bands (near infrared), pages, frames. "
+        "``refuse`` such files, or ``drop`` what lies behind the first.",
     )
     images: str = setting(
         "",

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
-from ziggurat.data.faults import Fault
+from ziggurat.data.faults import Fault, left_out
 from ziggurat.data.readers.images import image_size, read_image, unturned
-from ziggurat.data.readers.sample_range import SampleRange
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -110,6 +110,16 @@ class CanLeaveOut(Protocol):
     def without(self, spoiled: Mapping[int, str]) -> Self:
         """Return the data set without some images, from their indices to what is wrong with each."""
         ...
+
+
+def notes_of(dataset: Dataset | None) -> tuple[str, ...]:
+    """Return what was guessed, mended or left out while a data set was read; one from outside may say nothing."""
+    return tuple(getattr(dataset, "notes", ()))
+
+
+def left_out_of(dataset: Dataset | None) -> tuple[Fault, ...]:
+    """Return the faults of annotations and images that were left out of a data set."""
+    return dataset.left_out if isinstance(dataset, CanLeaveOut) else ()
 
 
 @runtime_checkable
@@ -231,8 +241,8 @@ class FileList:
         image_ids: Id of each image, int64, shape ``(images,)``.
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are read when they are needed.
         max_pixels: Images with more pixels are refused.
-        samples: The range of samples of more than 8 bits; None stands for the natural one.
-        notes: What was guessed, mended or left out while the annotations were read, in a sentence each.
+        reading: How samples become pixels.
+        notes: What was guessed or mended while the annotations were read, in a sentence each.
         spelled: How the annotations write ids.
         turns: The EXIF orientation of images that are taken as they lie in their files, 0 of all others, uint8, shape
             ``(images,)``; None turns each as its EXIF says.
@@ -244,7 +254,7 @@ class FileList:
     image_ids: np.ndarray
     sizes: np.ndarray
     max_pixels: int
-    samples: SampleRange | None = None
+    reading: Reading = AS_THEY_ARE
     notes: tuple[str, ...] = ()
     spelled: Spelling = field(default_factory=Spelling)
     turns: np.ndarray | None = None
@@ -269,8 +279,8 @@ class FileImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was guessed, mended or left out while the annotations were read, in a sentence each."""
-        return self._files.notes
+        """What was guessed, mended or left out, in a sentence each."""
+        return self._files.notes + left_out(self._files.left_out)
 
     @property
     def spelled(self) -> Spelling:
@@ -319,7 +329,7 @@ class FileImages:
         Raises:
             UserError: If it cannot be decoded, or is not of the size that its annotations are for.
         """
-        image = read_image(self.path(index), self._files.max_pixels, self._files.samples)
+        image = read_image(self.path(index), self._files.max_pixels, self._files.reading)
         if self._files.turns is not None:
             image = unturned(image, int(self._files.turns[self._place[index]]))
         rows, columns = self._files.sizes[self._place[index]].tolist()

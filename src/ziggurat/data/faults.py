@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -164,7 +164,7 @@ def count_left_out(faults: Iterable[Fault]) -> dict[str, int]:
     return {"annotations": counts["annotation"], "images": counts["image"]}
 
 
-def listing(by_split: dict[str, Sequence[Fault]]) -> str:
+def listing(by_split: Mapping[str, Sequence[Fault]]) -> str:
     """Return what a run's list of left-out things says: a line of JSON for each."""
     lines = [
         json.dumps({"split": split, **fault.facts()})

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
+from ziggurat.data.readers.layout import AS_THEY_ARE, Layout, layout_of
 from ziggurat.data.readers.opening import open_image, upright
 from ziggurat.errors import UserError
 
@@ -157,19 +158,24 @@ def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
     Args:
         path: The file.
         max_pixels: Larger masks are refused.
-        in_color: Read a palette image as its colors rather than as its indices.
+        in_color: Read a palette image as its colors rather than as its indices, and three equal channels as grey rather than
+            as values.
 
     Returns:
         Values, an integer type, ``(H, W)``, or colors, uint8, ``(H, W, 3)``.
 
     Raises:
-        UserError: If the file cannot be decoded, or is no mask.
+        UserError: If the file cannot be decoded, or is no mask: it has several pages, bands beside colour and transparency,
+            values that are no whole numbers, or colors of more than 8 bits.
     """
     if path.suffix.lower() in INEXACT:
         raise UserError(
             f"the mask {path} is a JPEG, whose values are not those of the classes: save it as PNG"
         )
     with open_image(path, max_pixels) as opened:
+        layout = layout_of(path, opened)
+        if fault := layout.refusal(AS_THEY_ARE) or _depth_fault(layout):
+            raise UserError(f"the mask {path} cannot be read: {fault}")
         image = upright(opened)
         if image.mode in ("P", "PA"):
             image = image.convert("RGB") if in_color else image
@@ -177,12 +183,39 @@ def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
             image = image.convert("RGB")
         elif image.mode == "LA":
             image = image.getchannel("L")
-        if image.mode in ("1", "L", "P", "RGB") or image.mode.startswith("I"):
-            pixels = np.array(image)
-            return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+        if image.mode in ("1", "L", "P", "RGB") or image.mode.startswith(("I", "F")):
+            pixels = _values(path, np.array(image), layout, image.mode)
+            is_grey = pixels.ndim == 3 and not in_color and (pixels == pixels[:, :, :1]).all()
+            return pixels[:, :, 0] if is_grey else pixels
     raise UserError(
         f"the mask {path} has pixels of mode {image.mode}: save values of classes (L, P, I;16) or colors (RGB) as PNG"
     )
+
+
+def _depth_fault(layout: Layout) -> str:
+    """Return why the values of a mask would not be those of its file."""
+    if layout.is_deep and layout.bands > 1:
+        return f"it has {layout.words}; save values of classes in one band, or colors of 8 bits"
+    return ""
+
+
+def _values(path: Path, pixels: np.ndarray, layout: Layout, mode: str) -> np.ndarray:
+    """Return values as the file has them: Pillow stretches some; whole numbers of floating-point masks are values."""
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8)
+    if mode == "L" and layout.bits in (2, 4):
+        return pixels // (255 // ((1 << layout.bits) - 1))
+    if layout.scale != 1:
+        return np.rint(pixels / layout.scale).astype(np.int32)
+    if mode != "F":
+        return pixels
+    whole = np.isfinite(pixels) & (np.abs(pixels) < 1 << 24) & (pixels == np.rint(pixels))
+    if not whole.all():
+        raise UserError(
+            f"the mask {path} has floating-point values that are no whole numbers, such as {pixels[~whole][0]:g}: save the "
+            "numbers of classes"
+        )
+    return pixels.astype(np.int32)
 
 
 def values_of(path: Path, max_pixels: int) -> list[str]:

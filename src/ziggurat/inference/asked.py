@@ -13,7 +13,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset, ImageRecord, Spelling, spelling_of
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names
-from ziggurat.data.readers.sample_range import read_range
+from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.inference.tiles import Images
@@ -82,7 +82,7 @@ def ask_for_files(
     spoiled: dict[str, str] = {}
     notes: list[str] = []
     found = expand_paths(paths, notes)
-    images = inspect_images(found, config.max_pixels, read_range(config.range), spoiled)
+    images = inspect_images(found, config.max_pixels, Reading.of(config), spoiled)
     if spoiled and config.on_error == "stop":
         raise UserError(with_remedy(list(spoiled.values())))
     return Asked(images, _names(images), category_ids, Spelling(), spoiled, tuple(notes))

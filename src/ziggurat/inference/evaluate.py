@@ -6,7 +6,9 @@ import time
 from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig, run_task
-from ziggurat.data.dataset import Dataset
+from ziggurat.data.dataset import CanLeaveOut, Dataset, left_out_of, notes_of
+from ziggurat.data.decoding import SpoiledImages
+from ziggurat.data.faults import count_left_out
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
@@ -27,10 +29,12 @@ class Evaluation(NamedTuple):
     Attributes:
         metrics: By name; the same on every worker.
         metric: What it was measured by, with the predictions of all workers; None if there was nothing to evaluate on.
+        dataset: What it was measured on: without what ``data.on_error`` has left out.
     """
 
     metrics: dict[str, Any]
     metric: Metric[Any] | None
+    dataset: Dataset | None = None
 
 
 def evaluate_model(
@@ -55,17 +59,35 @@ def evaluate_model(
 def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None) -> Evaluation:
     """Measure a model on a data set: the same digits on any number of workers.
 
+    With ``data.on_error=skip`` images that cannot be decoded, or whose annotations cannot, are left out.
+
     Args:
         predictor: All of its workers call this.
         dataset: With the labels of the model.
         progress: Called after each batch of this worker.
 
     Raises:
-        UserError: On every worker, listing each image and each annotation that cannot be decoded.
+        SpoiledImages: On every worker, with each image and each annotation that cannot be decoded.
+        UserError: On every worker, if all images are left out.
 
     Communication:
-        That of `run_images`; one gather of what the metric is made of, one broadcast of the metrics.
+        That of `run_images`; one gather of what the metric is made of, one broadcast of the metrics. All of it again where
+        images are left out.
     """
+    while True:
+        try:
+            return _evaluate_all(predictor, dataset, progress)
+        except SpoiledImages as spoiled:
+            if predictor.config.data.on_error == "stop" or not isinstance(dataset, CanLeaveOut):
+                raise
+            dataset = dataset.without(spoiled.by_index)
+            if not len(dataset):
+                raise UserError([*spoiled.faults[:1], "no image is left to evaluate on"]) from None
+
+
+def _evaluate_all(
+    predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None
+) -> Evaluation:
     found = predictor.predict(dataset, progress)
     metric, faults = predictor.task.metric(dataset), {}
     for index, prediction in found.items():
@@ -77,9 +99,9 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
     gathered = workers.gather((metric.state(), faults))
     messages = {index: text for _, by_image in gathered for index, text in by_image.items()}
     if messages:
-        raise UserError([messages[index] for index in sorted(messages)])
+        raise SpoiledImages(messages)
     metric.merge([state for state, _ in gathered])
-    return Evaluation(workers.decide_on_first(metric.compute), metric)
+    return Evaluation(workers.decide_on_first(metric.compute), metric, dataset)
 
 
 def evaluate_run(
@@ -99,7 +121,8 @@ def evaluate_run(
         progress: Called after each batch of this worker.
 
     Returns:
-        The fields of the command's JSON object: ``split``, ``metrics``, ``images``, ``seconds``, ``images_per_second``.
+        The fields of the command's JSON object: ``split``, ``metrics``, ``images``, ``seconds``, ``images_per_second``,
+        ``skipped`` (what ``data.on_error`` has left out), ``notes``.
 
     Raises:
         UserError: If the data set has no such split, no images, classes that the run does not know, or images that
@@ -119,13 +142,17 @@ def evaluate_run(
     mesh = make_mesh(workers, config.plan)
     predictor = Predictor.of_run(run._replace(config=config), mesh)
     begin = time.perf_counter()
-    metrics = evaluate(predictor, dataset, progress).metrics
+    evaluation = evaluate(predictor, dataset, progress)
     seconds = time.perf_counter() - begin
     mesh.close()
+    dataset = evaluation.dataset or dataset
+    skipped = left_out_of(dataset)
     return {
         "split": split,
-        "metrics": metrics,
+        "metrics": evaluation.metrics,
         "images": len(dataset),
         "seconds": seconds,
         "images_per_second": len(dataset) / seconds,
+        "skipped": {**count_left_out(skipped), "faults": [fault.facts() for fault in skipped]},
+        "notes": list(notes_of(dataset)),
     }

@@ -27,9 +27,10 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import ImageFiles, inspect_images
 from ziggurat.data.readers.images import rgb_pixels
+from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.opening import turned
 from ziggurat.data.readers.registry import naming
-from ziggurat.data.readers.sample_range import SampleRange, check_range, read_range
+from ziggurat.data.readers.sample_range import SampleRange, check_range
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -64,17 +65,17 @@ class GivenImages:
         Raises:
             UserError: Listing every one that is no image, or whose samples have no range.
         """
-        samples, windows = read_range(config.range), WindowReader()
+        reading, windows = Reading.of(config), WindowReader()
         sources: list[ImageFiles | _Pixels] = []
         faults = []
         for index, image in enumerate(images):
             name = f"image {index}"
             try:
                 if isinstance(image, (str, os.PathLike)):
-                    file = inspect_images([Path(image)], config.max_pixels, samples)
+                    file = inspect_images([Path(image)], config.max_pixels, reading)
                     sources.append(replace(file, windows=windows))
                 else:
-                    sources.append(_Pixels(name, _rgb(image, name, samples)))
+                    sources.append(_Pixels(name, _rgb(image, name, reading.samples)))
             except UserError as error:
                 faults += error.faults
         if faults:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
 from ziggurat.inference.tiles import ProgressCallback
+from ziggurat.system.writing import Pictures, files_of, write_text
 from ziggurat.tasks.base import Place
 
 JPEG_QUALITY = 90
@@ -113,20 +115,28 @@ def predict_asked(
     left = without(asked, spoiled) if spoiled else asked
     if not numbers:
         raise UserError(["none of the images can be decoded", *left.spoiled.values()])
-    mine = {}
+    mine, drawn = {}, Pictures()
     for number, index in enumerate(numbers):
         if index in found:
             picture = out / left.pictures[number]
             place = Place(left.images.record(number), out, picture.stem, classes, asked.category_ids)
-            mine[number] = task.rows(found[index], place)
-            save_picture(task.draw(left.images.image(number), found[index], classes), picture)
+            with files_of(out):
+                mine[number] = task.rows(found[index], place)
+            with drawn.write(picture):
+                save_picture(task.draw(left.images.image(number), found[index], classes), picture)
+    if drawn.faults:
+        print(f"ziggurat: {drawn}", file=sys.stderr)
     by_image = {number: rows for part in workers.gather(mine) for number, rows in part.items()}
     results = [row for number in sorted(by_image) for row in by_image[number]]
-    if workers.is_first:
+
+    def write() -> None:
         written = [_respelled(row, asked.spelled) for row in results]
-        (out / RESULTS).write_text(json.dumps(written), encoding="utf-8")
-        write_table(out / TABLE, task.table(results))
-        write_skipped(out / SKIPPED, left.spoiled)
+        with files_of(out):
+            write_text(out / RESULTS, json.dumps(written))
+            write_table(out / TABLE, task.table(results))
+            write_skipped(out / SKIPPED, left.spoiled)
+
+    workers.decide_on_first(write)
     seconds = time.perf_counter() - begin
     return {
         "images": len(numbers),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ziggurat.system.writing import whole_file, write_text
 from ziggurat.tasks.base import ResultTable
 
 RESULTS = "predictions.json"
@@ -16,7 +17,10 @@ SKIPPED = "skipped.jsonl"
 
 def write_table(path: Path, table: ResultTable) -> None:
     """Write the table of results; names of files that are no text in UTF-8 keep their bytes."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with (
+        whole_file(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(table.columns)
         rows.writerows(table.lines)
@@ -28,4 +32,4 @@ def write_skipped(path: Path, spoiled: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)  # that of an earlier prediction, which is replaced
         return
     lines = [json.dumps({"file": file, "fault": fault}) for file, fault in spoiled.items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ziggurat.data.batch import map_tensors
+from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Region
+from ziggurat.data.views import View
+from ziggurat.errors import UserError
 from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.base import Task
@@ -41,7 +44,7 @@ def run_images(
         pixels. Every image is one worker's.
 
     Raises:
-        UserError: On every worker, listing each image that cannot be decoded, if `spoiled` is None.
+        SpoiledImages: On every worker, with each image that cannot be decoded, if `spoiled` is None.
 
     Placement:
         Every worker has the model and can read every image; afterwards an image's prediction is with one worker.
@@ -49,7 +52,7 @@ def run_images(
     Communication:
         One gather of what was found in the tiles of those images that several workers have computed.
     """
-    views = [task.view(images.record(index)) for index in range(len(images))]
+    views = _views(task, images)
     tiled = run_tiles(images, views, task.decode, compute, spoiled)
     owned = _tiles_of_own_images(tiled, task, compute.mesh.data)
     number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
@@ -58,6 +61,19 @@ def run_images(
         for index in list(owned)[number::count]
         if not spoiled or index not in spoiled
     }
+
+
+def _views(task: Task[Any, Any], images: Images) -> list[View]:
+    """Return how the network sees each image, by its header, which may not have been read yet."""
+    views, spoiled = [], {}
+    for index in range(len(images)):
+        try:
+            views.append(task.view(images.record(index)))
+        except UserError as error:
+            spoiled[index] = str(error)
+    if spoiled:
+        raise SpoiledImages(spoiled)
+    return views
 
 
 def _free(tensor: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torchvision.transforms.v2 import functional
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.dataset import ImageRecord
+from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Extent, Region, clip, cut_out, volume
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.data.views import (
@@ -165,7 +166,7 @@ def run_tiles(
             black ones. None makes such an image an error.
 
     Raises:
-        UserError: On every worker, listing each image that cannot be decoded, if `spoiled` is None.
+        SpoiledImages: On every worker, with each image that cannot be decoded, if `spoiled` is None.
 
     Placement:
         Every worker has its part of the model and can read every image; afterwards each has the results of its tiles (workers
@@ -192,7 +193,7 @@ def run_tiles(
     if spoiled is not None:
         spoiled |= {image: messages[image] for image in sorted(messages)}
     elif messages:
-        raise UserError([messages[image] for image in sorted(messages)])
+        raise SpoiledImages(messages)
     first = sum(len(pieces) for pieces in batches[: share.start])
     return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
 

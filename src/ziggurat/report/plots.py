@@ -6,6 +6,7 @@ that waits until something is drawn.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ _MAX_TICKS = 50
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty picture of so many inches."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its caches are is no word for a run's log
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

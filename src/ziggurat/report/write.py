@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +35,7 @@ from ziggurat.report.score_plot import draw_counts, draw_scores
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.system.writing import CannotWrite, Pictures, write_text
 from ziggurat.tasks.base import Task
 
 NUM_EXAMPLES = 8  # of the best, and of the worst
@@ -78,15 +81,21 @@ def write_report(
         console: Where the table is printed.
 
     Returns:
-        From the name of each picture, ``metrics`` and ``counts_table``, to its file.
+        From the name of each picture that could be written, ``metrics`` and ``counts_table``, to its file.
+
+    Raises:
+        CannotWrite: If the numbers cannot be written, after all else is done.
     """
     report = folder / "report"
-    report.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # its files say what is in the way
+        report.mkdir(exist_ok=True)
     files: dict[str, str] = {}
     pictures: dict[str, Image.Image] = {}
+    fault: CannotWrite | None = None
     metric = evaluation.metric
     findings = metric.findings(evaluation.metrics) if metric is not None and dataset is not None else None
     if findings is not None and dataset is not None and len(dataset):
+        print_table(console, findings)
         mesh = make_mesh(Workers(device=device))
         predictor = Predictor.of_model(model, config, mesh, dataset.classes, task)
         examples = _Examples(predictor, dataset, findings)
@@ -96,24 +105,42 @@ def write_report(
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
             pictures |= _draw_findings(findings, dataset.classes)
-        files["metrics"] = str(report / "metrics.json")
         found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-        Path(files["metrics"]).write_text(text, encoding="utf-8")
+        table = ""
         if findings.counts is not None:
-            files["counts_table"] = str(report / "counts.csv")
             table = counts_table(findings.counts, dataset.classes, lambda index: dataset.record(index).name)
-            Path(files["counts_table"]).write_text(table, encoding="utf-8")
-        print_table(console, findings)
-    if config.train.report == "numbers":
-        return files
+        try:  # what is in the way is said after the pictures
+            write_text(report / "metrics.json", text)
+            files["metrics"] = str(report / "metrics.json")
+            if table:
+                write_text(report / "counts.csv", table)
+                files["counts_table"] = str(report / "counts.csv")
+        except CannotWrite as error:
+            fault = error
+    if config.train.report == "pictures":
+        history = read_history(folder / "metrics.jsonl")
+        pictures["loss"] = draw_history(history)
+        files |= _save(pictures, report, board, history.last_step, console)
+    if fault is not None:
+        raise fault
+    return files
 
-    history = read_history(folder / "metrics.jsonl")
-    pictures["loss"] = draw_history(history)
+
+def _save(
+    pictures: Mapping[str, Image.Image], report: Path, board: Board, step: int, console: Console
+) -> dict[str, str]:
+    """Write the pictures, show them in TensorBoard, and return their files; what cannot be written is counted and said."""
+    files: dict[str, str] = {}
+    written = Pictures()
     for name, picture in pictures.items():
-        files[name] = str(report / f"{name}.png")
-        picture.save(files[name])
-        board.add_image(f"report/{name}", np.asarray(picture), history.last_step, dataformats="HWC")
+        path = report / f"{name}.png"
+        with written.write(path):
+            picture.save(path)
+            files[name] = str(path)
+        board.add_image(f"report/{name}", np.asarray(picture), step, dataformats="HWC")
+    if written.faults:
+        console.print(str(written), highlight=False, markup=False, soft_wrap=True)
     return files
 
 

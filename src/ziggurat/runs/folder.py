@@ -7,9 +7,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +22,16 @@ from torch import nn
 
 from ziggurat.config import RunConfig, flatten, load_config, override, save_config
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, listing
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel
+from ziggurat.system.writing import whole_file, write_text
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
+SKIPPED = "skipped.jsonl"
 ENVIRONMENT = "environment.json"
 
 
@@ -58,13 +63,20 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
             f"a run goes on with the data that it was started with: {config.data.path} has {len(dataset)} images "
             f"and the classes {', '.join(dataset.classes)}; {folder / CLASSES} says otherwise"
         )
-    try:
+    with suppress(OSError):  # the first file says what is in the way
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CLASSES).write_text(text, encoding="utf-8")
-        machine = json.dumps(environment(), indent=2) + "\n"
-        (folder / ENVIRONMENT).write_text(machine, encoding="utf-8")
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
+    write_text(folder / CLASSES, text)
+    write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+
+
+def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
+    """Write what ``data.on_error`` has left out, if it has: a line for each annotation and image.
+
+    Raises:
+        UserError: If the list cannot be written.
+    """
+    if any(by_split.values()) or (folder / SKIPPED).exists():
+        write_text(folder / SKIPPED, listing(by_split))
 
 
 def declare_run(folder: Path, config: RunConfig) -> None:
@@ -73,14 +85,12 @@ def declare_run(folder: Path, config: RunConfig) -> None:
     Raises:
         UserError: If it cannot be written.
     """
-    try:
-        save_config(config, folder / CONFIG)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
+    save_config(config, folder / CONFIG)
 
 
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write the run's folder {folder}: {error.strerror}")
+def resume_command(folder: Path) -> str:
+    """Return the command by which a run goes on."""
+    return f"ziggurat train --out {shlex.quote(str(folder))} --resume"
 
 
 def environment() -> dict[str, Any]:
@@ -150,11 +160,14 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights and buffers as safetensors, in C order; an older file is replaced at once, or not at all."""
-    state = model.state_dict()
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial, metadata)
-    partial.replace(path)
+    """Write the weights and buffers as safetensors, in C order; an older file is replaced at once, or not at all.
+
+    Raises:
+        CannotWrite: If it cannot be written.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 class Run(NamedTuple):

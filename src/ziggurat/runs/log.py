@@ -1,6 +1,7 @@
 """What a run says: a line per step in ``metrics.jsonl``, TensorBoard events, ``log.txt`` and a progress bar.
 
-Only the first worker speaks; on the others every call does nothing. Progress goes to standard error.
+Only the first worker speaks; on the others every call does nothing. Progress goes to standard error. Lines that a full disk does not
+take are kept and written later; those that are left at the end are a fault of the run (`missing`).
 """
 
 from __future__ import annotations
@@ -8,13 +9,19 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+
+from ziggurat.runs.board import Board
+from ziggurat.runs.progress import time_left
+from ziggurat.system.writing import CannotWrite, Lines, whole_file
+
+LINE_SECONDS = 10.0  # between two lines on the steps, where there is no terminal
 
 
 class RunLog:
@@ -32,19 +39,21 @@ class RunLog:
         if not active:
             return
         self.console = Console(stderr=True)
-        self.text = (folder / "log.txt").open("a", encoding="utf-8")
+        self.text = Lines(folder / "log.txt")
         rows = _continue_lines(folder / "metrics.jsonl", first_step)
         self.evaluated = {row["step"] for row in rows if row["kind"] == "val"}
-        self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=first_step + 1)
+        self.metrics = Lines(folder / "metrics.jsonl")
+        self.board = Board(folder, first_step + 1)
+        self.faults: dict[Path, CannotWrite] = {}  # of files that do not take their lines now
+        self.told: set[Path] = set()
         self.progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
             console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip
         self.bar = self.progress.add_task("train", total=num_steps, completed=first_step, rate="", loss="")
-        self.num_steps = num_steps
-        self.last_line = time.monotonic()
+        self.num_steps, self.first_step = num_steps, first_step
+        self.begin = self.last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.active:
@@ -63,9 +72,13 @@ class RunLog:
     def say(self, message: str) -> None:
         """Print a line above the progress bar, and keep it in ``log.txt``."""
         if self.active:
-            self.progress.console.print(message, highlight=False, markup=False)
-            self.text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
-            self.text.flush()
+            self._print(message)
+        self.keep(message)
+
+    def keep(self, message: str) -> None:
+        """Keep a line in ``log.txt`` that the user has read already."""
+        if self.active:
+            self._note(self.text, self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"))
 
     def step(self, values: dict[str, Any]) -> None:
         """Record one step: ``step`` (from 1), ``loss``, ``images_per_second`` and any further numbers.
@@ -79,46 +92,85 @@ class RunLog:
         loss = "skipped" if values["loss"] is None else f"loss {values['loss']:.4f}"
         self.progress.update(self.bar, completed=values["step"], rate=rate, loss=loss)
         if self.progress.disable and (
-            time.monotonic() - self.last_line > 10 or values["step"] in (1, self.num_steps)
+            time.monotonic() - self.last_line > LINE_SECONDS or values["step"] in (1, self.num_steps)
         ):
             self.last_line = time.monotonic()
-            self.say(f"step {values['step']}/{self.num_steps}  {rate}  {loss}  lr {values['lr']:.2e}")
+            done, total = values["step"] - self.first_step, self.num_steps - self.first_step
+            left = time_left(self.last_line - self.begin, done, total)
+            self.say(f"step {values['step']}/{self.num_steps}  {rate}  {loss}  lr {values['lr']:.2e}{left}")
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of an evaluation after `step` steps; a run that goes on may repeat its last one."""
-        if self.active:
-            if step not in self.evaluated:
-                self._record({"step": step, **metrics}, "val")
-                self.board.flush()
-            shown = {name: value for name, value in metrics.items() if isinstance(value, float)}
-            self.say("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+        if not self.active:
+            return
+        if not metrics:
+            self.say("no evaluation: the data set has no validation images")
+            return
+        if step not in self.evaluated:
+            self._record({"step": step, **metrics}, "val")
+        shown = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
+        self.say("evaluation: " + ("  ".join(shown) or "no metric has a value for these images"))
 
     def sync(self) -> None:
-        """Return when what was recorded is on the disk: a checkpoint must not know of steps that the log does not."""
+        """Return when what was recorded is on the disk, if that has room: a checkpoint should not know of steps that the log does not."""
         if self.active:
-            os.fsync(self.metrics.fileno())
-            self.board.flush()
+            self._note(self.metrics, self.metrics.write(sync=True))
+
+    @property
+    def removed(self) -> CannotWrite | None:
+        """The fault of a file that is not there any more, and with it the run's folder; None as long as all are."""
+        gone = (
+            [one for one in self.faults.values() if isinstance(one.error, FileNotFoundError)]
+            if self.active
+            else []
+        )
+        return gone[0] if gone else None
+
+    def missing(self) -> list[CannotWrite]:
+        """Try once more to write the lines that were kept, and return what is in their way; the fault of each file."""
+        if self.active:
+            for lines in (self.metrics, self.text):
+                self._note(lines, lines.write())
+        return list(self.faults.values()) if self.active else []
+
+    def _print(self, message: str) -> None:
+        with suppress(OSError):  # its reader is gone: the file has the line
+            self.progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _note(self, lines: Lines, fault: CannotWrite | None) -> None:
+        """Note whether a file takes its lines; the first time that it does not, the user is told."""
+        if fault is None:
+            self.faults.pop(lines.path, None)
+            return
+        self.faults[lines.path] = fault
+        if lines.path not in self.told:
+            self.told.add(lines.path)
+            self._print(f"{fault}; its lines are kept, and written when they can be")
 
     def _record(self, values: dict[str, Any], kind: str) -> None:
-        self.metrics.write(json.dumps({"kind": kind, **values}) + "\n")
-        self.metrics.flush()
+        self._note(self.metrics, self.metrics.add(json.dumps({"kind": kind, **values})))
+        had_fault = self.board.fault is not None
         for name, value in values.items():
             if isinstance(value, float):
                 self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+        if self.board.fault is not None and not had_fault:
+            self._print(f"{self.board.fault}; TensorBoard shows no more of this run")
 
 
 def _continue_lines(path: Path, first_step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps after `first_step`, which will be taken again, at once or not at all; return the rest."""
     if not path.exists():
         return []
-    rows = [row for line in path.read_text(encoding="utf-8").splitlines() if (row := _row(line)) is not None]
+    rows = [
+        row
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if (row := _row(line)) is not None
+    ]
     kept = [row for row in rows if row["step"] <= first_step]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in kept)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
     return kept
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.branches.branches import Branches, Pieces
+from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
@@ -134,27 +134,12 @@ class BranchStatistics(RunningStatistics):
     def __init__(self, layers: nn.Module, data: Workers, network: Workers) -> None:
         super().__init__(layers, data)
         self.network = network
-        names = {id(buffer): name for name, buffer in layers.named_buffers()}
-        self.names = [names[id(buffer)] for buffer in self.buffers]
-
-    def own(self, pieces: Pieces) -> Tensor:
-        """Return whether each statistic is this worker's, of images of a size; what no worker calls is the first's."""
-        mine = pieces.states_of(self.network.rank)
-        others = set().union(*(pieces.states_of(w) for w in range(self.network.size))) - mine
-        flags = [name in mine or (self.network.is_first and name not in others) for name in self.names]
-        return torch.tensor(flags).repeat_interleave(torch.tensor(self.sizes))
-
-    def clear_foreign(self, pieces: Pieces) -> None:
-        """Leave zeros in the statistics of the newest microbatch where another worker has computed them."""
-        if self.layers:
-            newest = self.leaves[-1]
-            self.leaves[-1] = newest.masked_fill(~self.own(pieces).to(newest.device), 0)
 
     def finish(self, num_leaves: int) -> None:
         """Combine the running statistics of all microbatches.
 
-        Communication: one all-reduce over lp of those of this worker's microbatches (to a number, zeros are added);
-        then as `RunningStatistics.finish`.
+        Communication: one all-reduce over lp of those of this worker's microbatches (all calls of a norm are one worker's: to a
+        number, zeros are added); then as `RunningStatistics.finish`.
         """
         if self.layers and self.leaves:
             self.leaves = list(self.network.add_up(torch.stack(self.leaves)))
@@ -177,13 +162,10 @@ class BranchSums(Sums):
         """Return what keeps the running statistics."""
         return BranchStatistics(layers, data, self.network)
 
-    def take_pieces(self, index: int, pieces: Pieces) -> None:
-        """Take what the backward passes of all pieces of a microbatch have left on this worker."""
+    def take_pieces(self, index: int) -> None:
+        """Take what all pieces of a microbatch have left on this worker."""
         self.take_present(0, index)
         self.take_statistics(0)
-        (statistics,) = self.statistics
-        assert isinstance(statistics, BranchStatistics)
-        statistics.clear_foreign(pieces)
 
 
 class BranchRunner(Runner):
@@ -228,7 +210,7 @@ class BranchRunner(Runner):
             work.announce("backward", index)
             yield
             assert self.branches.newest is not None
-            sums.take_pieces(mine[index], self.branches.newest)
+            sums.take_pieces(mine[index])
 
         self.branches.step(Work(work.count, work.images, loss, begin, leaf=leaf, compute=work.compute))
         return collect(self.workers, terms)

@@ -48,7 +48,7 @@ class DataParallel:
     @contextmanager
     def leaf(self, index: int) -> Iterator[None]:
         """Take what forward and backward of microbatch `index`, run inside, leave behind."""
-        with self.sums.leaf(0, index):
+        with self.sums.leaf(0, index), self.sums.watching():
             yield
         self.sums.take_statistics(0)
 

@@ -137,7 +137,7 @@ class Parallel(Generic[Model]):
         Raises:
             UserError: If the network registers a hook that would see something else than on one worker.
         """
-        with as_alone(self.mesh.workers.device), self.hooks.watching():
+        with as_alone(self.mesh.workers.device), self.hooks.watching(), self.sums.watching():
             return self.runner.train(work, self.mine, self.sums)
 
     def outputs(self, work: Microbatches) -> list[Tensor]:
@@ -146,11 +146,12 @@ class Parallel(Generic[Model]):
         Returns:
             What ``work.finish`` makes of each microbatch, on every worker that computes a part of it.
         """
-        with torch.no_grad(), as_alone(self.mesh.workers.device):
+        with torch.no_grad(), as_alone(self.mesh.workers.device), self.sums.watching():
             found = self.runner.infer(work)
             missing = self._most() - len(self.mine)
             self.runner.keep_company(missing, self.setting.blank_images, work.compute)
             self.runner.end_inference()
+        self.sums.forget_statistics()
         return found
 
     def _most(self) -> int:

@@ -25,7 +25,6 @@ from torch.distributed.tensor import DTensor
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.pieces import PartSum
-from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
@@ -165,11 +164,7 @@ class ShardedSums(Sums):
     def idle(self) -> Iterator[None]:
         """Forget the statistics of a pass that keeps other workers company."""
         yield
-        (statistics,) = self.statistics
-        assert isinstance(statistics, RunningStatistics)
-        statistics.take_leaf()
-        if statistics.layers:
-            statistics.leaves.pop()
+        self.forget_statistics()
 
     def finish(self) -> dict[str, Tensor]:
         """Return this worker's rows of the gradient of each parameter, zeros where no microbatch has reached it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ class Sums:
     One step::
 
         sums.start(num_microbatches)
-        with sums.leaf(section, index): ...backward()     # of this worker's microbatches
+        with sums.watching(): ...forward                  # of this worker's microbatches
+        with sums.leaf(section, index): ...backward()
         sums.take_statistics(section)
         sums.finish()                                     # {name: gradient of the global batch}
         sums.finish_statistics()
@@ -71,6 +72,19 @@ class Sums:
     def take_present(self, section: int, index: int) -> None:
         """Take what several backward passes have left in every ``parameter.grad`` as the gradient of a microbatch."""
         self.gradients[section].take_present(index)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Let norms leave their statistics here while a block runs, in which is forward and backward."""
+        with ExitStack() as watched:
+            for statistics in self.statistics:
+                watched.enter_context(statistics.watching())
+            yield
+
+    def forget_statistics(self) -> None:
+        """Forget the statistics of passes that count for nothing."""
+        for statistics in self.statistics:
+            statistics.forget()
 
     def take_statistics(self, section: int) -> None:
         """Take the statistics that forward of a section and microbatch has left."""

@@ -15,8 +15,7 @@ positions. ``docs/upstream/batch_norm_cpu.md`` has it with a script.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -24,16 +23,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ziggurat.torch_internals.norm_calls import after_norms
+
 PLAIN = (Tensor, nn.Parameter)
 
 Order = Literal["first", "last", "odd", "none"]
-
-_lock = threading.Lock()
-_blocks = 0  # of all threads
-# Through these go all layers and functions of Python.
-_originals: dict[str, Callable[..., Any]] = {
-    name: getattr(torch, name) for name in ("batch_norm", "native_batch_norm", "instance_norm")
-}
 
 
 @contextmanager
@@ -41,39 +35,17 @@ def right_norm_gradients() -> Iterator[None]:
     """While a block runs, batch norms and instance norms on the CPU are given gradients in an order that they read right.
 
     Nothing else changes: where PyTorch is right, the bits are PyTorch's. Norms of scripted and compiled code are not seen.
-
-    Why so: a mode that sees every function would cost some percent of a small network's step; PyTorch has no hook for one
-    function. It is for the whole process, where it does no harm: the last of several blocks takes it back.
+    It is for the whole process, where it does no harm.
     """
-    global _blocks
-    with _lock:
-        _blocks += 1
-        for name in _originals:
-            setattr(torch, name, _instance_norm if name == "instance_norm" else partial(_batch_norm, name))
-    try:
+    with after_norms(_mend):
         yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                for name, original in _originals.items():
-                    setattr(torch, name, original)
 
 
-def _batch_norm(name: str, *args: Any, **named: Any) -> Any:
-    """Be ``torch.batch_norm``, or another of its names."""
-    result = _originals[name](*args, **named)
-    if not torch.compiler.is_compiling():
-        mend_batch_norm(result, args[0] if args else named["input"])
-    return result
-
-
-def _instance_norm(*args: Any, **named: Any) -> Any:
-    """Be ``torch.instance_norm``."""
-    result = _originals["instance_norm"](*args, **named)
-    if not torch.compiler.is_compiling():
-        mend_instance_norm(result, args[0] if args else named["input"])
-    return result
+def _mend(name: str, result: Any, given: Tensor) -> None:
+    if name == "instance_norm":
+        mend_instance_norm(result, given)
+    else:
+        mend_batch_norm(result, given)
 
 
 def mend_batch_norm(result: Any, given: Tensor) -> None:

@@ -10,10 +10,14 @@ from typing import Any
 from ziggurat.config import RunConfig, TrainConfig, run_task
 from ziggurat.data.batch import Microbatch, Part, SampleId
 from ziggurat.data.crop_sizes import crop_size
-from ziggurat.data.dataset import Dataset
+from ziggurat.data.dataset import CanLeaveOut, Dataset, left_out_of, notes_of
+from ziggurat.data.decoding import spoiled_images
+from ziggurat.data.faults import Fault
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
+from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
@@ -22,15 +26,30 @@ from ziggurat.tasks.registry import find_task
 
 
 class TrainingData:
-    """The data of a run: which samples a step sees, and this worker's part of them."""
+    """The data of a run: which samples a step sees, and this worker's part of them.
+
+    With ``data.on_error=skip`` all images are decoded first, each by one of the workers, and what cannot be is left out
+    everywhere.
+
+    Args:
+        config: Of the run.
+        mesh: All workers, which make this together.
+
+    Raises:
+        UserError: On every worker, if the data cannot be used.
+    """
 
     def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         self.config = config
         opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
         assert opened is not None  # only the validation split may be missing
         self.dataset: Dataset = opened
+        self.said = frozenset(notes_of(opened))  # by who has started the run
+        if config.data.on_error == "skip":
+            self.dataset = _without_spoiled(opened, config, mesh.workers)
         self.classes = self.dataset.classes
         self.validation = open_validation(config, self.classes)
+        self.said |= frozenset(notes_of(self.validation))
 
         def part_of(side: int) -> Part | None:
             return mesh.part(side, side)
@@ -40,6 +59,16 @@ class TrainingData:
         self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
         self.num_steps = self.length(config.train)
         self.notices: list[str] = []  # of what happened while samples were loaded
+
+    @property
+    def left_out(self) -> dict[str, tuple[Fault, ...]]:
+        """The faults for which annotations and images were left out, by split."""
+        return {"train": left_out_of(self.dataset), "val": left_out_of(self.validation)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was guessed, mended or left out, in a sentence each."""
+        return list(dict.fromkeys([*notes_of(self.dataset), *notes_of(self.validation)]))
 
     def __str__(self) -> str:
         train = self.config.train
@@ -96,6 +125,23 @@ class TrainingData:
             yield step, [m.to(device) for m in microbatches], time.perf_counter() - begin
             begin = time.perf_counter()
             phase("data", step + 1)
+
+
+def _without_spoiled(dataset: Dataset, config: RunConfig, workers: Workers) -> Dataset:
+    """Return a data set without the images that cannot be decoded.
+
+    Communication: one gather of the faults.
+    """
+    if not isinstance(dataset, CanLeaveOut):
+        return dataset  # it is made, not read from files
+    mine = range(workers.rank, len(dataset), workers.size)
+    read = find_task(run_task(config)).targets.read
+    spoiled = spoiled_images(dataset, mine, read, config.data.workers, lambda done: phase("data"))
+    joined = {index: why for part in workers.gather(spoiled) for index, why in part.items()}
+    rest = dataset.without(joined) if joined else dataset
+    if not len(rest):
+        raise UserError([next(iter(joined.values())), f"no image of {config.data.path} can be trained on"])
+    return rest
 
 
 def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Dataset | None:

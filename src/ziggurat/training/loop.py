@@ -42,6 +42,8 @@ from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
 from ziggurat.training.step import Step
 
+STOPPING = "a signal asks for the end: this step is finished and a checkpoint is written (Ctrl-C once more ends at once)"
+
 
 def train(
     workers: Workers, config: RunConfig, folder: Path, resume: bool = False, memory: Path | None = None
@@ -60,7 +62,7 @@ def train(
 
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
-        Preempted: By SIGTERM or SIGUSR1 to any worker, between two steps, with a checkpoint.
+        Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
     mesh = make_mesh(workers, config.plan)
     data = TrainingData(config, mesh)
@@ -73,6 +75,7 @@ def train(
     )
     session = Session(workers, config, folder, state, checkpoints)
     session.start_folder(data.dataset, resume)
+    session.list_skipped(data.left_out)
     survived = session.resume(memory) if resume else False
     extension = session.extension(data) if resume else None
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
@@ -84,12 +87,14 @@ def train(
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
-        Preemption() as preemption,
+        Preemption(STOPPING if workers.is_first else "") as preemption,
         checkpoints,
         Snapshots(memory, run, parallel).on_loss(),
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
+        for note in data.notes:
+            (log.keep if note in data.said else log.say)(f"note: {note}")
         if extension is not None:
             log.say(extension)
         for line in parallel.describe():
@@ -113,7 +118,7 @@ def train(
         start = time.perf_counter()
         for number, batches, waited in steps:
             record = StepRecord(number, data, waited)
-            session.agree(number, preemption.requested, data.take_notices(batches, mesh), log)
+            session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
             pieces = data.pieces(number)
             result = step(batches, len(pieces))
@@ -129,28 +134,25 @@ def train(
         parallel.close()
         session.save_checkpoint(data.num_steps, log)
         whole = session.save_weights()
+        session.finish_checkpoints(log)
+        session.agree(data.num_steps, preemption, (0, []), log)
+        preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config)
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
         phase("report")
+        session.list_skipped(data.left_out)  # with the validation images that could not be decoded
         digest = workers.broadcast_object("" if whole is None else weights_sha256(whole))
         if whole is not None:
-            board, console = log.board, log.console
-            write_report(
-                folder,
-                evaluation,
-                whole.to(mesh.home),
-                task,
-                data.validation,
-                config,
-                mesh.home,
-                board,
-                console,
-            )
-        session.finish_checkpoints(log)
+            place, whole = mesh.home, whole.to(mesh.home)
+            with session.noting_missing():
+                write_report(
+                    folder, evaluation, whole, task, data.validation, config, place, log.board, log.console
+                )
+        session.finish(log)
         mesh.close()
-    return session.result() | {
+    return session.result(data) | {
         "weights_sha256": digest,
         "steps": data.num_steps,
         "samples": samples,
@@ -178,7 +180,11 @@ def _evaluate(
     phase("evaluation")
     if data.validation is None:
         return Evaluation({}, None)
-    return evaluate_model(executor, task, data.validation, config, lambda done, total: phase("evaluation"))
+    evaluation = evaluate_model(
+        executor, task, data.validation, config, lambda done, total: phase("evaluation")
+    )
+    data.validation = evaluation.dataset
+    return evaluation
 
 
 def _is_due(done: int, every: int, num_steps: int) -> bool:

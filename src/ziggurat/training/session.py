@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.faults import Fault, count_left_out
 from ziggurat.errors import Preempted, UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.parallel.runtime.preemption import Preemption
 from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state
-from ziggurat.runs.folder import WEIGHTS, declare_run, save_weights, start_run_folder
+from ziggurat.runs.folder import (
+    WEIGHTS,
+    declare_run,
+    list_skipped,
+    resume_command,
+    save_weights,
+    start_run_folder,
+)
 from ziggurat.runs.log import RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
+from ziggurat.system.writing import CannotWrite
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
@@ -37,6 +49,7 @@ class Session:
         state: As this worker has it.
         checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
+        missing: The faults of files that must be there and are not (the first worker's).
     """
 
     workers: Workers
@@ -45,6 +58,7 @@ class Session:
     state: TrainState[VisionModel]
     checkpoints: Checkpoints
     parallel: Parallel[VisionModel] | None = None
+    missing: list[CannotWrite] = field(default_factory=list)
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -54,9 +68,12 @@ class Session:
 
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
         """Write what the run is about, where it begins."""
+        self.workers.decide_on_first(lambda: start_run_folder(self.folder, self.config, dataset, resume))
+
+    def list_skipped(self, left_out: Mapping[str, Sequence[Fault]]) -> None:
+        """Write the list of annotations and images that were left out, by split."""
         if self.workers.is_first:
-            start_run_folder(self.folder, self.config, dataset, resume)
-        self.workers.barrier()
+            list_skipped(self.folder, left_out)
 
     def extension(self, data: TrainingData) -> str | None:
         """Return what is said of a run that goes on to another length, on every worker; see `extension_of`."""
@@ -95,12 +112,12 @@ class Session:
         self.checkpoints.save(progress, self.spread.chunks())
         self.report(log)
 
-    def agree(self, done: int, requested: bool, happened: tuple[int, list[str]], log: RunLog) -> None:
+    def agree(self, done: int, preemption: Preemption, happened: tuple[int, list[str]], log: RunLog) -> None:
         """Let all workers know what happened on each before a step: signals, samples that were replaced.
 
         Args:
             done: Steps that are done.
-            requested: Whether a signal has asked this worker to stop.
+            preemption: Whether a signal has asked this worker to stop.
             happened: How many samples of the step were replaced on this worker, and what there is to say.
             log: Where it is said.
 
@@ -108,9 +125,12 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        stopping, replaced, to_say = self.workers.sum([requested, replaced, len(notices)])
+        mine = [preemption.requested, preemption.by_user, replaced, len(notices), log.removed is not None]
+        stopping, by_user, replaced, to_say, is_removed = self.workers.sum(mine)
+        if is_removed:
+            raise UserError(self.workers.broadcast_object(f"{log.removed}; the run ends after step {done}"))
         if stopping:
-            self._stop(done, log)
+            self._stop(done, by_user > 0, log)
         self.state.pending["replaced_samples"] += replaced
         if to_say:
             for rank, said in enumerate(self.workers.gather(notices)):
@@ -130,12 +150,14 @@ class Session:
         for message in self.checkpoints.messages():
             log.say(message)
 
-    def _stop(self, done: int, log: RunLog) -> None:
+    def _stop(self, done: int, by_user: bool, log: RunLog) -> None:
         self.save_checkpoint(done, log)
         self.finish_checkpoints(log)
         newest = self.checkpoints.newest
-        kept = "no checkpoint could be written" if newest is None else f"--resume goes on after step {newest}"
-        raise Preempted(f"stopped by a signal after step {done}; {kept}")
+        kept = "no checkpoint could be written"
+        if newest is not None:
+            kept = f"`{resume_command(self.folder)}` goes on after step {newest}"
+        raise Preempted(f"stopped by a signal after step {done}; {kept}", by_user)
 
     def not_finite(self, faults: list[str], log: RunLog) -> None:
         """Count the present step, whose numbers are not finite.
@@ -157,8 +179,8 @@ class Session:
             self.save_checkpoint(step, log)
             self.save_weights()
             self.finish_checkpoints(log)
-            weights = self.folder / WEIGHTS
-            raise UserError([*faults, f"the weights of before this step are in {weights}: {REMEDY}"])
+            kept = f"the weights of before this step are in {self.folder / WEIGHTS}"
+            raise UserError([*faults, f"{self.missing[0] if self.missing else kept}: {REMEDY}"])
         self.state.pending["skipped_steps"] += 1
         for fault in faults:
             log.say(fault)
@@ -168,11 +190,41 @@ class Session:
         """Export the averaged weights, and return them as a model on the first worker; elsewhere None."""
         whole = self.spread.whole_average()
         if whole is not None:
-            save_weights(whole, self.folder / WEIGHTS, {"model": self.config.model.name})
+            with self.noting_missing():
+                save_weights(whole, self.folder / WEIGHTS, {"model": self.config.model.name})
         self.workers.barrier()
         return whole
 
-    def result(self) -> dict[str, Any]:
+    @contextmanager
+    def noting_missing(self) -> Iterator[None]:
+        """Note a file that a block cannot write: what is left to be done is done first, and `finish` says it."""
+        try:
+            yield
+        except CannotWrite as fault:
+            self.missing.append(fault)
+
+    def finish(self, log: RunLog) -> None:
+        """End the run, now that all is done that can be.
+
+        Raises:
+            UserError: On every worker, if files that must be there could not be written: in one sentence, with where the newest state is.
+        """
+        faults = [str(fault) for fault in (*self.missing, *log.missing())]
+        faults += [self.checkpoints.fault] if self.checkpoints.fault else []
+        missing = "; ".join(dict.fromkeys(self.workers.broadcast_object(faults)))
+        if missing:
+            newest, weights = self.checkpoints.newest, self.folder / WEIGHTS
+            state = (
+                f"the weights are in {weights}"
+                if weights.is_file()
+                else "no checkpoint could be written either"
+            )
+            if newest is not None:
+                place = checkpoint_folder(self.checkpoints.folder, newest)
+                state = f"the newest state is {place}: `{resume_command(self.folder)}` writes what is missing"
+            raise UserError(f"{missing}; {state}")
+
+    def result(self, data: TrainingData) -> dict[str, Any]:
         """Return what the command says of the run itself."""
         return {
             "run": str(self.folder),
@@ -183,4 +235,6 @@ class Session:
             "microbatches": self.config.train.microbatches,
             "skipped_steps": self.state.counters["skipped_steps"],
             "replaced_samples": self.state.counters["replaced_samples"],
+            "skipped": count_left_out(itertools.chain(*data.left_out.values())),
+            "notes": data.notes,
         }

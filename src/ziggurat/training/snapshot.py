@@ -104,7 +104,7 @@ def handed_over(folder: Path | None, run: str) -> Progress | None:
 
 @contextmanager
 def memory_folder() -> Iterator[Path | None]:
-    """Make a folder in memory while a block runs; None where the system has none.
+    """Make a folder in memory while a block runs; None where the system has none that can be written.
 
     Folders of owners that were killed are removed: the kernel has given their locks back.
     """
@@ -113,13 +113,23 @@ def memory_folder() -> Iterator[Path | None]:
         return
     for left in MEMORY.glob(f"{PREFIX}*"):
         _remove_ownerless(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
     try:
-        with (folder / OWNER).open("w") as owner:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
+        owner = (folder / OWNER).open("w")
+    except OSError as error:
+        print(
+            f"ziggurat: note: {MEMORY} cannot be written ({error.strerror}): should a worker be lost, the run goes on from "
+            "its newest checkpoint",
+            file=sys.stderr,
+        )
+        yield None
+        return
+    try:
+        with owner:
             fcntl.flock(owner, fcntl.LOCK_EX)  # shared with the workers, which end with this process
             yield folder
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_ownerless(folder: Path) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.torch_internals.functions import FunctionMode
+from ziggurat.torch_internals.norm_calls import add_statistics
 from ziggurat.verification.compare import compare_steps
 from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.step import Outcome, Trial, run_step
@@ -95,8 +96,9 @@ def _batch_norm(
     variance = centred.square().mean(1, keepdim=True)
     if running_mean is not None and running_var is not None:
         unbiased = variance * (values.shape[1] / (values.shape[1] - 1))
-        for running, found in ((running_mean, mean), (running_var, unbiased)):
-            running.lerp_(found.detach().flatten().to(running.dtype), momentum)
+        add_statistics(
+            running_mean, running_var, momentum, mean.detach().flatten(), unbiased.detach().flatten()
+        )
     normal = centred * (variance + eps).rsqrt()
     if weight is not None:
         normal = normal * weight[:, None]

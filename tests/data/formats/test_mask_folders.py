@@ -143,7 +143,8 @@ def test_classes_of_a_model_where_the_masks_have_none(tmp_path: Path) -> None:
             r"found the values 0, 1, 2, 3, 255; .*--set data.classes=background,1,2,3, or",
         ),
         (values(255), r"found the values 0, 255; .*--set data.classes=background,object=255"),
-        (np.zeros((30, 40, 3), np.uint8), r"found the values \(0, 0, 0\); write classes.txt"),
+        (np.full((30, 40, 3), (9, 0, 0), np.uint8), r"found the values \(9, 0, 0\); write classes.txt"),
+        (np.full((30, 40, 3), 2, np.uint8), r"found the values 2; .*--set data.classes=background,1,2"),
     ],
 )
 def test_no_classes(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
@@ -278,8 +279,8 @@ def test_jpeg_masks_and_float_masks(tmp_path: Path) -> None:
     (fault,) = find_faults(str(tmp_path), NAMED)[0]
     assert (fault.file, fault.kind) == (str(file), "inexact mask")
     file.unlink()
-    write_mask(tmp_path / "masks" / "a.tif", values(1).astype(np.float32))
-    with pytest.raises(UserError, match="has pixels of mode F"):
+    write_mask(tmp_path / "masks" / "a.tif", values(1).astype(np.float32) + 0.5)
+    with pytest.raises(UserError, match=r"no whole numbers, such as [01]\.5"):
         open_masks(tmp_path, config=NAMED)
 
 

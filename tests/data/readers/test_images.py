@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ziggurat.data.readers.images import image_size, inspect_image, read_image
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.errors import UserError
 
@@ -70,7 +71,7 @@ def test_samples_without_a_natural_range_are_refused(tmp_path: Path, values: lis
     with pytest.raises(UserError, match=r"a\.tif has .* no natural range: .*--set data\.range="):
         read_image(path, MAX_PIXELS)
     with pytest.raises(UserError, match="no natural range"):
-        inspect_image(path, MAX_PIXELS, None)
+        inspect_image(path, MAX_PIXELS, AS_THEY_ARE)
     assert image_size(path, MAX_PIXELS) == (1, 2), "a mask may have such samples"
 
 
@@ -81,20 +82,22 @@ def test_the_data_sets_range_holds_for_every_image(tmp_path: Path, kind: type) -
         ("b", [10, 2000, 9000], [1, 125, 255]),
     ]:
         path = saved(Image.fromarray(np.array([values], dtype=kind)), tmp_path / f"{name}.tif")
-        image = read_image(path, MAX_PIXELS, SampleRange(0, 4095))
+        image = read_image(path, MAX_PIXELS, Reading(SampleRange(0, 4095)))
         assert image.tolist() == [[expected]] * 3
 
 
 def test_nan_and_what_is_outside_of_the_range(tmp_path: Path) -> None:
     values = np.array([[np.nan, -np.inf, -5.0, -1.0, 0.0, 1.0, np.inf]], dtype=np.float32)
     path = saved(Image.fromarray(values), tmp_path / "a.tif")
-    image = read_image(path, MAX_PIXELS, SampleRange(-1, 1))
+    image = read_image(path, MAX_PIXELS, Reading(SampleRange(-1, 1)))
     assert image[0, 0].tolist() == [0, 0, 0, 0, 128, 255, 255]
 
 
 def test_eight_bits_have_no_other_range(tmp_path: Path) -> None:
     path = saved(Image.fromarray(picture()), tmp_path / "a.png")
-    assert torch.equal(read_image(path, MAX_PIXELS, SampleRange(0, 10)), read_image(path, MAX_PIXELS))
+    assert torch.equal(
+        read_image(path, MAX_PIXELS, Reading(SampleRange(0, 10))), read_image(path, MAX_PIXELS)
+    )
 
 
 def test_a_pgm_of_more_than_eight_bits_has_sixteen(tmp_path: Path) -> None:

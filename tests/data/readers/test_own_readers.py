@@ -10,6 +10,7 @@ from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import expand_paths
 from ziggurat.data.readers.images import image_size, inspect_image, read_image
+from ziggurat.data.readers.layout import AS_THEY_ARE
 from ziggurat.data.readers.registry import reader_of, register_reader
 from ziggurat.data.readers.windows import read_window
 from ziggurat.errors import UserError
@@ -45,7 +46,7 @@ def file(tmp_path):
 
 
 def test_size_pixels_and_windows(file):
-    assert image_size(file, 2000) == inspect_image(file, 2000, None) == (30, 40)
+    assert image_size(file, 2000) == inspect_image(file, 2000, AS_THEY_ARE) == (30, 40)
     image = read_image(file, 2000)
     assert image.shape == (3, 30, 40)
     assert read_window(file, 2000, (30, 40), Region((3, 5), (7, 9))).equal(image[:, 3:10, 5:14])

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from support.ranks import run_ranks
 from ziggurat.errors import UserError
@@ -34,8 +36,8 @@ def canonical_buffers(workers, num_leaves, momentum=0.1, steps=2):
     for step in range(steps):
         statistics.start()
         for leaf in partition(num_leaves, workers.size)[workers.rank]:
-            net(images_of(leaf + step))
-            net(images_of(leaf + step))  # repeated, as activation checkpointing does
+            with statistics.watching():
+                net(images_of(leaf + step))
             statistics.take_leaf()
         statistics.finish(num_leaves)
     assert [layer.momentum for layer in statistics.layers] == [momentum, 0.1]
@@ -66,7 +68,8 @@ def test_every_norm_does_what_pytorch_does(kind, num_dims, momentum):
     statistics = RunningStatistics(ours, Workers())
     statistics.start()
     for image in images:
-        torch.testing.assert_close(ours(image), theirs(image))
+        with statistics.watching():
+            torch.testing.assert_close(ours(image), theirs(image))
         statistics.take_leaf()
     statistics.finish(len(images))
     for name, buffer in theirs.named_buffers():
@@ -86,31 +89,197 @@ def test_an_abandoned_step_leaves_nothing():
     before = {name: value.clone() for name, value in net.state_dict().items()}
     statistics = RunningStatistics(net, Workers())
     statistics.start()
-    net(images_of(1) * float("nan"))
+    with statistics.watching():
+        net(images_of(1) * float("nan"))
     statistics.take_leaf()
     statistics.abandon()
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net[1].momentum == 0.1
 
 
-def skipping_buffers(workers):
-    """Each microbatch runs one of two layers only."""
-    torch.manual_seed(0)
-    layers = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)]).train()
-    statistics = RunningStatistics(layers, workers)
-    statistics.start()
-    for leaf in partition(5, workers.size)[workers.rank]:
-        layers[leaf % 2](images_of(leaf))
-        statistics.take_leaf()
-    statistics.finish(5)
-    return {name: value.numpy() for name, value in layers.state_dict().items()}
+class OwnBuffers(nn.Module):
+    """A norm that derives from none of PyTorch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("running_var", torch.ones(3))
+
+    def forward(self, images):
+        return functional.batch_norm(images, self.running_mean, self.running_var, training=True, momentum=0.2)
 
 
-def test_a_layer_that_a_microbatch_skips_keeps_its_statistics_for_that_microbatch():
-    expected = skipping_buffers(Workers())
+class Uses(nn.Module):
+    """A network that calls its norms in one of the ways of `WAYS`, in which `leaf` is the number of the microbatch."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = WAYS[way]
+        self.scale = nn.Conv2d(3, 3, 1)
+        self.norms = nn.ModuleList(
+            [nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), nn.InstanceNorm2d(3, track_running_stats=True), OwnBuffers()]
+        )  # fmt: skip
+
+    def forward(self, images, leaf):
+        return self.way(self, self.scale(images), leaf)
+
+
+def in_turn(net, x, leaf, times):
+    for norm in net.norms:
+        for _ in range(times):
+            x = norm(x) * 1.5 + 0.1
+    return x
+
+
+def by_function(net, x, leaf):
+    one = net.norms[0]
+    for momentum in (0.3, 0.01):
+        x = (
+            functional.batch_norm(x, one.running_mean, one.running_var, one.weight, one.bias, True, momentum)
+            + 0.2
+        )
+    return torch.batch_norm(
+        net.norms[0](x), None, None, one.running_mean, one.running_var, True, 0.7, 1e-5, False
+    )
+
+
+def pyramid(net, x, leaf):
+    """A head that levels share: as many calls as the microbatch has levels."""
+    levels = [functional.avg_pool2d(x, 2**level) for level in range(1 + leaf % 3)]
+    return sum(in_turn(net, level, leaf, 1).mean() for level in levels)
+
+
+WAYS = {
+    "once": lambda net, x, leaf: in_turn(net, x, leaf, 1),
+    "three times": lambda net, x, leaf: in_turn(net, x, leaf, 3),
+    "not in each microbatch": lambda net, x, leaf: net.norms[leaf % 4](x),
+    "never": lambda net, x, leaf: x,
+    "as many times as the microbatch says": lambda net, x, leaf: in_turn(net, x, leaf, leaf % 3),
+    "by function, with momenta of its own": by_function,
+    "with momentum 0": lambda net, x, leaf: functional.batch_norm(
+        functional.batch_norm(x, net.norms[3].running_mean, net.norms[3].running_var, training=True, momentum=0.0) + x,
+        net.norms[3].running_mean, net.norms[3].running_var, training=True, momentum=0.0,
+    ),
+    "a head that levels share": pyramid,
+}  # fmt: skip
+
+
+def buffers_after(workers, way, num_leaves, steps=2):
+    net = Uses(way).train()
+    statistics = RunningStatistics(net, workers)
+    for step in range(steps):
+        statistics.start()
+        for leaf in partition(num_leaves, workers.size)[workers.rank]:
+            with statistics.watching():
+                net(images_of(leaf + step), leaf).sum().backward()
+            statistics.take_leaf()
+        statistics.finish(num_leaves)
+    return {name: value.numpy() for name, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_norms_are_called_it_is_what_pytorch_does(way):
+    net = Uses(way).train()
+    for step in range(2):
+        for leaf in range(5):
+            net(images_of(leaf + step), leaf)
+    found = buffers_after(Workers(), way, 5)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def every_way(workers, num_leaves):
+    return {way: buffers_after(workers, way, num_leaves) for way in WAYS}
+
+
+@pytest.mark.parametrize("num_leaves", [1, 5])
+def test_however_norms_are_called_the_bits_are_the_same_on_any_number_of_workers(num_leaves):
+    expected = every_way(Workers(), num_leaves)
     for world in (2, 3):
-        for found in run_ranks(skipping_buffers, world):
-            assert all((found[name] == value).all() for name, value in expected.items())
+        for found in run_ranks(every_way, world, (num_leaves,)):
+            for way, values in expected.items():
+                assert all((found[way][name] == value).all() for name, value in values.items()), way
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_backward_computes_again_counts_once(reentrant):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, momentum=None)
+    ).train()
+    ours = copy.deepcopy(net)
+    statistics = RunningStatistics(ours, Workers())
+    statistics.start()
+    for leaf in range(3):
+        net(images_of(leaf))
+        images = images_of(leaf).requires_grad_()
+        with statistics.watching():
+            checkpoint(lambda x: ours(x) + ours(x * 2), images, use_reentrant=reentrant).sum().backward()
+        net(images_of(leaf) * 2)
+        statistics.take_leaf()
+    statistics.finish(3)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def in_place(norm, x):
+    norm.running_mean.lerp_(x.mean((0, 2, 3)).detach(), 0.1)
+    return x
+
+
+def through_data(norm, x):
+    norm.running_var.data.mul_(0.9)
+    return x
+
+
+def scripted(norm, x):
+    return norm.scripted[0](x)
+
+
+def in_evaluation_and_in_training(norm, x):
+    norm.eval()(x)
+    norm.train()(x)
+
+
+def swapped(norm, x):
+    return functional.batch_norm(x, norm.running_var, norm.running_mean, training=True)
+
+
+def other_buffer(norm, x):
+    return functional.batch_norm(x, norm.running_mean, norm.other, training=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    "change", [in_place, through_data, scripted, in_evaluation_and_in_training, swapped, other_buffer]
+)
+def test_statistics_that_change_unseen_are_refused_by_name(change):
+    norm = nn.BatchNorm2d(3).train()
+    norm.scripted = [torch.jit.script(norm)]
+    norm.register_buffer("other", torch.ones(3))
+    net = nn.Sequential(norm)
+    statistics = RunningStatistics(net, Workers())
+    statistics.start()
+
+    def microbatch():
+        with statistics.watching():
+            change(norm, images_of(1))
+        statistics.take_leaf()
+
+    with pytest.raises(UserError, match=r"0\.(running_(mean|var)|other)"):
+        microbatch()
+
+
+def test_a_norms_call_outside_of_a_step_is_pytorchs():
+    net, other = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    statistics = RunningStatistics(nn.BatchNorm2d(3), Workers())
+    statistics.start()
+    with statistics.watching():
+        net(images_of(0))
+    other(images_of(0))
+    assert torch.equal(net.running_mean, other.running_mean)
+    assert net.running_mean.any()
 
 
 def test_a_buffer_that_is_no_batch_norms_is_never_left_to_drift():

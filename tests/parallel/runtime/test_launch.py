@@ -72,9 +72,18 @@ def test_outside_of_torchrun_there_is_no_world():
 
 PROGRAM = """
     import os, signal, sys, time
+    from ziggurat.errors import Preempted
     from ziggurat.parallel.runtime.launch import Interrupted, WorkerSettings, launch
+    from ziggurat.parallel.runtime.preemption import Preemption
 
     def work(workers, how):
+        if how == "note":
+            with Preemption() as preemption:
+                os.write(1, f"{os.getpid()}\\n".encode())
+                while not preemption.requested:
+                    signal.pause()
+                os.write(1, b"noted\\n")
+                time.sleep(600)
         os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
         if how == "collective" and workers.rank == 1:
             workers.barrier()
@@ -92,6 +101,8 @@ PROGRAM = """
             launch(work, (sys.argv[1],), 2, WorkerSettings(1, "cpu"))
         except Interrupted:
             sys.exit(130)
+        except Preempted:
+            sys.exit(75)
 """
 
 
@@ -136,7 +147,18 @@ def test_a_signal_that_is_ignored_stays_so_for_all(tmp_path, number, is_ignored)
         if not is_ignored:
             wait_until_gone(pids, 5)
         end.touch()
-        assert process.wait(timeout=60) == (0 if is_ignored else 130)
+        ended = 75 if number == signal.SIGHUP else 130
+        assert process.wait(timeout=60) == (0 if is_ignored else ended)
+
+
+def test_the_first_ctrl_c_asks_and_the_second_ends(tmp_path):
+    """As a terminal sends it, to all processes of the group."""
+    with program(tmp_path, "note") as (process, pids):
+        os.killpg(process.pid, signal.SIGINT)
+        assert [process.stdout.readline() for _ in range(2)] == ["noted\n"] * 2
+        os.killpg(process.pid, signal.SIGINT)
+        wait_until_gone(pids, 5)
+        assert process.wait(timeout=60) == 130
 
 
 UNGUARDED_PROGRAM = """

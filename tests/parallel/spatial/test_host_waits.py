@@ -48,7 +48,8 @@ def _step(workers: Workers, degrees: tuple[int, ...]) -> int:
     statistics.start()
     with ReadsBack() as reads:
         for _ in range(2):
-            outputs = model(cut(torch.randn(2, 3, 16, 16), mesh))
+            with statistics.watching():
+                outputs = model(cut(torch.randn(2, 3, 16, 16), mesh))
             outputs.local.square().sum().backward()
             statistics.take_leaf()
         statistics.finish(2)

@@ -15,9 +15,10 @@ import torch
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.faults import Fault
+from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
 from ziggurat.data.formats.joining import mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
-from ziggurat.data.formats.opening import DIGITS, as_configured, declare, read_table
+from ziggurat.data.formats.opening import DIGITS, as_configured, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.sound import emptiness, examine
@@ -26,12 +27,11 @@ from ziggurat.data.formats.validate import (
     doubled_boxes,
     note_overhang,
     validate_boxes,
-    validate_classes,
     validate_outlines,
 )
 from ziggurat.data.masks import INEXACT, Palette, mask_faults
-from ziggurat.data.readers.images import read_image
-from ziggurat.data.readers.sample_range import SampleRange, read_range
+from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.seen import Seen, SeenImages, look_at, look_at_header
 from ziggurat.errors import UserError
 from ziggurat.system.forking import fork_context
 
@@ -57,7 +57,7 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
     found = recognise(Path(path))
     kinds = list(found.kinds)
     faults: list[Fault] = []
-    summaries = []
+    summaries, seen = [], SeenImages()
     for kind, sources in found.splits.items():
         if KINDS[kind].within in found.splits:
             continue  # the same annotations: outlines are validated with their boxes
@@ -69,18 +69,20 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
         for part in [one for one in kinds if KINDS[one].within == kind]:
             if not all(map(KINDS[part].is_there, tables.values())):
                 kinds.remove(part)
-        classes, new = _judge(tables, config)
+        classes, new = _judge(tables, config, seen)
         faults += new
         notes = tuple(dict.fromkeys(note for table in tables.values() for note in table.notes))
         summaries.append(replace(_summary(found.format, _counts(tables), classes), notes=notes))
-    return faults, replace(summaries[0], kinds=tuple(kinds))
+    return faults, replace(summaries[0], kinds=tuple(kinds), samples=seen.facts())
 
 
-def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, ...], list[Fault]]:
+def _judge(
+    tables: dict[Split, Table], config: DataConfig, seen: SeenImages
+) -> tuple[tuple[str, ...], list[Fault]]:
     """Return the classes of a data set and all faults of its splits."""
     first = next(iter(tables.values()))
     faults: list[Fault] = []
-    classes = tuple(declare(first))
+    classes = tuple(declare(first, config))
     if first.source.masks:
         classes = ()
         for table in tables.values():
@@ -89,13 +91,15 @@ def _judge(tables: dict[Split, Table], config: DataConfig) -> tuple[tuple[str, .
             except UserError as error:
                 places = [table.source.class_file or table.source.masks[0]]
                 faults += [Fault(str(place), None, f"no classes: {error}") for place in places]
-                faults += _table_faults(table, (), config)
+                faults += _table_faults(table, (), config, seen)
             else:
                 classes = classes or palette.names
-                faults += [*_table_faults(table, (), config), *_pixel_faults(table, palette, config)]
+                faults += [*_table_faults(table, (), config, seen), *_pixel_faults(table, palette, config)]
         return classes, list(dict.fromkeys(faults))
-    for table in tables.values():
-        faults += _table_faults(table, classes, config)
+    for split, table in tables.items():
+        faults += _table_faults(table, classes, config, seen)
+        if split == "train":
+            note_absent_classes(table, classes)
     return classes, faults
 
 
@@ -124,19 +128,24 @@ def _digits_summary() -> Summary:
     return replace(_summary("digits", splits, scenes[0].classes), kinds=tuple(DIGITS))
 
 
-def _table_faults(table: Table, classes: tuple[str, ...], config: DataConfig) -> list[Fault]:
+def _table_faults(
+    table: Table, classes: tuple[str, ...], config: DataConfig, seen: SeenImages
+) -> list[Fault]:
     """Return the faults of annotations and images; those of masks' pixels are not among them."""
     examined = examine(table, config)
     bad = {fault.row for fault in examined.faults.all if fault.scope == "image"}
+    for index in sorted(row for row in bad if row is not None):
+        path = examined.paths[index]
+        seen.add(look_at_header(path) if path is not None else Seen(""))
     found = [
         (index, path) for index, path in enumerate(examined.paths) if path is not None and index not in bad
     ]
-    reading = partial(_decode, max_pixels=config.max_pixels, samples=read_range(config.range))
-    decoded = _spread(reading, [path for _, path in found])
-    for (index, path), fault in zip(found, decoded, strict=True):
-        if fault:
+    looking = partial(look_at, max_pixels=config.max_pixels, reading=Reading.of(config))
+    for (index, path), one in zip(found, _spread(looking, [path for _, path in found]), strict=True):
+        seen.add(one)
+        if one.fault:
             place = table.images[index].place
-            examined.faults.add(Fault(str(path), place, f"undecodable image: {fault}", "image", index))
+            examined.faults.add(Fault(str(path), place, f"undecodable image: {one.fault}", "image", index))
     if table.source.masks:
         examined.faults.add(*mask_header_faults(examined, config))
     else:
@@ -177,12 +186,3 @@ def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterab
         initargs=(1,),
     ) as pool:
         return list(pool.map(function, paths, chunksize=8))
-
-
-def _decode(path: Path, max_pixels: int, samples: SampleRange | None) -> str:
-    """Return why an image cannot be decoded, or nothing."""
-    try:
-        read_image(path, max_pixels, samples)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -20,7 +20,7 @@ from ziggurat.data.extents import Extent
 from ziggurat.data.faults import Fault
 from ziggurat.data.formats.table import Table
 from ziggurat.data.readers.images import Header, read_header
-from ziggurat.data.readers.sample_range import read_range
+from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 
 FIT_TOLERANCE = 1.0  # pixels: annotators round
@@ -65,13 +65,13 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
         config: How images are read.
     """
     measured = not_measured(len(paths))
-    samples = read_range(config.range)
+    reading = Reading.of(config)
     lying: dict[int, Header] = {}
     for index, (row, path) in enumerate(zip(table.images, paths, strict=True)):
         if path is None:
             continue
         try:
-            header = read_header(path, config.max_pixels, samples)
+            header = read_header(path, config.max_pixels, reading)
         except UserError as error:
             fault = f"undecodable image: {error}"
             measured.faults.append(Fault(str(path), row.place, fault, "image", index))

@@ -11,6 +11,7 @@ import numpy as np
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings, Spelling
 from ziggurat.data.faults import Fault
+from ziggurat.data.formats.classes import validate_classes
 from ziggurat.data.formats.headers import TAKEN_STORED
 from ziggurat.data.formats.palette import all_ignored_fault
 from ziggurat.data.formats.sound import Examined, Sound, emptiness, examine
@@ -21,7 +22,6 @@ from ziggurat.data.formats.validate import (
     note_overhang,
     outline_in_pixels,
     validate_boxes,
-    validate_classes,
     validate_missing_outlines,
     validate_outlines,
 )
@@ -29,7 +29,7 @@ from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.data.readers.images import image_size, read_header
-from ziggurat.data.readers.sample_range import read_range
+from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 
 _LOOKED_AT = (
@@ -150,8 +150,8 @@ def _file_list(sound: Sound, config: DataConfig) -> FileList:
         np.array(numbers, dtype=np.int64),
         sound.sizes,
         config.max_pixels,
-        read_range(config.range),
-        sound.notes,
+        Reading.of(config),
+        sound.table.notes,
         spelled,
         sound.turns if sound.turns.any() else None,
         sound.left_out,
@@ -209,7 +209,7 @@ def mask_header_faults(examined: Examined, config: DataConfig) -> list[Fault]:
             continue
         image = examined.paths[row.image]
         assert image is not None  # it was measured
-        turn = read_header(image, config.max_pixels, read_range(config.range)).orientation
+        turn = read_header(image, config.max_pixels, Reading.of(config)).orientation
         if found == size[::-1] and turn >= 5:
             table.note(TAKEN_STORED, table.images[row.image].name)
             measured.sizes[row.image], measured.turns[row.image] = found, turn

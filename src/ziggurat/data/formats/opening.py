@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
 from ziggurat.data.faults import sentences
 from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
+from ziggurat.data.formats.classes import declare, ids_of, note_absent_classes
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
-from ziggurat.data.formats.kinds import KINDS
 from ziggurat.data.formats.palette import find_palette
 from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.registry import FORMATS
-from ziggurat.data.formats.table import BACKGROUND, Source, Split, Table
-from ziggurat.data.formats.validate import declared_classes, drop_empty_rows
+from ziggurat.data.formats.table import Source, Split, Table
+from ziggurat.data.formats.validate import drop_empty_rows
 from ziggurat.errors import UserError
 
 DIGITS: dict[str, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
@@ -119,29 +118,6 @@ def as_configured(source: Source, split: Split, config: DataConfig) -> Source:
     return replace(source, split=split, elsewhere=Path(config.images))
 
 
-def declare(table: Table) -> dict[str, int]:
-    """Return the category id of each class of a split's boxes, outlines or labels, in the order of labels."""
-    declared = declared_classes(table)
-    if not KINDS[table.source.kind].has_background:
-        return declared
-    return {BACKGROUND: 0} | {name: number for name, number in declared.items() if name != BACKGROUND}
-
-
-def ids_of(classes: Sequence[str], own: Mapping[str, int]) -> dict[str, int]:
-    """Return a category id for each class: the data set's own, and numbers that it does not have for those that it lacks.
-
-    Example:
-        >>> ids_of(("oak", "pine", "ash"), {"pine": 1, "oak": 7})
-        {'oak': 7, 'pine': 1, 'ash': 3}
-    """
-    taken, ids = set(own.values()), dict(own)
-    for number, name in enumerate(classes, start=1):
-        if name not in own:
-            ids[name] = next(id for id in itertools.count(number) if id not in taken)
-            taken.add(ids[name])
-    return {name: ids[name] for name in classes}
-
-
 def _given(path: str) -> Path:
     if not path:
         raise UserError("no data set is given: name a folder, an annotation file, or 'digits'")
@@ -155,9 +131,11 @@ def _join(
     table = read_table(sources[split])
     if table.source.masks:
         return join_masks(table, split, find_palette(table, config, classes), classes, config)
-    declared = declare(table)
+    declared = declare(table, config)
     if classes is not None:
         declared = ids_of(classes, declared)
     elif "train" in sources and sources["train"] != sources[split]:
-        declared = declare(read_table(sources["train"]))
+        declared = declare(read_table(sources["train"]), config)
+    if split == "train":
+        note_absent_classes(table, tuple(declared))
     return _JOIN[table.source.kind](table, split, declared, config)

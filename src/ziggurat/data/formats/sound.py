@@ -79,11 +79,6 @@ class Sound:
     turns: np.ndarray
     left_out: tuple[Fault, ...]
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was guessed, mended or left out, in a sentence each."""
-        return self.table.notes + left_out(self.left_out)
-
 
 def examine(table: Table, config: DataConfig, *, headers: bool = True) -> Examined:
     """Look for the images of a table.

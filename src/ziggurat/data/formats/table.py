@@ -34,6 +34,7 @@ class Summary:
         classes: Names of the classes, in the order of their labels.
         kinds: The kinds of its annotations, the most natural first.
         notes: What was guessed or mended, in a sentence each.
+        samples: What the image files hold, with how many of them do; see `SeenImages`.
     """
 
     format: str
@@ -43,6 +44,7 @@ class Summary:
     classes: tuple[str, ...]
     kinds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    samples: tuple[dict[str, object], ...] = ()
 
 
 @dataclass(frozen=True)

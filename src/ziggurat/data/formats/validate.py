@@ -177,24 +177,3 @@ def validate_missing_outlines(table: Table) -> list[Fault]:
         for index, row in enumerate(table.boxes)
         if row.outline is None
     ]
-
-
-def declared_classes(table: Table) -> dict[str, int]:
-    """Return the category id of each class, in the order of labels: as declared, else by name, counted from 1."""
-    if table.categories:
-        return table.categories
-    names = sorted({row.category for row in table.boxes} | {row.category for row in table.labels})
-    return {name: number for number, name in enumerate(names, start=1)}
-
-
-def validate_classes(table: Table, classes: Sequence[str]) -> list[Fault]:
-    """Return a fault for each class that occurs and is not among `classes`, where it occurs first."""
-    known, faults = set(classes), []
-    named = [(row.category, row.image, row.place) for row in table.boxes]
-    named += [(row.category, row.image, row.place) for row in table.labels]
-    for category, image, place in named:
-        if category not in known:
-            known.add(category)
-            fault = f"unknown category: {category!r} is not a class of the training data; {nearest(category, classes)}"
-            faults.append(Fault(str(table.images[image].file), place, fault))
-    return faults

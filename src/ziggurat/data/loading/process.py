@@ -179,11 +179,8 @@ def prepare(parent: int) -> None:
         parent: Process id of the worker that it serves, with which it ends.
     """
     torch.set_num_threads(1)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGUSR1,
-    ):  # may reach the whole group; the worker ends us
+    # may reach the whole group; the worker ends us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ask_kernel_to_die_with_parent = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>

@@ -16,8 +16,8 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
 from ziggurat.data.readers.images import inspect_image, read_image
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.registry import image_suffixes
-from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -34,14 +34,14 @@ class ImageFiles:
         paths: The files.
         sizes: Rows and columns of each, upright.
         max_pixels: Larger images are refused.
-        samples: The range of samples of more than 8 bits; None stands for the natural one.
+        reading: How samples become pixels.
         windows: Reads parts of them.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
     max_pixels: int
-    samples: SampleRange | None = None
+    reading: Reading = AS_THEY_ARE
     windows: WindowReader = field(default_factory=WindowReader, compare=False)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class ImageFiles:
 
     def image(self, index: int) -> Tensor:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
-        return read_image(self.paths[index], self.max_pixels, self.samples)
+        return read_image(self.paths[index], self.max_pixels, self.reading)
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of an image without the rest of its file; None where that is not possible."""
@@ -161,7 +161,7 @@ def picture_suffix(height: int, width: int) -> str:
 def inspect_images(
     paths: Sequence[Path],
     max_pixels: int,
-    samples: SampleRange | None = None,
+    reading: Reading = AS_THEY_ARE,
     spoiled: dict[str, str] | None = None,
 ) -> ImageFiles:
     """Read the headers of all images.
@@ -169,7 +169,7 @@ def inspect_images(
     Args:
         paths: The files.
         max_pixels: Larger images are refused.
-        samples: The range of samples of more than 8 bits.
+        reading: How samples become pixels.
         spoiled: Takes what is wrong with each file that is left out, by its path; None makes it an error.
 
     Raises:
@@ -178,7 +178,7 @@ def inspect_images(
     sound, sizes, faults = [], [], []
     for path in paths:
         try:
-            sizes.append(inspect_image(path, max_pixels, samples))
+            sizes.append(inspect_image(path, max_pixels, reading))
             sound.append(path)
         except UserError as error:
             if spoiled is not None:
@@ -186,4 +186,4 @@ def inspect_images(
             faults += error.faults
     if faults and spoiled is None:
         raise UserError(faults)
-    return ImageFiles(tuple(sound), tuple(sizes), max_pixels, samples)
+    return ImageFiles(tuple(sound), tuple(sizes), max_pixels, reading)

@@ -4,8 +4,8 @@ Pixels of other kinds are mapped by fixed rules, so that an image looks the same
 
 ====================  ==========================================================================
 1, L, LA, P, RGB(A)   as they are; transparency is dropped, the colours beneath it are kept
-CMYK, YCbCr, LAB      converted to RGB by Pillow
-16 and 32 bits, F     by the range of the data set (`sample_range`)
+CMYK, YCbCr           converted to RGB by Pillow
+12, 16, 32 bits, F    by the range of the data set (`sample_range`)
 ====================  ==========================================================================
 """
 
@@ -19,9 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ziggurat.data.readers.layout import AS_THEY_ARE, Layout, Reading, layout_of
 from ziggurat.data.readers.opening import open_image, orientation, upright, upright_size
+from ziggurat.data.readers.raw_modes import take_lower_bytes
 from ziggurat.data.readers.registry import checked_size, naming, reader_of
 from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep
+from ziggurat.errors import UserError
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
@@ -55,52 +58,128 @@ class Header:
         return self.orientation >= 5
 
 
-def read_header(path: Path, max_pixels: int, samples: SampleRange | None) -> Header:
+def read_header(path: Path, max_pixels: int, reading: Reading) -> Header:
     """Return what the header of an image says whose pixels will be read.
 
     Raises:
-        UserError: As `image_size`, and if its samples have no range.
+        UserError: As `image_size`, and if its samples lie as nobody here can read them, or have no range.
     """
     if reader_of(path) is not None:
         return Header(image_size(path, max_pixels))
     with open_image(path, max_pixels) as image:
-        check_range(path, image, samples)
+        checked_layout(path, image, reading)
         return Header(upright_size(image), orientation(image))
 
 
-def inspect_image(path: Path, max_pixels: int, samples: SampleRange | None) -> tuple[int, int]:
+def inspect_image(path: Path, max_pixels: int, reading: Reading) -> tuple[int, int]:
     """Return the rows and columns of an image whose pixels will be read, from its header.
 
     Raises:
         UserError: As `image_size`, and if its samples have no range.
     """
-    return read_header(path, max_pixels, samples).extent
+    return read_header(path, max_pixels, reading).extent
 
 
-def read_image(path: Path, max_pixels: int, samples: SampleRange | None = None) -> Tensor:
+def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> Tensor:
     """Decode an image, upright.
 
     Args:
         path: The image file.
         max_pixels: Larger images are refused by their header, before they are decoded.
-        samples: The range of samples of more than 8 bits; None stands for the natural one, 0 to 65535 for 16 bits.
+        reading: How samples become pixels; by default by natural ranges, and what a file has beside one picture is refused.
 
     Returns:
         RGB, uint8, shape ``(3, H, W)``.
 
     Raises:
-        UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, or its samples
-            have no natural range and none is given.
+        UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, its samples
+            lie in the file as nobody here can read them, or they have no natural range and none is given.
     """
+    return look(path, max_pixels, reading).pixels_CHW
+
+
+@dataclass(frozen=True)
+class Look:
+    """A decoded image, and what its file holds.
+
+    Attributes:
+        pixels_CHW: RGB, uint8, shape ``(3, H, W)``.
+        layout: How the samples lie in the file; None of a reader from outside.
+        samples: Those that the pixels are made of, in any shape.
+    """
+
+    pixels_CHW: Tensor
+    layout: Layout | None
+    samples: np.ndarray
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest finite sample, as the file has them; 0 where there is none."""
+        known = self.samples[np.isfinite(self.samples)]
+        scale = 1.0 if self.layout is None else self.layout.scale
+        return (float(known.min()) / scale, float(known.max()) / scale) if known.size else (0.0, 0.0)
+
+
+def look(path: Path, max_pixels: int, reading: Reading) -> Look:
+    """Decode an image, and say what its file holds; see `read_image`."""
     reader = reader_of(path)
     if reader is not None:
         checked_size(reader, path, max_pixels)
         with naming(path):
-            return reader.read(path)
+            pixels_CHW = reader.read(path)
+        return Look(pixels_CHW, None, pixels_CHW.numpy())
     with open_image(path, max_pixels) as image:
-        check_range(path, image, samples)
-        pixels = rgb_pixels(upright(image), samples)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        layout = checked_layout(path, image, reading)
+        values: np.ndarray
+        if layout.is_deep and (layout.bands == 1 or reading.samples is not None):
+            values = (
+                _one_band(path, image, layout) if layout.bands == 1 else _all_bits(path, image, max_pixels)
+            )
+            pixels = eight_bits(values, _scaled(reading.samples, layout.scale), layout.top)
+            if layout.nodata is not None:
+                pixels[values == layout.nodata] = 0
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
+        else:
+            values = pixels = rgb_pixels(upright(image), None)
+    return Look(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), layout, values)
+
+
+def checked_layout(path: Path, image: Image.Image, reading: Reading) -> Layout:
+    """Return the layout of an opened image whose pixels can be read.
+
+    Raises:
+        UserError: If they cannot be, or their samples have no range.
+    """
+    layout = layout_of(path, image)
+    refusal = layout.refusal(reading)
+    if refusal:
+        raise UserError(f"the image {path} cannot be read as it is: {refusal}")
+    check_range(path, image, reading.samples)
+    return layout
+
+
+def _one_band(path: Path, image: Image.Image, layout: Layout) -> np.ndarray:
+    """Return the samples of one band of more than 8 bits, upright, shape ``(H, W)``."""
+    values = np.asarray(upright(image))
+    if layout.type == "uint32" and (values < 0).any():  # Pillow's are signed
+        raise UserError(
+            f"the image {path} has samples of more than 2147483647, which cannot be read: save floating-point ones"
+        )
+    return values
+
+
+def _all_bits(path: Path, image: Image.Image, max_pixels: int) -> np.ndarray:
+    """Return the samples of three bands of 16 bits, upright, uint16, shape ``(H, W, 3)``."""
+    upper = np.asarray(upright(image))[:, :, :3]
+    with open_image(path, max_pixels) as again:
+        take_lower_bytes(again)
+        lower = np.asarray(upright(again))[:, :, :3]
+    samples: np.ndarray = upper.astype(np.uint16) << 8 | lower
+    return samples
+
+
+def _scaled(samples: SampleRange | None, scale: float) -> SampleRange | None:
+    return None if samples is None else SampleRange(samples.low * scale, samples.high * scale)
 
 
 def unturned(image_CHW: Tensor, turn: int) -> Tensor:
@@ -120,7 +199,7 @@ def unturned(image_CHW: Tensor, turn: int) -> Tensor:
 def rgb_pixels(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
     """Return the pixels of a decoded image, RGB, uint8, shape ``(H, W, 3)``."""
     if is_deep(image):
-        return np.repeat(eight_bits(image, samples)[:, :, None], 3, axis=2)
+        return np.repeat(eight_bits(np.asarray(image), samples)[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # resolves transparent palette entries
     return np.array(image.convert("RGB"))

@@ -7,14 +7,21 @@ format's reader is called directly. Pillow's own guard stays as it is for everyb
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from ziggurat.data.readers.layout import Reading, tiff_layout
+from ziggurat.data.readers.raw_modes import mend_raw_modes
+from ziggurat.data.readers.tiff_tags import read_tags
 from ziggurat.errors import UserError
 
 # Formats whose decoders only read pixels; Pillow would also start Ghostscript for EPS.
@@ -22,10 +29,13 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm")
 PREFIX_BYTES = 16  # by which a format knows its files
 IMAGE_WIDTH, IMAGE_LENGTH = 256, 257  # tags of TIFF 6.0
+PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks in which EXIF may be
 
 Image.init()  # here, not while threads open images: it fills Pillow's table of formats
 # Once for the process, not around each image: Pillow warns of odd metadata; what is wrong with pixels raises.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs on errors, we say ourselves
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,6 +59,7 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """
     try:
         with _open(path) as image:
+            mend_raw_modes(image)
             _check_pixels(path, image, max_pixels)
             yield image
     except UserError:
@@ -56,7 +67,7 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}: give the path of a file that is there") from None
     except Exception as error:  # decoders raise almost anything for broken files
-        raise UserError(f"cannot decode the image {path}: {_reason(error)}") from error
+        raise UserError(f"cannot decode the image {path}: {_reason(path, error)}") from error
 
 
 def _open(path: Path) -> ImageFile.ImageFile:
@@ -82,8 +93,12 @@ def _check_pixels(path: Path, image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
+        with suppress(Exception):  # it is no TIFF, or a broken one
+            layout = tiff_layout(read_tags(path))
+            fault = replace(layout, fault=layout.fault or "which cannot be read")
+            return fault.refusal(Reading())
         return "it is empty or of no known format (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PPM)"
     return f"{type(error).__name__}: {error}"
 
@@ -107,10 +122,31 @@ def turned(image: Image.Image) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = _exif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - broken metadata is not a broken image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """Return the EXIF of an image; of a PNG without decoding it, as Pillow would, where nothing can follow its pixels."""
+    if image.format == "PNG" and getattr(image, "tile", None) and not _says_more_at_its_end(image):
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _says_more_at_its_end(image: Any) -> bool:
+    """Whether a PNG has metadata after its pixels: its chunks are passed over, none is read."""
+    is_behind = False
+    with Path(image.filename).open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            is_behind |= kind == b"IDAT"
+            if is_behind and kind in PNG_METADATA:
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

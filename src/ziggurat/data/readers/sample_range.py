@@ -2,7 +2,7 @@
 
 ====================  =============================================================================
 8 bits or less        as they are
-16 bits               divided by 257 (65535 becomes 255); between LOW and HIGH where ``data.range`` is given
+12 and 16 bits        the largest that they can hold becomes 255; between LOW and HIGH where ``data.range`` is given
 32 bits, signed, and  between LOW and HIGH of ``data.range``, below and above are 0 and 255, NaN is 0;
 floating point        refused where it is not given
 ====================  =============================================================================
@@ -90,12 +90,11 @@ def check_range(path: Path, image: Image.Image, samples: SampleRange | None) -> 
         )
 
 
-def eight_bits(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
-    """Return the samples of a deep image that `check_range` has let pass as uint8, shape ``(H, W)``."""
-    values = np.asarray(image)
+def eight_bits(values: np.ndarray, samples: SampleRange | None, top: int = 65535) -> np.ndarray:
+    """Return deep samples that `check_range` has let pass as uint8, shape unchanged; `top` is the largest natural one."""
     if samples is not None:
         return samples.eight_bits(values)
-    return np.rint(values.astype(np.float32) / 257).astype(np.uint8)
+    return np.rint(values.astype(np.float32) * 255 / top).astype(np.uint8)
 
 
 def _is_natural(image: Image.Image) -> bool:

@@ -4,11 +4,23 @@ In training a batch norm uses the statistics of its microbatch, and adds them to
 of these additions is that of the microbatches, whatever worker computes which: with momentum ``m`` and the
 statistics ``s_i`` of microbatch ``i``, ``r <- r + m * (s_i - r)`` for ``i = 0, 1, ...``.
 
-While a step runs, the momentum of each layer is 1, so that a forward pass leaves the statistics of its microbatch
-in the layer's own buffers (repeating the forward pass, as activation checkpointing does, changes nothing).
+A network may call a norm several times in one pass (a head that levels share), or not at all, or with a momentum of the call's
+own. So each microbatch leaves, of each norm, one value ``c`` with its weight ``w``, as which all its calls act together::
+
+    calls of momentum m_1 ... m_k    r <- (1 - m_k) r + m_k s_k, k times    is    r <- (1 - w) r + w c
+                                     1 - w = (1 - m_1) ... (1 - m_k)        w c = sum of m_j (1 - m_j+1) ... (1 - m_k) s_j
+
+Statistics are taken from the calls, while these run; the buffers stay as they are until the step ends. A call that backward
+repeats (activation checkpointing) leaves nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,64 +28,165 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.torch_internals.modules import NORMS, is_batch_norm
+from ziggurat.torch_internals.modules import is_batch_norm
+from ziggurat.torch_internals.norm_calls import keeping_statistics
 from ziggurat.torch_internals.tensors import version_of
+
+BUFFERS = ("running_mean", "running_var")
+
+
+@dataclass
+class Calls:
+    """What the calls of one norm in the pass of one microbatch leave, together.
+
+    Attributes:
+        value: Mean and variance of each channel, shape ``(2 * C,)``; None before the first call.
+        weight: Of the value, against what was before.
+        count: How many calls there were.
+        counted: How many of them the layer's own counter has counted.
+    """
+
+    value: Tensor | None = None
+    weight: float = 0.0
+    count: int = 0
+    counted: int = 0
+
+    def add(self, value: Tensor, momentum: float) -> None:
+        """Add a call."""
+        before, self.count = self.weight * (1 - momentum), self.count + 1
+        if self.value is None:
+            self.value, self.weight = value, momentum
+            return
+        self.weight = before + momentum
+        if self.weight:
+            self.value = self.value * (before / self.weight) + value * (momentum / self.weight)
+
+    def average(self, value: Tensor) -> None:
+        """Add a call of a norm whose running statistics are the mean of all calls."""
+        self.count += 1
+        self.value = value if self.value is None else torch.lerp(self.value, value, 1 / self.count)
 
 
 class RunningStatistics:
-    """Keeps the running statistics of all batch norms of a model in canonical order.
+    """Keeps the running statistics of all norms of a model in canonical order.
 
     Args:
-        model: Any module; the statistics of layers in evaluation mode stay as they are.
+        model: Any module. Its norms are the layers that have buffers of the names ``running_mean`` and ``running_var``; the
+            statistics of those that do not train stay as they are.
         workers: The workers of the data parallel axis.
     """
 
     def __init__(self, model: nn.Module, workers: Workers) -> None:
         self.workers, self.model = workers, model
-        self.layers = [
-            module
-            for module in model.modules()
-            if isinstance(module, NORMS) and module.track_running_stats and module.running_mean is not None
-        ]
-        self.momenta = [layer.momentum for layer in self.layers]
-        # an instance norm counts no batches, and has no cumulative average: without a momentum its statistics stay
-        self.weights = [
-            0.0 if layer.momentum is None and not is_batch_norm(layer) else layer.momentum
-            for layer in self.layers
-        ]
-        self.buffers = [
-            buffer
-            for layer in self.layers
-            for buffer in (layer.running_mean, layer.running_var)
-            if buffer is not None
-        ]
-        # a layer that tracks statistics has a counter
-        self.counters = [c for layer in self.layers if (c := layer.num_batches_tracked) is not None]
-        known = {id(buffer) for buffer in (*self.buffers, *self.counters)}
-        self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
+        self.layers = list(_layers_with_statistics(model))
+        self.buffers = [layer.get_buffer(name) for layer in self.layers for name in BUFFERS]
         self.sizes = [buffer.numel() for buffer in self.buffers]
-        self.fixed: Tensor | None = (
-            None  # the momentum of each statistic, once it is known on which device they are
-        )
+        self.numbers = {id(mean): number for number, mean in enumerate(self.buffers[::2])}
+        self.counters: list[Tensor | None] = [
+            getattr(layer, "num_batches_tracked", None) for layer in self.layers
+        ]
+        known = {id(buffer) for buffer in (*self.buffers, *self.counters)}
+        self.names = {id(b): name for name, b in model.named_buffers()}
+        self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
+        self.own_momenta = [getattr(layer, "momentum", 0.0) for layer in self.layers]
+        # an instance norm without a momentum gives its calls 0.0
+        self.is_cumulative = [
+            momentum is None and is_batch_norm(layer)
+            for momentum, layer in zip(self.own_momenta, self.layers, strict=True)
+        ]
+        self.columns: dict[tuple[float, ...], Tensor] = {}
+        self.leaves: list[Tensor] = []
+        self.calls: dict[int, Calls] = {}
+        self.counted: list[int] = []  # the version of each counter, when it was last looked at
+        self.used: set[int] = (
+            set()
+        )  # the layers that have normalized by their running statistics in this step
+        self.trained: set[int] = set()  # those that have changed them
+        self.is_checked = False
+
+    @property
+    def width(self) -> int:
+        """How many numbers a microbatch leaves: each statistic; of each norm the weight, the calls, and those that it counts."""
+        return sum(self.sizes) + 3 * len(self.layers)
 
     def start(self) -> None:
-        """Begin a step: keep the running statistics, and let each forward pass leave its own."""
+        """Begin a step: keep the running statistics from before."""
         self.versions = {name: version_of(buffer) for name, buffer in self.others.items()}
         self.places = {name: buffer.data_ptr() for name, buffer in self.others.items() if not buffer.is_meta}
         if not self.layers:
             return
         self.before = torch.cat(self.buffers)
-        self.batches = [counter.clone() for counter in self.counters]
-        self.leaves: list[Tensor] = []
-        for layer in self.layers:
-            layer.momentum = 1.0
+        self.batches = [None if counter is None else counter.clone() for counter in self.counters]
+        self.leaves = []
+        self.used, self.trained = set(), set()
+        self.forget()
+        self._set_momenta(
+            [1.0] * len(self.layers)
+        )  # else each call would read the count back from the device
 
-    def take_leaf(self) -> None:
-        """Keep the statistics that the forward pass of one microbatch has left.
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the statistics of the norms' calls in a block."""
+        with keeping_statistics(self):
+            yield
+
+    def knows(self, running_mean: Tensor | None, running_var: Tensor | None) -> bool:
+        """Whether these buffers are the running statistics of a layer.
 
         Raises:
-            UserError: If the pass has changed a buffer that is not a batch norm's: it would drift on each worker.
+            UserError: If they are other buffers of the model, which would drift on each worker.
         """
+        number = self.numbers.get(id(running_mean))
+        if number is not None and running_var is self.buffers[2 * number + 1]:
+            return True
+        for buffer in (running_mean, running_var):
+            if id(buffer) in self.names and (number is not None or self.names[id(buffer)] in self.others):
+                raise UserError(
+                    f"a norm is called with the buffer {self.names[id(buffer)]} for its running statistics, which is not the running_mean "
+                    "or running_var of one layer: it would differ between workers; name the two buffers of a layer so, or use model.norm=group"
+                )
+        return False
+
+    def read(self, running_mean: Tensor) -> None:
+        """Note that a call normalizes by running statistics; see `ziggurat.torch_internals.norm_calls.Keeper`."""
+        self.used.add(self.numbers[id(running_mean)])
+
+    def take(
+        self, running_mean: Tensor, momentum: float, mean: Tensor, variance: Tensor, again: bool
+    ) -> None:
+        """Take the statistics of a call of a norm; see `ziggurat.torch_internals.norm_calls.Keeper`."""
+        number = self.numbers[id(running_mean)]
+        counter = self.counters[number]
+        version = 0 if counter is None else version_of(counter)
+        if not again:
+            self.trained.add(number)
+            calls = self.calls.setdefault(number, Calls())
+            calls.counted += version - self.counted[number]
+            value = torch.cat([mean, variance])
+            if self.is_cumulative[number]:
+                calls.average(value)
+            else:
+                calls.add(value, momentum)
+        self.counted[number] = version
+
+    def forget(self) -> None:
+        """Forget what has been taken since the last microbatch."""
+        self.calls = {}
+        self.counted = [0 if counter is None else version_of(counter) for counter in self.counters]
+
+    def take_leaf(self) -> None:
+        """Keep what the calls of one microbatch have left.
+
+        Raises:
+            UserError: If the pass has changed a buffer that is no norm's, or a norm's by other means than a call that is seen:
+                it would drift on each worker.
+        """
+        self._refuse_other_changes()
+        if self.layers:
+            self.leaves.append(self._leaf())
+        self.forget()
+
+    def _refuse_other_changes(self) -> None:
         changed = [name for name, b in self.others.items() if version_of(b) != self.versions[name]]
         if self.workers.size > 1 and self.others:
             now = dict(self.model.named_buffers())
@@ -84,58 +197,110 @@ class RunningStatistics:
                 f"training changes the buffers {', '.join(dict.fromkeys(changed))}, which are not a batch norm's: they would differ "
                 "between workers; use a model without them, or model.norm=group"
             )
-        if self.layers:
-            self.leaves.append(torch.cat(self.buffers))
-            self._fill(self.before)  # a layer that the next microbatch skips must not show this one's
+        if both := self.used & self.trained:
+            names = ", ".join(self.names[id(self.buffers[2 * number])] for number in sorted(both))
+            raise UserError(
+                f"in one step norms both change their running statistics and normalize by them ({names}): what they return would depend on "
+                "how many microbatches a worker has had; keep each of these layers in training or in evaluation mode, or use "
+                "model.norm=group"
+            )
+        # on other devices once, as it waits for them
+        if self.layers and (self.before.device.type == "cpu" or not self.is_checked):
+            self.is_checked = True
+            if not _same_bits(torch.cat(self.buffers), self.before):
+                changed = [
+                    self.names[id(buffer)]
+                    for buffer, value in zip(self.buffers, self.before.split(self.sizes), strict=True)
+                    if not _same_bits(buffer.flatten(), value)
+                ]
+                raise UserError(
+                    f"training changes the running statistics {', '.join(changed)} by other means than a call of batch_norm or instance_norm "
+                    "(in place, or in scripted or compiled code): they would differ between workers; call the layer instead, "
+                    "not compiled, or use model.norm=group"
+                )
+
+    def _leaf(self) -> Tensor:
+        """Return what the calls of a microbatch have left, shape ``(width,)``."""
+        of_layers = [self.calls.get(number, Calls()) for number in range(len(self.layers))]
+        values = [
+            self.before.new_zeros(2 * self.sizes[2 * number]) if calls.value is None else calls.value
+            for number, calls in enumerate(of_layers)
+        ]
+        key = tuple(
+            column
+            for calls in of_layers
+            for column in (calls.weight, float(calls.count), float(calls.counted))
+        )
+        if key not in self.columns:  # nearly always the same, and to move them to a device takes time
+            numbers = torch.tensor(key, dtype=self.before.dtype).view(-1, 3).t().flatten()
+            self.columns = {key: numbers.to(self.before.device)}
+        return torch.cat([*values, self.columns[key]])
 
     def finish(self, num_leaves: int) -> None:
-        """Combine the statistics of all `num_leaves` microbatches, and restore the layers' momenta.
+        """Combine what all `num_leaves` microbatches have left, and end the step.
 
         Communication: one all-gather of the statistics of all microbatches.
         """
         if not self.layers:
             return
-        mine = torch.stack(self.leaves) if self.leaves else self.before.new_empty((0, len(self.before)))
+        mine = torch.stack(self.leaves) if self.leaves else self.before.new_empty((0, self.width))
         leaves = gather_leaves(mine, partition(num_leaves, self.workers.size), self.workers)
-        running = self.before
-        for i, leaf in enumerate(leaves):
-            running = torch.lerp(running, leaf, self._weights(i, running))
-        self._write(running, num_leaves)
+        running, device, num = self.before, mine.device, len(self.layers)
+        layer_of = self._layer_of.to(device)
+        cumulative = torch.tensor(self.is_cumulative).to(device) if any(self.is_cumulative) else None
+        # float64 counts exactly; nothing is read back from the device: a step of many microbatches would wait for it at each
+        seen = torch.stack(
+            [b.double() if b is not None else mine.new_zeros((), dtype=torch.float64) for b in self.batches]
+        )
+        for leaf in leaves:
+            values, weights, counts, counted = leaf.split([sum(self.sizes), num, num, num])
+            if cumulative is not None:
+                averages = (counts.double() / (seen + counts.double())).to(weights.dtype)
+                weights = torch.where(cumulative, averages, weights)
+            moved = torch.lerp(running, values, weights[layer_of])
+            running = torch.where((counts > 0)[layer_of], moved, running)
+            seen = seen + counted.double()
+        self._end(running, list(seen))
 
     def abandon(self) -> None:
         """Go back to the running statistics from before the step."""
         if self.layers:
-            self._write(self.before, 0)
+            self._end(self.before, self.batches)
 
-    def _write(self, running: Tensor, num_new: int) -> None:
-        self._fill(running)
-        for layer, momentum in zip(self.layers, self.momenta, strict=True):
-            layer.momentum = momentum
-        for layer, counter, batches in zip(self.layers, self.counters, self.batches, strict=True):
-            counter.copy_(batches + num_new * (layer.training and is_batch_norm(layer)))
-        self.leaves = []
+    @cached_property
+    def _layer_of(self) -> Tensor:
+        """The number of the layer of each statistic."""
+        sizes = torch.tensor(self.sizes)
+        numbers = torch.arange(len(self.layers)).repeat_interleave(2)
+        return numbers.repeat_interleave(sizes, output_size=sum(self.sizes))
 
-    def _fill(self, running: Tensor) -> None:
+    def _end(self, running: Tensor, counts: Sequence[Tensor | None]) -> None:
         for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
             # `.data`: a backward pass that is still to come has kept the buffer, though in training it does not read it
-            buffer.data.copy_(value)
+            buffer.data.copy_(value.view_as(buffer))
+        for counter, count in zip(self.counters, counts, strict=True):
+            if counter is not None and count is not None:
+                counter.copy_(count)
+        self._set_momenta(self.own_momenta)
+        self.leaves = []
+        self.forget()
 
-    def _weights(self, leaf: int, like: Tensor) -> Tensor:
-        """Return each statistic's weight of the new value; a momentum of None is the cumulative average.
+    def _set_momenta(self, momenta: Sequence[Any]) -> None:
+        for layer, momentum, is_cumulative in zip(self.layers, momenta, self.is_cumulative, strict=True):
+            if is_cumulative:
+                layer.momentum = momentum
 
-        Nothing is read back from the device: a step of many microbatches would wait for it at each.
-        """
-        if self.fixed is None or (self.fixed.dtype, self.fixed.device) != (like.dtype, like.device):
-            layers = [number for number in range(len(self.layers)) for _ in range(2)]
-            sizes = torch.tensor(self.sizes)
-            layer_of = torch.tensor(layers).repeat_interleave(sizes, output_size=sum(self.sizes))
-            self.layer_of = layer_of.to(like.device)
-            momenta = torch.tensor([m if m is not None else 0.0 for m in self.weights], dtype=like.dtype)
-            self.fixed = momenta.to(like.device)[self.layer_of]
-            is_cumulative = [m is None for m in self.weights]
-            mask = torch.tensor(is_cumulative).to(like.device)[self.layer_of]
-            self.cumulative = mask if any(is_cumulative) else None
-        if self.cumulative is None:
-            return self.fixed
-        averages = 1.0 / (torch.stack(self.batches).to(like.device).double() + (leaf + 1))
-        return torch.where(self.cumulative, averages.to(like.dtype)[self.layer_of], self.fixed)
+
+def _layers_with_statistics(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers with buffers of a norm's names, each once; of buffers that layers share, the first that has them."""
+    seen: set[int] = set()
+    for module in model.modules():
+        mine = dict(module.named_buffers(recurse=False))
+        pair = [mine[name] for name in BUFFERS if name in mine]
+        if len(pair) == 2 and all(b.is_floating_point() for b in pair) and not seen & {id(b) for b in pair}:
+            seen |= {id(b) for b in pair}
+            yield module
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))

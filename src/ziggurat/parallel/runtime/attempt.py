@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,7 +38,7 @@ from ziggurat.system.forking import fork_context
 LAST_WORD_SECONDS = 0.5  # after a first error others may follow, or deaths, that explain it
 STUCK_SECONDS = 5.0  # a survivor that waits for so long has not noticed that a worker has died
 POLL_SECONDS = 0.05  # once a worker has died, survivors are looked at so often
-INTERRUPTS = (signal.SIGHUP, signal.SIGQUIT)
+INTERRUPTS = (signal.SIGQUIT,)
 UNANSWERED = "stopped by a signal before the first step, or outside of training; nothing was written"
 
 
@@ -103,10 +104,12 @@ class Attempt:
             UserError: A worker found the user's input wrong.
             WorkerFailed: A worker failed otherwise.
             WorkerLost: A worker died or hung, or could not be started.
-            Preempted: A scheduler has asked for an end.
-            Interrupted: By Ctrl-C or another signal.
+            Preempted: A scheduler, a closed terminal or Ctrl-C has asked for an end.
+            Interrupted: By Ctrl-C before workers take note of it, or for the second time.
         """
         context = fork_context() if method == "fork" else multiprocessing.get_context(method)
+        if method != "fork":
+            resource_tracker.ensure_running()  # else the first start does it, and undoes `_without_ctrl_c`
         try:
             with _interrupts():
                 for rank in range(num_workers):
@@ -115,14 +118,15 @@ class Attempt:
                     # typeshed gives the base class of contexts no Process
                     process = context.Process(target=function, args=(send, rank, *args))  # type: ignore[attr-defined]
                     try:
-                        process.start()
+                        with _without_ctrl_c():
+                            process.start()
                     except OSError as error:
                         raise WorkerLost(f"worker {rank} cannot be started: {error}") from None
                     finally:
                         send.close()
                     self.processes[rank] = process
                 if self.preemption.requested:  # those that were started later have not got the signal
-                    raise Preempted(UNANSWERED)
+                    raise self._unanswered()
                 self._wait()
         except KeyboardInterrupt:
             raise Interrupted from None
@@ -175,8 +179,6 @@ class Attempt:
                     self._note_loss(
                         rank, f"worker {rank} ended without a message, with exit status {code}{place}"
                     )
-                if code == -signal.SIGINT:  # Ctrl-C reaches the workers, too, and they may be faster
-                    raise KeyboardInterrupt
 
     def _note_loss(self, rank: int, message: str) -> None:
         self.lost[rank] = message
@@ -213,9 +215,9 @@ class Attempt:
                 raise UserError(word.faults)
         for word in self.words.values():
             if word.preempted is not None:
-                raise Preempted(word.preempted)
+                raise Preempted(word.preempted, self.preemption.by_user)
         if self.lost and self.preemption.requested:  # they were not ready to answer, so the signal ended them
-            raise Preempted(UNANSWERED)
+            raise self._unanswered()
         if self.lost:
             step = max(read_record(self.records, rank).step for rank in self.processes)
             raise WorkerLost("; ".join(self.lost.values()), step)
@@ -224,6 +226,10 @@ class Attempt:
             rank, word = min(failed, key=lambda one: one[1].is_consequence)  # the earliest that is none
             raise WorkerFailed(f"worker {rank} failed:\n{word.traceback}")
         return self.words[0].result
+
+    def _unanswered(self) -> Preempted | Interrupted:
+        """Return what a signal has done to workers that take no note of it."""
+        return Interrupted() if self.preemption.by_user else Preempted(UNANSWERED)
 
     def _alive(self) -> list[int]:
         return [rank for rank, process in self.processes.items() if process.exitcode is None]
@@ -244,10 +250,7 @@ class Attempt:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let the signals that ask for an end raise KeyboardInterrupt while a block runs, as Ctrl-C does.
-
-    One that is ignored stays so: nohup ignores SIGHUP, so that a run outlives its terminal.
-    """
+    """Let the signals that ask for an end at once raise KeyboardInterrupt while a block runs; one that is ignored stays so."""
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
         yield
         return
@@ -262,3 +265,16 @@ def _interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Keep Ctrl-C waiting while a process is started, which keeps it waiting for ever: its launcher answers.
+
+    A process that is spawned would else end with a traceback while it imports.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -21,4 +21,11 @@ class WorkerLost(WorkerFailed):
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The user ended the run by Ctrl-C, or the system by SIGTERM."""
+    """The user ended the run at once: by Ctrl-C outside of training or for the second time, or by SIGQUIT.
+
+    Args:
+        message: What is left of it, and how it goes on.
+    """
+
+    def __init__(self, message: str = "interrupted; all workers have ended") -> None:
+        super().__init__(message)

@@ -9,13 +9,14 @@ bytes: no lock, no message, no system call.
 
 A *fault plan* in the environment makes a worker fail as it enters a phase (`tests/faults` uses it):
 ``ZIGGURAT_FAULTS="kill@forward rank=1 step=3 attempt=0; stop@data rank=0"``. ``kill`` and ``stop`` send SIGKILL and
-SIGSTOP, ``loop`` computes for ever. ``step`` counts from 0; what is not given matches everything.
+SIGSTOP, ``loop`` computes for ever, ``interrupt`` sends Ctrl-C's signal to the launcher. ``step`` counts from 0; what is not given matches everything.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
 import struct
 import threading
@@ -216,7 +217,7 @@ def phase(
             and fault.step in (None, record.step)
             and fault.attempt in (None, record.attempt)
         ):
-            _fail(fault.action)
+            _fail(fault)
 
 
 @contextmanager
@@ -248,16 +249,39 @@ def read_faults(text: str) -> tuple[Fault, ...]:
         words = item.split()
         keys = dict(word.split("=") for word in words if "=" in word)
         action, _, name = " ".join(word for word in words if "=" not in word).partition("@")
-        if action not in ("kill", "stop", "loop") or name not in PHASES:
+        if action not in ("kill", "stop", "loop", "interrupt") or name not in PHASES:
             raise ValueError(
-                f"a fault is kill, stop or loop at a phase ({', '.join(PHASES)}), as kill@forward: got '{item}'"
+                f"a fault is kill, stop, loop or interrupt at a phase ({', '.join(PHASES)}), as kill@forward: got '{item}'"
             )
         faults.append(Fault(action, name, **{key: int(value) for key, value in keys.items()}))
     return tuple(faults)
 
 
-def _fail(action: str) -> None:
-    if action == "loop":
-        while True:
-            pass
-    os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+_interrupted: set[Fault] = set()  # who presses Ctrl-C does it once
+ANSWER_SECONDS = 30.0
+
+
+def _fail(fault: Fault) -> None:
+    if fault.action == "interrupt":
+        if fault not in _interrupted:
+            _interrupted.add(fault)
+            _interrupt()
+        return
+    while fault.action == "loop":
+        pass
+    os.kill(os.getpid(), signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP)
+
+
+def _interrupt() -> None:
+    """Press Ctrl-C at the launcher, and wait until it has answered by a signal, so that the instant is this one."""
+    if threading.current_thread() is not threading.main_thread():  # where alone Python hears signals
+        os.kill(os.getppid(), signal.SIGINT)
+        return
+    heard, hearing = os.pipe()
+    os.set_blocking(hearing, False)
+    before = signal.set_wakeup_fd(hearing)
+    os.kill(os.getppid(), signal.SIGINT)
+    select.select([heard], [], [], ANSWER_SECONDS)
+    signal.set_wakeup_fd(before)
+    os.close(heard)
+    os.close(hearing)

@@ -14,7 +14,6 @@ import ctypes
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,8 +41,16 @@ from ziggurat.parallel.runtime.hangs import HangWatch, answer_with_stack
 from ziggurat.parallel.runtime.heartbeat import begin_record, end_record, make_records, phase, waiting
 from ziggurat.parallel.runtime.joining import agree_on_world, torchrun_store
 from ziggurat.parallel.runtime.losses import listening
-from ziggurat.parallel.runtime.preemption import SIGNALS, Preemption, forwarded_signals
+from ziggurat.parallel.runtime.preemption import (
+    SIGNALS,
+    Preemption,
+    forwarded_signals,
+    is_ctrl_c,
+    raised_signals,
+)
 from ziggurat.system.platform import require_linux
+from ziggurat.system.scratch import scratch_folder
+from ziggurat.system.streams import prepare_streams
 from ziggurat.torch_internals.stores import FileStore, Store
 
 T = TypeVar("T")
@@ -127,8 +134,8 @@ def launch(
             calls it is imported by its workers, and does so again.
         WorkerFailed: A worker failed otherwise; the message is that worker's own traceback.
         WorkerLost: A worker died or hung, and no restart is left.
-        Preempted: By SIGTERM or SIGUSR1, which go on to every worker; these have finished their step, or not begun.
-        Interrupted: By Ctrl-C. All workers have ended.
+        Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C, which go on to every worker; these have finished their step, or not begun.
+        Interrupted: By Ctrl-C where no worker takes note of it, or for the second time. All workers have ended.
     """
     leave_if_imported()
     require_linux()
@@ -143,10 +150,10 @@ def launch(
 def _run_alone(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T:
     keep_freed_memory()
     try:
-        with _set_up(settings, 0) as device:
+        with raised_signals(), _set_up(settings, 0) as device:
             return function(Workers(device=device), *args)
-    except KeyboardInterrupt:
-        raise Interrupted from None
+    except KeyboardInterrupt as stop:
+        raise (Interrupted() if is_ctrl_c(stop) else Preempted(UNANSWERED)) from None
 
 
 def _join(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T | None:
@@ -278,7 +285,7 @@ def _start_local(
                 again = f"{lost}; attempt {attempt + 1}, with {num_workers} workers"
                 print(f"ziggurat: {again}", file=sys.stderr, flush=True)
             if preemption.requested:  # between two attempts there is nobody to answer
-                raise Preempted(UNANSWERED)
+                raise Interrupted() if preemption.by_user else Preempted(UNANSWERED)
 
 
 def _attempt(
@@ -290,8 +297,7 @@ def _attempt(
     number: int,
     preemption: Preemption,
 ) -> T:
-    with tempfile.TemporaryDirectory(prefix="ziggurat-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         records = folder / "records"
         make_records(records, num_workers)
         watch = HangWatch(folder, records, settings.limits)
@@ -324,11 +330,13 @@ def _local_worker(
     pipe: Connection, rank: int, seat: _Seat, function: Callable[..., T], args: tuple[Any, ...]
 ) -> None:
     """Run in a new process: set it up, join the others, call the function, report to the launcher."""
-    for number in (signal.SIGINT, *SIGNALS, *INTERRUPTS):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher answers Ctrl-C
+    for number in (*SIGNALS, *INTERRUPTS):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
             # die at once, also inside a collective; training takes note of some
             signal.signal(number, signal.SIG_DFL)
     die_with_parent(seat.parent)
+    prepare_streams()
     begin_record(seat.records, rank, seat.number)
     answer_with_stack(seat.folder, rank)
     try:

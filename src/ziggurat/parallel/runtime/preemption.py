@@ -1,12 +1,21 @@
 """Signals that ask a worker to stop soon: it finishes its step, writes a checkpoint, and ends.
 
 Schedulers send SIGTERM some seconds before they take a machine away, and SIGUSR1 on request (Slurm's
-``--signal=USR1@120``). Not every worker of a run gets the signal, nor at the same instant, so the workers agree after
-each step.
+``--signal=USR1@120``); a terminal that is closed sends SIGHUP, and a user who has seen enough presses Ctrl-C (SIGINT). Not every
+worker of a run gets the signal, nor at the same instant, so the workers agree after each step.
+
+Ctrl-C goes to every process of a terminal's foreground. The launcher alone answers: the first time it asks the workers to stop, by SIGTERM,
+the second time it ends them at once. Workers that it has started ignore SIGINT, or they would hear each Ctrl-C twice.
+
+    phase                      first signal, first Ctrl-C                    second Ctrl-C
+    set-up                     ends at once                                  -
+    steps, their evaluations   noted; the step is finished, a checkpoint     ends at once
+    after the last step        ends at once: the weights are on the disk     -
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -16,23 +25,39 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+MANY = 3  # who presses Ctrl-C so often does not want to wait for anything to be cleaned up
 
 
 class Preemption:
-    """Takes note of the signals while its block runs, in the place of what they did before.
+    """Takes note of the signals while its block runs, in the place of what they did before; what is ignored stays so.
+
+    Args:
+        announce: What is written on standard error when the first signal comes; empty says nothing.
 
     Attributes:
         requested: Whether one has come.
+        by_user: Whether the first was Ctrl-C.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: str = "") -> None:
         self.requested = False
-        self._before: dict[signal.Signals, Any] = {}
+        self.by_user = False
+        self._announce = announce
+        self._presses = 0  # of Ctrl-C
+        self._notes = True
+        self._owner = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self._owner = os.getpid()
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [
+                number
+                for number in (*SIGNALS, signal.SIGINT)
+                if signal.getsignal(number) is not signal.SIG_IGN
+            ]
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(
@@ -41,29 +66,74 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+    def end_at_once(self) -> None:
+        """Let signals end this process from now on, as there is nothing left that a checkpoint would keep."""
+        self._notes = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # it was forked a moment ago and has no handler of its own yet
+            os._exit(128 + number)
+        self._presses += number == signal.SIGINT
+        if self._presses >= MANY:
+            os._exit(128 + number)
+        if not self._notes or self._presses > 1:
+            self._end(number)
+            return
+        if not self.requested:
+            self.requested, self.by_user = True, number == signal.SIGINT
+            self._say()
+        self._note(number)
+
+    def _note(self, number: int) -> None:
+        """Take note of a signal that is not the end yet."""
+
+    def _end(self, number: int) -> None:
+        """End what this process does: it dies where SIGINT is left to the system, as in workers; else it raises.
+
+        Raises:
+            KeyboardInterrupt: With the signal's number.
+        """
+        if callable(self._before.get(signal.SIGINT)):
+            raise KeyboardInterrupt(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _say(self) -> None:
+        if self._announce:
+            with contextlib.suppress(OSError):  # nobody reads it, as after the end of a terminal
+                os.write(2, f"\nziggurat: {self._announce}\n".encode())  # a handler must not enter a stream
 
 
 @contextmanager
 def forwarded_signals() -> Iterator[Preemption]:
-    """Send the signals on to the child processes of this one while a block runs.
+    """Send the signals on to the child processes of this one while a block runs: Ctrl-C as SIGTERM, and once only.
 
     Yields:
         Whether one has come.
     """
-    parent = os.getpid()
 
     class Forwarding(Preemption):
-        def _note(self, number: int, frame: FrameType | None) -> None:
-            super()._note(number, frame)
-            if (
-                os.getpid() != parent
-            ):  # a worker that was forked a moment ago and has no handler of its own yet
-                os._exit(128 + number)
+        def _note(self, number: int) -> None:
             for child in multiprocessing.active_children():
                 if child.pid is not None:
-                    os.kill(child.pid, number)
+                    os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
 
     with Forwarding() as preemption:
         yield preemption
+
+
+@contextmanager
+def raised_signals() -> Iterator[Preemption]:
+    """Let the signals raise `KeyboardInterrupt` while a block runs, with the number of the signal.
+
+    Yields:
+        Whether one has come.
+    """
+    with Preemption() as preemption:
+        preemption.end_at_once()
+        yield preemption
+
+
+def is_ctrl_c(error: KeyboardInterrupt) -> bool:
+    """Whether a block was ended by Ctrl-C, and not by a scheduler's signal."""
+    return not error.args or error.args[0] == signal.SIGINT

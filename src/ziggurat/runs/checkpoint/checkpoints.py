@@ -53,6 +53,7 @@ class Checkpoints:
 
     Attributes:
         pauses: Seconds that training has paused for each checkpoint.
+        fault: Why the last checkpoint could not be written, on every worker; None if it was.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Checkpoints:
         self.config = config
         self.run, self.runs = run, (run, *earlier)
         self.pauses: list[float] = []
+        self.fault: str | None = None
         self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole, by step
         self._found_faults: list[str] = []
         self._copies: dict[str, Tensor] = {}
@@ -76,9 +78,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(
-            error, CollectiveFailed
-        ):  # else another worker is lost, and the thread finds out as well
+        # another worker is lost, and the thread finds out as well; or the end is to come at once
+        if not isinstance(error, CollectiveFailed | KeyboardInterrupt):
             self.wait()
 
     @property
@@ -191,9 +192,10 @@ class Checkpoints:
                 self._say(f"the checkpoint of step {progress.step} was interrupted: {error}")
                 return
         seconds = time.perf_counter() - begin
-        if fault is not None:
+        self.fault = fault and f"the checkpoint of step {progress.step} could not be written: {fault}"
+        if self.fault is not None:
             self._say(
-                f"the checkpoint of step {progress.step} could not be written: {fault}; training goes on, the "
+                f"{self.fault}; training goes on, the "
                 f"newest checkpoint is {self._newest_name()}: see to the room and the rights of {self.folder}"
             )
             return

@@ -29,11 +29,12 @@ def published_steps(parent: Path) -> list[int]:
 
 
 def make_partial(parent: Path, step: int) -> Path:
-    """Make an empty folder for a checkpoint that is to be written."""
+    """Make an empty folder for a checkpoint that is to be written; the folder of the run is not made again once it is removed."""
     partial = partial_folder(parent, step)
     if partial.exists():
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    parent.mkdir(exist_ok=True)
+    partial.mkdir()
     return partial
 
 

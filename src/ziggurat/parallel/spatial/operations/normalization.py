@@ -18,6 +18,7 @@ from ziggurat.parallel.spatial.sums import start_sum
 from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut_axes
 from ziggurat.torch_internals.kernels import channel_moments
+from ziggurat.torch_internals.norm_calls import add_statistics
 
 EXACT_FLOAT32 = 1 << 24  # greatest whole number up to which float32 has all
 
@@ -158,11 +159,8 @@ def _batch_norm(call: Call) -> Any:
     with torch.autocast(x.local.device.type, enabled=False):
         out, mean, variance = _BatchNorm.apply(x.local, weight, bias, eps, axes, counts_of(x, {1}))
     if running_mean is not None:
-        momentum = bound["momentum"]
-        with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
-            unbiased = variance * (count / (count - 1))
-            running_var.mul_(1 - momentum).add_(unbiased.to(running_var.dtype), alpha=momentum)
+        unbiased = variance * (count / (count - 1))
+        add_statistics(running_mean, running_var, bound["momentum"], mean, unbiased)
     return wrap(out, x)
 
 
@@ -307,9 +305,9 @@ def _keep_mean_of_images(
         raise call.unsupported("its channels are cut")
     values = SpatialTensor(x.local.detach(), x.dims, x.mesh)
     variance_NC, mean_NC = variance_and_mean(values, range(2, x.dim()), False, 1.0)
-    for running, found in ((running_mean, mean_NC), (running_var, variance_NC)):
-        of_all: Any = found.mean(0)
-        running.mul_(1 - momentum).add_(of_all.local.to(running.dtype), alpha=momentum)
+    mean, variance = (found.mean(0) for found in (mean_NC, variance_NC))
+    assert isinstance(mean, SpatialTensor) and isinstance(variance, SpatialTensor)
+    add_statistics(running_mean, running_var, momentum, mean.local, variance.local)
 
 
 @operation("moments", "rms_norm", order="first")

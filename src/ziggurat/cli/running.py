@@ -1,0 +1,124 @@
+"""The commands: each file reads its arguments, builds a config, and calls one function.
+
+With ``--json`` the last line of standard output is one JSON object; progress goes to standard error. Exit status 0:
+done; 1: it ran and the answer is no; 2: the input is wrong, with one message that lists every fault; 75: stopped by
+SIGTERM, SIGUSR1 or SIGHUP with a checkpoint, to be started again; 130: stopped by Ctrl-C, with a checkpoint where training had
+begun; 141: who reads standard output has closed it. `docs/circumstances.md` has what happens when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ziggurat.cli import check, convert, demo, evaluate, models, predict, train, verify
+from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
+from ziggurat.errors import Preempted, UserError
+from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed
+from ziggurat.system.platform import require_linux
+from ziggurat.system.streams import output_fault, reader_is_gone
+
+HOMES = {
+    "verify": "ziggurat.verification"
+}  # of the functions that commands call, where it is not commands/NAME.py
+
+
+class Command(Protocol):
+    """One file of this folder.
+
+    Attributes:
+        HELP: What it does, in a few words.
+    """
+
+    HELP: str
+
+    def add_arguments(self, command: argparse.ArgumentParser, /) -> None:
+        """Let the command take its arguments."""
+        ...
+
+    def run(self, options: argparse.Namespace, /) -> Outcome:
+        """Run the command."""
+        ...
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": demo, "train": train, "evaluate": evaluate, "predict": predict, "verify": verify, "check": check,
+    "convert": convert, "models": models,
+}  # fmt: skip
+
+
+def nothing_begins() -> None:
+    """Do nothing as the command begins."""
+
+
+def run(arguments: Sequence[str] | None, begins: Callable[[], None] = nothing_begins) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: Of the command line; None takes those of this process.
+        begins: Called as soon as all is imported that the command needs.
+    """
+    try:
+        try:
+            return _run(arguments, begins)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return READER_GONE
+        fault = output_fault()
+        if fault is None:
+            raise  # it was another file
+        return _say(f"the output cannot be written: {fault}", NO)
+
+
+def _run(arguments: Sequence[str] | None, begins: Callable[[], None]) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        require_linux()
+    except UserError as error:
+        return _say(error, WRONG_INPUT)
+    importlib.import_module(
+        HOMES.get(options.command, f"ziggurat.commands.{options.command}")
+    )  # not for --help
+    try:
+        begins()
+        outcome = COMMANDS[options.command].run(options)
+        if options.json and outcome.result is not None:
+            print(json.dumps(outcome.result), flush=True)
+    except UserError as error:
+        return _say(error, WRONG_INPUT)
+    except WorkerFailed as error:
+        return _say(error, NO)
+    except Preempted as error:
+        return _say(error, INTERRUPTED if error.by_user else TRY_AGAIN)
+    except Interrupted as error:
+        return _say(error, INTERRUPTED)
+    except KeyboardInterrupt:
+        return _say("interrupted; all workers have ended", INTERRUPTED)
+    return outcome.status
+
+
+def _say(message: object, status: int) -> int:
+    print(f"ziggurat: {message}", file=sys.stderr)
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="ziggurat",
+        description="Parallel training and inference of pyramid neural networks.",
+        epilog="`ziggurat COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for name, module in COMMANDS.items():
+        text = module.HELP
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        module.add_arguments(command)
+    return parser

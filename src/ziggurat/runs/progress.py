@@ -1,0 +1,72 @@
+"""How far something is that takes longer than two seconds: a line that changes on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TextIO
+
+BEGIN_SECONDS = 2.0  # what takes no longer says nothing
+TERMINAL_SECONDS = 0.2  # between two changes of the line
+LOG_SECONDS = 10.0  # between two lines
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Return how long the rest will take if it goes on as before, as the end of a line; nothing if that is not known, or over.
+
+    Example:
+        >>> time_left(30.0, 10, 70)
+        '  3 min left'
+    """
+    if not 0 < done < total:
+        return ""
+    left = seconds / done * (total - done)
+    if left < 90:
+        return f"  {left:.0f} s left"
+    return f"  {left / 60:.0f} min left" if left < 90 * 60 else f"  {left / 3600:.1f} h left"
+
+
+class Meter:
+    """Says how far something is, on standard error.
+
+    Args:
+        what: What is done, such as ``evaluation``.
+        unit: What is counted, such as ``images``.
+        active: Whether this worker speaks.
+        stream: Where it is said; None takes standard error.
+    """
+
+    def __init__(self, what: str, unit: str, active: bool = True, stream: TextIO | None = None) -> None:
+        self.what, self.unit, self.active = what, unit, active
+        self.stream = stream or sys.stderr
+        self.is_terminal = self.stream.isatty()
+        self.begin = time.monotonic()
+        self.next = self.begin + BEGIN_SECONDS
+        self.has_line = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.has_line:
+            self._write("\r\x1b[K")  # what comes next begins at the left
+            self.has_line = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how far it is, if it is time."""
+        now = time.monotonic()
+        if not self.active or now < self.next:
+            return
+        self.next = now + (TERMINAL_SECONDS if self.is_terminal else LOG_SECONDS)
+        line = f"{self.what}: {done}/{total} {self.unit}{time_left(now - self.begin, done, total)}"
+        self._write(f"\r{line}\x1b[K" if self.is_terminal else f"{line}\n")
+        self.has_line = self.is_terminal
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # nobody reads it
+            self.stream.write(text)
+            self.stream.flush()

@@ -1,0 +1,130 @@
+"""Ctrl-C at every instant of a run, from its first import to its report: one sentence, and what was done is kept.
+
+The instants are named (an import, a phase of a worker), not hit by a clock. How it reaches whole process groups is in `test_preemption`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from faults.runs import STEPS, run
+from ziggurat.errors import Preempted
+from ziggurat.parallel.runtime.failures import Interrupted
+from ziggurat.parallel.runtime.preemption import Preemption, is_ctrl_c, raised_signals
+from ziggurat.runs.checkpoint import published_steps
+
+
+@pytest.fixture(autouse=True)
+def hearing():
+    """Hear Ctrl-C, also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("module", ["argparse", "torch", "ziggurat.commands.evaluate"])
+def test_while_it_is_imported(tmp_path, module):
+    program = f"""
+        import os, signal, sys
+        from ziggurat.cli.main import main
+
+        class CtrlC:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.meta_path.insert(0, CtrlC())
+        sys.exit(main())
+    """
+    words = [sys.executable, "-c", textwrap.dedent(program), "evaluate", "nowhere", "nothing"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.stderr == "\nziggurat: interrupted before it began; nothing was written\n"
+    assert ended.returncode == 130
+
+
+# of the instant: whether the run goes on after some step, or is over but for its evaluation
+INSTANTS = {
+    "process group": "again",
+    "set-up": "again",
+    "data step=0": 0,
+    "data step=3": 3,
+    "forward step=3": 4,
+    "backward step=3": 4,
+    "exchange step=3": 4,
+    "optimizer step=3": 4,
+    "checkpoint data attempt=0": "noted",
+    "checkpoint publishing": "noted",
+    "evaluation": "noted",
+    "report": "over",
+}
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_at_an_instant_of_two_workers(tmp_path, instant):
+    comes = INSTANTS[instant]
+    folder = tmp_path / "run"
+    with pytest.raises((Preempted, Interrupted)) as caught:
+        run(folder, "dp=2", f"interrupt@{instant} rank=0")
+    error, steps = caught.value, published_steps(folder / "checkpoints")
+    resume = f"`ziggurat train --out {folder} --resume`"
+    if comes == "again":
+        assert type(error) is Interrupted
+        assert str(error) == "interrupted; the run had not begun: the same command starts it again"
+    elif comes == "over":
+        assert type(error) is Interrupted
+        weights = f"the weights are in {folder / 'weights.safetensors'}"
+        assert str(error) == f"interrupted; {resume} goes on after step {STEPS}; {weights}"
+    else:
+        assert type(error) is Preempted
+        assert error.by_user
+        step = steps[-1]
+        assert str(error) == f"stopped by a signal after step {step}; {resume} goes on after step {step}"
+        assert step in (range(1, STEPS) if comes == "noted" else [comes])
+
+
+def test_what_goes_on_ends_in_the_bits_of_the_undisturbed_run(tmp_path):
+    whole = run(tmp_path / "whole", "dp=2")
+    with pytest.raises(Preempted):
+        run(tmp_path / "run", "dp=2", "interrupt@forward rank=1 step=2")
+    assert run(tmp_path / "run", "dp=2", resume=True)["weights_sha256"] == whole["weights_sha256"]
+
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_process_that_takes_note_ends_the_second_time():
+    with Preemption() as preemption:
+        press()
+        assert (preemption.requested, preemption.by_user) == (True, True)
+        with pytest.raises(KeyboardInterrupt):
+            press()
+
+
+def test_a_scheduler_before_it_leaves_ctrl_c_its_first_time():
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        press()
+        assert (preemption.requested, preemption.by_user) == (True, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_when_there_is_nothing_more_to_keep_any_signal_ends(number):
+    with raised_signals(), Preemption() as preemption:
+        preemption.end_at_once()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            os.kill(os.getpid(), number)
+        assert is_ctrl_c(caught.value) == (number == signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored():
+    """As of a run that a shell has started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Preemption() as preemption:
+        press()
+        assert not preemption.requested
