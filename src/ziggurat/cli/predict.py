@@ -46,4 +46,5 @@ def run(options: argparse.Namespace) -> Outcome:
     if not options.json:
         left = f", {result['skipped']} left out" if result["skipped"] else ""
         print(f"{result['images']} images in {result['seconds']:.1f} s{left}: {result['predictions']}")
+        print(f"table: {result['table']}; pictures: {result['pictures']}")
     return Outcome(NO if result["skipped"] else DONE, result)

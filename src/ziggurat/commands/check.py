@@ -8,6 +8,7 @@ from typing import Any
 from ziggurat.config import DataConfig
 from ziggurat.data.faults import Faults, count_left_out
 from ziggurat.data.formats import find_faults
+from ziggurat.runs.progress import Meter
 from ziggurat.tasks.registry import tasks_of
 
 
@@ -25,7 +26,8 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
     Raises:
         UserError: If there is no such data set or none is recognised.
     """
-    faults, summary = find_faults(path, config)
+    with Meter("check", "images and masks") as meter:
+        faults, summary = find_faults(path, config, meter)
     facts = dataclasses.asdict(summary)
     serves = tasks_of(facts.pop("kinds"))
     judged = Faults(config.on_error, faults)

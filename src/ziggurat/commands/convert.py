@@ -16,6 +16,7 @@ from ziggurat.data.formats.recognise import recognise
 from ziggurat.data.formats.table import Split
 from ziggurat.data.formats.writing import check_out
 from ziggurat.errors import UserError, nearest
+from ziggurat.runs.progress import Meter
 from ziggurat.tasks.registry import tasks_of
 
 
@@ -60,7 +61,8 @@ def convert(path: str, out: Path, format: str, config: DataConfig, digits: Digit
         dataset = open_split(path, split, [kind], config, digits)
         if dataset is not None:
             splits[split] = dataset
-    write_dataset(splits, out, format, kind)
+    with Meter("convert", "images") as meter:
+        write_dataset(splits, out, format, kind, meter)
     return {
         "format": format,
         "task": tasks_of([kind])[0],

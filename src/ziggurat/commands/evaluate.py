@@ -15,6 +15,7 @@ from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.progress import Meter
 from ziggurat.tasks.opening import open_dataset
 
 
@@ -53,4 +54,5 @@ def evaluate(
 def _evaluate_worker(
     workers: Workers, run: str | os.PathLike[str], config: RunConfig, split: Split
 ) -> dict[str, Any]:
-    return evaluate_run(load(run, config), config, workers, split)
+    with Meter("evaluation", "tiles", workers.is_first) as meter:
+        return evaluate_run(load(run, config), config, workers, split, meter)

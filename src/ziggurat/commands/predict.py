@@ -21,6 +21,7 @@ from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.progress import Meter
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.opening import open_dataset
@@ -141,7 +142,8 @@ def _predict_worker(
     category_ids = run.category_ids or tuple(range(run.model.num_classes))
     with make_mesh(workers, config.plan) as mesh:
         predictor = Predictor.of_run(run._replace(config=config), mesh)
+        meter = Meter("prediction", "tiles", workers.is_first)
         if split is not None:
             dataset = _open(config, split, run.classes or None)
-            return predict_dataset(predictor, dataset, out, overwrite=overwrite) | {"split": split}
-        return predict_files(predictor, category_ids, images, out, overwrite=overwrite)
+            return predict_dataset(predictor, dataset, out, meter, overwrite=overwrite) | {"split": split}
+        return predict_files(predictor, category_ids, images, out, meter, overwrite=overwrite)

@@ -18,6 +18,7 @@ from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
 from ziggurat.inference.tiles import ProgressCallback
+from ziggurat.runs.progress import Meter
 from ziggurat.system.writing import Pictures, files_of, write_text
 from ziggurat.tasks.base import Place
 
@@ -116,7 +117,9 @@ def predict_asked(
     if not numbers:
         raise UserError(["none of the images can be decoded", *left.spoiled.values()])
     mine, drawn = {}, Pictures()
+    meter = Meter("results and pictures", "images", workers.is_first)
     for number, index in enumerate(numbers):
+        meter(number, len(numbers))
         if index in found:
             picture = out / left.pictures[number]
             place = Place(left.images.record(number), out, picture.stem, classes, asked.category_ids)
@@ -124,6 +127,7 @@ def predict_asked(
                 mine[number] = task.rows(found[index], place)
             with drawn.write(picture):
                 save_picture(task.draw(left.images.image(number), found[index], classes), picture)
+    meter.end()
     if drawn.faults:
         print(f"ziggurat: {drawn}", file=sys.stderr)
     by_image = {number: rows for part in workers.gather(mine) for number, rows in part.items()}

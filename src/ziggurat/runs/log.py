@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ziggurat.runs.board import Board
-from ziggurat.runs.progress import time_left
+from ziggurat.runs.progress import Meter, time_left
 from ziggurat.system.writing import CannotWrite, Lines, whole_file
 
+LOG = "log.txt"
 LINE_SECONDS = 10.0  # between two lines on the steps, where there is no terminal
 
 
@@ -39,7 +41,7 @@ class RunLog:
         if not active:
             return
         self.console = Console(stderr=True)
-        self.text = Lines(folder / "log.txt")
+        self.text = Lines(folder / LOG)
         rows = _continue_lines(folder / "metrics.jsonl", first_step)
         self.evaluated = {row["step"] for row in rows if row["kind"] == "val"}
         self.metrics = Lines(folder / "metrics.jsonl")
@@ -110,6 +112,18 @@ class RunLog:
             self._record({"step": step, **metrics}, "val")
         shown = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
         self.say("evaluation: " + ("  ".join(shown) or "no metric has a value for these images"))
+
+    def watch(self, what: str, unit: str) -> Callable[[int, int], None]:
+        """Return what takes note of how far something beside the steps is: in the bar on a terminal, else a line now and then."""
+        if not self.active:
+            return lambda done, total: None
+        if self.progress.disable:
+            return Meter(what, unit, stream=self.console.file)
+
+        def show(done: int, total: int) -> None:
+            self.progress.update(self.bar, loss=f"{what} {done}/{total} {unit}" if done < total else "")
+
+        return show
 
     def sync(self) -> None:
         """Return when what was recorded is on the disk, if that has room: a checkpoint should not know of steps that the log does not."""

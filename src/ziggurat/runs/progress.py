@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TextIO
+from typing import IO, Self
 
 BEGIN_SECONDS = 2.0  # what takes no longer says nothing
 TERMINAL_SECONDS = 0.2  # between two changes of the line
@@ -36,13 +37,21 @@ class Meter:
         unit: What is counted, such as ``images``.
         active: Whether this worker speaks.
         stream: Where it is said; None takes standard error.
+        clock: Says the time in seconds.
     """
 
-    def __init__(self, what: str, unit: str, active: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        unit: str,
+        active: bool = True,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.what, self.unit, self.active = what, unit, active
         self.stream = stream or sys.stderr
         self.is_terminal = self.stream.isatty()
-        self.begin = time.monotonic()
+        self.clock, self.begin = clock, clock()
         self.next = self.begin + BEGIN_SECONDS
         self.has_line = False
 
@@ -52,14 +61,20 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Leave the line on a terminal: what comes next begins at the left."""
         if self.has_line:
-            self._write("\r\x1b[K")  # what comes next begins at the left
+            self._write("\r\x1b[K")
             self.has_line = False
 
     def __call__(self, done: int, total: int) -> None:
         """Say how far it is, if it is time."""
-        now = time.monotonic()
-        if not self.active or now < self.next:
+        now = self.clock()
+        if done >= total:
+            self.end()
+        if not self.active or now < self.next or done >= total:
             return
         self.next = now + (TERMINAL_SECONDS if self.is_terminal else LOG_SECONDS)
         line = f"{self.what}: {done}/{total} {self.unit}{time_left(now - self.begin, done, total)}"

@@ -19,6 +19,7 @@ from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.runs.progress import Meter
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
@@ -136,7 +137,13 @@ def _without_spoiled(dataset: Dataset, config: RunConfig, workers: Workers) -> D
         return dataset  # it is made, not read from files
     mine = range(workers.rank, len(dataset), workers.size)
     read = find_task(run_task(config)).targets.read
-    spoiled = spoiled_images(dataset, mine, read, config.data.workers, lambda done: phase("data"))
+    with Meter("reading images", "images", workers.is_first) as meter:
+
+        def progress(done: int) -> None:
+            phase("data")
+            meter(done, len(mine))
+
+        spoiled = spoiled_images(dataset, mine, read, config.data.workers, progress)
     joined = {index: why for part in workers.gather(spoiled) for index, why in part.items()}
     rest = dataset.without(joined) if joined else dataset
     if not len(rest):

@@ -105,7 +105,7 @@ def train(
             """Do what is due after a step; where survivors have handed its state over, the next attempt does it."""
             metric = None
             if _is_due(done, config.train.evaluate_every, data.num_steps):
-                evaluation = _evaluate(parallel.executor, task, data, config)
+                evaluation = _evaluate(parallel.executor, task, data, config, log)
                 log.evaluation(done, evaluation.metrics)
                 metric = evaluation.metrics.get(task.main_metric)
             if _is_due(done, config.train.checkpoint_every, data.num_steps):
@@ -137,7 +137,7 @@ def train(
         session.finish_checkpoints(log)
         session.agree(data.num_steps, preemption, (0, []), log)
         preemption.end_at_once()
-        evaluation = _evaluate(parallel.executor, task, data, config)
+        evaluation = _evaluate(parallel.executor, task, data, config, log)
         log.evaluation(data.num_steps, evaluation.metrics)
         for line in mesh.gathers():
             log.say(line)
@@ -174,15 +174,19 @@ def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool
 
 
 def _evaluate(
-    executor: Executor[VisionModel], task: Task[Any, Any], data: TrainingData, config: RunConfig
+    executor: Executor[VisionModel], task: Task[Any, Any], data: TrainingData, config: RunConfig, log: RunLog
 ) -> Evaluation:
     """Measure the model on the validation split; nothing where there is none."""
     phase("evaluation")
     if data.validation is None:
         return Evaluation({}, None)
-    evaluation = evaluate_model(
-        executor, task, data.validation, config, lambda done, total: phase("evaluation")
-    )
+    watch = log.watch("evaluation", "tiles")
+
+    def progress(done: int, total: int) -> None:
+        phase("evaluation")
+        watch(done, total)
+
+    evaluation = evaluate_model(executor, task, data.validation, config, progress)
     data.validation = evaluation.dataset
     return evaluation
 

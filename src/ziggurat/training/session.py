@@ -26,7 +26,7 @@ from ziggurat.runs.folder import (
     save_weights,
     start_run_folder,
 )
-from ziggurat.runs.log import RunLog
+from ziggurat.runs.log import LOG, RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
 from ziggurat.system.writing import CannotWrite
@@ -204,7 +204,7 @@ class Session:
             self.missing.append(fault)
 
     def finish(self, log: RunLog) -> None:
-        """End the run, now that all is done that can be.
+        """End the run, now that all is done that can be, and say where everything is.
 
         Raises:
             UserError: On every worker, if files that must be there could not be written: in one sentence, with where the newest state is.
@@ -223,6 +223,11 @@ class Session:
                 place = checkpoint_folder(self.checkpoints.folder, newest)
                 state = f"the newest state is {place}: `{resume_command(self.folder)}` writes what is missing"
             raise UserError(f"{missing}; {state}")
+        report, place = self.folder / "report", self.folder
+        seen = f"report: {report}; " if report.is_dir() else ""
+        log.say(
+            f"weights: {place / WEIGHTS}; {seen}checkpoints: {self.checkpoints.folder}; log: {place / LOG}"
+        )
 
     def result(self, data: TrainingData) -> dict[str, Any]:
         """Return what the command says of the run itself."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -38,14 +39,22 @@ from ziggurat.system.forking import fork_context
 _FEW = 32  # images that one process decodes before others are worth starting
 
 Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
 
 
-def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
+def nobody_watches(done: int, total: int) -> None:
+    """Take no note of how far something is."""
+
+
+def find_faults(
+    path: str, config: DataConfig, progress: Progress = nobody_watches
+) -> tuple[list[Fault], Summary]:
     """Return every fault of a data set, in all its splits and for all that it serves; all images are decoded.
 
     Args:
         path: A folder, an annotation file, or ``digits``.
         config: How images and masks are read.
+        progress: Called for each file that is decoded with how many are, and all of its split.
 
     Raises:
         UserError: If there is no such data set or none is recognised.
@@ -69,7 +78,7 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
         for part in [one for one in kinds if KINDS[one].within == kind]:
             if not all(map(KINDS[part].is_there, tables.values())):
                 kinds.remove(part)
-        classes, new = _judge(tables, config, seen)
+        classes, new = _judge(tables, config, seen, progress)
         faults += new
         notes = tuple(dict.fromkeys(note for table in tables.values() for note in table.notes))
         summaries.append(replace(_summary(found.format, _counts(tables), classes), notes=notes))
@@ -77,7 +86,7 @@ def find_faults(path: str, config: DataConfig) -> tuple[list[Fault], Summary]:
 
 
 def _judge(
-    tables: dict[Split, Table], config: DataConfig, seen: SeenImages
+    tables: dict[Split, Table], config: DataConfig, seen: SeenImages, progress: Progress
 ) -> tuple[tuple[str, ...], list[Fault]]:
     """Return the classes of a data set and all faults of its splits."""
     first = next(iter(tables.values()))
@@ -91,13 +100,16 @@ def _judge(
             except UserError as error:
                 places = [table.source.class_file or table.source.masks[0]]
                 faults += [Fault(str(place), None, f"no classes: {error}") for place in places]
-                faults += _table_faults(table, (), config, seen)
+                faults += _table_faults(table, (), config, seen, progress)
             else:
                 classes = classes or palette.names
-                faults += [*_table_faults(table, (), config, seen), *_pixel_faults(table, palette, config)]
+                faults += [
+                    *_table_faults(table, (), config, seen, progress),
+                    *_pixel_faults(table, palette, config, progress),
+                ]
         return classes, list(dict.fromkeys(faults))
     for split, table in tables.items():
-        faults += _table_faults(table, classes, config, seen)
+        faults += _table_faults(table, classes, config, seen, progress)
         if split == "train":
             note_absent_classes(table, classes)
     return classes, faults
@@ -129,7 +141,7 @@ def _digits_summary() -> Summary:
 
 
 def _table_faults(
-    table: Table, classes: tuple[str, ...], config: DataConfig, seen: SeenImages
+    table: Table, classes: tuple[str, ...], config: DataConfig, seen: SeenImages, progress: Progress
 ) -> list[Fault]:
     """Return the faults of annotations and images; those of masks' pixels are not among them."""
     examined = examine(table, config)
@@ -141,7 +153,9 @@ def _table_faults(
         (index, path) for index, path in enumerate(examined.paths) if path is not None and index not in bad
     ]
     looking = partial(look_at, max_pixels=config.max_pixels, reading=Reading.of(config))
-    for (index, path), one in zip(found, _spread(looking, [path for _, path in found]), strict=True):
+    for (index, path), one in zip(
+        found, _spread(looking, [path for _, path in found], progress), strict=True
+    ):
         seen.add(one)
         if one.fault:
             place = table.images[index].place
@@ -161,28 +175,42 @@ def _table_faults(
     return examined.faults.all + ([] if stopped or is_unlabelled_test else emptiness(examined))
 
 
-def _pixel_faults(table: Table, palette: Palette, config: DataConfig) -> list[Fault]:
+def _pixel_faults(table: Table, palette: Palette, config: DataConfig, progress: Progress) -> list[Fault]:
     """Decode every mask and return what is wrong with its pixels."""
     paths = [row.path for row in table.masks if row.path.suffix.lower() not in INEXACT]
     judge = partial(mask_faults, palette=palette, max_pixels=config.max_pixels)
     faults = [
         Fault(str(path), None, fault, "image")
-        for path, found in zip(paths, _spread(judge, paths), strict=True)
+        for path, found in zip(paths, _spread(judge, paths, progress), strict=True)
         for fault in found
     ]
     ignored = all_ignored_fault(table, palette, config)
     return faults if ignored is None else [*faults, ignored]
 
 
-def _spread(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterable[Result]:
-    """Return a function's result for each file; many files are spread over processes."""
+def _spread(
+    function: Callable[[Path], Result], paths: Sequence[Path], progress: Progress
+) -> Iterator[Result]:
+    """Yield a function's result for each file; many files are spread over processes."""
+    for done, result in enumerate(_results(function, paths), start=1):
+        progress(done, len(paths))
+        yield result
+
+
+def _results(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result]:
     if len(paths) <= _FEW:
-        return map(function, paths)
+        yield from map(function, paths)
+        return
     processes = min(len(os.sched_getaffinity(0)), len(paths) // _FEW + 1)
     with ProcessPoolExecutor(
         processes,
         mp_context=fork_context(),
-        initializer=torch.set_num_threads,
-        initargs=(1,),
+        initializer=_prepare,
     ) as pool:
-        return list(pool.map(function, paths, chunksize=8))
+        yield from pool.map(function, paths, chunksize=8)
+
+
+def _prepare() -> None:
+    """Prepare a process of the pool: Ctrl-C reaches it, too, and is for the one that has started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -20,9 +20,18 @@ from ziggurat.data.formats.imagefolder import SUFFIXES
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
+from ziggurat.system.writing import CannotWrite
+
+Progress = Callable[[int, int], None]
 
 
-def write_dataset(splits: Mapping[Split, Dataset], folder: Path, format: str, kind: str) -> None:
+def nobody_watches(done: int, total: int) -> None:
+    """Take no note of how far something is."""
+
+
+def write_dataset(
+    splits: Mapping[Split, Dataset], folder: Path, format: str, kind: str, progress: Progress = nobody_watches
+) -> None:
     """Write a data set with all its splits and images.
 
     The folder appears when all is written.
@@ -32,6 +41,7 @@ def write_dataset(splits: Mapping[Split, Dataset], folder: Path, format: str, ki
         folder: It must not exist, or be empty.
         format: The name of a format that is written.
         kind: The kind of annotations that is written: one that the format holds and the data sets have.
+        progress: Called after each image of a split with how many are written, and in all.
 
     Raises:
         UserError: If the format cannot hold a data set or the name of a class, an image or mask cannot be read, or
@@ -52,22 +62,23 @@ def write_dataset(splits: Mapping[Split, Dataset], folder: Path, format: str, ki
     try:
         taken: set[str] = set()
         for split, dataset in splits.items():
-            _write_split(dataset, split, partial, format, kind, taken)
+            _write_split(dataset, split, partial, format, kind, taken, progress)
         os.replace(partial, folder)
     except OSError as error:
-        raise UserError(f"cannot write the data set {folder}: {error}") from error
+        raise CannotWrite(Path(error.filename or folder), error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_split(
-    dataset: Dataset, split: Split, folder: Path, format: str, kind: str, taken: set[str]
+    dataset: Dataset, split: Split, folder: Path, format: str, kind: str, taken: set[str], progress: Progress
 ) -> None:
     names = _file_names(dataset, taken)
     parts = FORMATS[format].write[kind](dataset, split, names, folder)
     for index, (part, name) in enumerate(zip(parts, names, strict=True)):
         (folder / part).mkdir(parents=True, exist_ok=True)
         _write_image(dataset, index, folder / part / name)
+        progress(index + 1, len(names))
 
 
 def check_out(out: Path) -> None:
