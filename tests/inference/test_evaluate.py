@@ -13,6 +13,7 @@ from support.fake_detector import BrightSquares, FindSquares, Squares
 from support.ranks import run_ranks
 from ziggurat.config import DataConfig, DecodeConfig, DigitsConfig, ModelConfig, RunConfig
 from ziggurat.data.digits import DigitScenes
+from ziggurat.data.tiles import tile_grid
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_model, evaluate_run
 from ziggurat.inference.tiles import place_as_configured
@@ -59,6 +60,43 @@ def test_the_same_digits_on_any_number_of_workers():
     assert 0.05 < alone["map50"] < 0.95
     for world in (2, 3):
         assert all(repr(metrics) == repr(alone) for metrics in run_ranks(evaluate, world, (images,)))
+
+
+def limited(workers, images, limit):
+    config = dataclasses.replace(CONFIG, decode=DecodeConfig(max_detections=limit))
+    executor = place_as_configured(BrightSquares(), config, make_mesh(workers))
+    found = evaluate_model(executor, FindSquares(config), images, config)
+    return found.metrics["map50"], found.truncated, found.notes
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_limit_is_of_a_tile_and_what_it_cuts_off_is_said(world):
+    """An image of many tiles has more objects than a tile may have; one of one tile is cut, which is counted."""
+    large = Squares([(400, 500)], per_image=300)
+    total = len(large.objects(0))
+    most = max(
+        len(large.objects(0).boxes_xyxy[inside(large.objects(0).boxes_xyxy, tile)])
+        for tile in tile_grid((400, 500), (64, 64), 0.5)
+    )
+    assert total > 2 * most, "no tile has so many"
+    for map50, truncated, notes in run_ranks(limited, world, (large, most)):
+        assert (map50, truncated, notes) == (pytest.approx(1), 0, ())
+    small = Squares([(64, 64), (60, 40), (64, 64)])
+    counts = [len(small.objects(index)) for index in range(3)]
+    cut = [max(0, count - 5) for count in counts]
+    for map50, truncated, (note,) in run_ranks(limited, world, (small, 5)):
+        assert map50 < 0.9
+        assert truncated == sum(cut)
+        assert (
+            f"decode.max_detections has cut off {sum(cut)} detections in {sum(map(bool, cut))} images" in note
+        )
+        assert f"{max(cut)} of them in {cut.index(max(cut))}.png" in note
+
+
+def inside(boxes, tile):
+    lower = boxes.new_tensor([tile.left, tile.top])
+    size = boxes.new_tensor([tile.width, tile.height])
+    return ((boxes[:, 2:] > lower) & (boxes[:, :2] < lower + size)).all(dim=1)
 
 
 def evaluate_digits(workers):

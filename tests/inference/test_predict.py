@@ -71,6 +71,15 @@ def test_results_are_as_coco_has_them(folder, tmp_path):
         assert all(np.float32(row["score"]) == row["score"] or len(str(row["score"])) < 12 for row in mine)
 
 
+def test_what_a_limit_cuts_off_is_counted_and_said(folder, tmp_path):
+    config = dataclasses.replace(CONFIG, decode=DecodeConfig(max_detections=5))
+    result = predict(Workers(), [str(folder / "img10.png")], tmp_path / "out", config)
+    assert (result["detections"], result["truncated"]) == (5, len(SCENES.objects(0)) - 5)
+    assert any("decode.max_detections has cut off" in note for note in result["notes"])
+    result = predict(Workers(), [str(folder / "img10.png")], tmp_path / "whole")
+    assert (result["detections"], result["truncated"], result["notes"]) == (len(SCENES.objects(0)), 0, [])
+
+
 def test_a_picture_is_written_of_every_image(folder, tmp_path):
     result = predict(Workers(), [str(folder / "**/*")], tmp_path / "out")
     assert result["pictures"] == str(tmp_path / "out")

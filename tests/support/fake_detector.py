@@ -10,6 +10,7 @@ from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.detections import Detections
 from ziggurat.tasks.base import Task
+from ziggurat.tasks.detection.suppression import suppress
 from ziggurat.tasks.detection.task import DetectionTask
 
 
@@ -45,8 +46,7 @@ class FindSquares(DetectionTask):
             torch.tensor([float(p[0]) for p in pixels]),
             torch.tensor([int(p[1] > 0.5) for p in pixels], dtype=torch.int64),
         )
-        order = found.scores.argsort(descending=True, stable=True)
-        return Detections(found.boxes_xyxy[order], found.scores[order], found.labels[order])
+        return suppress(found, 0.99, self.config.decode.max_detections)
 
 
 @dataclass

@@ -245,7 +245,12 @@ class DecodeConfig:
         PROBABILITY,
     )
     candidates: int = setting(1000, "Best positions of each level that are decoded.", POSITIVE)
-    max_detections: int = setting(300, "Most boxes of an image.", POSITIVE)
+    max_detections: int = setting(
+        300,
+        "Most boxes of a tile, and of an image that is not larger than one; what it cuts off is counted "
+        "(``truncated``) and said.",
+        POSITIVE,
+    )
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,15 @@ class Detections:
         boxes_xyxy: Corners in pixels of the image, float32, shape ``(N, 4)``.
         scores: From 0 to 1, falling, float32, shape ``(N,)``.
         labels: Indices into the class names, int64, shape ``(N,)``.
+        num_cut: Detections that a limit has cut off.
+        best_cut: The best score among them; 0 if there is none.
     """
 
     boxes_xyxy: Tensor
     scores: Tensor
     labels: Tensor
+    num_cut: int = 0
+    best_cut: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,4 +39,6 @@ def concatenate(parts: Sequence[Detections]) -> Detections:
         torch.cat([part.boxes_xyxy for part in parts]),
         torch.cat([part.scores for part in parts]),
         torch.cat([part.labels for part in parts]),
+        sum(part.num_cut for part in parts),
+        max(part.best_cut for part in parts),
     )

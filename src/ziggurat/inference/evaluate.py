@@ -11,6 +11,7 @@ from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.faults import count_left_out
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
+from ziggurat.inference.limits import cut_off, joined, truncation, truncation_notes
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.metrics.base import Metric
@@ -30,11 +31,15 @@ class Evaluation(NamedTuple):
         metrics: By name; the same on every worker.
         metric: What it was measured by, with the predictions of all workers; None if there was nothing to evaluate on.
         dataset: What it was measured on: without what ``data.on_error`` has left out.
+        truncated: What a limit has cut off from the predictions.
+        notes: Says so, if there was anything.
     """
 
     metrics: dict[str, Any]
     metric: Metric[Any] | None
     dataset: Dataset | None = None
+    truncated: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_model(
@@ -96,12 +101,15 @@ def _evaluate_all(
         except UserError as error:
             faults[index] = str(error)
     workers = predictor.mesh.workers
-    gathered = workers.gather((metric.state(), faults))
-    messages = {index: text for _, by_image in gathered for index, text in by_image.items()}
+    gathered = workers.gather((metric.state(), faults, cut_off(predictor.task, found)))
+    messages = {index: text for _, by_image, _ in gathered for index, text in by_image.items()}
     if messages:
         raise SpoiledImages(messages)
-    metric.merge([state for state, _ in gathered])
-    return Evaluation(workers.decide_on_first(metric.compute), metric, dataset)
+    metric.merge([state for state, _, _ in gathered])
+    cut = joined(part for _, _, part in gathered)
+    notes = truncation_notes(predictor.task, cut, lambda index: dataset.record(index).name)
+    metrics = workers.decide_on_first(metric.compute)
+    return Evaluation(metrics, metric, dataset, truncation(cut), notes)
 
 
 def evaluate_run(
@@ -122,7 +130,7 @@ def evaluate_run(
 
     Returns:
         The fields of the command's JSON object: ``split``, ``metrics``, ``images``, ``seconds``, ``images_per_second``,
-        ``skipped`` (what ``data.on_error`` has left out), ``notes``.
+        ``truncated`` (detections that a limit has cut off), ``skipped`` (what ``data.on_error`` has left out), ``notes``.
 
     Raises:
         UserError: If the data set has no such split, no images, classes that the run does not know, or images that
@@ -154,5 +162,6 @@ def evaluate_run(
         "seconds": seconds,
         "images_per_second": len(dataset) / seconds,
         "skipped": {**count_left_out(skipped), "faults": [fault.facts() for fault in skipped]},
-        "notes": list(notes_of(dataset)),
+        "truncated": evaluation.truncated,
+        "notes": [*notes_of(dataset), *evaluation.notes],
     }

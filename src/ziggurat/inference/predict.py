@@ -15,12 +15,13 @@ from PIL import Image
 from ziggurat.data.dataset import Dataset, Spelling
 from ziggurat.errors import UserError
 from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with_remedy, without
+from ziggurat.inference.limits import cut_off, joined, truncation, truncation_notes
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
 from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.runs.progress import Meter
 from ziggurat.system.writing import Pictures, files_of, write_text
-from ziggurat.tasks.base import Place
+from ziggurat.tasks.base import CutOff, Place
 
 JPEG_QUALITY = 90
 
@@ -95,7 +96,7 @@ def predict_asked(
 
     Returns:
         The fields of the command's JSON object: ``images``, ``skipped``, ``seconds``, ``images_per_second``,
-        ``predictions`` and ``table`` (the files), ``pictures`` (the folder), ``notes``, what the task adds (a detector
+        ``truncated`` (detections that a limit has cut off), ``predictions`` and ``table`` (the files), ``pictures`` (the folder), ``notes``, what the task adds (a detector
         ``detections``); on every worker.
 
     Raises:
@@ -116,13 +117,14 @@ def predict_asked(
     left = without(asked, spoiled) if spoiled else asked
     if not numbers:
         raise UserError(["none of the images can be decoded", *left.spoiled.values()])
-    mine, drawn = {}, Pictures()
+    mine, drawn, cut = {}, Pictures(), dict[int, CutOff]()
     meter = Meter("results and pictures", "images", workers.is_first)
     for number, index in enumerate(numbers):
         meter(number, len(numbers))
         if index in found:
             picture = out / left.pictures[number]
             place = Place(left.images.record(number), out, picture.stem, classes, asked.category_ids)
+            cut |= cut_off(task, {number: found[index]})
             with files_of(out):
                 mine[number] = task.rows(found[index], place)
             with drawn.write(picture):
@@ -130,7 +132,10 @@ def predict_asked(
     meter.end()
     if drawn.faults:
         print(f"ziggurat: {drawn}", file=sys.stderr)
-    by_image = {number: rows for part in workers.gather(mine) for number, rows in part.items()}
+    parts = workers.gather((mine, cut))
+    by_image = {number: rows for part, _ in parts for number, rows in part.items()}
+    cut = joined(part for _, part in parts)
+    notes = truncation_notes(task, cut, lambda number: left.images.record(number).name)
     results = [row for number in sorted(by_image) for row in by_image[number]]
 
     def write() -> None:
@@ -148,11 +153,12 @@ def predict_asked(
         "seconds": seconds,
         "images_per_second": len(numbers) / seconds,
         **task.summary(results),
+        "truncated": truncation(cut),
         "predictions": str(out / RESULTS),
         "table": str(out / TABLE),
         "pictures": str(out),
         "faults": left.spoiled,
-        "notes": list(asked.notes),
+        "notes": [*asked.notes, *notes],
     }
 
 

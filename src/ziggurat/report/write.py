@@ -105,7 +105,8 @@ def write_report(
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
             pictures |= _draw_findings(findings, dataset.classes)
-        found = numbers(findings) | {"best": examples.named(best), "worst": examples.named(worst)}
+        found = numbers(findings) | {"truncated": evaluation.truncated, "notes": list(evaluation.notes)}
+        found |= {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
         table = ""
         if findings.counts is not None:

@@ -69,6 +69,18 @@ class ResultTable(NamedTuple):
     lines: Sequence[Sequence[Any]]
 
 
+class CutOff(NamedTuple):
+    """What a limit has cut off from a prediction.
+
+    Attributes:
+        number: How much.
+        best: The best score of it.
+    """
+
+    number: int = 0
+    best: float = 0.0
+
+
 class Task(ABC, Generic[Found, Prediction]):
     """A kind of work: `Found` is what comes out of one tile of an image, `Prediction` what is said of the whole image.
 
@@ -84,6 +96,7 @@ class Task(ABC, Generic[Found, Prediction]):
         default_model: The name of the model that it takes if none is named.
         usual_classes: Classes that most pretrained weights have.
         targets: How targets are read, cut, stacked and drawn.
+        limit: The setting that limits what is found in a tile; empty if nothing does.
         legend: What the pictures of a report show.
         term_names: The terms of the loss.
         normalizer_names: What the loss is divided by, as far as it is known before anything is computed.
@@ -100,6 +113,7 @@ class Task(ABC, Generic[Found, Prediction]):
     default_model: ClassVar[str]
     usual_classes: ClassVar[int] = 1000
     targets: ClassVar[TargetKind]
+    limit: ClassVar[str] = ""
     legend: ClassVar[str] = ""
     term_names: tuple[str, ...]
     normalizer_names: tuple[str, ...]
@@ -265,6 +279,10 @@ class Task(ABC, Generic[Found, Prediction]):
             name: None for row in rows for name, value in row.items() if not isinstance(value, (dict, list))
         }
         return ResultTable(tuple(names), [[row.get(name) for name in names] for row in rows])
+
+    def cut_off(self, prediction: Prediction) -> CutOff:
+        """Return what the limit has cut off from what was found."""
+        return CutOff()
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return what `predict` says besides the number of images, from the rows of all of them."""

@@ -139,6 +139,8 @@ def train(
         preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config, log)
         log.evaluation(data.num_steps, evaluation.metrics)
+        for note in evaluation.notes:
+            log.say(f"note: {note}")
         for line in mesh.gathers():
             log.say(line)
         phase("report")
@@ -160,6 +162,8 @@ def train(
         "images_per_second": samples / seconds,
         "loss": float(result.terms.sum()) if result is not None and result.finite else None,
         "metrics": evaluation.metrics,
+        "truncated": evaluation.truncated,
+        "notes": [*data.notes, *evaluation.notes],
     }
 
 

@@ -241,5 +241,4 @@ class Session:
             "skipped_steps": self.state.counters["skipped_steps"],
             "replaced_samples": self.state.counters["replaced_samples"],
             "skipped": count_left_out(itertools.chain(*data.left_out.values())),
-            "notes": data.notes,
         }

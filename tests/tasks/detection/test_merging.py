@@ -3,6 +3,8 @@
 The image has 20 x 100 pixels; tile 0 is columns 0..60, tile 1 columns 40..100: they share columns 40..60.
 """
 
+from dataclasses import replace
+
 import torch
 
 from ziggurat.config import DecodeConfig
@@ -75,9 +77,14 @@ def test_no_object_is_lost_in_both_tiles_though_their_boxes_differ_by_a_pixel():
                 assert any(kept) == any(seen), (start, width, jitter)
 
 
-def test_max_detections_is_of_the_image():
+def test_max_detections_is_of_a_tile():
+    """What each tile has cut off is counted once for the image."""
+    decode = DecodeConfig(max_detections=6)
     parts = [detections(*((5 * n, 0, 5 * n + 4, 4, 0.5, 0) for n in range(6))) for _ in TILES]
-    assert len(merged(*parts, decode=DecodeConfig(max_detections=3))) == 3
+    parts = [replace(one, num_cut=4, best_cut=0.1 * (number + 1)) for number, one in enumerate(parts)]
+    joined = merged(*parts, decode=decode)
+    assert len(joined) > 6
+    assert (joined.num_cut, round(joined.best_cut, 5)) == (4 * len(TILES), round(0.1 * len(TILES), 5))
 
 
 def test_one_tile_is_left_as_it_is():

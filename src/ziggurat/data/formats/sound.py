@@ -110,7 +110,7 @@ def emptiness(examined: Examined, *, is_trained_on: bool = True) -> list[Fault]:
     elif not is_trained_on:
         return []
     elif table.boxes and all(row.crowd for row in table.boxes):
-        crowds = f"all {len(table.boxes)} annotations are crowds (iscrowd), which take no part in training"
+        crowds = f"all {len(table.boxes)} annotations are crowds (iscrowd) or difficult, which take no part in training"
         fault = f"empty {kind}: {crowds}"
     elif not table.num_annotations:
         fault = f"empty {kind}: there is no {KINDS[source.kind].one} in any image"

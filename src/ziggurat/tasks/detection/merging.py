@@ -40,7 +40,7 @@ def merge_tiles(
         found: The detections of each tile, in pixels of the tile.
         margin: Pixels: a box with less room to an inner border may be a fragment. At most an eighth of the overlap,
             so that boxes of half the overlap are still told from fragments.
-        decode: The IoU of the suppression, and the most detections.
+        decode: The IoU of the suppression; its limit of detections is that of each tile.
 
     Returns:
         The detections of the image in its pixels, by falling score.
@@ -53,8 +53,9 @@ def merge_tiles(
         shift = detections.boxes_xyxy.new_tensor([tile.left, tile.top, tile.left, tile.top])
         boxes = detections.boxes_xyxy + shift
         whole = ~is_fragment(boxes, number, borders_T4, margin)
-        parts.append(Detections(boxes[whole], detections.scores[whole], detections.labels[whole]))
-    return suppress(concatenate(parts), decode.nms_threshold, decode.max_detections)
+        scores, labels = detections.scores[whole], detections.labels[whole]
+        parts.append(Detections(boxes[whole], scores, labels, detections.num_cut, detections.best_cut))
+    return suppress(concatenate(parts), decode.nms_threshold, max_detections=None)
 
 
 def inner_borders(tiles: Sequence[Region]) -> Tensor:

@@ -23,7 +23,7 @@ class DetectionMetric(Metric[Detections]):
 
     Args:
         dataset: Of the annotations.
-        max_detections: Best detections of each image and class that count.
+        max_detections: Most detections of a tile.
     """
 
     def __init__(self, dataset: DetectionDataset, max_detections: int) -> None:
@@ -50,14 +50,15 @@ class DetectionMetric(Metric[Detections]):
             self._found |= dict(zip(indices, unpack(packed), strict=True))
 
     def compute(self) -> dict[str, Any]:
-        """Return what `coco_metrics` says."""
+        """Return what `coco_metrics` says, of all that was found: an image of several tiles may have more than one may."""
         truth, found = self._truth(), self.found
+        most = max([self._max_detections, *map(len, found)])
         order = order_of_ids(self._dataset)
         return coco_metrics(
             [truth[index] for index in order],
             [found[index] for index in order],
             self._dataset.classes,
-            self._max_detections,
+            most,
         )
 
     def findings(self, metrics: dict[str, Any]) -> Findings:

@@ -11,7 +11,7 @@ from ziggurat.data.detections import Detections
 FEW = 500  # up to so many detections one call is faster than one for each class
 
 
-def suppress(detections: Detections, nms_threshold: float, max_detections: int) -> Detections:
+def suppress(detections: Detections, nms_threshold: float, max_detections: int | None) -> Detections:
     """Drop each detection that overlaps a better one of its class.
 
     Deterministic: of equal scores the earlier counts as the better.
@@ -19,16 +19,19 @@ def suppress(detections: Detections, nms_threshold: float, max_detections: int) 
     Args:
         detections: In any order.
         nms_threshold: Largest IoU of two detections of a class that both remain.
-        max_detections: Most detections that remain.
+        max_detections: Most detections that remain; None for any number.
 
     Returns:
-        What remains, by falling score.
+        What remains, by falling score, with what the limit has cut off, now or before.
     """
     order = detections.scores.argsort(descending=True, stable=True)
     boxes, scores, labels = (t[order] for t in (detections.boxes_xyxy, detections.scores, detections.labels))
     nms_of_classes = _nms_shifted if len(detections) <= FEW else _nms_by_class
-    keep = nms_of_classes(boxes, scores, labels, nms_threshold).sort().values[:max_detections]
-    return Detections(boxes[keep], scores[keep], labels[keep])
+    apart = nms_of_classes(boxes, scores, labels, nms_threshold).sort().values
+    keep = apart[:max_detections]
+    cut = len(apart) - len(keep)
+    best_cut = max(detections.best_cut, float(scores[apart[len(keep)]]) if cut else 0.0)
+    return Detections(boxes[keep], scores[keep], labels[keep], detections.num_cut + cut, best_cut)
 
 
 def _nms_shifted(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:

@@ -21,7 +21,7 @@ from ziggurat.data.views import View
 from ziggurat.metrics.mistakes import detection_mistakes
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import Place, ResultTable, Task
+from ziggurat.tasks.base import CutOff, Place, ResultTable, Task
 from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
 from ziggurat.tasks.detection.loss import DetectionLoss, Outputs
@@ -50,6 +50,7 @@ class DetectionTask(Task[Detections, Detections]):
     default_model = "fcos-resnet50-fpn"
     usual_classes = 91
     targets = ObjectKind()
+    limit = "decode.max_detections"
     legend = "in colour: found, with class and score; white: annotated"
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
@@ -97,7 +98,7 @@ class DetectionTask(Task[Detections, Detections]):
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each tile, on the CPU; see `detections`."""
         return [
-            Detections(one.boxes_xyxy.cpu(), one.scores.cpu(), one.labels.cpu())
+            replace(one, boxes_xyxy=one.boxes_xyxy.cpu(), scores=one.scores.cpu(), labels=one.labels.cpu())
             for one in self.detections(outputs, sizes)
         ]
 
@@ -165,6 +166,10 @@ class DetectionTask(Task[Detections, Detections]):
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return a line for each box."""
         return box_table(rows)
+
+    def cut_off(self, prediction: Detections) -> CutOff:
+        """Return what ``decode.max_detections`` has cut off."""
+        return CutOff(prediction.num_cut, prediction.best_cut)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the number of detections."""
