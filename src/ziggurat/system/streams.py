@@ -27,6 +27,8 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(
             errors="backslashreplace"
         )  # names of files that are no text, or an encoding with few characters
+    if not isinstance(sys.stdout, Telling):
+        sys.stdout = Telling(sys.stdout)
     if not isinstance(sys.stderr, Dropping):
         sys.stderr = Dropping(sys.stderr)  # all that is asked of a stream, it hands on
 
@@ -75,14 +77,55 @@ def reader_is_gone() -> bool:
     return True
 
 
+class Telling:
+    """A text stream that remembers what was in the way of writing it.
+
+    Args:
+        stream: The stream that is written to.
+
+    Attributes:
+        fault: What was in the way last; None if nothing ever was.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.fault: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is kept back.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.fault = error
+            raise
+
+
 def output_fault() -> str | None:
-    """Return why standard output cannot be written, as on a full disk; then what is left for it goes nowhere. None if it can be."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _to_nowhere(sys.stdout.fileno())
-        return error.strerror or str(error)
-    return None
+    """Return why standard output could not be written, as on a full disk; then what is left for it goes nowhere. None if it could be."""
+    fault: OSError | None = getattr(sys.stdout, "fault", None)
+    if fault is None:
+        return None
+    _to_nowhere(sys.stdout.fileno())
+    return fault.strerror or str(fault)
 
 
 def _to_nowhere(number: int) -> None:
