@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 N      ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep zoo faults fuzz bench gpu clean
+.PHONY: help setup demo test check sweep zoo faults fuzz settings bench gpu clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -48,6 +48,9 @@ faults: setup    ## kill workers more than 200 times, at every phase and at rand
 
 fuzz: setup      ## N random programs under each plan (make fuzz N=1000); a run that is stopped goes on
 	$(BIN)/python tests/fuzz/main.py --programs $(N) --out fuzz.json --pools 2
+
+settings: setup  ## every setting, flag and plan with 12 bad values, mutations of configs and tables: 2,100 commands, 30 minutes
+	$(BIN)/python tests/settings_fuzz/main.py
 
 bench: setup     ## the benchmarks, each into its results.json
 	for main in benchmarks/*/main.py; do $(BIN)/python $$main || exit 1; done

@@ -210,8 +210,11 @@ def test_models_lists_what_can_be_built(capfd):
         (["digits", "--model", "fcoss-resnet50-fpn"], ["unknown head 'fcoss'", "did you mean 'fcos'?"]),
         (["digits", "--set", "train.learning_rate=1"], ["unknown setting 'train.learning_rate'"]),
         (["digits", "--set", "train.lr"], ["--set takes key=value: got 'train.lr'"]),
-        (["digits", "--set", "data.crop=0"], ["data.crop must be positive: got 0"]),
-        (["digits", "--set", "data.crops=48,x"], ["data.crops must name sides in pixels", "got 48,x"]),
+        (["digits", "--set", "data.crop=0"], ["data.crop must be from 8 to 65536: got 0"]),
+        (
+            ["digits", "--set", "data.crops=48,x"],
+            ["data.crops must name sides of 8 to 65536 pixels", "got '48,x'"],
+        ),
         (["digits", "--weights", "nothing.pth"], ["there is no file nothing.pth"]),
         (["digits", "--config", "nothing.yaml"], ["cannot read the config nothing.yaml"]),
         (["digits", "--resume", "--config", "c.yaml"], ["remove --config c.yaml or --resume"]),
@@ -238,7 +241,7 @@ def test_models_lists_what_can_be_built(capfd):
             ["nowhere", "--plan", "dp=0", "--model", "x", "--set", "train.lr=-1", "--weights", "no.pth"],
             [
                 "5 faults:",
-                "train.lr must be positive",
+                "train.lr must be from 1e-12 to 1000",
                 "degree of dp",
                 "HEAD-BACKBONE-NECK",
                 "nowhere",
@@ -392,4 +395,7 @@ def test_a_folder_without_a_run(command, tmp_path, capfd):
 def test_words_that_argparse_does_not_know(arguments, capfd):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "usage: ziggurat" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert error.startswith("ziggurat: ")
+    assert len(error.splitlines()) == 1
+    assert "--help` lists what there is" in error

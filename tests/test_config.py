@@ -49,7 +49,7 @@ def test_every_fault_is_named_with_its_remedy():
         "train.steps must be a whole number: got 'many'",
         "model.norm must be one of batch, frozen, group: got 'layer'",
         "data.quarter_turns must be true or false: got '2'",
-        "unknown setting 'train': did you mean 'train.lr'?",
+        "unknown setting 'train': it is a section; give one of its settings, such as train.epochs",
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_config_survives_its_file(tmp_path):
 
 def test_every_default_is_of_its_type_and_in_range():
     defaults = flatten(RunConfig())
-    assert list(defaults) == known_keys()
+    assert tuple(defaults) == known_keys()
     assert override(RunConfig(), defaults) == RunConfig()
     assert range_faults(RunConfig()) == []
 
@@ -87,7 +87,7 @@ def test_every_default_is_of_its_type_and_in_range():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"- 1\n- 2\n", "must hold settings by name: got list"),
+        (b"- 1\n- 2\n", "must hold settings by name, such as .*: got a list"),
         (b"a: [", "is not YAML"),
         (b"\xff\xfe\x00", "is not YAML"),
         (b"train: {lr: fast}", "train.lr must be a number: got 'fast'"),
@@ -114,7 +114,7 @@ def test_ranges_and_relations():
     )
     assert range_faults(config) == [
         "decode.nms_threshold must be in [0, 1]: got 1.5",
-        "train.lr must be positive: got 0.0",
+        "train.lr must be from 1e-12 to 1000: got 0.0",
         "train.ema must be in [0, 1): got 1.0",
         "data.scale_min must not exceed data.scale_max: got 2.0 and 1.25",
         "nothing to do: give train.epochs or train.steps",
@@ -138,13 +138,13 @@ def test_every_setting_is_explained():
 
 
 def test_every_number_has_a_range():
-    """Or is one of those that may be anything."""
+    """With both bounds."""
     free = {
         name
         for name, value, known in settings_of(RunConfig())
         if known.rule is None and type(value) in (int, float)
     }
-    assert free == {"digits.seed", "digits.count_max", "loss.focal_gamma"}
+    assert not free
 
 
 def test_the_page_of_settings_is_that_of_the_settings():

@@ -32,7 +32,7 @@ SETTINGS = (
 def trained(capfd, folder, data, plan, settings):
     """Return what the command says, the losses of the steps, and the weights."""
     out = folder / plan
-    result = run(capfd, "train", data, "--plan", plan, "--out", out, "--json", *sets(settings))
+    result = run(capfd, "train", data, "--plan", plan, "--out", out, "--json", *sets(settings, plan=plan))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     return result, losses, load_file(out / "weights.safetensors")

@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))
 
+from support.words import sets  # noqa: E402 - a script finds the tests' folder first
 from sweep.bits import Command, command, largest_difference  # noqa: E402 - a script finds the tests' folder first
 
 THROUGHPUT = HERE.parents[1] / "benchmarks" / "throughput" / "main.py"
@@ -114,7 +115,7 @@ class Walk:
         if name not in self.made:
             given = self.base | {"task": task, "device": device or self.device} | self.tasks[task]
             given |= {key.replace("__", "."): value for key, value in settings.items()}
-            words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+            words = sets(given, plan=plan)
             out = self.folder / name
             result = self.run_command("train", "digits", "--plan", plan, "--out", out, *words)
             self.made[name] = self.read(out, result)
@@ -211,7 +212,8 @@ class Walk:
 
     def verify(self, plan: str) -> dict[str, Any]:
         """Hold a step under a plan against the same on one worker."""
-        given = {**SHARED, "device": self.device, "threads": 1, "model.channels": 16, "tensor.min_width": 8}
+        given = {**SHARED, "device": self.device, "threads": 1, "model.channels": 16}
+        given |= {"tensor.min_width": 8} if "tp" in plan else {}
         words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
         found = self.run_command("verify", VERIFIED_MODEL, "--input", "2x3x64x64", "--plan", plan, *words)
         return {

@@ -31,8 +31,7 @@ def start(folder, plan, loaders):
         str(folder),
         "--set",
         f"data.workers={loaders}",
-        "--set",
-        "tensor.min_width=16",
+        *(["tensor.min_width=16"] if "tp" in plan else []),
     ]
     process = subprocess.Popen(
         [*TRAIN, *SETTINGS, *arguments],

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from support.commands import TINY
+from support.commands import BARE
 from support.datasets import write_folder_of_classes
 from support.promises import NARROW, SHARDED
 from support.ranks import run_ranks
@@ -69,9 +69,8 @@ def test_a_plan_that_splits_nothing(tmp_path):
 
 def test_a_network_without_branches(tmp_path, capfd):
     """In one message; no run has begun, so that the same folder can be given with a plan that fits."""
-    others = [word for word in TINY if word not in ("--model", "fcos-test_resnet-fpn")]
     out = tmp_path / "run"
-    words = ["train", "digits", "--task", "classify", "--model", "timm:lcnet_035", "--out", str(out), *others]
+    words = ["train", "digits", "--task", "classify", "--model", "timm:lcnet_035", "--out", str(out), *BARE]
     assert main([*words, "--plan", "lp=2"]) == 2
     error = capfd.readouterr().err
     assert error.count("lp needs parallel branches") == 1

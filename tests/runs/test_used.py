@@ -20,7 +20,7 @@ def test_the_commands(tmp_path, capfd, use):
     )
     out = tmp_path / "run"
     words = ("--task", use.task, "--plan", use.plan, "--out", out, "--json")
-    result = run(capfd, "train", "digits", *words, *sets(settings, SCENES), *use.words)
+    result = run(capfd, "train", "digits", *words, *sets(settings, SCENES, use.plan), *use.words)
     assert (result["plan"], result["world_size"], result["microbatches"]) == (use.plan, world_of(use.plan), 2)
     assert load_run(out).config.plan == use.plan
     assert {"best.png", "worst.png", "loss.png"} <= {path.name for path in (out / "report").iterdir()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ziggurat.commands.models import plans_of
+from ziggurat.commands.models_table import plans_of
 from ziggurat.config import RunConfig, override
 from ziggurat.models.build import build_model
 from ziggurat.models.catalogue import model_names, num_classes_of

@@ -1,7 +1,6 @@
 """The commands as a user runs them, for the tests of every plan: train, evaluate and predict on small data."""
 
 import contextlib
-import dataclasses
 import io
 import json
 
@@ -9,14 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.words import sets as sets
 from ziggurat.cli.main import main
 
-TINY = [
-    "--threads", "1", "--batch-size", "4", "--steps", "2", "--model", "fcos-test_resnet-fpn",
-    "--set", "model.levels=p3-p5", "--set", "model.channels=16", "--set", "model.head_depth=1",
-    "--set", "data.crop=64", "--set", "data.workers=0", "--set", "device=cpu",
+BARE = [
+    "--threads", "1", "--batch-size", "4", "--steps", "2", "--set", "data.crop=64", "--set", "data.workers=0", "--set", "device=cpu",
     "--set", "digits.size=64", "--set", "digits.height_max=40", "--set", "digits.train_scenes=8",
     "--set", "digits.val_scenes=3", "--set", "train.warmup=0",
+]  # fmt: skip
+"""A run of seconds: two steps of whatever model."""
+TINY = [
+    *BARE, "--model", "fcos-test_resnet-fpn", "--set", "model.levels=p3-p5", "--set", "model.channels=16", "--set",
+    "model.head_depth=1",
 ]  # fmt: skip
 """A run of seconds: two steps of a small detector."""
 
@@ -35,14 +38,6 @@ def run(capfd, *arguments):
     """Run a command that ends well, and return its JSON object."""
     assert main([str(argument) for argument in arguments]) == 0
     return json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-
-
-def sets(settings, scenes=None):
-    """Return the words that set settings, and what the embedded data set looks like."""
-    given = {key: value for key, value in settings.items() if key != "data.path"}
-    if scenes is not None:
-        given |= {f"digits.{key}": value for key, value in dataclasses.asdict(scenes).items()}
-    return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
 
 
 def metrics_under(capfd, out, plans):

@@ -39,6 +39,7 @@ from safetensors.numpy import load_file
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from support.words import sets  # noqa: E402 - a script finds the tests' folder first
 from sweep.settings import BASE, SETTINGS, SHORT, Setting  # noqa: E402 - a script finds the tests' folder first
 
 TIME_LIMIT = 300
@@ -95,14 +96,14 @@ def measure(setting: Setting, folder: Path, run_command: Command) -> dict[str, A
     """
     run = folder / "run"
     given = BASE | dict(setting.settings)
-    words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    words = sets(given, plan=setting.plan)
     result = run_command(
         "train", "digits", "--plan", setting.plan, "--out", run, *words, faults=setting.faults
     )
     if setting.then:
         for step in (given["train.steps"] - 1, given["train.steps"]):
             shutil.rmtree(run / "checkpoints" / f"step-{step}", ignore_errors=True)
-        words += ["--set", f"tensor.min_width={8 if 'tp' in setting.then else 256}"]
+        words = sets(given | ({"tensor.min_width": 8} if "tp" in setting.then else {}), plan=setting.then)
         result = run_command("train", "digits", "--plan", setting.then, "--out", run, "--resume", *words)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = {

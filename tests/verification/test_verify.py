@@ -210,9 +210,36 @@ def test_all_faults_at_once() -> None:
         read_request("timm:resnt18", "3", "tq=2", "fp8", {})
 
 
-def test_a_setting_without_effect_warns() -> None:
-    with pytest.warns(UserWarning, match=r"no use for the settings checkpoint\.keep"):
-        read_request("pnn", "2x3x8x8", "sp=2", "fp64", {"checkpoint.keep": "3"})
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("pnn", {"checkpoint.keep": 3}, r"checkpoint\.keep has no effect in `ziggurat verify`"),
+        ("pnn", {"train.epochs": 3}, r"it is a setting of train and demo"),
+        (
+            "pnn",
+            {"plan.cut": "trunk"},
+            r"pipeline\.cut has no effect under the plan sp=2: it is for plans with pp",
+        ),
+        (
+            "pnn",
+            {"loss.box_weight": 2},
+            r"loss\.box_weight has no effect on a run to classify: it is for detect",
+        ),
+        ("pnn", {"model.levels": "p3-p4"}, r"model\.levels has no effect on pnn"),
+        ("timm:resnet18", {"loss.smoothing": 0.1}, r"loss\.smoothing has no effect on timm:resnet18"),
+        (
+            "torchvision:resnet18",
+            {"model.norm": "group"},
+            r"model\.norm has no effect on torchvision:resnet18",
+        ),
+        ("pnn", {"train.lr": 1e9}, r"train\.lr must be from 1e-12 to 1000: got 1000000000\.0"),
+    ],
+)
+def test_settings_without_effect_and_out_of_range_are_refused(
+    name: str, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_request(name, "2x3x8x8", "sp=2", "fp64", settings)
 
 
 def test_the_current_directory_is_importable(

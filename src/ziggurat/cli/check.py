@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from ziggurat.cli.options import DATA_HELP, DONE, NO, Outcome, add_settings, settings_from
-from ziggurat.config import RunConfig, override
 
 HELP = "list every fault of a data set"
 
@@ -20,8 +19,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
     from ziggurat.commands.check import check
+    from ziggurat.config import read_config
 
-    result = check(options.data, override(RunConfig(), settings_from(options)).data)
+    result = check(options.data, read_config("check", settings_from(options)).data)
     if not options.json:
         for fault in result["faults"]:
             place = "" if fault["id"] is None else f" [{fault['id']}]"

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ziggurat.cli.options import DATA_HELP, DONE, Outcome, add_settings, settings_from
-from ziggurat.config import RunConfig, override
 
 HELP = "write a data set in another format"
 
@@ -22,8 +21,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
     from ziggurat.commands.convert import convert
+    from ziggurat.config import read_config
 
-    config = override(RunConfig(), settings_from(options))
+    config = read_config("convert", settings_from(options))
     result = convert(options.data, options.out, options.format, config.data, config.digits)
     if not options.json:
         splits = ", ".join(f"{split}: {count} images" for split, count in result["splits"].items())

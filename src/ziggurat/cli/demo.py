@@ -11,7 +11,7 @@ HELP = "train, evaluate and draw on the embedded data set"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    add_settings(command, ["--task", "--plan"])
+    add_settings(command, ["--task", "--plan", "--steps", "--seed", "--threads", "--device", "--lr"])
     command.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/demo-N)")
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from ziggurat.cli.options import DATA_HELP, DONE, RUN_HELP, SPLITS, Outcome, add_settings, settings_from
+from ziggurat.cli.options import (
+    DATA_HELP,
+    DONE,
+    RUN_HELP,
+    SPLITS,
+    TRAINED_FLAGS,
+    Outcome,
+    add_settings,
+    settings_from,
+)
 
 HELP = "measure a trained run on a data set"
 
@@ -16,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--split", choices=SPLITS, default="val", help="which images of DATA (default: %(default)s)"
     )
-    add_settings(command, ["--model", "--plan", "--threads"])
+    add_settings(command, list(TRAINED_FLAGS))
 
 
 def run(options: argparse.Namespace) -> Outcome:

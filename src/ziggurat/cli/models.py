@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
 
 from ziggurat.cli.options import DONE, Outcome
+from ziggurat.commands.models import has_other_families, house_models
 
 HELP = "list what can be built"
 
@@ -16,10 +19,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
-    from ziggurat.commands.models import list_models
-
     rows = []
-    for row in list_models(options.filter):
+    for row in _found(options.filter):
         rows.append(row)
         if not options.json:
             plans = ", ".join(row["plans"])
@@ -27,3 +28,14 @@ def run(options: argparse.Namespace) -> Outcome:
     if not rows and not options.json:
         print(f"no listed model's name holds '{options.filter}': without --filter all are listed")
     return Outcome(DONE, {"models": rows})
+
+
+def _found(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the models whose names hold a text, those of the house first."""
+    listed = house_models()
+    yield from (row for row in listed if text in row["name"])
+    if has_other_families():
+        from ziggurat.commands.models_table import built_models  # imports PyTorch and timm: seconds
+
+        known = {row["name"] for row in listed}
+        yield from built_models(lambda name: text in name and name not in known)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig
 from ziggurat.config.fields import settings_of
+from ziggurat.config.names import full_name
+from ziggurat.config.values import shown
 from ziggurat.errors import UserError
 
 DONE, NO, WRONG_INPUT, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 75, 130  # 75: EX_TEMPFAIL of <sysexits.h>
@@ -26,6 +28,17 @@ RUN_FLAGS = {
     "--seed": "seed",
     "--weights": "model.weights",
     "--limit": "launch.step_seconds",
+    "--lr": "train.lr",
+    "--device": "device",
+}
+# What a finished run is measured and run with.
+TRAINED_FLAGS = {
+    "--model": "model.name",
+    "--plan": "plan",
+    "--threads": "threads",
+    "--dtype": "dtype",
+    "--device": "device",
+    "--score": "decode.score_threshold",
 }
 
 SPLITS = ("val", "test", "train")
@@ -49,24 +62,42 @@ def add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
     """Let a command take settings: some by flags of their own, all by ``--set``."""
     helps = {key: known.help for key, _, known in settings_of(RunConfig())}
     for flag in flags:
-        name = RUN_FLAGS[flag]
+        name = (RUN_FLAGS | TRAINED_FLAGS)[flag]
         text = helps[name].replace("``", "").replace("%", "%%")
         command.add_argument(flag, dest=f"setting:{name}", metavar=flag[2:].upper(), help=text)
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting (docs/settings.md)"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting (docs/settings.md), by its name or the last part of it; several may follow one another",
     )
 
 
 def settings_from(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the command line by their dotted names; flags win over ``--set``."""
+    """Return the settings of the command line by their dotted names; of two with one name the later one.
+
+    Raises:
+        UserError: For what is no setting, and where a flag and ``--set`` say different things.
+    """
     settings: dict[str, Any] = {}
     faults = []
     for item in options.set:
         key, equals, value = item.partition("=")
         if not equals:
-            faults.append(f"--set takes key=value: got '{item}'")
-        settings[key.strip()] = value.strip()
+            faults.append(f"--set takes key=value: got {shown(item)}")
+            continue
+        try:
+            settings[full_name(key.strip())] = value.strip()
+        except UserError as error:
+            faults += error.faults
+    given = {name.removeprefix("setting:"): value for name, value in vars(options).items() if ":" in name}
+    flags = {name: value for name, value in given.items() if value is not None}
+    faults += [
+        f"{name} is given by a flag, {shown(flags[name])}, and by --set, {shown(settings[name])}: give one of them"
+        for name in settings
+        if name in flags and settings[name] != flags[name]
+    ]
     if faults:
         raise UserError(faults)
-    given = {name.removeprefix("setting:"): value for name, value in vars(options).items() if ":" in name}
-    return settings | {name: value for name, value in given.items() if value is not None}
+    return settings | flags

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ziggurat.cli.options import DONE, NO, RUN_HELP, SPLITS, Outcome, add_settings, settings_from
+from ziggurat.cli.options import (
+    DONE,
+    NO,
+    RUN_HELP,
+    SPLITS,
+    TRAINED_FLAGS,
+    Outcome,
+    add_settings,
+    settings_from,
+)
 
 HELP = "run a model on images: results as JSON and CSV, and pictures"
 
@@ -19,7 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         nargs="+",
         help="files, folders or globs; or a data set: its annotation file, or with --split its folder",
     )
-    add_settings(command, ["--model", "--plan", "--threads"])
+    add_settings(command, list(TRAINED_FLAGS))
     command.add_argument(
         "--split", choices=SPLITS, help="IMAGE is a data set, whose ids the results keep: which of its images"
     )

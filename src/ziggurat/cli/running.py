@@ -17,6 +17,8 @@ from typing import Protocol
 
 from ziggurat.cli import check, convert, demo, evaluate, models, predict, train, verify
 from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
+from ziggurat.cli.parsing import Parser, Version, split_settings
+from ziggurat.cli.telling import telling
 from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed
 from ziggurat.system.platform import require_linux
@@ -77,11 +79,18 @@ def run(arguments: Sequence[str] | None, begins: Callable[[], None] = nothing_be
 
 
 def _run(arguments: Sequence[str] | None, begins: Callable[[], None]) -> int:
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(split_settings(sys.argv[1:] if arguments is None else arguments))
+    with telling(options.quiet, options.verbose):
+        status, message = _end_of(options, begins)
+    return _say(message, status) if message else status
+
+
+def _end_of(options: argparse.Namespace, begins: Callable[[], None]) -> tuple[int, str]:
+    """Run the command, and return its exit status, and why it has ended early."""
     try:
         require_linux()
     except UserError as error:
-        return _say(error, WRONG_INPUT)
+        return WRONG_INPUT, str(error)
     importlib.import_module(
         HOMES.get(options.command, f"ziggurat.commands.{options.command}")
     )  # not for --help
@@ -91,16 +100,16 @@ def _run(arguments: Sequence[str] | None, begins: Callable[[], None]) -> int:
         if options.json and outcome.result is not None:
             print(json.dumps(outcome.result), flush=True)
     except UserError as error:
-        return _say(error, WRONG_INPUT)
+        return WRONG_INPUT, str(error)
     except WorkerFailed as error:
-        return _say(error, NO)
+        return NO, str(error)
     except Preempted as error:
-        return _say(error, INTERRUPTED if error.by_user else TRY_AGAIN)
+        return INTERRUPTED if error.by_user else TRY_AGAIN, str(error)
     except Interrupted as error:
-        return _say(error, INTERRUPTED)
+        return INTERRUPTED, str(error)
     except KeyboardInterrupt:
-        return _say("interrupted; all workers have ended", INTERRUPTED)
-    return outcome.status
+        return INTERRUPTED, "interrupted; all workers have ended"
+    return outcome.status, ""
 
 
 def _say(message: object, status: int) -> int:
@@ -110,15 +119,29 @@ def _say(message: object, status: int) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ziggurat",
         description="Parallel training and inference of pyramid neural networks.",
         epilog="`ziggurat COMMAND --help` explains a command.",
+    )
+    parser.add_argument(
+        "--version", action=Version, help="print the versions of Ziggurat and of what it stands on"
     )
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, module in COMMANDS.items():
         text = module.HELP
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        loudness = command.add_mutually_exclusive_group()
+        loudness.add_argument(
+            "--quiet",
+            action="store_true",
+            help="print the result, and why a command ends early; nothing else",
+        )
+        loudness.add_argument(
+            "--verbose",
+            action="store_true",
+            help="print the versions, and the settings that are not the default, too",
+        )
         module.add_arguments(command)
     return parser

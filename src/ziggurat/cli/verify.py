@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"
     )
-    add_settings(command, ["--microbatches", "--limit"])
+    add_settings(command, ["--microbatches", "--seed", "--threads", "--device", "--limit"])
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> Outcome:
 
     result = verify(
         options.model,
-        options.input or DEFAULT_INPUT,
+        DEFAULT_INPUT if options.input is None else options.input,
         options.plan,
         options.dtype,
         settings_from(options),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.commands.train import train
-from ziggurat.config import run_task
+from ziggurat.config import check_command, run_task
 from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
 from ziggurat.report.pictures import draw_examples
@@ -34,6 +34,7 @@ def run_demo(settings: dict[str, Any], out: str | None) -> dict[str, Any] | None
     Raises:
         UserError: If there is no such task, or the settings are not usable.
     """
+    settings = check_command("demo", settings)
     demos = {name: config for name, task in TASKS.items() if (config := task.demo()) is not None}
     task = settings.get("task", next(iter(demos)))
     if task not in demos:

@@ -37,7 +37,7 @@ def evaluate(
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
-    config = config_of(run, dict(settings or {}) | {"data.path": os.fspath(data)})
+    config = config_of(run, dict(settings or {}) | {"data.path": os.fspath(data)}, "evaluate")
     dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits)
     if dataset is None:
         raise UserError(

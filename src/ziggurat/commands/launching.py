@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ziggurat.commands.fitting import worker_notes
+from ziggurat.commands.loudness import say_settings
+from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig
-from ziggurat.parallel.runtime.launch import Restart, WorkerSettings, launch
+from ziggurat.parallel.runtime.launch import Restart, WorkerSettings, launch, world_from_environment
 from ziggurat.strategies.plan import parse_plan
 
 
@@ -21,6 +24,9 @@ def launch_plan(
         restart: How it goes on when a worker is lost; None ends it.
     """
     num_workers = parse_plan(config.plan).num_workers
+    if world_from_environment() is None:
+        say_notes(worker_notes(config.plan, config.threads, config.device))
+    say_settings(config)
     settings = WorkerSettings(config.threads, config.device, config.launch)
     result: dict[str, Any] | None = launch(function, args, num_workers, settings, restart)
     return result

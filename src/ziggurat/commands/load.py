@@ -43,6 +43,6 @@ def load(
             f"a run is loaded into this process as it is: the settings {', '.join(without_effect)} have no effect; give the "
             "device as an argument, or run ziggurat.predict on workers of their own"
         )
-    config = config_of(run, {**(settings or {}), "plan": "dp=1", "device": device})
+    config = config_of(run, {**(settings or {}), "plan": "dp=1", "device": device}, "predict")
     mesh = make_mesh(Workers(device=torch.device(resolve_device(device))))
     return Predictor.of_run(load_weights(run, config)._replace(config=config), mesh)

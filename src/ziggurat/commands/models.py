@@ -1,36 +1,28 @@
-"""What can be built, and how it can be spread over workers."""
+"""What can be built, from a table: building all of it takes a minute, reading takes no time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from ziggurat.models.build import family_of
-from ziggurat.models.catalogue import model_names, num_parameters_of
-from ziggurat.strategies.registry import STRATEGIES
+TABLE = Path(__file__).with_name(
+    "models.json"
+)  # by python -m ziggurat.commands.models_table; a test keeps it true
 
 
-def list_models(text: str = "") -> Iterator[dict[str, Any]]:
-    """Yield ``name``, ``task``, ``parameters`` and ``plans`` of each model whose name holds `text`.
+def house_models() -> list[dict[str, Any]]:
+    """Return ``name``, ``task``, ``parameters`` and ``plans`` of each model of the house that is listed.
 
     The number of classes is that of COCO, ImageNet or VOC. Any axis of a product may be refused for images that are too
     small for it.
     """
-    for name in model_names():
-        if text in name:
-            yield {
-                "name": name,
-                "task": family_of(name).task,
-                "parameters": num_parameters_of(name),
-                "plans": plans_of(name),
-            }
+    rows: list[dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return rows
 
 
-def plans_of(name: str) -> list[str]:
-    """Return the axes of a plan that a listed model can be spread over.
-
-    An axis that needs branches is listed for networks that have them by their form: heads on the levels of a pyramid, image
-    pyramids, HRNet. It takes any other whose branches are large enough when they are measured.
-    """
-    branched = family_of(name).has_branches(name)
-    return [axis for axis, strategy in STRATEGIES.items() if branched or not strategy.needs_branches]
+def has_other_families() -> bool:
+    """Whether there may be models of others: of installed packages, or of a script, which has imported the registry then."""
+    return bool(entry_points(group="ziggurat.models")) or "ziggurat.models.families" in sys.modules

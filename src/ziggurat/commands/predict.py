@@ -55,7 +55,7 @@ def predict(
     Raises:
         UserError: If the run, the images, or the settings are not usable.
     """
-    config = config_of(run, settings or {})
+    config = config_of(run, settings or {}, "predict")
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     data = _dataset(given, split)
     target = Path(out) if out is not None else _free(_own_folder(run), overwrite)

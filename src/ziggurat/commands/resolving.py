@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from ziggurat.commands.fitting import check_batch_fits, check_loaders, check_model_fits, size_notes
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
-from ziggurat.config import RunConfig, override, run_task
+from ziggurat.config import RunConfig, override, range_faults, run_task
 from ziggurat.data.dataset import Dataset, notes_of
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
-from ziggurat.models.build import GRAMMAR, build_model, task_of
+from ziggurat.models.build import GRAMMAR, outline_model, task_of
 from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.runs.reference import first_weights_fault
+from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
@@ -23,13 +25,21 @@ from ziggurat.training.data import open_validation
 T = TypeVar("T")
 
 
-def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
+def resolve(
+    config: RunConfig,
+    world: int | None,
+    resume: bool,
+    given: Mapping[str, Any] | None = None,
+    from_file: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """Complete a config, and check it together with the model's name and the data.
 
     Args:
         config: As the user gave it.
         world: Workers of the world that torchrun has made, or None.
         resume: Whether the run goes on: the weights that it began with need not be there any more.
+        given: What the user has set, by dotted names: what has no effect is a fault.
+        from_file: What a config file names.
 
     Raises:
         UserError: Listing every fault.
@@ -44,24 +54,36 @@ def resolve(config: RunConfig, world: int | None, resume: bool) -> RunConfig:
             faults.extend(fault for fault in error.faults if fault not in faults)
             return None
 
-    config = check(lambda: _resolve_task(config)) or config
+    bad = {
+        fault.partition(".")[0] for fault in range_faults(config)
+    }  # sections: nothing is computed with their numbers
+    if not bad & {"data", "digits"}:
+        config = check(lambda: _resolve_task(config)) or config
     placed = check(lambda: resolve_place(config, world))
-    resolved = check(lambda: resolve_batch(placed or config, world))
+    resolved = check(lambda: resolve_batch(placed or config, world)) if not bad & {"train"} else None
     if config.task not in TASKS:  # a fault of its own; the data may have others
-        check(lambda: _natural_task(config))
+        if not bad & {"data", "digits"}:
+            check(lambda: _natural_task(config))
     else:
-        model = check(lambda: build_model(config.model, num_classes=2))
-        dataset = check(lambda: _open_training(config))
+        model = check(lambda: outline_model(config.model, num_classes=2)) if not bad & {"model"} else None
+        dataset = check(lambda: _open_training(config)) if not bad & {"data", "digits"} else None
         validation = None
-        if config.data.path:  # two splits, two lists of faults
+        if config.data.path and not bad & {"data", "digits"}:  # two splits, two lists of faults
             validation = check(
                 partial(open_validation, config, dataset.classes if dataset is not None else None)
             )
         say_notes([*notes_of(dataset), *notes_of(validation)])
-        # nothing is computed with numbers that are out of their range
-        if placed and resolved and model is not None and dataset is not None:
+        if placed:
+            say_notes(check(partial(check_effects, placed, given or {}, from_file)) or [])
+        if placed and resolved:
+            check(partial(check_batch_fits, resolved))
+            check(partial(check_loaders, resolved))
+        if placed and model is not None:
+            check(partial(check_model_fits, model, placed))
+        if not faults and placed and resolved and model is not None and dataset is not None:
             kind = find_task(run_task(config)).targets
             num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
+            say_notes(size_notes(resolved, num_samples))
             check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights_fault = None if resume else first_weights_fault(config.model.weights)
     if weights_fault is not None:

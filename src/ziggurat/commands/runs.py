@@ -6,21 +6,28 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ziggurat.config import RunConfig, override
+from ziggurat.config import RunConfig, check_command, flatten, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.runs.folder import Run
 from ziggurat.runs.pretrained import load_published, published_config
 from ziggurat.runs.reference import find_reference, load_reference
+from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_place
 
 
-def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any]) -> RunConfig:
+def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any], command: str) -> RunConfig:
     """Return the config of a run, one of its checkpoints or a file of weights, for evaluation or prediction on this machine.
+
+    Args:
+        run: The folder of a run, a checkpoint, or a file of weights.
+        settings: As the user gave them.
+        command: ``evaluate`` or ``predict``.
 
     Raises:
         UserError: If there is no such run, or the settings are not usable.
     """
+    settings = check_command(command, settings)
     reference, model = find_reference(run), settings.get("model.name", "auto")
     if reference.folder is None:
         assert reference.file is not None
@@ -31,7 +38,26 @@ def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any]) -> RunCo
             raise UserError(f"--model belongs to a file of weights: the run {run} is of {base.model.name}")
         settings = {name: value for name, value in settings.items() if name != "model.name"}
     here: dict[str, Any] = {"plan": "", "device": "auto"}  # threads stay: they decide the last bits
-    return resolve_place(override(base, here | dict(settings)), world_from_environment())
+    config = override(base, here | settings)
+    faults = [] if reference.folder is None else _of_the_run(run, base, config)
+    try:
+        config = resolve_place(config, world_from_environment())
+        check_effects(config, {key: value for key, value in settings.items() if key != "data.path"})
+    except UserError as error:
+        faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return config
+
+
+def _of_the_run(run: str | os.PathLike[str], base: RunConfig, config: RunConfig) -> list[str]:
+    """Return a fault for each setting of the network that is not that of the run."""
+    was, now = flatten(base), flatten(config)
+    return [
+        f"{key} has no effect: the network of {run} has {was[key]}, and cannot have {now[key]}; leave it out"
+        for key in was
+        if key.startswith("model.") and key != "model.name" and was[key] != now[key]
+    ]
 
 
 def load(run: str | os.PathLike[str], config: RunConfig) -> Run:

@@ -12,7 +12,16 @@ from typing import Any
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say
 from ziggurat.commands.resolving import resolve
-from ziggurat.config import EXTENDABLE, FREE_ON_RESUME, RunConfig, flatten, load_config, override
+from ziggurat.config import (
+    EXTENDABLE,
+    FREE_ON_RESUME,
+    RunConfig,
+    check_command,
+    flatten,
+    load_config,
+    override,
+    read_settings,
+)
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.failures import Interrupted
@@ -56,7 +65,7 @@ def train(
     Raises:
         UserError: Listing every fault.
     """
-    settings = dict(settings or {})
+    settings = check_command(family or "train", settings or {})
     world = world_from_environment()
     with ExitStack() as held:
         if (
@@ -68,22 +77,27 @@ def train(
             resume, config_file = True, None
         if resume and config_file is not None:
             raise UserError(f"a run goes on with its own config: remove --config {config_file} or --resume")
-        config = defaults or RunConfig()
+        config, from_file = defaults or RunConfig(), {}
         if config_file is not None:
-            config = load_config(Path(config_file))
+            from_file = read_settings(Path(config_file))
+            config = override(RunConfig(), from_file)
         if resume:
             config, settings = _resumed(out, settings)
             if data is None and "data.path" not in settings:
                 config, notes = data_as_begun(config, Path(out or ""))
                 say(*notes)
         if data is not None:
+            if settings.get("data.path", data) != data:
+                raise UserError(
+                    f"the data set is given twice, {data} and data.path={settings['data.path']}: give one of them"
+                )
             settings = settings | {"data.path": data}
         config = override(config, settings)
         if not resume:
             config = _with_model_of_weights(config, settings)
         if world is not None:
             config = _follow_world(config, world)
-        config = resolve(config, world, resume)
+        config = resolve(config, world, resume, settings, from_file)
         family = family or config.task
         if world is not None:
             return launch_plan(train_worker, (config, out, resume and not again, family, again), config)

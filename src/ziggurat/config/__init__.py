@@ -4,8 +4,10 @@ All faults are found before any process starts.
 """
 
 from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
+from ziggurat.config.names import full_names, known_keys
 from ziggurat.config.ranges import range_faults
-from ziggurat.config.reading import flatten, known_keys, load_config, override, save_config
+from ziggurat.config.reading import flatten, load_config, override, read_settings, save_config
+from ziggurat.config.reads import check_command, listed, matches, read_config
 from ziggurat.config.records import (
     CheckpointConfig,
     DataConfig,
@@ -35,13 +37,19 @@ __all__ = [
     "PnnConfig",
     "RunConfig",
     "TrainConfig",
+    "check_command",
     "definition_sha256",
     "earlier_definition",
     "flatten",
+    "full_names",
     "known_keys",
+    "listed",
     "load_config",
+    "matches",
     "override",
     "range_faults",
+    "read_config",
+    "read_settings",
     "run_task",
     "save_config",
 ]

@@ -53,7 +53,7 @@ def setting(default: T, help: str, rule: Rule | None = None) -> T:
     Example:
         >>> @dataclass(frozen=True)
         ... class Section:
-        ...     depth: int = setting(2, "Convolutions of a stage.", POSITIVE)
+        ...     depth: int = setting(2, "Convolutions of a stage.", between(1, 100))
         >>> Section().depth, about(dataclasses.fields(Section)[0]).help
         (2, 'Convolutions of a stage.')
     """
@@ -78,6 +78,35 @@ def settings_of(record: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setti
             yield prefix + item.name, value, about(item)
 
 
+def between(low: float, high: float) -> Rule:
+    """Return the rule of a number with both bounds.
+
+    Example:
+        >>> rule = between(1, 1 << 16)
+        >>> rule.words, rule.short, rule.holds(0), rule.holds(65536)
+        ('be from 1 to 65536', '1 to 65536', False, True)
+    """
+    words = f"{low:g}" if isinstance(low, float) else str(low)
+    words += f" to {high:g}" if isinstance(high, float) else f" to {high}"
+    return Rule(f"be from {words}", words, lambda value: low <= value <= high)
+
+
+def zero_or(low: float, high: float) -> Rule:
+    """Return the rule of a number that may also be 0, which turns off what it sets.
+
+    Example:
+        >>> rule = zero_or(1e-3, 10.0)
+        >>> rule.words, rule.holds(0), rule.holds(1e-9)
+        ('be 0, or from 0.001 to 10', True, False)
+    """
+    inner = between(low, high)
+    return Rule(
+        f"be 0, or {inner.words.removeprefix('be ')}",
+        f"0, {inner.short}",
+        lambda value: value == 0 or inner.holds(value),
+    )
+
+
 def _is_range(text: str) -> bool:
     """Whether a text is empty, or LOW,HIGH."""
     try:
@@ -87,15 +116,39 @@ def _is_range(text: str) -> bool:
     return len(numbers) == 2 and all(map(math.isfinite, numbers)) and numbers[0] < numbers[1]
 
 
-POSITIVE = Rule("be positive", "positive", lambda value: value > 0)
-NOT_NEGATIVE = Rule("not be negative", "0 or more", lambda value: value >= 0)
+def _are_sides(text: str) -> bool:
+    """Whether a text is empty, or sides of a crop."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    return (
+        all(re.fullmatch("[0-9]{1,6}", part) and MIN_SIDE <= int(part) <= MAX_SIDE for part in parts)
+        and len(parts) <= 64
+    )
+
+
+def _are_bins(text: str) -> bool:
+    """Whether a text is a list of bins along a side."""
+    parts = [part.strip() for part in text.split(",")]
+    return (
+        all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 64 for part in parts) and len(parts) <= 8
+    )
+
+
+MIN_SIDE, MAX_SIDE = 8, 1 << 16  # of a crop, in pixels
+COUNT = 1_000_000  # more of what is counted (samples of a batch, boxes of an image) is a slip of the keyboard
+STEPS = 1_000_000_000
+BYTES = 1 << 50
+SEED = (1 << 32) - 1  # what NumPy and others take
+
 SHARE = Rule("be in [0, 1)", "[0, 1)", lambda value: 0 <= value < 1)
 PROBABILITY = Rule("be in [0, 1]", "[0, 1]", lambda value: 0 <= value <= 1)
 PIXEL_VALUE = Rule("be the value of a pixel, 0 to 255", "0 to 255", lambda value: 0 <= value <= 255)
 SIDES = Rule(
-    "name sides in pixels with commas between, such as 448,512",
-    "whole numbers",
-    lambda value: re.fullmatch(r"( *[1-9][0-9]* *(,|$))*", value) is not None,
+    f"name sides of {MIN_SIDE} to {MAX_SIDE} pixels with commas between, such as 448,512",
+    f"whole numbers, {MIN_SIDE} to {MAX_SIDE}",
+    _are_sides,
+)
+BINS = Rule(
+    "be up to 8 numbers from 1 to 64 with commas between, such as 4,2,1", "whole numbers, 1 to 64", _are_bins
 )
 SAMPLE_RANGE = Rule(
     "be two numbers with a comma between, the first smaller, such as 0,4095",

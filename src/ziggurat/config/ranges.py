@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from ziggurat.config.fields import settings_of
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from ziggurat.config.fields import about
+from ziggurat.config.names import field_types
 from ziggurat.config.reading import flatten
 from ziggurat.config.records import RunConfig
+from ziggurat.config.values import read_value, shown
+from ziggurat.errors import UserError
 
 ORDERED = [
     ("data.scale_min", "data.scale_max"),
@@ -15,16 +22,31 @@ ORDERED = [
 
 
 def range_faults(config: RunConfig) -> list[str]:
-    """Return a sentence for every setting that is out of its range, in the order of the settings, and for every pair."""
-    faults = [
-        f"{key} must {known.rule.words}: got {value}"
-        for key, value, known in settings_of(config)
-        if known.rule is not None and not known.rule.holds(value)
-    ]
+    """Return a sentence for every setting that is of a wrong type or out of its range, in the order of the settings, and for every pair."""
+    faults = dict(_faults_of(config, ""))
     flat = flatten(config)
     for low, high in ORDERED:
-        if flat[low] > flat[high]:
-            faults.append(f"{low} must not exceed {high}: got {flat[low]} and {flat[high]}")
+        if low not in faults and high not in faults and flat[low] > flat[high]:
+            faults[f"{low} {high}"] = f"{low} must not exceed {high}: got {flat[low]} and {flat[high]}"
     if not config.train.steps and not config.train.epochs:
-        faults.append("nothing to do: give train.epochs or train.steps")
-    return faults
+        faults["train.steps"] = "nothing to do: give train.epochs or train.steps"
+    return list(faults.values())
+
+
+def _faults_of(record: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    types = field_types(type(record))
+    for item in dataclasses.fields(record):
+        key, value = prefix + item.name, getattr(record, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _faults_of(value, f"{key}.")
+            continue
+        try:
+            value = read_value(
+                types[item.name], value, key
+            )  # a record that Python has made may hold anything
+        except UserError as error:
+            yield key, error.faults[0]
+            continue
+        rule = about(item).rule
+        if rule is not None and not rule.holds(value):
+            yield key, f"{key} must {rule.words}: got {shown(value)}"

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from ziggurat.config.names import PLAN, field_types, full_name, known_keys, unknown_setting
 from ziggurat.config.records import RunConfig
-from ziggurat.errors import UserError, nearest
+from ziggurat.config.values import read_value
+from ziggurat.config.yaml_files import read_yaml
+from ziggurat.errors import UserError
 from ziggurat.system.writing import write_text
-
-PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
-
-
-def known_keys(record: type = RunConfig, prefix: str = "") -> list[str]:
-    """Return the dotted name of every setting, in order.
-
-    Example:
-        >>> known_keys()[:3]
-        ['task', 'plan', 'seed']
-    """
-    hints = typing.get_type_hints(record)
-    keys = []
-    for item in dataclasses.fields(record):
-        if dataclasses.is_dataclass(hints[item.name]):
-            keys += known_keys(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            keys.append(prefix + item.name)
-    return keys
 
 
 def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -40,7 +22,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
     Args:
         config: The configuration to start from.
-        settings: From dotted names to values; a string is read as the setting's type.
+        settings: From names to values; a string is read as the setting's type. `full_names` says what a name may be.
 
     Raises:
         UserError: If names are unknown or values are not of the setting's type; all of them are listed.
@@ -50,10 +32,10 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         0.01
     """
     faults: list[str] = []
-    for key, value in settings.items():
+    for given, value in settings.items():
         try:
-            full = f"pipeline.{key[len(PLAN) :]}" if key.startswith(PLAN) else key
-            config = _replace(config, full, full.split("."), value)
+            key = full_name(given)
+            config = _replace(config, key, key.split("."), value)
         except UserError as error:
             faults += error.faults
     if faults:
@@ -62,41 +44,10 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 
 def _replace(record: Any, key: str, path: list[str], value: Any) -> Any:
-    hints = typing.get_type_hints(type(record))
     name, *rest = path
-    kind = hints.get(name)
-    if kind is None or dataclasses.is_dataclass(kind) != bool(rest):
-        raise UserError(f"unknown setting '{key}': {nearest(key, known_keys())}")
     if rest:
         return dataclasses.replace(record, **{name: _replace(getattr(record, name), key, rest, value)})
-    return dataclasses.replace(record, **{name: _read(kind, value, key)})
-
-
-def _read(kind: Any, value: Any, key: str) -> Any:
-    """Read `value` as `kind`, which is bool, int, float, str or a Literal of strings."""
-    if not isinstance(value, (bool, int, float, str)):
-        raise UserError(f"{key} must be one value: got {value!r}")
-    if typing.get_origin(kind) is Literal:
-        allowed = typing.get_args(kind)
-        if value not in allowed:
-            raise UserError(f"{key} must be one of {', '.join(allowed)}: got '{value}'")
-        return value
-    if kind is bool:
-        words = {"true": True, "false": False, True: True, False: False}
-        word = value.lower() if isinstance(value, str) else value
-        if word not in words or (isinstance(word, (int, float)) and not isinstance(word, bool)):
-            raise UserError(f"{key} must be true or false: got '{value}'")
-        return words[word]
-    try:
-        if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
-            raise ValueError
-        number = kind(value)
-        if kind is float and not math.isfinite(number):
-            raise ValueError
-        return number
-    except (TypeError, ValueError, OverflowError):
-        wanted = {int: "a whole number", float: "a number", str: "a word"}[kind]
-        raise UserError(f"{key} must be {wanted}: got '{value}'") from None
+    return dataclasses.replace(record, **{name: read_value(field_types(type(record))[name], value, key)})
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -120,27 +71,41 @@ def load_config(path: Path) -> RunConfig:
     """Read a configuration as `save_config` writes it; settings that it does not name keep their defaults.
 
     Raises:
-        UserError: If the file cannot be read, is not YAML, or has unknown or ill-typed settings.
+        UserError: If the file cannot be read, is not YAML, or has unknown, doubled or ill-typed settings.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the config {path} is not YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"the config {path} must hold settings by name: got {type(tree).__name__}")
-    return override(RunConfig(), _flat_tree(tree))
+    return override(RunConfig(), read_settings(path))
 
 
-def _flat_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings that a YAML file names, by their dotted names.
+
+    Raises:
+        UserError: If the file cannot be read, is not YAML, or has unknown or doubled settings.
+    """
+    settings: dict[str, Any] = {}
+    faults: list[str] = []
+    for key, value in _leaves(read_yaml(path), ""):
+        full = f"pipeline.{key[len(PLAN) :]}" if key.startswith(PLAN) else key
+        if full not in known_keys():  # a last part is not enough here: sections say what is meant
+            faults.append(unknown_setting(key))
+        elif full in settings:
+            faults.append(f"the config {path} names {full} twice: remove one")
+        settings[full] = value
+    if faults:
+        raise UserError(faults)
+    return settings
+
+
+def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield what a tree of settings names; an empty section names nothing."""
+    sections = {key[: place + 1] for key in known_keys() for place, letter in enumerate(key) if letter == "."}
     for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat_tree(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+        key = f"{prefix}{'' if name is None else name}"
+        is_section = f"{key}." in sections
+        if isinstance(value, dict) and (is_section or key == PLAN.rstrip(".")):
+            yield from _leaves(value, f"{key}.")
+        elif not (value is None and is_section):
+            yield key, value
 
 
 def save_config(config: RunConfig, path: Path) -> None:

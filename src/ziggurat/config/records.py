@@ -6,14 +6,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ziggurat.config.fields import (
-    NOT_NEGATIVE,
+    BINS,
+    BYTES,
+    COUNT,
+    MAX_SIDE,
+    MIN_SIDE,
     PIXEL_VALUE,
-    POSITIVE,
     PROBABILITY,
     SAMPLE_RANGE,
+    SEED,
     SHARE,
     SIDES,
+    STEPS,
+    between,
     setting,
+    zero_or,
 )
 
 
@@ -25,7 +32,7 @@ class PnnConfig:
         3,
         "Levels of the image pyramid; level k sees the image at ``2**-k`` of its size. A detector takes "
         "as many as ``model.levels`` names.",
-        POSITIVE,
+        between(1, 10),
     )
     pyramid: Literal["gaussian", "laplacian"] = setting(
         "gaussian",
@@ -41,13 +48,15 @@ class PnnConfig:
         "``none``.",
     )
     channels: int = setting(
-        32, "Channels after the first stage of a level's network; each stage doubles them.", POSITIVE
+        32, "Channels after the first stage of a level's network; each stage doubles them.", between(1, 4096)
     )
     stages: int = setting(
-        3, "Stages of a level's network, each of convolutions and a pooling that halves its map.", POSITIVE
+        3,
+        "Stages of a level's network, each of convolutions and a pooling that halves its map.",
+        between(1, 10),
     )
-    depth: int = setting(2, "Convolutions of a stage.", POSITIVE)
-    hidden: int = setting(128, "Units of the fully connected layer of each level.", POSITIVE)
+    depth: int = setting(2, "Convolutions of a stage.", between(1, 100))
+    hidden: int = setting(128, "Units of the fully connected layer of each level.", between(1, 1 << 16))
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,14 @@ class ModelConfig:
     channels: int = setting(
         256,
         "Channels of every pyramid level; scales the decoder of a segmenter, whose own widths it has at 256.",
-        POSITIVE,
+        between(1, 1 << 13),
     )
     neck_depth: int = setting(
         0,
         "Times that the paths of a neck are repeated; 0 takes the neck's own (bifpn 3, others 1).",
-        NOT_NEGATIVE,
+        between(0, 100),
     )
-    head_depth: int = setting(4, "Convolutions of each tower of the head.", NOT_NEGATIVE)
+    head_depth: int = setting(4, "Convolutions of each tower of the head.", between(0, 100))
     norm: Literal["batch", "frozen", "group"] = setting(
         "batch",
         "Normalization of the backbone: ``batch`` (statistics of a microbatch), ``frozen`` (running "
@@ -87,7 +96,9 @@ class ModelConfig:
     )
     drop_path: float = setting(0.0, "Rate of stochastic depth in the backbone, where it has any.", SHARE)
     spp_bins: str = setting(
-        "4,2,1", "Bins along each side of the map that spatial pyramid pooling pools to, level by level."
+        "4,2,1",
+        "Bins along each side of the map that spatial pyramid pooling pools to, level by level.",
+        BINS,
     )
     pnn: PnnConfig = field(default_factory=PnnConfig)
 
@@ -116,7 +127,7 @@ class DataConfig:
         "Rows and columns of a training crop and of a prediction tile, in pixels of the network's input. "
         "Larger than an image: it is trained on whole, at a random place of a black crop, and predicted "
         "as one piece.",
-        POSITIVE,
+        between(MIN_SIDE, MAX_SIDE),
     )
     crops: str = setting(
         "",
@@ -129,14 +140,16 @@ class DataConfig:
         0,
         "Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a "
         "classifier's images are resized to ``crop``).",
-        NOT_NEGATIVE,
+        zero_or(MIN_SIDE, MAX_SIDE),
     )
-    resize_limit: int = setting(1333, "Longest side that ``resize`` may lead to, in pixels.", POSITIVE)
+    resize_limit: int = setting(
+        1333, "Longest side that ``resize`` may lead to, in pixels.", between(MIN_SIDE, 1 << 20)
+    )
     antialias: bool = setting(
         True, "Smooth what becomes smaller in evaluation and prediction; torchvision's detectors do not."
     )
-    scale_min: float = setting(0.8, "Smallest factor of the scale jitter.", POSITIVE)
-    scale_max: float = setting(1.25, "Largest factor of the scale jitter.", POSITIVE)
+    scale_min: float = setting(0.8, "Smallest factor of the scale jitter.", between(0.01, 100.0))
+    scale_max: float = setting(1.25, "Largest factor of the scale jitter.", between(0.01, 100.0))
     flip: Literal["none", "horizontal", "both"] = setting(
         "horizontal",
         "Mirror images left-right (``horizontal``), also upside down (``both``), or not (``none``).",
@@ -145,15 +158,17 @@ class DataConfig:
         False, "Turn images by multiples of 90 degrees (aerial images, microscopy)."
     )
     color_jitter: float = setting(
-        0.0, "Strength of random brightness, contrast and saturation; 0 is none.", NOT_NEGATIVE
+        0.0, "Strength of random brightness, contrast and saturation; 0 is none.", between(0.0, 2.0)
     )
     min_visible: float = setting(
         0.25, "A box that keeps less than this share of its area in the crop is left out.", SHARE
     )
-    workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", NOT_NEGATIVE)
-    cache_bytes: int = setting(1 << 30, "Decoded images that each loader process may keep.", NOT_NEGATIVE)
+    workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", between(0, 256))
+    cache_bytes: int = setting(
+        1 << 30, "Decoded images that each loader process may keep.", between(0, BYTES)
+    )
     max_pixels: int = setting(
-        1 << 30, "Images with more pixels are refused before they are decoded.", POSITIVE
+        1 << 30, "Images with more pixels are refused before they are decoded.", between(1, BYTES)
     )
     range: str = setting(
         "",
@@ -179,7 +194,9 @@ class DataConfig:
         "the two only, and a fault where none does.",
     )
     tile_overlap: float = setting(
-        0.25, "Share of a tile's side that neighbouring prediction tiles have in common.", SHARE
+        0.25,
+        "Share of a tile's side that neighbouring prediction tiles have in common.",
+        between(0.0, 0.9),
     )
     on_error: Literal["stop", "skip"] = setting(
         "stop",
@@ -193,14 +210,14 @@ class DataConfig:
 class DigitsConfig:
     """The embedded data set: handwritten digits on photographs."""
 
-    size: int = setting(128, "Rows and columns of a scene, in pixels.", POSITIVE)
-    count_min: int = setting(2, "Fewest digits of a scene.", NOT_NEGATIVE)
-    count_max: int = setting(5, "Most digits of a scene.")
-    height_min: int = setting(12, "Height of the smallest digit, in pixels.", POSITIVE)
-    height_max: int = setting(64, "Height of the largest digit, in pixels.", POSITIVE)
-    train_scenes: int = setting(2000, "Scenes of the training split.", POSITIVE)
-    val_scenes: int = setting(200, "Scenes of the validation split.", POSITIVE)
-    seed: int = setting(0, "Another seed is another data set.")
+    size: int = setting(128, "Rows and columns of a scene, in pixels.", between(MIN_SIDE, 1 << 13))
+    count_min: int = setting(2, "Fewest digits of a scene.", between(0, 200))
+    count_max: int = setting(5, "Most digits of a scene.", between(0, 200))
+    height_min: int = setting(12, "Height of the smallest digit, in pixels.", between(4, 1 << 13))
+    height_max: int = setting(64, "Height of the largest digit, in pixels.", between(4, 1 << 13))
+    train_scenes: int = setting(2000, "Scenes of the training split.", between(1, COUNT))
+    val_scenes: int = setting(200, "Scenes of the validation split.", between(1, COUNT))
+    seed: int = setting(0, "Another seed is another data set.", between(0, SEED))
 
 
 @dataclass(frozen=True)
@@ -216,22 +233,22 @@ class LossConfig:
         "of the global batch.",
     )
     focal_alpha: float = setting(0.25, "Weight of positives in the focal loss.", PROBABILITY)
-    focal_gamma: float = setting(2.0, "Exponent of the focal loss.")
-    box_weight: float = setting(1.0, "Factor of the box term.", NOT_NEGATIVE)
+    focal_gamma: float = setting(2.0, "Exponent of the focal loss.", between(0.0, 20.0))
+    box_weight: float = setting(1.0, "Factor of the box term.", between(0.0, 1e4))
     smoothing: float = setting(
         0.0, "Share of a class's target probability that is spread over all classes (classification).", SHARE
     )
     level_weight: float = setting(
         0.3,
         "Factor of the loss of each level's own prediction (``pnn``); 0 supervises the joined one only.",
-        NOT_NEGATIVE,
+        between(0.0, 1e4),
     )
     segmentation: Literal["ce", "focal", "dice", "ce+dice", "focal+dice"] = setting(
         "ce",
         "Terms of the segmentation loss: cross-entropy (``ce``), focal loss (``focal``), Dice of the "
         "global batch (``dice``), or a sum of two.",
     )
-    dice_weight: float = setting(1.0, "Factor of the Dice term.", NOT_NEGATIVE)
+    dice_weight: float = setting(1.0, "Factor of the Dice term.", between(0.0, 1e4))
 
 
 @dataclass(frozen=True)
@@ -244,12 +261,12 @@ class DecodeConfig:
         "Of two boxes of a class whose IoU is larger, the one with the lower score is dropped.",
         PROBABILITY,
     )
-    candidates: int = setting(1000, "Best positions of each level that are decoded.", POSITIVE)
+    candidates: int = setting(1000, "Best positions of each level that are decoded.", between(1, COUNT))
     max_detections: int = setting(
         300,
         "Most boxes of a tile, and of an image that is not larger than one; what it cuts off is counted "
         "(``truncated``) and said.",
-        POSITIVE,
+        between(1, COUNT),
     )
 
 
@@ -257,23 +274,23 @@ class DecodeConfig:
 class TrainConfig:
     """The optimization."""
 
-    epochs: int = setting(12, "Passes over the data; unused if ``steps`` is positive.", NOT_NEGATIVE)
-    steps: int = setting(0, "Optimizer steps; 0 trains for ``epochs``.", NOT_NEGATIVE)
+    epochs: int = setting(12, "Passes over the data; unused if ``steps`` is positive.", between(0, COUNT))
+    steps: int = setting(0, "Optimizer steps; 0 trains for ``epochs``.", between(0, STEPS))
     batch_size: int = setting(
-        8, "Samples of one optimizer step, over all workers (the global batch).", POSITIVE
+        8, "Samples of one optimizer step, over all workers (the global batch).", between(1, COUNT)
     )
     microbatches: int = setting(
         0,
         "Pieces that the global batch is cut into; 0 stands for the degree of dp times that of pp that "
         "the run is started with, and is resolved before it starts.",
-        NOT_NEGATIVE,
+        between(0, COUNT),
     )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "``adamw`` or ``sgd``.")
-    lr: float = setting(5e-4, "Peak learning rate.", POSITIVE)
+    lr: float = setting(5e-4, "Peak learning rate.", between(1e-12, 1000.0))
     backbone_lr: float = setting(
         1.0,
         "Learning rate of the backbone as a share of ``lr``; of a classifier, of all but its last layer.",
-        POSITIVE,
+        between(1e-6, 1000.0),
     )
     momentum: float = setting(0.9, "Momentum of SGD, or the first beta of AdamW.", SHARE)
     beta2: float = setting(0.999, "Second beta of AdamW.", SHARE)
@@ -281,7 +298,7 @@ class TrainConfig:
         0.05,
         "Decay of weights with more than one dim (never of biases, norms, position embeddings, class "
         "tokens, nor what a network of timm's names in ``no_weight_decay``).",
-        NOT_NEGATIVE,
+        between(0.0, 10.0),
     )
     warmup: float = setting(
         0.05,
@@ -289,7 +306,9 @@ class TrainConfig:
         PROBABILITY,
     )
     final_lr: float = setting(0.01, "Learning rate of the last step as a share of ``lr``.", PROBABILITY)
-    clip_norm: float = setting(10.0, "Largest global norm of the gradient; 0 does not clip.", NOT_NEGATIVE)
+    clip_norm: float = setting(
+        10.0, "Largest global norm of the gradient; 0 does not clip.", zero_or(1e-6, 1e6)
+    )
     ema: float = setting(
         0.998,
         "Decay of the exponential moving average of the weights; 0 keeps none. Early in training the "
@@ -300,9 +319,11 @@ class TrainConfig:
         True, "Memory format of images and weights: ``true`` is faster on CPUs and tensor cores."
     )
     checkpoint_every: int = setting(
-        500, "Steps between checkpoints; 0 writes the last one only.", NOT_NEGATIVE
+        500, "Steps between checkpoints; 0 writes the last one only.", between(0, STEPS)
     )
-    evaluate_every: int = setting(0, "Steps between evaluations; 0 evaluates at the end only.", NOT_NEGATIVE)
+    evaluate_every: int = setting(
+        0, "Steps between evaluations; 0 evaluates at the end only.", between(0, STEPS)
+    )
     on_nonfinite: Literal["stop", "skip"] = setting(
         "stop",
         "When the loss or the gradient is not finite: ``stop``, or ``skip`` the step, which then changes "
@@ -318,15 +339,17 @@ class TrainConfig:
 class CheckpointConfig:
     """Which checkpoints stay; ``train.checkpoint_every`` says when they are written."""
 
-    keep: int = setting(2, "Newest checkpoints that stay, at least 1.", POSITIVE)
+    keep: int = setting(2, "Newest checkpoints that stay, at least 1.", between(1, COUNT))
     keep_best: int = setting(
         1,
         "Checkpoints with the best metric that stay too (``map50``, ``top1`` or ``miou``), of those that "
         "were evaluated (``train.evaluate_every``).",
-        NOT_NEGATIVE,
+        between(0, COUNT),
     )
     keep_every: int = setting(
-        0, "Checkpoints whose step is a multiple of this number stay too; 0 keeps none of them.", NOT_NEGATIVE
+        0,
+        "Checkpoints whose step is a multiple of this number stay too; 0 keeps none of them.",
+        between(0, STEPS),
     )
 
 
@@ -347,7 +370,7 @@ class PipelineConfig:
     max_bytes: int = setting(
         0,
         "Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.",
-        NOT_NEGATIVE,
+        between(0, BYTES),
     )
     checkpoint: Literal["none", "stage"] = setting(
         "none",
@@ -355,7 +378,9 @@ class PipelineConfig:
         "backward: less memory for more time. ``none`` keeps all.",
     )
     unit_bytes: int = setting(
-        1 << 20, "Under fsdp, parameters of the smallest module that is gathered on its own.", NOT_NEGATIVE
+        1 << 20,
+        "Under fsdp, parameters of the smallest module that is gathered on its own.",
+        between(0, BYTES),
     )
 
 
@@ -364,7 +389,7 @@ class TensorConfig:
     """What a plan with tp splits."""
 
     min_width: int = setting(
-        256, "Fewest hidden channels of a pair of layers, or classes of a classifier.", POSITIVE
+        256, "Fewest hidden channels of a pair of layers, or classes of a classifier.", between(1, 1 << 20)
     )
 
 
@@ -376,20 +401,24 @@ class LaunchConfig:
         3,
         "Times in a row that the workers are started again without a new step in between; 0 ends the run "
         "with the first worker that dies.",
-        NOT_NEGATIVE,
+        between(0, 1000),
     )
     setup_seconds: float = setting(
-        600.0, "Longest time that a worker may spend on the same part of starting up.", POSITIVE
+        600.0, "Longest time that a worker may spend on the same part of starting up.", between(1.0, 1e6)
     )
     step_seconds: float = setting(
         600.0,
         "Longest time for one phase of a training step (data, forward, backward ...), and for a step that is "
         "verified.",
-        POSITIVE,
+        between(1.0, 1e6),
     )
-    checkpoint_seconds: float = setting(600.0, "Longest time for one phase of a checkpoint.", POSITIVE)
+    checkpoint_seconds: float = setting(
+        600.0, "Longest time for one phase of a checkpoint.", between(1.0, 1e6)
+    )
     evaluation_seconds: float = setting(
-        1800.0, "Longest time for one batch of an evaluation, for its metrics, and for the report.", POSITIVE
+        1800.0,
+        "Longest time for one batch of an evaluation, for its metrics, and for the report.",
+        between(1.0, 1e6),
     )
     backend: Literal["auto", "gloo"] = setting(
         "auto",
@@ -414,12 +443,12 @@ class RunConfig:
         "``tp=2`` (wide layers), ``fsdp=2`` (samples and weights), and products such as ``dp=2,sp=2``; "
         "says where each piece is computed, not what. Empty takes every device of the machine as dp.",
     )
-    seed: int = setting(0, "Keys every random choice.", NOT_NEGATIVE)
+    seed: int = setting(0, "Keys every random choice.", between(0, SEED))
     threads: int = setting(
         0,
         "Threads of each worker; 0 stands for the cores divided by the local workers, and is resolved "
         "before the run starts.",
-        NOT_NEGATIVE,
+        between(0, 1024),
     )
     dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto",

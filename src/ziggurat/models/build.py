@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
+
+import torch
 
 from ziggurat.config import ModelConfig
 from ziggurat.errors import UserError, nearest
 from ziggurat.models.atss import AtssHead
-from ziggurat.models.backbone import Backbone, create_backbone, image_statistics
+from ziggurat.models.backbone import TIMM_ERRORS, Backbone, create_backbone, image_statistics
 from ziggurat.models.bifpn import BiFpn
 from ziggurat.models.classifier import build_classifier
 from ziggurat.models.depthwise import speed_up_depthwise
@@ -87,6 +90,27 @@ def build_model(config: ModelConfig, num_classes: int) -> VisionModel:
         return family_of(config.name).build(config, num_classes)
 
 
+def outline_model(config: ModelConfig, num_classes: int) -> VisionModel:
+    """Build a model as `build_model` does, without memory for its weights where its parts can be made so.
+
+    Raises:
+        UserError: As `build_model`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*no-op.*"
+        )  # initialising what has no memory does nothing, and says so
+        try:
+            with torch.device("meta"):
+                return build_model(config, num_classes)
+        except (
+            UserError,
+            *TIMM_ERRORS,
+        ):  # it may need values, or be wrong: then this says so in its own words
+            pass
+    return build_model(config, num_classes)
+
+
 def parse_name(name: str) -> tuple[str, str, str]:
     """Return the head, backbone and neck of a detector's name; ``pnn`` has no neck.
 
@@ -158,6 +182,24 @@ def _shared_backbone(name: str, levels: str) -> Backbone:
     return create_backbone(name, parse_levels(levels), "batch", 0.0)
 
 
+def _detector_settings(name: str) -> tuple[str, ...]:
+    common = ("model.levels", "model.channels", "model.head_depth", "model.norm")
+    if name.endswith("-pnn"):
+        return (
+            *common,
+            *(f"model.pnn.{own}" for own in ("pyramid", "weights", "links", "channels", "depth")),
+        )
+    return (*common, "model.neck_depth", "model.drop_path")
+
+
+def _classifier_settings(name: str) -> tuple[str, ...]:
+    if name == "pnn":
+        return ("model.pnn.", "model.norm")
+    if name.startswith("pyramidnet"):
+        return ("model.norm",)
+    return ("model.norm", "model.drop_path", *(("model.spp_bins",) if name.startswith("spp-") else ()))
+
+
 def _is_classifier(name: str) -> bool:
     return name == "pnn" or name.startswith("timm:") or name.partition("-")[0] in CLASSIFIERS
 
@@ -173,6 +215,7 @@ register_family(
         num_classes=80,
         names=lambda: detector_names(list(HEADS), list(NECKS)),
         outline=_outline_detector,
+        settings=_detector_settings,
         has_branches=lambda name: True,
     ),
 )
@@ -184,6 +227,7 @@ register_family(
         build=build_classifier,
         num_classes=1000,
         names=classifier_names,
+        settings=_classifier_settings,
         has_branches=is_multi_branch,
     ),
 )
@@ -195,6 +239,7 @@ register_family(
         build=build_segmenter,
         num_classes=21,
         names=segmenter_names,
+        settings=lambda name: ("model.channels", "model.norm", "model.drop_path"),
         has_branches=is_multi_branch,
     ),
 )

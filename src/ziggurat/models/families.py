@@ -26,6 +26,8 @@ class Family:
         names: Returns the names that are listed.
         outline: Does what `build` does, called where nothing gets memory (``torch.device("meta")``); may share parts of its
             models. None takes `build`.
+        settings: Returns what a config says of the model of a name besides its name and weights, by dotted names, or sections with
+            a dot behind; None does not say.
         has_branches: Whether the network of a name has branches by its form, which lp computes at the same time.
     """
 
@@ -35,6 +37,7 @@ class Family:
     num_classes: int = 10
     names: Callable[[], list[str]] = list
     outline: Callable[[ModelConfig, int], VisionModel] | None = None
+    settings: Callable[[str], tuple[str, ...]] | None = None
     has_branches: Callable[[str], bool] = lambda name: False
 
 

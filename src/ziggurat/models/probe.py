@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 
@@ -19,11 +20,11 @@ def takes_one_image(model: VisionModel, side: int) -> bool:
     coarser than half the image. A copy of the model is run; its running statistics stay as they are.
 
     Args:
-        model: On the CPU.
+        model: On the CPU, or without memory.
         side: Rows and columns of the image.
     """
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
-        trial = copy.deepcopy(model).to(device).train()
+        trial = _on(device, model).train()
         try:
             trial(torch.zeros(1, 3, side, side, device=device))
         except TIMM_ERRORS as error:
@@ -32,3 +33,14 @@ def takes_one_image(model: VisionModel, side: int) -> bool:
             continue
         return True
     return True  # what cannot be run at all says so itself
+
+
+def _on(device: str, model: VisionModel) -> VisionModel:
+    """Return a copy of a model on a device; what has no memory gets zeros."""
+    trial = copy.deepcopy(model)
+    if device == "meta" or not any(value.is_meta for value in trial.state_dict().values()):
+        return trial.to(device)
+    trial = trial.to_empty(device=device)
+    for value in itertools.chain(trial.parameters(), trial.buffers()):
+        value.zero_()
+    return trial

@@ -169,6 +169,7 @@ class Strategy(ABC):
         frees_storage: Whether memory of tensors that live on is freed while a model runs.
         needs_branches: Whether it spreads only networks that compute several things side by side.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
+        settings: What a config says of it and of no other axis, by dotted names.
         home: Where a whole model lies until it is spread; None for the worker's device.
         spatial: How it cuts images; None if it does not.
 
@@ -189,6 +190,7 @@ class Strategy(ABC):
     frees_storage: ClassVar[bool] = False
     needs_branches: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
+    settings: ClassVar[tuple[str, ...]] = ()
     home: ClassVar[str | None] = None
     spatial: Any = None  # a SpatialMesh, or None
 

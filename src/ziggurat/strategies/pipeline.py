@@ -45,6 +45,7 @@ class PipelineParallel(Strategy):
     axis = "pp"
     meaning = "consecutive parts of the network"
     inwards = 1
+    settings = ("pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint")
     wants_microbatches = True
     takes_turns = True
 

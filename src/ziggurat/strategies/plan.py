@@ -141,10 +141,12 @@ def parse_plan(text: str) -> Plan:
             faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(STRATEGIES))}")
         elif axis in degrees:
             faults.append(f"the plan '{text}' names the axis {axis} twice")
-        elif not re.fullmatch(r"[0-9]+(x[0-9]+)?" if grid else r"[0-9]+", degree) or "0" in degree.split("x"):
+        elif not re.fullmatch(
+            r"[0-9]{1,6}(x[0-9]{1,6})?" if grid else r"[0-9]{1,6}", degree
+        ) or "0" in degree.split("x"):
             forms = ", or rows x columns such as 2x2" if grid else ""
             faults.append(
-                f"the degree of {axis} must be a positive whole number{forms}: got '{degree}' in '{text}'"
+                f"the degree of {axis} must be a positive whole number of at most six digits{forms}: got '{degree}' in '{text}'"
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))

@@ -25,6 +25,11 @@ def available_cores() -> int:
     return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
 
 
+def most_processes() -> int:
+    """Return the most processes of one kind that a run may start here: more are a slip of the keyboard, and stall a machine."""
+    return max(16, 8 * available_cores())
+
+
 def _cpu_quota() -> str:
     """Return the container's quota and period in microseconds, such as ``200000 100000`` for two cores."""
     path = Path("/sys/fs/cgroup/cpu.max")
@@ -62,7 +67,7 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None, bac
         backend: Under ``gloo`` workers may share a GPU.
 
     Raises:
-        UserError: If the plan cannot be read, or does not fit the world or the GPUs.
+        UserError: If the plan cannot be read, or does not fit the world, the GPUs or the cores.
     """
     num_devices = torch.cuda.device_count() if device == "cuda" else available_cores()
     if not text:
@@ -78,6 +83,11 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None, bac
         raise UserError(
             f"the plan {plan} needs {plan.num_workers} GPUs: this machine has {num_devices}; workers share them, slowly, "
             "with --set launch.backend=gloo"
+        )
+    if world is None and plan.num_workers > max(most_processes(), num_devices):
+        raise UserError(
+            f"the plan {plan} has {plan.num_workers} workers: this machine has {available_cores()} cores, and "
+            f"{most_processes()} workers are the most that are started on it; take fewer, or torchrun on more machines"
         )
     return plan
 

@@ -43,6 +43,7 @@ class ShardedParallel(Strategy):
     axis = "fsdp"
     meaning = "samples and weights"
     inwards = 0
+    settings = ("pipeline.unit_bytes",)
     spreads_samples = True
     wants_microbatches = True
     frees_storage = True

@@ -34,6 +34,7 @@ class TensorParallel(Strategy):
     axis = "tp"
     meaning = "wide layers of the network"
     inwards = 3
+    settings = ("tensor.",)
 
     @classmethod
     def estimate(cls, cost: StepCost, size: int) -> StepCost:

@@ -98,6 +98,8 @@ class Task(ABC, Generic[Found, Prediction]):
         targets: How targets are read, cut, stacked and drawn.
         limit: The setting that limits what is found in a tile; empty if nothing does.
         legend: What the pictures of a report show.
+        settings: What a config says of it that not every task reads, by dotted names, or sections with a dot behind; None does not
+            say.
         term_names: The terms of the loss.
         normalizer_names: What the loss is divided by, as far as it is known before anything is computed.
         normalizers_are_parts: Whether the workers that share an image each know a part of its normalizers (those of
@@ -115,6 +117,7 @@ class Task(ABC, Generic[Found, Prediction]):
     targets: ClassVar[TargetKind]
     limit: ClassVar[str] = ""
     legend: ClassVar[str] = ""
+    settings: ClassVar[tuple[str, ...] | None] = None
     term_names: tuple[str, ...]
     normalizer_names: tuple[str, ...]
     normalizers_are_parts: bool = False
@@ -129,6 +132,11 @@ class Task(ABC, Generic[Found, Prediction]):
     @classmethod
     def natural_settings(cls, config: RunConfig) -> dict[str, Any]:
         """Return what a run of this task sets where its config leaves it open, by dotted names."""
+        return {}
+
+    @classmethod
+    def idle_settings(cls, config: RunConfig) -> dict[str, str]:
+        """Return its settings that have no effect beside others of a config, each with the setting that it needs."""
         return {}
 
     @classmethod

@@ -50,6 +50,7 @@ class Session:
         checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
         missing: The faults of files that must be there and are not (the first worker's).
+        unbounded: Buffers that the network itself fills with infinity, such as the mask of an attention.
     """
 
     workers: Workers
@@ -59,6 +60,7 @@ class Session:
     checkpoints: Checkpoints
     parallel: Parallel[VisionModel] | None = None
     missing: list[CannotWrite] = field(default_factory=list)
+    unbounded: frozenset[str] = frozenset()
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -84,6 +86,8 @@ class Session:
     def begin(self, parallel: Parallel[VisionModel]) -> None:
         """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
         self.parallel = parallel
+        weights = {name for name, _ in self.state.model.named_parameters()}
+        self.unbounded = frozenset(bad_weights(self.state.model)) - weights
         if self.workers.is_first:
             declare_run(self.folder, self.config)
 
@@ -105,8 +109,13 @@ class Session:
         return progress is survived
 
     def save_checkpoint(self, done: int, log: RunLog, metric: float | None = None) -> None:
-        """Begin to write the state after `done` steps; what the log says of them is on the disk before."""
+        """Begin to write the state after `done` steps; what the log says of them is on the disk before.
+
+        Raises:
+            UserError: If its weights are not finite.
+        """
         phase("checkpoint")
+        self.refuse_broken(done, [])
         log.sync()
         progress = Progress(done, metric, dict(self.state.counters), self.state.decisions.to_json())
         self.checkpoints.save(progress, self.spread.chunks())
@@ -166,15 +175,7 @@ class Session:
             UserError: If the policy is to stop, or the weights themselves are not finite.
         """
         step = self.state.step
-        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(bad_weights(self.state.model)))))
-        if broken:
-            newest = self.checkpoints.newest
-            kept = "none" if newest is None else f"that of step {newest}"
-            names = ", ".join(broken[:3])
-            fault = (
-                f"the weights are not finite since an earlier step ({names}); the newest checkpoint is {kept}"
-            )
-            raise UserError([*faults, f"{fault}: {REMEDY}"])
+        self.refuse_broken(step, faults)
         if self.config.train.on_nonfinite == "stop":
             self.save_checkpoint(step, log)
             self.save_weights()
@@ -185,6 +186,32 @@ class Session:
         for fault in faults:
             log.say(fault)
         log.say(f"step {step + 1} is skipped: {self.state.counted('skipped_steps')} so far")
+
+    def refuse_broken(self, done: int, faults: list[str]) -> None:
+        """End the run where the weights, or their average, are not finite: nothing later mends them, and nothing keeps them.
+
+        Args:
+            done: Steps that are done.
+            faults: What else there is to say.
+
+        Raises:
+            UserError: On all workers.
+        """
+        found = [
+            name for model in self.state.models for name in bad_weights(model) if name not in self.unbounded
+        ]
+        broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(found))))
+        if not broken:
+            return
+        newest = self.checkpoints.newest
+        kept = "none" if newest is None else f"that of step {newest}"
+        raise UserError(
+            [
+                *faults,
+                f"the weights are not finite after step {done} ({', '.join(broken[:3])}), and are not saved; the newest "
+                f"checkpoint is {kept}: {REMEDY}",
+            ]
+        )
 
     def save_weights(self) -> VisionModel | None:
         """Export the averaged weights, and return them as a model on the first worker; elsewhere None."""

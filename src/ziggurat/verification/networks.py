@@ -44,13 +44,18 @@ def build_network(name: str, config: ModelConfig) -> nn.Module:
     check_name(name)
     if name.startswith(TORCHVISION):
         model = _torchvision(name.removeprefix(TORCHVISION))
-    elif ":" in name and not name.startswith(OWN_PREFIXES):
+    elif is_foreign(name):
         with default_group_hidden():  # as on one worker
             model = _of_user(name)
     else:
         model = build_model(dataclasses.replace(config, name=name), num_classes_of(name))
     fill_zero_weights(model)
     return model
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a network is not of ours: torchvision's, or of a package."""
+    return ":" in name and not name.startswith(OWN_PREFIXES)
 
 
 def fill_zero_weights(model: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,29 +10,18 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from ziggurat.config import RunConfig, override
+from ziggurat.config import RunConfig, check_command, override, range_faults
 from ziggurat.errors import UserError
+from ziggurat.models.build import task_of
+from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.plan import Plan, parse_plan
-from ziggurat.verification.networks import check_name
+from ziggurat.verification.networks import OWN_PREFIXES, check_name, is_foreign
 from ziggurat.verification.timeline import timeline_path
 
 T = TypeVar("T")
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 DEFAULT_INPUT = "2x3x256x256"
-EFFECTIVE = (
-    "seed",
-    "device",
-    "threads",
-    "launch.",
-    "model.",
-    "loss.",
-    "train.",
-    "plan.",
-    "pipeline.",
-    "tensor.",
-)  # settings that change what is verified
-
 # A step in which everything acts: the gradient is clipped, an average is kept, and steps are as large as the weights.
 DEFAULTS = override(RunConfig(), {"train.clip_norm": 0.1, "train.ema": 0.9, "train.lr": 0.1})
 
@@ -91,7 +79,10 @@ def read_request(
     check(check_name, name)
     sizes = check(read_shape, shape)
     parsed = check(read_plan, plan)
-    config = check(override, DEFAULTS, settings)
+    given = check(check_command, "verify", settings)
+    config = check(override, DEFAULTS, given or {})
+    if config is not None:
+        faults += range_faults(config)
     path = check(timeline_path, timeline) if timeline is not None else None
     if timeline is not None and parsed and not parsed.has_timeline:
         faults.append(f"--timeline shows the stages of a plan with pp: got the plan {parsed}; take pp=2")
@@ -103,12 +94,31 @@ def read_request(
         faults += _microbatch_faults(sizes, parsed, config.train.microbatches)
     if faults or sizes is None or parsed is None or config is None:
         raise UserError(faults)
-    without_effect = [key for key in settings if not key.startswith(EFFECTIVE)]
-    if without_effect:
-        warnings.warn(f"verify has no use for the settings {', '.join(without_effect)}", stacklevel=2)
     kind: Literal["fp64", "fp32"] = "fp64" if dtype == "fp64" else "fp32"
-    config = override(config, {"model.name": name, "threads": max(1, config.threads)})
+    config = override(config, {"threads": max(1, config.threads)})
+    check_effects(override(config, {"plan": str(parsed), **_task_and_model(name, config.task)}), given or {})
+    faults = [
+        f"{key} has no effect on {name}, which has a loss and settings of its own; leave it out"
+        for key in given or {}
+        if (key.startswith("loss.") and not _has_own_loss(name))
+        or (key.startswith("model.") and is_foreign(name))
+    ]
+    if faults:
+        raise UserError(faults)
+    config = override(config, {"model.name": name})
     return Request(name, sizes, parsed, kind, config, path)
+
+
+def _task_and_model(name: str, task: str) -> dict[str, str]:
+    """Return what a config says of a network of ours; of others nothing."""
+    if is_foreign(name):
+        return {}
+    return {"model.name": name, "task": task_of(name) if task == "auto" else task}
+
+
+def _has_own_loss(name: str) -> bool:
+    """Whether a network is verified with the loss of its task."""
+    return not is_foreign(name) and not name.startswith(OWN_PREFIXES)
 
 
 def _shape_faults(sizes: tuple[int, ...], shape: str, plan: Plan) -> list[str]:

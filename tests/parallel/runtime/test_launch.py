@@ -164,7 +164,7 @@ def test_the_first_ctrl_c_asks_and_the_second_ends(tmp_path):
 UNGUARDED_PROGRAM = """
     import ziggurat
     print("imported", flush=True)
-    ziggurat.verify("pnn", "2x3x32x32", "sp=2", settings={"threads": 2, "model.channels": 8})
+    ziggurat.verify("pnn", "2x3x32x32", "sp=2", settings={"threads": 2, "model.pnn.channels": 8})
 """
 
 

@@ -43,6 +43,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
 
     name = "classify"
     main_metric = "top1"
+    settings = ("loss.smoothing", "loss.level_weight")
     annotations = ("labels",)
     default_model = "timm:resnet50"
     usual_classes = 1000

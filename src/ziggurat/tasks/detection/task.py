@@ -46,6 +46,10 @@ class DetectionTask(Task[Detections, Detections]):
 
     name = "detect"
     main_metric = "map50"
+    settings = (
+        "decode.", "loss.normalizer", "loss.focal_alpha", "loss.focal_gamma", "loss.box_weight", "data.min_visible",
+        "data.tile_overlap",
+    )  # fmt: skip
     annotations = ("boxes",)
     default_model = "fcos-resnet50-fpn"
     usual_classes = 91

@@ -77,6 +77,9 @@ class SegmentationTask(Task[Tensor, Tensor]):
 
     name = "segment"
     main_metric = "miou"
+    settings = (
+        "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "data.classes", "data.ignore", "data.tile_overlap",
+    )  # fmt: skip
     annotations = ("masks", "outlines")
     default_model = "smp:unet/resnet34"
     usual_classes = 21
@@ -97,6 +100,13 @@ class SegmentationTask(Task[Tensor, Tensor]):
             self.output_sum_names = tuple(
                 f"{name}_{c}" for name in ("intersection", "predicted") for c in classes
             )
+
+    @classmethod
+    def idle_settings(cls, config: RunConfig) -> dict[str, str]:
+        """Return the settings of terms that the loss has not."""
+        terms = config.loss.segmentation.split("+")
+        needs = {"loss.dice_weight": "dice", "loss.focal_gamma": "focal"}
+        return {key: f"loss.segmentation={term}" for key, term in needs.items() if term not in terms}
 
     @classmethod
     def demo(cls) -> RunConfig:

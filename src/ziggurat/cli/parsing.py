@@ -1,0 +1,96 @@
+"""Reading the command line: no abbreviations, several settings after one ``--set``, and one sentence where it is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from ziggurat.errors import nearest
+
+_SETTING = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=")
+_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes flags by their whole names, and says what is wrong in one sentence."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**(named | {"allow_abbrev": False}))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments; a word that no argument takes is answered with the nearest flag."""
+        options, others = self.parse_known_args(args, namespace)
+        if others:
+            command = self._commands().get(options.command, self)
+            flags = [flag for action in command._actions for flag in action.option_strings]
+            unknown = [word for word in others if word.startswith("-")]
+            if unknown:
+                word = unknown[0].partition("=")[0]
+                command.error(f"unknown flag '{word}': {nearest(word, flags)}")
+            command.error(f"too many arguments: nothing takes '{others[0]}'")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and one sentence."""
+        match = _CHOICE.fullmatch(message)
+        if match is not None:
+            known = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
+            message = f"unknown {match[1].lower()} '{match[2]}': {nearest(match[2], known)}"
+        message = message.replace("the following arguments are required:", "missing:")
+        self.exit(2, f"ziggurat: {message}; `{self.prog} --help` lists what there is\n")
+
+    def _commands(self) -> dict[str, argparse.ArgumentParser]:
+        groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {name: command for group in groups for name, command in group.choices.items()}
+
+
+class Version(argparse.Action):
+    """Prints versions, and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **named: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=named.get("help"))
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        """Print them."""
+        print(versions())
+        parser.exit(0)
+
+
+def versions() -> str:
+    """Return the versions of Ziggurat, PyTorch and Python, without importing PyTorch."""
+    ours, torch = (importlib.metadata.version(name) for name in ("ziggurat", "torch"))
+    return f"ziggurat {ours} (PyTorch {torch}, Python {platform.python_version()})"
+
+
+def split_settings(words: Sequence[str]) -> list[str]:
+    """Return a command line in which each setting has a ``--set`` of its own.
+
+    Example:
+        >>> split_settings(["train", "--set", "lr=1", "data.crop=64", "digits"])
+        ['train', '--set', 'lr=1', '--set', 'data.crop=64', 'digits']
+    """
+    return list(_split(words))
+
+
+def _split(words: Sequence[str]) -> Iterator[str]:
+    place = "elsewhere"
+    for word in words:
+        if word == "--set":
+            place = "flag"
+        elif place == "flag":  # whatever follows belongs to it, right or wrong
+            place = "value"
+        elif place == "value" and _SETTING.match(word):
+            yield "--set"
+        else:
+            place = "elsewhere"
+        yield word

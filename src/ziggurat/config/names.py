@@ -1,0 +1,117 @@
+"""The names of settings: in full, by their last part, and what is said of a name that there is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from ziggurat.config.records import RunConfig
+from ziggurat.config.values import shown
+from ziggurat.errors import UserError, nearest
+
+PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
+
+
+def field_types(record: type[Any]) -> dict[str, Any]:
+    """Return the type of each field of a section."""
+    return typing.get_type_hints(record)
+
+
+@cache
+def known_keys(record: type = RunConfig, prefix: str = "") -> tuple[str, ...]:
+    """Return the dotted name of every setting, in order.
+
+    Example:
+        >>> known_keys()[:3]
+        ('task', 'plan', 'seed')
+    """
+    hints = field_types(record)
+    keys: list[str] = []
+    for item in dataclasses.fields(record):
+        if dataclasses.is_dataclass(hints[item.name]):
+            keys += known_keys(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            keys.append(prefix + item.name)
+    return tuple(keys)
+
+
+def full_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their dotted names.
+
+    Raises:
+        UserError: If names are unknown; all of them are listed.
+
+    Example:
+        >>> full_names({"lr": 0.1, "plan.cut": "layer2", "data.crop": 64})
+        {'train.lr': 0.1, 'pipeline.cut': 'layer2', 'data.crop': 64}
+    """
+    faults: list[str] = []
+    found = {}
+    for given, value in settings.items():
+        try:
+            found[full_name(given)] = value
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
+
+
+def full_name(given: str) -> str:
+    """Return the dotted name of a setting that is called by it, by its last part where no other has it, or as ``plan.cut``.
+
+    Raises:
+        UserError: If there is no such setting, or there are several.
+
+    Example:
+        >>> full_name("lr"), full_name("plan.cut")
+        ('train.lr', 'pipeline.cut')
+    """
+    key, known = str(given), known_keys()
+    if key.startswith(PLAN):
+        key = f"pipeline.{key[len(PLAN) :]}"
+    if key in known:
+        return key
+    called = _called(key) if "." not in key else []
+    if len(called) == 1:
+        return called[0]
+    if called:
+        raise UserError(f"several settings are called '{key}': give one of {', '.join(called)}")
+    raise UserError(unknown_setting(str(given)))
+
+
+def unknown_setting(given: str) -> str:
+    """Return what is said of a name that no setting has: the one by the same last part, a section's, or the nearest one.
+
+    Example:
+        >>> unknown_setting("model.lr")
+        "unknown setting 'model.lr': did you mean 'train.lr'?"
+    """
+    known = known_keys()
+    section = [key for key in known if key.startswith(f"{given}.")]
+    called = _called(given.rpartition(".")[2])
+    if section:
+        hint = f"it is a section; give one of its settings, such as {section[0]}"
+    elif called:
+        hint = f"did you mean {_either(called)}?"
+    else:
+        hint = nearest(given, known)
+        last = difflib.get_close_matches(
+            given.rpartition(".")[2], [key.rpartition(".")[2] for key in known], n=1, cutoff=0.75
+        )
+        if last:  # a slip in the last part counts more than the section's name
+            hint = f"did you mean {_either(_called(last[0]))}?"
+    return f"unknown setting {shown(given)}: {hint}"
+
+
+def _called(last: str) -> list[str]:
+    """Return the settings whose last part is a name."""
+    return [key for key in known_keys() if key.rpartition(".")[2] == last]
+
+
+def _either(keys: list[str]) -> str:
+    return " or ".join(f"'{key}'" for key in keys)

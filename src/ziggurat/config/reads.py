@@ -1,0 +1,102 @@
+"""Which command reads which settings: what a command does not read, it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ziggurat.config.names import full_names
+from ziggurat.config.ranges import range_faults
+from ziggurat.config.reading import override
+from ziggurat.config.records import RunConfig
+from ziggurat.errors import UserError
+
+AUGMENTATION = (
+    "data.crops", "data.scale_min", "data.scale_max", "data.flip", "data.quarter_turns", "data.color_jitter",
+    "data.min_visible",
+)  # fmt: skip
+TRAINING = (
+    "seed", "data.val", *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
+    "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds",
+)  # fmt: skip
+READING = (
+    "task", "plan", "seed", "threads", "dtype", "device", "model.", "loss.", "decode.", "train.", "checkpoint.", "pipeline.",
+    "tensor.", "launch.", "data.val", *AUGMENTATION, "data.crop", "data.resize", "data.resize_limit", "data.antialias",
+    "data.workers", "data.cache_bytes", "data.tile_overlap",
+)  # fmt: skip
+
+# What a command does not read: names of settings, and of sections with a dot behind.
+UNREAD: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "demo": ("data.path", "data.val", "data.classes", "data.ignore", "data.images", "data.range", "data.max_pixels"),
+    "evaluate": TRAINING,
+    "predict": TRAINING,
+    "check": (*READING, "digits."),
+    "convert": READING,
+    "verify": (
+        "dtype", "data.", "digits.", "decode.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
+        "train.batch_size", "train.warmup", "train.final_lr", "train.checkpoint_every", "train.evaluate_every",
+        "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
+    ),
+}  # fmt: skip
+READ_STILL = {"evaluate": ("train.channels_last",), "predict": ("train.channels_last",)}
+
+
+def check_command(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their dotted names, all of which a command reads.
+
+    Args:
+        command: Its name.
+        settings: As they were given.
+
+    Raises:
+        UserError: For unknown names, and for settings that the command does not read.
+    """
+    settings = full_names(settings)
+    faults = []
+    for key in settings:
+        if not _reads(command, key):
+            others = [name for name in UNREAD if _reads(name, key)]
+            faults.append(
+                f"{key} has no effect in `ziggurat {command}`: it is a setting of {listed(others)}; leave it out"
+            )
+    if faults:
+        raise UserError(faults)
+    return settings
+
+
+def read_config(command: str, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the config of a command that needs no more than settings, in their ranges.
+
+    Raises:
+        UserError: Listing every fault.
+    """
+    config = override(RunConfig(), check_command(command, settings))
+    faults = range_faults(config)
+    if faults:
+        raise UserError(faults)
+    return config
+
+
+def _reads(command: str, key: str) -> bool:
+    return not matches(UNREAD[command], key) or matches(READ_STILL.get(command, ()), key)
+
+
+def matches(patterns: Iterable[str], key: str) -> bool:
+    """Whether a setting is one of those named, or of a section that is named with a dot behind.
+
+    Example:
+        >>> matches(["loss.", "seed"], "loss.smoothing"), matches(["loss.", "seed"], "seed.other")
+        (True, False)
+    """
+    return any(key == one or (one.endswith(".") and key.startswith(one)) for one in patterns)
+
+
+def listed(names: list[str]) -> str:
+    """Return names with commas and a last "and" between.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,99 @@
+"""Every setting refuses what is out of its bounds, in one sentence that names it; and takes its bounds."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from ziggurat.config import RunConfig, TrainConfig, full_names, known_keys, override, range_faults
+from ziggurat.config.fields import settings_of
+from ziggurat.errors import UserError
+
+ABSURD = ["1e300", "-1e300", "-1", "1" + "0" * 30, "", "nan", "x", "1e-300"]
+
+
+def faults_of(key, value):
+    try:
+        return range_faults(override(RunConfig(), {key: value}))
+    except UserError as error:
+        return error.faults
+
+
+NUMBERS = [key for key, value, _ in settings_of(RunConfig()) if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_without_bounds(key):
+    for value in ABSURD:
+        faults = faults_of(key, value)
+        assert faults or 0 <= float(value) <= 1, value
+        for fault in faults:
+            assert "\n" not in fault
+            assert key in fault or key.partition(".")[0] in fault
+    assert len(faults_of(key, "1e300")) == 1
+    assert len(faults_of(key, "-1")) == 1
+
+
+@pytest.mark.parametrize("key", known_keys())
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}, object(), "a\nb", "\0", "x" * 5000])
+def test_what_is_no_value_is_refused_without_words_of_python(key, value):
+    (fault,) = faults_of(key, value)
+    assert fault.startswith(f"{key} must be ")
+    assert len(fault) < 200 + 10 * len(key)
+    assert not any(word in fault for word in ("None", "object", "{", "\n", "\0", "ValueError"))
+
+
+def test_a_record_that_python_has_made_is_checked_too():
+    config = dataclasses.replace(RunConfig(), seed="one", train=TrainConfig(lr=float("nan"), steps=1.5))
+    assert range_faults(config) == [
+        "seed must be a whole number: got 'one'",
+        "train.steps must be a whole number: got 1.5",
+        "train.lr must be a number: got nan",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("lr", "train.lr"),
+        ("crop", "data.crop"),
+        ("seed", "seed"),
+        ("plan.cut", "pipeline.cut"),
+        ("train.lr", "train.lr"),
+    ],
+)
+def test_a_last_part_that_no_other_has_is_a_name(given, full):
+    assert full_names({given: 1}) == {full: 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("levels", "several settings are called 'levels': give one of model.levels, model.pnn.levels"),
+        ("weights", "give one of model.weights, model.pnn.weights"),
+        ("lrr", "did you mean 'train.lr'?"),
+        ("train.crop", "did you mean 'data.crop'?"),
+        ("modle.norm", "did you mean 'model.norm'?"),
+        ("train", "it is a section; give one of its settings, such as train.epochs"),
+        ("", "unknown setting ''"),
+        ("a.b.c.d", "unknown setting 'a.b.c.d'"),
+    ],
+)
+def test_a_name_that_is_none_is_answered_with_the_nearest(given, message):
+    with pytest.raises(UserError) as caught:
+        full_names({given: 1})
+    assert message in caught.value.faults[0]
+
+
+def test_every_kind_of_setting_is_known():
+    kinds = set()
+
+    def collect(record):
+        for hint in typing.get_type_hints(record).values():
+            if dataclasses.is_dataclass(hint):
+                collect(hint)
+            else:
+                kinds.add(str if typing.get_origin(hint) is typing.Literal else hint)
+
+    collect(RunConfig)
+    assert kinds == {int, float, bool, str}
