@@ -24,8 +24,9 @@ import ziggurat
 from support.page_names import names, write_files
 from support.pages import ROOT, Block, anchors, blocks, links, pages, prose
 from support.ranks import run_ranks
-from ziggurat.cli.main import COMMANDS, build_parser, main
+from ziggurat.cli.main import main
 from ziggurat.cli.options import settings_from
+from ziggurat.cli.running import COMMANDS, build_parser
 from ziggurat.config import RunConfig, override
 from ziggurat.config.fields import settings_of
 

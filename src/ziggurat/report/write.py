@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +104,8 @@ def write_report(
             pictures["best"] = examples.draw(best, "Best predictions")
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
-            pictures |= _draw_findings(findings, dataset.classes)
+            classes = dataset.classes
+            pictures |= _plotted(lambda: _draw_findings(findings, classes), console)
         found = numbers(findings) | {"truncated": evaluation.truncated, "notes": list(evaluation.notes)}
         found |= {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
@@ -121,11 +122,20 @@ def write_report(
             fault = error
     if config.train.report == "pictures":
         history = read_history(folder / "metrics.jsonl")
-        pictures["loss"] = draw_history(history)
+        pictures |= _plotted(lambda: {"loss": draw_history(history)}, console)
         files |= _save(pictures, report, board, history.last_step, console)
     if fault is not None:
         raise fault
     return files
+
+
+def _plotted(draw: Callable[[], dict[str, Image.Image]], console: Console) -> dict[str, Image.Image]:
+    """Return plots; none where the library that draws them finds no place for its caches, which is said."""
+    try:
+        return draw()
+    except OSError as error:
+        console.print(f"plots are missing: {error}", highlight=False, markup=False, soft_wrap=True)
+        return {}
 
 
 def _save(

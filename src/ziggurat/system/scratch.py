@@ -11,8 +11,6 @@ from pathlib import Path
 
 from ziggurat.errors import UserError
 
-FURTHER = ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""))
-
 
 @contextmanager
 def scratch_folder(prefix: str = "ziggurat-") -> Iterator[Path]:
@@ -32,7 +30,9 @@ def _make(prefix: str) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=prefix))
     except OSError:
-        for place in filter(None, FURTHER):
+        # Python looks at more places than /tmp, but once only, when its process needs the first
+        further = ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""), os.getcwd())
+        for place in filter(None, further):
             try:
                 return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
             except OSError:

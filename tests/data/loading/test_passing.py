@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def test_nothing_is_left_behind() -> None:
     assert Path("/proc/self/maps").read_text().count("/dev/shm") == maps
 
 
-def test_without_shared_memory_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NoRoom, match=r"4\.0 MB: there is no shared memory"):
-        pass_on(torch.zeros(10**6), tmp_path / "nowhere")
+def test_without_a_folder_of_shared_memory_it_has_none_to_be_in(tmp_path: Path) -> None:
+    """As where /dev/shm is read-only, or not there."""
+    passed = pass_on(torch.arange(10**6), tmp_path / "nowhere")
+    assert os.readlink(f"/proc/self/fd/{passed.file}").startswith("/memfd:ziggurat")
+    assert take(passed).sum() == (10**6 - 1) * 10**6 // 2
+
+
+def test_too_little_room_is_told_by_its_size() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(NoRoom, match=r"4\.0 MB: of the .* MB of shared memory"):
+            pass_on(torch.zeros(10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

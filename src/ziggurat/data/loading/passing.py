@@ -11,6 +11,7 @@ process has it open or a tensor lies in it. Both sides are processes of one run;
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import mmap
@@ -71,13 +72,23 @@ def pass_on(value: object, folder: Path = SHARED_MEMORY) -> Passed:
     writer.dump(value)
     start, size = writer.end, writer.end + len(pickled.getbuffer())
     try:
-        with cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0)) as file:
+        with _nameless_file(folder) as file:
             for offset, tensor in writer.tensors:
                 _write(file, offset, tensor.reshape(-1).view(torch.uint8).numpy().data)
             _write(file, start, pickled.getbuffer())
             return Passed(os.dup(file.fileno()), start, size)
     except OSError as error:
         raise NoRoom(f"{size / 1e6:.1f} MB: {_room(folder)} ({error.strerror})") from None
+
+
+def _nameless_file(folder: Path) -> BinaryIO:
+    """Make a file without a name in a folder in memory; in memory of its own where the folder is read-only, or not there."""
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOENT):
+            raise
+        return cast(BinaryIO, os.fdopen(os.memfd_create("ziggurat"), "w+b", buffering=0))
 
 
 def take(passed: Passed) -> Any:
