@@ -14,6 +14,7 @@ from ziggurat.errors import UserError, nearest
 from ziggurat.models.images import IMAGENET
 from ziggurat.models.levels import Level, stride_of
 from ziggurat.models.norm import replace_norms
+from ziggurat.torch_internals.hollow_results import HollowResults
 
 # what timm's networks raise where they cannot be built or run as asked
 TIMM_ERRORS = (
@@ -134,7 +135,7 @@ def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str],
     faults = []
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
         try:
-            with torch.device(device):
+            with torch.device(device), HollowResults():
                 body = _create(name, 0.0).eval()
                 maps = body(torch.zeros(1, 3, PROBE_ROWS, PROBE_COLUMNS))
             features = _read_features(name, body, maps)
@@ -153,7 +154,7 @@ def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str],
 def _size_multiple(body: nn.Module, features: dict[int, _Feature], device: str) -> int:
     """Return 32, or 64 where maps have other sizes than their levels for odd multiples of 32."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), HollowResults():
             maps = body(torch.zeros(1, 3, ODD_ROWS, ODD_COLUMNS, device=device))
     except TIMM_ERRORS:
         return 64

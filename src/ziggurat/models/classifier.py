@@ -21,6 +21,7 @@ from ziggurat.models.pnn import PnnClassifier
 from ziggurat.models.pyramidnet import PyramidNet, parse_pyramidnet
 from ziggurat.models.spp import SppClassifier, parse_bins
 from ziggurat.models.vision import ONE_VALUE, VisionModel
+from ziggurat.torch_internals.hollow_results import HollowResults
 
 FORMS = "timm:NAME, spp-BACKBONE, pnn, and pyramidnet-DEPTH-ALPHA"
 MULTIPLES = (
@@ -269,8 +270,9 @@ def _odd_multiple(least: int, multiple: int) -> int:
 
 
 def _run(body: nn.Module, sizes: list[tuple[int, int]], device: str) -> Tensor:
-    for rows, columns in sizes:
-        logits: Tensor = body(torch.zeros(1, 3, rows, columns, device=device))
+    with HollowResults():
+        for rows, columns in sizes:
+            logits: Tensor = body(torch.zeros(1, 3, rows, columns, device=device))
     return logits
 
 

@@ -10,6 +10,7 @@ import torch
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
 from ziggurat.models.vision import ONE_VALUE, VisionModel
+from ziggurat.torch_internals.hollow_results import HollowResults
 
 
 @torch.no_grad()
@@ -26,7 +27,8 @@ def takes_one_image(model: VisionModel, side: int) -> bool:
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
         trial = _on(device, model).train()
         try:
-            trial(torch.zeros(1, 3, side, side, device=device))
+            with HollowResults():
+                trial(torch.zeros(1, 3, side, side, device=device))
         except TIMM_ERRORS as error:
             if isinstance(error, UserError) or str(error).startswith(ONE_VALUE):
                 return False

@@ -27,7 +27,6 @@ from ziggurat.parallel.graph.graph import (
     tensors_in,
     values_in,
 )
-from ziggurat.parallel.graph.quick import on_meta
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
@@ -38,6 +37,7 @@ from ziggurat.torch_internals.functions import (
     seeing_apply,
     unseen,
 )
+from ziggurat.torch_internals.hollow_results import on_meta
 from ziggurat.torch_internals.hooks import ASKED
 from ziggurat.torch_internals.modules import NORMS
 from ziggurat.torch_internals.norm_calls import as_seen, statistics_changed_by

@@ -14,6 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ziggurat.torch_internals.functions import FunctionMode
+
+
+class HollowResults(FunctionMode):
+    """While it is active, networks without memory are called in a fraction of the time; whatever has memory is as ever."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return on_meta(func, args, kwargs or {})
+
+
 LINEAR = ("linear", "bilinear", "trilinear", "bicubic")
 
 
@@ -50,11 +62,11 @@ def _is_hashable(func: Any) -> bool:
 
 
 def _like(input: Tensor, *others: Tensor | None) -> Tensor:
-    """Return a tensor like the input, which takes part in gradients where the input or another tensor does."""
+    """Return a tensor like the input, whose gradient reaches the input and the other tensors."""
     out = input.clone()
-    tensors = [one for one in others if one is not None and one.requires_grad]
-    if tensors and torch.is_grad_enabled() and not out.requires_grad:
-        out = out + tensors[0].flatten()[0].to(out.dtype)
+    for one in others:
+        if one is not None and one.requires_grad and torch.is_grad_enabled():
+            out = out + one.flatten()[0]
     return out
 
 
