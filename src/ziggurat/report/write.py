@@ -57,8 +57,9 @@ def write_report(
     dataset: Dataset | None,
     config: RunConfig,
     device: torch.device,
-    board: Board,
+    board: Board | None,
     console: Console,
+    out: Path | None = None,
 ) -> dict[str, str]:
     """Write ``report/`` into a run's folder, show its pictures in TensorBoard and print a table.
 
@@ -77,8 +78,9 @@ def write_report(
         dataset: What was evaluated on; None if nothing was.
         config: Of the run.
         device: Where the model is.
-        board: Shows the pictures too.
+        board: Shows the pictures too, if there is one.
         console: Where the table is printed.
+        out: Where the report goes; None takes ``report`` in `folder`.
 
     Returns:
         From the name of each picture that could be written, ``metrics`` and ``counts_table``, to its file.
@@ -86,9 +88,11 @@ def write_report(
     Raises:
         CannotWrite: If the numbers cannot be written, after all else is done.
     """
-    report = folder / "report"
+    report = out or folder / "report"
     with suppress(OSError):  # its files say what is in the way
-        report.mkdir(exist_ok=True)
+        report.mkdir(
+            exist_ok=True, parents=out is not None
+        )  # the folder of a run that is gone is not made again
     files: dict[str, str] = {}
     pictures: dict[str, Image.Image] = {}
     fault: CannotWrite | None = None
@@ -139,7 +143,7 @@ def _plotted(draw: Callable[[], dict[str, Image.Image]], console: Console) -> di
 
 
 def _save(
-    pictures: Mapping[str, Image.Image], report: Path, board: Board, step: int, console: Console
+    pictures: Mapping[str, Image.Image], report: Path, board: Board | None, step: int, console: Console
 ) -> dict[str, str]:
     """Write the pictures, show them in TensorBoard, and return their files; what cannot be written is counted and said."""
     files: dict[str, str] = {}
@@ -149,7 +153,8 @@ def _save(
         with written.write(path):
             picture.save(path)
             files[name] = str(path)
-        board.add_image(f"report/{name}", np.asarray(picture), step, dataformats="HWC")
+        if board is not None:
+            board.add_image(f"report/{name}", np.asarray(picture), step, dataformats="HWC")
     if written.faults:
         console.print(str(written), highlight=False, markup=False, soft_wrap=True)
     return files
