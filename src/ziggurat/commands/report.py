@@ -55,7 +55,7 @@ def report(
     reference = find_reference(run)
     if reference.folder is None:
         raise UserError(f"a report is of a run, whose steps it shows: {run} is a file of weights by itself")
-    config = config_of(run, settings or {})
+    config = config_of(run, settings or {}, "report")
     if data is None:
         config, notes = data_as_begun(config, reference.folder)
         say(*notes)

@@ -31,6 +31,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "demo": ("data.path", "data.val", "data.classes", "data.ignore", "data.images", "data.range", "data.max_pixels"),
     "evaluate": TRAINING,
     "predict": TRAINING,
+    "report": tuple(name for name in TRAINING if name != "data.val"),
     "check": (*READING, "digits."),
     "convert": READING,
     "verify": (
@@ -39,7 +40,11 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ),
 }  # fmt: skip
-READ_STILL = {"evaluate": ("train.channels_last",), "predict": ("train.channels_last",)}
+READ_STILL = {
+    "evaluate": ("train.channels_last",),
+    "predict": ("train.channels_last",),
+    "report": ("train.channels_last", "train.report"),
+}
 
 
 def check_command(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
