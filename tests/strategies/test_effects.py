@@ -73,6 +73,12 @@ def judge(base, given, from_file=None):
             {"train.optimizer": "sgd", "train.beta2": 0.9},
             "has no effect without train.optimizer=adamw",
         ),
+        (DETECT, {"train.drops": "0.5"}, "has no effect without train.schedule=step"),
+        (
+            DETECT,
+            {"train.schedule": "constant", "train.final_lr": 0.1},
+            "without train.schedule=cosine or onecycle",
+        ),
         (DETECT, {"data.resize_limit": 500}, "has no effect without data.resize"),
         (DETECT, {"checkpoint.keep_best": 2}, "has no effect without train.evaluate_every"),
         (DETECT, {"checkpoint.keep_every": 2, "train.checkpoint_every": 0}, "without train.checkpoint_every"),

@@ -133,6 +133,17 @@ def _are_bins(text: str) -> bool:
     )
 
 
+def _are_shares(text: str) -> bool:
+    """Whether a text is a list of rising shares between 0 and 1."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return False
+    return (
+        len(numbers) <= 64 and all(0 < number < 1 for number in numbers) and numbers == sorted(set(numbers))
+    )
+
+
 MIN_SIDE, MAX_SIDE = 8, 1 << 16  # of a crop, in pixels
 COUNT = 1_000_000  # more of what is counted (samples of a batch, boxes of an image) is a slip of the keyboard
 STEPS = 1_000_000_000
@@ -149,6 +160,9 @@ SIDES = Rule(
 )
 BINS = Rule(
     "be up to 8 numbers from 1 to 64 with commas between, such as 4,2,1", "whole numbers, 1 to 64", _are_bins
+)
+SHARES = Rule(
+    "be rising numbers between 0 and 1 with commas between, such as 0.67,0.89", "between 0 and 1", _are_shares
 )
 SAMPLE_RANGE = Rule(
     "be two numbers with a comma between, the first smaller, such as 0,4095",

@@ -16,6 +16,7 @@ from ziggurat.config.fields import (
     SAMPLE_RANGE,
     SEED,
     SHARE,
+    SHARES,
     SIDES,
     STEPS,
     between,
@@ -302,8 +303,20 @@ class TrainConfig:
     )
     warmup: float = setting(
         0.05,
-        "Share of the steps in which the learning rate rises linearly; then it falls as a cosine.",
+        "Share of the steps in which the learning rate rises linearly; then it goes on as ``schedule`` says.",
         PROBABILITY,
+    )
+    schedule: Literal["cosine", "constant", "step", "onecycle"] = setting(
+        "cosine",
+        "After the warm-up: ``cosine`` falls to ``final_lr``, ``constant`` stays, ``step`` is multiplied by ``drop_factor`` "
+        "at each of ``drops``, ``onecycle`` rises by half a cosine from 1/25 of ``lr`` during the warm-up (usually "
+        "``warmup=0.3``) and falls by another to ``final_lr``.",
+    )
+    drops: str = setting(
+        "0.67,0.89", "Shares of the steps at which ``schedule=step`` lowers the learning rate.", SHARES
+    )
+    drop_factor: float = setting(
+        0.1, "What ``schedule=step`` multiplies the learning rate by.", between(1e-6, 1.0)
     )
     final_lr: float = setting(0.01, "Learning rate of the last step as a share of ``lr``.", PROBABILITY)
     clip_norm: float = setting(
