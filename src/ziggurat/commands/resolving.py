@@ -72,6 +72,10 @@ def resolve(
             validation = check(
                 partial(open_validation, config, dataset.classes if dataset is not None else None)
             )
+        if config.train.patience and dataset is not None and validation is None:
+            faults.append(
+                f"train.patience needs images to evaluate on: {config.data.path} has no validation split; give data.val"
+            )
         say_notes([*notes_of(dataset), *notes_of(validation)])
         if placed:
             say_notes(check(partial(check_effects, placed, given or {}, from_file)) or [])

@@ -337,6 +337,12 @@ class TrainConfig:
     evaluate_every: int = setting(
         0, "Steps between evaluations; 0 evaluates at the end only.", between(0, STEPS)
     )
+    patience: int = setting(
+        0,
+        "Evaluations in a row (``evaluate_every``) without a better main metric (``map50``, ``top1`` or ``miou``) after which "
+        "training stops; 0 trains to the end. The learning rate is that of the whole length.",
+        between(0, COUNT),
+    )
     on_nonfinite: Literal["stop", "skip"] = setting(
         "stop",
         "When the loss or the gradient is not finite: ``stop``, or ``skip`` the step, which then changes "

@@ -43,7 +43,7 @@ class RunLog:
         self.console = Console(stderr=True)
         self.text = Lines(folder / LOG)
         rows = _continue_lines(folder / "metrics.jsonl", first_step)
-        self.evaluated = {row["step"] for row in rows if row["kind"] == "val"}
+        self.evaluations = {row["step"]: row for row in rows if row["kind"] == "val"}
         self.metrics = Lines(folder / "metrics.jsonl")
         self.board = Board(folder, first_step + 1)
         self.faults: dict[Path, CannotWrite] = {}  # of files that do not take their lines now
@@ -108,10 +108,17 @@ class RunLog:
         if not metrics:
             self.say("no evaluation: the data set has no validation images")
             return
-        if step not in self.evaluated:
-            self._record({"step": step, **metrics}, "val")
+        if step not in self.evaluations:
+            self.evaluations[step] = {"step": step, **metrics}
+            self._record(self.evaluations[step], "val")
         shown = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
         self.say("evaluation: " + ("  ".join(shown) or "no metric has a value for these images"))
+
+    def history(self, metric: str) -> list[tuple[int, float | None]]:
+        """Return the step and a metric of every evaluation so far; none on workers that do not speak."""
+        if not self.active:
+            return []
+        return [(step, row.get(metric)) for step, row in sorted(self.evaluations.items())]
 
     def watch(self, what: str, unit: str) -> Callable[[int, int], None]:
         """Return what takes note of how far something beside the steps is: in the bar on a terminal, else a line now and then."""

@@ -25,6 +25,7 @@ from ziggurat.tasks.registry import TASKS, find_task
 NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
     "train.beta2": ("train.optimizer", lambda c: c.train.optimizer == "adamw", "train.optimizer=adamw"),
     "train.epochs": ("train.steps", lambda c: not c.train.steps, "train.steps=0: a run has one length"),
+    "train.patience": ("train.evaluate_every", lambda c: c.train.evaluate_every > 0, "train.evaluate_every"),
     "train.drops": ("train.schedule", lambda c: c.train.schedule == "step", "train.schedule=step"),
     "train.drop_factor": ("train.schedule", lambda c: c.train.schedule == "step", "train.schedule=step"),
     "train.final_lr": (

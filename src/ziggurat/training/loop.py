@@ -37,6 +37,7 @@ from ziggurat.training.feed import SampleFeed, autocast, seed_everything
 from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
+from ziggurat.training.patience import Patience
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
@@ -108,15 +109,21 @@ def train(
                 evaluation = _evaluate(parallel.executor, task, data, config, log)
                 log.evaluation(done, evaluation.metrics)
                 metric = evaluation.metrics.get(task.main_metric)
-            if _is_due(done, config.train.checkpoint_every, data.num_steps):
+                patience.note(done, workers.broadcast_object(metric))
+            if _is_due(done, config.train.checkpoint_every, data.num_steps) and not patience.is_over:
                 session.save_checkpoint(done, log, metric)
 
+        history = [row for row in log.history(task.main_metric) if row[0] < first_step or not survived]
+        patience = Patience(config.train.patience, workers.broadcast_object(history))
         if first_step == 0:
             show_first_batch(data, task, folder, log)
         if survived:
             follow(first_step)
         start = time.perf_counter()
         for number, batches, waited in steps:
+            if patience.is_over:
+                log.say(patience.verdict(task.main_metric, state.step))
+                break
             record = StepRecord(number, data, waited)
             session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
@@ -132,13 +139,13 @@ def train(
 
         seconds = time.perf_counter() - start
         parallel.close()
-        session.save_checkpoint(data.num_steps, log)
+        session.save_checkpoint(state.step, log)
         whole = session.save_weights()
         session.finish_checkpoints(log)
-        session.agree(data.num_steps, preemption, (0, []), log)
+        session.agree(state.step, preemption, (0, []), log)
         preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config, log)
-        log.evaluation(data.num_steps, evaluation.metrics)
+        log.evaluation(state.step, evaluation.metrics)
         for note in evaluation.notes:
             log.say(f"note: {note}")
         for line in mesh.gathers():
@@ -156,7 +163,7 @@ def train(
         mesh.close()
     return session.result(data) | {
         "weights_sha256": digest,
-        "steps": data.num_steps,
+        "steps": state.step,
         "samples": samples,
         "seconds": seconds,
         "images_per_second": samples / seconds,
