@@ -10,12 +10,16 @@ import sys
 import textwrap
 
 import pytest
+from PIL import Image
 
 from faults.runs import STEPS, run
+from ziggurat.config import DataConfig
+from ziggurat.data.formats import find_faults
 from ziggurat.errors import Preempted
 from ziggurat.parallel.runtime.failures import Interrupted
 from ziggurat.parallel.runtime.preemption import Preemption, is_ctrl_c, raised_signals
 from ziggurat.runs.checkpoint import published_steps
+from ziggurat.system.forking import fork_context
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +91,39 @@ def test_at_an_instant_of_two_workers(tmp_path, instant):
         assert step in (range(1, STEPS) if comes == "noted" else [comes])
 
 
+def check_and_press(folder, file):
+    """Check a data set in a process group of its own, and press Ctrl-C at all of it when the first images are decoded."""
+    os.setsid()
+    os.dup2(file, 2)
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    pressed = []
+
+    def press_once(done, total):
+        if not pressed:
+            pressed.append(done)
+            os.killpg(0, signal.SIGINT)
+
+    try:
+        find_faults(str(folder), DataConfig(), press_once)
+    except KeyboardInterrupt:
+        os._exit(130)
+    os._exit(0)
+
+
+def test_while_processes_check_a_data_set(tmp_path):
+    """They leave it to the one that has started them, and say nothing."""
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for number in range(70):
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
+    file = os.memfd_create("said")
+    process = fork_context().Process(target=check_and_press, args=(tmp_path, file))
+    process.start()
+    process.join()
+    said = os.pread(file, 1 << 16, 0)
+    os.close(file)
+    assert (process.exitcode, said) == (130, b"")
+
+
 def test_what_goes_on_ends_in_the_bits_of_the_undisturbed_run(tmp_path):
     whole = run(tmp_path / "whole", "dp=2")
     with pytest.raises(Preempted):
@@ -120,6 +157,15 @@ def test_when_there_is_nothing_more_to_keep_any_signal_ends(number):
         with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), number)
         assert is_ctrl_c(caught.value) == (number == signal.SIGINT)
+
+
+def test_a_scheduler_ends_a_run_in_a_shells_background_with_all_cleaned_up():
+    """Where SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with raised_signals(), Preemption() as preemption:
+        preemption.end_at_once()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_what_is_ignored_stays_ignored():

@@ -22,6 +22,7 @@ from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.report import write_report
 from ziggurat.runs.folder import data_as_begun
+from ziggurat.runs.progress import Meter
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.opening import open_dataset
@@ -87,8 +88,9 @@ def _report_worker(
         dataset = open_dataset(config.data.path, split, kind, config.data, config.digits, classes)
     evaluation = Evaluation({}, None)
     if dataset is not None:
+        meter = Meter("evaluation", "tiles", workers.is_first)
         with make_mesh(workers, config.plan) as mesh:
-            evaluation = evaluate(Predictor.of_run(loaded._replace(config=config), mesh), dataset)
+            evaluation = evaluate(Predictor.of_run(loaded._replace(config=config), mesh), dataset, meter)
     measured = evaluation.dataset or dataset
     files: dict[str, str] = {}
     if workers.is_first:  # it has the whole network, whatever the plan has left of the first one

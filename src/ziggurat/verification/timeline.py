@@ -16,6 +16,7 @@ from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.pipeline.schedules import CHUNKS, Action, make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import run_order
 from ziggurat.parallel.pipeline.timing import Span
+from ziggurat.system.writing import files_of, write_text
 
 COMPUTING = ("forward", "backward")
 COLOURS = {
@@ -115,10 +116,14 @@ def write_timeline(path: Path, spans: Sequence[Sequence[Span]], labels: Sequence
         spans: Of each worker.
         labels: Of each worker.
         title: Of the picture.
+
+    Raises:
+        CannotWrite: If one of them cannot be written.
     """
-    path.write_text(json.dumps(_chrome(spans, labels)) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_chrome(spans, labels)) + "\n")
     picture = path.with_suffix(".png")
-    _draw(picture, spans, labels, title)
+    with files_of(path.parent):
+        _draw(picture, spans, labels, title)
     return picture
 
 

@@ -34,16 +34,17 @@ class Preemption:
 
     Args:
         announce: What is written on standard error when the first signal comes; empty says nothing.
+        raises: Whether a signal that ends this process raises `KeyboardInterrupt` in it, also where the system would end it.
 
     Attributes:
         requested: Whether one has come.
         by_user: Whether the first was Ctrl-C.
     """
 
-    def __init__(self, announce: str = "") -> None:
+    def __init__(self, announce: str = "", raises: bool = False) -> None:
         self.requested = False
         self.by_user = False
-        self._announce = announce
+        self._announce, self._raises = announce, raises
         self._presses = 0  # of Ctrl-C
         self._notes = True
         self._owner = 0
@@ -88,12 +89,12 @@ class Preemption:
         """Take note of a signal that is not the end yet."""
 
     def _end(self, number: int) -> None:
-        """End what this process does: it dies where SIGINT is left to the system, as in workers; else it raises.
+        """End what this process does: it dies where all signals are left to the system, as in workers; else it raises.
 
         Raises:
             KeyboardInterrupt: With the signal's number.
         """
-        if callable(self._before.get(signal.SIGINT)):
+        if self._raises or any(map(callable, self._before.values())):
             raise KeyboardInterrupt(number)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -129,7 +130,7 @@ def raised_signals() -> Iterator[Preemption]:
     Yields:
         Whether one has come.
     """
-    with Preemption() as preemption:
+    with Preemption(raises=True) as preemption:
         preemption.end_at_once()
         yield preemption
 
