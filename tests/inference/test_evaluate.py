@@ -89,6 +89,7 @@ def test_a_limit_is_of_a_tile_and_what_it_cuts_off_is_said(world):
             f"decode.max_detections has cut off {sum(cut)} detections in {sum(map(bool, cut))} images" in note
         )
         assert f"{max(cut)} of them in {cut.index(max(cut))}.png" in note
+        assert "--set decode.max_detections=1000" in note
 
 
 def inside(boxes, tile):

@@ -9,6 +9,8 @@ from typing import Any
 from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 
+AT_ONCE = 1024  # images that are asked for at once: there may be millions
+
 
 class SpoiledImages(UserError):  # noqa: N818 - reads as what there is
     """Images that cannot be decoded, or whose annotations cannot.
@@ -49,10 +51,12 @@ def spoiled_images(
 
     spoiled = {}
     with ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="decode") as threads:
-        for done, (index, fault) in enumerate(
-            zip(indices, threads.map(fault_of, indices), strict=True), start=1
-        ):
-            progress(done)
-            if fault:
-                spoiled[index] = fault
+        for start in range(0, len(indices), AT_ONCE):
+            some = indices[start : start + AT_ONCE]
+            for done, (index, fault) in enumerate(
+                zip(some, threads.map(fault_of, some), strict=True), start + 1
+            ):
+                progress(done)
+                if fault:
+                    spoiled[index] = fault
     return spoiled

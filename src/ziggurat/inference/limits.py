@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ziggurat.data.detections import PICTURE_SCORE
 from ziggurat.tasks.base import CutOff, Task
 
 
@@ -28,12 +29,16 @@ def truncation(cut: Mapping[int, CutOff]) -> int:
 def truncation_notes(
     task: Task[Any, Any], cut: Mapping[int, CutOff], name_of: Callable[[int], str]
 ) -> tuple[str, ...]:
-    """Say what was cut off, if anything was, and how to raise the limit."""
+    """Say what was cut off, if anything was, and how to raise the limit, where it is worth it."""
     if not cut:
         return ()
     worst = max(cut, key=lambda index: cut[index].number)
     best = max(one.best for one in cut.values())
     images = f"{len(cut)} image{'s' if len(cut) > 1 else ''}"
+    if best < PICTURE_SCORE:
+        return (
+            f"{task.limit} has cut off {truncation(cut)} detections in {images}, of scores up to {best:.2f}",
+        )
     return (
         f"{task.limit} has cut off {truncation(cut)} detections in {images}, {cut[worst].number} of them in {name_of(worst)}, the "
         f"best with a score of {best:.2f}: raise it, such as --set {task.limit}=1000",

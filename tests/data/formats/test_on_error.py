@@ -29,6 +29,7 @@ from support.datasets import (
 from ziggurat.commands.check import check
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import CanLeaveOut, Dataset
+from ziggurat.data.decoding import spoiled_images
 from ziggurat.data.faults import Fault, Faults, count_left_out, left_out, listing, sentences
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
@@ -268,6 +269,61 @@ SET_FAULTS = {
         "classes.txt",
     ),
 }  # fmt: skip
+
+
+def difficult_only(folder: Path) -> None:
+    of_voc(voc(("dog", corners(1, 2, 11, 22))))(folder)
+    for file in (folder / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("</name>", "</name><difficult>1</difficult>"))
+
+
+def zeros_only(folder: Path) -> None:
+    write_coco(folder, coco(annotation(1, bbox=[0, 0, 0, 0])))
+
+
+def empty_lines_only(folder: Path) -> None:
+    of_csv("a.png,0,0,0,0,", "b.png,,,,,")(folder)
+
+
+NOTHING_TO_TRAIN_ON = {
+    "crowds": lambda folder: write_coco(folder, coco(annotation(1, iscrowd=1), annotation(2, iscrowd=1))),
+    "difficult objects": difficult_only,
+    "deleted objects": zeros_only,
+    "no annotation": lambda folder: write_coco(folder, coco()),
+    "empty lines": empty_lines_only,
+    "empty label files": lambda folder: (
+        of_yolo()(folder),
+        (folder / "labels" / "train" / "b.txt").write_text(""),
+    ),
+    "objects without area": lambda folder: write_coco(folder, coco(annotation(1, bbox=[3, 3, 0, 0]))),
+    "no image": lambda folder: write_coco(folder, {**coco(annotation()), "images": [], "annotations": []}),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_TO_TRAIN_ON)
+def test_nothing_to_train_on_is_an_error(tmp_path: Path, name: str) -> None:
+    NOTHING_TO_TRAIN_ON[name](tmp_path)
+    for on_error in ("stop", "skip"):
+        with pytest.raises(UserError):
+            opened(tmp_path, "detect", on_error)
+    faults = check(str(tmp_path), dataclasses.replace(CONFIG, on_error="skip"))["faults"]
+    assert [fault["scope"] for fault in faults if fault["fault"].startswith("empty ")] == ["set"]
+
+
+def test_images_are_decoded_by_threads_in_their_order(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(40)]
+    for name in names:
+        write_image(tmp_path / name)
+    for name in ("7.png", "31.png"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:70])
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    write_coco(tmp_path, coco(annotation(1), images=images))
+    dataset = opened(tmp_path, "detect", "skip")
+    done: list[int] = []
+    found = spoiled_images(dataset, range(40), lambda data, index: data.objects(index), 4, done.append)  # type: ignore[attr-defined]
+    assert list(found) == [7, 31]
+    assert all("cannot decode the image" in why for why in found.values())
+    assert done == list(range(1, 41))
 
 
 @pytest.mark.parametrize("name", SET_FAULTS)
