@@ -106,7 +106,10 @@ class RunLog:
         if not self.active:
             return
         if not metrics:
-            self.say("no evaluation: the data set has no validation images")
+            self.say(
+                "no evaluation: the data set has no validation images; keep some aside as its val split, or name "
+                "other data with --set data.val=..."
+            )
             return
         if step not in self.evaluations:
             self.evaluations[step] = {"step": step, **metrics}
