@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import TINY, noise_images, run_here
+from support.commands import TINY, noise_images, run_here, sets
 from support.pages import ROOT
 
 PAGE = ROOT / "docs" / "run-folder.md"
+SHORT = [
+    "--threads", "1", "--batch-size", "4", "--steps", "2", "--set", "train.warmup=0", "--set", "train.report=numbers",
+    *sets({"data.crop": 64, "data.workers": 0, "device": "cpu", "digits.size": 64, "digits.height_max": 40}),
+    *sets({"digits.train_scenes": 8, "digits.val_scenes": 3}),
+]  # fmt: skip
 TASKS = {
     "detect": [*TINY, "--set", "train.evaluate_every=1", "--set", "train.checkpoint_every=1"],
-    "classify": [*TINY, "--task", "classify", "--model", "pnn", "--set", "train.report=numbers", "--set", "data.resize=64"],
+    "classify": [*SHORT, "--task", "classify", "--model", "pnn", *sets({"model.pnn.channels": 4, "data.resize": 64})],
     "segment": [
-        *TINY, "--task", "segment", "--model", "smp:unet/tu-test_resnet", "--set", "train.report=numbers",
-        "--set", "loss.segmentation=focal+dice",
+        *SHORT, "--task", "segment", "--model", "smp:unet/tu-test_resnet", "--set", "loss.segmentation=focal+dice",
     ],
 }  # fmt: skip
 ONLY_SOMETIMES = {"skipped.jsonl", "torchrun-id", "loss_ce"}  # said on the page: when
