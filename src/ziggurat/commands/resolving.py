@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from torch import nn
+
 from ziggurat.commands.fitting import check_batch_fits, check_loaders, check_model_fits, size_notes
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
@@ -21,6 +23,7 @@ from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
 from ziggurat.training.data import open_validation
+from ziggurat.training.freezing import freeze, freezing_notes
 
 T = TypeVar("T")
 
@@ -84,6 +87,9 @@ def resolve(
             check(partial(check_loaders, resolved))
         if placed and model is not None:
             check(partial(check_model_fits, model, placed))
+            check(partial(freeze, model, placed.train.freeze))
+            has_norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+            say_notes([] if resume else freezing_notes(placed, has_norms))
         if not faults and placed and resolved and model is not None and dataset is not None:
             kind = find_task(run_task(config)).targets
             num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))

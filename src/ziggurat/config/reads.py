@@ -36,7 +36,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "convert": READING,
     "verify": (
         "dtype", "data.", "digits.", "decode.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
-        "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.checkpoint_every", "train.evaluate_every",
+        "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ),
 }  # fmt: skip

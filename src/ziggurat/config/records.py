@@ -293,6 +293,12 @@ class TrainConfig:
         "Learning rate of the backbone as a share of ``lr``; of a classifier, of all but its last layer.",
         between(1e-6, 1000.0),
     )
+    freeze: str = setting(
+        "",
+        "Parts of the network that are not trained: names of its modules with commas between, such as "
+        "``backbone.body.conv1,backbone.body.layer1``, or ``backbone`` (of a classifier, all but its last layer). "
+        "``model.norm=frozen`` keeps the running statistics of its batch norms, too.",
+    )
     momentum: float = setting(0.9, "Momentum of SGD, or the first beta of AdamW.", SHARE)
     beta2: float = setting(0.999, "Second beta of AdamW.", SHARE)
     weight_decay: float = setting(

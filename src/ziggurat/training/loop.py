@@ -35,6 +35,7 @@ from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import earlier_definitions
 from ziggurat.training.feed import SampleFeed, autocast, seed_everything
 from ziggurat.training.first_batch import show_first_batch
+from ziggurat.training.freezing import freeze
 from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
@@ -181,6 +182,8 @@ def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         report = load_first_weights(model, config.model.weights).summary()
+    if frozen := freeze(model, config.train.freeze):
+        report += f"; {frozen} of them are frozen ({config.train.freeze})"
     return place_model(model, home, config.train.channels_last).train(), report
 
 
