@@ -52,6 +52,21 @@ def test_every_link_leads_somewhere(page):
         )
 
 
+def test_every_page_is_found_from_the_readme():
+    found, new = set(), {ROOT / "README.md"}
+    while new:
+        found |= new
+        new = {link.file for page in new for link in links(page) if link.file.suffix == ".md"} - found
+    assert set(pages()) - found == set()
+
+
+def test_the_readme_names_what_is_public():
+    table = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("| names | what |")[2].partition("\n\n")[0]
+    )
+    assert set(re.findall(r"`([A-Za-z_]+)`", table)) == set(ziggurat.__all__)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_what_it_is(page):
     for block in blocks(page):
