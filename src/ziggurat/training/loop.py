@@ -44,7 +44,10 @@ from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
 from ziggurat.training.step import Step
 
-STOPPING = "a signal asks for the end: this step is finished and a checkpoint is written (Ctrl-C once more ends at once)"
+STOPPING = (
+    "a signal asks for the end: the step or evaluation under way is finished, and a checkpoint written (Ctrl-C once more ends at "
+    "once)"
+)
 
 
 def train(
