@@ -74,7 +74,7 @@ def test_checkpoints(tmp_path):
         run(folder, "dp=2", **SHORT)
     assert caught.value.faults == [
         f"the checkpoint of step 1 could not be written: File exists ({folder / 'checkpoints'}); "
-        f"the weights are in {folder / 'weights.safetensors'}"
+        f"the newest state are the weights in {folder / 'weights.safetensors'}"
     ]
 
 

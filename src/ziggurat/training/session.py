@@ -241,11 +241,9 @@ class Session:
         missing = "; ".join(dict.fromkeys(self.workers.broadcast_object(faults)))
         if missing:
             newest, weights = self.checkpoints.newest, self.folder / WEIGHTS
-            state = (
-                f"the weights are in {weights}"
-                if weights.is_file()
-                else "no checkpoint could be written either"
-            )
+            state = "no checkpoint could be written either: make room and start again"
+            if weights.is_file():
+                state = f"the newest state are the weights in {weights}"
             if newest is not None:
                 place = checkpoint_folder(self.checkpoints.folder, newest)
                 state = f"the newest state is {place}: `{resume_command(self.folder)}` writes what is missing"
