@@ -71,9 +71,14 @@ def test_no_images():
     assert detect(Squares([]), DataConfig()) == []
 
 
-def test_the_number_of_detections_is_of_the_image():
-    found = detect(Squares([(200, 200)]), DataConfig(crop=64), DecodeConfig(max_detections=7))
-    assert len(found[0]) == 7
+def test_the_number_of_detections_is_of_a_tile():
+    """An image of several has more; what a tile had to leave away is counted."""
+    large, small = detect(
+        Squares([(200, 200), (64, 64)]), DataConfig(crop=64), DecodeConfig(max_detections=7)
+    )
+    assert len(large) > 7
+    assert large.num_cut > 0
+    assert (len(small), small.num_cut) == (7, len(Squares([(200, 200), (64, 64)]).objects(1)) - 7)
 
 
 def test_the_mode_of_the_model_and_the_threads_are_left_as_they_were():
