@@ -8,7 +8,7 @@ The public names, imported when they are first used:
 - `Step` with `TrainState`, `Parallel` and `Setting`: one exact training step in a loop of your own, under any plan; `launch`, `Workers`, `make_mesh`: its workers.
 - `join_world`, `spread`: one image over several workers, in a training loop of your own.
 - `Task` with `Metric` and `Findings`, `Format`, `Family`, and `register_task`, `register_format`, `register_family`,
-  `register_reader`: a kind of work, a format of data sets, models, a format of images of your own; `main` runs the commands with
+  `register_reader`, `register_data`, `register_model`: a kind of work, a format of data sets, models, a format of images of your own; `main` runs the commands with
   them (docs/extending.md).
 - `UserError`: what a wrong input raises.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ziggurat.commands.train import train as train
     from ziggurat.config import RunConfig as RunConfig
     from ziggurat.data.formats import register_format as register_format
+    from ziggurat.data.formats.own import register_data as register_data
     from ziggurat.data.formats.registry import Format as Format
     from ziggurat.data.readers.registry import register_reader as register_reader
     from ziggurat.errors import UserError as UserError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ziggurat.metrics.findings import Findings as Findings
     from ziggurat.models.build import register_family as register_family
     from ziggurat.models.families import Family as Family
+    from ziggurat.models.own import register_model as register_model
     from ziggurat.parallel.collectives.workers import Workers as Workers
     from ziggurat.parallel.runtime.launch import WorkerSettings as WorkerSettings
     from ziggurat.parallel.runtime.launch import join_world as join_world
@@ -74,8 +76,10 @@ _HOMES = {
     "main": "ziggurat.cli.main",
     "make_mesh": "ziggurat.strategies.mesh",
     "predict": "ziggurat.commands.predict",
+    "register_data": "ziggurat.data.formats.own",
     "register_family": "ziggurat.models.build",
     "register_format": "ziggurat.data.formats",
+    "register_model": "ziggurat.models.own",
     "register_reader": "ziggurat.data.readers.registry",
     "register_task": "ziggurat.tasks.registry",
     "spread": "ziggurat.strategies.spread",

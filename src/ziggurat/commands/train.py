@@ -11,6 +11,7 @@ from typing import Any
 
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say
+from ziggurat.commands.pieces import Build, Pieces, name_data, name_model, name_task, pieces_for
 from ziggurat.commands.resolving import resolve
 from ziggurat.config import (
     EXTENDABLE,
@@ -22,6 +23,7 @@ from ziggurat.config import (
     override,
     read_settings,
 )
+from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.failures import Interrupted
@@ -32,6 +34,8 @@ from ziggurat.runs.lock import locked
 from ziggurat.runs.reference import find_reference, first_weights_fault
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.writing import write_text
+from ziggurat.tasks.base import Task
+from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.snapshot import memory_folder
 
@@ -39,21 +43,33 @@ LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was st
 
 
 def train(
-    data: str | None,
+    data: str | os.PathLike[str] | Dataset | None,
     settings: Mapping[str, Any] | None = None,
-    out: str | None = None,
+    out: str | os.PathLike[str] | None = None,
     *,
+    validation: Dataset | None = None,
+    model: str | Build | None = None,
+    task: str | type[Task[Any, Any]] | None = None,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
+    on_checkpoint: Callback | None = None,
     resume: bool = False,
-    config_file: str | None = None,
+    config_file: str | os.PathLike[str] | None = None,
     defaults: RunConfig | None = None,
     family: str = "",
 ) -> dict[str, Any] | None:
     """Train a model on a data set, as `ziggurat train` does.
 
     Args:
-        data: The data set; None takes the config's.
+        data: The data set: a path, or an object of your own (`ziggurat.data.formats.own`); None takes the config's.
         settings: From dotted names to values; they win over the config file.
         out: The run's folder; None takes the next ``runs/TASK-N``.
+        validation: What is evaluated on, where `data` is an object.
+        model: Its name, or a function from the number of classes to a `VisionModel`.
+        task: Its name, or a class of your own: losses, targets and metrics are a task's.
+        on_step: Called after each step by the first worker, with the line of ``metrics.jsonl``; see `ziggurat.training.callbacks`.
+        on_evaluation: Called after each evaluation, with ``step`` and the metrics.
+        on_checkpoint: Called when a checkpoint is whole, with ``step`` and ``folder``.
         resume: Go on from the newest checkpoint of `out`.
         config_file: A YAML file to start from.
         defaults: The config to start from without a file.
@@ -65,7 +81,11 @@ def train(
     Raises:
         UserError: Listing every fault.
     """
-    settings = check_command(family or "train", settings or {})
+    settings = check_command(family or "train", {**(settings or {}), **name_model(model), **name_task(task)})
+    data = name_data(data, validation)
+    out = None if out is None else os.fspath(out)
+    callbacks = Callbacks(on_step, on_evaluation, on_checkpoint)
+    tasks = (task,) if isinstance(task, type) else ()
     world = world_from_environment()
     with ExitStack() as held:
         if (
@@ -99,22 +119,29 @@ def train(
             config = _follow_world(config, world)
         config = resolve(config, world, resume, settings, from_file)
         family = family or config.task
+        pieces = pieces_for(config, tasks, callbacks)
         if world is not None:
-            return launch_plan(train_worker, (config, out, resume and not again, family, again), config)
+            return launch_plan(
+                train_worker, (config, out, resume and not again, family, again, None, pieces), config
+            )
         folder, fault = _choose_folder(out, resume, family)
         if fault:
             raise UserError(fault)
         if out is None:
             held.enter_context(locked(Path(folder)))
-        return _train_here(config, folder, resume, family)
+        return _train_here(config, folder, resume, family, pieces)
 
 
-def _train_here(config: RunConfig, folder: str, resume: bool, family: str) -> dict[str, Any] | None:
+def _train_here(
+    config: RunConfig, folder: str, resume: bool, family: str, pieces: Pieces
+) -> dict[str, Any] | None:
     """Train on workers that this process starts, in a folder that it holds."""
     with memory_folder() as memory:
-        arguments = (config, folder, resume, family, False, memory)
+        arguments = (config, folder, resume, family, False, memory, pieces)
         try:
-            return launch_plan(train_worker, arguments, config, _restart(config, folder, family, memory))
+            return launch_plan(
+                train_worker, arguments, config, _restart(config, folder, family, memory, pieces)
+            )
         except (Interrupted, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {_what_is_left(Path(folder))}") from None
 
@@ -174,13 +201,13 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
     return override(config, {"plan": follows, "train.microbatches": microbatches})
 
 
-def _restart(config: RunConfig, out: str, family: str, memory: Path | None) -> Restart:
+def _restart(config: RunConfig, out: str, family: str, memory: Path | None, pieces: Pieces) -> Restart:
     """Return how training goes on when a worker is lost: from the newest state, with as many workers or fewer."""
     plan = parse_plan(config.plan)
 
     def arguments(num_workers: int) -> tuple[Any, ...]:
         smaller = plan.spread_over(num_workers // plan.num_of_one)
-        return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory
+        return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory, pieces
 
     def fewer(num_workers: int) -> int:
         return max(plan.num_of_one, num_workers - plan.num_of_one)
@@ -224,8 +251,11 @@ def train_worker(
     family: str,
     again: bool,
     memory: Path | None = None,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost."""
+    pieces = pieces or Pieces()
+    pieces.install()
     joined = workers.gather((config, again))
     machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
     if len(machines) > 1:
@@ -251,7 +281,7 @@ def train_worker(
         if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
             states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
             resume = workers.broadcast_object(bool(states))
-        return train_on_worker(workers, config, Path(folder), resume, memory)
+        return train_on_worker(workers, config, Path(folder), resume, memory, pieces.callbacks)
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:

@@ -33,6 +33,34 @@ class Detections:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class NamedDetections(Detections):
+    """The objects found in one image, with the names of their classes, as a program gets them.
+
+    Attributes:
+        names: The name of the class of each object.
+
+    Example:
+        >>> found = NamedDetections(torch.zeros(1, 4), torch.ones(1), torch.tensor([1]), names=("oak",))
+        >>> [(name, score.item()) for name, score in zip(found.names, found.scores)], found.classes.tolist()
+        ([('oak', 1.0)], [1])
+    """
+
+    names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> Tensor:
+        """Another word for `labels`."""
+        return self.labels
+
+
+def named(found: Detections, classes: Sequence[str]) -> NamedDetections:
+    """Return detections with the names of their classes; a class without a name has its number."""
+    labels = found.labels.tolist()
+    names = tuple(classes[label] if label < len(classes) else str(label) for label in labels)
+    return NamedDetections(**vars(found), names=names)
+
+
 def concatenate(parts: Sequence[Detections]) -> Detections:
     """Return all detections, one part after the other (not ordered by score); there is one part at least."""
     return Detections(

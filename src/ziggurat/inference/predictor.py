@@ -49,7 +49,7 @@ class Predictor:
         >>> import ziggurat
         >>> predictor = ziggurat.load("runs/detect-1")  # doctest: +SKIP
         >>> for detections in predictor(["harbour.png", "market.jpg"]):  # doctest: +SKIP
-        ...     print(detections.boxes_xyxy, [predictor.classes[label] for label in detections.labels])
+        ...     print(detections.boxes_xyxy, detections.scores, detections.names)
     """
 
     def __init__(
@@ -128,6 +128,11 @@ class Predictor:
                 arrays of shape ``(H, W, 3)`` or, grey, ``(H, W, 1)`` or ``(H, W)``. Samples are uint8, uint16, floating point
                 from 0 to 1, or what ``data.range`` says.
 
+        Returns:
+            Of a detector `NamedDetections`: ``boxes_xyxy`` (left, top, right, bottom in pixels of the image), ``scores``, ``classes``
+            (the index of each one's class in the predictor's `classes`, also called ``labels``) and ``names``, the best first. Of a
+            classifier the probability of each of `classes`; of a segmenter the label of each pixel.
+
         Raises:
             UserError: Listing each that is none of these, or cannot be decoded; or if several workers compute together, as an
                 image is one worker's then: use `predict`.
@@ -139,7 +144,8 @@ class Predictor:
             )
         listed = several(images)
         given = GivenImages.of([images] if listed is None else listed, self.config.data)
-        found = self.predict(given)
+        predicted = self.predict(given)
+        found = {index: self.task.named(one, self.classes) for index, one in predicted.items()}
         return found[0] if listed is None else [found[index] for index in range(len(given))]
 
     def draw(self, image: GivenImage, prediction: Any) -> Image.Image:

@@ -274,6 +274,10 @@ class Task(ABC, Generic[Found, Prediction]):
         """
         return draw_pixels(image_CHW)
 
+    def named(self, prediction: Prediction, classes: Sequence[str]) -> Prediction:
+        """Return a prediction as a program gets it from `Predictor`: with the names of classes, where it can hold them."""
+        return prediction
+
     @abstractmethod
     def rows(self, prediction: Prediction, place: Place) -> list[dict[str, Any]]:
         """Return what ``predictions.json`` says of an image, and write what files it names."""

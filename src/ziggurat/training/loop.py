@@ -31,6 +31,7 @@ from ziggurat.strategies.setting import run_setting
 from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
+from ziggurat.training.callbacks import NO_CALLBACKS, Callbacks, Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import earlier_definitions
 from ziggurat.training.feed import SampleFeed, autocast, seed_everything
@@ -51,7 +52,12 @@ STOPPING = (
 
 
 def train(
-    workers: Workers, config: RunConfig, folder: Path, resume: bool = False, memory: Path | None = None
+    workers: Workers,
+    config: RunConfig,
+    folder: Path,
+    resume: bool = False,
+    memory: Path | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> dict[str, Any]:
     """Train a model, evaluate it, and leave weights and metrics in the run's folder.
 
@@ -61,6 +67,7 @@ def train(
         folder: The run's folder.
         resume: Go on from the newest checkpoint of the folder.
         memory: Where survivors of a lost worker hand over their state (`snapshot`), which may be newer.
+        callbacks: Are called by the first worker; what they raise ends the run with a checkpoint.
 
     Returns:
         The fields of the command's JSON object.
@@ -88,6 +95,7 @@ def train(
     session.begin(parallel)
     step = Step(parallel, task, SampleFeed(model, mesh, config, lambda: state.step), config.train.clip_norm)
     first_step, samples, result = state.step, 0, None
+    calls = Calls(callbacks, workers)
 
     with (
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
@@ -112,10 +120,12 @@ def train(
             if _is_due(done, config.train.evaluate_every, data.num_steps):
                 evaluation = _evaluate(parallel.executor, task, data, config, log)
                 log.evaluation(done, evaluation.metrics)
+                calls.evaluation(done, evaluation.metrics)
                 metric = evaluation.metrics.get(task.main_metric)
                 patience.note(done, workers.broadcast_object(metric))
             if _is_due(done, config.train.checkpoint_every, data.num_steps) and not patience.is_over:
                 session.save_checkpoint(done, log, metric)
+            session.call(calls, done, log)
 
         history = [row for row in log.history(task.main_metric) if row[0] < first_step or not survived]
         patience = Patience(config.train.patience, workers.broadcast_object(history))
@@ -136,7 +146,9 @@ def train(
             if not result.finite:
                 described = [data.describe(piece) for piece in pieces]
                 session.not_finite(nonfinite_faults(result, task.term_names, described, parallel), log)
-            log.step(record.row(result, task.term_names, state.optimizer))
+            row = record.row(result, task.term_names, state.optimizer)
+            log.step(row)
+            calls.step(row)
             state.complete()
             samples += record.num_images
             follow(number + 1)
@@ -150,6 +162,8 @@ def train(
         preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config, log)
         log.evaluation(state.step, evaluation.metrics)
+        calls.evaluation(state.step, evaluation.metrics)
+        session.call(calls, state.step, log)
         for note in evaluation.notes:
             log.say(f"note: {note}")
         for line in mesh.gathers():

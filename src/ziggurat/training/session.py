@@ -30,6 +30,7 @@ from ziggurat.runs.log import LOG, RunLog
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.state import TrainState
 from ziggurat.system.writing import CannotWrite
+from ziggurat.training.callbacks import Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
@@ -147,6 +148,22 @@ class Session:
                     log.say(f"worker {rank}: {notice}")
         if replaced:
             log.say(f"samples that were replaced so far: {self.state.counted('replaced_samples')}")
+
+    def call(self, calls: Calls, done: int, log: RunLog) -> None:
+        """Tell the callbacks of a new checkpoint; all workers end together where one of them has failed.
+
+        Raises:
+            UserError: On every worker, with what was raised; the state is in a checkpoint.
+        """
+        newest = self.checkpoints.newest
+        calls.checkpoint(
+            newest, "" if newest is None else str(checkpoint_folder(self.checkpoints.folder, newest))
+        )
+        fault = calls.fault()
+        if fault:
+            self.save_checkpoint(done, log)
+            self.finish_checkpoints(log)
+            raise UserError(f"{fault}; --resume goes on after step {self.checkpoints.newest}")
 
     def finish_checkpoints(self, log: RunLog) -> None:
         """Return when the last checkpoint is written, or has failed, and say so."""

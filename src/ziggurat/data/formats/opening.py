@@ -13,8 +13,9 @@ from ziggurat.data.faults import sentences
 from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
 from ziggurat.data.formats.classes import declare, ids_of, note_absent_classes
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
+from ziggurat.data.formats.own import own_data, own_split
 from ziggurat.data.formats.palette import find_palette
-from ziggurat.data.formats.recognise import recognise
+from ziggurat.data.formats.recognise import NotServedError, Recognised, recognise
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import Source, Split, Table
 from ziggurat.data.formats.validate import drop_empty_rows
@@ -54,6 +55,11 @@ def open_split(
         NotServedError: If it has other annotations only.
         UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
     """
+    own = own_data(path)
+    if own is not None:
+        if not set(own.kinds) & set(annotations):
+            raise NotServedError(path, annotations, Recognised(path, {kind: {} for kind in own.kinds}))
+        return own_split(own, path, split, classes)
     if path == "digits":
         kind = next((kind for kind in annotations if kind in DIGITS), None)
         if kind is None:
@@ -95,6 +101,9 @@ def recognise_annotations(path: str, config: DataConfig) -> tuple[str, ...]:
     Raises:
         UserError: If there is no such data set or none is recognised.
     """
+    own = own_data(path)
+    if own is not None:
+        return own.kinds
     return tuple(DIGITS) if path == "digits" else recognise(_given(path)).kinds
 
 

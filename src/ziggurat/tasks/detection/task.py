@@ -15,7 +15,7 @@ from torch import Tensor
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch, Objects
 from ziggurat.data.dataset import DetectionDataset, ImageRecord
-from ziggurat.data.detections import Detections
+from ziggurat.data.detections import Detections, named
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.metrics.mistakes import detection_mistakes
@@ -162,6 +162,10 @@ class DetectionTask(Task[Detections, Detections]):
     def draw_target(self, image_CHW: Tensor, target: Objects, classes: Sequence[str]) -> Image.Image:
         """Draw the boxes of a training sample."""
         return draw_objects(image_CHW, target, classes)
+
+    def named(self, prediction: Detections, classes: Sequence[str]) -> Detections:
+        """Return detections with the names of their classes (`NamedDetections`)."""
+        return named(prediction, classes)
 
     def rows(self, prediction: Detections, place: Place) -> list[dict[str, Any]]:
         """Return every detection as COCO has it."""
