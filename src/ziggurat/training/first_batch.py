@@ -11,6 +11,7 @@ from ziggurat.data.batch import Sample
 from ziggurat.errors import UserError
 from ziggurat.report.first_batch import NUM_SAMPLES, draw_samples
 from ziggurat.runs.log import RunLog
+from ziggurat.system.writing import Pictures
 from ziggurat.tasks.base import Task
 from ziggurat.training.data import TrainingData
 
@@ -47,8 +48,9 @@ def show_first_batch(data: TrainingData, task: Task[Any, Any], folder: Path, log
     picture = draw_samples(samples, names, task, data.classes)
     log.board.add_image("report/train_batch", np.asarray(picture), 0, dataformats="HWC")
     path = folder / "report" / FILE
-    try:
+    written = Pictures()
+    with written.write(path):
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
-    except OSError as error:
-        log.say(f"{path} is not written: {error.strerror or error}")
+    if written.faults:
+        log.say(str(written))
