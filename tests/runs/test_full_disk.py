@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from faults.runs import run
+from ziggurat.commands.predict import predict
 from ziggurat.errors import UserError
 
 FULL = Path("/dev/full")
@@ -105,3 +106,23 @@ def test_a_run_whose_folder_is_removed_ends(tmp_path):
     (fault,) = caught.value.faults
     assert "cannot be written: its folder is not there any more" in fault
     assert "the run ends after step" in fault
+
+
+def test_what_a_prediction_writes(tmp_path, capfd):
+    """Results must be there, pictures may be missing."""
+    run(tmp_path / "run", "dp=1", **SHORT)
+    capfd.readouterr()
+    for name in ("predictions.json", "predictions.csv"):
+        out = tmp_path / name
+        obstruct(out, f".{name}.partial")
+        with pytest.raises(UserError) as caught:
+            predict(tmp_path / "run", "digits", out, {"plan": "dp=1"})
+        assert caught.value.faults == [
+            f"{out / name} cannot be written: no space is left on its disk; make room"
+        ]
+    out = tmp_path / "pictures"
+    obstruct(out, "val-000000.png")
+    result = predict(tmp_path / "run", "digits", out, {"plan": "dp=1"})
+    assert (out / "predictions.json").is_file()
+    assert result["images"] == 2
+    assert "1 of 2 pictures are missing; the first: " in capfd.readouterr().err
