@@ -190,7 +190,8 @@ class DataConfig:
     )
     exif: Literal["auto", "upright", "stored"] = setting(
         "auto",
-        "What annotations are for whose size is that of a photo's file, where its EXIF turns the photo: ``upright`` (the "
+        "What annotations are for whose size is that of a photo's file, or that have none, where its EXIF turns the photo: "
+        "``upright`` (the "
         "photo as it is shown), ``stored`` (as it lies in its file), or ``auto``: what boxes say that fit in one of "
         "the two only, and a fault where none does.",
     )

@@ -146,6 +146,23 @@ def test_orientations_that_keep_the_size_are_applied(tmp_path: Path, orientation
     assert_white(opened(tmp_path), 0)
 
 
+@pytest.mark.parametrize(("exif", "frame"), [("auto", "upright"), ("auto", "stored"), ("stored", "stored")])
+def test_annotations_without_sizes(tmp_path: Path, exif: str, frame: str) -> None:
+    """They are for the upright photo, unless boxes fit in the lying one only, or the user says so."""
+    silent = [3, 2, 20, 10]
+    telling = [4, 40, 9, 15] if frame == "upright" else silent if exif == "stored" else [40, 4, 15, 9]
+    lines = ["image_path,xmin,ymin,xmax,ymax,label"]
+    for name, box in (("a.png", silent), ("b.png", telling)):
+        paint(tmp_path / name, 6, frame, box)
+        x, y, width, height = box
+        lines.append(f"{name},{x},{y},{x + width},{y + height},cat")
+    write_text(tmp_path / "train.csv", "\n".join(lines) + "\n")
+    dataset = opened(tmp_path, exif)
+    assert_white(dataset, 0)
+    assert_white(dataset, 1)
+    assert len(dataset.notes) == (frame == "stored")
+
+
 def test_other_sizes_are_no_matter_of_exif(tmp_path: Path) -> None:
     photo(tmp_path / "a.png", 6)
     coco_of(tmp_path, {"a.png": [3, 2, 20, 10]}, (HEIGHT, WIDTH + 1))

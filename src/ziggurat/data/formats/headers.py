@@ -77,9 +77,9 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
             measured.faults.append(Fault(str(path), row.place, fault, "image", index))
             continue
         measured.sizes[index] = header.extent
-        if row.size is None or row.size == header.extent:
+        if row.size == header.extent or (row.size is None and not header.is_turned):
             continue
-        if header.is_turned and row.size == header.extent[::-1]:
+        if header.is_turned and row.size in (None, header.extent[::-1]):
             lying[index] = header
         else:
             fault = (
@@ -93,7 +93,7 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
 
 
 def _decide(table: Table, lying: dict[int, Header], config: DataConfig, measured: Measured) -> None:
-    """Say of each photo whose annotations have the size of its file whether it is turned."""
+    """Say of each photo whose annotations have the size of its file, or none, whether it is turned."""
     said = _frames_by_boxes(table, lying)
     others: set[Frame] = {config.exif} if config.exif != "auto" else set(said.values())
     for index, header in lying.items():
@@ -101,6 +101,8 @@ def _decide(table: Table, lying: dict[int, Header], config: DataConfig, measured
         if frame is None and len(others) == 1:  # all that say it say the same
             (frame,) = others
         row = table.images[index]
+        if row.size is None and frame != "stored":
+            continue  # upright, as everywhere: nothing speaks against it
         if frame == "upright":
             table.note(TAKEN_UPRIGHT, row.name)
         elif frame == "stored":
