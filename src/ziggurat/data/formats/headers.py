@@ -79,7 +79,7 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
         measured.sizes[index] = header.extent
         if row.size == header.extent or (row.size is None and not header.is_turned):
             continue
-        if header.is_turned and row.size in (None, header.extent[::-1]):
+        if row.size is None or (header.is_turned and row.size == header.extent[::-1]):
             lying[index] = header
         else:
             fault = (
