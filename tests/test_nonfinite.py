@@ -105,3 +105,31 @@ def test_weights_that_are_not_finite_end_the_run_under_either_policy(tmp_path):
     (faults,) = run_ranks(broken, 1)
     assert "the weights are not finite after step 2" in faults[-1]
     assert f"({PARAMETER}" in faults[-1]
+
+
+@pytest.mark.parametrize(("step", "kind"), [(6, "weights"), (6, "average"), (3, "average")])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, step, kind):
+    """By the last step, which no later one judges; or in the average alone, which no loss shows."""
+
+    def broken(workers):
+        steps = []
+
+        def spoil_them(found):
+            steps.append(found)
+            if len(steps) == step:
+                models = [found.model] if kind == "weights" else found.averages
+                with torch.no_grad():
+                    for model in models:
+                        model.state_dict()[PARAMETER].fill_(float("inf"))
+
+        after_each_step(spoil_them)
+        return run(workers, tmp_path, "nothing", "skip")
+
+    first, second = run_ranks(broken, 2)
+    assert first == second
+    assert len(first) == 1
+    assert f"the weights are not finite after step {step}" in first[0]
+    assert f"the newest checkpoint is that of step {step - 1}" in first[0]
+    folder = tmp_path / "2"
+    assert not (folder / "weights.safetensors").exists()
+    assert not (folder / "checkpoints" / f"step-{step}").exists()

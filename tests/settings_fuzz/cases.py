@@ -27,6 +27,7 @@ PLANS = (
     "dp=2;sp=2", "dp 2", "dp=" + "9" * 5000, "sp=1000000x1000000", "auto", ",", "dp=2,", "\N{SNOWMAN}", "lp=3,pp=3", "tp=17",
     "fsdp=2,dp=2",
 )  # fmt: skip
+ABOUT_PLANS = ("plan", "axis", "degree", *STRATEGIES)
 WHERE = {  # what a setting needs to have an effect, besides its task
     "pipeline.cut": ("--plan", "pp=2"), "pipeline.schedule": ("--plan", "pp=2"), "pipeline.max_bytes": ("--plan", "pp=2"),
     "pipeline.checkpoint": ("--plan", "pp=2"), "pipeline.unit_bytes": ("--plan", "fsdp=2"),
@@ -125,17 +126,15 @@ def _of_flags() -> Iterator[Case]:
 
 def _of_plans() -> Iterator[Case]:
     for plan in PLANS:
-        yield Case(f"train {plan}", (*_train(), "--plan", plan), ("plan", "axis", "degree"))
+        yield Case(f"train {plan}", (*_train(), "--plan", plan), ABOUT_PLANS)
         yield Case(
             f"verify {plan}",
             ("verify", "pnn", "--input", "2x3x16x16", "--plan", plan),
-            ("plan", "axis", "degree"),
+            ABOUT_PLANS,
         )
     for axis in STRATEGIES:
         for value in VALUES:
-            yield Case(
-                f"train {axis}={value}", (*_train(), "--plan", f"{axis}={value}"), ("plan", "axis", "degree")
-            )
+            yield Case(f"train {axis}={value}", (*_train(), "--plan", f"{axis}={value}"), ABOUT_PLANS)
     for shape in (
         "",
         "x",

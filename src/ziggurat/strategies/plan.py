@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from ziggurat.config.values import shown
 from ziggurat.errors import UserError, nearest
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.registry import STRATEGIES
@@ -138,15 +139,17 @@ def parse_plan(text: str) -> Plan:
         axis, _, degree = (part.strip() for part in item.partition("="))
         grid = axis in STRATEGIES and STRATEGIES[axis].takes_grid
         if axis not in STRATEGIES:
-            faults.append(f"unknown axis '{axis}' in the plan '{text}': {nearest(axis, list(STRATEGIES))}")
+            faults.append(
+                f"unknown axis {shown(axis)} in the plan {shown(text)}: {nearest(axis, list(STRATEGIES))}"
+            )
         elif axis in degrees:
-            faults.append(f"the plan '{text}' names the axis {axis} twice")
+            faults.append(f"the plan {shown(text)} names the axis {axis} twice")
         elif not re.fullmatch(
             r"[0-9]{1,6}(x[0-9]{1,6})?" if grid else r"[0-9]{1,6}", degree
         ) or "0" in degree.split("x"):
             forms = ", or rows x columns such as 2x2" if grid else ""
             faults.append(
-                f"the degree of {axis} must be a positive whole number of at most six digits{forms}: got '{degree}' in '{text}'"
+                f"the degree of {axis} must be a positive whole number{forms}: got {shown(degree)} in {shown(text)}"
             )
         else:
             degrees[axis] = tuple(map(int, degree.split("x")))

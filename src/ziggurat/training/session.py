@@ -220,6 +220,7 @@ class Session:
         broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(found))))
         if not broken:
             return
+        self.checkpoints.wait()  # for the one that is being written
         newest = self.checkpoints.newest
         kept = "none" if newest is None else f"that of step {newest}"
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,12 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from ziggurat.config import RunConfig, check_command, override, range_faults
+from ziggurat.config.values import shown
 from ziggurat.errors import UserError
 from ziggurat.models.build import task_of
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.plan import Plan, parse_plan
+from ziggurat.system.memory import total_memory
 from ziggurat.verification.networks import OWN_PREFIXES, check_name, is_foreign
 from ziggurat.verification.timeline import timeline_path
 
@@ -148,17 +151,23 @@ def read_shape(text: str) -> tuple[int, ...]:
     """Return the shape of an input: images, batch, and one to three spatial dims.
 
     Raises:
-        UserError: If it is not three to five positive numbers with ``x`` between.
+        UserError: If it is not three to five positive numbers with ``x`` between, or is more than the memory.
 
     Example:
         >>> read_shape("2x3x256x320")
         (2, 3, 256, 320)
     """
-    if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*){2,4}", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){2,4}", text):
         raise UserError(
-            f"--input must be BxCxHxW (or BxCxL, BxCxDxHxW) in positive whole numbers, such as {DEFAULT_INPUT}: got '{text}'"
+            f"--input must be BxCxHxW (or BxCxL, BxCxDxHxW) in positive whole numbers, such as {DEFAULT_INPUT}: got {shown(text)}"
         )
-    return tuple(int(size) for size in text.split("x"))
+    sizes = tuple(int(size) for size in text.split("x"))
+    needed, memory = 8 * math.prod(sizes), total_memory()
+    if needed > memory:
+        raise UserError(
+            f"--input must fit into memory: {text} takes {needed / 10**9:.0f} GB, and there are {memory / 10**9:.0f} GB"
+        )
+    return sizes
 
 
 def read_plan(text: str) -> Plan:
