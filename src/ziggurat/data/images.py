@@ -9,7 +9,7 @@ from ziggurat.data.readers import images
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
+    if name.startswith("__") or not hasattr(images, name):
         raise AttributeError(name)
     warnings.warn(
         f"ziggurat.data.images is ziggurat.data.readers.images now: import {name} from there",
