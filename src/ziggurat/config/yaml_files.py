@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        tree = yaml.load(text, Loader=_Loader)  # which makes no objects
+        tree = _Loader(text).get_single_data()  # a safe loader: it makes no objects
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
