@@ -180,7 +180,7 @@ def _of_other_commands() -> Iterator[Case]:
         for flag in ("--lrr", "--see", "--thread=1", "--jso", "--sets", "-x", "--", "--quiet=1"):
             yield Case(f"{command} {flag}", (*words, flag), ("flag", "argument", "nothing takes"))
     for word in ("", "trian", "TRAIN", "--verion", "-h1", "\N{SNOWMAN}"):
-        yield Case(f"command {word}", (word,), ("command", "flag", "missing"))
+        yield Case(f"command {word}", (word,), ("command", "flag", "missing", "argument"))
 
 
 def _of_configs() -> Iterator[Case]:

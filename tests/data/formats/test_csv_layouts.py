@@ -41,6 +41,15 @@ def written(form: str, rows: list[tuple[str, tuple[float, ...], str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n\n"])
+def test_lines_may_end_as_on_other_machines(tmp_path: Path, end: str) -> None:
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "train.csv").write_bytes(written("ours", BOXES).replace("\n", end).encode())
+    assert opened(tmp_path).objects(0).boxes_xyxy.tolist() == [list(BOXES[0][1]), list(BOXES[1][1])]
+    assert not find_faults(str(tmp_path), CONFIG)[0]
+
+
 @pytest.mark.parametrize("form", ORDERS)
 def test_boxes_of_every_form(tmp_path: Path, form: str) -> None:
     for name in ("a.png", "b.png"):

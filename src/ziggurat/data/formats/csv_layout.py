@@ -70,9 +70,12 @@ def find_layout(line: str) -> CsvLayout | str:
         >>> find_layout("image_path,label,geometry")
         "the columns image_path, label, geometry: 'geometry' says where objects are, and is not read"
     """
-    line = line.rstrip("\r\n")
+    line = next(iter(line.splitlines()), "")  # of a file of a Mac of old, whose lines end in \r, all of it
     delimiter = max(DELIMITERS, key=line.count)  # the first of equals
-    fields = [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
+    try:
+        fields = [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error as error:
+        return f"a first line that is not of a CSV file ({error})"
     return _without_header(fields, delimiter) or _with_header(fields, delimiter)
 
 
