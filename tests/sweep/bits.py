@@ -113,12 +113,13 @@ def measure(setting: Setting, folder: Path, run_command: Command) -> dict[str, A
         ],
         "metrics": result["metrics"],
     }
-    return found | (_used(run, setting.plan, folder, run_command) if setting.use else {})
+    return found | (_used(run, setting, folder, run_command) if setting.use else {})
 
 
-def _used(run: Path, plan: str, folder: Path, run_command: Command) -> dict[str, Any]:
+def _used(run: Path, setting: Setting, folder: Path, run_command: Command) -> dict[str, Any]:
     """Return the metrics of the run's evaluation, and what it predicts for two images of noise."""
-    few = ("--plan", plan, "--threads", 1)
+    few = ("--plan", setting.plan, "--threads", 1)
+    every = ("--score", "0.0") if setting.settings["task"] == "detect" else ()
     images = []
     rng = np.random.default_rng(0)
     for number in range(2):
@@ -126,7 +127,7 @@ def _used(run: Path, plan: str, folder: Path, run_command: Command) -> dict[str,
         Image.fromarray(rng.integers(0, 255, (60, 90 + number, 3), dtype=np.uint8)).save(images[-1])
     evaluation = run_command("evaluate", run, "digits", *few)["metrics"]
     out = folder / "predictions"
-    run_command("predict", run, *images, *few, "--out", out, "--set", "decode.score_threshold=0.0")
+    run_command("predict", run, *images, *few, "--out", out, *every)
     text = (out / "predictions.json").read_text().replace(str(folder), "FOLDER")
     return {"evaluation": evaluation, "predictions": json.loads(text)}
 
