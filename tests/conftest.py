@@ -40,6 +40,7 @@ collect_ignore_glob = [
 
 
 @pytest.hookimpl(optionalhook=True)  # there is none with -p no:xdist
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many files of tests run side by side: one more than there are processors, as workers of a test wait for each other."""
     return min(4, (os.cpu_count() or 1) + 1)
