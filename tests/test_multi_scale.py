@@ -117,6 +117,6 @@ def test_a_crop_of_another_side_shows_the_same():
 def test_wrong_sides_are_named(text):
     faults = range_faults(override(RunConfig(), {"data.crops": text}))
     assert faults == [
-        f"data.crops must name sides in pixels with commas between, such as 448,512: got {text}"
+        f"data.crops must name sides of 8 to 65536 pixels with commas between, such as 448,512: got '{text}'"
     ]
     assert range_faults(override(RunConfig(), {"data.crops": " 64, 96"})) == []

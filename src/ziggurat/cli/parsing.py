@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         match = _CHOICE.fullmatch(message)
         if match is not None:
             known = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
-            message = f"unknown {match[1].lower()} '{match[2]}': {nearest(match[2], known)}"
+            message = f"unknown {match[1].lower()} '{match[2]}': {nearest(match[2].lower(), known)}"
         message = message.replace("the following arguments are required:", "missing:")
         self.exit(2, f"ziggurat: {message}; `{self.prog} --help` lists what there is\n")
 
