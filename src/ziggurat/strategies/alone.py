@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
 from ziggurat.errors import UserError
 from ziggurat.parallel.spatial import custom_functions_seen
+from ziggurat.torch_internals.convolutions import right_convolution_gradients
 from ziggurat.torch_internals.default_group import default_group_hidden
 from ziggurat.torch_internals.norms import right_norm_gradients
 from ziggurat.torch_internals.sharding import held_groups, talks_by_itself
@@ -22,13 +23,18 @@ def as_alone(device: torch.device) -> Iterator[None]:
     - ``torch.distributed`` looks as if nobody had initialized it: a network that looks (to add up statistics over processes,
       say) does what it does alone, on every worker and under every plan. What this program sends goes through groups that it names.
     - Custom autograd functions are computed on bands, if they are declared.
-    - Batch norms and instance norms on the CPU are given gradients in an order that PyTorch reads right.
+    - Batch norms and instance norms on the CPU are given gradients in an order that PyTorch reads right; convolutions of the smallest
+      maps are not computed in bfloat16 there.
 
     Args:
         device: Where the network computes.
     """
-    norms = right_norm_gradients() if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
-    with default_group_hidden(), norms, custom_functions_seen():
+    with ExitStack() as block:
+        block.enter_context(default_group_hidden())
+        if device.type == "cpu" and torch.is_grad_enabled():
+            block.enter_context(right_norm_gradients())
+            block.enter_context(right_convolution_gradients())
+        block.enter_context(custom_functions_seen())
         yield
 
 

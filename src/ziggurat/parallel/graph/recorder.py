@@ -30,6 +30,7 @@ from ziggurat.parallel.graph.graph import (
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
+from ziggurat.torch_internals.convolutions import mended
 from ziggurat.torch_internals.functions import (
     FunctionMode,
     checkpoint_by_hooks,
@@ -226,7 +227,7 @@ class Recorder(FunctionMode):
         self.graph.calls.append(
             Call(
                 layer,
-                as_seen(func),
+                mended(as_seen(func)),
                 marked_args,
                 marked_kwargs,
                 tuple(dict.fromkeys(values_in((marked_args, marked_kwargs)))),

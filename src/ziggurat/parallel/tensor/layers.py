@@ -19,12 +19,13 @@ from ziggurat.parallel.spatial.memory import put
 from ziggurat.parallel.spatial.strides import in_order
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
 from ziggurat.parallel.tensor.split import SplitTensor
+from ziggurat.torch_internals.convolutions import mended
 from ziggurat.torch_internals.modules import own_states, replace_state
 
 CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {
-    nn.Conv1d: functional.conv1d,
-    nn.Conv2d: functional.conv2d,
-    nn.Conv3d: functional.conv3d,
+    nn.Conv1d: mended(functional.conv1d),
+    nn.Conv2d: mended(functional.conv2d),
+    nn.Conv3d: mended(functional.conv3d),
 }
 
 

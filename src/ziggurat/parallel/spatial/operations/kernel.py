@@ -11,6 +11,7 @@ from torch.nn import functional
 from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import Range, transposed_extent
 from ziggurat.parallel.spatial.operations.windows import Step
+from ziggurat.torch_internals.convolutions import is_small
 from ziggurat.torch_internals.kernels import convolution_gradients
 
 
@@ -55,10 +56,14 @@ class ConvolutionKind:
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, weight and bias that the mask asks for."""
         sizes = [weight.shape[1] * self.groups if self.transposed else weight.shape[0]] if has_bias else None
-        return convolution_gradients(
+        dtype, is_cpu = rows.dtype, rows.device.type == "cpu"
+        if dtype == torch.bfloat16 and is_cpu and is_small(rows, weight, self.stride, self.dilation):
+            gradient, rows, weight = (one.float() for one in (gradient, rows, weight))
+        found: tuple[Tensor | None, ...] = convolution_gradients(
             gradient, rows, weight, sizes, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups, mask,
         )  # fmt: skip
+        return found if rows.dtype == dtype else tuple(one if one is None else one.to(dtype) for one in found)
 
     def uncrop(
         self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]
