@@ -20,13 +20,20 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**(named | {"allow_abbrev": False}))
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add_subparsers(self, **named: Any) -> Any:
+        """Return what commands are added to."""
+        group = super().add_subparsers(**named)
+        self.commands = group.choices  # it grows as they are added
+        return group
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the arguments; a word that no argument takes is answered with the nearest flag."""
         options, others = self.parse_known_args(args, namespace)
         if others:
-            command = self._commands().get(options.command, self)
-            flags = [flag for action in command._actions for flag in action.option_strings]
+            command = self.commands.get(options.command, self)
+            flags = re.findall(r"(?<!\S)--?[a-z][a-z-]*", command.format_help())
             unknown = [word for word in others if word.startswith("-")]
             if unknown:
                 word = unknown[0].partition("=")[0]
@@ -42,10 +49,6 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown {match[1].lower()} '{match[2]}': {nearest(match[2].lower(), known)}"
         message = message.replace("the following arguments are required:", "missing:")
         self.exit(2, f"ziggurat: {message}; `{self.prog} --help` lists what there is\n")
-
-    def _commands(self) -> dict[str, argparse.ArgumentParser]:
-        groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
-        return {name: command for group in groups for name, command in group.choices.items()}
 
 
 class Version(argparse.Action):
