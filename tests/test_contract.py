@@ -181,7 +181,7 @@ def step_digest(workers, name: str, model, num_leaves: int = 3) -> str:
     assignments = [task.assign(batch) for batch in batches]
     totals = parallel.sum([task.normalizers(a) for a in assignments], len(task.normalizer_names))
     if task.output_sum_names:
-        with torch.no_grad():
+        with torch.no_grad(), parallel.aside():
             sums = [
                 task.output_sums(forward(model, batch), a)
                 for batch, a in zip(batches, assignments, strict=True)

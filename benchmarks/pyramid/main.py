@@ -64,11 +64,15 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 }
 
 QUICK = {
-    "data.crop": 64, "data.resize": 64, "digits.size": 64, "digits.train_scenes": 8, "digits.val_scenes": 40,
-    "train.batch_size": 4, "train.microbatches": 2, "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1,
-    "model.pnn.channels": 8, "data.workers": 0,
+    "data.crop": 64, "digits.size": 64, "digits.train_scenes": 8, "digits.val_scenes": 40,
+    "train.batch_size": 4, "train.microbatches": 2, "data.workers": 0,
 }  # fmt: skip
-QUICK_MODELS = {"detect": "atss-test_resnet-fpn", "classify": "pnn"}
+QUICK_MODELS: dict[str, dict[str, Any]] = {
+    "detect": {
+        "model.name": "atss-test_resnet-fpn", "model.levels": "p3-p5", "model.channels": 16, "model.head_depth": 1,
+    },
+    "classify": {"model.name": "pnn", "model.pnn.channels": 8, "data.resize": 64},
+}  # fmt: skip
 
 
 def evaluated(run: Run, workers: Workers, dataset: Dataset) -> Evaluation:
@@ -175,9 +179,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.quick:
         for task, model in QUICK_MODELS.items():
-            print(
-                row([measure(task, QUICK | {"model.name": model}, seed=0, steps=2, plan="dp=1")]), flush=True
-            )
+            print(row([measure(task, QUICK | model, seed=0, steps=2, plan="dp=1")]), flush=True)
         return
     file = Path(__file__).with_name("results.json")
     tables = json.loads(file.read_text())["tables"] if options.only and file.is_file() else {}

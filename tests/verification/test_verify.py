@@ -81,6 +81,7 @@ def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str)
 )
 def test_a_task_of_ours_has_its_own_loss(capfd: pytest.CaptureFixture[str], name: str, plan: str) -> None:
     small = ["--set", "model.channels=32", "--set", "model.head_depth=1", "--set", "model.levels=p3-p5"]
+    small = [] if name.startswith("spp") else small  # a classifier has no levels
     status, result = run_verify(capfd, name, "--input", "2x3x67x64", "--plan", plan, *small)
     assert (status, result["ok"]) == (0, True), result
 

@@ -52,6 +52,13 @@ class DataParallel:
             yield
         self.sums.take_statistics(0)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Run forward passes that count for nothing: whose outputs alone are wanted, before those of `leaf`."""
+        with self.sums.watching():
+            yield
+        self.sums.forget_statistics()
+
     def sum(self, mine: Sequence[Tensor], width: int) -> Tensor:
         """Return the canonical sum of a vector of each microbatch of the step, float64, shape ``(width,)``.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FunctionType, ModuleType
 from typing import Any
@@ -40,46 +41,58 @@ def caches_as_before(model: nn.Module) -> Iterator[None]:
                 cache.cache_clear()
 
 
-def forget_hollow(made: list[weakref.ref[Tensor]]) -> list[Tensor]:
+def forget_hollow(
+    made: list[weakref.ref[Tensor]], error: BaseException | None = None, known: Sequence[Tensor] = ()
+) -> list[Tensor]:
     """Take the tensors of a trace that is over out of every dict which holds one still, whosoever it is.
 
     A dict with such a value is a cache: whoever does not find its key computes the value anew.
 
     Args:
         made: All that the trace has made; who recorded them is gone.
+        error: What has ended the trace: its frames forget their variables.
+        known: Those that are held with good reason.
 
     Returns:
         Those that somebody holds nevertheless.
     """
-    if not _alive(made):
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    if not _alive(made, known):
         return []
     gc.collect()  # what holds itself
     is_frozen = gc.get_freeze_count() > 0
     if is_frozen:
         gc.unfreeze()  # else the holders from before are not seen
-    _forget_each(_alive(made))
+    _forget_each(_alive(made, known))
     if is_frozen:
         gc.freeze()
-    return _alive(made)
+    return _alive(made, known)
 
 
-def _alive(made: list[weakref.ref[Tensor]]) -> list[Tensor]:
-    return list({id(one): one for ref in made if (one := ref()) is not None}.values())
+def _alive(made: list[weakref.ref[Tensor]], known: Sequence[Tensor]) -> list[Tensor]:
+    found = {id(one): one for ref in made if (one := ref()) is not None}
+    return [one for key, one in found.items() if all(one is not other for other in known)]
 
 
 def _forget_each(tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        _forget(tensor, MOST_DEPTH)
-
-
-def _forget(value: Any, depth: int) -> None:
-    """Delete an object, or the lists and tuples that hold it, from the dicts that hold these."""
-    for holder in gc.get_referrers(value):
-        if type(holder) in (list, tuple) and depth:
-            _forget(holder, depth - 1)
-        elif isinstance(holder, dict) and not _is_namespace(holder):
-            for key in [key for key, one in holder.items() if one is value]:
-                del holder[key]
+    """Delete tensors, or the lists and tuples that hold them, from the dicts that hold these."""
+    values: list[Any] = list(tensors)
+    for _ in range(MOST_DEPTH):
+        known = set(map(id, values))
+        holders = gc.get_referrers(*values)  # one walk through all objects
+        for holder in holders:
+            if isinstance(holder, dict):
+                keys = [key for key, one in holder.items() if id(one) in known]
+                if keys and not _is_namespace(holder):
+                    for key in keys:
+                        del holder[key]
+        values = [
+            one for one in holders if type(one) in (list, tuple) and one is not values and one is not tensors
+        ]
+        if not values:
+            return
 
 
 def _is_namespace(holder: dict[Any, Any]) -> bool:

@@ -17,17 +17,18 @@ import threading
 import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.graph.caches import caches_as_before, forget_hollow
+from ziggurat.parallel.graph.caches import caches_as_before, closed_over, forget_hollow
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.faults import REMEDIES
 from ziggurat.parallel.graph.generators import generators_as_before
-from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value
+from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value, hook_gradient, tensors_in
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.recorder import META, Recorder, Unseen, named, names_of_states, state_name
@@ -109,10 +110,10 @@ class Tracer:
         made: list[weakref.ref[Tensor]] = []
         try:
             graph = self._record_what_is_seen(spec, modes, made)
-        except CannotCut:  # whoever goes on without a trace must not find anything of it
-            forget_hollow(made)
+        except CannotCut as error:  # whoever goes on without a trace must not find anything of it
+            forget_hollow(made, error)
             raise
-        if left := forget_hollow(made):
+        if left := forget_hollow(made, known=_held_by_hooks(graph)):
             raise UserError(
                 f"{type(self.model).__name__} keeps a tensor of shape {tuple(left[0].shape)} that it has computed out of its modules' sight (in a "
                 "global variable, or an object that is no dict), where a trace leaves one without values; keep it in an attribute of the "
@@ -181,6 +182,12 @@ class Tracer:
             return name
         reference, name = self.real.get(id(tensor), (None, ""))
         return name if reference is not None and reference() is tensor else ""
+
+
+def _held_by_hooks(graph: Graph) -> list[Tensor]:
+    """Return the tensors that hooks hold which a network has registered: they are in the graph, and not run."""
+    hooks = [call.args[1] for call in graph.calls if call.function is hook_gradient]
+    return [one for hook in hooks if isinstance(hook, FunctionType) for one in tensors_in(closed_over(hook))]
 
 
 def _chain(model: nn.Sequential, meta_model: nn.Module) -> Graph:
