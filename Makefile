@@ -28,8 +28,8 @@ check: setup     ## lint, format, types, import boundaries
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check      ## check, then all tests, files of them side by side (how many: tests/conftest.py)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: check      ## check, then all tests, a file of them on each of up to four processors
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 sweep: setup     ## the long tests: every combination that make test takes a selection of; three tables in docs/
 	$(BIN)/python -m pytest -m slow

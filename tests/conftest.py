@@ -39,13 +39,6 @@ collect_ignore_glob = [
 ]  # they import packages that need not be there, and hold no tests
 
 
-@pytest.hookimpl(optionalhook=True)  # there is none with -p no:xdist
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Return how many files of tests run side by side: one more than there are processors, as workers of a test wait for each other."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 def pytest_collection_finish() -> None:
     """Make forks cheap: a child neither reads the digits again nor walks through what the imports have made."""
     digit_pixels()
