@@ -27,6 +27,7 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.failures import Interrupted
+from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
 from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder, resume_command
@@ -81,6 +82,7 @@ def train(
     Raises:
         UserError: Listing every fault.
     """
+    leave_if_imported()  # before anything is held, opened or said
     settings = check_command(family or "train", {**(settings or {}), **name_model(model), **name_task(task)})
     data = name_data(data, validation)
     out = None if out is None else os.fspath(out)

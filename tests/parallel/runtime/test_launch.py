@@ -166,17 +166,28 @@ UNGUARDED_PROGRAM = """
     print("imported", flush=True)
     ziggurat.verify("pnn", "2x3x32x32", "sp=2", settings={"threads": 2, "model.pnn.channels": 8})
 """
+# It holds a folder before its workers start.
+UNGUARDED_TRAINING = """
+    import ziggurat
+    print("imported", flush=True)
+    ziggurat.train("digits", {"model.name": "timm:test_resnet", "plan": "dp=2", "threads": 2, "train.steps": 1, "train.batch_size": 2,
+                              "data.crop": 64, "digits.size": 64, "digits.train_scenes": 2, "digits.val_scenes": 2}, out="run")
+"""
 
 
-@pytest.mark.parametrize("guard", [False, True])
-def test_a_script_that_its_workers_import(tmp_path, guard):
-    text = textwrap.dedent(UNGUARDED_PROGRAM)
+@pytest.mark.parametrize(
+    ("program", "guard"),
+    [(UNGUARDED_PROGRAM, False), (UNGUARDED_PROGRAM, True), (UNGUARDED_TRAINING, False)],
+    ids=["verify", "verify with a guard", "train"],
+)
+def test_a_script_that_its_workers_import(tmp_path, program, guard):
+    text = textwrap.dedent(program)
     if guard:
         text = text.replace("ziggurat.verify", "if __name__ == '__main__':\n    ziggurat.verify")
     script = tmp_path / "script.py"
     script.write_text(text)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path
     )
     assert done.stdout.count("imported") == 3, "it is spawned"
     if guard:
