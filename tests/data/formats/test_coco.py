@@ -165,6 +165,22 @@ def test_one_pixel_outside_is_rounding(tmp_path: Path) -> None:
     assert guesses(dataset.notes) == [f"{OVERHANG} (a.png, 1)"]
 
 
+@pytest.mark.parametrize("box", [[60, 5, 10, 10], [5, 5, float("nan"), 10], [5, 5, 0, 10]])
+def test_what_is_a_fault_is_not_rounding(tmp_path: Path, box: list[float]) -> None:
+    file = write_coco(tmp_path, coco(annotation(1, bbox=box)))
+    faults, summary = find_faults(str(file), CONFIG)
+    assert faults
+    assert not [note for note in summary.notes if OVERHANG in note]
+
+
+def test_a_box_in_an_image_that_is_missing_is_not_rounding(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco(annotation(1, bbox=[5, 5, 10, 10])))
+    (tmp_path / "a.png").unlink()
+    faults, summary = find_faults(str(file), CONFIG)
+    assert [fault.kind for fault in faults] == ["missing image"]
+    assert not [note for note in summary.notes if OVERHANG in note]
+
+
 def test_size_mismatch_and_undecodable_image(tmp_path: Path) -> None:
     file = write_coco(tmp_path, coco(annotation(), images=[
         {"id": 1, "file_name": "a.png", "width": 30, "height": 40},

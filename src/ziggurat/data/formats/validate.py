@@ -107,12 +107,16 @@ def drop_empty_rows(table: Table) -> None:
 
 
 def note_overhang(table: Table, sizes: np.ndarray) -> None:
-    """Note boxes that end up to a pixel outside of their image: objects are cut to it."""
+    """Note boxes that end up to a pixel outside of their image, whose size is known: objects are cut to it."""
     boxes = corners(table, sizes)
     image = np.array([row.image for row in table.boxes], dtype=np.int64)
     extent = sizes[image][:, [1, 0]]
     beyond = (boxes[:, :2] < 0) | (boxes[:, 2:] > extent * (1 + 1e-6))  # float32's rounding is nothing to say
-    for index in np.flatnonzero(beyond.any(axis=1)).tolist():
+    far = (boxes[:, :2] < -OUTSIDE_TOLERANCE) | (
+        boxes[:, 2:] > extent + OUTSIDE_TOLERANCE
+    )  # these are faults
+    noted = beyond.any(axis=1) & ~far.any(axis=1) & (extent > 0).all(axis=1)
+    for index in np.flatnonzero(noted).tolist():
         row = table.boxes[index]
         table.note(OVERHANG, f"{table.images[row.image].name}, {row.place}")
 
