@@ -124,7 +124,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def samples_of(folder: Path, **settings: object) -> TrainingSamples:
-    config = DataConfig(path=str(folder), crop=32, resize=32, **settings)  # type: ignore[arg-type]
+    config = DataConfig(path=str(folder), crop=32, resize=32, **settings)  # type: ignore[arg-type]  # a wrong value, or one of a table
     dataset = open_dataset(str(folder), "train", "classify", config, DigitsConfig())
     assert dataset is not None
     return TrainingSamples(dataset, LabelKind(), config, seed=0)

@@ -80,6 +80,15 @@ def test_pytorch_is_wrong_by_itself() -> None:
     assert wrong, "PyTorch is right by itself: ziggurat.torch_internals.convolutions can go"
 
 
+def test_passes_with_and_without_gradients_return_the_same() -> None:
+    for case in CASES:
+        layer, images = layer_of(case)
+        with right_convolution_gradients(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                without = layer(images)
+            assert torch.equal(layer(images), without), case
+
+
 @pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d"])
 def test_all_ways_of_calling(name: str) -> None:
     dims = int(name[4])

@@ -31,9 +31,10 @@ def as_alone(device: torch.device) -> Iterator[None]:
     """
     with ExitStack() as block:
         block.enter_context(default_group_hidden())
-        if device.type == "cpu" and torch.is_grad_enabled():
-            block.enter_context(right_norm_gradients())
+        if device.type == "cpu":
             block.enter_context(right_convolution_gradients())
+            if torch.is_grad_enabled():
+                block.enter_context(right_norm_gradients())
         block.enter_context(custom_functions_seen())
         yield
 

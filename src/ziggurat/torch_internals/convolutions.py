@@ -29,7 +29,7 @@ _originals: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name
 def right_convolution_gradients() -> Iterator[None]:
     """While a block runs, no convolution on the CPU is computed in bfloat16 where its gradient would be wrong.
 
-    Those of scripted and compiled code are not seen. It is for the whole process, where it does no harm. Why so: as
+    Passes without gradients are computed so, too: they return what those with gradients do. Those of scripted and compiled code are not seen. It is for the whole process, where it does no harm. Why so: as
     `ziggurat.torch_internals.norm_calls.keeping_statistics`.
     """
     global _blocks
@@ -62,7 +62,7 @@ class _Mended:
         if type(given) in PLAIN and not torch.compiler.is_compiling():
             is_autocast = torch.is_autocast_enabled("cpu")
             dtype = torch.get_autocast_dtype("cpu") if is_autocast else given.dtype
-            if dtype == torch.bfloat16 and given.device.type == "cpu" and torch.is_grad_enabled():
+            if dtype == torch.bfloat16 and given.device.type == "cpu":
                 bound = dict(zip(ARGUMENTS, args, strict=False)) | named
                 weight, stride = bound["weight"], bound.get("stride", 1)
                 if type(weight) in PLAIN and is_small(given, weight, stride, bound.get("dilation", 1)):

@@ -29,6 +29,9 @@ class Keeper(Protocol):
     def knows(self, running_mean: Tensor | None, running_var: Tensor | None) -> bool:
         """Whether these buffers are among its own."""
 
+    def refuse(self, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+        """Raise if a call would change buffers that are its own, and that it cannot keep."""
+
     def read(self, running_mean: Tensor) -> None:
         """Note that a call normalizes by the running statistics."""
 
@@ -112,7 +115,7 @@ def _call_keeping(original: Callable[..., Any], args: tuple[Any, ...], named: di
     given = dict(zip(NAMES, args, strict=False)) | named
     training = given.get("training", given.get("use_input_stats"))
     mean, variance = given.get("running_mean"), given.get("running_var")
-    keeper = keeper_of(mean, variance)
+    keeper = keeper_of(mean, variance, bool(training))
     if keeper is None or mean is None or variance is None:
         return original(*args, **named)
     if not training:
@@ -154,9 +157,14 @@ def is_in_backward() -> bool:
     return task != -1
 
 
-def keeper_of(running_mean: Tensor | None, running_var: Tensor | None) -> Keeper | None:
-    """Return who keeps the running statistics of these buffers at present."""
-    return next((keeper for keeper in list(_keepers) if keeper.knows(running_mean, running_var)), None)
+def keeper_of(running_mean: Tensor | None, running_var: Tensor | None, changes: bool) -> Keeper | None:
+    """Return who keeps the running statistics of these buffers at present; whoever cannot keep what a call changes refuses it."""
+    for keeper in list(_keepers):
+        if keeper.knows(running_mean, running_var):
+            return keeper
+        if changes:
+            keeper.refuse(running_mean, running_var)
+    return None
 
 
 @torch.no_grad()
@@ -173,7 +181,7 @@ def add_statistics(
         variance: Of the batch, unbiased.
     """
     mean, variance = mean.to(running_mean.dtype), variance.to(running_var.dtype)
-    if (keeper := keeper_of(running_mean, running_var)) is not None:
+    if (keeper := keeper_of(running_mean, running_var, True)) is not None:
         keeper.take(running_mean, momentum, mean, variance, is_in_backward())
         return
     for running, found in ((running_mean, mean), (running_var, variance)):

@@ -20,7 +20,7 @@ HEADER = "image_path,xmin,ymin,xmax,ymax,label"
 
 def opened(folder: Path, split: str, task: str = "detect", **settings: str) -> Dataset:
     config = dataclasses.replace(CONFIG, **settings)
-    dataset = open_dataset(str(folder), split, task, config, DigitsConfig())  # type: ignore[arg-type]
+    dataset = open_dataset(str(folder), split, task, config, DigitsConfig())  # type: ignore[arg-type]  # a wrong value, or one of a table
     assert dataset is not None
     return dataset
 
@@ -96,7 +96,7 @@ def test_the_order_of_labels_is_the_users(tmp_path: Path) -> None:
     write_coco(tmp_path, coco(annotation(category_id=5)))
     dataset = opened(tmp_path, "train", classes="dog, cat")
     assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), (5, 1))
-    assert dataset.objects(0).labels.tolist() == [0]  # type: ignore[attr-defined]
+    assert dataset.objects(0).labels.tolist() == [0]  # type: ignore[attr-defined]  # a data set of this task has it
 
 
 @pytest.mark.parametrize("text", ["square,square", "square,", ",", "square,,bar"])

@@ -205,7 +205,7 @@ def test_a_mask_of_the_lying_size_is_of_the_lying_photo(tmp_path: Path, orientat
     dataset = open_dataset(str(tmp_path), "train", "segment", CONFIG, DigitsConfig())
     assert dataset is not None
     assert torch.equal(dataset.image(0), torch.from_numpy(np.array(lying)).permute(2, 0, 1))
-    assert dataset.mask(0).shape == dataset.image(0).shape[1:]  # type: ignore[attr-defined]
+    assert dataset.mask(0).shape == dataset.image(0).shape[1:]  # type: ignore[attr-defined]  # a data set of this task has it
     assert check(str(tmp_path), CONFIG)["ok"]
 
 

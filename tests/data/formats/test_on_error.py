@@ -156,7 +156,7 @@ SKIPPED = {
     "box of three numbers": Case(of_coco(annotation(1, bbox=[1, 2, 3])), "annotation"),
     "category that is not declared": Case(of_coco(annotation(1, category_id=77)), "annotation"),
     "image that is not listed": Case(of_coco(annotation(1, image_id=77)), "annotation"),
-    "annotation that is none": Case(lambda f: write_coco(f, coco(SOUND, "x")), "annotation"),  # type: ignore[arg-type]
+    "annotation that is none": Case(lambda f: write_coco(f, coco(SOUND, "x")), "annotation"),  # type: ignore[arg-type]  # a wrong value, or one of a table
     "outline of two points": Case(outlined([[1, 1, 5, 5]]), "annotation", task="segment"),
     "run lengths of another size": Case(outlined({"size": [9, 9], "counts": [81]}), "annotation", task="segment"),
     "image entry without a name": Case(
@@ -320,7 +320,7 @@ def test_images_are_decoded_by_threads_in_their_order(tmp_path: Path) -> None:
     write_coco(tmp_path, coco(annotation(1), images=images))
     dataset = opened(tmp_path, "detect", "skip")
     done: list[int] = []
-    found = spoiled_images(dataset, range(40), lambda data, index: data.objects(index), 4, done.append)  # type: ignore[attr-defined]
+    found = spoiled_images(dataset, range(40), lambda data, index: data.objects(index), 4, done.append)  # type: ignore[attr-defined]  # a data set of this task has it
     assert list(found) == [7, 31]
     assert all("cannot decode the image" in why for why in found.values())
     assert done == list(range(1, 41))
@@ -351,8 +351,8 @@ def test_harmless_things_are_mended_and_counted(tmp_path: Path) -> None:
     write_coco(tmp_path, coco(*(annotation(id, bbox=box) for id, box in enumerate(boxes, start=1))))
     assert check(str(tmp_path), CONFIG)["ok"]
     dataset = opened(tmp_path, "detect", "stop")
-    assert dataset.objects(0).boxes_xyxy.tolist() == [[0, 0, 40, 30], [39, 29, 40, 30]]  # type: ignore[attr-defined]
-    outside, empty = sorted(guesses(dataset.notes))  # type: ignore[attr-defined]
+    assert dataset.objects(0).boxes_xyxy.tolist() == [[0, 0, 40, 30], [39, 29, 40, 30]]  # type: ignore[attr-defined]  # a data set of this task has it
+    outside, empty = sorted(guesses(dataset.notes))  # type: ignore[attr-defined]  # a data set of this task has it
     assert "(2 times, such as a.png, 1)" in outside
     assert "0, 0, 0, 0 stands for no object (2 times, such as a.png, 2)" in empty
 
@@ -360,7 +360,7 @@ def test_harmless_things_are_mended_and_counted(tmp_path: Path) -> None:
 def test_images_without_annotations_stay(tmp_path: Path) -> None:
     of_coco(annotation(1, bbox=[3, 3, 0, 5]))(tmp_path)
     dataset = opened(tmp_path, "detect", "skip")
-    assert [len(dataset.objects(index)) for index in range(2)] == [0, 1]  # type: ignore[attr-defined]
+    assert [len(dataset.objects(index)) for index in range(2)] == [0, 1]  # type: ignore[attr-defined]  # a data set of this task has it
 
 
 def test_images_are_left_out_after_opening(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ FAULTS = st.lists(
 @given(FAULTS)
 def test_every_fault_stops_is_left_out_or_is_a_remark(faults: list[Fault]) -> None:
     for on_error in ("stop", "skip"):
-        judged = Faults(on_error, faults)  # type: ignore[arg-type]
+        judged = Faults(on_error, faults)  # type: ignore[arg-type]  # a wrong value, or one of a table
         remarks = [fault for fault in faults if fault.scope == "remark"]
         assert len(judged.stopping) + len(judged.skipped) + len(remarks) == len(faults)
     counts = count_left_out(judged.skipped)

@@ -271,6 +271,19 @@ def test_statistics_that_change_unseen_are_refused_by_name(change):
         microbatch()
 
 
+def test_buffers_of_any_name_may_be_normalized_by():
+    """A frozen norm of somebody's own: nothing of it changes."""
+    net = nn.BatchNorm2d(3)
+    net.register_buffer("mean", torch.zeros(3))
+    net.register_buffer("var", torch.ones(3))
+    statistics = RunningStatistics(net, Workers())
+    statistics.start()
+    with statistics.watching():
+        out = functional.batch_norm(images_of(0), net.mean, net.var, training=False)
+    statistics.take_leaf()
+    torch.testing.assert_close(out, images_of(0), rtol=1e-4, atol=1e-4)
+
+
 def test_a_norms_call_outside_of_a_step_is_pytorchs():
     net, other = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     statistics = RunningStatistics(nn.BatchNorm2d(3), Workers())

@@ -131,21 +131,22 @@ class RunningStatistics:
             yield
 
     def knows(self, running_mean: Tensor | None, running_var: Tensor | None) -> bool:
-        """Whether these buffers are the running statistics of a layer.
+        """Whether these buffers are the running statistics of a layer."""
+        number = self.numbers.get(id(running_mean))
+        return number is not None and running_var is self.buffers[2 * number + 1]
+
+    def refuse(self, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+        """Refuse a call that changes buffers of the model which are not a layer's running statistics.
 
         Raises:
-            UserError: If they are other buffers of the model, which would drift on each worker.
+            UserError: Naming the buffer.
         """
-        number = self.numbers.get(id(running_mean))
-        if number is not None and running_var is self.buffers[2 * number + 1]:
-            return True
         for buffer in (running_mean, running_var):
-            if id(buffer) in self.names and (number is not None or self.names[id(buffer)] in self.others):
+            if id(buffer) in self.names:
                 raise UserError(
                     f"a norm is called with the buffer {self.names[id(buffer)]} for its running statistics, which is not the running_mean "
                     "or running_var of one layer: it would differ between workers; name the two buffers of a layer so, or use model.norm=group"
                 )
-        return False
 
     def read(self, running_mean: Tensor) -> None:
         """Note that a call normalizes by running statistics; see `ziggurat.torch_internals.norm_calls.Keeper`."""
