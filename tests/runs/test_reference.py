@@ -1,5 +1,6 @@
 """Every way to name a trained model gives its weights, everywhere that takes one; what is not there is said."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,8 +19,9 @@ from ziggurat.config import load_config, override, save_config
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.runs.checkpoint.manifest import MANIFEST, FileFacts, Manifest
+from ziggurat.runs.first_weights import class_note, load_first_weights
 from ziggurat.runs.folder import load_run
-from ziggurat.runs.reference import find_reference, load_first_weights, load_reference
+from ziggurat.runs.reference import find_reference, load_reference
 from ziggurat.training.loop import train
 
 ONE = {"plan": "dp=1", "threads": 1}
@@ -190,6 +192,53 @@ def test_training_begins_with_each(folder):
         assert not report.missing
         expected = load_reference(find_reference(f"{folder}@step-{step}")).model.state_dict()
         assert same(model.state_dict(), expected)
+
+
+DIGITS = tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (DIGITS, None),
+        (("1", "0", *DIGITS[2:]), "go on with 0 as 1, 1 as 0; where the same classes are meant"),
+        (
+            tuple(f"tree {digit}" for digit in DIGITS),
+            "go on with 0 as tree 0, .*7 as tree 7, ... .10.; where",
+        ),
+        ((*DIGITS[:9], "nine"), "go on with 9 as nine; where"),
+        (("cat", "dog"), "know the classes 0, 1, .*10.*, the data has cat, dog: .* start at random"),
+        (DIGITS[:9], "start at random"),
+        ((*DIGITS, "10"), "start at random"),
+    ],
+)
+def test_weights_of_other_classes_are_said(folder, classes, said):
+    model = build_model(load_config(folder / "config.yaml").model, len(classes))
+    for name in (folder, f"{folder}@step-2", folder / "weights.safetensors"):
+        note = class_note(model, str(name), load_first_weights(model, str(name)), classes)
+        assert note is None if said is None else re.search(said, note)
+
+
+def test_where_no_layer_of_classes_is_taken_no_classes_are_said(folder, tmp_path):
+    """Of a backbone, and of a file by itself, whose classes nobody knows."""
+    model = build_model(load_config(folder / "config.yaml").model, 10)
+    report = load_first_weights(model, str(folder))
+    assert class_note(model, str(folder), report, DIGITS[::-1])
+    backbone = tuple(name for name in report.loaded if name.startswith("backbone."))
+    assert class_note(model, str(folder), dataclasses.replace(report, loaded=backbone), DIGITS[::-1]) is None
+    alone = tmp_path / "copied.safetensors"
+    shutil.copy(folder / "weights.safetensors", alone)
+    assert class_note(model, str(alone), load_first_weights(model, str(alone)), DIGITS[::-1]) is None
+
+
+def test_a_run_that_begins_with_other_classes_says_so_once(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    facts = json.loads((other / "classes.json").read_text())
+    (other / "classes.json").write_text(json.dumps(facts | {"classes": facts["classes"][::-1]}))
+    settings = {"plan": "dp=1", "train.steps": 1, "model.weights": str(other)}
+    run_ranks(train_two, 1, (tmp_path / "new", settings))
+    assert (tmp_path / "new" / "log.txt").read_text().count("know other classes than the data") == 1
 
 
 def test_a_new_run_takes_the_model_of_its_weights(folder, tmp_path, capfd):

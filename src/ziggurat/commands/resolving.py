@@ -17,7 +17,7 @@ from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, outline_model, task_of
 from ziggurat.parallel.runtime.guard import leave_if_imported
-from ziggurat.runs.reference import first_weights_fault
+from ziggurat.runs.first_weights import first_weights_fault
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks

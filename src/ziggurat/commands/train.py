@@ -30,9 +30,10 @@ from ziggurat.parallel.runtime.failures import Interrupted
 from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
+from ziggurat.runs.first_weights import first_weights_fault
 from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder, resume_command
 from ziggurat.runs.lock import locked
-from ziggurat.runs.reference import find_reference, first_weights_fault
+from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.writing import write_text
 from ziggurat.tasks.base import Task

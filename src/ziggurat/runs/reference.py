@@ -23,8 +23,6 @@ from torch import Tensor
 
 from ziggurat.config import RunConfig, definition_sha256, earlier_definition, load_config
 from ziggurat.errors import UserError, nearest
-from ziggurat.models.vision import VisionModel
-from ziggurat.models.weights import WeightsReport, load_weights
 from ziggurat.runs.checkpoint import checkpoint_faults, checkpoint_folder, published_steps, read_manifest
 from ziggurat.runs.checkpoint.manifest import MANIFEST
 from ziggurat.runs.checkpoint.tensors import read_tensors, stored_tensors
@@ -201,30 +199,3 @@ def checkpoint_weights(reference: Reference) -> dict[str, Tensor]:
     }
     read_tensors(folder, wanted)
     return names_of(wanted, kind)
-
-
-def load_first_weights(model: VisionModel, given: str) -> WeightsReport:
-    """Load what training begins with, as far as it fits: the weights of a run, of a checkpoint, of a file, or ``lite0``.
-
-    Raises:
-        UserError: If there are none, they are damaged or do not fit (`load_weights`).
-    """
-    if given == "lite0":
-        return load_weights(model, given)
-    reference = find_reference(given)
-    if reference.step is not None:
-        return load_weights(model, given, checkpoint_weights(reference))
-    return load_weights(model, str(reference.file))
-
-
-def first_weights_fault(given: str) -> str | None:
-    """Return what is wrong with the name of the weights that training begins with; None if nothing is."""
-    if given in ("none", "lite0"):
-        return None
-    try:
-        reference = find_reference(given)
-    except UserError as error:
-        return f"model.weights must be a file, a run, a checkpoint of it, lite0 or none: {error}"
-    if reference.file is not None and not reference.file.is_file():
-        return f"model.weights must have come to its end, or name a checkpoint: {reference.folder} has no {WEIGHTS}"
-    return None

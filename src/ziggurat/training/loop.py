@@ -21,9 +21,9 @@ from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.preemption import Preemption
 from ziggurat.report import write_report
 from ziggurat.runs.checkpoint import Checkpoints
+from ziggurat.runs.first_weights import class_note, load_first_weights
 from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.log import RunLog
-from ziggurat.runs.reference import load_first_weights
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
@@ -78,7 +78,7 @@ def train(
     """
     mesh = make_mesh(workers, config.plan)
     data = TrainingData(config, mesh)
-    model, weights_report = _build(mesh.home, config, len(data.classes), resume)
+    model, weights_report = _build(mesh.home, config, data.classes, resume)
     task = make_task(model, config)
     state = TrainState.start(model, make_optimizer(model, config.train), config.train.ema)
     run, earlier = definition_sha256(config), earlier_definitions(folder) if resume else ()
@@ -192,13 +192,17 @@ def train(
     }
 
 
-def _build(home: torch.device, config: RunConfig, num_classes: int, resume: bool) -> tuple[VisionModel, str]:
+def _build(
+    home: torch.device, config: RunConfig, classes: tuple[str, ...], resume: bool
+) -> tuple[VisionModel, str]:
     """Return the model with its first weights, on a device, and what was loaded."""
     seed_everything(config.seed)
-    model = build_model(config.model, num_classes)
+    model = build_model(config.model, len(classes))
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
-        report = load_first_weights(model, config.model.weights).summary()
+        loaded = load_first_weights(model, config.model.weights)
+        note = class_note(model, config.model.weights, loaded, classes)
+        report = loaded.summary() + (f"\nnote: {note}" if note else "")
     if frozen := freeze(model, config.train.freeze):
         report += f"; {frozen} of them are frozen ({config.train.freeze})"
     return place_model(model, home, config.train.channels_last).train(), report
