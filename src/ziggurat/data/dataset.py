@@ -342,7 +342,9 @@ class FileImages:
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of image `index` without the rest of its file; None where that is not possible."""
-        return self._windows.read(self.path(index), self._files.max_pixels, self._size(index), region)
+        return self._windows.read(
+            self.path(index), self._files.max_pixels, self._size(index), region, self._files.reading
+        )
 
     def _size(self, index: int) -> tuple[int, int]:
         place = self._place[index]

@@ -14,7 +14,7 @@ from ziggurat.data.formats.table import (
     Table,
     relative_name,
 )
-from ziggurat.data.readers.registry import READERS
+from ziggurat.data.readers.registry import readers_from_outside
 
 # Those of torchvision.datasets.folder.IMG_EXTENSIONS.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -72,7 +72,7 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _suffixes() -> tuple[str, ...]:
-    return (*SUFFIXES, *(suffix for reader in READERS.values() for suffix in reader.suffixes))
+    return (*SUFFIXES, *(suffix for reader in readers_from_outside() for suffix in reader.suffixes))
 
 
 def _has_images(folder: Path) -> bool:

@@ -57,7 +57,7 @@ class ImageFiles:
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of an image without the rest of its file; None where that is not possible."""
-        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], region)
+        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading)
 
 
 def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | None = None) -> list[Path]:

@@ -19,10 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ziggurat.data.extents import Extent, Region, volume
+from ziggurat.data.readers.composite import check_reading, colours
+from ziggurat.data.readers.composite import eight_bits as shown_bits
 from ziggurat.data.readers.layout import AS_THEY_ARE, Layout, Reading, layout_of
+from ziggurat.data.readers.opened import ImageInfo, ImageReader
 from ziggurat.data.readers.opening import open_image, orientation, upright, upright_size
+from ziggurat.data.readers.pages import split_page
 from ziggurat.data.readers.raw_modes import take_lower_bytes
-from ziggurat.data.readers.registry import checked_size, naming, reader_of
+from ziggurat.data.readers.registry import naming, open_by_reader, reader_of
 from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep
 from ziggurat.errors import UserError
 
@@ -33,9 +38,9 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     Raises:
         UserError: If there is no such image, it cannot be read, or it has more than `max_pixels` pixels.
     """
-    reader = reader_of(path)
+    reader = reader_for(path)
     if reader is not None:
-        return checked_size(reader, path, max_pixels)
+        return _header_by(reader, path, max_pixels, None).extent
     with open_image(path, max_pixels) as image:
         return upright_size(image)
 
@@ -64,8 +69,9 @@ def read_header(path: Path, max_pixels: int, reading: Reading) -> Header:
     Raises:
         UserError: As `image_size`, and if its samples lie as nobody here can read them, or have no range.
     """
-    if reader_of(path) is not None:
-        return Header(image_size(path, max_pixels))
+    reader = reader_for(path)
+    if reader is not None:
+        return _header_by(reader, path, max_pixels, reading)
     with open_image(path, max_pixels) as image:
         checked_layout(path, image, reading)
         return Header(upright_size(image), orientation(image))
@@ -104,13 +110,15 @@ class Look:
 
     Attributes:
         pixels_CHW: RGB, uint8, shape ``(3, H, W)``.
-        layout: How the samples lie in the file; None of a reader from outside.
+        layout: How the samples lie in the file; None of an image that was read by a reader.
         samples: Those that the pixels are made of, in any shape.
+        info: What a reader says of the image.
     """
 
     pixels_CHW: Tensor
     layout: Layout | None
     samples: np.ndarray
+    info: ImageInfo | None = None
 
     @property
     def range(self) -> tuple[float, float]:
@@ -122,12 +130,9 @@ class Look:
 
 def look(path: Path, max_pixels: int, reading: Reading) -> Look:
     """Decode an image, and say what its file holds; see `read_image`."""
-    reader = reader_of(path)
+    reader = reader_for(path)
     if reader is not None:
-        checked_size(reader, path, max_pixels)
-        with naming(path):
-            pixels_CHW = reader.read(path)
-        return Look(pixels_CHW, None, pixels_CHW.numpy())
+        return _look_by(reader, path, max_pixels, reading)
     with open_image(path, max_pixels) as image:
         layout = checked_layout(path, image, reading)
         values: np.ndarray
@@ -142,6 +147,51 @@ def look(path: Path, max_pixels: int, reading: Reading) -> Look:
         else:
             values = pixels = rgb_pixels(upright(image), None)
     return Look(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), layout, values)
+
+
+def reader_for(path: Path) -> ImageReader | None:
+    """Return the reader that recognises an image, or the file of a page; None leaves it to Pillow.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    with naming(path):
+        return reader_of(split_page(path)[0])
+
+
+def check_at_once(path: Path, extent: Extent, max_pixels: int) -> None:
+    """Refuse to decode more pixels at once than ``data.max_pixels``.
+
+    Raises:
+        UserError: If it is more.
+    """
+    if volume(extent) > max_pixels:
+        sides = " x ".join(map(str, reversed(extent)))
+        raise UserError(
+            f"the image {path} has {volume(extent)} pixels ({sides}), more than data.max_pixels={max_pixels}: raise "
+            "data.max_pixels if it is meant to be that large"
+        )
+
+
+def _header_by(reader: ImageReader, path: Path, max_pixels: int, reading: Reading | None) -> Header:
+    with open_by_reader(path, reader) as image:
+        info = image.info
+        if info.block is not None:
+            check_at_once(path, info.block, max_pixels)
+        if reading is not None:
+            check_reading(path, info, reading, split_page(path)[1])
+        rows, columns = info.extent
+        return Header((rows, columns), info.orientation)
+
+
+def _look_by(reader: ImageReader, path: Path, max_pixels: int, reading: Reading) -> Look:
+    with open_by_reader(path, reader) as image:
+        info = image.info
+        check_at_once(path, info.extent, max_pixels)
+        check_reading(path, info, reading, split_page(path)[1])
+        samples = image.read(Region.whole(info.extent))
+        pixels = shown_bits(samples, info, reading)
+        return Look(torch.from_numpy(pixels), None, samples[list(colours(info))], info)
 
 
 def checked_layout(path: Path, image: Image.Image, reading: Reading) -> Layout:

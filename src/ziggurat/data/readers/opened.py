@@ -61,6 +61,11 @@ class ImageInfo:
         microns_per_pixel: Rows' and columns' distance, of microscopes and slides; None where the file does not say.
         pages: Pictures in the file, of which this is one.
         names: What the file calls the bands; empty where it does not.
+        block: Rows and columns that are decoded together at least, of full resolution: a tile, a few rows, or the whole image
+            where nothing less can be; None where any region is read by itself.
+        top: The largest natural sample, where it is not that of `bits`.
+        orientation: The EXIF orientation that was undone: 1 where the image is upright in its file, from 5 on rows and columns
+            were exchanged.
     """
 
     levels: tuple[Extent, ...]
@@ -72,6 +77,9 @@ class ImageInfo:
     microns_per_pixel: tuple[float, ...] | None = None
     pages: int = 1
     names: tuple[str, ...] = ()
+    block: Extent | None = None
+    top: float | None = None
+    orientation: int = 1
 
     @property
     def extent(self) -> Extent:

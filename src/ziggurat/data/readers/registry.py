@@ -1,7 +1,8 @@
-"""Readers of image files from outside, asked before Pillow: by a script (`register_reader`) or by a package (entry points).
+"""Every reader of image files by its name: which one takes a file, and opening it.
 
-The group of entry points is ``ziggurat.readers``, and an entry is an object with the methods of `ImageReader`. Whatever a
-reader raises becomes a message that names the file, and an image with too many pixels is refused before it is read.
+Readers from outside, of a script (`register_reader`) or of a package (the group of entry points ``ziggurat.readers``, of
+objects that are an `ImageReader`), are asked first; then those of the house in a fixed order, each of which takes what it is for and leaves the
+rest to those after it. Whatever a reader raises becomes a message that names the file.
 """
 
 from __future__ import annotations
@@ -9,39 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from ziggurat.config.registry import Registry
-from ziggurat.data.extents import Extent, Region
+from ziggurat.data.readers.opened import ImageReader, OpenedImage
 from ziggurat.data.readers.opening import SUFFIXES
+from ziggurat.data.readers.pages import split_page, without_page
 from ziggurat.errors import UserError
 
+HEAD_BYTES = 64  # of a file, by which readers recognise it
 
-class ImageReader(Protocol):
-    """Reads image files of one kind; safe to call from several threads and processes.
-
-    Attributes:
-        suffixes: Of its files, in small letters, with the dot; files with them are images in folders and globs, too.
-    """
-
-    suffixes: tuple[str, ...]
-
-    def size(self, path: Path) -> Extent:
-        """Return an image's rows and columns, without decoding it."""
-        ...
-
-    def read(self, path: Path) -> Tensor:
-        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
-        ...
-
-    def window(self, path: Path, region: Region) -> Tensor | None:
-        """Return a region of an image, shape ``(3, *region.size)``; None if it cannot be read in parts."""
-        ...
-
+# Asked from the first to the last: slides and folders by their names, TIFF by its own library, what only GDAL reads, and the rest.
+HOUSE: tuple[tuple[str, ImageReader], ...] = ()
 
 READERS: Registry[ImageReader] = Registry("image reader", "ziggurat.readers")
+for _name, _reader in HOUSE:
+    READERS.register(_name, _reader)
 
 
 def register_reader(name: str, reader: ImageReader) -> ImageReader:
@@ -53,31 +36,48 @@ def register_reader(name: str, reader: ImageReader) -> ImageReader:
     return READERS.register(name, reader)
 
 
+def readers_from_outside() -> list[ImageReader]:
+    """Return the readers that are not the house's, in the order in which they were registered."""
+    of_house = dict(HOUSE)
+    return [reader for name, reader in READERS.items() if name not in of_house]
+
+
 def reader_of(path: Path) -> ImageReader | None:
-    """Return the reader from outside of a file, by its suffix; None leaves it to Pillow."""
-    name = path.name.lower()
-    return next((reader for reader in READERS.values() if name.endswith(tuple(reader.suffixes))), None)
+    """Return the reader that recognises a file; None leaves it to Pillow.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+    """
+    head = b""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    readers = (*readers_from_outside(), *(reader for _, reader in HOUSE))
+    return next((reader for reader in readers if reader.recognises(path, head)), None)
 
 
 def image_suffixes() -> tuple[str, ...]:
     """Return the suffixes of image files, in small letters."""
-    return (*SUFFIXES, *(suffix for reader in READERS.values() for suffix in reader.suffixes))
+    others = (suffix for reader in READERS.values() for suffix in reader.suffixes)
+    return tuple(dict.fromkeys((*SUFFIXES, *others)))
 
 
-def checked_size(reader: ImageReader, path: Path, max_pixels: int) -> tuple[int, int]:
-    """Return an image's rows and columns.
+def has_image_suffix(name: str) -> bool:
+    """Whether a file's name, or that of a page of it, ends as image files' do."""
+    return without_page(name).lower().endswith(image_suffixes())
+
+
+@contextmanager
+def open_by_reader(path: Path, reader: ImageReader) -> Iterator[OpenedImage]:
+    """Open an image, or a page of it (``stack.tif#3``), for the body.
 
     Raises:
-        UserError: If there is no such image, it cannot be read, or it has more than `max_pixels` pixels.
+        UserError: If there is no such image or page, or the body cannot read it.
     """
     with naming(path):
-        rows, columns = reader.size(path)
-    if rows * columns > max_pixels:
-        raise UserError(
-            f"the image {path} has {columns} x {rows} pixels, more than data.max_pixels={max_pixels}: raise it, or leave "
-            "the image out"
-        )
-    return rows, columns
+        file, page = split_page(path)
+        with reader.open(file, page) as image:
+            yield image
 
 
 @contextmanager

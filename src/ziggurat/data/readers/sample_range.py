@@ -21,6 +21,11 @@ from PIL import Image
 
 from ziggurat.errors import UserError
 
+NO_RANGE = (
+    "which have no natural range: say which of them are black and white for the whole data set, such as --set "
+    "data.range=0,4095 ('gdalinfo -mm' or ImageMagick's 'identify -verbose' show what occurs)"
+)
+
 
 @dataclass(frozen=True)
 class SampleRange:
@@ -83,11 +88,7 @@ def check_range(path: Path, image: Image.Image, samples: SampleRange | None) -> 
     """
     if samples is None and is_deep(image) and not _is_natural(image):
         kind = "floating-point samples" if image.mode == "F" else "samples of 32 bits, or signed ones"
-        raise UserError(
-            f"the image {path} has {kind}, which have no natural range: say which of them are black and white for the "
-            "whole data set, such as --set data.range=0,4095 ('gdalinfo -mm' or ImageMagick's 'identify -verbose' "
-            "show what occurs)"
-        )
+        raise UserError(f"the image {path} has {kind}, {NO_RANGE}")
 
 
 def eight_bits(values: np.ndarray, samples: SampleRange | None, top: int = 65535) -> np.ndarray:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ziggurat.data.readers.composite import type_of
 from ziggurat.data.readers.images import look
 from ziggurat.data.readers.layout import Reading, layout_of, tiff_layout
 from ziggurat.data.readers.opening import open_image
@@ -50,9 +51,10 @@ def look_at(path: Path, max_pixels: int, reading: Reading) -> Seen:
             with suppress(UserError):
                 low, high = look(path, max_pixels, replace(reading, samples=ANY_RANGE)).range
         return Seen(header.type, header.bands, header.pages, low, high, str(error))
-    if found.layout is None:
-        return Seen("uint8", len(found.pixels_CHW), 1, *found.range)
+    if found.info is not None:
+        return Seen(type_of(found.info), found.info.bands, found.info.pages, *found.range)
     layout = found.layout
+    assert layout is not None  # it says one of the two
     return Seen(layout.type, layout.bands, layout.pages, *found.range)
 
 

@@ -26,9 +26,14 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.extents import Extent, Region
+from ziggurat.data.readers.composite import check_reading, eight_bits
+from ziggurat.data.readers.images import check_at_once, reader_for
 from ziggurat.data.readers.inflating import inflate
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
+from ziggurat.data.readers.opened import ImageReader
 from ziggurat.data.readers.opening import open_image, orientation
-from ziggurat.data.readers.registry import checked_size, naming, reader_of
+from ziggurat.data.readers.pages import split_page
+from ziggurat.data.readers.registry import open_by_reader
 
 # Of each of Pillow's modes: its raw modes, and where each has red, green and blue among its channels.
 CHANNELS = {
@@ -102,7 +107,9 @@ class WindowReader:
         self._kept_bytes = kept_bytes
         self._kept: tuple[_Key, bytes] | None = None
 
-    def read(self, path: Path, max_pixels: int, size: Extent, region: Region) -> Tensor | None:
+    def read(
+        self, path: Path, max_pixels: int, size: Extent, region: Region, reading: Reading = AS_THEY_ARE
+    ) -> Tensor | None:
         """Return a window of an image.
 
         Args:
@@ -110,6 +117,7 @@ class WindowReader:
             max_pixels: Larger images are refused.
             size: Rows and columns that the image must have.
             region: The window, within the image.
+            reading: How samples become pixels.
 
         Returns:
             RGB, uint8, shape ``(3, *region.size)``: the pixels that `read_image` gives; None if the file
@@ -118,12 +126,9 @@ class WindowReader:
         Raises:
             UserError: If there is no such image, or it cannot be decoded.
         """
-        reader = reader_of(path)
+        reader = reader_for(path)
         if reader is not None:
-            if checked_size(reader, path, max_pixels) != size:
-                return None
-            with naming(path):
-                return reader.window(path, region)
+            return _window_by(reader, path, max_pixels, size, region, reading)
         with open_image(path, max_pixels) as image:
             if orientation(image) != 1 or (image.height, image.width) != size:
                 return None
@@ -165,6 +170,20 @@ class WindowReader:
         if kept is None or kept[0] != key:
             self._kept = kept = (key, inflate(file, chunk.offset, chunk.size, 0, whole))
         return kept[1][start:end]
+
+
+def _window_by(
+    reader: ImageReader, path: Path, max_pixels: int, size: Extent, region: Region, reading: Reading
+) -> Tensor | None:
+    with open_by_reader(path, reader) as image:
+        info = image.info
+        if info.extent != size or info.block == info.extent:
+            return None
+        for extent in (info.block, region.size):
+            if extent is not None:
+                check_at_once(path, extent, max_pixels)
+        check_reading(path, info, reading, split_page(path)[1])
+        return torch.from_numpy(eight_bits(image.read(region), info, reading))
 
 
 _Key = tuple[int, ...]  # a file as it is now, and a place in it
