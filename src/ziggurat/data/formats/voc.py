@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ziggurat.data.formats.plain_xml import DeclarationFound, parse_xml
 from ziggurat.data.formats.table import (
     SPLIT_NAMES,
     BoxRow,
@@ -21,6 +20,7 @@ from ziggurat.data.formats.table import (
     as_number,
     as_size,
 )
+from ziggurat.data.plain_xml import DeclarationFound, parse_xml
 from ziggurat.errors import UserError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
-from ziggurat.errors import UserError
+from ziggurat.system.packages import extra_package
 
 
 def import_extra(module: str, extra: str, path: Path) -> ModuleType:
@@ -25,12 +24,4 @@ def import_extra(module: str, extra: str, path: Path) -> ModuleType:
         Traceback (most recent call last):
         ziggurat.errors.UserError: the image a.vrt needs the package no_such_package: pip install 'ziggurat[geo]'
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # it is there, and lacks something itself
-        package = module.partition(".")[0]
-        raise UserError(
-            f"the image {path} needs the package {package}: pip install 'ziggurat[{extra}]'"
-        ) from None
+    return extra_package(module, extra, f"the image {path}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ziggurat.config.registry import Registry
+from ziggurat.data.readers.gdal import GdalReader
 from ziggurat.data.readers.opened import ImageReader, OpenedImage
 from ziggurat.data.readers.opening import SUFFIXES
 from ziggurat.data.readers.pages import split_page, without_page
@@ -20,7 +21,7 @@ from ziggurat.errors import UserError
 HEAD_BYTES = 64  # of a file, by which readers recognise it
 
 # Asked from the first to the last: slides and folders by their names, TIFF by its own library, what only GDAL reads, and the rest.
-HOUSE: tuple[tuple[str, ImageReader], ...] = ()
+HOUSE: tuple[tuple[str, ImageReader], ...] = (("gdal", GdalReader()),)
 
 READERS: Registry[ImageReader] = Registry("image reader", "ziggurat.readers")
 for _name, _reader in HOUSE:
