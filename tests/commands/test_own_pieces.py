@@ -105,10 +105,60 @@ def test_a_data_set_says_what_it_is_for(tmp_path):
     assert (result["task"], result["metrics"]) == ("classify", {})
 
 
+class Pairs(torch.utils.data.Dataset):
+    """The same as PyTorch's own loaders take it."""
+
+    def __init__(self, blobs, target):
+        self.blobs, self.target = blobs, target
+        self.classes = list(blobs.classes)
+
+    def __len__(self):
+        return len(self.blobs)
+
+    def __getitem__(self, index):
+        image = self.blobs.image(index)
+        objects = self.blobs.objects(index)
+        targets = {
+            "detect": {"boxes": objects.boxes_xyxy, "labels": objects.labels},
+            "classify": index % 2,
+            "segment": (image[0] > 0).long(),
+        }
+        return Image.fromarray(image.permute(1, 2, 0).numpy()), targets[self.target]
+
+
+def test_a_map_style_data_set_gives_the_bits_of_one_of_ours(tmp_path):
+    given = {"settings": SETTINGS | DETECTOR | {"train.steps": 2}}
+    ours = ziggurat.train(Blobs(6), out=tmp_path / "ours", validation=Blobs(3), **given)
+    pairs = Pairs(Blobs(6), "detect"), Pairs(Blobs(3), "detect")
+    theirs = ziggurat.train(pairs[0], out=tmp_path / "theirs", validation=pairs[1], **given)
+    assert theirs["weights_sha256"] == ours["weights_sha256"]
+    assert theirs["metrics"] == ours["metrics"]
+    log = (tmp_path / "theirs" / "log.txt").read_text()
+    assert log.count("are taken as images with boxes of 2 classes: round, square") == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        ("classify", {"model.name": "pnn", "model.pnn.channels": 8}),
+        ("segment", {"model.name": "smp:unet/tu-test_resnet"}),
+    ],
+)
+def test_a_map_style_data_set_says_what_it_is_for(tmp_path, task, model):
+    settings = {
+        key: value for key, value in SETTINGS.items() if not key.startswith(("model.", "decode."))
+    } | model
+    result = ziggurat.train(
+        Pairs(Blobs(4), task), settings, tmp_path / "run", validation=Pairs(Blobs(2), task)
+    )
+    assert (result["task"], result["steps"]) == (task, 3)
+    assert result["metrics"]
+
+
 @pytest.mark.parametrize(
     ("data", "validation", "message"),
     [
-        ([1, 2], None, "list. is no data set: it lacks classes, category_ids, record, image, objects, label or mask"),
+        ([1, 2], None, "must be a pair, .* item 0 of list, train is of type int; .* needs classes, category_ids, record, image"),
         ("digits", Blobs(2), "validation is a data set beside one of your own"),
         (Blobs(4), 7, "val .int. is no data set"),
         ("own:Nothing", None, "there is no data set own:Nothing in this program"),

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch.utils.data
+
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say
 from ziggurat.commands.pieces import Build, Pieces, name_data, name_model, name_task, pieces_for
@@ -45,11 +47,11 @@ LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was st
 
 
 def train(
-    data: str | os.PathLike[str] | Dataset | None,
+    data: str | os.PathLike[str] | Dataset | torch.utils.data.Dataset[Any] | None,
     settings: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    validation: Dataset | None = None,
+    validation: Dataset | torch.utils.data.Dataset[Any] | None = None,
     model: str | Build | None = None,
     task: str | type[Task[Any, Any]] | None = None,
     on_step: Callback | None = None,
@@ -63,7 +65,8 @@ def train(
     """Train a model on a data set, as `ziggurat train` does.
 
     Args:
-        data: The data set: a path, or an object of your own (`ziggurat.data.formats.own`); None takes the config's.
+        data: The data set: a path, an object of your own (`ziggurat.data.formats.own`), or one of PyTorch's map-style data
+            sets; None takes the config's.
         settings: From dotted names to values; they win over the config file.
         out: The run's folder; None takes the next ``runs/TASK-N``.
         validation: What is evaluated on, where `data` is an object.

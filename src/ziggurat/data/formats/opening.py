@@ -59,7 +59,7 @@ def open_split(
     if own is not None:
         if not set(own.kinds) & set(annotations):
             raise NotServedError(path, annotations, Recognised(path, {kind: {} for kind in own.kinds}))
-        return own_split(own, path, split, classes)
+        return own_split(own, path, split, config, classes)
     if path == "digits":
         kind = next((kind for kind in annotations if kind in DIGITS), None)
         if kind is None:

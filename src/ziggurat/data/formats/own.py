@@ -2,7 +2,7 @@
 
 `register_data` gives one a name, which begins with ``own:`` and stands wherever DATA does, in this process and in the workers that it
 starts. A data set is any object with what `ziggurat.data.dataset` asks of one: ``classes``, ``category_ids``, ``len``, ``record``, ``image``,
-and of its task ``objects`` (boxes), ``label``, or ``mask``.
+and of its task ``objects`` (boxes), ``label``, or ``mask``; or one of PyTorch's map-style data sets (`map_style`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.formats.map_style import MapStyle, adapt, is_map_style
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError, nearest
 
@@ -49,7 +51,11 @@ def register_data(name: str, train: Any, val: Any = None, test: Any = None) -> s
         UserError: If one is no data set; names what it lacks.
     """
     given: dict[Split, Any] = {"train": train, "val": val, "test": test}
-    splits = {split: one for split, one in given.items() if one is not None}
+    splits = {
+        split: adapt(one, f"{name}, {split}") if is_map_style(one) else one
+        for split, one in given.items()
+        if one is not None
+    }
     faults = [fault for split, one in splits.items() for fault in _faults(f"{name}, {split}", one)]
     first = next(iter(splits.values()), None)
     kinds = tuple(kind for kind, method in _METHODS.items() if hasattr(first, method))
@@ -75,8 +81,17 @@ def own_data(path: str) -> OwnData | None:
     return _OWN[path]
 
 
-def own_split(found: OwnData, path: str, split: Split, classes: tuple[str, ...] | None) -> Dataset | None:
+def own_split(
+    found: OwnData, path: str, split: Split, config: DataConfig, classes: tuple[str, ...] | None
+) -> Dataset | None:
     """Return a split of a data set; None if it has no ``val`` split.
+
+    Args:
+        found: The data set.
+        path: What stands for it.
+        split: The split.
+        config: Names the classes and the range of samples of a map-style one.
+        classes: Of the model.
 
     Raises:
         UserError: If it lacks another one, or its classes are not those of the model.
@@ -85,7 +100,8 @@ def own_split(found: OwnData, path: str, split: Split, classes: tuple[str, ...] 
         if split == "val":
             return None
         raise UserError(f"the data set {path} has no {split} split: only {', '.join(found.splits)} is there")
-    dataset: Dataset = found.splits[split]
+    given = found.splits[split]
+    dataset: Dataset = given.configured(config, classes) if isinstance(given, MapStyle) else given
     if classes is not None and tuple(dataset.classes) != classes:
         raise UserError(
             f"the classes of {path} must be those of the model, in the same order: it has {', '.join(dataset.classes)}, the model "
