@@ -29,6 +29,8 @@ from ziggurat.data.detections import Detections, concatenate
 from ziggurat.data.extents import Region
 from ziggurat.tasks.detection.suppression import suppress
 
+AT_ONCE = 1 << 20  # distances that are computed at once
+
 
 def merge_tiles(
     tiles: Sequence[Region], found: Sequence[Detections], margin: float, decode: DecodeConfig
@@ -47,15 +49,14 @@ def merge_tiles(
     """
     if len(tiles) == 1:
         return found[0]
-    borders_T4 = inner_borders(tiles)
-    parts = []
-    for number, (tile, detections) in enumerate(zip(tiles, found, strict=True)):
-        shift = detections.boxes_xyxy.new_tensor([tile.left, tile.top, tile.left, tile.top])
-        boxes = detections.boxes_xyxy + shift
-        whole = ~is_fragment(boxes, number, borders_T4, margin)
-        scores, labels = detections.scores[whole], detections.labels[whole]
-        parts.append(Detections(boxes[whole], scores, labels, detections.num_cut, detections.best_cut))
-    return suppress(concatenate(parts), decode.nms_threshold, max_detections=None)
+    corners = torch.tensor([(tile.left, tile.top) for tile in tiles], dtype=torch.float32).repeat(1, 2)
+    every = concatenate(found)
+    tile_N = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(one) for one in found]))
+    boxes = every.boxes_xyxy + corners[tile_N].to(every.boxes_xyxy)
+    whole = ~is_fragment(boxes, tile_N, inner_borders(tiles), margin)
+    scores, labels = every.scores[whole], every.labels[whole]
+    joined = Detections(boxes[whole], scores, labels, every.num_cut, every.best_cut)
+    return suppress(joined, decode.nms_threshold, max_detections=None)
 
 
 def inner_borders(tiles: Sequence[Region]) -> Tensor:
@@ -76,26 +77,46 @@ def inner_borders(tiles: Sequence[Region]) -> Tensor:
     return borders
 
 
-def is_fragment(boxes_xyxy: Tensor, tile: int, borders_T4: Tensor, margin: float) -> Tensor:
-    """Return which of a tile's detections another tile sees better, bool, shape ``(N,)``.
+def is_fragment(boxes_xyxy: Tensor, tile_N: Tensor, borders_T4: Tensor, margin: float) -> Tensor:
+    """Return which detections another tile sees better than their own, bool, shape ``(N,)``.
 
     Args:
-        boxes_xyxy: Found in the tile, in pixels of the image, shape ``(N, 4)``.
-        tile: The tile's number.
-        borders_T4: As `inner_borders` gives them.
+        boxes_xyxy: In pixels of the image, shape ``(N, 4)``.
+        tile_N: The number of the tile that each was found in.
+        borders_T4: As `inner_borders` gives them, of tiles that form a grid.
         margin: As in `merge_tiles`.
     """
-    fragment = _room(boxes_xyxy, borders_T4[tile : tile + 1])[:, 0] < margin
-    best_room = _room(boxes_xyxy[fragment], borders_T4).amax(dim=1)
-    fragment[fragment.clone()] = best_room >= 2 * margin
+    borders_T4 = borders_T4.to(boxes_xyxy)
+    own_N4 = borders_T4[tile_N]
+    fragment = torch.minimum(*(_room(boxes_xyxy, own_N4, dim) for dim in (0, 1))) < margin
+    near = fragment.nonzero().squeeze(1)
+    fragment[near] = best_room(boxes_xyxy[near], borders_T4) >= 2 * margin
     return fragment
 
 
-def _room(boxes_N4: Tensor, borders_T4: Tensor) -> Tensor:
-    """Return the pixels from each box to the nearest inner border of each tile, shape ``(N, T)``.
+def best_room(boxes_N4: Tensor, borders_T4: Tensor) -> Tensor:
+    """Return the pixels from each box to the nearest inner border of the tile that holds it best, shape ``(N,)``.
+
+    Tiles form a grid, so the best tile has the best of all columns and the best of all rows: each dim is looked at apart.
+    """
+    rooms = []
+    for dim in (0, 1):
+        sides = borders_T4.new_tensor(sorted({*map(tuple, borders_T4[:, [dim, dim + 2]].tolist())}))
+        some = boxes_N4.split(max(1, AT_ONCE // max(1, len(sides))))
+        found = [
+            torch.minimum(
+                boxes[:, None, dim] - sides[None, :, 0], sides[None, :, 1] - boxes[:, None, dim + 2]
+            ).amax(dim=1)
+            for boxes in some
+        ]
+        rooms.append(torch.cat(found))
+    return torch.minimum(*rooms)
+
+
+def _room(boxes_N4: Tensor, borders_N4: Tensor, dim: int) -> Tensor:
+    """Return the pixels from each box to the nearer inner border of its tile along one dim, shape ``(N,)``.
 
     Negative where the tile does not hold the whole box.
     """
-    before = boxes_N4[:, None, :2] - borders_T4[None, :, :2]
-    behind = borders_T4[None, :, 2:] - boxes_N4[:, None, 2:]
-    return torch.cat([before, behind], dim=2).amin(dim=2)
+    before = boxes_N4[:, dim] - borders_N4[:, dim]
+    return torch.minimum(before, borders_N4[:, dim + 2] - boxes_N4[:, dim + 2])

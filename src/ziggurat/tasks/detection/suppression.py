@@ -7,8 +7,10 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from ziggurat.data.detections import Detections
+from ziggurat.tasks.detection.crowds import suppress_crowd
 
 FEW = 500  # up to so many detections one call is faster than one for each class
+CROWD = 8192  # of a class: from so many on only neighbours are compared
 
 
 def suppress(detections: Detections, nms_threshold: float, max_detections: int | None) -> Detections:
@@ -48,4 +50,12 @@ def _nms_by_class(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshol
     """Return what remains, from a call for each class."""
     order = labels_N.argsort(stable=True)
     counts = torch.unique_consecutive(labels_N[order], return_counts=True)[1].tolist()
-    return torch.cat([one[nms(boxes_N4[one], scores_N[one], threshold)] for one in order.split(counts)])
+    return torch.cat([one[_nms(boxes_N4[one], scores_N[one], threshold)] for one in order.split(counts)])
+
+
+def _nms(boxes_N4: Tensor, scores_N: Tensor, threshold: float) -> Tensor:
+    """Return what remains of a class, whose scores fall."""
+    if len(boxes_N4) < CROWD or boxes_N4.device.type != "cpu" or not bool(boxes_N4.isfinite().all()):
+        keep: Tensor = nms(boxes_N4, scores_N, threshold)
+        return keep
+    return suppress_crowd(boxes_N4, scores_N, threshold)
