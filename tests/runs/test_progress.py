@@ -2,13 +2,14 @@
 
 import io
 import itertools
+import threading
 
 import pytest
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.formats import find_faults, write_dataset
 from ziggurat.runs.log import RunLog
-from ziggurat.runs.progress import Meter, time_left
+from ziggurat.runs.progress import Meter, Stages, time_left
 from ziggurat.tasks.opening import open_dataset
 
 
@@ -56,6 +57,59 @@ def test_a_terminal_gets_one_line_that_changes_and_goes():
 
 def test_a_reader_that_has_left_ends_nothing():
     assert said(Gone(), 0.5) == ""
+
+
+def ticked(stream, active=True):
+    """Return what is said of two stages of 20 seconds each, with a look at the clock every second."""
+    now = [0.0]
+    stages = Stages("verify", active, stream, lambda: now[0])
+    for second in range(40):
+        now[0] = float(second)
+        if second % 20 == 0:
+            stages(f"stage {second // 20}")
+        stages.tick()
+    stages.end()
+    return stream.getvalue()
+
+
+def test_a_stage_is_said_with_its_time_also_where_it_is_one_call():
+    assert ticked(io.StringIO()).splitlines() == [
+        "verify: stage 0  2 s",
+        "verify: stage 0  12 s",
+        "verify: stage 1  2 s",
+        "verify: stage 1  12 s",
+    ]
+    text = ticked(Terminal())
+    assert "\n" not in text
+    assert "\rverify: stage 1  19 s\x1b[K" in text
+    assert text.endswith("\r\x1b[K")
+    assert ticked(io.StringIO(), active=False) == ""
+    assert ticked(Gone()) == ""
+
+
+class Heard(io.StringIO):
+    """Lets somebody wait until something is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.event = threading.Event()
+
+    def write(self, text):
+        super().write(text)
+        self.event.set()
+
+
+def test_a_stage_that_computes_is_said_by_a_thread_that_ends_with_it():
+    before, stream = threading.active_count(), Heard()
+    clock = itertools.count(0, 5)
+    with Stages("verify", stream=stream, clock=lambda: next(clock), every=0.001) as stages:
+        stages("one long call")
+        assert stream.event.wait(60)
+    assert stream.getvalue().startswith("verify: one long call  ")
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="of the block"), Stages("verify", stream=stream):
+        raise ValueError("of the block")
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(

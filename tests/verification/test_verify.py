@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from support.ranks import run_ranks
 from ziggurat.cli.main import main
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.progress import Stages
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.compare import compare_steps, relative_error
@@ -25,7 +27,7 @@ from ziggurat.verification.memory import PeakBytes
 from ziggurat.verification.networks import build_network, check_name, torchvision_names
 from ziggurat.verification.request import read_request
 from ziggurat.verification.step import Outcome, Seen, Trial, run_step
-from ziggurat.verification.verify import Single
+from ziggurat.verification.verify import Single, verify_on_worker
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
@@ -36,6 +38,50 @@ FIELDS = {
 def run_verify(capfd: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
     status = main(["verify", *arguments, "--json"])
     return status, json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+class Noted(Stages):
+    """Keeps the stages."""
+
+    def __init__(self, what: str, active: bool) -> None:
+        super().__init__(what, active)
+        self.begun: list[str] = []
+
+    def __call__(self, stage: str) -> None:
+        self.begun.append(stage)
+
+
+def stages_of(workers: Workers, name: str) -> tuple[bool, list[tuple[str, bool, list[str]]]]:
+    made: list[Noted] = []
+
+    def progress(what: str, active: bool) -> Stages:
+        made.append(Noted(what, active))
+        return made[-1]
+
+    request = read_request(f"support.verify_networks:{name}", "1x3x8x8", "sp=2", "fp64", {}, None)
+    result = verify_on_worker(workers, request, progress)
+    return result["ok"], [(one.what, one.active, one.begun) for one in made]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("noisy", []), ("cheat", ["the step on one worker, rounded otherwise"])],
+)
+def test_every_stage_is_said(name: str, more: list[str]) -> None:
+    """A stage is one call that may take minutes; `tests/runs/test_progress.py` says how it is said."""
+    first, second = run_ranks(stages_of, 2, (name,))
+    begun = ["the step on one worker", "the same step again", "the step under sp=2", *more]
+    what = f"verify support.verify_networks:{name}"
+    assert first == (not more, [(what, True, begun)])
+    assert second[1][0][1] is False
+
+
+def test_quiet_says_the_result_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["verify", "support.verify_networks:noisy", "--input", "1x3x8x8", "--quiet"]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert "ok: all errors are within" in out
+    assert err == ""
 
 
 @pytest.mark.parametrize(

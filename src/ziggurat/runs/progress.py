@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,12 +30,10 @@ def time_left(seconds: float, done: int, total: int) -> str:
     return f"  {left / 60:.0f} min left" if left < 90 * 60 else f"  {left / 3600:.1f} h left"
 
 
-class Meter:
-    """Says how far something is, on standard error.
+class Line:
+    """One line on standard error: it changes on a terminal, and stands anew now and then in a log.
 
     Args:
-        what: What is done, such as ``evaluation``.
-        unit: What is counted, such as ``images``.
         active: Whether this worker speaks.
         stream: Where it is said; None takes standard error.
         clock: Says the time in seconds.
@@ -42,13 +41,11 @@ class Meter:
 
     def __init__(
         self,
-        what: str,
-        unit: str,
         active: bool = True,
         stream: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.what, self.unit, self.active = what, unit, active
+        self.active = active
         self.stream = stream or sys.stderr
         self.is_terminal = self.stream.isatty()
         self.clock, self.begin = clock, clock()
@@ -69,15 +66,13 @@ class Meter:
             self._write("\r\x1b[K")
             self.has_line = False
 
-    def __call__(self, done: int, total: int) -> None:
-        """Say how far it is, if it is time."""
-        now = self.clock()
-        if done >= total:
-            self.end()
-        if not self.active or now < self.next or done >= total:
-            return
+    def is_time(self, now: float) -> bool:
+        """Whether something is to be said at a time."""
+        return self.active and now >= self.next
+
+    def say(self, line: str, now: float) -> None:
+        """Say a line, and nothing for some time."""
         self.next = now + (TERMINAL_SECONDS if self.is_terminal else LOG_SECONDS)
-        line = f"{self.what}: {done}/{total} {self.unit}{time_left(now - self.begin, done, total)}"
         self._write(f"\r{line}\x1b[K" if self.is_terminal else f"{line}\n")
         self.has_line = self.is_terminal
 
@@ -85,3 +80,90 @@ class Meter:
         with suppress(OSError):  # nobody reads it
             self.stream.write(text)
             self.stream.flush()
+
+
+class Meter(Line):
+    """Says how far something is, on standard error.
+
+    Args:
+        what: What is done, such as ``evaluation``.
+        unit: What is counted, such as ``images``.
+        active: Whether this worker speaks.
+        stream: Where it is said; None takes standard error.
+        clock: Says the time in seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        unit: str,
+        active: bool = True,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(active, stream, clock)
+        self.what, self.unit = what, unit
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how far it is, if it is time."""
+        now = self.clock()
+        if done >= total:
+            self.end()
+        elif self.is_time(now):
+            left = time_left(now - self.begin, done, total)
+            self.say(f"{self.what}: {done}/{total} {self.unit}{left}", now)
+
+
+class Stages(Line):
+    """Says which stage of something is under way, and since when, on standard error.
+
+    A stage may be one long call, so that a thread of its own looks at the clock, until the block ends.
+
+    Args:
+        what: What is done, such as ``verify``.
+        active: Whether this worker speaks.
+        stream: Where it is said; None takes standard error.
+        clock: Says the time in seconds.
+        every: Seconds between two looks at the clock.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        active: bool = True,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        every: float = TERMINAL_SECONDS,
+    ) -> None:
+        super().__init__(active, stream, clock)
+        self.what, self.every = what, every
+        self.stage = ("", self.begin)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.active:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self.active:
+            self._thread.join()
+        self.end()
+
+    def __call__(self, stage: str) -> None:
+        """Note that a stage begins."""
+        self.stage = (stage, self.clock())
+
+    def tick(self) -> None:
+        """Say which stage it is, if it is time."""
+        now, (stage, since) = self.clock(), self.stage
+        if self.is_time(now):
+            self.say(f"{self.what}: {stage}  {now - since:.0f} s", now)
+
+    def _look(self) -> None:
+        while not self._over.wait(self.every):
+            self.tick()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch, world_from_environment
+from ziggurat.runs.progress import Stages
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device_of
@@ -78,21 +79,31 @@ class Single:
     seconds: float
 
 
-def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
-    """Be one worker of a verification; the first one takes the step alone before, while the others wait."""
+def verify_on_worker(
+    workers: Workers, request: Request, progress: Callable[[str, bool], Stages] = Stages
+) -> dict[str, Any]:
+    """Be one worker of a verification; the first one takes the step alone before, while the others wait.
+
+    Args:
+        workers: As many as the plan has.
+        request: What is verified.
+        progress: Makes what says how far it is, from what is done and whether this worker speaks.
+    """
     if workers.size != request.plan.num_workers:
         raise UserError(
             f"the plan {request.plan} needs {request.plan.num_workers} workers: got {workers.size}; change --plan or "
             "--nproc-per-node"
         )
     trial = Trial(draw_images(request), request.config.seed, request.num_microbatches, request.config)
-    phase("reference")
-    single = _measure_single(trial, request, workers.device) if workers.is_first else None
-    single = _from_first(workers, single)
-    phase("step under the plan")
-    check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
-    phase("reference")
-    judgement = _judge(request, trial, single, check, workers)
+    with progress(f"verify {request.name}", workers.is_first) as stages:
+        phase("reference")
+        single = _measure_single(trial, request, workers.device, stages) if workers.is_first else None
+        single = _from_first(workers, single)
+        phase("step under the plan")
+        stages(f"the step under {request.plan}")
+        check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
+        phase("reference")
+        judgement = _judge(request, trial, single, check, workers, stages)
     result = describe(request, single, check, judgement, workers.device.type)
     if workers.is_first and request.timeline is not None and check.spans:
         _write_timeline(request.timeline, request, check, result)
@@ -100,13 +111,19 @@ def verify_on_worker(workers: Workers, request: Request) -> dict[str, Any]:
 
 
 def _judge(
-    request: Request, trial: Trial, single: Single, check: Check, workers: Workers
+    request: Request,
+    trial: Trial,
+    single: Single,
+    check: Check,
+    workers: Workers,
+    begins: Callable[[str], None],
 ) -> tuple[Judgement, Errors | None] | None:
     """Return the verdict, and what rounding does where that was asked; None where nothing was compared, or on other workers."""
     if check.errors is None or not workers.is_first:
         return None
     bound, rounding = BOUNDS[request.torch_dtype], None
     if check.errors.above(bound):
+        begins("the step on one worker, rounded otherwise")
         rounding = measure_rounding(lambda: build(request), trial, single.step, workers.device)
     return judge(check.errors, single.repeated, rounding, bound), rounding
 
@@ -155,13 +172,22 @@ def draw_images(request: Request) -> Tensor:
     return torch.randn(request.shape, generator=generator, dtype=torch.float64).to(request.torch_dtype)
 
 
-def _measure_single(trial: Trial, request: Request, device: torch.device) -> Single:
+def _measure_single(
+    trial: Trial, request: Request, device: torch.device, begins: Callable[[str], None]
+) -> Single:
     """Take the reference, and the same step again, unchanged: for its time, and to see whether it is the same.
+
+    Args:
+        trial: The step.
+        request: Names the network.
+        device: Where it is taken.
+        begins: Called as a part of it begins, with a word for it.
 
     Raises:
         UserError: If the network does not take the input, or its results are not finite.
     """
     mesh = make_mesh(Workers(device=device))
+    begins("the step on one worker")
     try:
         step = run_step(build(request), trial, mesh, count_bytes=True)
     except TIMM_ERRORS as error:
@@ -172,6 +198,7 @@ def _measure_single(trial: Trial, request: Request, device: torch.device) -> Sin
             f"{'x'.join(map(str, request.shape))} ({type(error).__name__}: {error}); give another --input"
         ) from error
     _check_finite(step, request.name)
+    begins("the same step again")
     again = run_step(build(request), trial, mesh)
     return Single(step, compare_steps(again, step), again.seconds)
 
