@@ -13,7 +13,7 @@ from ziggurat.config import DataConfig, DecodeConfig, ModelConfig, RunConfig
 from ziggurat.data.batch import Microbatch, Objects, SampleId
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.errors import UserError
-from ziggurat.inference import tiles
+from ziggurat.inference import reading, tiles
 from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
@@ -105,7 +105,7 @@ def test_progress_counts_tiles():
 
 @pytest.mark.parametrize("ahead", [1, 10 * 64 * 64])
 def test_few_images_are_decoded_ahead(monkeypatch, ahead):
-    monkeypatch.setattr(tiles, "AHEAD_PIXELS", ahead)
+    monkeypatch.setattr(reading, "AHEAD_PIXELS", ahead)
     images = Squares([(64, 64)] * 30)
     decoded = []
     detect(

@@ -92,7 +92,8 @@ def label(workers, plan):
     maps = []
     for crop in (256, 64):
         model, config = build("smp:unet/test_resnet", crop)
-        labels = run_images(make_task(model, config), Noise(), compute_for(model, config, mesh))
+        labels: dict = {}
+        run_images(make_task(model, config), Noise(), compute_for(model, config, mesh), labels.__setitem__)
         maps.append({index: one.numpy() for index, one in labels.items()})
     return probabilities.numpy(), maps
 

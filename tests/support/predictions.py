@@ -12,6 +12,7 @@ def compute_for(model, config, mesh, progress=None, **options):
 
 def all_predictions(model, task, images, config, mesh, progress=None, **options):
     """Return the prediction for each image, in order, on every worker."""
-    own = run_images(task, images, compute_for(model, config, mesh, progress, **options))
+    own: dict = {}
+    run_images(task, images, compute_for(model, config, mesh, progress, **options), own.__setitem__)
     every = {index: one for part in mesh.workers.gather(own) for index, one in part.items()}
     return [every[index] for index in range(len(images))]

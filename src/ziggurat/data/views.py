@@ -89,7 +89,7 @@ def make_center_view(record: ImageRecord, config: DataConfig) -> View:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The pixels of one image that a worker needs.
+    """Some pixels of one image that a worker needs at once.
 
     Attributes:
         image: The image's index.
@@ -102,17 +102,27 @@ class Wanted:
     tiles: tuple[Region, ...]
 
 
-def wanted_pixels(pieces: Sequence[Piece]) -> list[Wanted]:
+def wanted_pixels(pieces: Sequence[Piece], most: int | None = None) -> list[Wanted]:
     """Return what is needed of each image, for pieces of which those of an image follow each other.
 
+    Args:
+        pieces: Tiles.
+        most: Pixels of a region, as long as it holds several tiles: an image may be larger than memory. None for any number.
+
     Example:
-        >>> wanted_pixels([Piece(3, Region((0, 0), (4, 4))), Piece(3, Region((2, 0), (4, 4)))])[0].region
-        Region(start=(0, 0), size=(6, 4))
+        >>> pieces = [Piece(3, Region((0, 0), (4, 4))), Piece(3, Region((2, 0), (4, 4)))]
+        >>> wanted_pixels(pieces)[0].region, len(wanted_pixels(pieces, most=20))
+        (Region(start=(0, 0), size=(6, 4)), 2)
     """
-    wanted = []
-    for image, of_image in itertools.groupby(pieces, key=lambda piece: piece.image):
-        tiles = tuple(piece.tile for piece in of_image)
-        wanted.append(Wanted(image, hull(tiles), tiles))
+    wanted: list[Wanted] = []
+    for piece in pieces:
+        last = wanted[-1] if wanted else None
+        if last is not None and last.image == piece.image:
+            region = hull((last.region, piece.tile))
+            if most is None or region.volume <= most:
+                wanted[-1] = Wanted(piece.image, region, (*last.tiles, piece.tile))
+                continue
+        wanted.append(Wanted(piece.image, piece.tile, (piece.tile,)))
     return wanted
 
 

@@ -16,7 +16,7 @@ from ziggurat.data.readers.image_files import expand_paths, inspect_images, pict
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.errors import UserError
-from ziggurat.inference.tiles import Images
+from ziggurat.inference.reading import Images
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
 from ziggurat.inference.limits import cut_off, joined, truncation, truncation_notes
 from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.run import run_images
 from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
@@ -20,7 +21,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.tasks.base import Task
+from ziggurat.tasks.base import CutOff, Task
 from ziggurat.tasks.opening import open_dataset
 
 
@@ -93,23 +94,26 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
 def _evaluate_all(
     predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None
 ) -> Evaluation:
-    found = predictor.predict(dataset, progress)
-    metric, faults = predictor.task.metric(dataset), {}
-    for index, prediction in found.items():
+    metric, faults, cut = predictor.task.metric(dataset), dict[int, str](), dict[int, CutOff]()
+
+    def take(index: int, prediction: Any) -> None:
+        cut.update(cut_off(predictor.task, {index: prediction}))
         try:
             metric.update(index, prediction)
         except UserError as error:
             faults[index] = str(error)
+
+    run_images(predictor.task, dataset, predictor.compute(progress), take)
     workers = predictor.mesh.workers
-    gathered = workers.gather((metric.state(), faults, cut_off(predictor.task, found)))
+    gathered = workers.gather((metric.state(), faults, cut))
     messages = {index: text for _, by_image, _ in gathered for index, text in by_image.items()}
     if messages:
         raise SpoiledImages(messages)
     metric.merge([state for state, _, _ in gathered])
-    cut = joined(part for _, _, part in gathered)
-    notes = truncation_notes(predictor.task, cut, lambda index: dataset.record(index).name)
+    every = joined(part for _, _, part in gathered)
+    notes = truncation_notes(predictor.task, every, lambda index: dataset.record(index).name)
     metrics = workers.decide_on_first(metric.compute)
-    return Evaluation(metrics, metric, dataset, truncation(cut), notes)
+    return Evaluation(metrics, metric, dataset, truncation(every), notes)
 
 
 def evaluate_run(

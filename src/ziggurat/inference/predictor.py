@@ -17,8 +17,9 @@ from PIL import Image
 from ziggurat.config import RunConfig
 from ziggurat.errors import UserError
 from ziggurat.inference.given import GivenImage, GivenImages, several
+from ziggurat.inference.reading import Images
 from ziggurat.inference.run import run_images
-from ziggurat.inference.tiles import Images, ProgressCallback, compute_as_configured, place_as_configured
+from ziggurat.inference.tiles import Compute, ProgressCallback, compute_as_configured, place_as_configured
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
@@ -118,7 +119,17 @@ class Predictor:
         Raises:
             UserError: On every worker, listing each image that cannot be decoded, if `spoiled` is None.
         """
-        return run_images(self.task, images, replace(self._compute, progress=progress), spoiled)
+        found: dict[int, Any] = {}
+        run_images(self.task, images, self.compute(progress), found.__setitem__, spoiled)
+        return {index: found[index] for index in sorted(found) if not spoiled or index not in spoiled}
+
+    def compute(self, progress: ProgressCallback | None = None) -> Compute:
+        """Return how the model is run.
+
+        Args:
+            progress: As for `predict`.
+        """
+        return replace(self._compute, progress=progress)
 
     def __call__(self, images: GivenImage | Iterable[GivenImage]) -> Any:
         """Return the prediction for an image, or a list of the predictions for several, as `ziggurat predict` has them.

@@ -2,25 +2,27 @@
 
 1. The task says how the network sees each image: resized, cut into tiles, or its middle.
 2. `run_tiles` runs the model on the tiles of all images, and the task decodes what comes out of each.
-3. An image is stitched by the worker that has computed its first tile, which is sent the others; of workers that
-   computed the same tiles each takes some of the images. So each image is one worker's, whatever it is made into next:
-   counts, pictures or files.
+3. An image is stitched, as soon as its last tile is there, by the worker that has computed it; one of which several workers have
+   computed some by that of its first tile, which is sent the others at the end. Of workers that computed the same tiles each
+   takes some of the images. So each image is one worker's, whatever it is made into next, and a worker holds the tiles of one
+   image it is at, and of two that it shares.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from ziggurat.data.batch import map_tensors
 from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Region
-from ziggurat.data.views import View
+from ziggurat.data.views import Piece, View
 from ziggurat.errors import UserError
-from ziggurat.inference.tiles import Compute, Images, Tiled, run_tiles
-from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.inference.reading import Images
+from ziggurat.inference.tiles import Compute, Work, run_tiles
 from ziggurat.tasks.base import Task
 
 Found = TypeVar("Found")
@@ -28,20 +30,22 @@ Prediction = TypeVar("Prediction")
 
 
 def run_images(
-    task: Task[Found, Prediction], images: Images, compute: Compute, spoiled: dict[int, str] | None = None
-) -> dict[int, Prediction]:
+    task: Task[Found, Prediction],
+    images: Images,
+    compute: Compute,
+    give: Callable[[int, Prediction], None],
+    spoiled: dict[int, str] | None = None,
+) -> None:
     """Run a model on all images, together with the other workers.
 
     Args:
         task: Of the model.
         images: The same on every worker.
         compute: How the model is run; its mode (training or evaluation) is restored.
-        spoiled: Takes what is wrong with each image that cannot be decoded, by its index, on every worker; such an image has
-            no prediction. None makes it an error.
-
-    Returns:
-        What is predicted for those images that are this worker's, by their index, on the CPU, in each image's own
-        pixels. Every image is one worker's.
+        give: Called with the index of each image that is this worker's, and what is predicted for it, on the CPU, in the image's own
+            pixels, as soon as that is known. Every image is one worker's. It is called outside of inference mode.
+        spoiled: Takes what is wrong with each image that cannot be decoded, by its index, on every worker; what was given for
+            such an image, if anything was, counts for nothing. None makes it an error.
 
     Raises:
         SpoiledImages: On every worker, with each image that cannot be decoded, if `spoiled` is None.
@@ -52,19 +56,18 @@ def run_images(
     Communication:
         One gather of what was found in the tiles of those images that several workers have computed.
     """
-    views = _views(task, images)
-    tiled = run_tiles(images, views, task.decode, compute, spoiled)
-    owned = _tiles_of_own_images(tiled, task, compute.mesh.data)
-    number, count = compute.mesh.turn  # all of them have these tiles: each joins those of some images
-    return {
-        index: map_tensors(task.stitch(owned[index], views[index], images.record(index)), _free)
-        for index in list(owned)[number::count]
-        if not spoiled or index not in spoiled
-    }
+    work = Work.of(views_of(task, images), compute)
+    joiner = _Joiner(task, images, work, compute, give)
+    run_tiles(images, work, task.decode, compute, joiner, spoiled)
+    joiner.join_shared(spoiled or {})
 
 
-def _views(task: Task[Any, Any], images: Images) -> list[View]:
-    """Return how the network sees each image, by its header, which may not have been read yet."""
+def views_of(task: Task[Any, Any], images: Images) -> list[View]:
+    """Return how the network sees each image, by its header, which may not have been read yet.
+
+    Raises:
+        SpoiledImages: With each image whose header is not readable.
+    """
     views, spoiled = [], {}
     for index in range(len(images)):
         try:
@@ -76,25 +79,68 @@ def _views(task: Task[Any, Any], images: Images) -> list[View]:
     return views
 
 
+class _Joiner(Generic[Found, Prediction]):
+    """Takes what is found in tiles, and joins each image whose last tile has come.
+
+    Args:
+        task: Says how.
+        images: All of them.
+        work: All tiles.
+        compute: This worker among the others.
+        give: Takes the predictions.
+    """
+
+    def __init__(
+        self,
+        task: Task[Found, Prediction],
+        images: Images,
+        work: Work,
+        compute: Compute,
+        give: Callable[[int, Prediction], None],
+    ) -> None:
+        self._task, self._images, self._work, self._give = task, images, work, give
+        self._workers, self._turn = compute.mesh.data, compute.mesh.turn
+        self._tiles: dict[int, list[tuple[Region, Found]]] = {}  # of images that are not joined yet
+
+    def __call__(self, number: int, found: Sequence[Found], faults: Mapping[int, str], /) -> None:
+        """Take a batch."""
+        for piece, one in zip(self._work.batches[number], found, strict=True):
+            tiles = self._tiles.setdefault(piece.image, [])
+            tiles.append((piece.tile, one))
+            if len(tiles) == len(self._work.views[piece.image].tiles):
+                self._join(piece.image, piece.image in faults)
+
+    def join_shared(self, spoiled: Mapping[int, str]) -> None:
+        """Join the images of which several workers have computed tiles."""
+        own = [index for index in sorted(self._tiles) if self._tiles[index][0][0] == self._first(index)]
+        foreign = [
+            (Piece(index, tile), one)
+            for index, tiles in sorted(self._tiles.items())
+            if index not in own
+            for tile, one in tiles
+        ]
+        sent = [piece for piece, _ in foreign], self._task.pack([one for _, one in foreign])
+        received = [
+            zip(pieces, self._task.unpack(packed), strict=True)
+            for pieces, packed in self._workers.gather(sent)
+        ]
+        for piece, one in itertools.chain(*received):
+            if piece.image in own:
+                self._tiles[piece.image].append((piece.tile, one))
+        for index in own:
+            self._join(index, index in spoiled)
+
+    def _first(self, index: int) -> Region:
+        return self._work.views[index].tiles[0]
+
+    def _join(self, index: int, is_spoiled: bool) -> None:
+        tiles, (number, count) = self._tiles.pop(index), self._turn
+        if is_spoiled or index % count != number:  # others that have these tiles join it
+            return
+        prediction = self._task.stitch(tiles, self._work.views[index], self._images.record(index))
+        self._give(index, map_tensors(prediction, _free))
+
+
 def _free(tensor: Tensor) -> Tensor:
     """Return a tensor that autograd may meet: what one tile gave was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _tiles_of_own_images(
-    tiled: Tiled[Found], task: Task[Found, Any], workers: Workers
-) -> dict[int, list[tuple[Region, Found]]]:
-    """Return all tiles, in order, of the images whose first tile this worker has computed."""
-    owned = {piece.image for piece in tiled.mine}
-    # tiles of an image follow each other, so that only the first image here may have begun elsewhere
-    if tiled.first:
-        owned.discard(tiled.pieces[tiled.first - 1].image)
-    pairs = list(zip(tiled.mine, tiled.results, strict=True))
-    foreign = [(piece, found) for piece, found in pairs if piece.image not in owned]
-    sent = [piece for piece, _ in foreign], task.pack([found for _, found in foreign])
-    received = [zip(pieces, task.unpack(packed), strict=True) for pieces, packed in workers.gather(sent)]
-    tiles: dict[int, list[tuple[Region, Found]]] = {index: [] for index in sorted(owned)}
-    for piece, found in itertools.chain(pairs, *received):
-        if piece.image in owned:
-            tiles[piece.image].append((piece.tile, found))
-    return tiles

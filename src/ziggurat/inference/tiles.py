@@ -6,41 +6,28 @@
 3. Each worker takes a run of consecutive batches with about as many pixels as any other's. So a worker decodes few
    images, and one large image is spread over all workers.
    Workers of one place of the data axis take the same batches; how they share a batch is their strategies' (`Executor`).
-4. What comes out is joined image by image, as the task has it (`run` beside this file).
+4. What comes out of a batch is taken before the next one is computed: joined image by image (`run` beside this file), or
+   written (`predict`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part, stack_padded
-from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.decoding import SpoiledImages
-from ziggurat.data.extents import Extent, Region, clip, cut_out, volume
-from ziggurat.data.readers.windows import ReadsWindows
-from ziggurat.data.views import (
-    Piece,
-    View,
-    Wanted,
-    batch_extent,
-    batch_pixels,
-    make_batches,
-    share_of,
-    wanted_pixels,
-)
+from ziggurat.data.extents import Extent, clip
+from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_batches, share_of
 from ziggurat.errors import UserError
+from ziggurat.inference.reading import Images, read_tiles
 from ziggurat.models.images import normalize_images
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.base import Setting
@@ -50,31 +37,15 @@ from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
 
-T = TypeVar("T")
+T = TypeVar("T")  # what is found in a tile
 
 # Called after each batch with this worker's tiles: done, and in all.
 ProgressCallback = Callable[[int, int], None]
+# Called with the number of a batch, the result of each of its tiles, and why images could not be decoded so far, by their indices.
+Take = Callable[[int, Sequence[T], Mapping[int, str]], None]
 
 # Pixels of a batch: enough to fill the device, and no more, so that the work divides evenly.
 BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
-# Pixels of images that are decoded ahead (one image at least).
-AHEAD_PIXELS = 1 << 22
-
-
-class Images(Protocol):
-    """Images with known sizes; every data set is one."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def record(self, index: int) -> ImageRecord:
-        """Return what is known of an image, without decoding it."""
-        ...
-
-    def image(self, index: int) -> Tensor:
-        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,39 +100,51 @@ def _autocast(device: torch.device, dtype: str) -> torch.autocast:
 
 
 @dataclass(frozen=True)
-class Tiled(Generic[T]):
-    """What came out of all tiles.
+class Work:
+    """The tiles of all images, in batches: the same on every worker.
 
     Attributes:
-        pieces: Every tile of every image, in the order of computation.
-        first: This worker's results are those of ``pieces[first]`` and the following.
-        results: Of this worker's tiles.
+        views: How the model sees each image.
+        batches: In the order of computation; they depend on the images and settings alone.
+        todo: The number of each batch that is to be computed, rising.
+        cuts: Where each worker's part of `todo` begins, and where the last one's ends.
     """
 
-    pieces: list[Piece]
-    first: int
-    results: list[T]
+    views: Sequence[View]
+    batches: Sequence[tuple[Piece, ...]]
+    todo: Sequence[int]
+    cuts: Sequence[int]
 
-    @property
-    def mine(self) -> list[Piece]:
-        """The tiles that this worker has computed."""
-        return self.pieces[self.first : self.first + len(self.results)]
+    @classmethod
+    def of(cls, views: Sequence[View], compute: Compute, done: Container[int] = ()) -> Work:
+        """Put the tiles of images into batches, and share out those that are not done."""
+        batches = make_batches(views, compute.executor.model.size_multiple, compute.batch)
+        todo = [number for number in range(len(batches)) if number not in done]
+        pixels, size = [batch_pixels(batches[number]) for number in todo], compute.mesh.data.size
+        shares = [share_of(rank, size, pixels) for rank in range(size)]
+        return cls(views, batches, todo, [*(share.start for share in shares), len(todo)])
+
+    def share(self, rank: int) -> Sequence[int]:
+        """Return the numbers of the batches that a worker of the data axis computes, rising."""
+        return self.todo[self.cuts[rank] : self.cuts[rank + 1]]
 
 
 def run_tiles(
     images: Images,
-    views: Sequence[View],
+    work: Work,
     finish: Callable[[Any, Sequence[Extent]], list[T]],
     compute: Compute,
+    take: Take[T],
     spoiled: dict[int, str] | None = None,
-) -> Tiled[T]:
-    """Run a model on the tiles of all images, together with the other workers.
+) -> None:
+    """Run a model on tiles, together with the other workers.
 
     Args:
         images: The same on every worker.
-        views: How the model sees each of them.
+        work: Their tiles.
         finish: From the model's outputs and the rows and columns of each tile to a result for each tile.
         compute: How; the model's mode (training or evaluation) is restored.
+        take: Called after each of this worker's batches, in order.
         spoiled: Takes the index of each image that cannot be decoded, and why, on every worker; its tiles are computed as
             black ones. None makes such an image an error.
 
@@ -169,44 +152,44 @@ def run_tiles(
         SpoiledImages: On every worker, with each image that cannot be decoded, if `spoiled` is None.
 
     Placement:
-        Every worker has its part of the model and can read every image; afterwards each has the results of its tiles (workers
-        that share images have the same ones).
+        Every worker has its part of the model and can read every image; afterwards each has been given the results of its tiles
+        (workers that share images have the same ones).
 
     Communication:
         One gather of the faults; along sp that of the model, and one of the faults for each batch.
     """
-    batches = make_batches(views, compute.executor.model.size_multiple, compute.batch)
     workers = compute.mesh.data
-    pixels = [batch_pixels(pieces) for pieces in batches]
-    share = share_of(workers.rank, workers.size, pixels)
+    share = work.share(workers.rank)
     forward = _Forward(finish, compute)
-    most = max(len(batches[share_of(rank, workers.size, pixels)]) for rank in range(workers.size))
+    most = max(len(work.share(rank)) for rank in range(workers.size))
     with compute.mode:
-        is_tolerant = spoiled is not None
-        results, faults, num_runs = _run_batches(forward, images, views, batches[share], compute, is_tolerant)
-        if most > num_runs:
-            forward.keep_company(batches[0], most - num_runs)
+        run = _Run(forward, images, work, compute, take, spoiled is not None)
+        run.batches(share)
+        if most > run.num_runs:
+            forward.keep_company(work.batches[work.todo[0]], most - run.num_runs)
     compute.executor.end()
     messages = {
-        image: text for by_image in compute.mesh.workers.gather(faults) for image, text in by_image.items()
+        image: text
+        for by_image in compute.mesh.workers.gather(run.faults)
+        for image, text in by_image.items()
     }
     if spoiled is not None:
         spoiled |= {image: messages[image] for image in sorted(messages)}
     elif messages:
         raise SpoiledImages(messages)
-    first = sum(len(pieces) for pieces in batches[: share.start])
-    return Tiled(list(itertools.chain.from_iterable(batches)), first, results)
 
 
 class Given(NamedTuple):
     """A batch before it is computed.
 
     Attributes:
+        number: Of the batch.
         batch: The tiles.
         tiles: Their pixels.
         part: What this worker has of each; None for all.
     """
 
+    number: int
     batch: Sequence[Piece]
     tiles: list[Tensor]
     part: Part | None
@@ -219,17 +202,16 @@ class _Forward(Generic[T]):
     finish: Callable[[Any, Sequence[Extent]], list[T]]
     compute: Compute
 
-    def __call__(self, group: Sequence[Given]) -> list[T]:
-        """Return the result of each tile of several batches, on every worker that computes a part of them."""
+    def __call__(self, group: Sequence[Given]) -> list[list[T]]:
+        """Return the result of each tile of each batch, on every worker that computes a part of them."""
 
         def images(index: int) -> Tensor:
-            return self.images(*group[index])
+            return self.images(group[index].batch, group[index].tiles, group[index].part)
 
         def finish(outputs: Any, index: int) -> list[T]:
             return self.finish(outputs, _sizes(group[index].batch))
 
-        found = self.compute.executor.run(Microbatches(len(group), images, finish, self.autocast))
-        return list(itertools.chain.from_iterable(found))
+        return self.compute.executor.run(Microbatches(len(group), images, finish, self.autocast))
 
     def keep_company(self, batch: Sequence[Piece], runs: int) -> None:
         """Take part in the runs of other workers, on a black tile of a batch's size."""
@@ -274,120 +256,83 @@ def _sizes(batch: Sequence[Piece]) -> list[Extent]:
     return [piece.tile.size for piece in batch]
 
 
-def _run_batches(
-    forward: _Forward[T],
-    images: Images,
-    views: Sequence[View],
-    batches: Sequence[Sequence[Piece]],
-    compute: Compute,
-    is_tolerant: bool,
-) -> tuple[list[T], dict[int, str], int]:
-    """Return the result of each tile, the fault of each image that cannot be decoded, by its index, and the model's runs.
+@dataclass
+class _Run(Generic[T]):
+    """This worker's batches, one after the other.
 
     After a fault nothing more is computed, but all images are decoded still, so that every fault is told at once; a tolerant
     run goes on, with black tiles in the place of those that cannot be decoded: batches are those of sound images.
+
+    Attributes:
+        forward: Runs the model.
+        images: As they lie in their files.
+        work: The batches.
+        compute: How they are computed.
+        take: Takes the results.
+        is_tolerant: Whether it goes on after a fault.
+        faults: Of each image that cannot be decoded, by its index.
+        num_runs: Of the model, so far.
     """
-    results: list[T] = []
-    faults: dict[int, str] = {}
-    mesh, executor = compute.mesh, compute.executor
-    parts = [mesh.part(*batch_extent(batch, executor.model.size_multiple)) for batch in batches]
-    pieces = [_own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch]
-    waiting: list[Given] = []  # until there are as many as keep all workers of the network busy
-    num_runs = 0
-    with (
-        executor.context(),
-        closing(_read_tiles(images, views, wanted_pixels(pieces))) as tiles,
-    ):
-        for number, (batch, part) in enumerate(zip(batches, parts, strict=True), start=1):
-            pixels = [next(tiles) for _ in batch]
-            faults |= {
-                p.image: str(e) for p, e in zip(batch, pixels, strict=True) if isinstance(e, UserError)
-            }
-            if is_tolerant:
-                shapes = [(3, *_own_pixels(piece, part).tile.size) for piece in batch]
-                pixels = [
-                    torch.zeros(shape, dtype=torch.uint8) if isinstance(tile, UserError) else tile
-                    for shape, tile in zip(shapes, pixels, strict=True)
-                ]
-            waiting.append(Given(batch, [tile for tile in pixels if isinstance(tile, Tensor)], part))
-            if len(waiting) == executor.at_once or number == len(batches):
-                # workers that compute a batch together go on together, or not at all
-                if is_tolerant or not any(mesh.together.sum([len(faults)])):
-                    results += forward(waiting)
-                    num_runs += len(waiting)
-                waiting = []
-            if compute.progress is not None:
-                compute.progress(len(results), len(pieces))
-    return results, faults, num_runs
+
+    forward: _Forward[T]
+    images: Images
+    work: Work
+    compute: Compute
+    take: Take[T]
+    is_tolerant: bool
+    faults: dict[int, str] = field(default_factory=dict)
+    num_runs: int = 0
+
+    def batches(self, share: Sequence[int]) -> None:
+        """Compute some batches."""
+        mesh, executor = self.compute.mesh, self.compute.executor
+        batches = [self.work.batches[number] for number in share]
+        parts = [mesh.part(*batch_extent(batch, executor.model.size_multiple)) for batch in batches]
+        own = [
+            _own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch
+        ]
+        waiting: list[Given] = []  # until there are as many as keep all workers of the network busy
+        done = 0
+        with (
+            executor.context(),
+            closing(read_tiles(self.images, self.work.views, own)) as tiles,
+        ):
+            for place, (number, batch, part) in enumerate(zip(share, batches, parts, strict=True), start=1):
+                waiting.append(Given(number, batch, self._pixels(batch, part, tiles), part))
+                if len(waiting) == executor.at_once or place == len(batches):
+                    done += self._compute(waiting)
+                    waiting = []
+                if self.compute.progress is not None:
+                    self.compute.progress(done, len(own))
+
+    def _pixels(
+        self, batch: Sequence[Piece], part: Part | None, tiles: Iterator[Tensor | UserError]
+    ) -> list[Tensor]:
+        """Return the pixels of the tiles of a batch, without those that cannot be decoded, or black ones in their place."""
+        pixels = []
+        for piece in batch:
+            tile = next(tiles)
+            if not isinstance(tile, UserError):
+                pixels.append(tile)
+                continue
+            self.faults[piece.image] = str(tile)
+            if self.is_tolerant:
+                pixels.append(torch.zeros((3, *_own_pixels(piece, part).tile.size), dtype=torch.uint8))
+        return pixels
+
+    def _compute(self, group: Sequence[Given]) -> int:
+        """Compute some batches, let their results be taken, and return how many tiles they had."""
+        # workers that compute a batch together go on together, or not at all
+        if not self.is_tolerant and any(self.compute.mesh.together.sum([len(self.faults)])):
+            return 0
+        results = self.forward(group)
+        self.num_runs += len(group)
+        with torch.inference_mode(False), torch.no_grad():  # what is made of them may meet autograd later
+            for given, found in zip(group, results, strict=True):
+                self.take(given.number, found, self.faults)
+        return sum(map(len, results))
 
 
 def _own_pixels(piece: Piece, part: Part | None) -> Piece:
     """Return what this worker has of a tile."""
     return piece if part is None else Piece(piece.image, clip(piece.tile, part.tile))
-
-
-def _read_tiles(
-    images: Images, views: Sequence[View], wanted: Sequence[Wanted]
-) -> Generator[Tensor | UserError, None, None]:
-    """Yield the pixels of each tile, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded."""
-    with closing(_read_ahead(images, views, wanted)) as read:
-        for one in wanted:
-            pixels = next(read)
-            for tile in one.tiles:
-                if isinstance(pixels, UserError):
-                    yield pixels
-                else:
-                    yield pixels[tile.seen_from(one.region.start).last_dims]
-
-
-def _read_ahead(
-    images: Images, views: Sequence[View], wanted: Sequence[Wanted]
-) -> Generator[Tensor | UserError, None, None]:
-    """Yield the region that is wanted of each image, decoding the next ones in a thread meanwhile."""
-    waiting: deque[tuple[int, Future[Tensor | UserError]]] = deque()
-    upcoming = iter(wanted)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as thread:
-
-        def look_ahead() -> None:
-            while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
-                one = next(upcoming, None)
-                if one is None:
-                    return
-                view = views[one.image]
-                waiting.append((volume(view.extent), thread.submit(read_region, images, view, one)))
-
-        try:
-            look_ahead()
-            while waiting:
-                _, future = waiting.popleft()
-                look_ahead()  # the next one is decoded while this one is used
-                yield future.result()
-        finally:
-            thread.shutdown(wait=False, cancel_futures=True)
-
-
-def read_region(images: Images, view: View, wanted: Wanted) -> Tensor | UserError:
-    """Return what is wanted of an image as the network sees it, or why there is none.
-
-    Only that much is read where the image is not resized and its file can be read in parts.
-    """
-    index, record = wanted.image, images.record(wanted.image)
-    is_resized = view.extent != record.extent
-    whole = Region.whole(view.extent)
-    try:
-        if not is_resized and wanted.region != whole and isinstance(images, ReadsWindows):
-            pixels = images.window(index, wanted.region)
-            if pixels is not None:
-                return pixels
-        image = images.image(index)
-    except UserError as error:
-        return error
-    if image.shape[1:] != record.extent:
-        return UserError(
-            f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
-            f"{record.height} as its header or annotations say: replace the image or correct its size"
-        )
-    if is_resized:
-        # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
-        image = functional.resize(image.float(), list(view.extent), antialias=view.antialias)
-    return image if wanted.region == whole else cut_out(image, wanted.region)
