@@ -35,6 +35,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", metavar="DIR", type=Path, help="default: predictions, or predictions-2 ..., of the run"
     )
+    command.add_argument(
+        "--format",
+        metavar="NAMES",
+        default="coco,csv",
+        help="what results are written as, besides predictions.json (coco): csv, gpkg, geojson, shp, ... "
+        "(docs/outputs.md); default: coco,csv",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace the predictions in --out")
 
 
@@ -49,11 +56,15 @@ def run(options: argparse.Namespace) -> Outcome:
         settings_from(options),
         split=options.split,
         overwrite=options.overwrite,
+        formats=[name.strip() for name in options.format.split(",") if name.strip()],
     )
     if result is None:
         return Outcome(DONE, None)
     if not options.json:
         left = f", {result['skipped']} left out" if result["skipped"] else ""
         print(f"{result['images']} images in {result['seconds']:.1f} s{left}: {result['predictions']}")
-        print(f"table: {result['table']}; pictures: {result['pictures']}")
+        table = f"table: {result['table']}; " if result["table"] else ""
+        print(f"{table}pictures: {result['pictures']}")
+        for file in result["files"]:
+            print(f"also: {file}")
     return Outcome(NO if result["skipped"] else DONE, result)

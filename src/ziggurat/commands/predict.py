@@ -17,6 +17,7 @@ from ziggurat.data.files import files_of
 from ziggurat.data.formats.recognise import format_of, is_annotation_file
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError
+from ziggurat.inference.outputs.registry import TABLES, check_formats
 from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS
@@ -37,6 +38,7 @@ def predict(
     *,
     split: Split | None = None,
     overwrite: bool = False,
+    formats: Sequence[str] = TABLES,
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
 
@@ -48,6 +50,7 @@ def predict(
         settings: From dotted names to values.
         split: Says that `images` is a data set, and which of its images are meant.
         overwrite: Whether results of before, which lie in `out`, are replaced.
+        formats: What results are written as, beside ``predictions.json``: ``csv``, ``gpkg``, ``geojson`` ... (docs/outputs.md).
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -55,6 +58,7 @@ def predict(
     Raises:
         UserError: If the run, the images, or the settings are not usable.
     """
+    check_formats(formats)
     config = config_of(run, settings or {}, "predict")
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     data = _dataset(given, split)
@@ -65,7 +69,7 @@ def predict(
         say_notes(notes_of(_open(config, split, None)))
     else:
         say(*_ids_elsewhere(given))
-    result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite), config)
+    result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite, formats), config)
     if result is not None:
         say(*(f"note: {note}" for note in result["notes"]))
         say(*(f"left out: {fault}" for fault in result["faults"].values()))
@@ -137,6 +141,7 @@ def _predict_worker(
     out: Path,
     split: Split | None,
     overwrite: bool,
+    formats: Sequence[str],
 ) -> dict[str, Any]:
     run = load(path, config)
     category_ids = run.category_ids or tuple(range(run.model.num_classes))
@@ -145,5 +150,8 @@ def _predict_worker(
         meter = Meter("prediction", "tiles", workers.is_first)
         if split is not None:
             dataset = _open(config, split, run.classes or None)
-            return predict_dataset(predictor, dataset, out, meter, overwrite=overwrite) | {"split": split}
-        return predict_files(predictor, category_ids, images, out, meter, overwrite=overwrite)
+            found = predict_dataset(predictor, dataset, out, meter, overwrite=overwrite, formats=formats)
+            return found | {"split": split}
+        return predict_files(
+            predictor, category_ids, images, out, meter, overwrite=overwrite, formats=formats
+        )

@@ -19,6 +19,13 @@ from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images
 
 
+def path_of(images: Images, index: int) -> Path | None:
+    """Return the file of an image; None of one that is no file."""
+    path = getattr(images, "path", None)  # many kinds of images have files, and those of a program none
+    found: Path | None = None if path is None else path(index)
+    return found
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Some images of others, counted from 0.
@@ -37,6 +44,10 @@ class Chosen:
     def record(self, index: int) -> ImageRecord:
         """Return what is known of an image, without decoding it."""
         return self.images.record(self.indices[index])
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of an image; None of one that is no file."""
+        return path_of(self.images, self.indices[index])
 
     def image(self, index: int) -> Tensor:
         """Return an image, RGB, uint8, shape ``(3, H, W)``."""

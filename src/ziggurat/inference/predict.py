@@ -16,6 +16,9 @@ from ziggurat.data.dataset import Dataset, Spelling
 from ziggurat.errors import UserError
 from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with_remedy, without
 from ziggurat.inference.limits import cut_off, joined, truncation, truncation_notes
+from ziggurat.inference.outputs.base import Target
+from ziggurat.inference.outputs.registry import TABLES as DEFAULT_FORMATS
+from ziggurat.inference.outputs.writing import Outputs
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
 from ziggurat.inference.tiles import ProgressCallback
@@ -34,6 +37,7 @@ def predict_files(
     progress: ProgressCallback | None = None,
     *,
     overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> dict[str, Any]:
     """Predict what is on images, and write it; see `predict_asked`.
 
@@ -44,12 +48,13 @@ def predict_files(
         out: Folder of all that is written.
         progress: Called after each batch of this worker.
         overwrite: Whether results of before, which lie in `out`, are replaced.
+        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
 
     Communication: one broadcast of the paths and sizes.
     """
     config = predictor.config.data
     asked = predictor.mesh.workers.decide_on_first(lambda: ask_for_files(paths, category_ids, config))
-    return predict_asked(predictor, asked, out, progress, overwrite=overwrite)
+    return predict_asked(predictor, asked, out, progress, overwrite=overwrite, formats=formats)
 
 
 def predict_dataset(
@@ -59,6 +64,7 @@ def predict_dataset(
     progress: ProgressCallback | None = None,
     *,
     overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> dict[str, Any]:
     """Predict what is on the images of a data set, with its ids of images and categories, and write it; see `predict_asked`.
 
@@ -68,9 +74,10 @@ def predict_dataset(
         out: Folder of all that is written.
         progress: Called after each batch of this worker.
         overwrite: Whether results of before, which lie in `out`, are replaced.
+        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
     """
     asked = ask_for_dataset(dataset, predictor.config.data)
-    return predict_asked(predictor, asked, out, progress, overwrite=overwrite)
+    return predict_asked(predictor, asked, out, progress, overwrite=overwrite, formats=formats)
 
 
 def predict_asked(
@@ -80,6 +87,7 @@ def predict_asked(
     progress: ProgressCallback | None = None,
     *,
     overwrite: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> dict[str, Any]:
     """Predict what is on images, and write it.
 
@@ -93,10 +101,12 @@ def predict_asked(
             out are listed in ``skipped.jsonl``.
         progress: Called after each batch of this worker.
         overwrite: Whether results of before, which lie in `out`, are replaced.
+        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
 
     Returns:
         The fields of the command's JSON object: ``images``, ``skipped``, ``seconds``, ``images_per_second``,
-        ``truncated`` (detections that a limit has cut off), ``predictions`` and ``table`` (the files), ``pictures`` (the folder), ``notes``, what the task adds (a detector
+        ``truncated`` (detections that a limit has cut off), ``predictions`` and ``table`` (the files; None where it is not written),
+        ``files`` (those of the other formats), ``pictures`` (the folder), ``notes``, what the task adds (a detector
         ``detections``); on every worker.
 
     Raises:
@@ -107,6 +117,8 @@ def predict_asked(
     """
     begin = time.perf_counter()
     task, classes, workers = predictor.task, predictor.classes, predictor.mesh.workers
+    outputs = Outputs(formats, Target(out, classes, asked.category_ids, task.lies_on))
+    workers.decide_on_first(lambda: outputs.check(asked.images))
     workers.decide_on_first(lambda: _prepare(out, asked, overwrite))
     spoiled: dict[int, str] | None = {} if predictor.config.data.on_error == "skip" else None
     try:
@@ -127,6 +139,7 @@ def predict_asked(
             cut |= cut_off(task, {number: found[index]})
             with files_of(out):
                 mine[number] = task.rows(found[index], place)
+                outputs.image(left.images, number, picture.stem, mine[number])
             with drawn.write(picture):
                 save_picture(task.draw(left.images.image(number), found[index], classes), picture)
     meter.end()
@@ -138,14 +151,18 @@ def predict_asked(
     notes = truncation_notes(task, cut, lambda number: left.images.record(number).name)
     results = [row for number in sorted(by_image) for row in by_image[number]]
 
-    def write() -> None:
+    def write() -> list[str]:
         written = [_respelled(row, asked.spelled) for row in results]
         with files_of(out):
             write_text(out / RESULTS, json.dumps(written))
-            write_table(out / TABLE, task.table(results))
             write_skipped(out / SKIPPED, left.spoiled)
+            if "csv" in formats:
+                write_table(out / TABLE, task.table(results))
+            stems = [Path(picture).stem for picture in left.pictures]
+            of_formats = outputs.write(left.images, stems, map(by_image.__getitem__, sorted(by_image)))
+        return [str(file) for file in of_formats]
 
-    workers.decide_on_first(write)
+    files = workers.decide_on_first(write)
     seconds = time.perf_counter() - begin
     return {
         "images": len(numbers),
@@ -155,7 +172,8 @@ def predict_asked(
         **task.summary(results),
         "truncated": truncation(cut),
         "predictions": str(out / RESULTS),
-        "table": str(out / TABLE),
+        "table": str(out / TABLE) if "csv" in formats else None,
+        "files": files,
         "pictures": str(out),
         "faults": left.spoiled,
         "notes": [*asked.notes, *notes],

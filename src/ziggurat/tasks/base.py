@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -31,6 +31,7 @@ from ziggurat.visualize.pixels import draw_pixels
 
 Found = TypeVar("Found")
 Prediction = TypeVar("Prediction")
+LiesOn = Literal["boxes", "masks", "images"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Task(ABC, Generic[Found, Prediction]):
         usual_classes: Classes that most pretrained weights have.
         targets: How targets are read, cut, stacked and drawn.
         limit: The setting that limits what is found in a tile; empty if nothing does.
+        lies_on: What a row of results lies on: a box (its ``bbox``), the areas of a mask (the file ``mask``, of labels), or all of its image;
+            by this ``--format`` knows what to write.
         legend: What the pictures of a report show.
         settings: What a config says of it that not every task reads, by dotted names, or sections with a dot behind; None does not
             say.
@@ -116,6 +119,7 @@ class Task(ABC, Generic[Found, Prediction]):
     usual_classes: ClassVar[int] = 1000
     targets: ClassVar[TargetKind]
     limit: ClassVar[str] = ""
+    lies_on: ClassVar[LiesOn] = "images"
     legend: ClassVar[str] = ""
     settings: ClassVar[tuple[str, ...] | None] = None
     term_names: tuple[str, ...]

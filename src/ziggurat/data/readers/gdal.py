@@ -44,7 +44,7 @@ OPTIONS = {
     "GDAL_NUM_THREADS": "1",
     "GDAL_CACHEMAX": 64 << 20,  # bytes of decoded blocks, in a process
 }
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ROLES: dict[str, Role] = {"gray": "grey", "red": "red", "green": "green", "blue": "blue", "alpha": "alpha"}
 _COLOURS: tuple[Role, ...] = ("red", "green", "blue", "alpha")
 _opening = threading.Lock()  # filters of warnings are the process's
@@ -60,7 +60,7 @@ class GdalReader:
         if head.startswith(SIGNATURES):
             return find_spec("rasterio") is not None and is_georeferenced(path)
         return head.lstrip().startswith(HEAD) or (
-            path.suffix.lower() in DRIVERS and not head.startswith(_TIFF)
+            path.suffix.lower() in DRIVERS and not head.startswith(TIFF_HEADS)
         )
 
     @contextmanager
@@ -71,7 +71,7 @@ class GdalReader:
         rasterio = import_extra("rasterio", "geo", path)
         with path.open("rb") as file:
             head = file.read(64)
-        driver = "GTiff" if head.startswith(_TIFF) else DRIVERS.get(path.suffix.lower(), "VRT")
+        driver = "GTiff" if head.startswith(TIFF_HEADS) else DRIVERS.get(path.suffix.lower(), "VRT")
         if head.lstrip().startswith(HEAD):
             driver = "VRT"
         if driver == "VRT":

@@ -51,6 +51,10 @@ class ImageFiles:
         """Return what is known of an image; ids count from 1."""
         return ImageRecord(self.paths[index].as_posix(), index + 1, *self.sizes[index])
 
+    def path(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.paths[index]
+
     def image(self, index: int) -> Tensor:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
         return read_image(self.paths[index], self.max_pixels, self.reading)

@@ -55,6 +55,7 @@ class DetectionTask(Task[Detections, Detections]):
     usual_classes = 91
     targets = ObjectKind()
     limit = "decode.max_detections"
+    lies_on = "boxes"
     legend = "in colour: found, with class and score; white: annotated"
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:

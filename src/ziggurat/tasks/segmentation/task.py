@@ -84,6 +84,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     default_model = "smp:unet/resnet34"
     usual_classes = 21
     targets = MaskKind()
+    lies_on = "masks"
     legend = (
         "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)"
     )

@@ -1,0 +1,104 @@
+"""Where rows of results lie: rings of corners, in pixels of the image and on the ground; and their well-known binary form.
+
+A box has one ring, a mask a polygon for each of its connected areas, the ring around it first and then those around its holes, and what is
+said of a whole image has the image's outline.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ziggurat.data.batch import IGNORED_PIXEL
+from ziggurat.data.extents import Extent
+from ziggurat.data.readers.opened import Georeference
+from ziggurat.inference.outputs.base import ImageResults, Row, Target
+from ziggurat.inference.outputs.label_files import open_labels
+from ziggurat.visualize.labels import BACKGROUND
+
+Ring = Sequence[tuple[float, float]]  # (x, y) of each corner; the last is the first
+_POLYGON = 3  # OGC 06-103r4, 8.2.8
+
+
+class Shape(NamedTuple):
+    """One feature.
+
+    Attributes:
+        rings: The outer one, then holes.
+        label: Of its class; None if it has none.
+        score: Of it; None if it has none.
+    """
+
+    rings: Sequence[Ring]
+    label: int | None
+    score: float | None
+
+
+def shapes_of(results: ImageResults, target: Target) -> Iterator[Shape]:
+    """Yield where the rows of an image lie, in pixels of the image, as corners count them: the first pixel lies from 0 to 1."""
+    for row in results.rows:
+        if target.lies_on == "masks":
+            yield from _areas(row, target)
+            continue
+        ring = box_ring(row["bbox"]) if target.lies_on == "boxes" else outline(results.source.record.extent)
+        label = target.label(row) if "category_id" in row else None
+        yield Shape([ring], label, row.get("score"))
+
+
+def box_ring(bbox: Sequence[float]) -> Ring:
+    """Return the corners of COCO's left, top, width and height.
+
+    Example:
+        >>> box_ring([1, 2, 3, 4])
+        [(1, 2), (1, 6), (4, 6), (4, 2), (1, 2)]
+    """
+    left, top, width, height = bbox
+    right, bottom = left + width, top + height
+    return [(left, top), (left, bottom), (right, bottom), (right, top), (left, top)]
+
+
+def outline(extent: Extent) -> Ring:
+    """Return the corners of an image."""
+    return box_ring([0, 0, extent[1], extent[0]])
+
+
+def _areas(row: Row, target: Target) -> Iterator[Shape]:
+    """Yield the connected areas of a mask; the file is read a few rows at a time."""
+    from rasterio import band
+    from rasterio.features import shapes
+
+    with open_labels(row["mask"]) as labels:
+        for geometry, value in shapes(band(labels, 1), connectivity=4):
+            label = int(value)
+            if label == IGNORED_PIXEL or (label == 0 and target.classes[0] == BACKGROUND):
+                continue
+            yield Shape([[(x, y) for x, y in ring] for ring in geometry["coordinates"]], label, None)
+
+
+def on_ground(shape: Shape, georeference: Georeference) -> list[Ring]:
+    """Return the rings of a feature in units of the CRS."""
+    return [[georeference.ground(x, y) for x, y in ring] for ring in shape.rings]
+
+
+def counterclockwise(ring: Ring, turn: bool = True) -> Ring:
+    """Return a ring in mathematical order, or with `turn` False the other way round.
+
+    Example:
+        >>> counterclockwise([(0, 0), (0, 1), (1, 0), (0, 0)])
+        [(0, 0), (1, 0), (0, 1), (0, 0)]
+    """
+    x0, y0 = ring[0]  # seen from there, as places on the ground are large numbers
+    corners = [(x - x0, y - y0) for x, y in ring]
+    area = sum(x * v - u * y for (x, y), (u, v) in itertools.pairwise(corners))
+    return ring if (area > 0) == turn else ring[::-1]
+
+
+def binary(rings: Sequence[Ring]) -> bytes:
+    """Return a polygon as well-known binary, little-endian."""
+    parts = [struct.pack("<BII", 1, _POLYGON, len(rings))]
+    for ring in rings:
+        parts.append(struct.pack("<I", len(ring)))
+        parts.append(struct.pack(f"<{2 * len(ring)}d", *(value for corner in ring for value in corner)))
+    return b"".join(parts)

@@ -1,0 +1,127 @@
+"""Boxes on the ground: planted in pixels, written, read back by pyogrio, and mapped to pixels by rasterio."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pyogrio.raw
+import pytest
+import shapely
+from rasterio.warp import transform as warp
+
+from support.georeferenced import CONFIG, GROUNDS, SCENES, corners, planted, predict, write_scene
+from support.ranks import run_ranks
+from ziggurat.config import DecodeConfig
+from ziggurat.errors import UserError
+from ziggurat.inference.outputs import vectors
+
+FORMATS = ("coco", "csv", "gpkg", "geojson", "shp")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folder of results of each way to lie on the ground."""
+    folder, results = tmp_path_factory.mktemp("grounds"), {}
+    for name, ground in GROUNDS.items():
+        out = folder / f"out-{name}"
+        result = predict([write_scene(folder / f"{name}.tif", ground)], out, FORMATS)
+        assert [Path(file).name for file in result["files"]] == [
+            f"predictions.{end}" for end in ("gpkg", "geojson", "shp")
+        ]
+        results[name] = out
+    return results
+
+
+def read(file: Path, layer: str | None = None) -> tuple[str, np.ndarray, dict[str, list[object]]]:
+    """Return the CRS, the polygons and the columns of a file."""
+    meta, _, geometry, columns = pyogrio.raw.read(file, layer=layer)
+    return meta["crs"], shapely.from_wkb(geometry), dict(zip(meta["fields"], map(list, columns), strict=True))
+
+
+@pytest.mark.parametrize("name", GROUNDS)
+@pytest.mark.parametrize("format", ["gpkg", "geojson", "shp"])
+def test_boxes_come_back_to_their_pixels(found, name, format):
+    ground = GROUNDS[name]
+    crs, polygons, columns = read(found[name] / f"predictions.{format}")
+    places = {}
+    for polygon, label in zip(polygons, columns["class"], strict=True):
+        x, y = polygon.exterior.xy
+        if format == "geojson":
+            assert crs == "EPSG:4326"
+            assert polygon.exterior.is_ccw
+            x, y = warp("EPSG:4326", ground.crs, x, y)
+        pixels = np.array([~ground.transform @ corner for corner in zip(x, y, strict=True)])
+        left, top, right, bottom = corners(pixels)
+        places[round(left), round(top), round(right), round(bottom), SCENES.classes.index(label)] = pixels
+    assert set(places) == planted()
+    for (left, top, right, bottom, _), pixels in places.items():
+        expected = {(left, top), (left, bottom), (right, top), (right, bottom)}
+        assert {(round(x), round(y)) for x, y in pixels} == expected
+        assert np.abs(pixels - np.round(pixels)).max() < 1e-6
+    if format != "geojson":
+        assert crs == ground.crs
+    rows = json.loads((found[name] / "predictions.json").read_text())
+    assert sorted(columns["score"]) == sorted(row["score"] for row in rows)
+    assert set(columns["class_id"]) == set(SCENES.category_ids)
+    assert set(columns["image"]) == {rows[0]["file_name"]}
+
+
+def test_images_of_several_crs_have_a_layer_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors, "CHUNK", 7)
+    images = [write_scene(tmp_path / f"{name}.tif", GROUNDS[name]) for name in ("north", "south")]
+    images += [write_scene(tmp_path / "z.tif", GROUNDS["north"], 1)]
+    predict(images, tmp_path / "out", FORMATS)
+    first, second = ("predictions", "predictions_2")
+    assert [name for name, _ in pyogrio.list_layers(tmp_path / "out" / "predictions.gpkg")] == [first, second]
+    sizes = len(planted(0)) + len(planted(1)), len(planted(0))
+    for number, layer in enumerate((first, second)):
+        for file, name in (
+            (tmp_path / "out" / "predictions.gpkg", layer),
+            (tmp_path / "out" / f"{layer}.shp", None),
+        ):
+            crs, polygons, _ = read(file, name)
+            assert (crs, len(polygons)) == (GROUNDS[("north", "south")[number]].crs, sizes[number])
+    assert len(read(tmp_path / "out" / "predictions.geojson")[1]) == sum(sizes)
+    again = predict(images, tmp_path / "again", FORMATS)
+    for file in sorted((tmp_path / "out").iterdir()):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+    assert len(again["files"]) == 4
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_nothing_found_is_a_layer_of_nothing(tmp_path):
+    image = write_scene(tmp_path / "a.tif", GROUNDS["north"])
+    nothing = replace(CONFIG, decode=DecodeConfig(max_detections=0))
+    predict([image], tmp_path / "out", FORMATS, config=nothing)
+    for end in ("gpkg", "shp", "geojson"):
+        assert len(read(tmp_path / "out" / f"predictions.{end}")[1]) == 0
+    assert read(tmp_path / "out" / "predictions.gpkg")[0] == "EPSG:32632"
+
+
+@pytest.mark.parametrize("format", ["gpkg", "geojson", "shp"])
+def test_images_without_a_place_are_refused_before_anything_is_computed(tmp_path, format):
+    images = [
+        write_scene(tmp_path / "here.tif", GROUNDS["north"]),
+        write_scene(tmp_path / "nowhere.tif", None),
+    ]
+    with pytest.raises(UserError, match="no georeference") as caught:
+        predict(images, tmp_path / "out", (format,))
+    assert len(caught.value.faults) == 1
+    assert "nowhere.tif" in str(caught.value)
+    assert "qupath" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def _predict(workers, images, out):
+    return predict(images, out, FORMATS, workers)["files"]
+
+
+def test_several_workers_write_the_same_bytes(found, tmp_path):
+    image = found["turned"].parent / "turned.tif"
+    run_ranks(_predict, 2, args=([image], tmp_path / "out"))
+    for file in found["turned"].iterdir():
+        assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
