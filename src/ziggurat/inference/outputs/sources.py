@@ -17,7 +17,7 @@ from ziggurat.data.readers.pages import split_page
 from ziggurat.data.readers.registry import open_by_reader
 from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.inference.asked import path_of
-from ziggurat.inference.tiles import Images
+from ziggurat.inference.reading import Images
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.outputs.base import ImageResults, Row, Target
 from ziggurat.inference.outputs.registry import check_formats, make_outputs
 from ziggurat.inference.outputs.sources import ImageSource
-from ziggurat.inference.tiles import Images
+from ziggurat.inference.reading import Images
 
 MOST_FAULTS = 20  # of images that are listed
 
