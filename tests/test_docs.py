@@ -89,7 +89,9 @@ def test_settings_in_the_text_are_settings(page):
     known = {key for key, _, _ in settings_of(RunConfig())}
     rooms = "|".join(sorted({key.partition(".")[0] for key in known if "." in key}))
     named = set(re.findall(rf"`((?:{rooms})\.[a-z_.]+[a-z_])(?:=[^`]*)?`", prose(page)))
-    assert {name for name in named if not re.search(r"\.(py|md|yaml|json|jsonl|csv|png|txt)$", name)} <= known
+    assert {
+        name for name in named if not re.search(r"\.(py|md|yaml|json|jsonl|csv|png|txt|gpkg|tif)$", name)
+    } <= known
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.values[0])])

@@ -28,7 +28,7 @@ READING = (
 # What a command does not read: names of settings, and of sections with a dot behind.
 UNREAD: dict[str, tuple[str, ...]] = {
     "train": (),
-    "demo": ("data.path", "data.val", "data.classes", "data.ignore", "data.images", "data.range", "data.max_pixels"),
+    "demo": ("data.path", "data.val", "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels"),
     "evaluate": TRAINING,
     "predict": TRAINING,
     "report": tuple(name for name in TRAINING if name != "data.val"),

@@ -188,6 +188,11 @@ class DataConfig:
         "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "
         "looked for in it first.",
     )
+    label_column: str = setting(
+        "",
+        "Column that holds the class, in GeoPackages, GeoJSON and shapefiles; empty takes the one that is called so "
+        "(``label``, ``class`` ...), and says which.",
+    )
     exif: Literal["auto", "upright", "stored"] = setting(
         "auto",
         "What annotations are for whose size is that of a photo's file, or that have none, where its EXIF turns the photo: "

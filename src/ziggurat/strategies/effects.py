@@ -146,7 +146,7 @@ def _by_data(config: RunConfig, key: str) -> Idle | None:
     if key.startswith("digits.") and "digits" not in paths:
         sentence = f"{key} has no effect on {config.data.path}: it is for the data set digits"
         return Idle(key, "data.path", sentence, is_fault=False)
-    if key in ("data.images", "data.range") and set(paths) <= {"digits", ""}:
+    if key in ("data.images", "data.label_column", "data.range") and set(paths) <= {"digits", ""}:
         return Idle(key, "data.path", f"{key} has no effect on the data set digits: it is for image files")
     return None
 

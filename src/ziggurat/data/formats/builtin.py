@@ -15,6 +15,7 @@ from ziggurat.data.formats.labelme import find_labelme, read_labelme
 from ziggurat.data.formats.mask_folders import read_mask_folders
 from ziggurat.data.formats.registry import Format, Write, register_format
 from ziggurat.data.formats.table import Split
+from ziggurat.data.formats.vectors import find_vectors, read_vectors
 from ziggurat.data.formats.voc import read_voc
 from ziggurat.data.formats.yolo import read_yolo
 
@@ -63,6 +64,9 @@ register_format(
         read={"masks": read_mask_folders},
         write=dict.fromkeys(("masks", "outlines"), _into("images/{split}", writers.write_masks)),
     )
+)
+register_format(
+    Format("vectors", read={"boxes": read_vectors, "outlines": read_vectors}, recognise=find_vectors)
 )
 register_format(
     Format(

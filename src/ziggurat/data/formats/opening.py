@@ -120,11 +120,12 @@ def as_configured(source: Source, split: Split, config: DataConfig) -> Source:
     Raises:
         UserError: If there is no such folder.
     """
+    source = replace(source, split=split, label_column=config.label_column)
     if not config.images:
-        return replace(source, split=split)
+        return source
     if not Path(config.images).is_dir():
         raise UserError(f"data.images must be a folder: there is none at {config.images}")
-    return replace(source, split=split, elsewhere=Path(config.images))
+    return replace(source, elsewhere=Path(config.images))
 
 
 def _given(path: str) -> Path:

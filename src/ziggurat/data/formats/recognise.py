@@ -15,6 +15,7 @@ from ziggurat.data.formats.imagefolder import find_class_folders
 from ziggurat.data.formats.mask_folders import find_mask_folders, find_voc_masks
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import SPLIT_NAMES, Source, Split
+from ziggurat.data.formats.vector_layers import SUFFIXES as VECTOR_SUFFIXES
 from ziggurat.data.formats.voc import listed_names
 from ziggurat.data.formats.yolo import has_polygons
 from ziggurat.data.formats.yolo_layout import find_in_yaml, find_yolo, is_data_yaml
@@ -27,6 +28,7 @@ LOOKED_FOR = """looked for
     SegmentationClass/*.png with JPEGImages/ and ImageSets/Segmentation/train.txt and val.txt (VOC),
     data.yaml, or images/ and labels/*.txt with classes.txt, or images and their texts side by side (YOLO, labelImg), obj.data (CVAT),
     *.json with shapes beside the images (labelme),
+    train.gpkg and val.gpkg, or one, or *.shp or *.geojson, over georeferenced images (vectors),
     images/ and masks/, each with train/ and val/ or without (masks),
     folders train/ and val/, each with one annotation file or with VOC files beside its images,
     one annotation file, or VOC files beside the images,
@@ -143,7 +145,7 @@ def _of_file(path: Path) -> dict[Split, Source]:
 
 def is_annotation_file(path: Path) -> bool:
     """Whether a path is a file that names a data set, and no image: by its suffix."""
-    return path.suffix.lower() in (*_SUFFIXES, ".yaml", ".yml") and path.is_file()
+    return path.suffix.lower() in (*_SUFFIXES, ".yaml", ".yml", *VECTOR_SUFFIXES) and path.is_file()
 
 
 def format_of(file: Path) -> str | None:

@@ -63,6 +63,7 @@ class Source:
         split: Which one; None where that is not known.
         elsewhere: A folder that the user has named, in which images may lie, too.
         others: Lists of images that are of other splits, though `files` may list them too.
+        label_column: The column that holds the class, where the user has named it.
     """
 
     format: str
@@ -76,6 +77,7 @@ class Source:
     split: Split | None = None
     elsewhere: Path | None = None
     others: tuple[Path, ...] = ()
+    label_column: str = ""
 
 
 class ImageRow(NamedTuple):
