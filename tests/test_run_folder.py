@@ -97,6 +97,7 @@ def test_every_field_of_the_report(runs):
         content = json.loads((out / "report" / "metrics.json").read_text())
         nested = [*content["classes"].values(), *content["confused"], *content["best"], *content["worst"]]
         nested += [content.get(key) or {} for key in ("best_score", "counts")]
+        nested += [one.get("best_score") or {} for one in content["classes"].values()]
         assert {key for part in nested for key in part} <= WORDS["report/metrics.json"]
 
 

@@ -6,10 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.faked import fake_detection
 from ziggurat.data.detections import Detections
 from ziggurat.metrics.coco import GroundTruth
 from ziggurat.metrics.counts import count_by_image
-from ziggurat.metrics.scores import classification_scores, detection_scores, score_curve
+from ziggurat.metrics.matching import match
+from ziggurat.metrics.scores import (
+    classification_scores,
+    classification_scores_by_class,
+    detection_scores,
+    detection_scores_by_class,
+    score_curve,
+)
+from ziggurat.tasks.detection.metric import ground_truth
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,6 +68,50 @@ def test_detections_by_hand():
     assert curve.numbers()["f1"] == pytest.approx(0.8)
     assert curve.numbers()["score"] <= 0.4
     assert detection_scores([truth()], [FOUND]) is None
+
+
+def best_of(predictions, num_objects):
+    """Try every least score of three digits: of (score, right), and return the best F1."""
+    best = 0.0
+    for least in range(1001):
+        counted = [right for score, right in predictions if score >= least / 1000]
+        best = max(best, 2 * sum(counted) / (len(counted) + num_objects))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_class_by_itself_as_a_loop_does(seed):
+    dataset, evaluation, *_ = fake_detection(6, seed)
+    found = evaluation.metric.found
+    truths = [ground_truth(dataset, index) for index in range(6)]
+    by_class = detection_scores_by_class(truths, found, 11)
+    assert by_class[10] is None  # no object has it
+    for label in range(10):
+        predictions, objects = [], 0
+        for one, there in zip(found, truths, strict=True):
+            chosen = one.labels == label
+            mine = Detections(one.boxes_xyxy[chosen], one.scores[chosen], one.labels[chosen])
+            right = match(mine, there, same_class=True) >= 0
+            predictions += zip(mine.scores.double().tolist(), right.tolist(), strict=True)
+            objects += int((there.labels == label).sum())
+        expected = best_of(predictions, objects) if objects else 0.0
+        assert (by_class[label] is None) == (expected == 0)
+        if by_class[label] is not None:
+            assert by_class[label]["f1"] == pytest.approx(expected)
+            assert set(by_class[label]) == {"score", "precision", "recall", "f1"}
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.randn(40, 4, generator=generator).mul(2).softmax(1)
+    labels = torch.randint(0, 3, (40,), generator=generator)
+    named = probabilities.argmax(1)
+    for label, best in enumerate(classification_scores_by_class(probabilities, labels)):
+        mine = [
+            (float(row.double().max()), bool(labels[index] == label))
+            for index, row in enumerate(probabilities)
+            if named[index] == label
+        ]
+        number = int((labels == label).sum())
+        assert (best or {"f1": 0.0})["f1"] == pytest.approx(best_of(mine, number) if number else 0.0)
+    assert classification_scores_by_class(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == [None] * 3
 
 
 def test_classes_by_hand():

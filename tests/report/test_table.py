@@ -7,10 +7,11 @@ import torch
 from rich.console import Console
 
 from ziggurat.metrics.findings import ClassRow, Findings
+from ziggurat.metrics.scores import score_curve
 from ziggurat.report.table import print_table, worst_first
 
 
-def printed(rows, metrics=None):
+def printed(rows, metrics=None, scores=None):
     findings = Findings(
         "objects",
         metrics or {},
@@ -22,6 +23,7 @@ def printed(rows, metrics=None):
         torch.ones(1),
         "F1",
         lambda index: 0,
+        scores,
     )
     console = Console(file=io.StringIO(), width=80)
     print_table(console, findings)
@@ -50,6 +52,16 @@ def test_of_many_classes_the_worst_and_how_many_more():
     assert text.count("class-") == 20
     assert "class-0 " in text
     assert "and 13 more classes" in text
+
+
+def test_each_class_has_its_best_score_where_there_are_scores():
+    best = {"score": 0.35, "precision": 1.0, "recall": 0.5, "f1": 0.667}
+    curve = score_curve(np.array([0.9]), np.array([True]), 1)
+    text = printed([ClassRow("oak", 3, {"AP": 0.5}, best), ClassRow("pine", 0, {"AP": None})], scores=curve)
+    lines = [line.replace("│", " ").split() for line in text.splitlines()]
+    assert ["oak", "3", "0.500", "0.667", "0.350"] in lines
+    assert ["pine", "0", "-", "-", "-"] in lines
+    assert "best F1" not in printed(rows(3))
 
 
 def test_names_are_no_markup():

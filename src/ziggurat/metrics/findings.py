@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ziggurat.metrics.counts import Counts
 from ziggurat.metrics.curves import Curve
-from ziggurat.metrics.scores import ScoreCurve
+from ziggurat.metrics.mistakes import Mistakes
+from ziggurat.metrics.scores import BestScore, ScoreCurve
 
 BACKGROUND = "(background)"  # in brackets: a class may have this name
 
@@ -23,11 +24,13 @@ class ClassRow:
         name: Of the class.
         count: Its objects, images or pixels.
         values: In [0, 1], by name, or None where there is nothing to count; the first is what it is validated by.
+        best: See `BestScore`; None where nothing of it is right at any score, or the task has no scores.
     """
 
     name: str
     count: int
     values: dict[str, float | None]
+    best: BestScore | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Findings:
         richness: How much there is on an image.
         scores: Precision and recall over the least score of what counts; None where there are no scores.
         counts: Objects of each image; None where nothing is counted.
+        mistakes: Where large images have them; nothing where that cannot be said of places.
     """
 
     unit: str
@@ -62,6 +66,7 @@ class Findings:
     richness: Callable[[int], int]
     scores: ScoreCurve | None = None
     counts: Counts | None = None
+    mistakes: Sequence[Mistakes] = ()
 
     @classmethod
     def of_quality(

@@ -5,6 +5,8 @@ Shapes: ``R`` rows and ``C`` columns of cells, the last ones perhaps cut off by 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,29 @@ from ziggurat.data.detections import PICTURE_SCORE, Detections
 from ziggurat.data.extents import Extent
 from ziggurat.metrics.coco import GroundTruth
 from ziggurat.metrics.matching import FREE, at_least, match
+
+SIDE = 384  # pixels of a window that a report shows, of which each is a pixel of the picture
+CELLS = 4  # of a window along each dim: windows begin at cells
+CELL = SIDE // CELLS
+
+
+class Mistakes(NamedTuple):
+    """Where the prediction for one image is wrong.
+
+    Attributes:
+        image: Its number.
+        extent: Its rows and columns.
+        cells: The mistakes in each cell of `CELL` pixels, float64, shape ``(R, C)``.
+    """
+
+    image: int
+    extent: Extent
+    cells: Tensor
+
+
+def is_large(extent: Extent) -> bool:
+    """Whether a report's sheet shows an image smaller than it is."""
+    return max(extent) > SIDE
 
 
 def detection_mistakes(found: Detections, truth: GroundTruth, extent: Extent, cell: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -11,11 +12,21 @@ from torch import Tensor
 
 from ziggurat.data.detections import Detections
 from ziggurat.metrics.coco import GroundTruth
+from ziggurat.metrics.curves import count_objects
 from ziggurat.metrics.matching import CROWDED, match
 
 CANDIDATES = np.linspace(
     0, 1, 1001
 )  # scores that are tried: a best score of three digits is one that is written down
+
+
+class BestScore(TypedDict):
+    """The least score with the best F1, and what comes of it."""
+
+    score: float
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class ScoreCurve:
         run = len(same) if same.all() else int(same.argmin())
         return first + (run - 1) // 2
 
-    def numbers(self) -> dict[str, float] | None:
+    def numbers(self) -> BestScore | None:
         """Return the best score, with precision, recall and F1 there; None where nothing is right at any score."""
         place = self.best
         if not self.f1[place]:
@@ -91,12 +102,39 @@ def detection_scores(truth: Sequence[GroundTruth], found: Sequence[Detections]) 
         truth: Of each image.
         found: Of each image.
     """
+    scores, right, _ = _counted(truth, found)
+    num_objects = sum(int((~objects.crowd).sum()) for objects in truth)
+    return score_curve(scores, right, num_objects) if num_objects else None
+
+
+def detection_scores_by_class(
+    truth: Sequence[GroundTruth], found: Sequence[Detections], num_classes: int
+) -> list[BestScore | None]:
+    """Return the best score of each class by itself at IoU 0.5; None where it has no object, or nothing is right.
+
+    Args:
+        truth: Of each image.
+        found: Of each image.
+        num_classes: How many.
+    """
+    scores, right, labels = _counted(truth, found)
+    num_objects = count_objects(truth, num_classes).tolist()
+    return [
+        score_curve(scores[labels == label], right[labels == label], number).numbers() if number else None
+        for label, number in enumerate(num_objects)
+    ]
+
+
+def _counted(
+    truth: Sequence[GroundTruth], found: Sequence[Detections]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return score, whether it is right, and label of each detection of all images but those in crowds."""
     matched = [match(one, objects, same_class=True) for objects, one in zip(truth, found, strict=True)]
     taken = np.concatenate([np.zeros(0, dtype=np.int64), *matched])
     scores = torch.cat([torch.zeros(0), *(one.scores for one in found)]).double().numpy()
-    num_objects = sum(int((~objects.crowd).sum()) for objects in truth)
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(one.labels for one in found)]).numpy()
     counted = taken != CROWDED
-    return score_curve(scores[counted], taken[counted] >= 0, num_objects) if num_objects else None
+    return scores[counted], taken[counted] >= 0, labels[counted]
 
 
 def classification_scores(probabilities_NK: Tensor, labels_N: Tensor) -> ScoreCurve | None:
@@ -105,3 +143,16 @@ def classification_scores(probabilities_NK: Tensor, labels_N: Tensor) -> ScoreCu
         return None
     best = probabilities_NK.double().nan_to_num(nan=0.0).max(dim=1)
     return score_curve(best.values.numpy(), (best.indices == labels_N).numpy(), len(labels_N))
+
+
+def classification_scores_by_class(probabilities_NK: Tensor, labels_N: Tensor) -> list[BestScore | None]:
+    """Return the best score of each class by itself: of the images that it is named for; None where it has no image, or none is right."""
+    if not len(labels_N):
+        return [None] * probabilities_NK.shape[1]
+    best = probabilities_NK.double().nan_to_num(nan=0.0).max(dim=1)
+    scores, right, named = best.values.numpy(), (best.indices == labels_N).numpy(), best.indices.numpy()
+    num_images = labels_N.bincount(minlength=probabilities_NK.shape[1]).tolist()
+    return [
+        score_curve(scores[named == label], right[named == label], number).numbers() if number else None
+        for label, number in enumerate(num_images)
+    ]

@@ -13,7 +13,12 @@ MAX_CONFUSED = 50  # pairs of classes that are listed: a matrix of a thousand cl
 
 def numbers(findings: Findings) -> dict[str, Any]:
     """Return the numbers of all classes, and what is confused most, as JSON has them."""
-    classes = {row.name: {findings.unit: row.count, **row.values} for row in findings.rows}
+    classes: dict[str, dict[str, Any]] = {
+        row.name: {findings.unit: row.count, **row.values} for row in findings.rows
+    }
+    if findings.scores is not None:
+        for row in findings.rows:
+            classes[row.name]["best_score"] = row.best
     said: dict[str, Any] = {
         "metrics": findings.metrics,
         "classes": classes,

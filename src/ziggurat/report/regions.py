@@ -9,13 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from ziggurat.data.extents import Extent, Region
-
-SIDE = 384  # pixels of a window, of which each is a pixel of the picture
-CELLS = 4  # of a window along each dim: windows begin at cells
-CELL = SIDE // CELLS
+from ziggurat.data.extents import Region
+from ziggurat.metrics.mistakes import CELL, CELLS, SIDE, Mistakes
 
 
 @dataclass(frozen=True)
@@ -32,18 +28,18 @@ class BadRegion:
     region: Region
     mistakes: float
 
+    @property
+    def described(self) -> str:
+        """How many mistakes there are, and where."""
+        (top, left), (bottom, right) = self.region.start, self.region.end
+        return f"{self.mistakes:g} mistakes in rows {top} to {bottom}, columns {left} to {right}"
 
-def is_large(extent: Extent) -> bool:
-    """Whether a sheet shows an image smaller than it is."""
-    return max(extent) > SIDE
 
-
-def worst_regions(mistakes: Sequence[tuple[int, Extent, Tensor]], count: int) -> list[BadRegion]:
+def worst_regions(mistakes: Sequence[Mistakes], count: int) -> list[BadRegion]:
     """Return windows, those with most mistakes first; each mistake counts for one, and none has no mistake.
 
     Args:
-        mistakes: Of each image its number, its extent, and the mistakes in each cell of `CELL` pixels, shape
-            ``(rows, columns)``.
+        mistakes: Of each image.
         count: Most windows.
 
     Example:
@@ -51,13 +47,13 @@ def worst_regions(mistakes: Sequence[tuple[int, Extent, Tensor]], count: int) ->
         >>> cells = torch.zeros(8, 12)
         >>> cells[7, 11] = 3
         >>> cells[0, 0] = 1
-        >>> [(bad.region.start, bad.mistakes) for bad in worst_regions([(0, (740, 1100), cells)], count=5)]
+        >>> [(bad.region.start, bad.mistakes) for bad in worst_regions([Mistakes(0, (740, 1100), cells)], count=5)]
         [((356, 716), 3.0), ((0, 0), 1.0)]
     """
-    left = {image: (extent, cells.double().numpy().copy()) for image, extent, cells in mistakes}
+    left = {one.image: (one.extent, one.cells.double().numpy().copy()) for one in mistakes}
+    sums = {image: _window_sums(cells) for image, (_, cells) in left.items()}
     found: list[BadRegion] = []
     while len(found) < count and left:
-        sums = {image: _window_sums(cells) for image, (_, cells) in left.items()}
         image = max(sums, key=lambda one: (sums[one].max(), -one))
         most = float(sums[image].max())
         if most <= 0:
@@ -66,6 +62,7 @@ def worst_regions(mistakes: Sequence[tuple[int, Extent, Tensor]], count: int) ->
         row, column = equal[len(equal) // 2].tolist()  # in the midst: the mistakes then are, too
         extent, cells = left[image]
         cells[row : row + CELLS, column : column + CELLS] = 0
+        sums[image] = _window_sums(cells)
         size = tuple(min(SIDE, length) for length in extent)
         start = tuple(
             min(cell * CELL, length - side)

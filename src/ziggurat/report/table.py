@@ -53,8 +53,14 @@ def _by_class(findings: Findings) -> Table:
     table.add_column(findings.unit, justify="right")
     for name in findings.rows[0].values if findings.rows else ():
         table.add_column(name, justify="right")
+    if findings.scores is not None:
+        table.add_column("best F1", justify="right")
+        table.add_column("from score", justify="right")
     for row in worst_first(findings.rows)[:MAX_ROWS]:
-        table.add_row(Text(readable(row.name)), f"{row.count:,}", *map(_show, row.values.values()))
+        numbers = list(row.values.values())
+        if findings.scores is not None:
+            numbers += [None, None] if row.best is None else [row.best["f1"], row.best["score"]]
+        table.add_row(Text(readable(row.name)), f"{row.count:,}", *map(_show, numbers))
     return table
 
 

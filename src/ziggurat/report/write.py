@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
-from ziggurat.data.extents import Extent, cut_out
+from ziggurat.data.extents import cut_out
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.inference.predictor import Predictor
 from ziggurat.metrics.findings import Findings
@@ -30,7 +29,7 @@ from ziggurat.report.history import read_history
 from ziggurat.report.loss_plot import draw_history
 from ziggurat.report.pictures import draw_example, predict_examples
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
-from ziggurat.report.regions import CELL, is_large, worst_regions
+from ziggurat.report.regions import BadRegion, worst_regions
 from ziggurat.report.score_plot import draw_counts, draw_scores
 from ziggurat.report.sheets import make_sheet, reduce_picture
 from ziggurat.report.table import print_table
@@ -102,7 +101,8 @@ def write_report(
         print_table(console, findings)
         mesh = make_mesh(Workers(device=device))
         predictor = Predictor.of_model(model, config, mesh, dataset.classes, task)
-        examples = _Examples(predictor, dataset, findings)
+        bad = worst_regions(findings.mistakes, NUM_EXAMPLES) if config.train.report == "pictures" else []
+        examples = _Examples(predictor, dataset, findings, bad)
         best, worst = best_and_worst(findings.quality, findings.richness, NUM_EXAMPLES)
         if config.train.report == "pictures":
             pictures["best"] = examples.draw(best, "Best predictions")
@@ -183,53 +183,50 @@ class _Examples:
         predictor: Of this worker alone.
         dataset: What was evaluated on.
         findings: Of all its images.
-        mistakes: Of large images that were drawn: number, extent, and mistakes by cell.
-        predictions: Of the same images.
+        bad: The windows of large images with most mistakes.
+        windows: Pictures of these, by their places in the list, as far as they are drawn.
     """
 
     predictor: Predictor
     dataset: Dataset
     findings: Findings
-    mistakes: list[tuple[int, Extent, Tensor]] = field(default_factory=list)
-    predictions: dict[int, Any] = field(default_factory=dict)
+    bad: list[BadRegion]
+    windows: dict[int, Image.Image] = field(default_factory=dict)
 
     def draw(self, indices: list[int], title: str) -> Image.Image:
         """Return a sheet of predictions; one image after another, as images may be large."""
         pictures: list[Image.Image] = []
         for index in indices:
-            (prediction,) = predict_examples(self.predictor, self.dataset, [index]).values()
+            prediction = self._predict(index)
             pictures.append(reduce_picture(draw_example(self.predictor, self.dataset, index, prediction)))
-            self._keep_mistakes(index, prediction)
         named = [
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
             for row in self.named(indices)
         ]
         return make_sheet(pictures, named, title, self.predictor.task.legend)
 
-    def _keep_mistakes(self, index: int, prediction: Any) -> None:
-        """Keep where a large image has mistakes."""
-        extent = self.dataset.record(index).extent
-        if index in self.predictions or not is_large(extent):
-            return
-        cells = self.predictor.task.mistakes(prediction, self.dataset, index, CELL)
-        if cells is not None:
-            self.mistakes.append((index, extent, cells))
-            self.predictions[index] = prediction
-
     def draw_regions(self) -> dict[str, Image.Image]:
-        """Return a sheet of the worst windows of the large images that were drawn, each at full resolution, if there are any."""
-        bad = worst_regions(self.mistakes, NUM_EXAMPLES)
-        if not bad:
+        """Return a sheet of the worst windows of all large images, each at full resolution, if there are any."""
+        if not self.bad:
             return {}
-        task, pictures, named = self.predictor.task, [], []
-        for one in bad:
-            pixels = cut_out(self.dataset.image(one.image), one.region)
-            prediction = self.predictions[one.image]
-            pictures.append(task.draw_region(pixels, prediction, self.dataset, one.image, one.region))
-            where = f"{one.mistakes:g} mistakes in rows {one.region.top} to {one.region.end[0]}, columns {one.region.left} to {one.region.end[1]}"
-            named.append((self.dataset.record(one.image).name, where))
+        for place, one in enumerate(self.bad):
+            if place not in self.windows:
+                self._predict(one.image)
+        pictures = [self.windows[place] for place in range(len(self.bad))]
+        named = [(self.dataset.record(one.image).name, one.described) for one in self.bad]
         title = "Worst regions of large images, at full resolution"
-        return {"worst_regions": make_sheet(pictures, named, title, task.legend)}
+        return {"worst_regions": make_sheet(pictures, named, title, self.predictor.task.legend)}
+
+    def _predict(self, index: int) -> Any:
+        """Return the prediction for an image, and draw those windows of it that are bad: it need not be kept for them."""
+        (prediction,) = predict_examples(self.predictor, self.dataset, [index]).values()
+        for place, one in enumerate(self.bad):
+            if one.image == index and place not in self.windows:
+                pixels = cut_out(self.dataset.image(index), one.region)
+                self.windows[place] = self.predictor.task.draw_region(
+                    pixels, prediction, self.dataset, index, one.region
+                )
+        return prediction
 
     def named(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return name and quality of each image."""

@@ -241,23 +241,12 @@ class Task(ABC, Generic[Found, Prediction]):
             index: Of the image in `dataset`.
         """
 
-    def mistakes(self, prediction: Prediction, dataset: Any, index: int, cell: int) -> Tensor | None:
-        """Return how often a prediction is wrong in each square cell of an image, or None if that cannot be said of places.
-
-        The report shows those windows of large images in which there are most mistakes, by `draw_region`.
-
-        Args:
-            prediction: Of the image.
-            dataset: Knows what is there.
-            index: Of the image in `dataset`.
-            cell: Pixels of a cell's side.
-        """
-        return None
-
     def draw_region(
         self, image_CHW: Tensor, prediction: Prediction, dataset: Any, index: int, region: Region
     ) -> Image.Image:
-        """Return a picture of a window of an image, as `draw_comparison` does of all of it; without `mistakes`, its pixels.
+        """Return a picture of a window of an image, as `draw_comparison` does of all of it; by default its pixels.
+
+        The report shows the windows of large images in which there are most mistakes (`Findings.mistakes`).
 
         Args:
             image_CHW: The window's pixels, uint8, shape ``(3, *region.size)``.

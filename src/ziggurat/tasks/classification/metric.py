@@ -15,7 +15,7 @@ from ziggurat.metrics.confusions import classification_confusion
 from ziggurat.metrics.curves import classification_curves
 from ziggurat.metrics.findings import ClassRow, Findings, class_shares
 from ziggurat.metrics.quality import classification_quality
-from ziggurat.metrics.scores import classification_scores
+from ziggurat.metrics.scores import classification_scores, classification_scores_by_class
 
 
 class ClassificationMetric(Metric[Tensor]):
@@ -59,8 +59,11 @@ class ClassificationMetric(Metric[Tensor]):
         average = {curve.label: curve.average_precision for curve in curves}
         confusion = classification_confusion(probabilities, labels)
         classes = self._dataset.classes
+        best = classification_scores_by_class(probabilities, labels)
         rows = [
-            ClassRow(name, count, {"recall": recall, "precision": precision, "AP": average.get(label)})
+            ClassRow(
+                name, count, {"recall": recall, "precision": precision, "AP": average.get(label)}, best[label]
+            )
             for label, (name, count, recall, precision, _) in enumerate(class_shares(classes, confusion))
         ]
         return Findings(

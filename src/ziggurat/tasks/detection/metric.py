@@ -13,8 +13,9 @@ from ziggurat.metrics.confusions import detection_confusion
 from ziggurat.metrics.counts import count_by_image
 from ziggurat.metrics.curves import count_objects, detection_curves
 from ziggurat.metrics.findings import BACKGROUND, ClassRow, Findings
+from ziggurat.metrics.mistakes import CELL, Mistakes, detection_mistakes, is_large
 from ziggurat.metrics.quality import detection_quality
-from ziggurat.metrics.scores import detection_scores
+from ziggurat.metrics.scores import detection_scores, detection_scores_by_class
 from ziggurat.tasks.detection.packing import Packed, pack, unpack
 
 
@@ -68,8 +69,14 @@ class DetectionMetric(Metric[Detections]):
         average = {curve.label: curve.average_precision for curve in curves}
         counts = count_objects(truth, len(classes)).tolist()
         map_by_class = metrics.get("map_per_class", {})
+        best_by_class = detection_scores_by_class(truth, found, len(classes))
         rows = [
-            ClassRow(name, counts[label], {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)})
+            ClassRow(
+                name,
+                counts[label],
+                {"AP at IoU 0.5": average.get(label), "AP": map_by_class.get(name)},
+                best_by_class[label],
+            )
             for label, name in enumerate(classes)
         ]
         scores = detection_scores(truth, found)
@@ -79,8 +86,17 @@ class DetectionMetric(Metric[Detections]):
         return Findings(
             "objects", overall(metrics), rows, confusion, (*classes, BACKGROUND), curves, "Precision and recall at IoU 0.5",
             detection_quality(truth, found), "F1", lambda index: len(truth[index].labels),
-            scores, count_by_image(truth, found, len(classes), least),
+            scores, count_by_image(truth, found, len(classes), least), self._mistakes(truth),
         )  # fmt: skip
+
+    def _mistakes(self, truth: Sequence[GroundTruth]) -> list[Mistakes]:
+        """Return where large images have objects that were not found, and detections of nothing."""
+        extents = [self._dataset.record(index).extent for index in range(len(truth))]
+        return [
+            Mistakes(index, extent, detection_mistakes(self._found[index], truth[index], extent, CELL))
+            for index, extent in enumerate(extents)
+            if is_large(extent)
+        ]
 
     def _truth(self) -> list[GroundTruth]:
         return [ground_truth(self._dataset, index) for index in range(len(self._dataset))]

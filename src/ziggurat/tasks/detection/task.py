@@ -18,7 +18,6 @@ from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.detections import Detections, named
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
-from ziggurat.metrics.mistakes import detection_mistakes
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import CutOff, Place, ResultTable, Task
@@ -26,7 +25,7 @@ from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
 from ziggurat.tasks.detection.loss import DetectionLoss, Outputs
 from ziggurat.tasks.detection.merging import merge_tiles
-from ziggurat.tasks.detection.metric import DetectionMetric, ground_truth
+from ziggurat.tasks.detection.metric import DetectionMetric
 from ziggurat.tasks.detection.packing import Packed, pack, unpack
 from ziggurat.tasks.detection.settings import DEMO, PRETRAINED_DATA, PRETRAINED_DECODE, coco_classes
 from ziggurat.tasks.detection.targets import ObjectKind
@@ -145,11 +144,6 @@ class DetectionTask(Task[Detections, Detections]):
         smaller = reduction(width, height)
         scale = smaller if smaller < 1 else None
         return draw_comparison(image_CHW, prediction, dataset.objects(index), dataset.classes, scale=scale)
-
-    def mistakes(self, prediction: Detections, dataset: DetectionDataset, index: int, cell: int) -> Tensor:
-        """Count the objects that were not found, and what was found where nothing is."""
-        truth = ground_truth(dataset, index)
-        return detection_mistakes(prediction, truth, dataset.record(index).extent, cell)
 
     def draw_region(
         self, image_CHW: Tensor, prediction: Detections, dataset: DetectionDataset, index: int, region: Region

@@ -12,6 +12,7 @@ from ziggurat.data.dataset import SegmentationDataset
 from ziggurat.metrics.base import Metric, overall
 from ziggurat.metrics.confusion import confusion_matrix, image_quality, segmentation_metrics
 from ziggurat.metrics.findings import ClassRow, Findings, class_shares
+from ziggurat.metrics.mistakes import CELL, Mistakes, is_large, segmentation_mistakes
 
 
 class SegmentationMetric(Metric[Tensor]):
@@ -26,22 +27,27 @@ class SegmentationMetric(Metric[Tensor]):
         num_classes = len(dataset.classes)
         self._confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64)
         self._quality: dict[int, float] = {}
+        self._mistakes: dict[int, Mistakes] = {}
 
     def update(self, index: int, prediction: Tensor) -> None:
         """Take the label of each pixel of an image, uint8, shape ``(H, W)``."""
-        confusion = confusion_matrix(prediction, self._dataset.mask(index), len(self._dataset.classes))
+        mask, extent = self._dataset.mask(index), tuple(prediction.shape)
+        confusion = confusion_matrix(prediction, mask, len(self._dataset.classes))
         self._confusion += confusion
         self._quality[index] = image_quality(confusion)
+        if is_large(extent):
+            self._mistakes[index] = Mistakes(index, extent, segmentation_mistakes(prediction, mask, CELL))
 
-    def state(self) -> tuple[Tensor, dict[int, float]]:
-        """Return the counts of this worker's images, and how good the labels of each are."""
-        return self._confusion, self._quality
+    def state(self) -> tuple[Tensor, dict[int, float], dict[int, Mistakes]]:
+        """Return the counts of this worker's images, how good the labels of each are, and where large ones are wrong."""
+        return self._confusion, self._quality, self._mistakes
 
-    def merge(self, states: Sequence[tuple[Tensor, dict[int, float]]]) -> None:
+    def merge(self, states: Sequence[tuple[Tensor, dict[int, float], dict[int, Mistakes]]]) -> None:
         """Take the counts of all images."""
         # whole numbers: exact in any order
-        self._confusion = torch.stack([confusion for confusion, _ in states]).sum(dim=0)
-        self._quality = {index: value for _, quality in states for index, value in quality.items()}
+        self._confusion = torch.stack([confusion for confusion, _, _ in states]).sum(dim=0)
+        self._quality = {index: value for _, quality, _ in states for index, value in quality.items()}
+        self._mistakes = {index: one for *_, mistakes in states for index, one in mistakes.items()}
 
     def compute(self) -> dict[str, Any]:
         """Return what `segmentation_metrics` says."""
@@ -59,4 +65,5 @@ class SegmentationMetric(Metric[Tensor]):
         return Findings(
             "pixels", overall(metrics), rows, confusion, dataset.classes, None, "",
             quality, "mean IoU", lambda index: len(dataset.mask(index).unique()),
+            mistakes=[self._mistakes[index] for index in sorted(self._mistakes)],
         )  # fmt: skip

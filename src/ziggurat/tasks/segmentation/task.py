@@ -19,7 +19,6 @@ from ziggurat.data.dataset import ImageRecord, SegmentationDataset
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
-from ziggurat.metrics.mistakes import segmentation_mistakes
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task
 from ziggurat.tasks.own import own_part
@@ -199,10 +198,6 @@ class SegmentationTask(Task[Tensor, Tensor]):
     ) -> Image.Image:
         """Draw the image, its mask, the labels, and where they differ."""
         return draw_label_comparison(image_CHW, prediction, dataset.mask(index), dataset.classes)
-
-    def mistakes(self, prediction: Tensor, dataset: SegmentationDataset, index: int, cell: int) -> Tensor:
-        """Count the pixels with a wrong label."""
-        return segmentation_mistakes(prediction, dataset.mask(index), cell)
 
     def draw_region(
         self, image_CHW: Tensor, prediction: Tensor, dataset: SegmentationDataset, index: int, region: Region
