@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ziggurat.visualize.colors import class_color
-from ziggurat.visualize.labels import draw_label_comparison, draw_labels, label_image
+from ziggurat.visualize.labels import draw_label_comparison, draw_labels, label_palette
+from ziggurat.visualize.palette_image import PaletteImage
 
 CLASSES = ("background", "tree", "road")
 
@@ -73,11 +74,12 @@ def test_large_images_keep_their_size_and_a_long_legend_is_broken_into_rows() ->
     assert picture.height > 400 + 5 * 20
 
 
-def test_label_image_holds_the_labels() -> None:
+def test_a_palette_image_holds_the_labels(tmp_path: Path) -> None:
     labels = torch.randint(0, 256, (7, 9), dtype=torch.uint8)
-    buffer = io.BytesIO()
-    label_image(labels).save(buffer, "PNG")
-    with Image.open(buffer) as read:
+    with PaletteImage(tmp_path / "labels.png", (7, 9), label_palette()) as image:
+        for band in labels.split([1, 4, 2]):
+            image.add(band.numpy())
+    with Image.open(tmp_path / "labels.png") as read:
         assert read.mode == "P"
         np.testing.assert_array_equal(np.asarray(read), labels.numpy())
         assert read.convert("RGB").getpixel((0, 0)) == class_color(int(labels[0, 0])) or labels[0, 0] == 255

@@ -1,32 +1,72 @@
-"""Running a model on the user's images: results as JSON and CSV, and a picture for each image."""
+"""Running a model on the user's images: results as JSON and CSV, and a picture for each image.
+
+1. The tiles of all images are computed, and what is found in each batch is written into the journal as it comes.
+2. Each image is joined by one worker from what the journal has of its tiles; its mask and picture are written, its rows go into
+   the journal.
+3. The first worker makes the files of results from the rows, and removes the journal.
+
+So memory does not grow with an image's tiles, nor with the number of images, and a prediction that was killed goes on: the
+batches and images that the journal has are not computed again (`resuming`).
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ziggurat.data.dataset import Dataset, Spelling
+from ziggurat.data.dataset import Dataset
+from ziggurat.data.extents import volume
+from ziggurat.data.views import share_of
 from ziggurat.errors import UserError
-from ziggurat.inference.asked import Asked, ask_for_dataset, ask_for_files, with_remedy, without
-from ziggurat.inference.limits import cut_off, joined, truncation, truncation_notes
+from ziggurat.inference.asked import Asked, Chosen, ask_for_dataset, ask_for_files, with_remedy, without
+from ziggurat.inference.found_tiles import TILES, FoundTiles, encode
+from ziggurat.inference.journal import Journal, Records, read_journal
+from ziggurat.inference.limits import truncation, truncation_notes
 from ziggurat.inference.outputs.base import Target
 from ziggurat.inference.outputs.registry import TABLES as DEFAULT_FORMATS
 from ziggurat.inference.outputs.writing import Outputs
+from ziggurat.inference.pictures import Pictures, picture_extent, read_picture
 from ziggurat.inference.predictor import Predictor
-from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_skipped, write_table
-from ziggurat.inference.tiles import ProgressCallback
+from ziggurat.inference.result_files import RESULTS, SKIPPED, TABLE, write_rows, write_skipped, write_table
+from ziggurat.inference.resuming import Begun, begin, request_of
+from ziggurat.inference.rows import IMAGE, Rows, encode_rows
+from ziggurat.inference.run import views_of
+from ziggurat.inference.tiles import ProgressCallback, Work, run_tiles
+from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.progress import Meter
-from ziggurat.system.writing import Pictures, files_of, write_text
-from ziggurat.tasks.base import CutOff, Place
+from ziggurat.system import writing
+from ziggurat.system.writing import files_of
+from ziggurat.tasks.base import Place
 
 JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is written of a prediction, and where it begins.
+
+    Attributes:
+        overwrite: Whether results of before, which lie in the folder, are replaced.
+        resume: Whether a prediction that has not ended there goes on; where there is none, it begins.
+        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is
+            among them.
+        pictures: How large pictures are; ``auto`` draws images of more than 16 megapixels as an overview, others in full.
+        weights: Digest of the weights, as the journal knows them; by default that of the model as this worker has it.
+    """
+
+    overwrite: bool = False
+    resume: bool = False
+    formats: Sequence[str] = DEFAULT_FORMATS
+    pictures: Pictures = "auto"
+    weights: str = ""
 
 
 def predict_files(
@@ -35,9 +75,7 @@ def predict_files(
     paths: Sequence[str | os.PathLike[str]],
     out: Path,
     progress: ProgressCallback | None = None,
-    *,
-    overwrite: bool = False,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    **options: Any,
 ) -> dict[str, Any]:
     """Predict what is on images, and write it; see `predict_asked`.
 
@@ -47,14 +85,13 @@ def predict_files(
         paths: Files, folders (with the folders in them) and globs.
         out: Folder of all that is written.
         progress: Called after each batch of this worker.
-        overwrite: Whether results of before, which lie in `out`, are replaced.
-        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
+        options: Those of `Options`.
 
     Communication: one broadcast of the paths and sizes.
     """
     config = predictor.config.data
     asked = predictor.mesh.workers.decide_on_first(lambda: ask_for_files(paths, category_ids, config))
-    return predict_asked(predictor, asked, out, progress, overwrite=overwrite, formats=formats)
+    return predict_asked(predictor, asked, out, progress, Options(**options))
 
 
 def predict_dataset(
@@ -62,9 +99,7 @@ def predict_dataset(
     dataset: Dataset,
     out: Path,
     progress: ProgressCallback | None = None,
-    *,
-    overwrite: bool = False,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    **options: Any,
 ) -> dict[str, Any]:
     """Predict what is on the images of a data set, with its ids of images and categories, and write it; see `predict_asked`.
 
@@ -73,11 +108,10 @@ def predict_dataset(
         dataset: With the labels of the model.
         out: Folder of all that is written.
         progress: Called after each batch of this worker.
-        overwrite: Whether results of before, which lie in `out`, are replaced.
-        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
+        options: Those of `Options`.
     """
     asked = ask_for_dataset(dataset, predictor.config.data)
-    return predict_asked(predictor, asked, out, progress, overwrite=overwrite, formats=formats)
+    return predict_asked(predictor, asked, out, progress, Options(**options))
 
 
 def predict_asked(
@@ -85,99 +119,216 @@ def predict_asked(
     asked: Asked,
     out: Path,
     progress: ProgressCallback | None = None,
-    *,
-    overwrite: bool = False,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    options: Options = Options(),
 ) -> dict[str, Any]:
     """Predict what is on images, and write it.
 
     Args:
         predictor: All of its workers call this.
         asked: The same on every worker.
-        out: Folder of ``predictions.json``, ``predictions.csv``, of the pictures, and of what files the task writes. The results
-            are a list, as the task's `rows` has them: of a detector COCO results; of a classifier the best classes of each
-            image; of a segmenter each image's mask (a file in ``masks``, whose values are labels) and its pixels by class.
-            The table has a line for each of them, as the task's `table` has it. With ``data.on_error=skip``, images that were left
-            out are listed in ``skipped.jsonl``.
+        out: Folder of ``predictions.json``, ``predictions.csv``, of the pictures, and of what files the task writes; all workers
+            see it. The results are a list, as the task's `rows` has them: of a detector COCO results; of a classifier the best
+            classes of each image; of a segmenter each image's mask (a file in ``masks``, whose values are labels) and its pixels by
+            class. The table has a line for each of them, as the task's `table` has it. With ``data.on_error=skip``, images that
+            were left out are listed in ``skipped.jsonl``.
         progress: Called after each batch of this worker.
-        overwrite: Whether results of before, which lie in `out`, are replaced.
-        formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is among them.
+        options: What is written, and where it begins.
 
     Returns:
         The fields of the command's JSON object: ``images``, ``skipped``, ``seconds``, ``images_per_second``,
-        ``truncated`` (detections that a limit has cut off), ``predictions`` and ``table`` (the files; None where it is not written),
-        ``files`` (those of the other formats), ``pictures`` (the folder), ``notes``, what the task adds (a detector
-        ``detections``); on every worker.
+        ``megapixels_per_second`` (of what this call has computed), ``truncated`` (detections that a limit has cut off), ``exact``
+        (whether each image is seen whole), ``passes``, ``resumed`` (whether it has gone on), ``predictions`` and ``table`` (the files; None where it is not written), ``files`` (those of the
+        other formats), ``pictures`` (the folder), ``notes``, what the task adds (a detector ``detections``); on every worker.
 
     Raises:
         UserError: On every worker: images cannot be decoded (each is listed), or all of them where they are skipped, or
-            `out` cannot be written, holds results already or would have an image overwritten.
+            `out` cannot be written, holds results already or would have an image overwritten, or it is another prediction that is
+            to go on there.
 
-    Communication: that of `run_images`, and one gather of the results.
+    Communication: that of `run_tiles`, and barriers: what is found passes through the journal.
     """
-    begin = time.perf_counter()
-    task, classes, workers = predictor.task, predictor.classes, predictor.mesh.workers
-    outputs = Outputs(formats, Target(out, classes, asked.category_ids, task.lies_on))
-    workers.decide_on_first(lambda: outputs.check(asked.images))
-    workers.decide_on_first(lambda: _prepare(out, asked, overwrite))
-    spoiled: dict[int, str] | None = {} if predictor.config.data.on_error == "skip" else None
-    try:
-        found = predictor.predict(asked.images, progress, spoiled)
-    except UserError as error:
-        raise UserError(with_remedy(error.faults)) from None
-    numbers = [index for index in range(len(asked.images)) if index not in (spoiled or {})]
-    left = without(asked, spoiled) if spoiled else asked
-    if not numbers:
-        raise UserError(["none of the images can be decoded", *left.spoiled.values()])
-    mine, drawn, cut = {}, Pictures(), dict[int, CutOff]()
-    meter = Meter("results and pictures", "images", workers.is_first)
-    for number, index in enumerate(numbers):
-        meter(number, len(numbers))
-        if index in found:
-            picture = out / left.pictures[number]
-            place = Place(left.images.record(number), out, picture.stem, classes, asked.category_ids)
-            cut |= cut_off(task, {number: found[index]})
-            with files_of(out):
-                mine[number] = task.rows(found[index], place)
-                outputs.image(left.images, number, picture.stem, mine[number])
+    start = time.perf_counter()
+    running = _Running(predictor, asked, out, options)
+    work = running.compute_tiles(progress)
+    running.finish_images(work)
+    return predictor.mesh.workers.decide_on_first(lambda: running.write_results(work, start))
+
+
+class _Running:
+    """A prediction under way.
+
+    Args:
+        predictor: Of the model.
+        asked: The images.
+        out: Where it is written.
+        options: What is written, and where it begins.
+    """
+
+    def __init__(self, predictor: Predictor, asked: Asked, out: Path, options: Options) -> None:
+        self.predictor, self.asked, self.out, self.options = predictor, asked, out, options
+        self.workers, self.task = predictor.mesh.workers, predictor.task
+        self.compute = predictor.compute()
+        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on)
+        self.outputs = Outputs(options.formats, target)
+        self.workers.decide_on_first(lambda: self.outputs.check(asked.images))
+        self.begun: Begun = self.workers.decide_on_first(self._begin)
+        self.spoiled = self.begun.spoiled()
+        self.numbers: list[int] = []  # of the images that can be decoded
+        self.megapixels = 0.0  # of images that this call computes
+
+    def _begin(self) -> Begun:
+        """Make the folder; neither results nor images may be overwritten."""
+        out, asked, options = self.out, self.asked, self.options
+        _prepare(out, asked)
+
+        def request() -> dict[str, Any]:
+            weights = options.weights or weights_sha256(self.predictor.model)
+            more = {
+                "pictures": options.pictures, "formats": sorted(options.formats), "batch": self.compute.batch, "device": self.workers.device.type,
+                "classes": list(self.predictor.classes), "category_ids": list(asked.category_ids),
+            }  # fmt: skip
+            return request_of(self.predictor.config, asked, weights, more)
+
+        return begin(out, request, options.resume, options.overwrite)
+
+    def journal(self) -> Journal:
+        """Return this worker's journal."""
+        return Journal(self.begun.folder, f"{self.begun.attempt:04d}-{self.workers.rank:04d}")
+
+    def compute_tiles(self, progress: ProgressCallback | None) -> Work:
+        """Compute the tiles that the journal does not have, and write what is found in them."""
+        predictor, images = self.predictor, self.asked.images
+        work = Work.of(views_of(self.task, images), self.compute, self.begun.numbers(TILES))
+        shares = _megapixels(self.asked, work)
+        self.megapixels = sum(shares)
+        if isinstance(progress, Meter):
+            progress.amount = (self.megapixels, "megapixels")
+        spoiled = self.spoiled if predictor.config.data.on_error == "skip" else None
+        is_writer = predictor.mesh.turn[0] == 0  # of those that compute the same tiles
+        with self.journal() as journal:
+            known = set(self.spoiled)
+
+            def take(number: int, found: Sequence[Any], faults: Mapping[int, str]) -> None:
+                for index in faults.keys() - known:
+                    journal.add("fault", index, faults[index].encode())
+                known.update(faults)
+                if is_writer:
+                    journal.add(TILES, number, encode(self.task, found))
+
+            try:
+                run_tiles(images, work, self.task.decode, predictor.compute(progress), take, spoiled)
+            except UserError as error:
+                raise UserError(with_remedy(error.faults)) from None
+            journal.sync()
+        self.spoiled = {index: self.spoiled[index] for index in sorted(self.spoiled)}
+        self.numbers = [index for index in range(len(images)) if index not in self.spoiled]
+        if not self.numbers:
+            left = without(self.asked, self.spoiled)
+            raise UserError(["none of the images can be decoded", *left.spoiled.values()])
+        self.workers.barrier()
+        return work
+
+    def finish_images(self, work: Work) -> None:
+        """Join, draw and write the images that the journal does not have, each by one worker."""
+        records = read_journal(self.begun.folder)
+        found = FoundTiles(self.task, work, records)
+        todo = [index for index in self.numbers if (IMAGE, index) not in records]
+        pixels = [volume(self.asked.images.record(index).extent) for index in todo]
+        mine = todo[share_of(self.workers.rank, self.workers.size, pixels)]
+        drawn, meter = writing.Pictures(), Meter("results and pictures", "images", self.workers.is_first)
+        with self.journal() as journal:
+            for number, index in enumerate(mine):
+                meter(number, len(mine))
+                self._finish_image(index, work, found, journal, drawn)
+            journal.sync()
+        meter.end()
+        if drawn.faults:
+            print(f"ziggurat: {drawn}", file=sys.stderr)
+        self.workers.barrier()
+
+    def _finish_image(
+        self, index: int, work: Work, found: FoundTiles[Any], journal: Journal, drawn: writing.Pictures
+    ) -> None:
+        asked, predictor, task = self.asked, self.predictor, self.task
+        record, picture = asked.images.record(index), self.out / asked.pictures[index]
+        place = Place(record, self.out, picture.stem, predictor.classes, asked.category_ids)
+        extent = picture_extent(record.extent, self.options.pictures)
+        with files_of(self.out):
+            written = task.write(found.of_image(index), work.views[index], record, place, extent)
+            self.outputs.image(asked.images, index, picture.stem, written.rows)
+        if extent is not None:
+            pixels = read_picture(asked.images, index, extent)
             with drawn.write(picture):
-                save_picture(task.draw(left.images.image(number), found[index], classes), picture)
-    meter.end()
-    if drawn.faults:
-        print(f"ziggurat: {drawn}", file=sys.stderr)
-    parts = workers.gather((mine, cut))
-    by_image = {number: rows for part, _ in parts for number, rows in part.items()}
-    cut = joined(part for _, part in parts)
-    notes = truncation_notes(task, cut, lambda number: left.images.record(number).name)
-    results = [row for number in sorted(by_image) for row in by_image[number]]
+                save_picture(task.draw(pixels, written.shown, predictor.classes), picture)
+        journal.add(IMAGE, index, encode_rows(written.rows, written.cut), len(written.rows))
 
-    def write() -> list[str]:
-        written = [_respelled(row, asked.spelled) for row in results]
+    def write_results(self, work: Work, start: float) -> dict[str, Any]:
+        """Write the files of results, and return the fields of the command's JSON object; on the first worker."""
+        out, asked, task = self.out, self.asked, self.task
+        rows = Rows(self._records(), self.numbers)
+        spoiled = asked.spoiled | {
+            asked.images.record(index).name: why for index, why in self.spoiled.items()
+        }
         with files_of(out):
-            write_text(out / RESULTS, json.dumps(written))
-            write_skipped(out / SKIPPED, left.spoiled)
-            if "csv" in formats:
-                write_table(out / TABLE, task.table(results))
-            stems = [Path(picture).stem for picture in left.pictures]
-            of_formats = outputs.write(left.images, stems, map(by_image.__getitem__, sorted(by_image)))
-        return [str(file) for file in of_formats]
+            if "csv" in self.options.formats:
+                write_table(out / TABLE, task.table(rows))
+            left = Chosen(asked.images, tuple(self.numbers))
+            stems = [Path(asked.pictures[index]).stem for index in self.numbers]
+            files = [str(file) for file in self.outputs.write(left, stems, rows.by_image())]
+            write_skipped(out / SKIPPED, spoiled)
+            write_rows(out / RESULTS, rows.texts(asked.spelled))
+        cut = {index: one for index, one in zip(self.numbers, rows.cuts(), strict=True) if one.number}
+        summary = task.summary(rows)
+        with files_of(out):
+            shutil.rmtree(self.begun.folder)
+        seconds = time.perf_counter() - start
+        notes = truncation_notes(task, cut, lambda index: asked.images.record(index).name)
+        return {
+            "images": len(self.numbers),
+            "skipped": len(spoiled),
+            "seconds": seconds,
+            "images_per_second": len(self.numbers) / seconds,
+            "megapixels_per_second": self.megapixels / seconds,
+            **summary,
+            "truncated": truncation(cut),
+            "exact": all(len(view.tiles) == 1 for view in work.views),
+            "passes": 1,
+            "resumed": self.begun.attempt > 1,
+            "predictions": str(out / RESULTS),
+            "table": str(out / TABLE) if "csv" in self.options.formats else None,
+            "files": files,
+            "pictures": str(out),
+            "faults": spoiled,
+            "notes": [*asked.notes, *self._picture_notes(), *notes],
+        }
 
-    files = workers.decide_on_first(write)
-    seconds = time.perf_counter() - begin
-    return {
-        "images": len(numbers),
-        "skipped": len(left.spoiled),
-        "seconds": seconds,
-        "images_per_second": len(numbers) / seconds,
-        **task.summary(results),
-        "truncated": truncation(cut),
-        "predictions": str(out / RESULTS),
-        "table": str(out / TABLE) if "csv" in formats else None,
-        "files": files,
-        "pictures": str(out),
-        "faults": left.spoiled,
-        "notes": [*asked.notes, *notes],
-    }
+    def _records(self) -> Records:
+        records = read_journal(self.begun.folder)
+        if any((IMAGE, index) not in records for index in self.numbers):
+            raise UserError(
+                "what other workers have written is not there: --out must lie on a disk that all machines share"
+            )
+        return records
+
+    def _picture_notes(self) -> list[str]:
+        """Say how many pictures are overviews where nobody has asked for them."""
+        extents = [self.asked.images.record(index).extent for index in self.numbers]
+        smaller = sum(picture_extent(one, "auto") != one for one in extents)
+        if self.options.pictures != "auto" or not smaller:
+            return []
+        return [
+            f"pictures of images of more than 16 megapixels are overviews ({smaller}): --pictures full draws them in full"
+        ]
+
+
+def _megapixels(asked: Asked, work: Work) -> list[float]:
+    """Return of each image how much of it is computed, by the pixels of its tiles, in megapixels of the image."""
+    left: dict[int, int] = {}
+    for number in work.todo:
+        for piece in work.batches[number]:
+            left[piece.image] = left.get(piece.image, 0) + piece.tile.volume
+    every = {index: sum(tile.volume for tile in work.views[index].tiles) for index in left}
+    return [volume(asked.images.record(index).extent) * left[index] / every[index] / 1e6 for index in left]
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -185,34 +336,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     picture.save(path, quality=JPEG_QUALITY, compress_level=1)  # JPEG's and PNG's: each ignores the other's
 
 
-def _respelled(row: dict[str, Any], spelled: Spelling) -> dict[str, Any]:
-    """Return a row of results with ids as the data set's files write them."""
-    if not spelled.images and not spelled.categories:
-        return row
-    changed = {**row, "image_id": spelled.images.get(row["image_id"], row["image_id"])}
-    if "category_id" in row:
-        changed["category_id"] = spelled.categories.get(row["category_id"], row["category_id"])
-    if "top" in row:
-        changed["top"] = [_respelled_class(one, spelled) for one in row["top"]]
-    return changed
-
-
-def _respelled_class(one: dict[str, Any], spelled: Spelling) -> dict[str, Any]:
-    return one | {"category_id": spelled.categories.get(one["category_id"], one["category_id"])}
-
-
-def _prepare(out: Path, asked: Asked, overwrite: bool) -> None:
-    """Make the folder; neither results nor images may be overwritten."""
+def _prepare(out: Path, asked: Asked) -> None:
+    """Make the folder; no image may be overwritten."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the folder {out}: {error.strerror}; choose another --out") from None
     if not os.access(out, os.W_OK):
         raise UserError(f"cannot write the folder {out}: permission denied; choose another --out")
-    if (out / RESULTS).exists() and not overwrite:
-        raise UserError(
-            f"{out} holds predictions already: choose another --out, or replace them (--overwrite)"
-        )
     inputs = {Path(asked.images.record(index).name).resolve() for index in range(len(asked.images))}
     if any((out / picture).resolve() in inputs for picture in asked.pictures):
         raise UserError(f"pictures in {out} would overwrite the images: choose another --out")

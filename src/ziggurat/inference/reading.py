@@ -8,7 +8,7 @@ Any other image is decoded once, and kept until its last region is read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple, Protocol
@@ -114,7 +114,7 @@ class RegionReader:
         views: How the network sees each of them.
     """
 
-    def __init__(self, images: Images, views: Sequence[View]) -> None:
+    def __init__(self, images: Images, views: Sequence[View] | Mapping[int, View]) -> None:
         self._images, self._views = images, views
         self._last: _Last | None = None
 

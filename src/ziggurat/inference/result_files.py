@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ziggurat.system.writing import whole_file, write_text
@@ -13,6 +13,18 @@ from ziggurat.tasks.base import ResultTable
 RESULTS = "predictions.json"
 TABLE = "predictions.csv"
 SKIPPED = "skipped.jsonl"
+
+
+def write_rows(path: Path, rows: Iterable[str]) -> None:
+    """Write a list of rows, each as JSON: the bytes that `json.dumps` of all of them has."""
+    with (
+        whole_file(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        stream.write("[")
+        for number, row in enumerate(rows):
+            stream.write(f", {row}" if number else row)
+        stream.write("]")
 
 
 def write_table(path: Path, table: ResultTable) -> None:

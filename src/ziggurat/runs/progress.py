@@ -51,6 +51,7 @@ class Line:
         self.clock, self.begin = clock, clock()
         self.next = self.begin + BEGIN_SECONDS
         self.has_line = False
+        self.amount = (0.0, "")
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +77,10 @@ class Line:
         self._write(f"\r{line}\x1b[K" if self.is_terminal else f"{line}\n")
         self.has_line = self.is_terminal
 
+    def _rate(self, now: float, share: float) -> str:
+        amount, unit = self.amount
+        return f"  {share * amount / (now - self.begin):.3g} {unit}/s" if amount and share else ""
+
     def _write(self, text: str) -> None:
         with suppress(OSError):  # nobody reads it
             self.stream.write(text)
@@ -91,6 +96,9 @@ class Meter(Line):
         active: Whether this worker speaks.
         stream: Where it is said; None takes standard error.
         clock: Says the time in seconds.
+
+    Attributes:
+        amount: How much all of it is, and of what, such as ``(120.0, "megapixels")``: the rate is said then.
     """
 
     def __init__(

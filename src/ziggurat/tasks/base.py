@@ -10,7 +10,7 @@ Shapes: ``B`` images of a microbatch, ``K`` normalizers, ``S`` sums over outputs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -67,7 +67,7 @@ class ResultTable(NamedTuple):
     """
 
     columns: tuple[str, ...]
-    lines: Sequence[Sequence[Any]]
+    lines: Iterable[Sequence[Any]]
 
 
 class CutOff(NamedTuple):
@@ -80,6 +80,21 @@ class CutOff(NamedTuple):
 
     number: int = 0
     best: float = 0.0
+
+
+@dataclass(frozen=True)
+class Written(Generic[Prediction]):
+    """What has been written of an image.
+
+    Attributes:
+        rows: As ``predictions.json`` has them.
+        cut: What limits have cut off.
+        shown: The prediction in the pixels of the image's picture; None where there is none.
+    """
+
+    rows: list[dict[str, Any]]
+    cut: CutOff
+    shown: Prediction | None
 
 
 class Task(ABC, Generic[Found, Prediction]):
@@ -211,7 +226,10 @@ class Task(ABC, Generic[Found, Prediction]):
         """
 
     def pack(self, found: Sequence[Found]) -> Any:
-        """Return what was found in many tiles in a form that travels fast between workers."""
+        """Return what was found in many tiles in a form that travels fast between workers, and that `predict` keeps on disk.
+
+        It is made of tensors, numbers, text, None, and tuples, lists and dictionaries of such.
+        """
         return list(found)
 
     def unpack(self, packed: Any) -> list[Found]:
@@ -275,15 +293,53 @@ class Task(ABC, Generic[Found, Prediction]):
     def rows(self, prediction: Prediction, place: Place) -> list[dict[str, Any]]:
         """Return what ``predictions.json`` says of an image, and write what files it names."""
 
+    def seen_at(self, prediction: Prediction, extent: Extent, smaller: Extent) -> Prediction:
+        """Return a prediction in the pixels of a smaller picture of its image; by default as it is, as it says nothing of places.
+
+        Args:
+            prediction: Of the image.
+            extent: Of the image.
+            smaller: Of the picture.
+        """
+        return prediction
+
+    def write(
+        self,
+        tiles: Iterable[tuple[Region, Found]],
+        view: View,
+        record: ImageRecord,
+        place: Place,
+        picture: Extent | None,
+    ) -> Written[Prediction]:
+        """Join what was found in the tiles of an image, and write what belongs to it; by default by `stitch` and `rows`.
+
+        Args:
+            tiles: As for `stitch`, read one after the other: they need not be in memory together.
+            view: As for `stitch`.
+            record: As for `stitch`.
+            place: As for `rows`.
+            picture: Extent of the picture that is drawn of the image; None for none.
+        """
+        prediction = self.stitch(list(tiles), view, record)
+        shown = None
+        if picture is not None:
+            shown = (
+                prediction if picture == record.extent else self.seen_at(prediction, record.extent, picture)
+            )
+        return Written(self.rows(prediction, place), self.cut_off(prediction), shown)
+
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return what ``predictions.csv`` says, from the rows of all images; by default their plain values.
 
         The first columns are to be those of `data.formats.csv_layout`, so that the file may be read as annotations.
+
+        Args:
+            rows: Read from disk whenever they are gone through: they need not be in memory together.
         """
         names = {
             name: None for row in rows for name, value in row.items() if not isinstance(value, (dict, list))
         }
-        return ResultTable(tuple(names), [[row.get(name) for name in names] for row in rows])
+        return ResultTable(tuple(names), ([row.get(name) for name in names] for row in rows))
 
     def cut_off(self, prediction: Prediction) -> CutOff:
         """Return what the limit has cut off from what was found."""

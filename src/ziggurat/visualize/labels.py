@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -73,19 +72,9 @@ def draw_label_comparison(
     return stack([row, _legend(labels, classes, width)])
 
 
-def label_image(labels_HW: Tensor) -> Image.Image:
-    """Return labels as an image of indices, whose palette has the colours of `draw_labels`.
-
-    Args:
-        labels_HW: uint8, shape ``(H, W)``.
-
-    Returns:
-        Mode ``P``; saved as PNG, its pixels are the labels.
-    """
-    colors = [class_color(label) for label in range(IGNORED_PIXEL)] + [_IGNORED_GREY]
-    image = Image.fromarray(np.ascontiguousarray(labels_HW.cpu().numpy()))
-    image.putpalette([part for color in colors for part in color])
-    return image
+def label_palette() -> list[Color]:
+    """Return the colour of each of 256 labels, that of `IGNORED_PIXEL` is grey: those of `draw_labels`."""
+    return [class_color(label) for label in range(IGNORED_PIXEL)] + [_IGNORED_GREY]
 
 
 def _occurring(labels_HW: Tensor) -> list[int]:

@@ -24,5 +24,5 @@ def class_row(probabilities_K: Tensor, place: Place) -> dict[str, Any]:
 
 def class_table(rows: Sequence[dict[str, Any]]) -> ResultTable:
     """Return the best class of each image, in the columns of our CSV of labels, and its score."""
-    lines = [[row["file_name"], row["category"], row["score"]] for row in rows]
+    lines = ([row["file_name"], row["category"], row["score"]] for row in rows)
     return ResultTable(("image_path", "label", "score"), lines)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ziggurat.data.detections import Detections, concatenate
 
-Packed = tuple[list[int], list[tuple[int, float]], Detections | None]
+Packed = tuple[list[int], list[tuple[int, float]], tuple[Tensor, Tensor, Tensor] | None]
 
 
 def pack(found: Sequence[Detections]) -> Packed:
-    """Return the number of detections of each, what was cut off from each, and all detections."""
+    """Return the number of detections of each, what was cut off from each, and boxes, scores and labels of all."""
     cut = [(detections.num_cut, detections.best_cut) for detections in found]
-    return [len(detections) for detections in found], cut, concatenate(found) if found else None
+    counts = [len(detections) for detections in found]
+    if not found:
+        return counts, cut, None
+    joined = concatenate(found)
+    return counts, cut, (joined.boxes_xyxy, joined.scores, joined.labels)
 
 
 def unpack(packed: Packed) -> list[Detections]:
     """Undo `pack`."""
-    counts, cut, joined = packed
-    if joined is None:
+    counts, cut, columns = packed
+    if columns is None:
         return []
-    columns = (joined.boxes_xyxy, joined.scores, joined.labels)
     return [
         Detections(boxes, scores, labels, *limits)
         for boxes, scores, labels, limits in zip(

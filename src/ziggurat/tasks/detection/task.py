@@ -116,9 +116,13 @@ class DetectionTask(Task[Detections, Detections]):
         merged = merge_tiles([tile for tile, _ in tiles], found, margin, self.config.decode)
         if (view.height, view.width) == (record.height, record.width):
             return merged
-        x, y = record.width / view.width, record.height / view.height
-        factors = merged.boxes_xyxy.new_tensor([x, y, x, y])
-        return replace(merged, boxes_xyxy=merged.boxes_xyxy * factors)
+        return self.seen_at(merged, view.extent, record.extent)
+
+    def seen_at(self, prediction: Detections, extent: Extent, smaller: Extent) -> Detections:
+        """Return detections in the pixels of another extent of their image."""
+        y, x = (new / old for new, old in zip(smaller, extent, strict=True))
+        factors = prediction.boxes_xyxy.new_tensor([x, y, x, y])
+        return replace(prediction, boxes_xyxy=prediction.boxes_xyxy * factors)
 
     def pack(self, found: Sequence[Detections]) -> Packed:
         """Return three tensors (28 bytes for each detection)."""

@@ -34,7 +34,7 @@ def coco_rows(detections: Detections, place: Place) -> list[dict[str, Any]]:
 def box_table(rows: Sequence[dict[str, Any]]) -> ResultTable:
     """Return a line for each box: corners in pixels of the upright image, in the columns of our CSV of annotations, and its score."""
     columns = ("image_path", "xmin", "ymin", "xmax", "ymax", "label", "score")
-    return ResultTable(columns, [_line(row) for row in rows])
+    return ResultTable(columns, map(_line, rows))
 
 
 def _line(row: dict[str, Any]) -> list[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,14 +27,31 @@ def join_tiles(tiles: Sequence[tuple[Region, Tensor]]) -> Tensor:
     """
     if not tiles:
         raise ValueError("an image has one tile at least: got none")
-    wrong = [(tile, tuple(labels.shape)) for tile, labels in tiles if labels.shape != tile.size]
-    if wrong:
-        raise ValueError(f"label maps must be of their tile's size: got {wrong[0][1]} for {wrong[0][0]}")
-    regions = [tile for tile, _ in tiles]
-    first = tiles[0][1]
-    joined: Tensor = torch.empty(hull(regions).end, dtype=first.dtype, device=first.device)
-    cores = cores_of(regions)
-    for tile, labels in tiles:
-        core = cores[tile]
-        joined[core.slices] = labels[core.seen_from(tile.start).slices]
-    return joined
+    bands = list(label_bands(tiles, [tile for tile, _ in tiles]))
+    return torch.cat(bands) if len(bands) > 1 else bands[0]
+
+
+def label_bands(tiles: Iterable[tuple[Region, Tensor]], regions: Sequence[Region]) -> Iterator[Tensor]:
+    """Yield the label map of an image from above, in bands of its full width: no tile below can change them.
+
+    Args:
+        tiles: In order, row by row, with the label of each of their pixels.
+        regions: All tiles of the image, as `tile_grid` makes them.
+
+    Raises:
+        ValueError: If a label map is not of its tile's size.
+    """
+    cores, width = cores_of(regions), hull(regions).end[1]
+    for _, row in itertools.groupby(tiles, key=lambda one: one[0].top):
+        band: Tensor | None = None
+        for tile, labels in row:
+            if labels.shape != tile.size:
+                raise ValueError(
+                    f"label maps must be of their tile's size: got {tuple(labels.shape)} for {tile}"
+                )
+            core = cores[tile]
+            if band is None:
+                band = torch.empty((core.height, width), dtype=labels.dtype, device=labels.device)
+            band[:, core.slices[1]] = labels[core.seen_from(tile.start).slices]
+        assert band is not None
+        yield band

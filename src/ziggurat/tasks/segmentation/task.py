@@ -5,7 +5,7 @@ Shapes: ``B`` images, ``K`` classes, ``H`` rows and ``W`` columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,15 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import Place, ResultTable, Task
+from ziggurat.tasks.base import CutOff, Place, ResultTable, Task, Written
 from ziggurat.tasks.own import own_part
 from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
-from ziggurat.tasks.segmentation.label_tiles import join_tiles
+from ziggurat.tasks.segmentation.label_tiles import join_tiles, label_bands
 from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
 from ziggurat.tasks.segmentation.settings import DEMO
 from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
-from ziggurat.tasks.segmentation.writing import mask_row, mask_table
+from ziggurat.tasks.segmentation.writing import LabelOverview, mask_table, middles, write_mask
 from ziggurat.visualize.labels import draw_label_comparison, draw_labels
 
 
@@ -185,6 +185,30 @@ class SegmentationTask(Task[Tensor, Tensor]):
         """Join the labels of an image's tiles; see `label_tiles`."""
         return to_own_pixels(join_tiles(tiles), view, record)
 
+    def seen_at(self, prediction: Tensor, extent: Extent, smaller: Extent) -> Tensor:
+        """Return the labels of a smaller picture, each that of the pixel in its middle."""
+        rows, columns = (middles(old, new) for old, new in zip(extent, smaller, strict=True))
+        return prediction[rows][:, columns]
+
+    def pack(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """Return the labels, each without the tiles beside it in memory."""
+        return [labels.clone() for labels in found]
+
+    def write(
+        self,
+        tiles: Iterable[tuple[Region, Tensor]],
+        view: View,
+        record: ImageRecord,
+        place: Place,
+        picture: Extent | None,
+    ) -> Written[Tensor]:
+        """Write the mask of an image row by row of its tiles: it need not be in memory; a resized image's is."""
+        if view.extent != record.extent:
+            return super().write(tiles, view, record, place, picture)
+        overview = None if picture is None else LabelOverview(record.extent, picture)
+        row = write_mask(label_bands(tiles, view.tiles), record.extent, place, overview)
+        return Written([row], CutOff(), None if overview is None else overview.labels_HW)
+
     def metric(self, dataset: SegmentationDataset) -> SegmentationMetric:
         """Return the mean IoU and what else there is to count."""
         return SegmentationMetric(dataset)
@@ -212,7 +236,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
 
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the image's mask (a file) and its pixels by class."""
-        return [mask_row(prediction, place)]
+        return [write_mask([prediction], tuple(prediction.shape), place)]
 
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return a line for each class of each image."""
