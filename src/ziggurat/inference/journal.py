@@ -116,7 +116,7 @@ Records = dict[tuple[str, int], Entry]  # by kind and number
 
 
 def read_journal(folder: Path, check: bool = False) -> Records:
-    """Return the records of all workers and attempts; of several of one kind and number the first.
+    """Return the records of all workers and attempts; of several of one kind and number the newest.
 
     Args:
         folder: Of the journal.
@@ -132,7 +132,7 @@ def read_journal(folder: Path, check: bool = False) -> Records:
             for line in lines.read_bytes().splitlines():
                 entry = _entry(data, line, check)
                 if entry is not None:
-                    found.setdefault(*entry)
+                    found[entry[0]] = entry[1]
     return found
 
 

@@ -27,8 +27,13 @@ def join_tiles(tiles: Sequence[tuple[Region, Tensor]]) -> Tensor:
     """
     if not tiles:
         raise ValueError("an image has one tile at least: got none")
-    bands = list(label_bands(tiles, [tile for tile, _ in tiles]))
-    return torch.cat(bands) if len(bands) > 1 else bands[0]
+    regions = [tile for tile, _ in tiles]
+    first = tiles[0][1]
+    joined: Tensor = torch.empty(hull(regions).end, dtype=first.dtype, device=first.device)
+    cores = cores_of(regions)
+    for tile, labels in tiles:
+        joined[cores[tile].slices] = _core(tile, labels, cores)
+    return joined
 
 
 def label_bands(tiles: Iterable[tuple[Region, Tensor]], regions: Sequence[Region]) -> Iterator[Tensor]:
@@ -45,13 +50,16 @@ def label_bands(tiles: Iterable[tuple[Region, Tensor]], regions: Sequence[Region
     for _, row in itertools.groupby(tiles, key=lambda one: one[0].top):
         band: Tensor | None = None
         for tile, labels in row:
-            if labels.shape != tile.size:
-                raise ValueError(
-                    f"label maps must be of their tile's size: got {tuple(labels.shape)} for {tile}"
-                )
             core = cores[tile]
             if band is None:
                 band = torch.empty((core.height, width), dtype=labels.dtype, device=labels.device)
-            band[:, core.slices[1]] = labels[core.seen_from(tile.start).slices]
+            band[:, core.slices[1]] = _core(tile, labels, cores)
         assert band is not None
         yield band
+
+
+def _core(tile: Region, labels: Tensor, cores: dict[Region, Region]) -> Tensor:
+    """Return the labels that a tile answers for."""
+    if labels.shape != tile.size:
+        raise ValueError(f"label maps must be of their tile's size: got {tuple(labels.shape)} for {tile}")
+    return labels[cores[tile].seen_from(tile.start).slices]
