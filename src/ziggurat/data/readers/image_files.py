@@ -17,7 +17,7 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
 from ziggurat.data.readers.images import inspect_image, read_image
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
-from ziggurat.data.readers.registry import image_suffixes
+from ziggurat.data.readers.registry import image_suffixes, is_image_folder
 from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
@@ -77,6 +77,13 @@ def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | Non
     """
     found: dict[Path, Path] = {}  # by where it really is
     faults = []
+    image_folders: list[Path] = []  # of the folder that is looked through
+
+    def is_passed_over(folder: Path) -> bool:
+        if is_image_folder(folder):
+            image_folders.append(folder)
+            return True
+        return is_written(folder)
 
     def is_written(folder: Path) -> bool:
         names = next((group for group in _WRITTEN if all((folder / name).is_file() for name in group)), None)
@@ -86,13 +93,15 @@ def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | Non
 
     for path in [os.fspath(path) for path in paths]:
         here = Path(path)
-        if here.is_file():
+        if here.is_file() or is_image_folder(here):
             found.setdefault(here.resolve(), here)
             continue
         if here.is_dir():
-            images = list(walk_files(here, image_suffixes(), is_written))
+            image_folders.clear()
+            images = list(walk_files(here, image_suffixes(), is_passed_over)) + image_folders
         else:
-            images = [e for e in _matches(path) if e.name.lower().endswith(image_suffixes()) and e.is_file()]
+            named = [one for one in _matches(path) if one.name.lower().endswith(image_suffixes())]
+            images = [one for one in named if one.is_file() or is_image_folder(one)]
         if not images:
             faults.append(_nothing_found(path))
         for image in sorted(images, key=natural_key):

@@ -16,12 +16,18 @@ from ziggurat.data.readers.gdal import GdalReader
 from ziggurat.data.readers.opened import ImageReader, OpenedImage
 from ziggurat.data.readers.opening import SUFFIXES
 from ziggurat.data.readers.pages import split_page, without_page
+from ziggurat.data.readers.slides import SlideReader
+from ziggurat.data.readers.zarr_arrays import ZarrReader
 from ziggurat.errors import UserError
 
 HEAD_BYTES = 64  # of a file, by which readers recognise it
 
 # Asked from the first to the last: slides and folders by their names, TIFF by its own library, what only GDAL reads, and the rest.
-HOUSE: tuple[tuple[str, ImageReader], ...] = (("gdal", GdalReader()),)
+HOUSE: tuple[tuple[str, ImageReader], ...] = (
+    ("slides", SlideReader()),
+    ("zarr", ZarrReader()),
+    ("gdal", GdalReader()),
+)
 
 READERS: Registry[ImageReader] = Registry("image reader", "ziggurat.readers")
 for _name, _reader in HOUSE:
@@ -61,6 +67,11 @@ def image_suffixes() -> tuple[str, ...]:
     """Return the suffixes of image files, in small letters."""
     others = (suffix for reader in READERS.values() for suffix in reader.suffixes)
     return tuple(dict.fromkeys((*SUFFIXES, *others)))
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a path is a folder that some reader takes for an image."""
+    return path.is_dir() and reader_of(path) is not None
 
 
 def has_image_suffix(name: str) -> bool:
