@@ -1,5 +1,6 @@
 """`ziggurat predict`: what is given, what comes out, and the exit status."""
 
+import io
 import json
 
 import numpy as np
@@ -131,3 +132,66 @@ def test_the_exit_status_says_that_images_are_missing(detector, data, tmp_path, 
     assert not (tmp_path / "b" / "skipped.jsonl").exists()
     assert main([*command, "--out", str(tmp_path / "b")]) == 2
     assert "--overwrite" in capfd.readouterr().err
+
+
+def test_only_chosen_classes_count(detector, data, tmp_path):
+    """Those of others take no place: what is left is what all are, as long as no limit cuts."""
+    settings = ONE | {"decode.candidates": 10_000, "decode.max_detections": 10_000}
+    every = rows_of(ziggurat.predict(detector, data / "val", tmp_path / "all", settings))
+    names = sorted({row["category"] for row in every})
+    assert len(names) > 3
+    result = ziggurat.predict(detector, data / "val", tmp_path / "two", settings, classes=names[:2])
+    assert rows_of(result) == [row for row in every if row["category"] in names[:2]]
+    limited = ziggurat.predict(
+        detector, data / "val", tmp_path / "few", ONE | {"decode.max_detections": 5}, classes=names[:1]
+    )
+    assert limited["detections"] == 10, "the limit is of what counts"
+    with pytest.raises(UserError, match=r"--classes names classes of the run: oak is none"):
+        ziggurat.predict(detector, data / "val", tmp_path / "none", ONE, classes=["oak", names[0]])
+
+
+def test_segmenters_have_no_objects_to_choose(data, tmp_path):
+    run = make_run(tmp_path / "masks", "segment")
+    with pytest.raises(UserError, match="--classes chooses among objects"):
+        ziggurat.predict(run, data / "val", tmp_path / "out", ONE, classes=["4"])
+
+
+def test_images_are_given_by_lists(detector, data, tmp_path, monkeypatch, capfd):
+    folder = data / "val"
+    (folder / "list.TXT").write_text(f"b.png\n\n{folder}/sub/a.png\r\n")
+    result = ziggurat.predict(detector, folder / "list.TXT", tmp_path / "a", ONE)
+    assert [row["file_name"] for row in rows_of(result)][:1] == [f"{folder}/b.png"]
+    assert result["images"] == 2
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{folder}/sub\n".encode())))
+    command = [
+        "predict",
+        str(detector),
+        "-",
+        "--plan",
+        "dp=1",
+        "--threads",
+        "1",
+        "--json",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert main([*command, "--crop", "32", "--overlap", "0.5", "--pictures", "none"]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (result["images"], result["exact"], result["passes"], result["resumed"]) == (1, False, 1, False)
+    assert result["megapixels_per_second"] > 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["predictions.csv", "predictions.json"]
+    (folder / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="names no image"):
+        ziggurat.predict(detector, folder / "empty.txt", tmp_path / "c", ONE)
+
+
+def test_what_has_not_ended_is_no_image_and_goes_on(detector, data, monkeypatch):
+    """In the run's own folder, and in the folder of the images."""
+    for out in (None, data / "val" / "found"):
+        with monkeypatch.context() as patch:
+            patch.setattr("ziggurat.inference.predict.write_rows", lambda *given: 1 / 0)
+            with pytest.raises(Exception, match="division"):
+                ziggurat.predict(detector, data / "val", out, ONE)
+        result = ziggurat.predict(detector, data / "val", out, ONE, resume=True)
+        assert (result["images"], result["resumed"]) == (2, True)
+        assert result["pictures"] == str(out or detector / "predictions")

@@ -40,6 +40,8 @@ TRAINED_FLAGS = {
     "--device": "device",
     "--score": "decode.score_threshold",
 }
+# How a large image is cut for a prediction.
+TILE_FLAGS = {"--crop": "data.crop", "--overlap": "data.tile_overlap"}
 
 SPLITS = ("val", "test", "train")
 DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
@@ -62,7 +64,7 @@ def add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
     """Let a command take settings: some by flags of their own, all by ``--set``."""
     helps = {key: known.help for key, _, known in settings_of(RunConfig())}
     for flag in flags:
-        name = (RUN_FLAGS | TRAINED_FLAGS)[flag]
+        name = (RUN_FLAGS | TRAINED_FLAGS | TILE_FLAGS)[flag]
         text = helps[name].replace("``", "").replace("%", "%%")
         command.add_argument(flag, dest=f"setting:{name}", metavar=flag[2:].upper(), help=text)
     command.add_argument(

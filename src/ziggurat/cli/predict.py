@@ -10,6 +10,7 @@ from ziggurat.cli.options import (
     NO,
     RUN_HELP,
     SPLITS,
+    TILE_FLAGS,
     TRAINED_FLAGS,
     Outcome,
     add_settings,
@@ -26,9 +27,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="files, folders or globs; or a data set: its annotation file, or with --split its folder",
+        help="files, folders or globs, lists of them (.txt, a path a line; - reads standard input); or a data set: its annotation "
+        "file, or with --split its folder",
     )
-    add_settings(command, list(TRAINED_FLAGS))
+    add_settings(command, [*TRAINED_FLAGS, *TILE_FLAGS])
+    command.add_argument("--classes", metavar="A,B", help="of what is found only these classes count")
     command.add_argument(
         "--split", choices=SPLITS, help="IMAGE is a data set, whose ids the results keep: which of its images"
     )
@@ -41,6 +44,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default="coco,csv",
         help="what results are written as, besides predictions.json (coco): csv, gpkg, geojson, shp, ... "
         "(docs/outputs.md); default: coco,csv",
+    )
+    command.add_argument(
+        "--pictures",
+        choices=("none", "overview", "full"),
+        default="auto",
+        help="how large pictures are: overviews have at most 2048 pixels a side (default: overviews of images of more than 16 "
+        "megapixels, others in full)",
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the prediction in --out that has not ended, with the same images and settings; where there is none, begin",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the predictions in --out")
 
@@ -56,15 +71,25 @@ def run(options: argparse.Namespace) -> Outcome:
         settings_from(options),
         split=options.split,
         overwrite=options.overwrite,
-        formats=[name.strip() for name in options.format.split(",") if name.strip()],
+        resume=options.resume,
+        pictures=options.pictures,
+        classes=_names(options.classes),
+        formats=_names(options.format),
     )
     if result is None:
         return Outcome(DONE, None)
     if not options.json:
         left = f", {result['skipped']} left out" if result["skipped"] else ""
-        print(f"{result['images']} images in {result['seconds']:.1f} s{left}: {result['predictions']}")
+        rate = f"{result['megapixels_per_second']:.3g} megapixels/s"
+        print(
+            f"{result['images']} images in {result['seconds']:.1f} s ({rate}){left}: {result['predictions']}"
+        )
         table = f"table: {result['table']}; " if result["table"] else ""
         print(f"{table}pictures: {result['pictures']}")
         for file in result["files"]:
             print(f"also: {file}")
     return Outcome(NO if result["skipped"] else DONE, result)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -16,12 +16,17 @@ from ziggurat.data.dataset import notes_of
 from ziggurat.data.files import files_of
 from ziggurat.data.formats.recognise import format_of, is_annotation_file
 from ziggurat.data.formats.table import Split
+from ziggurat.data.readers.list_files import STANDARD_INPUT, expand_lists
 from ziggurat.errors import UserError
+from ziggurat.inference.journal import FOLDER
 from ziggurat.inference.outputs.registry import TABLES, check_formats
+from ziggurat.inference.pictures import Pictures
 from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.launch import world_from_environment
+from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.progress import Meter
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
@@ -38,18 +43,25 @@ def predict(
     *,
     split: Split | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    pictures: Pictures = "auto",
+    classes: Sequence[str] = (),
     formats: Sequence[str] = TABLES,
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
 
     Args:
         run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
-        images: Files, folders and globs, one or several; or a data set (its annotation file, ``digits``, or with `split` its
+        images: Files, folders and globs, one or several, lists of them (``.txt``, a path a line; ``-`` reads standard input); or a data set (its annotation file, ``digits``, or with `split` its
             folder), whose ids the results keep.
         out: Where results and pictures go; None takes the run's ``predictions``, or the next free ``predictions-2``.
         settings: From dotted names to values.
         split: Says that `images` is a data set, and which of its images are meant.
         overwrite: Whether results of before, which lie in `out`, are replaced.
+        resume: Whether a prediction that has not ended there goes on; where there is none, it begins.
+        pictures: How large pictures are: ``none``, ``overview`` (at most 2,048 pixels a side), ``full``, or ``auto`` (overviews of images
+            of more than 16 megapixels).
+        classes: Of what is found only these classes count; all if none is named.
         formats: What results are written as, beside ``predictions.json``: ``csv``, ``gpkg``, ``geojson`` ... (docs/outputs.md).
 
     Returns:
@@ -61,15 +73,19 @@ def predict(
     check_formats(formats)
     config = config_of(run, settings or {}, "predict")
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
+    given = _listed(given)
     data = _dataset(given, split)
-    target = Path(out) if out is not None else _free(_own_folder(run), overwrite)
+    target = Path(out) if out is not None else _free(_own_folder(run), overwrite, resume)
+    options = {
+        "overwrite": overwrite, "resume": resume, "pictures": pictures, "only": tuple(classes), "formats": tuple(formats),
+    }  # fmt: skip
     if data is not None:
         config = replace(config, data=replace(config.data, path=data))
         split = split or "val"
         say_notes(notes_of(_open(config, split, None)))
     else:
         say(*_ids_elsewhere(given))
-    result = launch_plan(_predict_worker, (run, config, given, target, split, overwrite, formats), config)
+    result = launch_plan(_predict_worker, (run, config, given, target, split, options), config)
     if result is not None:
         say(*(f"note: {note}" for note in result["notes"]))
         say(*(f"left out: {fault}" for fault in result["faults"].values()))
@@ -115,13 +131,29 @@ def _own_folder(run: str | os.PathLike[str]) -> Path:
     return reference.folder / "-".join(filter(None, ("predictions", reference.name)))
 
 
-def _free(folder: Path, overwrite: bool) -> Path:
-    """Return the first of ``predictions``, ``predictions-2`` ... that holds no results; the first where they are replaced."""
+def _free(folder: Path, overwrite: bool, resume: bool) -> Path:
+    """Return the first of ``predictions``, ``predictions-2`` ... that holds nothing; the first where that is replaced.
+
+    Where a prediction goes on it is the first that has not ended, if one has not.
+    """
     number, place = 1, folder
-    while not overwrite and (place / RESULTS).exists():
+    while not overwrite and ((place / RESULTS).exists() or (place / FOLDER).exists()):
+        if resume and (place / FOLDER).exists():
+            break
         number += 1
         place = folder.with_name(f"{folder.name}-{number}")
     return place
+
+
+def _listed(given: list[str]) -> list[str]:
+    """Return paths with those of lists in the place of the lists.
+
+    Raises:
+        UserError: If a list names nothing; or if standard input is to be read by several processes.
+    """
+    if STANDARD_INPUT in given and world_from_environment() is not None:
+        raise UserError("- reads standard input, which torchrun's workers do not have each: give a list file")
+    return expand_lists(given)
 
 
 def _open(config: RunConfig, split: Split, classes: tuple[str, ...] | None) -> Any:
@@ -140,18 +172,16 @@ def _predict_worker(
     images: list[str],
     out: Path,
     split: Split | None,
-    overwrite: bool,
-    formats: Sequence[str],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     run = load(path, config)
+    weights = weights_sha256(run.model) if workers.is_first else ""  # of all of it, before others' is dropped
     category_ids = run.category_ids or tuple(range(run.model.num_classes))
     with make_mesh(workers, config.plan) as mesh:
         predictor = Predictor.of_run(run._replace(config=config), mesh)
         meter = Meter("prediction", "tiles", workers.is_first)
         if split is not None:
             dataset = _open(config, split, run.classes or None)
-            found = predict_dataset(predictor, dataset, out, meter, overwrite=overwrite, formats=formats)
+            found = predict_dataset(predictor, dataset, out, meter, weights=weights, **options)
             return found | {"split": split}
-        return predict_files(
-            predictor, category_ids, images, out, meter, overwrite=overwrite, formats=formats
-        )
+        return predict_files(predictor, category_ids, images, out, meter, weights=weights, **options)

@@ -25,7 +25,7 @@ from PIL import Image
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import volume
 from ziggurat.data.views import share_of
-from ziggurat.errors import UserError
+from ziggurat.errors import UserError, nearest
 from ziggurat.inference.asked import Asked, Chosen, ask_for_dataset, ask_for_files, with_remedy, without
 from ziggurat.inference.found_tiles import TILES, FoundTiles, encode
 from ziggurat.inference.journal import Journal, Records, read_journal
@@ -56,6 +56,7 @@ class Options:
     Attributes:
         overwrite: Whether results of before, which lie in the folder, are replaced.
         resume: Whether a prediction that has not ended there goes on; where there is none, it begins.
+        only: Of what is found only these classes count; all if none is named.
         formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is
             among them.
         pictures: How large pictures are; ``auto`` draws images of more than 16 megapixels as an overview, others in full.
@@ -64,6 +65,7 @@ class Options:
 
     overwrite: bool = False
     resume: bool = False
+    only: Sequence[str] = ()
     formats: Sequence[str] = DEFAULT_FORMATS
     pictures: Pictures = "auto"
     weights: str = ""
@@ -168,6 +170,8 @@ class _Running:
         self.predictor, self.asked, self.out, self.options = predictor, asked, out, options
         self.workers, self.task = predictor.mesh.workers, predictor.task
         self.compute = predictor.compute()
+        if options.only:
+            self.task.choose(_labels(options.only, predictor.classes))
         target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on)
         self.outputs = Outputs(options.formats, target)
         self.workers.decide_on_first(lambda: self.outputs.check(asked.images))
@@ -184,7 +188,7 @@ class _Running:
         def request() -> dict[str, Any]:
             weights = options.weights or weights_sha256(self.predictor.model)
             more = {
-                "pictures": options.pictures, "formats": sorted(options.formats), "batch": self.compute.batch, "device": self.workers.device.type,
+                "pictures": options.pictures, "formats": sorted(options.formats), "--classes": sorted(options.only), "batch": self.compute.batch, "device": self.workers.device.type,
                 "classes": list(self.predictor.classes), "category_ids": list(asked.category_ids),
             }  # fmt: skip
             return request_of(self.predictor.config, asked, weights, more)
@@ -319,6 +323,22 @@ class _Running:
         return [
             f"pictures of images of more than 16 megapixels are overviews ({smaller}): --pictures full draws them in full"
         ]
+
+
+def _labels(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the labels of classes.
+
+    Raises:
+        UserError: Listing each name that is no class.
+    """
+    faults = [
+        f"--classes names classes of the run: {name} is none; {nearest(name, classes)}"
+        for name in names
+        if name not in classes
+    ]
+    if faults:
+        raise UserError(faults)
+    return [label for label, name in enumerate(classes) if name in names]
 
 
 def _megapixels(asked: Asked, work: Work) -> list[float]:

@@ -25,6 +25,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.targets import TargetKind
 from ziggurat.data.views import View, make_view
+from ziggurat.errors import UserError
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
 from ziggurat.visualize.pixels import draw_pixels
@@ -205,6 +206,16 @@ class Task(ABC, Generic[Found, Prediction]):
     def view(self, record: ImageRecord) -> View:
         """Say how the network sees an image: resized, and cut into overlapping tiles if it is larger than the crop."""
         return make_view(record, self.config.data)
+
+    def choose(self, labels: Sequence[int]) -> None:
+        """Let only some classes count in what is found from now on; not every task can.
+
+        Raises:
+            UserError: If this one cannot.
+        """
+        raise UserError(
+            f"--classes chooses among objects that are found: the task {self.name} has none; leave it out"
+        )
 
     @abstractmethod
     def decode(self, outputs: Any, sizes: Sequence[Extent]) -> list[Found]:

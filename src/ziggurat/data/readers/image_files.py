@@ -22,7 +22,8 @@ from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
-_WRITTEN = (("predictions.json",), ("config.yaml", "classes.json"))  # in a prediction's folder, in a run's
+# in a prediction's folder, in that of one that has not ended, in a run's
+_WRITTEN = (("predictions.json",), (".unfinished/request.json",), ("config.yaml", "classes.json"))
 JPEG_SIDE = 65500  # the format's largest
 
 

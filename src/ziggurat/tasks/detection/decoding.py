@@ -29,12 +29,16 @@ class Decoder:
     Args:
         model: Gives the facts: levels, head and classes; its weights are not used.
         decode: How outputs become boxes.
+
+    Attributes:
+        labels: Of classes that count; empty if all do.
     """
 
     def __init__(self, model: Detector, decode: DecodeConfig) -> None:
         head = HEADS[model.head_kind]
         self._model, self._decode = model, decode
         self._assigner, self._coder = head.assigner, head.coder
+        self.labels: tuple[int, ...] = ()
 
     @torch.no_grad()
     def detections(self, outputs: dict[str, dict[str, Tensor]], sizes: Sequence[Extent]) -> list[Detections]:
@@ -78,6 +82,11 @@ class Decoder:
         terms = {name: own_part(t) for name, t in terms.items()}
         terms = {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in terms.items()}
         scores_BP = self._coder.scores(terms).permute(0, 2, 3, 1).flatten(1)  # a view of channels-last maps
+        if self.labels:
+            counts = torch.zeros(num_classes, dtype=torch.bool, device=scores_BP.device)
+            counts[list(self.labels)] = True
+            # a class follows the other in each prediction; below any threshold there is none
+            scores_BP = scores_BP.unflatten(1, (-1, num_classes)).where(counts, -1.0).flatten(1)
         indices = [
             best_scores(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP
         ]

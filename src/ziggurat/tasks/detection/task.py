@@ -99,6 +99,10 @@ class DetectionTask(Task[Detections, Detections]):
         """Return the objects found in each image, where the outputs are; see `Decoder.detections`."""
         return self._decoder.detections(outputs, sizes)
 
+    def choose(self, labels: Sequence[int]) -> None:
+        """Let only some classes count: those of others take no candidate's place."""
+        self._decoder.labels = tuple(labels)
+
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each tile, on the CPU; see `detections`."""
         return [
