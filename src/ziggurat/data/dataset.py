@@ -20,9 +20,8 @@ from torch import Tensor
 from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.faults import Fault, left_out
-from ziggurat.data.readers.images import image_size, read_image, unturned
+from ziggurat.data.readers.images import image_size, read_image, read_window, unturned
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
-from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
 
@@ -275,7 +274,6 @@ class FileImages:
         self.category_ids = category_ids
         self._files = files
         self._place = np.arange(len(files.names))  # of each image, in the arrays
-        self._windows = WindowReader()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -342,9 +340,10 @@ class FileImages:
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of image `index` without the rest of its file; None where that is not possible."""
-        return self._windows.read(
-            self.path(index), self._files.max_pixels, self._size(index), region, self._files.reading
-        )
+        files = self._files
+        if files.turns is not None and files.turns[self._place[index]]:
+            return None
+        return read_window(self.path(index), files.max_pixels, self._size(index), region, files.reading)
 
     def _size(self, index: int) -> tuple[int, int]:
         place = self._place[index]

@@ -17,8 +17,13 @@ from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
-from ziggurat.data.readers.layout import AS_THEY_ARE, Layout, layout_of
-from ziggurat.data.readers.opening import open_image, upright
+from ziggurat.data.extents import Region
+from ziggurat.data.readers.composite import colours, is_deep, refusal, words_for
+from ziggurat.data.readers.images import check_at_once
+from ziggurat.data.readers.layout import AS_THEY_ARE
+from ziggurat.data.readers.opened import HasPalette, ImageInfo
+from ziggurat.data.readers.pages import split_page
+from ziggurat.data.readers.registry import open_image_file
 from ziggurat.errors import UserError
 
 INEXACT = (".jpg", ".jpeg")  # their values are not those that were saved
@@ -172,42 +177,33 @@ def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
         raise UserError(
             f"the mask {path} is a JPEG, whose values are not those of the classes: save it as PNG"
         )
-    with open_image(path, max_pixels) as opened:
-        layout = layout_of(path, opened)
-        if fault := layout.refusal(AS_THEY_ARE) or _depth_fault(layout):
+    with open_image_file(path) as image:
+        info = image.info
+        check_at_once(path, info, info.extent, max_pixels)
+        if fault := refusal(path, info, AS_THEY_ARE, split_page(path)[1]) or _depth_fault(info):
             raise UserError(f"the mask {path} cannot be read: {fault}")
-        image = upright(opened)
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGB") if in_color else image
-        elif image.mode in ("RGBA", "RGBX"):
-            image = image.convert("RGB")
-        elif image.mode == "LA":
-            image = image.getchannel("L")
-        if image.mode in ("1", "L", "P", "RGB") or image.mode.startswith(("I", "F")):
-            pixels = _values(path, np.array(image), layout, image.mode)
-            is_grey = pixels.ndim == 3 and not in_color and (pixels == pixels[:, :, :1]).all()
-            return pixels[:, :, 0] if is_grey else pixels
-    raise UserError(
-        f"the mask {path} has pixels of mode {image.mode}: save values of classes (L, P, I;16) or colors (RGB) as PNG"
-    )
+        whole = Region.whole(info.extent)
+        numbers = image.indices(whole) if isinstance(image, HasPalette) and not in_color else None
+        if numbers is not None:
+            return numbers
+        samples: np.ndarray = image.read(whole)[list(colours(info))]
+    if len(samples) == 1:
+        return _values(path, samples[0])
+    pixels = np.ascontiguousarray(np.moveaxis(samples, 0, -1))
+    is_grey = not in_color and (pixels == pixels[:, :, :1]).all()
+    return pixels[:, :, 0] if is_grey else pixels
 
 
-def _depth_fault(layout: Layout) -> str:
+def _depth_fault(info: ImageInfo) -> str:
     """Return why the values of a mask would not be those of its file."""
-    if layout.is_deep and layout.bands > 1:
-        return f"it has {layout.words}; save values of classes in one band, or colors of 8 bits"
+    if is_deep(info) and info.bands > 1:
+        return f"it has {words_for(info)}; save values of classes in one band, or colors of 8 bits"
     return ""
 
 
-def _values(path: Path, pixels: np.ndarray, layout: Layout, mode: str) -> np.ndarray:
-    """Return values as the file has them: Pillow stretches some; whole numbers of floating-point masks are values."""
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8)
-    if mode == "L" and layout.bits in (2, 4):
-        return pixels // (255 // ((1 << layout.bits) - 1))
-    if layout.scale != 1:
-        return np.rint(pixels / layout.scale).astype(np.int32)
-    if mode != "F":
+def _values(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Return values of a kind that numbers can be looked up in: whole numbers of floating-point masks are values."""
+    if pixels.dtype.kind in "iu":
         return pixels
     whole = np.isfinite(pixels) & (np.abs(pixels) < 1 << 24) & (pixels == np.rint(pixels))
     if not whole.all():

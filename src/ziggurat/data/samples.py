@@ -17,7 +17,7 @@ from ziggurat.data.dataset import Dataset, ImageCache
 from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
-from ziggurat.data.readers.windows import ReadsWindows
+from ziggurat.data.readers.images import ReadsWindows
 from ziggurat.data.targets import TargetKind
 from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation
 

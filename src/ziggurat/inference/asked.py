@@ -13,8 +13,8 @@ from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset, ImageRecord, Spelling, spelling_of
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names
+from ziggurat.data.readers.images import ReadsWindows
 from ziggurat.data.readers.layout import Reading
-from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images
 

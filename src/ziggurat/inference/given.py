@@ -18,7 +18,6 @@ from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import ImageFiles, inspect_images
 from ziggurat.data.readers.in_memory import pixels_of
 from ziggurat.data.readers.layout import Reading
-from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
 GivenImage = str | os.PathLike[str] | Tensor | np.ndarray | Image.Image
@@ -48,15 +47,14 @@ class GivenImages:
         Raises:
             UserError: Listing every one that is no image, or whose samples have no range.
         """
-        reading, windows = Reading.of(config), WindowReader()
+        reading = Reading.of(config)
         sources: list[ImageFiles | _Pixels] = []
         faults = []
         for index, image in enumerate(images):
             name = f"image {index}"
             try:
                 if isinstance(image, (str, os.PathLike)):
-                    file = inspect_images([Path(image)], config.max_pixels, reading)
-                    sources.append(replace(file, windows=windows))
+                    sources.append(inspect_images([Path(image)], config.max_pixels, reading))
                 else:
                     sources.append(_Pixels(name, pixels_of(image, name, reading.samples)))
             except UserError as error:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region, cut_out
-from ziggurat.data.readers.windows import ReadsWindows
+from ziggurat.data.readers.images import ReadsWindows
 from ziggurat.data.views import Piece, View, Wanted, wanted_pixels
 from ziggurat.errors import UserError
 

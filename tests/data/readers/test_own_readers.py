@@ -9,11 +9,10 @@ import pytest
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.image_files import expand_paths
-from ziggurat.data.readers.images import image_size, inspect_image, read_image
+from ziggurat.data.readers.images import image_size, inspect_image, read_image, read_window
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.opened import ImageInfo
 from ziggurat.data.readers.registry import register_reader
-from ziggurat.data.readers.windows import read_window
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
 

@@ -75,9 +75,9 @@ def check_reading(path: Path, info: ImageInfo, reading: Reading, page: int | Non
     Raises:
         UserError: With the reason, and a remedy.
     """
-    refusal = _refusal(path, info, reading, page)
-    if refusal:
-        raise UserError(f"the image {path} cannot be read as it is: {refusal}")
+    why = refusal(path, info, reading, page)
+    if why:
+        raise UserError(f"the image {path} cannot be read as it is: {why}")
     if reading.samples is None and not has_natural_range(info):
         kind = (
             "floating-point samples"
@@ -87,7 +87,15 @@ def check_reading(path: Path, info: ImageInfo, reading: Reading, page: int | Non
         raise UserError(f"the image {path} has {kind}, {NO_RANGE}")
 
 
-def _refusal(path: Path, info: ImageInfo, reading: Reading, page: int | None) -> str:
+def refusal(path: Path, info: ImageInfo, reading: Reading, page: int | None) -> str:
+    """Return why the rule does not hold for an image, whatever its range, with a remedy; empty if it does.
+
+    Args:
+        path: The file.
+        info: What its header says.
+        reading: The data set's.
+        page: The page that was named; None if none was.
+    """
     if np.dtype(info.dtype).kind == "c":
         return f"it has {words_for(info)}, which cannot be read; {_CONVERT}"
     if info.pages > 1 and page is None and reading.extra == "refuse":
@@ -105,7 +113,7 @@ def _refusal(path: Path, info: ImageInfo, reading: Reading, page: int | None) ->
     return ""
 
 
-def eight_bits(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.ndarray:
+def shown_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.ndarray:
     """Return the shown bands of an image by the rule; `check_reading` has let it pass.
 
     Args:

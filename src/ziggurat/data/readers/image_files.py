@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -15,10 +15,9 @@ from torch import Tensor
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
-from ziggurat.data.readers.images import inspect_image, read_image
+from ziggurat.data.readers.images import inspect_image, read_image, read_window
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.registry import image_suffixes, is_image_folder
-from ziggurat.data.readers.windows import WindowReader
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
@@ -36,14 +35,12 @@ class ImageFiles:
         sizes: Rows and columns of each, upright.
         max_pixels: Larger images are refused.
         reading: How samples become pixels.
-        windows: Reads parts of them.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
     max_pixels: int
     reading: Reading = AS_THEY_ARE
-    windows: WindowReader = field(default_factory=WindowReader, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,7 +59,7 @@ class ImageFiles:
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of an image without the rest of its file; None where that is not possible."""
-        return self.windows.read(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading)
+        return read_window(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading)
 
 
 def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | None = None) -> list[Path]:

@@ -1,18 +1,15 @@
-"""Image files of any mode and size as uint8 RGB tensors.
+"""Image files as uint8 RGB tensors, whole or in part: a reader's samples, by the rule of `composite`.
 
-Pixels of other kinds are mapped by fixed rules, so that an image looks the same in every run:
-
-====================  ==========================================================================
-1, L, LA, P, RGB(A)   as they are; transparency is dropped, the colours beneath it are kept
-CMYK, YCbCr           converted to RGB by Pillow
-12, 16, 32 bits, F    by the range of the data set (`sample_range`)
-====================  ==========================================================================
+``data.max_pixels`` bounds what is decoded at once: the whole image where it is asked for, or where its file cannot be read in parts; else a region.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,29 +17,24 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.extents import Extent, Region, volume
-from ziggurat.data.readers.composite import check_reading, colours
-from ziggurat.data.readers.composite import eight_bits as shown_bits
-from ziggurat.data.readers.layout import AS_THEY_ARE, Layout, Reading, layout_of
-from ziggurat.data.readers.opened import ImageInfo, ImageReader
-from ziggurat.data.readers.opening import open_image, orientation, upright, upright_size
+from ziggurat.data.readers.composite import check_reading, colours, shown_pixels
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
+from ziggurat.data.readers.opened import ImageInfo, OpenedImage
 from ziggurat.data.readers.pages import split_page
-from ziggurat.data.readers.raw_modes import take_lower_bytes
-from ziggurat.data.readers.registry import naming, open_by_reader, reader_of
-from ziggurat.data.readers.sample_range import SampleRange, check_range, eight_bits, is_deep
+from ziggurat.data.readers.registry import open_image_file
+from ziggurat.data.readers.sample_range import SampleRange, eight_bits, is_deep
 from ziggurat.errors import UserError
 
+BYTES_OF_A_PIXEL = 16  # most of one that ``data.max_pixels`` counts as one
 
-def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """Return an image's rows and columns, upright, from its header.
 
-    Raises:
-        UserError: If there is no such image, it cannot be read, or it has more than `max_pixels` pixels.
-    """
-    reader = reader_for(path)
-    if reader is not None:
-        return _header_by(reader, path, max_pixels, None).extent
-    with open_image(path, max_pixels) as image:
-        return upright_size(image)
+@runtime_checkable
+class ReadsWindows(Protocol):
+    """Images of which windows can be read, where their files can."""
+
+    def window(self, index: int, region: Region) -> Tensor | None:
+        """Return a window of an image, RGB, uint8, or None if it has to be read as a whole."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,25 +55,75 @@ class Header:
         return self.orientation >= 5
 
 
+@contextmanager
+def opened(path: Path, max_pixels: int, reading: Reading | None = None) -> Iterator[OpenedImage]:
+    """Open an image for the body, if no more than a number of pixels has to be decoded at once.
+
+    Args:
+        path: The image, or a page of it.
+        max_pixels: That number.
+        reading: How its samples will become pixels; None where they will not.
+
+    Raises:
+        UserError: If there is no such image, it cannot be read, or not by the rule.
+    """
+    with open_image_file(path) as image:
+        if image.info.block is not None:
+            check_at_once(path, image.info, image.info.block, max_pixels)
+        if reading is not None:
+            check_reading(path, image.info, reading, split_page(path)[1])
+        yield image
+
+
+def check_at_once(path: Path, info: ImageInfo, extent: Extent, max_pixels: int) -> None:
+    """Refuse to decode more pixels at once than ``data.max_pixels``, or as many of very many bands.
+
+    Raises:
+        UserError: If it is more.
+    """
+    sides, remedy = (
+        " x ".join(map(str, reversed(extent))),
+        "raise data.max_pixels if it is meant to be that large",
+    )
+    if volume(extent) > max_pixels:
+        raise UserError(
+            f"the image {path} has {volume(extent)} pixels ({sides}), more than data.max_pixels={max_pixels}: {remedy}"
+        )
+    size = info.bands * np.dtype(info.dtype).itemsize
+    if volume(extent) * size > max_pixels * BYTES_OF_A_PIXEL:
+        raise UserError(
+            f"the image {path} has {volume(extent)} pixels ({sides}) of {size} bytes, more than data.max_pixels={max_pixels} "
+            f"of {BYTES_OF_A_PIXEL} bytes: {remedy}"
+        )
+
+
+def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Return an image's rows and columns, upright, from its header.
+
+    Raises:
+        UserError: If there is no such image, it cannot be read, or more than `max_pixels` pixels have to be decoded at once.
+    """
+    with opened(path, max_pixels) as image:
+        rows, columns = image.info.extent
+        return rows, columns
+
+
 def read_header(path: Path, max_pixels: int, reading: Reading) -> Header:
     """Return what the header of an image says whose pixels will be read.
 
     Raises:
-        UserError: As `image_size`, and if its samples lie as nobody here can read them, or have no range.
+        UserError: As `image_size`, and if its samples are none that the rule holds for.
     """
-    reader = reader_for(path)
-    if reader is not None:
-        return _header_by(reader, path, max_pixels, reading)
-    with open_image(path, max_pixels) as image:
-        checked_layout(path, image, reading)
-        return Header(upright_size(image), orientation(image))
+    with opened(path, max_pixels, reading) as image:
+        rows, columns = image.info.extent
+        return Header((rows, columns), image.info.orientation)
 
 
 def inspect_image(path: Path, max_pixels: int, reading: Reading) -> tuple[int, int]:
     """Return the rows and columns of an image whose pixels will be read, from its header.
 
     Raises:
-        UserError: As `image_size`, and if its samples have no range.
+        UserError: As `read_header`.
     """
     return read_header(path, max_pixels, reading).extent
 
@@ -90,7 +132,7 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
     """Decode an image, upright.
 
     Args:
-        path: The image file.
+        path: The image file, or a page of it.
         max_pixels: Larger images are refused by their header, before they are decoded.
         reading: How samples become pixels; by default by natural ranges, and what a file has beside one picture is refused.
 
@@ -98,10 +140,40 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
         RGB, uint8, shape ``(3, H, W)``.
 
     Raises:
-        UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, its samples
-            lie in the file as nobody here can read them, or they have no natural range and none is given.
+        UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, or its samples are none that
+            the rule holds for.
     """
     return look(path, max_pixels, reading).pixels_CHW
+
+
+def read_window(
+    path: Path, max_pixels: int, size: Extent, region: Region, reading: Reading = AS_THEY_ARE
+) -> Tensor | None:
+    """Return a window of an image.
+
+    Args:
+        path: The image file, or a page of it.
+        max_pixels: Larger windows are refused.
+        size: Rows and columns that the image must have.
+        region: The window, within the image.
+        reading: How samples become pixels.
+
+    Returns:
+        RGB, uint8, shape ``(3, *region.size)``: the pixels that `read_image` gives; None if the file has to be decoded as a
+        whole, or its image is not of that size.
+
+    Raises:
+        UserError: As `read_image`, of the window.
+    """
+    with open_image_file(path) as image:
+        info = image.info
+        if info.extent != size or info.block == info.extent:
+            return None
+        for extent in (info.block, region.size):
+            if extent is not None:
+                check_at_once(path, info, extent, max_pixels)
+        check_reading(path, info, reading, split_page(path)[1])
+        return torch.from_numpy(shown_pixels(image.read(region), info, reading))
 
 
 @dataclass(frozen=True)
@@ -110,126 +182,29 @@ class Look:
 
     Attributes:
         pixels_CHW: RGB, uint8, shape ``(3, H, W)``.
-        layout: How the samples lie in the file; None of an image that was read by a reader.
-        samples: Those that the pixels are made of, in any shape.
-        info: What a reader says of the image.
+        info: What its header says.
+        samples: Those that the pixels are made of.
     """
 
     pixels_CHW: Tensor
-    layout: Layout | None
+    info: ImageInfo
     samples: np.ndarray
-    info: ImageInfo | None = None
 
     @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest finite sample, as the file has them; 0 where there is none."""
         known = self.samples[np.isfinite(self.samples)]
-        scale = 1.0 if self.layout is None else self.layout.scale
-        return (float(known.min()) / scale, float(known.max()) / scale) if known.size else (0.0, 0.0)
+        return (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
 
 
 def look(path: Path, max_pixels: int, reading: Reading) -> Look:
     """Decode an image, and say what its file holds; see `read_image`."""
-    reader = reader_for(path)
-    if reader is not None:
-        return _look_by(reader, path, max_pixels, reading)
-    with open_image(path, max_pixels) as image:
-        layout = checked_layout(path, image, reading)
-        values: np.ndarray
-        if layout.is_deep and (layout.bands == 1 or reading.samples is not None):
-            values = (
-                _one_band(path, image, layout) if layout.bands == 1 else _all_bits(path, image, max_pixels)
-            )
-            pixels = eight_bits(values, _scaled(reading.samples, layout.scale), layout.top)
-            if layout.nodata is not None:
-                pixels[values == layout.nodata] = 0
-            pixels = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
-        else:
-            values = pixels = rgb_pixels(upright(image), None)
-    return Look(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), layout, values)
-
-
-def reader_for(path: Path) -> ImageReader | None:
-    """Return the reader that recognises an image, or the file of a page; None leaves it to Pillow.
-
-    Raises:
-        UserError: If there is no such file.
-    """
-    with naming(path):
-        return reader_of(split_page(path)[0])
-
-
-def check_at_once(path: Path, extent: Extent, max_pixels: int) -> None:
-    """Refuse to decode more pixels at once than ``data.max_pixels``.
-
-    Raises:
-        UserError: If it is more.
-    """
-    if volume(extent) > max_pixels:
-        sides = " x ".join(map(str, reversed(extent)))
-        raise UserError(
-            f"the image {path} has {volume(extent)} pixels ({sides}), more than data.max_pixels={max_pixels}: raise "
-            "data.max_pixels if it is meant to be that large"
-        )
-
-
-def _header_by(reader: ImageReader, path: Path, max_pixels: int, reading: Reading | None) -> Header:
-    with open_by_reader(path, reader) as image:
+    with opened(path, max_pixels, reading) as image:
         info = image.info
-        if info.block is not None:
-            check_at_once(path, info.block, max_pixels)
-        if reading is not None:
-            check_reading(path, info, reading, split_page(path)[1])
-        rows, columns = info.extent
-        return Header((rows, columns), info.orientation)
-
-
-def _look_by(reader: ImageReader, path: Path, max_pixels: int, reading: Reading) -> Look:
-    with open_by_reader(path, reader) as image:
-        info = image.info
-        check_at_once(path, info.extent, max_pixels)
-        check_reading(path, info, reading, split_page(path)[1])
+        check_at_once(path, info, info.extent, max_pixels)
         samples = image.read(Region.whole(info.extent))
-        pixels = shown_bits(samples, info, reading)
-        return Look(torch.from_numpy(pixels), None, samples[list(colours(info))], info)
-
-
-def checked_layout(path: Path, image: Image.Image, reading: Reading) -> Layout:
-    """Return the layout of an opened image whose pixels can be read.
-
-    Raises:
-        UserError: If they cannot be, or their samples have no range.
-    """
-    layout = layout_of(path, image)
-    refusal = layout.refusal(reading)
-    if refusal:
-        raise UserError(f"the image {path} cannot be read as it is: {refusal}")
-    check_range(path, image, reading.samples)
-    return layout
-
-
-def _one_band(path: Path, image: Image.Image, layout: Layout) -> np.ndarray:
-    """Return the samples of one band of more than 8 bits, upright, shape ``(H, W)``."""
-    values = np.asarray(upright(image))
-    if layout.type == "uint32" and (values < 0).any():  # Pillow's are signed
-        raise UserError(
-            f"the image {path} has samples of more than 2147483647, which cannot be read: save floating-point ones"
-        )
-    return values
-
-
-def _all_bits(path: Path, image: Image.Image, max_pixels: int) -> np.ndarray:
-    """Return the samples of three bands of 16 bits, upright, uint16, shape ``(H, W, 3)``."""
-    upper = np.asarray(upright(image))[:, :, :3]
-    with open_image(path, max_pixels) as again:
-        take_lower_bytes(again)
-        lower = np.asarray(upright(again))[:, :, :3]
-    samples: np.ndarray = upper.astype(np.uint16) << 8 | lower
-    return samples
-
-
-def _scaled(samples: SampleRange | None, scale: float) -> SampleRange | None:
-    return None if samples is None else SampleRange(samples.low * scale, samples.high * scale)
+        pixels = shown_pixels(samples, info, reading)
+        return Look(torch.from_numpy(pixels), info, samples[list(colours(info))])
 
 
 def unturned(image_CHW: Tensor, turn: int) -> Tensor:
@@ -247,7 +222,7 @@ def unturned(image_CHW: Tensor, turn: int) -> Tensor:
 
 
 def rgb_pixels(image: Image.Image, samples: SampleRange | None) -> np.ndarray:
-    """Return the pixels of a decoded image, RGB, uint8, shape ``(H, W, 3)``."""
+    """Return the pixels of one of Pillow's images in memory, RGB, uint8, shape ``(H, W, 3)``."""
     if is_deep(image):
         return np.repeat(eight_bits(np.asarray(image), samples)[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):

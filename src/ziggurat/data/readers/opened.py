@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -117,6 +117,15 @@ class OpenedImage(Protocol):
         Raises:
             UserError: If the file is damaged, or what lies there cannot be decoded.
         """
+        ...
+
+
+@runtime_checkable
+class HasPalette(Protocol):
+    """An opened image that may have a palette, whose numbers masks are made of."""
+
+    def indices(self, region: Region) -> np.ndarray | None:
+        """Return the numbers of the palette's colours in a region, shape ``region.size``; None without a palette."""
         ...
 
 

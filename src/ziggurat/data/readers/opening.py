@@ -12,16 +12,12 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from ziggurat.data.readers.layout import Reading, tiff_layout
-from ziggurat.data.readers.raw_modes import mend_raw_modes
-from ziggurat.data.readers.tiff_tags import read_tags
 from ziggurat.errors import UserError
 
 # Formats whose decoders only read pixels; Pillow would also start Ghostscript for EPS.
@@ -59,7 +55,6 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """
     try:
         with _open(path) as image:
-            mend_raw_modes(image)
             _check_pixels(path, image, max_pixels)
             yield image
     except UserError:
@@ -67,7 +62,7 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}: give the path of a file that is there") from None
     except Exception as error:  # decoders raise almost anything for broken files
-        raise UserError(f"cannot decode the image {path}: {_reason(path, error)}") from error
+        raise UserError(f"cannot decode the image {path}: {_reason(error)}") from error
 
 
 def _open(path: Path) -> ImageFile.ImageFile:
@@ -93,12 +88,8 @@ def _check_pixels(path: Path, image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        with suppress(Exception):  # it is no TIFF, or a broken one
-            layout = tiff_layout(read_tags(path))
-            fault = replace(layout, fault=layout.fault or "which cannot be read")
-            return fault.refusal(Reading())
         return "it is empty or of no known format (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PPM)"
     return f"{type(error).__name__}: {error}"
 

@@ -6,30 +6,27 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ziggurat.data.readers.gdal import TIFF_HEADS, GdalReader
-from ziggurat.data.readers.images import reader_for
 from ziggurat.data.readers.opened import ImageInfo
 from ziggurat.data.readers.pages import split_page
-from ziggurat.data.readers.registry import open_by_reader
+from ziggurat.data.readers.registry import open_image_file
 
 
-def info_of(path: Path) -> ImageInfo | None:
-    """Return what the header of an image file says; None of those of which no reader knows more than their size.
+def info_of(path: Path) -> ImageInfo:
+    """Return what the header of an image file says.
 
     A TIFF may tell its CRS by parameters, which only GDAL puts together: it is asked where the file's reader does not know the place.
 
     Raises:
         UserError: If the header cannot be read.
     """
-    reader, info = reader_for(path), None
-    if reader is not None:
-        with open_by_reader(path, reader) as image:
-            info = image.info
-        if info.georeference is not None and info.georeference.crs:
-            return info
+    with open_image_file(path) as image:
+        info = image.info
+    if info.georeference is not None and info.georeference.crs:
+        return info
     file, page = split_page(path)
     if not page and find_spec("rasterio") is not None and _is_tiff(file):
-        with GdalReader().open(file, None) as image:
-            return image.info if image.info.georeference is not None else info
+        with GdalReader().open(file, None) as raster:
+            return raster.info if raster.info.georeference is not None else info
     return info
 
 

@@ -16,7 +16,10 @@ from ziggurat.data.readers.gdal import GdalReader
 from ziggurat.data.readers.opened import ImageReader, OpenedImage
 from ziggurat.data.readers.opening import SUFFIXES
 from ziggurat.data.readers.pages import split_page, without_page
+from ziggurat.data.readers.pillow import PillowReader
 from ziggurat.data.readers.slides import SlideReader
+from ziggurat.data.readers.tiff.directories import DamagedTiffError
+from ziggurat.data.readers.tiff.reader import TiffReader
 from ziggurat.data.readers.zarr_arrays import ZarrReader
 from ziggurat.errors import UserError
 
@@ -26,7 +29,9 @@ HEAD_BYTES = 64  # of a file, by which readers recognise it
 HOUSE: tuple[tuple[str, ImageReader], ...] = (
     ("slides", SlideReader()),
     ("zarr", ZarrReader()),
+    ("tiff", TiffReader()),
     ("gdal", GdalReader()),
+    ("pillow", PillowReader()),
 )
 
 READERS: Registry[ImageReader] = Registry("image reader", "ziggurat.readers")
@@ -50,7 +55,7 @@ def readers_from_outside() -> list[ImageReader]:
 
 
 def reader_of(path: Path) -> ImageReader | None:
-    """Return the reader that recognises a file; None leaves it to Pillow.
+    """Return the reader that recognises a file; None where none does.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -80,7 +85,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 @contextmanager
-def open_by_reader(path: Path, reader: ImageReader) -> Iterator[OpenedImage]:
+def open_image_file(path: Path) -> Iterator[OpenedImage]:
     """Open an image, or a page of it (``stack.tif#3``), for the body.
 
     Raises:
@@ -88,6 +93,11 @@ def open_by_reader(path: Path, reader: ImageReader) -> Iterator[OpenedImage]:
     """
     with naming(path):
         file, page = split_page(path)
+        reader = reader_of(file)
+        if reader is None:
+            raise ValueError(
+                "it is empty or of no known format (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PPM)"
+            )
         with reader.open(file, page) as image:
             yield image
 
@@ -106,4 +116,5 @@ def naming(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}: give the path of a file that is there") from None
     except Exception as error:  # readers raise almost anything for broken files
-        raise UserError(f"cannot decode the image {path}: {error}") from error
+        kind = "" if type(error) in (ValueError, DamagedTiffError) else f"{type(error).__name__}: "
+        raise UserError(f"cannot decode the image {path}: {kind}{error}") from error

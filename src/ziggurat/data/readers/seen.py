@@ -8,10 +8,9 @@ from pathlib import Path
 
 from ziggurat.data.readers.composite import type_of
 from ziggurat.data.readers.images import look
-from ziggurat.data.readers.layout import Reading, layout_of, tiff_layout
-from ziggurat.data.readers.opening import open_image
+from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.registry import open_image_file
 from ziggurat.data.readers.sample_range import SampleRange
-from ziggurat.data.readers.tiff_tags import read_tags
 from ziggurat.errors import UserError
 
 ANY_RANGE = SampleRange(0, 1)
@@ -51,24 +50,17 @@ def look_at(path: Path, max_pixels: int, reading: Reading) -> Seen:
             with suppress(UserError):
                 low, high = look(path, max_pixels, replace(reading, samples=ANY_RANGE)).range
         return Seen(header.type, header.bands, header.pages, low, high, str(error))
-    if found.info is not None:
-        return Seen(type_of(found.info), found.info.bands, found.info.pages, *found.range)
-    layout = found.layout
-    assert layout is not None  # it says one of the two
-    return Seen(layout.type, layout.bands, layout.pages, *found.range)
+    return Seen(type_of(found.info), found.info.bands, found.info.pages, *found.range)
 
 
 def look_at_header(path: Path) -> Seen:
     """Say what the header of an image file says, also of one that nobody here can decode."""
     try:
-        with open_image(path, 1 << 62) as image:
-            layout = layout_of(path, image)
+        with open_image_file(path) as image:
+            info = image.info
     except UserError:
-        try:
-            layout = tiff_layout(read_tags(path))
-        except Exception:  # noqa: BLE001 - it is no TIFF, or a broken one
-            return Seen("")
-    return Seen(layout.type, layout.bands, layout.pages)
+        return Seen("")
+    return Seen(type_of(info), info.bands, info.pages)
 
 
 @dataclass

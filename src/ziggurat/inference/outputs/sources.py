@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region
+from ziggurat.data.readers.images import ReadsWindows
 from ziggurat.data.readers.opened import ImageInfo
 from ziggurat.data.readers.places import info_of
-from ziggurat.data.readers.windows import ReadsWindows
 from ziggurat.inference.asked import path_of
 from ziggurat.inference.reading import Images
 
