@@ -35,3 +35,10 @@ def test_notes(parts: list[dict[int, CutOff]], said: str | None) -> None:
         assert said is not None
         assert said in note
         assert ("--set" in note) == ("the best with" in said)
+
+
+def test_the_limit_that_has_cut_off_most_is_named() -> None:
+    cut = {0: CutOff(2, 0.9, "decode.max_detections"), 4: CutOff(30, 0.5, "decode.candidates")}
+    (note,) = truncation_notes(Limited(), cut, lambda index: f"{index}.png")
+    assert note.startswith("decode.candidates has cut off 32 detections in 2 images, 30 of them in 4.png")
+    assert note.endswith("--set decode.candidates=10000")

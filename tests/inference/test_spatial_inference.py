@@ -61,8 +61,14 @@ def detect(workers, plan):
         for crop in (256, 64):
             model, config = build(f"{head}-test_resnet-fpn", crop)
             found = all_predictions(model, make_task(model, config), Noise(), config, mesh)
-            results.append([(d.boxes_xyxy.numpy(), d.scores.numpy(), d.labels.numpy()) for d in found])
+            results.append(
+                [(d.boxes_xyxy.numpy(), d.scores.numpy(), d.labels.numpy(), cut_of(d)) for d in found]
+            )
     return results
+
+
+def cut_of(found):
+    return found.num_cut, found.candidates_cut, round(found.best_cut, 9)
 
 
 @functools.cache
@@ -73,12 +79,14 @@ def of_one_worker(function):
 @pytest.mark.parametrize("plan", PLANS)
 def test_detections_are_those_of_one_worker(plan):
     alone = of_one_worker(detect)
-    assert sum(len(scores) for case in alone for _, scores, _ in case) > 500
+    assert sum(len(scores) for case in alone for _, scores, _, _ in case) > 500
+    assert sum(cut[1] for case in alone for *_, cut in case) > 500
     for results in run_ranks(detect, PLANS[plan], (plan,)):
         for case, expected in zip(results, alone, strict=True):
-            for (boxes, scores, labels), (true_boxes, true_scores, true_labels) in zip(
+            for (boxes, scores, labels, cut), (true_boxes, true_scores, true_labels, true_cut) in zip(
                 case, expected, strict=True
             ):
+                assert cut == pytest.approx(true_cut)
                 assert labels.tolist() == true_labels.tolist()
                 assert boxes == pytest.approx(true_boxes, abs=1e-9)
                 assert scores == pytest.approx(true_scores, rel=1e-10)

@@ -21,6 +21,7 @@ class Detections:
         labels: Indices into the class names, int64, shape ``(N,)``.
         num_cut: Detections that a limit has cut off.
         best_cut: The best score among them; 0 if there is none.
+        candidates_cut: Those of them that were cut off as candidates: some may have overlapped with others.
     """
 
     boxes_xyxy: Tensor
@@ -28,6 +29,7 @@ class Detections:
     labels: Tensor
     num_cut: int = 0
     best_cut: float = 0.0
+    candidates_cut: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,4 +71,5 @@ def concatenate(parts: Sequence[Detections]) -> Detections:
         torch.cat([part.labels for part in parts]),
         sum(part.num_cut for part in parts),
         max(part.best_cut for part in parts),
+        sum(part.candidates_cut for part in parts),
     )

@@ -33,13 +33,13 @@ def truncation_notes(
     if not cut:
         return ()
     worst = max(cut, key=lambda index: cut[index].number)
+    limit = cut[worst].limit or task.limit
     best = max(one.best for one in cut.values())
     images = f"{len(cut)} image{'s' if len(cut) > 1 else ''}"
     if best < PICTURE_SCORE:
-        return (
-            f"{task.limit} has cut off {truncation(cut)} detections in {images}, of scores up to {best:.2f}",
-        )
+        return (f"{limit} has cut off {truncation(cut)} detections in {images}, of scores up to {best:.2f}",)
+    more = 10_000 if limit == "decode.candidates" else 1000
     return (
-        f"{task.limit} has cut off {truncation(cut)} detections in {images}, {cut[worst].number} of them in {name_of(worst)}, the "
-        f"best with a score of {best:.2f}: raise it, such as --set {task.limit}=1000",
+        f"{limit} has cut off {truncation(cut)} detections in {images}, {cut[worst].number} of them in {name_of(worst)}, the "
+        f"best with a score of {best:.2f}: raise it, such as --set {limit}={more}",
     )

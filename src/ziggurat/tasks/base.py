@@ -77,10 +77,12 @@ class CutOff(NamedTuple):
     Attributes:
         number: How much.
         best: The best score of it.
+        limit: The setting that has cut off most; empty for the task's `limit`.
     """
 
     number: int = 0
     best: float = 0.0
+    limit: str = ""
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,13 @@ def test_of_equal_scores_the_earlier_position_is_a_candidate() -> None:
     (found,) = task.detections(outputs, [(64, 64)])
     assert found.labels.tolist() == [0, 1, 2]
     assert found.boxes_xyxy.tolist() == [[0, 0, 8, 8]] * 3
+    assert (found.num_cut, found.candidates_cut) == (64 * 3 - 3, 64 * 3 - 3)
+    assert found.best_cut == found.scores[-1]
+    assert task.cut_off(found).limit == "decode.candidates"
+    task = make_task(model, RunConfig(decode=DecodeConfig(max_detections=2, nms_threshold=1.0)))
+    (found,) = task.detections(outputs, [(64, 64)])
+    assert (found.num_cut, found.candidates_cut) == (64 * 3 - 2, 0)
+    assert task.cut_off(found).limit == "decode.max_detections"
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -17,7 +17,7 @@ from ziggurat.models.detector import Detector
 from ziggurat.parallel.spatial import SpatialTensor
 from ziggurat.tasks.detection.anchors import Grid, anchors_at, level_grids
 from ziggurat.tasks.detection.assignment import Places, gather, places_from_index
-from ziggurat.tasks.detection.candidates import Candidates, best_scores, join_candidates
+from ziggurat.tasks.detection.candidates import Candidates, Level, best_scores, join_candidates, joined_cut
 from ziggurat.tasks.detection.heads import HEADS
 from ziggurat.tasks.detection.suppression import suppress
 from ziggurat.tasks.own import own_block, own_part
@@ -63,7 +63,7 @@ class Decoder:
             if isinstance(boxes_of_finest, SpatialTensor):
                 found = join_candidates(found, self._decode.candidates, boxes_of_finest.mesh)
             image, boxes, scores, labels = (
-                torch.cat([getattr(level, name) for level in found])
+                torch.cat([getattr(level.candidates, name) for level in found])
                 for name in ("image", "boxes_xyxy", "scores", "labels")
             )
             bounds = torch.tensor(sizes, device=device, dtype=boxes.dtype).flip(1).repeat(1, 2)
@@ -71,11 +71,12 @@ class Decoder:
         results = []
         for number in range(len(sizes)):
             of_image = (image == number).nonzero().squeeze(1)
-            one = Detections(boxes[of_image], scores[of_image], labels[of_image])
+            num_cut, best_cut = joined_cut(level.cut[number] for level in found)
+            one = Detections(boxes[of_image], scores[of_image], labels[of_image], num_cut, best_cut, num_cut)
             results.append(suppress(one, self._decode.nms_threshold, self._decode.max_detections))
         return results
 
-    def _candidates(self, terms: dict[str, Tensor], grid: Grid) -> Candidates:
+    def _candidates(self, terms: dict[str, Tensor], grid: Grid) -> Level:
         """Return a level's candidates among the positions that this worker answers for."""
         num_anchors, num_classes = self._assigner.num_anchors, self._model.num_classes
         block = own_block(terms["boxes"])
@@ -87,9 +88,8 @@ class Decoder:
             counts[list(self.labels)] = True
             # a class follows the other in each prediction; below any threshold there is none
             scores_BP = scores_BP.unflatten(1, (-1, num_classes)).where(counts, -1.0).flatten(1)
-        indices = [
-            best_scores(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP
-        ]
+        best = [best_scores(one, self._decode.score_threshold, self._decode.candidates) for one in scores_BP]
+        indices, cut = [index for index, _ in best], [cut for _, cut in best]
         image = torch.arange(len(indices)).repeat_interleave(torch.tensor([len(one) for one in indices]))
         image, index = image.to(scores_BP.device), torch.cat(indices)
         prediction = torch.div(index, num_classes, rounding_mode="floor")
@@ -100,4 +100,5 @@ class Decoder:
         boxes = self._coder.decode(gather(terms["boxes"], here, num_anchors), anchors)
         labels = index % num_classes
         in_level = (places.row * grid.columns + places.column) * num_anchors + places.anchor
-        return Candidates(image, in_level * num_classes + labels, boxes, scores_BP[image, index], labels)
+        found = Candidates(image, in_level * num_classes + labels, boxes, scores_BP[image, index], labels)
+        return Level(found, cut)

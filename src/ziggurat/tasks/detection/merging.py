@@ -20,6 +20,7 @@ Shapes: ``N`` detections, ``T`` tiles.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,8 +55,7 @@ def merge_tiles(
     tile_N = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(one) for one in found]))
     boxes = every.boxes_xyxy + corners[tile_N].to(every.boxes_xyxy)
     whole = ~is_fragment(boxes, tile_N, inner_borders(tiles), margin)
-    scores, labels = every.scores[whole], every.labels[whole]
-    joined = Detections(boxes[whole], scores, labels, every.num_cut, every.best_cut)
+    joined = replace(every, boxes_xyxy=boxes[whole], scores=every.scores[whole], labels=every.labels[whole])
     return suppress(joined, decode.nms_threshold, max_detections=None)
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ziggurat.data.detections import Detections, concatenate
 
-Packed = tuple[list[int], list[tuple[int, float]], tuple[Tensor, Tensor, Tensor] | None]
+Packed = tuple[list[int], list[tuple[int, float, int]], tuple[Tensor, Tensor, Tensor] | None]
 
 
 def pack(found: Sequence[Detections]) -> Packed:
     """Return the number of detections of each, what was cut off from each, and boxes, scores and labels of all."""
-    cut = [(detections.num_cut, detections.best_cut) for detections in found]
+    cut = [(one.num_cut, one.best_cut, one.candidates_cut) for one in found]
     counts = [len(detections) for detections in found]
     if not found:
         return counts, cut, None

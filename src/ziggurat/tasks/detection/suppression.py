@@ -33,7 +33,8 @@ def suppress(detections: Detections, nms_threshold: float, max_detections: int |
     keep = apart[:max_detections]
     cut = len(apart) - len(keep)
     best_cut = max(detections.best_cut, float(scores[apart[len(keep)]]) if cut else 0.0)
-    return Detections(boxes[keep], scores[keep], labels[keep], detections.num_cut + cut, best_cut)
+    num_cut = detections.num_cut + cut
+    return Detections(boxes[keep], scores[keep], labels[keep], num_cut, best_cut, detections.candidates_cut)
 
 
 def _nms_shifted(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshold: float) -> Tensor:

@@ -179,8 +179,10 @@ class DetectionTask(Task[Detections, Detections]):
         return box_table(rows)
 
     def cut_off(self, prediction: Detections) -> CutOff:
-        """Return what ``decode.max_detections`` has cut off."""
-        return CutOff(prediction.num_cut, prediction.best_cut)
+        """Return what ``decode.max_detections`` and ``decode.candidates`` have cut off."""
+        is_early = 2 * prediction.candidates_cut > prediction.num_cut
+        limit = "decode.candidates" if is_early else self.limit
+        return CutOff(prediction.num_cut, prediction.best_cut, limit)
 
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the number of detections."""
