@@ -16,6 +16,7 @@ import torch._dynamo  # before any fork: each child would import it again, for s
 import torch.distributed as dist
 
 import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes each child that reports a second
+from support.cheap_forks import ask_for_entry_points_once, use_huge_pages
 from ziggurat.data.glyphs import digit_pixels
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
@@ -42,8 +43,16 @@ collect_ignore_glob = [
 def pytest_collection_finish() -> None:
     """Make forks cheap: a child neither reads the digits again nor walks through what the imports have made."""
     digit_pixels()
+    ask_for_entry_points_once()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # a tenth of all time was looking for garbage
+
+
+@pytest.fixture(autouse=True, scope="module")
+def huge_pages() -> None:
+    """What the tests before have made, too, lies in huge pages when this module's workers are forked."""
+    use_huge_pages()
 
 
 @pytest.fixture(autouse=True)
