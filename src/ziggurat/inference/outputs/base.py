@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region
-from ziggurat.data.readers.opened import Georeference, ImageInfo
+from ziggurat.data.readers.opened import Georeference, ImageInfo, OpenedImage
 from ziggurat.errors import UserError
 from ziggurat.tasks.base import LiesOn
 
@@ -41,6 +42,10 @@ class Source(Protocol):
         Raises:
             UserError: If that cannot be read.
         """
+        ...
+
+    def opened(self) -> AbstractContextManager[OpenedImage | None]:
+        """Open it for the body of a ``with``; None of an image that is no file, or is Pillow's."""
         ...
 
     def pixels(self, region: Region) -> Tensor:

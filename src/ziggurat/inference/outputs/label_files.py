@@ -16,10 +16,18 @@ def open_labels(file: str | Path) -> Iterator[Any]:
     GDAL decodes a PNG row by row, so that memory is that of some rows, whatever the size.
     """
     import rasterio
+
+    with quiet_places():
+        dataset = rasterio.open(file)
+    with dataset:
+        yield dataset
+
+
+@contextmanager
+def quiet_places() -> Iterator[None]:
+    """Let rasterio not warn of images without a georeference in the body."""
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        dataset = rasterio.open(file)
-    with dataset:
-        yield dataset
+        yield

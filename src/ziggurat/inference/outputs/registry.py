@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from ziggurat.config.registry import Registry
 from ziggurat.errors import UserError, nearest
 from ziggurat.inference.outputs.base import Output, Target, refuse_rows
+from ziggurat.inference.outputs.crops import Crops
 from ziggurat.inference.outputs.geojson import GeoJson
+from ziggurat.inference.outputs.mask_rasters import MaskRaster
+from ziggurat.inference.outputs.ome_zarr import OmeZarr
+from ziggurat.inference.outputs.qupath import QuPath
 from ziggurat.inference.outputs.vectors import GeoPackage, Shapefile
+from ziggurat.inference.outputs.yolo import YoloTexts
 from ziggurat.tasks.base import LiesOn
 
 # What `predict` writes itself: the list that all others are made of, always, and the table.
 TABLES = ("coco", "csv")
 OUTPUTS: Registry[type[Output]] = Registry("format of results", "ziggurat.outputs")
 
-for _output in (GeoPackage, GeoJson, Shapefile):
+for _output in (GeoPackage, GeoJson, Shapefile, QuPath, MaskRaster, OmeZarr, YoloTexts, Crops):
     OUTPUTS.register(_output.name, _output)
 
 
