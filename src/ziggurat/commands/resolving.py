@@ -13,6 +13,7 @@ from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, range_faults, run_task
 from ziggurat.data.dataset import Dataset, notes_of
+from ziggurat.data.formats.learnable import check_learnable
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, outline_model, task_of
@@ -138,4 +139,7 @@ def _check_path(config: RunConfig) -> None:
 
 def _open_training(config: RunConfig) -> Dataset | None:
     _check_path(config)
-    return open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
+    task = run_task(config)
+    dataset = open_dataset(config.data.path, "train", task, config.data, config.digits)
+    check_learnable(dataset, find_task(task).annotations, config.data.path)
+    return dataset

@@ -19,6 +19,7 @@ from ziggurat.data.faults import Fault
 from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
 from ziggurat.data.formats.joining import mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
+from ziggurat.data.formats.learnable import class_fault
 from ziggurat.data.formats.opening import DIGITS, as_configured, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
@@ -81,6 +82,8 @@ def find_faults(
         classes, new = _judge(tables, config, seen, progress)
         faults += new
         notes = tuple(dict.fromkeys(note for table in tables.values() for note in table.notes))
+        few = class_fault(kind, classes, path) if classes else None
+        notes += (few,) if few is not None else ()
         summaries.append(replace(_summary(found.format, _counts(tables), classes), notes=notes))
     return faults, replace(summaries[0], kinds=tuple(kinds), samples=seen.facts())
 

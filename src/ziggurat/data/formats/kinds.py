@@ -16,12 +16,14 @@ class Kind:
         one: What one annotation is called in messages.
         has_background: Whether pixels of no object have a class of their own.
         within: The kind whose annotations these are a part of: they are read and validated with them.
+        least_classes: With fewer there is nothing to tell apart.
         is_there: Whether a split that may have such annotations has them.
     """
 
     one: str
     has_background: bool = False
     within: str = ""
+    least_classes: int = 1
     is_there: Callable[[Table], bool] = lambda table: True
 
 
@@ -31,7 +33,7 @@ def _is_outlined(table: Table) -> bool:
 
 KINDS: dict[str, Kind] = {
     "boxes": Kind("box"),
-    "outlines": Kind("box", has_background=True, within="boxes", is_there=_is_outlined),
-    "labels": Kind("label"),
-    "masks": Kind("mask", has_background=True),
+    "outlines": Kind("box", has_background=True, within="boxes", least_classes=2, is_there=_is_outlined),
+    "labels": Kind("label", least_classes=2),
+    "masks": Kind("mask", has_background=True, least_classes=2),
 }
