@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import shapely
 from PIL import Image
+from pyogrio.raw import write
 from rasterio.transform import Affine
 
 from support.fake_detector import BrightSquares, FindSquares, Squares
@@ -52,6 +54,23 @@ def write_scene(path: Path, ground: Ground | None, scene: int = 0) -> Path:
     with rasterio.open(path, "w", driver="GTiff", dtype="uint8", photometric="rgb", **shape, **place) as file:
         file.write(pixels)
     return path
+
+
+def write_orchard(folder: Path) -> None:
+    """Write a data set of polygons over georeferenced images: two splits in one folder, and an image of none."""
+    folder.mkdir()
+    for name, ground in (("north", "north"), ("south", "south"), ("west", "turned")):
+        write_scene(folder / f"{name}.tif", GROUNDS[ground])
+    for split, ground in (("train", GROUNDS["north"]), ("val", GROUNDS["south"])):
+        crowns = [shapely.Point(x, y).buffer(9) for x, y in ((20, 20), (60, 40), (95, 70))]
+        shapes = shapely.transform(
+            crowns, lambda pixels, ground=ground: np.array([ground.transform @ tuple(one) for one in pixels])
+        )
+        labels = np.array(["oak", "pine", "oak"], dtype=object)
+        write(
+            folder / f"{split}.gpkg", shapely.to_wkb(shapes), [labels], np.array(["label"], dtype=object), layer="crowns",
+            geometry_type="Polygon", crs=ground.crs,
+        )  # fmt: skip
 
 
 def planted(scene: int = 0) -> set[tuple[float, ...]]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from support.georeferenced import GROUNDS, write_scene
+from support.georeferenced import GROUNDS, write_orchard, write_scene
 from support.pages import ROOT
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
@@ -39,6 +39,7 @@ def write_files(folder: Path) -> None:
     ):
         _picture(folder / name, random, SIDE + 20)
     write_scene(folder / "ortho.tif", GROUNDS["north"])
+    write_orchard(folder / "orchard")
 
 
 def _picture(path: Path, random: np.random.Generator, side: int = SIDE) -> None:
