@@ -9,7 +9,7 @@ import torch
 
 from support.ranks import run_ranks
 from ziggurat.config import ModelConfig, PipelineConfig, RunConfig
-from ziggurat.config.records import TensorConfig
+from ziggurat.config.plan_config import TensorConfig
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.check import check_step

@@ -3,25 +3,17 @@
 All faults are found before any process starts.
 """
 
+from ziggurat.config.data_config import DataConfig, DigitsConfig
 from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
+from ziggurat.config.model_config import ModelConfig, PnnConfig
 from ziggurat.config.names import full_names, known_keys
+from ziggurat.config.plan_config import LaunchConfig, PipelineConfig
 from ziggurat.config.ranges import range_faults
 from ziggurat.config.reading import flatten, load_config, override, read_settings, save_config
 from ziggurat.config.reads import check_command, listed, matches, read_config
-from ziggurat.config.records import (
-    CheckpointConfig,
-    DataConfig,
-    DecodeConfig,
-    DigitsConfig,
-    LaunchConfig,
-    LossConfig,
-    ModelConfig,
-    PipelineConfig,
-    PnnConfig,
-    RunConfig,
-    TrainConfig,
-    run_task,
-)
+from ziggurat.config.records import RunConfig, run_task
+from ziggurat.config.task_config import DecodeConfig, LossConfig
+from ziggurat.config.train_config import CheckpointConfig, TrainConfig
 
 __all__ = [
     "EXTENDABLE",

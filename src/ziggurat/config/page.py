@@ -14,7 +14,7 @@ HEAD = """# Settings
 
 Every setting, with its default. `--set KEY=VALUE ...` on the command line (`lr=0.01` is enough for `train.lr`: the last part of a name
 that no other setting has), or `--config FILE` with the whole names as nested YAML; each run writes all of them to its `config.yaml`.
-What is out of its range, unknown, given twice or without an effect (of another task, model or plan, or not read by the command) is refused. This page is made from `src/ziggurat/config/records.py` by
+What is out of its range, unknown, given twice or without an effect (of another task, model or plan, or not read by the command) is refused. This page is made from `src/ziggurat/config/` by
 `python -m ziggurat.config.page`.
 """
 

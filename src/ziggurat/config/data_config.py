@@ -1,0 +1,144 @@
+"""What of a run's config says which images are seen, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ziggurat.config.fields import (
+    BYTES,
+    COUNT,
+    MAX_SIDE,
+    MIN_SIDE,
+    PIXEL_VALUE,
+    SAMPLE_RANGE,
+    SEED,
+    SHARE,
+    SIDES,
+    between,
+    setting,
+    zero_or,
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Reading and augmenting images."""
+
+    path: str = setting(
+        "", "The data set: a folder, an annotation file, or ``digits`` (the embedded data set)."
+    )
+    val: str = setting(
+        "",
+        "What training evaluates on: a folder or an annotation file; empty takes the ``val`` split of "
+        "``path``.",
+    )
+    classes: str = setting(
+        "",
+        "Names of all classes, with commas between: of the values of segmentation masks from 0 (``name=255`` gives "
+        "another value), else in the order of labels. Empty takes those that the data set declares, else those that "
+        "occur in its training data.",
+    )
+    ignore: int = setting(255, "Value of a mask's pixels that take no part in loss and metric.", PIXEL_VALUE)
+    crop: int = setting(
+        512,
+        "Rows and columns of a training crop and of a prediction tile, in pixels of the network's input. "
+        "Larger than an image: it is trained on whole, at a random place of a black crop, and predicted "
+        "as one piece.",
+        between(MIN_SIDE, MAX_SIDE),
+    )
+    crops: str = setting(
+        "",
+        "Sides of the training crop, with commas between, such as ``448,512,576``: each step takes one of "
+        "them, and images are scaled along, so that a crop shows as much as one of ``crop`` pixels. Empty "
+        "takes ``crop`` always.",
+        SIDES,
+    )
+    resize: int = setting(
+        0,
+        "Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a "
+        "classifier's images are resized to ``crop``).",
+        zero_or(MIN_SIDE, MAX_SIDE),
+    )
+    resize_limit: int = setting(
+        1333, "Longest side that ``resize`` may lead to, in pixels.", between(MIN_SIDE, 1 << 20)
+    )
+    antialias: bool = setting(
+        True, "Smooth what becomes smaller in evaluation and prediction; torchvision's detectors do not."
+    )
+    scale_min: float = setting(0.8, "Smallest factor of the scale jitter.", between(0.01, 100.0))
+    scale_max: float = setting(1.25, "Largest factor of the scale jitter.", between(0.01, 100.0))
+    flip: Literal["none", "horizontal", "both"] = setting(
+        "horizontal",
+        "Mirror images left-right (``horizontal``), also upside down (``both``), or not (``none``).",
+    )
+    quarter_turns: bool = setting(
+        False, "Turn images by multiples of 90 degrees (aerial images, microscopy)."
+    )
+    color_jitter: float = setting(
+        0.0, "Strength of random brightness, contrast and saturation; 0 is none.", between(0.0, 2.0)
+    )
+    min_visible: float = setting(
+        0.25, "A box that keeps less than this share of its area in the crop is left out.", SHARE
+    )
+    workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", between(0, 256))
+    cache_bytes: int = setting(
+        1 << 30, "Decoded images that each loader process may keep.", between(0, BYTES)
+    )
+    max_pixels: int = setting(
+        1 << 30, "Images with more pixels are refused before they are decoded.", between(1, BYTES)
+    )
+    range: str = setting(
+        "",
+        "The samples that are black and white, such as ``0,4095``, in images of more than 8 bits; empty "
+        "takes all of 16 bits, and refuses 32 bits, signed and floating-point samples, which have no "
+        "range of their own.",
+        SAMPLE_RANGE,
+    )
+    extra: Literal["refuse", "drop"] = setting(
+        "refuse",
+        "What image files hold beside one picture of one or three bands: further bands (near infrared), pages, frames. "
+        "``refuse`` such files, or ``drop`` what lies behind the first.",
+    )
+    images: str = setting(
+        "",
+        "Folder of the images, where they do not lie in the data set's folder; names in the annotations are "
+        "looked for in it first.",
+    )
+    label_column: str = setting(
+        "",
+        "Column that holds the class, in GeoPackages, GeoJSON and shapefiles; empty takes the one that is called so "
+        "(``label``, ``class`` ...), and says which.",
+    )
+    exif: Literal["auto", "upright", "stored"] = setting(
+        "auto",
+        "What annotations are for whose size is that of a photo's file, or that have none, where its EXIF turns the photo: "
+        "``upright`` (the "
+        "photo as it is shown), ``stored`` (as it lies in its file), or ``auto``: what boxes say that fit in one of "
+        "the two only, and a fault where none does.",
+    )
+    tile_overlap: float = setting(
+        0.25,
+        "Share of a tile's side that neighbouring prediction tiles have in common.",
+        between(0.0, 0.9),
+    )
+    on_error: Literal["stop", "skip"] = setting(
+        "stop",
+        "When annotations or images are faulty (a box without area, a missing or broken file, another size): "
+        "``stop``, or ``skip`` them, which leaves them out of training and evaluation, counts them, and lists them "
+        "in ``skipped.jsonl``.",
+    )
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """The embedded data set: handwritten digits on photographs."""
+
+    size: int = setting(128, "Rows and columns of a scene, in pixels.", between(MIN_SIDE, 1 << 13))
+    count_min: int = setting(2, "Fewest digits of a scene.", between(0, 200))
+    count_max: int = setting(5, "Most digits of a scene.", between(0, 200))
+    height_min: int = setting(12, "Height of the smallest digit, in pixels.", between(4, 1 << 13))
+    height_max: int = setting(64, "Height of the largest digit, in pixels.", between(4, 1 << 13))
+    train_scenes: int = setting(2000, "Scenes of the training split.", between(1, COUNT))
+    val_scenes: int = setting(200, "Scenes of the validation split.", between(1, COUNT))
+    seed: int = setting(0, "Another seed is another data set.", between(0, SEED))

@@ -1,0 +1,82 @@
+"""What of a run's config says how its plan is carried out, by which workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ziggurat.config.fields import BYTES, between, setting
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How a plan with pp cuts the network, and in what order its stages compute; ``plan.cut`` is ``pipeline.cut``."""
+
+    cut: str = setting(
+        "",
+        "Names of the layers at which new stages start, with commas between, such as ``layer2,layer4``; "
+        "of a layer that is called several times ``head:3`` is the third call. Empty balances the "
+        "measured times.",
+    )
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = setting(
+        "1f1b",
+        "``gpipe``, ``1f1b`` (fewer activations at once) or ``interleaved`` (two stages on each worker).",
+    )
+    max_bytes: int = setting(
+        0,
+        "Most bytes of a stage's weights, gradients and activations where the cut is chosen; 0 for no bound.",
+        between(0, BYTES),
+    )
+    checkpoint: Literal["none", "stage"] = setting(
+        "none",
+        "``stage`` keeps of a microbatch what each stage has received, and computes the rest again for "
+        "backward: less memory for more time. ``none`` keeps all.",
+    )
+    unit_bytes: int = setting(
+        1 << 20,
+        "Under fsdp, parameters of the smallest module that is gathered on its own.",
+        between(0, BYTES),
+    )
+
+
+@dataclass(frozen=True)
+class TensorConfig:
+    """What a plan with tp splits."""
+
+    min_width: int = setting(
+        256, "Fewest hidden channels of a pair of layers, or classes of a classifier.", between(1, 1 << 20)
+    )
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Workers that die or hang, and how long each section of their work may take without a sign of life."""
+
+    max_restarts: int = setting(
+        3,
+        "Times in a row that the workers are started again without a new step in between; 0 ends the run "
+        "with the first worker that dies.",
+        between(0, 1000),
+    )
+    setup_seconds: float = setting(
+        600.0, "Longest time that a worker may spend on the same part of starting up.", between(1.0, 1e6)
+    )
+    step_seconds: float = setting(
+        600.0,
+        "Longest time for one phase of a training step (data, forward, backward ...), and for a step that is "
+        "verified.",
+        between(1.0, 1e6),
+    )
+    checkpoint_seconds: float = setting(
+        600.0, "Longest time for one phase of a checkpoint.", between(1.0, 1e6)
+    )
+    evaluation_seconds: float = setting(
+        1800.0,
+        "Longest time for one batch of an evaluation, for its metrics, and for the report.",
+        between(1.0, 1e6),
+    )
+    backend: Literal["auto", "gloo"] = setting(
+        "auto",
+        "What carries tensors between workers: ``auto`` is nccl between GPUs and gloo between CPUs. ``gloo`` goes "
+        "through the CPU's memory: slow, but then several workers may share a GPU, which nccl refuses.",
+    )
