@@ -218,7 +218,8 @@ def _look(file: BinaryIO, path: Path, number: int | None) -> tuple[list[Page], I
         if chosen and stack > 1:
             page = _moved(page, chosen)
         levels = [page, *_smaller(tiff, file, directories, directory, page)]
-        return levels, _info(found, levels, max(stack, len(pictures)))
+        microns = microns_of(first)  # OME and ImageJ say it of all pages in the first
+        return levels, _info(found, levels, max(stack, len(pictures)), microns)
 
 
 def _page_at(tiff: Any, offset: int) -> Any:
@@ -273,11 +274,11 @@ def _smaller(
     return [one for one in found if one.extent[0] < page.extent[0] and one.extent[1] <= page.extent[1]]
 
 
-def _info(found: Any, levels: list[Page], pages: int) -> ImageInfo:
+def _info(found: Any, levels: list[Page], pages: int, microns: tuple[float, ...] | None) -> ImageInfo:
     page, turn = levels[0], Turn(levels[0].orientation)
     extents = tuple(turn.extent(one.extent) for one in levels)
     roles, (dtype, bits) = roles_of(page), depth_of(page)
-    georeference, microns = georeference_of(found), microns_of(found)
+    georeference = georeference_of(found)
     if georeference is not None and turn.orientation != 1:
         a, b, c, d, e, f = turn.transform(georeference.transform, extents[0])
         georeference = Georeference((a, b, c, d, e, f), georeference.crs)
