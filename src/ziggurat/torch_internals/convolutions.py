@@ -7,42 +7,21 @@ both ends is computed in float32 here, and the result rounded; it is the coarses
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ziggurat.torch_internals.switches import Switch
+
 NAMES = ("conv1d", "conv2d", "conv3d")
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 PLAIN = (Tensor, nn.Parameter)
 
-_lock = threading.Lock()
-_blocks = 0  # of all threads
 _originals: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in NAMES}
-
-
-@contextmanager
-def right_convolution_gradients() -> Iterator[None]:
-    """While a block runs, no convolution on the CPU is computed in bfloat16 where its gradient would be wrong.
-
-    Passes without gradients are computed so, too: they return what those with gradients do. Those of scripted and compiled code are not seen. It is for the whole process, where it does no harm. Why so: as
-    `ziggurat.torch_internals.norm_calls.keeping_statistics`.
-    """
-    global _blocks
-    with _lock:
-        _blocks += 1
-        _set({name: mended(original) for name, original in _originals.items()})
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                _set(_originals)
 
 
 def _set(functions: dict[str, Callable[..., Any]]) -> None:
@@ -83,6 +62,21 @@ def mended(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that does what a convolution of PyTorch's does, with right gradients; any other as it is."""
     name = next((name for name, original in _originals.items() if function is original), None)
     return function if name is None else _Mended(function)
+
+
+_switch = Switch(
+    lambda: _set({name: mended(original) for name, original in _originals.items()}),
+    lambda: _set(_originals),
+)
+
+
+def right_convolution_gradients() -> AbstractContextManager[None]:
+    """While a block runs, no convolution on the CPU is computed in bfloat16 where its gradient would be wrong.
+
+    Passes without gradients are computed so, too: they return what those with gradients do. Those of scripted and compiled code are not seen. It is for the whole process, where it does no harm. Why so: as
+    `ziggurat.torch_internals.norm_calls.keeping_statistics`.
+    """
+    return _switch.held()
 
 
 def is_small(

@@ -6,19 +6,30 @@ batch norms do) would talk to workers that compute something else at that time, 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch.distributed.distributed_c10d as c10d
 
-_lock = threading.Lock()
-_blocks = 0  # of all threads
+from ziggurat.torch_internals.switches import Switch
+
 _hidden: c10d.ProcessGroup | None = None
 
 
-@contextmanager
-def default_group_hidden() -> Iterator[None]:
+def _hide() -> None:
+    global _hidden
+    _hidden, c10d.GroupMember.WORLD = c10d.GroupMember.WORLD, None
+
+
+def _show() -> None:
+    global _hidden
+    known = _hidden is not None and _hidden in c10d._world.pg_map  # not destroyed meanwhile
+    c10d.GroupMember.WORLD, _hidden = _hidden if known else c10d.GroupMember.WORLD, None
+
+
+_switch = Switch(_hide, _show)
+
+
+def default_group_hidden() -> AbstractContextManager[None]:
     """While a block runs, ``torch.distributed`` looks as if nobody had initialized it; groups that one has at hand work as before.
 
     It is a switch of the whole process, as backward may run in threads of autograd's own; the last of several blocks turns it
@@ -27,16 +38,4 @@ def default_group_hidden() -> Iterator[None]:
     Why: the default group is what ``is_initialized`` asks for, and what every function takes that is given no group. There is
     no documented way to be without it for a while.
     """
-    global _blocks, _hidden
-    with _lock:
-        _blocks += 1
-        if _blocks == 1:
-            _hidden, c10d.GroupMember.WORLD = c10d.GroupMember.WORLD, None
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                known = _hidden is not None and _hidden in c10d._world.pg_map  # not destroyed meanwhile
-                c10d.GroupMember.WORLD, _hidden = _hidden if known else c10d.GroupMember.WORLD, None
+    return _switch.held()

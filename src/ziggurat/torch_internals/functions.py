@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+
+from ziggurat.torch_internals.switches import Watch
 
 # Why: documented in notes only, and the second lies in a private module. Both are of the thread that enters them.
 FunctionMode = TorchFunctionMode
@@ -38,52 +39,35 @@ def is_primitive(func: Callable[..., Any]) -> bool:
     return isinstance(func, torch._ops.OpOverload) and func.namespace == "prims"
 
 
-class _Watchers(threading.local):
-    """Who sees the calls of custom autograd functions of this thread."""
-
-    def __init__(self) -> None:
-        self.stack: list[SeesApply] = []
-
-
-_watchers = _Watchers()
-_lock = threading.Lock()
-_active = 0  # watchers of all threads
 _original: Any = torch.autograd.Function.__dict__["apply"]
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Be ``Function.apply`` while anybody watches: to threads that do not, it is the original."""
-    inner = _original.__get__(None, cls)
-    if not _watchers.stack:
-        return inner(*args, **kwargs)
-    return _watchers.stack[-1](cls, args, kwargs, inner)
+    inner, see = _original.__get__(None, cls), _calls.watcher
+    return inner(*args, **kwargs) if see is None else see(cls, args, kwargs, inner)
 
 
-@contextmanager
-def seeing_apply(see: SeesApply) -> Iterator[None]:
+def _stand_in() -> None:
+    torch.autograd.Function.apply = classmethod(_apply)
+
+
+def _stand_back() -> None:
+    torch.autograd.Function.apply = _original
+
+
+_calls: Watch[SeesApply] = Watch(_stand_in, _stand_back)
+
+
+def seeing_apply(see: SeesApply) -> AbstractContextManager[None]:
     """Let a function be called in the place of each ``Function.apply`` of this thread.
 
     Why: no mode of PyTorch sees a custom autograd function as one call; what its forward does is not what is differentiated.
 
-    Other threads are not concerned: in them the call goes straight to the original. ``Function.apply`` is PyTorch's own as soon
-    as nobody watches.
-
     Args:
         see: Is called instead, and has to call what calls the original.
     """
-    global _active
-    with _lock:
-        _active += 1
-        torch.autograd.Function.apply = classmethod(_apply)
-    _watchers.stack.append(see)
-    try:
-        yield
-    finally:
-        _watchers.stack.pop()
-        with _lock:
-            _active -= 1
-            if not _active:
-                torch.autograd.Function.apply = _original
+    return _calls.by(see)
 
 
 def checkpoint_by_hooks(function: Callable[..., Any], keeps_generators: bool, *args: Any) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ziggurat.torch_internals.switches import Watch
 
 # From what a tensor was asked for (``register_hook`` ...) and the tensor to nothing; it may raise.
 SeesHook = Callable[[str, Tensor], None]
@@ -37,19 +38,9 @@ def has_gradient_hooks_for_all() -> bool:
     return bool(known._global_backward_hooks or known._global_backward_pre_hooks)
 
 
-class _Watchers(threading.local):
-    """Who sees the hooks that this thread registers."""
-
-    def __init__(self) -> None:
-        self.stack: list[SeesHook] = []
-
-
 ASKED = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 _unseen: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
-_watchers = _Watchers()
-_lock = threading.Lock()
-_active = 0  # watchers of all threads
 _originals: dict[str, Any] = {name: getattr(Tensor, name) for name in ASKED}
 _inherited = [name for name in ASKED if name not in vars(Tensor)]
 
@@ -60,42 +51,38 @@ def _seen(name: str) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def method(self: Tensor, *args: Any, **named: Any) -> Any:
-        if _watchers.stack:
-            _watchers.stack[-1](name, self)
+        if (see := _hooks.watcher) is not None:
+            see(name, self)
         return original(self, *args, **named)
 
     return method
 
 
-@contextmanager
-def seeing_hooks(see: SeesHook) -> Iterator[None]:
+def _stand_in() -> None:
+    for name in ASKED:
+        setattr(torch.Tensor, name, _seen(name))
+
+
+def _stand_back() -> None:
+    for name in ASKED:
+        if name in _inherited:
+            delattr(torch.Tensor, name)
+        else:
+            setattr(torch.Tensor, name, _originals[name])
+
+
+_hooks: Watch[SeesHook] = Watch(_stand_in, _stand_back)
+
+
+def seeing_hooks(see: SeesHook) -> AbstractContextManager[None]:
     """Let a function see each hook that this thread registers on a tensor, or gradient that it wants kept, before it is so.
 
     Why: there is no hook for hooks, and a mode that sees every function would cost some percent of a small network's step.
 
-    Other threads are not concerned, and the methods are PyTorch's own as soon as nobody watches.
-
     Args:
         see: Is given the method's name and the tensor.
     """
-    global _active
-    with _lock:
-        _active += 1
-        for name in ASKED:
-            setattr(torch.Tensor, name, _seen(name))
-    _watchers.stack.append(see)
-    try:
-        yield
-    finally:
-        _watchers.stack.pop()
-        with _lock:
-            _active -= 1
-            if not _active:
-                for name in ASKED:
-                    if name in _inherited:
-                        delattr(torch.Tensor, name)
-                    else:
-                        setattr(torch.Tensor, name, _originals[name])
+    return _hooks.by(see)
 
 
 def register_unseen(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:

@@ -5,7 +5,6 @@ What is done around them here: running statistics are given to whoever keeps the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -13,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ziggurat.torch_internals.switches import Switch
 
 NAMES = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum")
 """The arguments that come first, of all three functions; the sixth has another name in `torch.instance_norm`."""
@@ -49,7 +50,6 @@ class Keeper(Protocol):
         """
 
 
-_lock = threading.Lock()
 _keepers: list[Keeper] = []  # of all threads
 _after: list[After] = []
 # Through these go all layers and functions of Python.
@@ -80,18 +80,25 @@ def after_norms(look: After) -> Iterator[None]:
 
 @contextmanager
 def _joined(places: list[Any], one: Any) -> Iterator[None]:
-    with _lock:
+    with _switch.held():
         places.append(one)
-        for name in _originals:
-            setattr(torch, name, _Call(name))
-    try:
-        yield
-    finally:
-        with _lock:
+        try:
+            yield
+        finally:
             places.remove(one)
-            if not _keepers and not _after:
-                for name, original in _originals.items():
-                    setattr(torch, name, original)
+
+
+def _stand_in() -> None:
+    for name in _originals:
+        setattr(torch, name, _Call(name))
+
+
+def _stand_back() -> None:
+    for name, original in _originals.items():
+        setattr(torch, name, original)
+
+
+_switch = Switch(_stand_in, _stand_back)
 
 
 class _Call:
