@@ -20,7 +20,7 @@ from ziggurat.data.formats.table import (
     as_number,
     read_text,
 )
-from ziggurat.data.readers.registry import image_suffixes
+from ziggurat.data.readers.registry import has_image_suffix
 
 NO_OBJECT = "a line with the box 0, 0, 0, 0 or nan is taken for an image without objects"
 
@@ -71,7 +71,7 @@ def read_label_csv(source: Source) -> Table:
 
 def _image(name: str, file: Path, line: int) -> ImageRow:
     """Return the row of an image; one without suffix may have any."""
-    stems = () if name.lower().endswith(image_suffixes()) else (name,)
+    stems = () if has_image_suffix(name) else (name,)
     return ImageRow(name, None, None, file, place=line, stems=stems)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ziggurat.data.readers.registry import image_suffixes
+from ziggurat.data.readers.registry import has_image_suffix
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = ("image_path", *CORNERS, "label")
@@ -95,7 +95,7 @@ def _is_zero(text: str) -> bool:
 
 
 def _without_header(fields: Sequence[str], delimiter: str) -> CsvLayout | None:
-    if not fields or not fields[0].lower().endswith(image_suffixes()):
+    if not fields or not has_image_suffix(fields[0]):
         return None
     if len(fields) in (6, 8) and (is_empty(fields[1:5]) or all(map(_is_number, fields[1:5]))):
         guess = f"there is no line of names: the columns are taken as {','.join(COLUMNS)}"

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from ziggurat.data.files import walk_files
 from ziggurat.data.formats.table import SPLIT_NAMES, Source
+from ziggurat.data.readers.pages import is_image_there, without_page
 from ziggurat.data.readers.registry import image_suffixes
 
 FOUND_BY_ITS_END = "an image was found by the end of its path"
@@ -111,15 +112,15 @@ class ImageFinder:
         may_lie = False
         for path in self._as_written(name, stems):
             may_lie = True
-            if os.path.isfile(path):
+            if is_image_there(path):
                 return Found(path)
-        if any(os.path.isfile(os.path.join(folder, name)) for folder in self._folders):
+        if any(is_image_there(os.path.join(folder, name)) for folder in self._folders):
             return Found(None, fault="outside")  # it is there, and it is meant: no other is guessed
         parts = parts_of(name)
         for start in range(len(parts)):
             tail = os.path.join(*parts[start:])
             places = dict.fromkeys(os.path.join(folder, tail) for folder in self._folders)
-            files = [place for place in places if os.path.isfile(place) and self._is_inside(place)]
+            files = [place for place in places if is_image_there(place) and self._is_inside(place)]
             if len({os.path.realpath(file) for file in files}) > 1:
                 return Found(None, fault="ambiguous", places=tuple(files))
             if files:
@@ -146,8 +147,10 @@ class ImageFinder:
 
     def _by_its_end(self, parts: Sequence[str]) -> Found | None:
         """Return the file of the last part's name whose path shares most parts at the end; None where there is none."""
-        shared = {file: _num_shared(file, parts) for file in self._files_by_name.get(parts[-1].lower(), ())}
-        best = [file for file, count in shared.items() if count == max(shared.values())]
+        last = without_page(parts[-1])
+        parts, page = [*parts[:-1], last], parts[-1][len(last) :]
+        shared = {file: _num_shared(file, parts) for file in self._files_by_name.get(last.lower(), ())}
+        best = [f"{file}{page}" for file, count in shared.items() if count == max(shared.values())]
         if len(best) > 1:
             return Found(None, fault="ambiguous", places=tuple(best))
         return Found(best[0], is_guess=True) if best else None

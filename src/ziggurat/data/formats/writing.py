@@ -19,6 +19,7 @@ from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats 
 from ziggurat.data.formats.imagefolder import SUFFIXES
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import Split
+from ziggurat.data.readers.pages import stem_of
 from ziggurat.errors import UserError
 from ziggurat.system.writing import CannotWrite
 
@@ -111,7 +112,7 @@ def _file_names(dataset: Dataset, taken: set[str]) -> list[str]:
             if isinstance(dataset, FileImages)
             else Path(dataset.record(index).name + ".png")
         )
-        own = re.sub(r"[^\w.\-]", "_", path.stem).lstrip(".") or "image"
+        own = re.sub(r"[^\w.\-]", "_", stem_of(path)).lstrip(".") or "image"
         stem, number = own, 1
         while stem.lower() in taken:
             number += 1

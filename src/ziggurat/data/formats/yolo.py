@@ -26,6 +26,7 @@ from ziggurat.data.formats.table import (
     relative_name,
 )
 from ziggurat.data.formats.yolo_layout import read_keypoints, read_names
+from ziggurat.data.readers.pages import stem_of
 from ziggurat.data.readers.registry import image_suffixes
 
 KEYPOINTS = "keypoints are not read: the box of each line is"
@@ -63,8 +64,10 @@ def label_file(image: Path) -> Path:
         'trees/labels/train/a.txt'
         >>> label_file(Path("trees/a.jpg")).as_posix()
         'trees/a.txt'
+        >>> label_file(Path("trees/images/stack.tif#3")).as_posix()
+        'trees/labels/stack#3.txt'
     """
-    name = f"{image.stem}.txt"
+    name = f"{stem_of(image)}.txt"
     file = _labels_of(image.parent) / name
     beside = image.with_name(name)  # in a folder below some other folder that is called images
     return beside if beside.is_file() and not file.is_file() else file

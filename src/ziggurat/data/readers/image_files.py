@@ -17,6 +17,7 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
 from ziggurat.data.readers.images import inspect_image, read_image, read_window
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
+from ziggurat.data.readers.pages import is_image_there, stem_of
 from ziggurat.data.readers.registry import image_suffixes, is_image_folder
 from ziggurat.errors import UserError
 
@@ -66,7 +67,7 @@ def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | Non
     """Return the image files that are meant, each once, in natural order within a folder or glob.
 
     Args:
-        paths: Files (whatever their suffix), folders with the folders in them, and globs (``**`` stands for folders in folders).
+        paths: Files (whatever their suffix) and pages of them, folders with the folders in them, and globs (``**`` stands for folders in folders).
             Folders in a folder that a run or a prediction has written are passed over.
         notes: Takes what there is to say of the folders that were passed over.
 
@@ -91,7 +92,7 @@ def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | Non
 
     for path in [os.fspath(path) for path in paths]:
         here = Path(path)
-        if here.is_file() or is_image_folder(here):
+        if is_image_there(here) or is_image_folder(here):
             found.setdefault(here.resolve(), here)
             continue
         if here.is_dir():
@@ -148,14 +149,15 @@ def picture_names(paths: Sequence[Path], sizes: Sequence[Extent]) -> list[str]:
         >>> picture_names([Path("day/1.tif"), Path("night/1.tif"), Path("2.bmp")], [(8, 8)] * 3)
         ['day_1.png', 'night_1.png', '2.png']
     """
-    stems = Counter(path.stem.lower() for path in paths)
+    stems = Counter(stem_of(path).lower() for path in paths)
     parents = [str(path.resolve().parent) for path in paths]
     common = os.path.commonpath(parents) if parents else ""
     taken: set[str] = set()
     names = []
     for path, parent, size in zip(paths, parents, sizes, strict=True):
         folders = Path(parent).relative_to(common).parts
-        stem = path.stem if stems[path.stem.lower()] == 1 else "_".join([*folders, path.stem])
+        own = stem_of(path)
+        stem = own if stems[own.lower()] == 1 else "_".join([*folders, own])
         name = next(
             n for n in (stem, *(f"{stem}-{k}" for k in range(2, len(paths) + 2))) if n.lower() not in taken
         )

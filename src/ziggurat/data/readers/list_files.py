@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from ziggurat.data.readers.pages import is_image_there
 from ziggurat.errors import UserError
 
 LIST = ".txt"
@@ -52,4 +53,5 @@ def _named(what: str, lines: Iterable[bytes]) -> list[str]:
 
 def _beside(path: str, folder: Path) -> str:
     there = folder / path
-    return str(there) if not Path(path).exists() and there.exists() else path
+    is_here = Path(path).exists() or is_image_there(path)
+    return str(there) if not is_here and (there.exists() or is_image_there(there)) else path

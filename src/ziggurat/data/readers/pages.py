@@ -38,6 +38,17 @@ def without_page(name: str) -> str:
     return name if found is None else found[1]
 
 
+def stem_of(path: Path) -> str:
+    """Return the name of a file without its suffix, and with the page where one is named.
+
+    Example:
+        >>> stem_of(Path("night/stack.tif#3")), stem_of(Path("night/a.tif"))
+        ('stack#3', 'a')
+    """
+    name = without_page(path.name)
+    return Path(name).stem + path.name[len(name) :]
+
+
 def is_image_there(path: str | os.PathLike[str]) -> bool:
     """Whether the file that a path means, with a page or without, is there; a folder is none."""
     return os.path.isfile(path) or os.path.isfile(split_page(Path(path))[0])
