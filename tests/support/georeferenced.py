@@ -87,11 +87,12 @@ def predict(
     formats: tuple[str, ...],
     workers: Workers | None = None,
     config: RunConfig = CONFIG,
+    **options: object,
 ) -> dict[str, object]:
     """Find the squares, and write them in some formats."""
     mesh = make_mesh(workers or Workers())
     predictor = Predictor.of_model(BrightSquares(), config, mesh, SCENES.classes, FindSquares(config))
-    return predict_files(predictor, SCENES.category_ids, paths, out, formats=formats)
+    return predict_files(predictor, SCENES.category_ids, paths, out, formats=formats, **options)
 
 
 def corners(pixels: np.ndarray) -> tuple[float, ...]:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from support.ranks import run_ranks
+from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.extents import Region
+from ziggurat.data.formats.opening import open_split
 from ziggurat.data.readers.image_files import expand_paths, inspect_images
 from ziggurat.data.readers.layout import AS_THEY_ARE
 from ziggurat.data.readers.registry import reader_of
@@ -148,6 +151,17 @@ def test_folders_are_images_of_paths_folders_and_globs(images, tmp_path):
     assert files.image(0).numpy().tobytes() == whole(images["rgb"], 0).tobytes()
     region = Region((5, 6), (7, 8))
     assert files.window(0, region).numpy().tobytes() == whole(images["rgb"], 0)[region.last_dims].tobytes()
+
+
+def test_annotations_name_pages_and_folders(tmp_path):
+    write_image(tmp_path / "cells.zarr", samples(3, 30, 20, dtype="uint8"), "cyx")
+    tifffile.imwrite(tmp_path / "stack.tif", samples(4, 30, 20, dtype="uint8"), photometric="minisblack")
+    lines = ["image_path,xmin,ymin,xmax,ymax,label", "stack.tif#3,1,2,9,9,a", "cells.zarr,1,2,9,9,a"]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    dataset = open_split(str(tmp_path), "train", ("boxes",), DataConfig(), DigitsConfig())
+    assert [dataset.record(index).name for index in range(2)] == ["stack.tif#3", "cells.zarr"]
+    assert (dataset.image(0)[0].numpy() == samples(4, 30, 20, dtype="uint8")[3]).all()
+    assert (dataset.image(1).numpy() == samples(3, 30, 20, dtype="uint8")).all()
 
 
 @pytest.mark.parametrize(

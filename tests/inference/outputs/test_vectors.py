@@ -11,6 +11,7 @@ import pyogrio
 import pyogrio.raw
 import pytest
 import shapely
+from rasterio.shutil import copy
 from rasterio.warp import transform as warp
 
 from support.georeferenced import CONFIG, GROUNDS, SCENES, corners, planted, predict, write_scene
@@ -125,3 +126,28 @@ def test_several_workers_write_the_same_bytes(found, tmp_path):
     run_ranks(_predict, 2, args=([image], tmp_path / "out"))
     for file in found["turned"].iterdir():
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
+
+
+def test_a_prediction_that_ended_while_files_were_written_goes_on(found, tmp_path, monkeypatch):
+    image = found["turned"].parent / "turned.tif"
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors.Shapefile, "close", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict([image], tmp_path / "out", FORMATS)
+    assert not (tmp_path / "out" / "predictions.shp").exists()
+    result = predict([image], tmp_path / "out", FORMATS, resume=True)
+    assert result["resumed"]
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == sorted(path.name for path in found["turned"].iterdir())
+    for name in files:
+        assert (tmp_path / "out" / name).read_bytes() == (found["turned"] / name).read_bytes(), name
+
+
+def test_one_crs_in_two_spellings_is_one_layer(tmp_path):
+    image = write_scene(tmp_path / "a.tif", GROUNDS["north"])
+    copy(image, tmp_path / "b.vrt", driver="VRT")
+    predict([image, tmp_path / "b.vrt"], tmp_path / "out", ("gpkg",))
+    ((name, _),) = pyogrio.list_layers(tmp_path / "out" / "predictions.gpkg")
+    crs, polygons, columns = read(tmp_path / "out" / "predictions.gpkg", name)
+    assert (crs, len(polygons)) == ("EPSG:32632", 2 * len(planted()))
+    assert len(set(columns["image"])) == 2

@@ -9,6 +9,8 @@ import os
 import re
 from pathlib import Path
 
+FOLDER_SUFFIXES = (".zarr",)  # of images that are folders
+
 _PAGE = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)
 
 
@@ -50,5 +52,10 @@ def stem_of(path: Path) -> str:
 
 
 def is_image_there(path: str | os.PathLike[str]) -> bool:
-    """Whether the file that a path means, with a page or without, is there; a folder is none."""
-    return os.path.isfile(path) or os.path.isfile(split_page(Path(path))[0])
+    """Whether the file that a path means, with a page or without, is there, or a folder that is an image (of Zarr's)."""
+    if os.path.isfile(path):
+        return True
+    name = os.path.basename(path)
+    if "#" in name:
+        return os.path.isfile(split_page(Path(path))[0])
+    return name.lower().endswith(FOLDER_SUFFIXES) and os.path.isdir(path)

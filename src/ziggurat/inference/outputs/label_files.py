@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ziggurat.data.readers.gdal import OPTIONS
+
 
 @contextmanager
 def open_labels(file: str | Path) -> Iterator[Any]:
@@ -17,10 +19,11 @@ def open_labels(file: str | Path) -> Iterator[Any]:
     """
     import rasterio
 
-    with quiet_places():
-        dataset = rasterio.open(file)
-    with dataset:
-        yield dataset
+    with rasterio.Env(**OPTIONS):
+        with quiet_places():
+            dataset = rasterio.open(file)
+        with dataset:
+            yield dataset
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.extents import Region
+from ziggurat.data.readers.gdal import OPTIONS
 from ziggurat.data.readers.opened import OpenedImage
 from ziggurat.inference.outputs.base import ImageResults, Output, Source
 from ziggurat.inference.outputs.label_files import open_labels, quiet_places
@@ -52,6 +53,7 @@ class MaskRaster(Output):
 
     def image(self, results: ImageResults) -> None:
         """See `Output`."""
+        import rasterio
         from rasterio.shutil import copy
 
         for row in results.rows:
@@ -59,7 +61,8 @@ class MaskRaster(Output):
             with partial_folder(file) as folder:
                 tiled, cog = folder / "tiled.tif", folder / file.name
                 _write_tiled(tiled, row["mask"], results)
-                copy(tiled, cog, driver="COG", **_COG)
+                with rasterio.Env(**OPTIONS):
+                    copy(tiled, cog, driver="COG", **_COG)
                 cog.replace(file)
 
     def close(self) -> list[Path]:

@@ -52,6 +52,7 @@ class Vectors(Output):
         self._crs = ""
         self._layers: dict[str, str] = {}  # of each CRS
         self._begun: set[str] = set()
+        self._spelled: dict[str, str] = {}
 
     def fault(self, source: Source) -> str:
         """See `Output`."""
@@ -65,9 +66,10 @@ class Vectors(Output):
     def collect(self, results: ImageResults) -> None:
         """See `Output`."""
         georeference = georeference_of(results.info, results.source.record.name, self.name)
-        if self._kept and georeference.crs != self._crs:
+        crs = self._same_crs(georeference.crs)
+        if self._kept and crs != self._crs:
             self._flush()
-        self._crs = georeference.crs
+        self._crs = crs
         self._layers.setdefault(self._crs, self._layer_name(self._crs))
         for shape in shapes_of(results, self.target):
             label, score = shape.label, np.nan if shape.score is None else shape.score
@@ -103,6 +105,16 @@ class Vectors(Output):
         if self.is_layered:
             return sorted(folder.glob(f"{STEM}{self.suffix}"))
         return sorted(file for end in _SHAPEFILE for file in folder.glob(f"{STEM}*{end}"))
+
+    def _same_crs(self, crs: str) -> str:
+        """Return the first spelling of a CRS: readers write one and the same in several ways."""
+        if crs and crs not in self._spelled:
+            pyproj = extra_package("pyproj", "geo", f"--format {self.name}")
+            known, mine = self._spelled, pyproj.CRS.from_user_input(crs)
+            self._spelled[crs] = next(
+                (one for one in known if one and pyproj.CRS.from_user_input(one) == mine), crs
+            )
+        return self._spelled.get(crs, "")
 
     def _layer_name(self, crs: str) -> str:
         if not self._layers:
