@@ -128,6 +128,25 @@ REGISTERED_INSIDE: dict[str, tuple[Callable[[Levels, Tensor], object], set[str]]
         lambda m, x: x.requires_grad and (m.last.weight * 2).register_hook(clamp),
         {"dp=2", "fsdp=2"},
     ),
+    "on the node of what is made of a weight": (
+        lambda m, x: x.requires_grad and (m.last.weight * 2).grad_fn.register_hook(lambda *gradients: None),
+        {"dp=2", "fsdp=2"},
+    ),
+    "before the node of what is made of a weight": (
+        lambda m, x: x.requires_grad and (m.last.weight * 2).grad_fn.register_prehook(lambda gradients: None),
+        {"dp=2", "fsdp=2"},
+    ),
+    "on a node before it": (
+        lambda m, x: (
+            x.requires_grad
+            and (m.last.weight * 2).exp().grad_fn.next_functions[0][0].register_hook(lambda *gradients: None)
+        ),
+        {"dp=2", "fsdp=2"},
+    ),
+    "the name of a node": (
+        lambda m, x: x.requires_grad and (m.last.weight * 2).grad_fn.name(),
+        {"dp=2", "fsdp=2", "sp=2"},
+    ),
     "kept of what is made of a weight": (
         lambda m, x: x.requires_grad and (m.last.weight * 2).retain_grad(),
         {"dp=2", "fsdp=2"},

@@ -42,6 +42,7 @@ ASKED = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 _unseen: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 _originals: dict[str, Any] = {name: getattr(Tensor, name) for name in ASKED}
+_grad_fn: Any = Tensor.grad_fn
 _inherited = [name for name in ASKED if name not in vars(Tensor)]
 
 
@@ -58,12 +59,75 @@ def _seen(name: str) -> Callable[..., Any]:
     return method
 
 
+class _Node:
+    """Is ``x.grad_fn`` of a tensor while anybody watches: hooks on it are seen as those on the tensor are.
+
+    Args:
+        node: PyTorch's.
+        tensor: That it has made, or that was made after it.
+    """
+
+    def __init__(self, node: Any, tensor: Tensor) -> None:
+        self._node, self._tensor = node, tensor
+
+    @property  # type: ignore[misc]  # for who asks what it is
+    def __class__(self) -> Any:
+        return type(self._node)
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        return tuple(
+            (None if node is None else _Node(node, self._tensor), place)
+            for node, place in self._node.next_functions
+        )
+
+    def register_hook(self, hook: Callable[..., Any]) -> Any:
+        if (see := _hooks.watcher) is not None:
+            see("grad_fn.register_hook", self._tensor)
+        return self._node.register_hook(hook)
+
+    def register_prehook(self, hook: Callable[..., Any]) -> Any:
+        if (see := _hooks.watcher) is not None:
+            see("grad_fn.register_prehook", self._tensor)
+        return self._node.register_prehook(hook)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._node is (other._node if type(other) is _Node else other)
+
+    def __hash__(self) -> int:
+        return hash(self._node)
+
+    def __repr__(self) -> str:
+        return repr(self._node)
+
+
+class _GradFn:
+    """Is ``Tensor.grad_fn`` while anybody watches. Tensors of other classes answer for themselves."""
+
+    __name__ = "grad_fn"
+
+    def __get__(self, tensor: Tensor | None, owner: Any = None) -> Any:
+        if tensor is None:
+            return self
+        node = _grad_fn.__get__(tensor)
+        is_plain = type(tensor) in (Tensor, nn.Parameter) and _hooks.watcher is not None
+        return node if node is None or not is_plain or type(node) is _Node else _Node(node, tensor)
+
+    def __set__(self, tensor: Tensor, value: Any) -> None:
+        _grad_fn.__set__(tensor, value)
+
+
 def _stand_in() -> None:
     for name in ASKED:
         setattr(torch.Tensor, name, _seen(name))
+    torch.Tensor.grad_fn = _GradFn()  # type: ignore[assignment]  # inherited: it is removed again
 
 
 def _stand_back() -> None:
+    del torch.Tensor.grad_fn
     for name in ASKED:
         if name in _inherited:
             delattr(torch.Tensor, name)
@@ -78,6 +142,8 @@ def seeing_hooks(see: SeesHook) -> AbstractContextManager[None]:
     """Let a function see each hook that this thread registers on a tensor, or gradient that it wants kept, before it is so.
 
     Why: there is no hook for hooks, and a mode that sees every function would cost some percent of a small network's step.
+
+    Those on the node that has made a tensor (``x.grad_fn.register_hook``), or on one before it, are seen, too.
 
     Args:
         see: Is given the method's name and the tensor.
