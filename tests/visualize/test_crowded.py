@@ -6,6 +6,7 @@ import torch
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.detections import Detections
+from ziggurat.visualize import crowding
 from ziggurat.visualize.boxes import draw_comparison, draw_detections, draw_objects
 from ziggurat.visualize.colors import class_color
 
@@ -39,6 +40,18 @@ def test_crowded_objects_are_not_written_upon(pitch, side):
     legend = inner[max(height, 384) :]
     assert legend.size
     assert colored(legend, 0).sum() > 50 < colored(legend, 1).sum()
+
+
+@pytest.mark.parametrize("pairs", [1, 1000, 1 << 30])
+def test_how_many_are_compared_at_once_is_of_no_matter(pairs, monkeypatch):
+    generator = np.random.default_rng(4)
+    for count in (9, 60, 300):
+        low = generator.uniform(0, 900, (count, 2))
+        boxes, labels = np.hstack([low, low + 20]), np.hstack([low - 12, low + np.array((60, 0))])
+        expected = crowding.is_crowded(boxes, labels)
+        with monkeypatch.context() as patch:
+            patch.setattr(crowding, "PAIRS", pairs)
+            assert crowding.is_crowded(boxes, labels) == expected
 
 
 def test_of_one_class_there_is_no_legend():

@@ -10,6 +10,7 @@ FEW = 8  # objects that are named in any case
 MOST_HIDING = 0.25  # share of the labels that may lie over other objects
 HIDDEN = 0.1  # share of an object, or of a label, that counts as hidden
 MOST_COMPARED = 1000  # objects: of more, each so manieth stands for its neighbours
+PAIRS = 1 << 18  # that are compared at once
 
 
 def is_crowded(boxes: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> bool:
@@ -31,10 +32,13 @@ def is_crowded(boxes: Sequence[Sequence[float]], labels: Sequence[Sequence[float
     objects, written = np.asarray(boxes, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     chosen = np.arange(0, len(objects), -(-len(objects) // MOST_COMPARED))
     hiding = np.zeros(len(chosen), dtype=bool)
-    for others in (objects, written):
-        hidden = _common(written[chosen], others) / np.maximum(_areas(others), 1)
-        hidden[np.arange(len(chosen)), chosen] = 0  # its own
-        hiding |= (hidden >= HIDDEN).any(axis=1)
+    step = max(1, PAIRS // len(objects))
+    for start in range(0, len(chosen), step):
+        some = chosen[start : start + step]
+        for others in (objects, written):
+            hidden = _common(written[some], others) / np.maximum(_areas(others), 1)
+            hidden[np.arange(len(some)), some] = 0  # its own
+            hiding[start : start + step] |= (hidden >= HIDDEN).any(axis=1)
     return bool(hiding.mean() > MOST_HIDING)
 
 
