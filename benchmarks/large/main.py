@@ -168,6 +168,13 @@ def measure_speed(folder: Path, against: str) -> dict[str, Any]:
     return {**rows, "ratios": ratios, "median_ratio": statistics.median(ratios) if ratios else None}
 
 
+def rows_of(kind: str) -> list[tuple[Any, ...]]:
+    """Return what is measured of a kind."""
+    if kind == "count":
+        return [(count, 256) for count in COUNTS]
+    return [(task, side, OBJECTS[side]) for task in ("detect", "segment") for side in SIDES]
+
+
 def show_that_it_runs() -> None:
     """Measure small forms in this process."""
     with tempfile.TemporaryDirectory() as name:
@@ -201,19 +208,20 @@ def main(words: Sequence[str] | None = None) -> None:
     if file.exists():
         results = json.loads(file.read_text(encoding="utf-8")) | results
     chosen = options.only or ("size", "count", "speed")
+
+    def keep() -> None:
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "size" in chosen:
-            results["size"] = [
-                in_a_process("size", task, side, OBJECTS[side], folder)
-                for task in ("detect", "segment")
-                for side in SIDES
-            ]
-        if "count" in chosen:
-            results["count"] = [in_a_process("count", count, 256, folder) for count in COUNTS]
+        for kind in (kind for kind in ("size", "count") if kind in chosen):
+            results[kind] = []
+            for words in rows_of(kind):
+                results[kind].append(in_a_process(kind, *words, folder))
+                keep()
         if "speed" in chosen:
             results["speed"] = measure_speed(folder, options.against)
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            keep()
     return None
 
 

@@ -63,12 +63,15 @@ def read_picture(images: Images, index: int, extent: Extent) -> Tensor:
     tops = range(0, whole[0], rows)
     bands = [Region((top, 0), (min(rows, whole[0] - top), whole[1])) for top in tops]
     reader = RegionReader(images, {index: View(whole, ())})
-    smaller = []
+    smaller = torch.empty(
+        (3, *extent), dtype=torch.uint8
+    )  # at once: small tensors between large ones would hold these
     for band in bands:
         pixels = reader.read(index, band, more=band is not bands[-1])
         if isinstance(pixels, UserError):
             raise pixels
         # where a pixel reaches beyond the image, the mean is that of what lies within
         mean = functional.avg_pool2d(pixels[None].float(), factor, ceil_mode=True)[0]
-        smaller.append(mean.round().to(torch.uint8))
-    return torch.cat(smaller, dim=1)
+        first = band.top // factor
+        smaller[:, first : first + mean.shape[1]] = mean.round()
+    return smaller
