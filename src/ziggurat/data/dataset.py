@@ -20,7 +20,7 @@ from torch import Tensor
 from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.faults import Fault, left_out
-from ziggurat.data.readers.images import image_size, read_image, read_window, unturned
+from ziggurat.data.readers.images import image_size, read_image, read_window, survey, unturned
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.errors import UserError
 
@@ -109,6 +109,27 @@ class CanLeaveOut(Protocol):
     def without(self, spoiled: Mapping[int, str]) -> Self:
         """Return the data set without some images, from their indices to what is wrong with each."""
         ...
+
+
+@runtime_checkable
+class DecodesInParts(Protocol):
+    """Images that can be decoded without taking the memory of a whole one."""
+
+    def try_decoding(self, index: int) -> None:
+        """Decode an image from end to end, and keep nothing of it."""
+        ...
+
+
+def try_decoding(dataset: Dataset, index: int) -> None:
+    """Decode an image from end to end.
+
+    Raises:
+        UserError: If it cannot be decoded.
+    """
+    if isinstance(dataset, DecodesInParts):
+        dataset.try_decoding(index)
+    else:
+        dataset.image(index)
 
 
 def notes_of(dataset: Dataset | None) -> tuple[str, ...]:
@@ -330,13 +351,27 @@ class FileImages:
         image = read_image(self.path(index), self._files.max_pixels, self._files.reading)
         if self._files.turns is not None:
             image = unturned(image, int(self._files.turns[self._place[index]]))
+        self._check_size(index, image.shape[1:])
+        return image
+
+    def _check_size(self, index: int, found: Extent) -> None:
         rows, columns = self._files.sizes[self._place[index]].tolist()
-        if rows and image.shape[1:] != (rows, columns):
+        if rows and found != (rows, columns):
             raise UserError(
-                f"the image {self.path(index)} has {image.shape[2]} x {image.shape[1]} pixels, its annotations say "
+                f"the image {self.path(index)} has {found[1]} x {found[0]} pixels, its annotations say "
                 f"{columns} x {rows}: correct the size or replace the image"
             )
-        return image
+
+    def try_decoding(self, index: int) -> None:
+        """Decode image `index` from end to end, and keep nothing of it; one of which regions can be read takes little memory.
+
+        Raises:
+            UserError: As `image`.
+        """
+        found = survey(self.path(index), self._files.max_pixels, self._files.reading).info.extent
+        if self._files.turns is not None and self._files.turns[self._place[index]] >= 5:
+            found = found[::-1]
+        self._check_size(index, found)
 
     def window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of image `index` without the rest of its file; None where that is not possible."""

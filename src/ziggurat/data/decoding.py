@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ziggurat.data.dataset import Dataset
+from ziggurat.data.dataset import Dataset, try_decoding
 from ziggurat.errors import UserError
 
 AT_ONCE = 1024  # images that are asked for at once: there may be millions
@@ -43,7 +43,7 @@ def spoiled_images(
 
     def fault_of(index: int) -> str:
         try:
-            dataset.image(index)
+            try_decoding(dataset, index)
             read(dataset, index)
         except UserError as error:
             return "; ".join(error.faults)

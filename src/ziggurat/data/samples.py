@@ -13,7 +13,7 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
-from ziggurat.data.dataset import Dataset, ImageCache
+from ziggurat.data.dataset import Dataset, ImageCache, try_decoding
 from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
@@ -94,12 +94,19 @@ class TrainingSamples:
         """
         index = self.image_index(id.sample)
         if self.config.on_error == "skip" and index not in self._whole:
-            _ = self._images[index]  # a window of it may be readable where the whole is not
+            self._try_decoding(index)  # a window of it may be readable where the whole is not
             self._whole.add(index)
         record = self.dataset.record(index)
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
         augmentation = draw_augmentation(generator, record.extent, self.config)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
+
+    def _try_decoding(self, index: int) -> None:
+        """Decode an image; one that fits into the cache stays there."""
+        if 3 * volume(self.dataset.record(index).extent) > self.config.cache_bytes:
+            try_decoding(self.dataset, index)
+        else:
+            _ = self._images[index]
 
     def replacements(self, id: SampleId) -> Iterator[SampleId]:
         """Yield what may stand in the place of a sample whose image cannot be read: the first of each next image."""

@@ -8,14 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
+from ziggurat.config import DataConfig, DigitsConfig
+from ziggurat.data.batch import SampleId
+from ziggurat.data.decoding import spoiled_images
 from ziggurat.data.extents import Region, cut_out
-from ziggurat.data.readers.images import image_size, read_image, read_window
+from ziggurat.data.readers.images import image_size, parts_of, read_image, read_window
+from ziggurat.data.readers.layout import AS_THEY_ARE
+from ziggurat.data.readers.opened import ImageInfo
+from ziggurat.data.readers.seen import look_at
+from ziggurat.data.readers.tiff.kept import Kept
 from ziggurat.data.readers.tiff.page import SPARE_BYTES
 from ziggurat.data.readers.tiff.reader import TiffReader
+from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
+from ziggurat.tasks.detection.targets import ObjectKind
+from ziggurat.tasks.opening import open_dataset
 
 HEIGHT, WIDTH = 61, 47
 LIMIT = 1 << 20
@@ -191,7 +202,7 @@ def peak_of(function):
 
 def window_of(path, region, kept_bytes=1 << 20):
     """Return a region by a reader that keeps so much."""
-    with TiffReader(kept_bytes).open(path, None) as image:
+    with TiffReader(kept_bytes, 0).open(path, None) as image:
         return image.read(region)
 
 
@@ -248,7 +259,7 @@ def test_a_strip_that_ends_early_or_is_damaged_is_named(tmp_path):
 def test_strips_are_kept_while_their_file_stays(tmp_path):
     """Within a number of bytes, the last ones that were used."""
     path = tmp_path / "a.tif"
-    reader, whole = TiffReader(100), Region((0, 0), (8, 8))
+    reader, whole = TiffReader(100, 0), Region((0, 0), (8, 8))
 
     def read(region):
         with reader.open(path, None) as image:
@@ -292,7 +303,63 @@ def test_a_large_image_is_read_in_parts(tmp_path):
     assert image_size(path, 300) == (HEIGHT, WIDTH)
     window = read_window(path, 300, (HEIGHT, WIDTH), Region((9, 9), (12, 20)))
     assert np.array_equal(window.permute(1, 2, 0).numpy(), pixels[9:21, 9:29])
+    seen = look_at(path, 300, AS_THEY_ARE)
+    assert (seen.low, seen.high, seen.fault) == (pixels.min(), pixels.max(), ""), "every tile is decoded"
     with pytest.raises(UserError, match=r"more than data\.max_pixels=300"):
         read_image(path, 300)
     with pytest.raises(UserError, match=r"more than data\.max_pixels=300"):
         read_window(path, 300, (HEIGHT, WIDTH), Region((9, 9), (20, 20)))
+
+
+@pytest.mark.parametrize("block", [None, (1, 47), (16, 16), (61, 47), (7, 5), (256, 256)])
+@pytest.mark.parametrize("most", [1, 40, 100, 300, 1 << 20])
+def test_parts_make_up_an_image(block, most):
+    """Each pixel once, in parts of no more pixels than are decoded together, or are allowed."""
+    info = ImageInfo(((HEIGHT, WIDTH),), "uint8", ("grey",), block=block)
+    counted = np.zeros((HEIGHT, WIDTH), dtype=int)
+    for part in parts_of(info, most):
+        counted[part.slices] += 1
+        assert part.volume <= max(most, 1 if block is None else block[0] * block[1])
+    assert (counted == 1).all()
+
+
+def test_a_data_set_of_a_large_image_is_decoded_in_parts(tmp_path):
+    """To find what cannot be read, wherever it lies; small windows of it are read meanwhile."""
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(16, 16), compression="lzw", metadata=None)
+    (tmp_path / "train.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\na.tif,1,2,9,9,oak\n")
+    config = DataConfig(max_pixels=300, on_error="skip", crop=16, cache_bytes=1000)
+    dataset = open_dataset(str(tmp_path), "train", "detect", config, DigitsConfig())
+    samples = TrainingSamples(dataset, ObjectKind(), config, seed=0)
+    assert spoiled_images(dataset, [0], lambda *_: None) == {}
+    assert samples.sample(SampleId(0, 0)).image_CHW.shape == (3, 16, 16)
+    with tifffile.TiffFile(path) as tiff:
+        last = tiff.pages[0].dataoffsets[-1]
+    content = bytearray(path.read_bytes())
+    content[last : last + 200] = b"\xff" * 200
+    path.write_bytes(content)
+    assert "cannot decode the image" in spoiled_images(dataset, [0], lambda *_: None)[0]
+    with pytest.raises(UserError, match="cannot decode the image"):
+        TrainingSamples(dataset, ObjectKind(), config, seed=0).sample(SampleId(0, 0))
+
+
+def test_a_large_value_is_kept_alone():
+    kept, made = Kept(100, alone=300), []
+
+    def get(key, size):
+        return kept.get(key, lambda: made.append(key) or np.zeros(size, dtype=np.uint8))
+
+    for key, size in [
+        ("a", 60),
+        ("b", 40),
+        ("a", 60),
+        ("large", 250),
+        ("large", 250),
+        ("a", 60),
+        ("huge", 400),
+        ("huge", 400),
+    ]:
+        get(key, size)
+    assert made == ["a", "b", "large", "a", "huge", "huge"]
+    assert kept.bytes == 60

@@ -25,6 +25,8 @@ from ziggurat.data.readers.registry import open_image_file
 from ziggurat.data.readers.sample_range import SampleRange, eight_bits, is_deep
 from ziggurat.errors import UserError
 
+PART_PIXELS = 1 << 22  # of an image that is decoded part by part, one row of strips or tiles at least
+_COMMON_TILE = (256, 256)  # where any region is read by itself
 BYTES_OF_A_PIXEL = 16  # most of one that ``data.max_pixels`` counts as one
 
 
@@ -143,7 +145,10 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
         UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, or its samples are none that
             the rule holds for.
     """
-    return look(path, max_pixels, reading).pixels_CHW
+    with opened(path, max_pixels, reading) as image:
+        info = image.info
+        check_at_once(path, info, info.extent, max_pixels)
+        return torch.from_numpy(shown_pixels(image.read(Region.whole(info.extent)), info, reading))
 
 
 def read_window(
@@ -177,34 +182,60 @@ def read_window(
 
 
 @dataclass(frozen=True)
-class Look:
-    """A decoded image, and what its file holds.
+class Survey:
+    """What an image file holds, once all of it was decoded.
 
     Attributes:
-        pixels_CHW: RGB, uint8, shape ``(3, H, W)``.
         info: What its header says.
-        samples: Those that the pixels are made of.
+        low: The smallest finite sample of the bands that are shown, as the file has it; 0 where there is none.
+        high: The largest.
     """
 
-    pixels_CHW: Tensor
     info: ImageInfo
-    samples: np.ndarray
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest finite sample, as the file has them; 0 where there is none."""
-        known = self.samples[np.isfinite(self.samples)]
-        return (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    low: float = 0.0
+    high: float = 0.0
 
 
-def look(path: Path, max_pixels: int, reading: Reading) -> Look:
-    """Decode an image, and say what its file holds; see `read_image`."""
+def survey(path: Path, max_pixels: int, reading: Reading) -> Survey:
+    """Decode an image from end to end, a part at a time, and keep nothing of it.
+
+    Raises:
+        UserError: As `read_image`, but for the size of images of which regions can be read.
+    """
     with opened(path, max_pixels, reading) as image:
-        info = image.info
-        check_at_once(path, info, info.extent, max_pixels)
-        samples = image.read(Region.whole(info.extent))
-        pixels = shown_pixels(samples, info, reading)
-        return Look(torch.from_numpy(pixels), info, samples[list(colours(info))])
+        info, lows, highs = image.info, list[float](), list[float]()
+        for region in parts_of(info, max_pixels):
+            check_at_once(path, info, region.size, max_pixels)
+            samples = image.read(region)[list(colours(info))]
+            known = samples[np.isfinite(samples)]
+            if known.size:
+                lows.append(float(known.min()))
+                highs.append(float(known.max()))
+        return Survey(info, min(lows, default=0.0), max(highs, default=0.0))
+
+
+def parts_of(info: ImageInfo, max_pixels: int) -> Iterator[Region]:
+    """Yield regions that make up an image: some rows of its strips or tiles, or some tiles of a row of very many.
+
+    Args:
+        info: What its header says.
+        max_pixels: Most pixels of a region; more only where as many are decoded together.
+
+    Example:
+        >>> info = ImageInfo(((10, 8),), "uint8", ("grey",), block=(4, 4))
+        >>> [region.size for region in parts_of(info, 64)], len(list(parts_of(info, 16)))
+        ([(8, 8), (2, 8)], 6)
+    """
+    most, (rows, columns) = min(PART_PIXELS, max_pixels), info.extent
+    block = _COMMON_TILE if info.block is None else info.block
+    high = max(1, most // (columns * block[0])) * block[0]
+    if high * columns > most and info.block is None:
+        high = max(1, min(high, most // columns))
+    wide = columns if high * columns <= most else max(1, most // (high * block[1])) * block[1]
+    wide = min(wide, most) if info.block is None else wide
+    for top in range(0, rows, high):
+        for left in range(0, columns, wide):
+            yield Region((top, left), (min(high, rows - top), min(wide, columns - left)))
 
 
 def unturned(image_CHW: Tensor, turn: int) -> Tensor:

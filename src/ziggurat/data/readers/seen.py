@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ziggurat.data.readers.composite import type_of
-from ziggurat.data.readers.images import look
+from ziggurat.data.readers.images import survey
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.registry import open_image_file
 from ziggurat.data.readers.sample_range import SampleRange
@@ -40,7 +40,7 @@ class Seen:
 def look_at(path: Path, max_pixels: int, reading: Reading) -> Seen:
     """Decode an image, and say what its file holds."""
     try:
-        found = look(path, max_pixels, reading)
+        found = survey(path, max_pixels, reading)
     except UserError as error:
         header = look_at_header(path)
         low, high = None, None
@@ -48,9 +48,10 @@ def look_at(path: Path, max_pixels: int, reading: Reading) -> Seen:
             reading.samples is None and header.type
         ):  # perhaps that is all that is missing: then say which there are
             with suppress(UserError):
-                low, high = look(path, max_pixels, replace(reading, samples=ANY_RANGE)).range
+                found = survey(path, max_pixels, replace(reading, samples=ANY_RANGE))
+                low, high = found.low, found.high
         return Seen(header.type, header.bands, header.pages, low, high, str(error))
-    return Seen(type_of(found.info), found.info.bands, found.info.pages, *found.range)
+    return Seen(type_of(found.info), found.info.bands, found.info.pages, found.low, found.high)
 
 
 def look_at_header(path: Path) -> Seen:

@@ -26,11 +26,12 @@ class Kept(Generic[Value]):
     """Keeps values by their keys; safe to use from several threads, and in forked processes, each of which keeps its own.
 
     Args:
-        max_bytes: Most bytes that are kept; larger values are not.
+        max_bytes: Most bytes that are kept.
+        alone: Most bytes of a larger value, which is kept alone, until another is.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, alone: int = 0) -> None:
+        self.max_bytes, self.alone = max_bytes, max(alone, max_bytes)
         self.forget()
         _ALL.add(self)
 
@@ -49,10 +50,10 @@ class Kept(Generic[Value]):
                 return found
         made = make()
         with self._lock:
-            if made.nbytes <= self.max_bytes and key not in self._values:
+            if made.nbytes <= self.alone and key not in self._values:
                 self._values[key] = made
                 self.bytes += made.nbytes
-            while self.bytes > self.max_bytes:
+            while self.bytes > self.max_bytes and (len(self._values) > 1 or self.bytes > self.alone):
                 self.bytes -= self._values.popitem(last=False)[1].nbytes
         return made
 

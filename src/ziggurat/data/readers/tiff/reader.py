@@ -38,9 +38,8 @@ from ziggurat.data.readers.tiff.segments import IN_PARTS, READ, decode_rows
 from ziggurat.data.readers.turning import Turn
 from ziggurat.errors import UserError
 
-KEPT_BYTES = (
-    1 << 26
-)  # of decoded strips and tiles, of all files together; a larger one is decoded anew for each region
+KEPT_BYTES = 1 << 26  # of decoded strips and tiles, of all files together
+KEPT_ALONE = 1 << 28  # of a larger one; a still larger one is decoded anew for each region
 KEPT_TAGS = 1 << 24  # of what the tags of images say
 MOST_LEVELS = 32
 
@@ -52,12 +51,13 @@ class TiffReader:
 
     Args:
         kept_bytes: Most bytes of decoded strips and tiles that are kept.
+        kept_alone: Most bytes of a larger one, which is kept alone.
     """
 
     suffixes: Sequence[str] = (".tif", ".tiff")
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
-        self.kept: Kept[np.ndarray] = Kept(kept_bytes)
+    def __init__(self, kept_bytes: int = KEPT_BYTES, kept_alone: int = KEPT_ALONE) -> None:
+        self.kept: Kept[np.ndarray] = Kept(kept_bytes, kept_alone)
         self.opened: Kept[TiffImage] = Kept(KEPT_TAGS)
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -175,7 +175,7 @@ class TiffImage:
         inner = wanted.seen_from(start)
         first, last = inner.start[0], inner.end[0]
         nbytes = page.segment[0] * page.row_bytes(page.segment[1])
-        if page.compression == NONE or (page.compression in IN_PARTS and nbytes > self._kept.max_bytes):
+        if page.compression == NONE or (page.compression in IN_PARTS and nbytes > self._kept.alone):
             samples = decode_rows(file, page, index, rows, first, last)
         else:
             key = (*self._identity, page.place, int(page.offsets[index]), index)
