@@ -23,7 +23,7 @@ from fuzz.pool import LIMIT_SECONDS, Pool, judge_one
 from fuzz.program import Program
 from ziggurat.parallel.spatial import SpatialTensor, dispatch, memory, tensor
 from ziggurat.parallel.spatial.geometry import partition
-from ziggurat.parallel.spatial.layout import Factor
+from ziggurat.parallel.spatial.layout import AxisCutsTwice, Dims, Factor
 from ziggurat.parallel.spatial.operations import moments, normalization, pointwise, resample, windows
 from ziggurat.parallel.spatial.table import TABLE, Call, wrap
 
@@ -128,15 +128,23 @@ def softmax_is_of_the_band(rightly: Compute, call: Call) -> Any:
     return wrap(call.func(x.local, *rest, **call.named), x)
 
 
-@instead("add", "sub", "mul")
-def two_dims_of_one_axis(rightly: Compute, call: Call) -> Any:
-    """Two tensors are taken to be cut alike where their parts have equal shapes: rows are added to columns."""
-    x, other = (*call.args, None, None)[:2]
-    if call.is_in_place or not isinstance(x, SpatialTensor) or not isinstance(other, SpatialTensor):
-        return rightly(call)
-    if x.dims == other.dims or x.local.shape != other.local.shape:
-        return rightly(call)
-    return wrap(call.func(x.local, other.local, *call.args[2:], **call.named), x)
+def two_dims_of_one_axis() -> None:
+    """Rows are cut before columns are gathered, and nobody looks whether an axis cuts both meanwhile: workers hold different rows."""
+    one_dim, rightly = tensor.one_dim_an_axis, pointwise.align
+
+    def unchecked(dims: Dims) -> Dims:
+        try:
+            return one_dim(dims)
+        except AxisCutsTwice:
+            return dims
+
+    def align(x: SpatialTensor, dims: Dims, operation: str) -> SpatialTensor:
+        for d, wanted in enumerate(dims):
+            if not pointwise._stays(x.dims[d], wanted) and not any(f.is_cut for f in x.dims[d]):
+                x = pointwise._slice_dim(x, d, wanted)
+        return rightly(x, dims, operation)
+
+    tensor.one_dim_an_axis, pointwise.align = unchecked, align
 
 
 @instead("pixel_shuffle")

@@ -21,7 +21,7 @@ from fuzz.judge import Finding, drawing_from
 from fuzz.kinds import KINDS
 from fuzz.main import PLANS, form_of, main, wanted
 from fuzz.overlap import NothingReadAndWritten
-from fuzz.planted import dropout_is_drawn_for_the_band, find, halo_is_one_row_short
+from fuzz.planted import dropout_is_drawn_for_the_band, find, halo_is_one_row_short, two_dims_of_one_axis
 from fuzz.pool import Pool, judge_one, run_all
 from fuzz.program import Program, Statement
 from fuzz.scope import Scope, Template, Unwritable
@@ -331,11 +331,17 @@ def test_workers_go_on_after_each_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [halo_is_one_row_short, dropout_is_drawn_for_the_band], ids=lambda f: f.__name__
+    ("fault", "seeds"),
+    [
+        (halo_is_one_row_short, range(60)),
+        (dropout_is_drawn_for_the_band, range(60)),
+        (two_dims_of_one_axis, range(20031, 20091)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_planted_fault_is_found(fault) -> None:
+def test_a_planted_fault_is_found(fault, seeds) -> None:
     """All of them: ``python tests/fuzz/main.py --planted``."""
-    search = find(fault, range(60))
+    search = find(fault, seeds)
     assert search.program is not None
     assert search.finding is not None
     assert search.finding.is_fault
