@@ -126,6 +126,17 @@ def test_which_files_are_slides(slides, tmp_path, monkeypatch):
     assert READER.recognises(tmp_path / "a.mrxs", b"")
 
 
+def test_tiles_that_are_larger_than_memory_are_refused(slides, tmp_path):
+    content = bytearray(slides["whole"].read_bytes())
+    with tifffile.TiffFile(slides["whole"]) as file:
+        place = file.pages[0].tags["TileLength"].valueoffset
+    content[place : place + 4] = (1 << 30).to_bytes(4, "little")
+    path = tmp_path / "large.svs"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"tiles of 256 x 1073741824 pixels"):
+        READER.open(path, None).__enter__()
+
+
 def test_damaged_slides_give_one_message(slides, tmp_path):
     path = tmp_path / "half.svs"
     path.write_bytes(slides["whole"].read_bytes()[:100_000])

@@ -27,6 +27,7 @@ from ziggurat.errors import UserError
 _TIFF_SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".svslide")  # which a reader of TIFFs can read, too
 _CACHE_BYTES = 32 << 20  # of decoded tiles, of each handle
 _LOOKED_BACK = 512  # pixels of a level before a region in which both grids may meet
+MAX_TILE_PIXELS = 1 << 26
 _MEET = 1 / 512  # pixels of a level: OpenSlide's drawing counts in 256ths
 
 
@@ -66,6 +67,7 @@ class Slide:
         self._path = path
         self._handles = Handles(self._open)
         with _naming(path), self._handles.lend(0) as slide:
+            _check_tiles(path, slide)
             self._info, self._factors = _info(slide), tuple(slide.level_downsamples)
             colour = slide.properties.get("openslide.background-color", "ffffff")
             self._background = np.frombuffer(bytes.fromhex(colour), np.uint8)
@@ -115,6 +117,25 @@ def meeting_place(start: int, factor: float) -> int:
     beside = np.abs(np.round(places * factor) - places * factor) / factor
     meets = np.flatnonzero(beside < _MEET)
     return int(places[meets[0]] if meets.size else places[beside.argmin()])
+
+
+def _check_tiles(path: Path, slide: Any) -> None:
+    """Refuse tiles that are larger than memory may be: OpenSlide ends the process where it finds none.
+
+    Raises:
+        UserError: If a level has such tiles.
+    """
+    for level in range(slide.level_count):
+        sides = [
+            _number(slide.properties.get(f"openslide.level[{level}].tile-{side}"))
+            for side in ("height", "width")
+        ]
+        height, width = (1.0 if side is None else side for side in sides)
+        if height * width > MAX_TILE_PIXELS:
+            raise UserError(
+                f"cannot decode the slide {path}: tiles of {width:.0f} x {height:.0f} pixels, which are decoded at once; save it "
+                "in smaller tiles"
+            )
 
 
 def _info(slide: Any) -> ImageInfo:
