@@ -188,6 +188,32 @@ def test_files_that_are_something_else_give_one_message(tmp_path, content, said)
     assert len(caught.value.faults) == 1
 
 
+def test_a_layer_that_lies_elsewhere_says_where(tmp_path):
+    write_scene(tmp_path / "a.tif", GROUNDS["north"])
+    write_layer(tmp_path / "x.gpkg", [shapely.box(5, 5, 20, 20)], {"label": ["a"]}, "EPSG:4326")
+    with pytest.raises(
+        UserError,
+        match=r"no feature lies on one of the 1 images: layer trees lies in 5, 5, 20, 20 \(EPSG:4326\)",
+    ):
+        opened(tmp_path)
+
+
+def test_text_in_another_encoding_gives_one_message(tmp_path):
+    ground = GROUNDS["north"]
+    write_scene(tmp_path / "a.tif", ground)
+    write_layer(
+        tmp_path / "x.shp",
+        [on_ground(shapely.box(5, 5, 20, 20), ground, ground.crs)],
+        {"label": ["Häher"]},
+        ground.crs,
+    )
+    assert opened(tmp_path).classes == ("Häher",)
+    table = tmp_path / "x.dbf"
+    table.write_bytes(table.read_bytes().replace("Häher".encode(), "Häher ".encode("latin-1")))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        opened(tmp_path)
+
+
 def test_annotations_of_other_formats_beside_a_layer_are_meant(tmp_path):
     write_scene(tmp_path / "a.tif", GROUNDS["north"])
     (tmp_path / "train.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\na.tif,1,2,30,40,oak\n")

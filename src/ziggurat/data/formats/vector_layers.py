@@ -66,8 +66,14 @@ def read_layers(file: Path, label_column: str) -> list[Layer]:
             name for name, kind in pyogrio.list_layers(file) if kind is not None and _may_have_area(kind)
         ]
         layers = [_read(file, name, label_column) for name in names]
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, RuntimeError) as error:
-        raise UserError(f"cannot read the annotation file {file}: {error}") from None
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read the annotation file {file}: its text is not in the encoding that it says ({error}); save it as UTF-8"
+        ) from None
+    except Exception as error:  # pyogrio and shapely raise kinds of their own
+        raise UserError(f"cannot read the annotation file {file}: {error}") from error
     if not layers:
         raise UserError(
             f"the annotation file {file} has no layer of polygons: draw objects as polygons or boxes"

@@ -82,7 +82,9 @@ def read_vectors(source: Source) -> Table:
             table.add_fault(file, None, fault)
         return table
     grounds = [_Ground(layer) for layer in layers]
+    num_rasters = 0
     for raster in _rasters(table):
+        num_rasters += 1
         rows = [(ground.layer, index, shape) for ground in grounds for index, shape in ground.on(raster)]
         if not rows:
             table.note(NO_FEATURE, raster.name)
@@ -94,7 +96,25 @@ def read_vectors(source: Source) -> Table:
             _add(table, file, layer, index, shape)
     for ground in grounds:
         _note(table, file, ground.layer, ground.is_placed)
+    if num_rasters and not table.images:
+        table.add_fault(
+            file,
+            None,
+            f"no feature lies on one of the {num_rasters} images: {_places(layers)}; see to the CRS of both",
+        )
     return table
+
+
+def _places(layers: Sequence[Layer]) -> str:
+    """Say where the features of layers lie, and in which CRSs."""
+    import shapely
+
+    said = []
+    for layer in layers:
+        bounds = ", ".join(f"{value:.8g}" for value in shapely.total_bounds(layer.shapes))
+        crs = layer.crs if len(layer.crs) < 40 else "a CRS of its own"
+        said.append(f"layer {layer.name} lies in {bounds} ({crs or 'no CRS'})")
+    return ", ".join(said)
 
 
 def _source(file: Path, root: Path) -> Source:
