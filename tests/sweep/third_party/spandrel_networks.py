@@ -12,6 +12,8 @@ from typing import Any
 from torch import nn
 
 from sweep.third_party.entry import Calling, Entry, Package, attributes
+from ziggurat.parallel.spatial import declare
+from ziggurat.parallel.spatial.table import TABLE
 
 SWIN = {
     "img_size": 16,
@@ -40,6 +42,21 @@ def _made(module: str, name: str, shape: tuple[int, ...] = IMAGE, **named: Any) 
 def _extra(module: str, name: str, shape: tuple[int, ...] = IMAGE, **named: Any) -> Entry:
     """Return the entry of a network of spandrel_extra_arches."""
     return Entry(partial(_from, "spandrel_extra_arches", module, name, **named), shape)
+
+
+def _norm_declared(entry: Entry) -> Entry:
+    """Return an entry that says of the network's own ``LayerNormFunction`` that it normalizes the channels of each position.
+
+    So do its forward and its backward, which adds up the gradients of weight and bias over the positions; a user would say it
+    in the same line.
+    """
+
+    def build() -> nn.Module:
+        if "LayerNormFunction" not in TABLE:
+            declare("LayerNormFunction", "channels")
+        return entry()
+
+    return Entry(build, entry.shape)
 
 
 def _rcan() -> nn.Module:
@@ -91,8 +108,8 @@ NETWORKS = {
     "moesr": _made("MoESR", "MoESR", SMALL, scale=2, dim=16, n_blocks=1, n_block=1, upsample_dim=8),
     "mosr": _made("MoSR", "MoSR", SMALL, upscale=2, n_block=2, dim=16),
     "mosr_dysample": _made("MoSR", "MoSR", SMALL, upscale=2, n_block=2, dim=16, upsampler="dys"),
-    "nafnet": _made("NAFNet", "NAFNet", width=8, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
-    "omnisr": _made("OmniSR", "OmniSR", SMALL, num_feat=16, window_size=4, up_scale=2),
+    "nafnet": _norm_declared(_made("NAFNet", "NAFNet", width=8, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])),
+    "omnisr": _norm_declared(_made("OmniSR", "OmniSR", SMALL, num_feat=16, window_size=4, up_scale=2)),
     "plksr": _made("PLKSR", "PLKSR", dim=16, n_blocks=2, upscaling_factor=2, kernel_size=7),
     "plksr_sparse": _made("PLKSR", "PLKSR", dim=16, n_blocks=2, upscaling_factor=2, kernel_size=7, lk_type="SparsePLK"),
     "realplksr": _made("PLKSR", "RealPLKSR", dim=16, n_blocks=2, upscaling_factor=2, kernel_size=7),
@@ -116,7 +133,7 @@ NETWORKS = {
         "Uformer", "Uformer", (1, 3, 64, 64), img_size=64, embed_dim=8, depths=[1] * 9, num_heads=[1, 1, 2, 2, 2, 2, 2, 1, 1],
         win_size=4,
     ),
-    "m3snet": _extra("M3SNet", "M3SNet", width=8, enc_blk_nums=[1, 1, 1, 1]),
+    "m3snet": _norm_declared(_extra("M3SNet", "M3SNet", width=8, enc_blk_nums=[1, 1, 1, 1])),
     "mirnet2": _extra("MIRNet2", "MIRNet2", n_feat=16, n_MRB=1),
     "mprnet": _extra("MPRNet", "MPRNet", n_feat=8, scale_unetfeats=4, scale_orsnetfeats=4, num_cab=1),
     "restormer": _extra("Restormer", "Restormer", dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, heads=[1, 1, 2, 2]),
