@@ -18,7 +18,7 @@ from torch import Tensor
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
 from ziggurat.data.extents import Region
-from ziggurat.data.readers.composite import colours, is_deep, refusal, words_for
+from ziggurat.data.readers.composite import is_deep, refusal, shown_bands, words_for
 from ziggurat.data.readers.images import check_at_once
 from ziggurat.data.readers.layout import AS_THEY_ARE
 from ziggurat.data.readers.opened import HasPalette, ImageInfo
@@ -186,7 +186,7 @@ def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
         numbers = image.indices(whole) if isinstance(image, HasPalette) and not in_color else None
         if numbers is not None:
             return numbers
-        samples: np.ndarray = image.read(whole)[list(colours(info))]
+        samples = shown_bands(image.read(whole), info)
     if len(samples) == 1:
         return _values(path, samples[0])
     pixels = np.ascontiguousarray(np.moveaxis(samples, 0, -1))

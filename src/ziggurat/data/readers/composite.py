@@ -69,6 +69,12 @@ def colours(info: ImageInfo) -> tuple[int, ...]:
     return (info.roles.index("grey") if "grey" in info.roles else 0,)
 
 
+def shown_bands(samples: np.ndarray, info: ImageInfo) -> np.ndarray:
+    """Return the bands that are shown of all, shape ``(C, H, W)``; those in the file's order are no copy."""
+    bands = colours(info)
+    return samples[: len(bands)] if bands == tuple(range(len(bands))) else samples[list(bands)]
+
+
 def check_reading(path: Path, info: ImageInfo, reading: Reading, page: int | None) -> None:
     """Refuse an image that the rule does not hold for.
 
@@ -124,7 +130,7 @@ def shown_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.n
     Returns:
         RGB, uint8, shape ``(3, H, W)``.
     """
-    shown = samples[list(colours(info))]
+    shown = shown_bands(samples, info)
     top = info.top or (1 << info.bits) - 1
     if not is_deep(info):
         pixels = shown if top == 255 else _scaled(shown, top)
@@ -137,7 +143,12 @@ def shown_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.n
             pixels = (shown >> (info.bits - 8)).astype(np.uint8)
         if info.nodata is not None:
             pixels[shown == info.nodata] = 0
-    return np.ascontiguousarray(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, dtype=np.uint8)
+    pixels = np.ascontiguousarray(
+        np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, dtype=np.uint8
+    )
+    return (
+        pixels.copy() if min(pixels.strides) < 0 else pixels
+    )  # of one row that was turned round; tensors have none
 
 
 def _scaled(samples: np.ndarray, top: float) -> np.ndarray:

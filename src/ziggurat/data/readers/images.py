@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.extents import Extent, Region, volume
-from ziggurat.data.readers.composite import check_reading, colours, shown_pixels
+from ziggurat.data.readers.composite import check_reading, shown_bands, shown_pixels
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.opened import ImageInfo, OpenedImage
 from ziggurat.data.readers.pages import split_page
@@ -206,7 +206,7 @@ def survey(path: Path, max_pixels: int, reading: Reading) -> Survey:
         info, lows, highs = image.info, list[float](), list[float]()
         for region in parts_of(info, max_pixels):
             check_at_once(path, info, region.size, max_pixels)
-            samples = image.read(region)[list(colours(info))]
+            samples = shown_bands(image.read(region), info)
             known = samples[np.isfinite(samples)]
             if known.size:
                 lows.append(float(known.min()))

@@ -8,6 +8,7 @@ Shapes: ``C`` bands, then rows and columns.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -67,8 +68,11 @@ def open_with_pillow(path: Path, page: int | None) -> Iterator[OpenedImage]:
         frames = int(getattr(image, "n_frames", 1)) if image.format in _FRAMES else 1
         if page is not None and page >= frames:
             raise UserError(f"the image {path} has {frames} pages, numbered from 0: there is no page {page}")
-        opened = PillowImage(path, page or 0, *_look(path, image, frames))
-    yield opened
+        opened = PillowImage(path, page or 0, *_look(path, image, frames), ready=image)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,38 @@ class _Samples:
 
 
 class PillowImage:
-    """A picture that Pillow decodes; holds no open file.
+    """A picture that Pillow decodes.
 
     Args:
         path: The file.
         page: Its number.
         info: What its header says.
         samples: What its samples are in the file.
+        ready: The opened file; the first that reads has it, all others open their own.
     """
 
-    def __init__(self, path: Path, page: int, info: ImageInfo, samples: _Samples) -> None:
+    def __init__(self, path: Path, page: int, info: ImageInfo, samples: _Samples, ready: Image.Image) -> None:
         self.path, self.page, self.info, self._samples = path, page, info, samples
+        self._ready, self._process = [ready], os.getpid()
+
+    def close(self) -> None:
+        """Let go of the opened file."""
+        self._ready.clear()
+
+    @contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
+        """Return the file opened by Pillow, before anything was decoded."""
+        # a forked process has the place in an opened file in common with its parent
+        ready = self._ready[:] if os.getpid() == self._process else []
+        try:
+            taken = self._ready.pop() if ready else None
+        except IndexError:  # another thread was faster
+            taken = None
+        if taken is None:
+            with open_image(self.path, _ANY_SIZE) as image:
+                yield image
+        else:
+            yield taken
 
     def read(self, region: Region, level: int = 0) -> np.ndarray:
         """Return the samples of a region, shape ``(C, *region.size)``; see `OpenedImage`."""
@@ -108,7 +133,7 @@ class PillowImage:
 
     def indices(self, region: Region) -> np.ndarray | None:
         """Return the numbers of the palette's colours in a region, shape ``region.size``; None without a palette."""
-        with open_image(self.path, _ANY_SIZE) as image:
+        with self._opened() as image:
             image.seek(self.page)
             if image.mode not in ("P", "PA"):
                 return None
@@ -116,13 +141,13 @@ class PillowImage:
             return np.array(decoded if decoded.mode == "P" else decoded.getchannel("P"))[region.slices]
 
     def _by_pillow(self) -> np.ndarray:
-        with open_image(self.path, _ANY_SIZE) as image:
+        with self._opened() as image:
             if self.page:
                 image.seek(self.page)
             decoded = upright(image)
-        if len(self.info.roles) == 4 or decoded.mode in ("P", "PA"):
+        if (len(self.info.roles) == 4 and decoded.mode != "RGBA") or decoded.mode in ("P", "PA"):
             decoded = decoded.convert("RGBA")  # resolves transparent entries of palettes
-        if len(self.info.roles) == 3:
+        if len(self.info.roles) == 3 and decoded.mode != "RGB":  # it would be copied
             decoded = decoded.convert("RGB")
         found = np.asarray(decoded)
         found = found[None] if found.ndim == 2 else np.moveaxis(found, -1, 0)
