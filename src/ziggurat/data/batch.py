@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.data.extents import Extent, Region, largest, rounded_up
+from ziggurat.data.extents import Extent, OfTwoDims, Region, largest, rounded_up
 
 IGNORED_PIXEL = 255  # of a mask
 
@@ -48,7 +48,7 @@ class SampleId:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(OfTwoDims):
     """The part of an image that one worker has, where several share each image.
 
     Attributes:
@@ -68,18 +68,6 @@ class Part:
             whole: Extent of each image before padding.
         """
         return [self.tile.intersection(Region.whole(extent)).size for extent in whole]
-
-    # Readings of two dims, until all that reads them is written for any number.
-
-    @property
-    def height(self) -> int:
-        """Rows of the whole image, of two dims."""
-        return self.extent[-2]
-
-    @property
-    def width(self) -> int:
-        """Columns of the whole image, of two dims."""
-        return self.extent[-1]
 
 
 @dataclass(frozen=True)

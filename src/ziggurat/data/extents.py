@@ -114,6 +114,22 @@ class Region:
         return self.size[-1]
 
 
+class OfTwoDims:
+    """Readings of what has an extent of two dims, until all that reads them is written for any number."""
+
+    extent: Extent
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.extent[-2]
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.extent[-1]
+
+
 def volume(extent: Iterable[int]) -> int:
     """Return the pixels of an extent.
 

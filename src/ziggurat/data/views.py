@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.extents import Extent, Region, hull, largest, rounded_up
+from ziggurat.data.extents import Extent, OfTwoDims, Region, hull, largest, rounded_up
 from ziggurat.data.tiles import tile_grid
 from ziggurat.data.transforms import resize_factor
 
 
 @dataclass(frozen=True)
-class View:
+class View(OfTwoDims):
     """How the network sees one image.
 
     Attributes:
@@ -31,18 +31,6 @@ class View:
     extent: Extent
     tiles: tuple[Region, ...]
     antialias: bool = True
-
-    # Readings of two dims, until all that reads them is written for any number.
-
-    @property
-    def height(self) -> int:
-        """Rows after resizing, of two dims."""
-        return self.extent[-2]
-
-    @property
-    def width(self) -> int:
-        """Columns after resizing, of two dims."""
-        return self.extent[-1]
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ def open_dataset(
     """Open one split of a data set; its images are not decoded yet.
 
     Args:
-        path: A folder, an annotation file (which serves as every split), or ``digits``, the embedded data set.
-        split: ``train``, ``val`` or ``test``.
+        path: Of the data set; it, and what follows but the task, is as for `open_split`.
+        split: Which one.
         task: What the data set is for; it must have such annotations.
         config: How images and masks are read.
         digits: How the embedded data set looks.
-        classes: Names of the labels, such as those that a model was trained with; None takes those of the
-            training split, or of this one where there is none.
+        classes: Names of the labels; None takes the data set's.
 
     Returns:
         The split, or None if there is no ``val`` split.
