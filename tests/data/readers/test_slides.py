@@ -10,6 +10,7 @@ import openslide
 import pytest
 import tifffile
 
+from support.hostile_files import mutations
 from support.ranks import run_ranks
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.registry import reader_of
@@ -137,16 +138,29 @@ def test_tiles_that_are_larger_than_memory_are_refused(slides, tmp_path):
         READER.open(path, None).__enter__()
 
 
+def _read_all(path: Path) -> UserError | None:
+    try:
+        with READER.open(path, None) as slide:
+            for level, extent in enumerate(slide.info.levels):
+                slide.read(Region((0, 0), tuple(min(size, 100) for size in extent)), level)
+    except UserError as error:
+        return error
+    return None
+
+
 def test_damaged_slides_give_one_message(slides, tmp_path):
-    path = tmp_path / "half.svs"
-    path.write_bytes(slides["whole"].read_bytes()[:100_000])
-    for content in (slides["whole"].read_bytes()[:100_000], b"", b"II*\0" + bytes(60)):
-        path.write_bytes(content)
-        with (
-            pytest.raises(UserError, match=r"cannot decode the slide .*half\.svs") as caught,
-            READER.open(path, None) as slide,
-        ):
-            slide.read(Region.whole(slide.info.extent))
-        assert len(caught.value.faults) == 1
+    path, content = tmp_path / "half.svs", slides["whole"].read_bytes()
+    messages = []
+    for damaged in (content[:100_000], b"", b"II*\0" + bytes(60), *mutations(content, 1, 40)):
+        path.write_bytes(damaged)
+        messages.append(_read_all(path))
+    assert all(messages[:3])
+    for error in filter(None, messages):
+        assert len(error.faults) == 1
+        assert "cannot decode the slide" in str(error)
+        assert "half.svs" in str(error)
+
+
+def test_pages_of_slides_are_refused(slides):
     with pytest.raises(UserError, match="one page"):
         READER.open(slides["whole"], 1).__enter__()

@@ -223,4 +223,5 @@ def naming(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # rasterio's errors have no common kind
-        raise UserError(f"cannot decode the image {path}: {error}") from error
+        # rasterio says "see previous exception" where GDAL has said why
+        raise UserError(f"cannot decode the image {path}: {error.__cause__ or error}") from error
