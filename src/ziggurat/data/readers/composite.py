@@ -146,9 +146,8 @@ def shown_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.n
     pixels = np.ascontiguousarray(
         np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, dtype=np.uint8
     )
-    return (
-        pixels.copy() if min(pixels.strides) < 0 else pixels
-    )  # of one row that was turned round; tensors have none
+    # tensors are of memory that is written to, and not turned round, as one row may be
+    return pixels if pixels.flags.writeable and min(pixels.strides) >= 0 else pixels.copy()
 
 
 def _scaled(samples: np.ndarray, top: float) -> np.ndarray:
