@@ -54,14 +54,19 @@ class CollectiveFailed(RuntimeError):  # noqa: N818 - reads as what happened
     """
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
     """Return a hint that names the known name most like `name`, or the known names if none is.
+
+    Args:
+        name: What there is not.
+        known: What there is.
+        cutoff: How like a name must be, from 0 to 1.
 
     Example:
         >>> nearest("batchsize", ["batch_size", "steps"])
         "did you mean 'batch_size'?"
     """
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")

@@ -9,8 +9,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from ziggurat.cli.options import RUN_FLAGS
+from ziggurat.config.names import ELSEWHERE
 from ziggurat.errors import nearest
 
+# What other tools call flags that are no settings, without dashes.
+FLAGS_ELSEWHERE = {
+    "output": "--out", "output_dir": "--out", "out_dir": "--out", "save_dir": "--out", "project": "--out", "work_dir": "--out",
+    "outdir": "--out", "config_file": "--config", "cfg": "--config", "conf": "--score", "confidence": "--score",
+    "score_threshold": "--score",
+}  # fmt: skip
 _SETTING = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=")
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
@@ -36,9 +44,9 @@ class Parser(argparse.ArgumentParser):
             flags = re.findall(r"(?<!\S)--?[a-z][a-z-]*", command.format_help())
             unknown = [word for word in others if word.startswith("-")]
             if unknown:
-                word = unknown[0].partition("=")[0]
-                command.error(f"unknown flag '{word}': {nearest(word, flags)}")
-            command.error(f"too many arguments: nothing takes '{others[0]}'")
+                command.error(_unknown_flag(unknown[0].partition("=")[0], flags, options.command))
+            more = f"; settings follow --set: --set {others[0]}" if _SETTING.match(others[0]) else ""
+            command.error(f"too many arguments: nothing takes '{others[0]}'{more}")
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -49,6 +57,21 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown {match[1].lower()} '{match[2]}': {nearest(match[2].lower(), known)}"
         message = message.replace("the following arguments are required:", "missing:")
         self.exit(2, f"ziggurat: {message}; `{self.prog} --help` lists what there is\n")
+
+
+def _unknown_flag(word: str, flags: Sequence[str], command: str) -> str:
+    """Return what is said of a flag that a command does not have: where it would be, or what it is called here."""
+    if word in flags:
+        return f"flags follow the command: ziggurat {command} ... {word}"
+    name = word.lstrip("-").replace("-", "_").lower()
+    key, flag = ELSEWHERE.get(name), FLAGS_ELSEWHERE.get(name)
+    flag = flag or next((one for one, setting in RUN_FLAGS.items() if setting == key), None)
+    if flag in flags:
+        return f"unknown flag '{word}': here it is '{flag}'"
+    if key is not None:
+        return f"unknown flag '{word}': here it is '--set {key}=...'"
+    lower = next((one for one in flags if one.lower() == word.lower()), word)
+    return f"unknown flag '{word}': {nearest(lower, flags, cutoff=0.7)}"
 
 
 class Version(argparse.Action):

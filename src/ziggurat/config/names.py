@@ -13,6 +13,17 @@ from ziggurat.config.records import RunConfig
 from ziggurat.config.values import shown
 from ziggurat.errors import UserError, nearest
 
+# What other tools call settings: their own words, in lower case.
+ELSEWHERE = {
+    "imgsz": "data.crop", "img_size": "data.crop", "image_size": "data.crop", "img": "data.crop", "lr0": "train.lr",
+    "learning_rate": "train.lr", "base_lr": "train.lr", "batch": "train.batch_size", "bs": "train.batch_size",
+    "num_epochs": "train.epochs", "max_epochs": "train.epochs", "max_iter": "train.steps", "max_steps": "train.steps",
+    "iterations": "train.steps", "num_workers": "data.workers", "ckpt": "model.weights", "checkpoint_path": "model.weights",
+    "pretrained": "model.weights", "load_from": "model.weights", "conf": "decode.score_threshold", "iou": "decode.nms_threshold",
+    "confidence": "decode.score_threshold", "max_det": "decode.max_detections", "gpu": "device", "gpus": "plan", "nproc": "plan",
+    "amp": "dtype", "precision": "dtype", "backbone": "model.name", "arch": "model.name", "label_smoothing": "loss.smoothing",
+    "random_seed": "seed", "accumulate": "train.microbatches", "num_classes": "data.classes", "names": "data.classes",
+}  # fmt: skip
 PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
 
 
@@ -93,9 +104,11 @@ def unknown_setting(given: str) -> str:
     """
     known = known_keys()
     section = [key for key in known if key.startswith(f"{given}.")]
-    called = _called(given.rpartition(".")[2])
+    called = _called(given.rpartition(".")[2]) or _called(given.rpartition(".")[2].lower())
     if section:
         hint = f"it is a section; give one of its settings, such as {section[0]}"
+    elif given.lower() in ELSEWHERE:
+        hint = f"here it is '{ELSEWHERE[given.lower()]}'"
     elif called:
         hint = f"did you mean {_either(called)}?"
     else:
