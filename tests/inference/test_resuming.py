@@ -7,82 +7,42 @@ import signal
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from support.fake_detector import BrightSquares, FindSquares, Squares
+from support.fake_detector import FindSquares
+from support.killed_predictions import (
+    BATCH_PIXELS,
+    CONFIG,
+    WRITE,
+    files_of,
+    go_on,
+    predict,
+    predict_until,
+    save_images,
+)
 from support.ranks import run_ranks
-from ziggurat.config import DataConfig, DecodeConfig, RunConfig
 from ziggurat.errors import UserError
 from ziggurat.inference import journal, tiles
 from ziggurat.inference.journal import FOLDER, Journal, read_journal
-from ziggurat.inference.predict import predict_files
-from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.strategies.mesh import make_mesh
-
-CONFIG = RunConfig(
-    dtype="fp32", data=DataConfig(crop=64, tile_overlap=0.5), decode=DecodeConfig(max_detections=200)
-)
-SCENES = Squares([(200, 330), (64, 64), (50, 40), (64, 64), (120, 170)])
-WRITE = journal._write
-
-
-class Counted(BrightSquares):
-    """Notes each run in a file."""
-
-    def __init__(self, file):
-        super().__init__()
-        self.file = file
-
-    def forward(self, images_BCHW):
-        with self.file.open("ab") as stream:
-            stream.write(b".")
-        return super().forward(images_BCHW)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    for scene in range(len(SCENES)):
-        Image.fromarray(SCENES.image(scene).permute(1, 2, 0).numpy()).save(folder / f"{scene}.png")
+    save_images(folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setitem(tiles.BATCH_PIXELS, "cpu", 4 * 64 * 64)
-
-
-def predict(workers, images, out, config=CONFIG, **options):
-    model = Counted(out.with_suffix(".runs"))
-    predictor = Predictor.of_model(model, config, make_mesh(workers), SCENES.classes, FindSquares(config))
-    return predict_files(predictor, SCENES.category_ids, [images], out, **options)
-
-
-def predict_until(workers, images, out, write):
-    """Predict, and die in the midst of a write on each worker."""
-    left = [write + workers.rank]
-
-    def deadly(file, data):
-        left[0] -= 1
-        if left[0] < 0:
-            os.write(file, data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        WRITE(file, data)
-
-    journal._write = deadly
-    return predict(workers, images, out, resume=True)
-
-
-def files_of(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    monkeypatch.setitem(tiles.BATCH_PIXELS, "cpu", BATCH_PIXELS)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tiles.BATCH_PIXELS, "cpu", 4 * 64 * 64)
+        patch.setitem(tiles.BATCH_PIXELS, "cpu", BATCH_PIXELS)
         run_ranks(predict, 1, (images, out))
     return files_of(out), out.with_suffix(".runs").stat().st_size
 
@@ -104,10 +64,6 @@ def test_killed_predictions_end_in_the_same_bytes(images, undisturbed, tmp_path,
     assert result["resumed"]
     lost = out.with_suffix(".runs").stat().st_size - num_runs
     assert lost <= world * KILLS, "a kill costs each worker one batch"
-
-
-def go_on(workers, images, out):
-    return predict(workers, images, out, resume=True)
 
 
 def test_a_prediction_goes_on_with_another_number_of_workers(images, undisturbed, tmp_path):
