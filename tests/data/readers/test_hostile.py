@@ -19,6 +19,7 @@ from support.hostile_files import FORMATS, mutations, sound_file
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.images import image_size, inspect_image, read_image, read_window
 from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.registry import READERS
 from ziggurat.data.readers.sample_range import SampleRange
 from ziggurat.errors import UserError
 
@@ -104,6 +105,7 @@ def _read_mutations(folder: Path, names: tuple[str, ...], count: int, place: Pat
             path = folder / f"damaged{Path(name).suffix}"
             path.write_bytes(damaged)
             place.write_text(f"{name} {number}")
+            READERS["tiff"].forget()  # files that follow each other at once may look the same
             signal.alarm(SECONDS)
             ways = read_all(path)
             signal.alarm(0)

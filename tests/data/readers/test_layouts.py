@@ -232,6 +232,27 @@ def test_bands_that_nothing_says_the_colours_of(tmp_path: Path, bands: int, dtyp
     assert_pixels(path, first if dtype == "uint8" else (first >> 8).astype(np.uint8), DROP)
 
 
+UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "LAB": ({"photometric": 8}, "its samples are of the photometric interpretation 8"),
+    "bits that differ": ({"tags": {258: (5, 6, 5)}}, "it has 3 bands of 5, 6, 5 bits that differ from band to band"),
+    "a number of bits": ({"tags": {258: (20, 20, 20)}}, "it has 3 bands of 20 bits"),
+    "a kind": ({"tags": {339: (7, 7, 7)}}, "it has 3 bands of 8 bits (of an unknown kind)"),
+    "a compression": ({"tags": {259: 60000}}, "it is compressed by the method 60000"),
+    "a predictor": ({"tags": {317: 9}}, "it has the predictor 9 for samples of 8 bits"),
+    "depth": ({"tags": {32997: 2}}, "it has 2 planes of depth"),
+    "CMYK of three": ({"photometric": CMYK}, "it is said to be CMYK in 3 bands of 8 bits"),
+    "a palette of several": ({"photometric": PALETTE, "tags": {320: (0,) * 768}}, "it has a palette and 3 bands"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_nobody_can_read_says_why(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    written, said = UNREADABLE[name]
+    message = refusal(write_tiff(tmp_path / "a.tif", noise(9, 9, 3), **written))
+    assert f"{said}, which cannot be read; convert it, such as by 'gdal_translate" in message
+    assert capfd.readouterr() == ("", ""), "no stray line of a library"
+
+
 def test_complex_samples_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_tiff(tmp_path / "a.tif", np.ones((9, 9), dtype=np.complex64))
     for reading in (AS_THEY_ARE, DROP, Reading(RANGE)):

@@ -271,6 +271,7 @@ def test_strips_are_kept_while_their_file_stays(tmp_path):
     assert read(Region((3, 0), (1, 8))) == list(range(24, 32))
     assert [*reader.kept._values.values()] == [kept]
     path.write_bytes(deflated_tiff([zlib.compress(bytes(range(1, 65)))], 8, 8, 8))
+    os.utime(path, ns=(0, 0))  # clocks of file systems are coarse
     assert read(whole) == list(range(1, 65))
     assert reader.kept.bytes == 64, "both would be more than 100"
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ziggurat.data.readers.opened import Role
-from ziggurat.data.readers.tiff.directories import DamagedTiffError
+from ziggurat.data.readers.tiff.directories import cannot_be_read
 from ziggurat.data.readers.tiff.page import (
     BLACK_IS_ZERO,
     CMYK,
@@ -35,21 +35,15 @@ def check_colours(page: Page) -> None:
         DamagedTiffError: With the reason.
     """
     if page.photometric not in _COLOURS:
-        raise DamagedTiffError(
-            f"it is in a colour space that cannot be read (photometric interpretation {page.photometric})"
-        )
+        raise cannot_be_read(f"its samples are of the photometric interpretation {page.photometric}")
     if page.photometric == WHITE_IS_ZERO and page.kind != "u":
-        raise DamagedTiffError(
-            "in it zero is white, and its samples are signed or floating-point, which cannot be read"
-        )
+        raise cannot_be_read("in it zero is white, and its samples are signed or floating-point")
     if page.photometric == CMYK and (page.samples < 4 or page.kind != "u" or page.bits not in (8, 16)):
-        raise DamagedTiffError(
-            f"it is said to be CMYK in {page.samples} bands of {page.bits} bits, which cannot be read"
-        )
+        raise cannot_be_read(f"it is said to be CMYK in {page.samples} bands of {page.bits} bits")
     if page.photometric == YCBCR and (page.samples != 3 or page.compression != JPEG or page.is_planar):
-        raise DamagedTiffError("its colours are YCbCr without the compression JPEG, which cannot be read")
+        raise cannot_be_read("its colours are YCbCr without the compression JPEG")
     if page.photometric == PALETTE and page.samples > 1:
-        raise DamagedTiffError(f"it has a palette and {page.samples} bands, which cannot be read")
+        raise cannot_be_read(f"it has a palette and {page.samples} bands")
 
 
 def roles_of(page: Page) -> tuple[Role, ...]:

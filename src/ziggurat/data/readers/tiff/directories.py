@@ -39,7 +39,19 @@ _FORMATS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
 class DamagedTiffError(ValueError):
-    """What a TIFF says of itself cannot be."""
+    """What a TIFF says of itself cannot be, or nobody here can read."""
+
+
+def cannot_be_read(what: str) -> DamagedTiffError:
+    """Return the error of a sound file that nobody here can read, with the remedy.
+
+    Example:
+        >>> cannot_be_read("it has complex samples")
+        DamagedTiffError("it has complex samples, which cannot be read; convert it, such as by 'gdal_translate -ot Byte IN OUT'")
+    """
+    return DamagedTiffError(
+        f"{what}, which cannot be read; convert it, such as by 'gdal_translate -ot Byte IN OUT'"
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,8 @@ def find_directories(file: BinaryIO) -> list[Directory]:
         raise DamagedTiffError("the file holds no picture")
     for directory in list(found):
         for inner in directory.inner:  # those in them are no pages; they are only looked at
-            _read_directory(file, form, inner, seen)
+            if inner not in seen:
+                _read_directory(file, form, inner, seen)
     return found
 
 
@@ -107,7 +120,7 @@ def inner_reduced(file: BinaryIO, directory: Directory) -> list[int]:
     """Return where the smaller copies in a directory lie."""
     form, _ = _read_head(file)
     seen: set[int] = set()
-    found = [_read_directory(file, form, offset, seen)[0] for offset in directory.inner]
+    found = [_read_directory(file, form, offset, seen)[0] for offset in dict.fromkeys(directory.inner)]
     return [one.offset for one in found if one.is_reduced and not one.is_mask]
 
 

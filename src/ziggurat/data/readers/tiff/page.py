@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ziggurat.data.extents import Extent
-from ziggurat.data.readers.tiff.directories import DamagedTiffError
+from ziggurat.data.readers.tiff.directories import DamagedTiffError, cannot_be_read
 
 Kind = Literal["u", "i", "f", "c"]
 
@@ -113,11 +113,11 @@ def page_of(found: Any) -> Page:
     samples = int(found.samplesperpixel)
     if not isinstance(bits, int) or isinstance(formats, tuple):
         shown = ", ".join(map(str, bits)) if not isinstance(bits, int) else str(bits)
-        raise DamagedTiffError(f"it has {samples} bands of {shown} bits, which differ from band to band")
+        raise cannot_be_read(f"it has {samples} bands of {shown} bits that differ from band to band")
     kind = _KINDS.get(int(formats))
     if kind is None or bits not in _BITS[kind]:
         words = _WORDS.get(kind or "", " (of an unknown kind)")
-        raise DamagedTiffError(f"it has {samples} bands of {bits} bits{words}, which cannot be read")
+        raise cannot_be_read(f"it has {samples} bands of {bits} bits{words}")
     extent = int(found.imagelength), int(found.imagewidth)
     segment = (
         (int(found.tilelength), int(found.tilewidth))
@@ -125,7 +125,7 @@ def page_of(found: Any) -> Page:
         else (int(found.rowsperstrip or found.imagelength), extent[1])
     )
     if found.imagedepth != 1 or (found.is_tiled and found.tiledepth != 1):
-        raise DamagedTiffError(f"it has {found.imagedepth} planes of depth, which cannot be read")
+        raise cannot_be_read(f"it has {found.imagedepth} planes of depth")
     page = Page(
         extent, samples, bits, kind, found.parent.byteorder, int(found.photometric),
         tuple(map(int, found.extrasamples)), int(found.planarconfig) == 2 and samples > 1, int(found.compression),
@@ -173,9 +173,7 @@ def _check(page: Page) -> None:
             f"a strip or tile is said to have {room} bytes, the image has {page.extent[1]} x {page.extent[0]} pixels"
         )
     if page.predictor not in (1, 2, 3) or (page.predictor == 2 and page.bits not in (8, 16, 32, 64)):
-        raise DamagedTiffError(
-            f"the predictor {page.predictor} for samples of {page.bits} bits cannot be read"
-        )
+        raise cannot_be_read(f"it has the predictor {page.predictor} for samples of {page.bits} bits")
     if page.predictor == 3 and page.kind != "f":
         raise DamagedTiffError(
             "its samples are said to be differences of floating-point numbers, and are none"

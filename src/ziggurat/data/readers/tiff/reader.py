@@ -28,6 +28,7 @@ from ziggurat.data.readers.tiff.colour import check_colours, depth_of, roles_of,
 from ziggurat.data.readers.tiff.directories import (
     DamagedTiffError,
     Directory,
+    cannot_be_read,
     find_directories,
     inner_reduced,
 )
@@ -59,6 +60,11 @@ class TiffReader:
     def __init__(self, kept_bytes: int = KEPT_BYTES, kept_alone: int = KEPT_ALONE) -> None:
         self.kept: Kept[np.ndarray] = Kept(kept_bytes, kept_alone)
         self.opened: Kept[TiffImage] = Kept(KEPT_TAGS)
+
+    def forget(self) -> None:
+        """Keep nothing of what was read before."""
+        self.kept.forget()
+        self.opened.forget()
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file begins as a TIFF or a BigTIFF."""
@@ -214,7 +220,7 @@ def _look(file: BinaryIO, path: Path, number: int | None) -> tuple[list[Page], I
         page = page_of(found)
         check_colours(page)
         if page.compression not in READ:
-            raise DamagedTiffError(f"its compression ({page.compression}) cannot be read")
+            raise cannot_be_read(f"it is compressed by the method {page.compression}")
         if chosen and stack > 1:
             page = _moved(page, chosen)
         levels = [page, *_smaller(tiff, file, directories, directory, page)]
