@@ -9,13 +9,14 @@ import pytest
 import shapely
 from pyogrio.raw import write
 from rasterio.features import rasterize
+from rasterio.shutil import copy
 from rasterio.warp import transform as warp
 
 from support.georeferenced import GROUNDS, Ground, planted, predict, write_scene
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.opening import open_split, recognise_annotations
-from ziggurat.data.formats.vectors import NO_AREA, NO_FEATURE, NO_IMAGE, NO_PLACE
+from ziggurat.data.formats.vectors import NO_AREA, NO_FEATURE, NO_IMAGE, NO_MOSAIC, NO_PLACE
 from ziggurat.errors import UserError
 
 HOLED = shapely.Polygon(
@@ -186,6 +187,24 @@ def test_files_that_are_something_else_give_one_message(tmp_path, content, said)
     with pytest.raises(UserError, match=said) as caught:
         opened(tmp_path)
     assert len(caught.value.faults) == 1
+
+
+def test_a_mosaic_counts_where_its_parts_do_not_lie_beside_it(tmp_path):
+    ground = GROUNDS["north"]
+    (tmp_path / "parts").mkdir()
+    write_scene(tmp_path / "parts" / "a.tif", ground)
+    copy(tmp_path / "parts" / "a.tif", tmp_path / "all.vrt", driver="VRT")
+    write_layer(
+        tmp_path / "x.gpkg",
+        [on_ground(shapely.box(5, 5, 20, 20), ground, ground.crs)],
+        {"label": ["a"]},
+        ground.crs,
+    )
+    assert opened(tmp_path).record(0).name == "all.vrt"
+    write_scene(tmp_path / "a.tif", ground)
+    dataset = opened(tmp_path)
+    assert [dataset.record(index).name for index in range(len(dataset))] == ["a.tif"]
+    assert notes_of(dataset) == (f"{NO_MOSAIC} (all.vrt)",)
 
 
 def test_a_layer_that_lies_elsewhere_says_where(tmp_path):

@@ -31,6 +31,7 @@ LEAST_SHARE = 0.25  # of a feature that an image must hold
 NO_IMAGE = "a feature lies on no image, and is left out"
 NO_FEATURE = "an image on which no feature lies is left out"
 NO_PLACE = "an image without a georeference is left out"
+NO_MOSAIC = "a VRT beside other images is left out"
 NO_AREA = "a feature without area (a point, a line) is left out"
 NO_CRS = "a layer or image does not say its CRS: they are taken for the same"
 WRITTEN = "predictions"  # files that `predict` has written are no annotations, unless they are named
@@ -139,7 +140,12 @@ def _rasters(table: Table) -> Iterator[Raster]:
             None,
             f"no image: none lies in {', '.join(map(str, folders))}; data.images=FOLDER names another",
         )
-    for path in found:
+    others = [path for path in found if path.suffix.lower() != ".vrt"]
+    if others and len(others) < len(
+        found
+    ):  # it is made of them as a rule, and each feature would count twice
+        table.note(NO_MOSAIC, next(path.name for path in found if path not in others))
+    for path in others or found:
         try:
             info = info_of(path)
         except UserError as error:

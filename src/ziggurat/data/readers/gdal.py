@@ -33,6 +33,14 @@ DRIVERS = {
     ".vrt": "VRT", ".jp2": "JP2OpenJPEG", ".j2k": "JP2OpenJPEG", ".jpx": "JP2OpenJPEG", ".img": "HFA", ".asc": "AAIGrid",
     ".ntf": "NITF", ".nitf": "NITF", ".dt0": "DTED", ".dt1": "DTED", ".dt2": "DTED", ".hgt": "SRTMHGT", ".dem": "USGSDEM",
 }  # fmt: skip
+NAMED_ONLY = (
+    ".asc",
+    ".dem",
+    ".dt0",
+    ".dt1",
+    ".dt2",
+    ".hgt",
+)  # elevations, and signatures: no pictures of a folder
 OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
@@ -53,7 +61,7 @@ _opening = threading.Lock()  # filters of warnings are the process's
 class GdalReader:
     """Opens rasters that GDAL knows."""
 
-    suffixes: Sequence[str] = tuple(DRIVERS)
+    suffixes: Sequence[str] = tuple(suffix for suffix in DRIVERS if suffix not in NAMED_ONLY)
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether it is for this reader; JPEG 2000 without a georeference is others', and so are TIFFs."""
