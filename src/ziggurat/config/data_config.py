@@ -86,7 +86,9 @@ class DataConfig:
         1 << 30, "Decoded images that each loader process may keep.", between(0, BYTES)
     )
     max_pixels: int = setting(
-        1 << 30, "Images with more pixels are refused before they are decoded.", between(1, BYTES)
+        1 << 30,
+        "Most pixels that are decoded at once: of a file that can only be decoded as a whole the image, else a region.",
+        between(1, BYTES),
     )
     range: str = setting(
         "",

@@ -14,7 +14,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
 from ziggurat.data.dataset import Dataset, ImageCache, try_decoding
-from ziggurat.data.extents import Region, cut_out, volume
+from ziggurat.data.extents import Extent, Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.images import ReadsWindows
@@ -103,10 +103,14 @@ class TrainingSamples:
 
     def _try_decoding(self, index: int) -> None:
         """Decode an image; one that fits into the cache stays there."""
-        if 3 * volume(self.dataset.record(index).extent) > self.config.cache_bytes:
-            try_decoding(self.dataset, index)
-        else:
+        if self._is_kept(self.dataset.record(index).extent):
             _ = self._images[index]
+        else:
+            try_decoding(self.dataset, index)
+
+    def _is_kept(self, extent: Extent) -> bool:
+        """Whether a decoded image fits into the cache, and may be decoded as a whole."""
+        return 3 * volume(extent) <= self.config.cache_bytes and volume(extent) <= self.config.max_pixels
 
     def replacements(self, id: SampleId) -> Iterator[SampleId]:
         """Yield what may stand in the place of a sample whose image cannot be read: the first of each next image."""
@@ -125,7 +129,7 @@ class TrainingSamples:
         if self.part is not None and not needs_whole_window(augmentation):
             return augment_part(lambda region: self._read(index, region), augmentation, crop, self.part.tile)
         window, record = augmentation.window, self.dataset.record(index)
-        if 3 * volume(record.extent) > self.config.cache_bytes:  # it would be decoded anew each time
+        if not self._is_kept(record.extent):  # it would be decoded anew each time
             pixels = self._read(index, window.source)
             read = Window(Region.whole(window.source.size), window.target)
             augmentation = replace(augmentation, window=read)

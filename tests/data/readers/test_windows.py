@@ -324,13 +324,14 @@ def test_parts_make_up_an_image(block, most):
     assert (counted == 1).all()
 
 
-def test_a_data_set_of_a_large_image_is_decoded_in_parts(tmp_path):
+@pytest.mark.parametrize("cache_bytes", [1000, 1 << 20])
+def test_a_data_set_of_a_large_image_is_decoded_in_parts(tmp_path, cache_bytes):
     """To find what cannot be read, wherever it lies; small windows of it are read meanwhile."""
     pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, photometric="rgb", tile=(16, 16), compression="lzw", metadata=None)
     (tmp_path / "train.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\na.tif,1,2,9,9,oak\n")
-    config = DataConfig(max_pixels=300, on_error="skip", crop=16, cache_bytes=1000)
+    config = DataConfig(max_pixels=300, on_error="skip", crop=16, cache_bytes=cache_bytes)
     dataset = open_dataset(str(tmp_path), "train", "detect", config, DigitsConfig())
     samples = TrainingSamples(dataset, ObjectKind(), config, seed=0)
     assert spoiled_images(dataset, [0], lambda *_: None) == {}
