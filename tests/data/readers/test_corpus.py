@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -142,3 +143,19 @@ def test_beyond_four_gibibytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0, 2:, 3:], tile)
     assert not found[0, :2].any()
     assert not found[0, :, :3].any()
+
+
+def test_threads_and_a_forked_process_read_one_opened_picture(corpus: tuple[Path, list[Case]]) -> None:
+    folder, cases = corpus
+    expected_of = {case.name: case.levels[0] for case in cases}
+    for name in ("colour.png", "colour.bmp", "deep 3.png", "tiles deflate float16 3 < 3.tif", "turned 6.jpg"):
+        with open_image_file(folder / name) as image, ThreadPoolExecutor(4) as threads:
+
+            def is_same(region: Region, image: OpenedImage = image, name: str = name) -> bool:
+                return np.array_equal(image.read(region), expected_of[name][region.last_dims])
+
+            forked = os.fork()  # before anyone has read
+            if not forked:
+                os._exit(0 if all(map(is_same, regions(image.info.extent, 1))) else 1)
+            assert all(threads.map(is_same, regions(image.info.extent, 2) * 2)), name
+            assert os.waitpid(forked, 0)[1] == 0, name

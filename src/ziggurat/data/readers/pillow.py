@@ -112,17 +112,19 @@ class PillowImage:
     @contextmanager
     def _opened(self) -> Iterator[Image.Image]:
         """Return the file opened by Pillow, before anything was decoded."""
-        # a forked process has the place in an opened file in common with its parent
-        ready = self._ready[:] if os.getpid() == self._process else []
+        ready = self._take()
+        if ready is not None:
+            yield ready
+            return
+        with open_image(self.path, _ANY_SIZE) as image:
+            yield image
+
+    def _take(self) -> Image.Image | None:
+        """Return the opened file to one thread; a forked process has the place in it in common with its parent, and gets none."""
         try:
-            taken = self._ready.pop() if ready else None
-        except IndexError:  # another thread was faster
-            taken = None
-        if taken is None:
-            with open_image(self.path, _ANY_SIZE) as image:
-                yield image
-        else:
-            yield taken
+            return self._ready.pop() if os.getpid() == self._process else None
+        except IndexError:
+            return None
 
     def read(self, region: Region, level: int = 0) -> np.ndarray:
         """Return the samples of a region, shape ``(C, *region.size)``; see `OpenedImage`."""
