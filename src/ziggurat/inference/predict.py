@@ -260,11 +260,13 @@ class _Running:
         with files_of(self.out):
             written = task.write(found.of_image(index), work.views[index], record, place, extent)
             self.outputs.image(asked.images, index, picture.stem, written.rows)
+        line, num, shown = encode_rows(written.rows, written.cut), len(written.rows), written.shown
+        del written  # rows of hundreds of thousands of boxes are large
         if extent is not None:
             pixels = read_picture(asked.images, index, extent)
             with drawn.write(picture):
-                save_picture(task.draw(pixels, written.shown, predictor.classes), picture)
-        journal.add(IMAGE, index, encode_rows(written.rows, written.cut), len(written.rows))
+                save_picture(task.draw(pixels, shown, predictor.classes), picture)
+        journal.add(IMAGE, index, line, num)
 
     def write_results(self, work: Work, start: float) -> dict[str, Any]:
         """Write the files of results, and return the fields of the command's JSON object; on the first worker."""
