@@ -49,7 +49,7 @@ faults: setup    ## kill workers more than 200 times, at every phase and at rand
 fuzz: setup      ## N random programs under each plan (make fuzz N=1000); a run that is stopped goes on
 	$(BIN)/python tests/fuzz/main.py --programs $(N) --out fuzz.json --pools 2
 
-settings: setup  ## every setting, flag and plan with 12 bad values, mutations of configs and tables: 2,100 commands, 30 minutes
+settings: setup  ## every setting, flag and plan with 12 bad values, mutations of configs and tables: more than 2,200 commands, 30 minutes
 	$(BIN)/python tests/settings_fuzz/main.py
 
 bench: setup     ## the benchmarks, each into its results.json
