@@ -20,10 +20,17 @@ TIFFS = {
     "zstd.tif": {"compression": "zstd", "tile": (32, 32)},
     "packbits.tif": {"compression": "packbits"},
     "jpeg.tif": {"compression": "jpeg", "tile": (16, 16)},
+    "lzma.tif": {"compression": "lzma", "tile": (16, 16)},
+    "lerc.tif": {"compression": "lerc", "tile": (16, 16)},
+    "webp.tif": {"compression": "webp", "tile": (16, 16)},
+    "jpeg 2000.tif": {"compression": "jpeg2000", "tile": (32, 32)},
+    "jpeg xl.tif": {"compression": "jpegxl", "tile": (32, 32)},
+    "png.tif": {"compression": "png", "tile": (16, 16)},
     "big.tif": {"compression": "zlib", "bigtiff": True, "planarconfig": "separate"},
 }
 PICTURES = ("a.png", "a.jpg", "a.bmp", "a.webp", "a.gif", "a.jp2", "a.ppm")
-FORMATS = (*TIFFS, "pyramid.tif", "deep.png", *PICTURES)
+FAX = ("group3.tif", "group4.tif", "tiff_ccitt.tif")
+FORMATS = (*TIFFS, *FAX, "pyramid.tif", "deep.png", *PICTURES)
 
 
 def sound_file(folder: Path, name: str) -> Path:
@@ -41,6 +48,8 @@ def sound_file(folder: Path, name: str) -> Path:
             )
             tiff.write(COLOURS[::2, ::2], photometric="rgb", tile=(16, 16), subfiletype=1, metadata=None)
             tiff.write(COLOURS, photometric="rgb", metadata=None)
+    elif name in FAX:
+        Image.fromarray(SMOOTH > 99).save(path, compression=name.removesuffix(".tif"))
     elif name == "deep.png":
         Image.fromarray(SMOOTH.astype(np.uint16) * 257).save(path)
     else:
