@@ -15,6 +15,7 @@ from ziggurat.cli.main import main
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.runs.folder import WEIGHTS, declare_run, start_run_folder
+from ziggurat.runs.lock import locked
 from ziggurat.tasks.opening import open_dataset
 
 ONE = {"plan": "dp=1", "threads": 1}
@@ -195,3 +196,9 @@ def test_what_has_not_ended_is_no_image_and_goes_on(detector, data, monkeypatch)
         result = ziggurat.predict(detector, data / "val", out, ONE, resume=True)
         assert (result["images"], result["resumed"]) == (2, True)
         assert result["pictures"] == str(out or detector / "predictions")
+
+
+def test_two_predictions_are_never_in_one_folder(detector, data, tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(UserError, match="is in use by process"):
+        ziggurat.predict(detector, data / "val", tmp_path / "out", ONE, resume=True)
+    assert ziggurat.predict(detector, data / "val", tmp_path / "out", ONE, resume=True)["images"] == 2

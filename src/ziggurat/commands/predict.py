@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.runs.folder import weights_sha256
+from ziggurat.runs.lock import locked
 from ziggurat.runs.progress import Meter
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
@@ -85,7 +87,11 @@ def predict(
         say_notes(notes_of(_open(config, split, None)))
     else:
         say(*_ids_elsewhere(given))
-    result = launch_plan(_predict_worker, (run, config, given, target, split, options), config)
+    alone = (
+        locked(target) if world_from_environment() is None else nullcontext()
+    )  # one prediction in one folder
+    with alone:
+        result = launch_plan(_predict_worker, (run, config, given, target, split, options), config)
     if result is not None:
         say(*(f"note: {note}" for note in result["notes"]))
         say(*(f"left out: {fault}" for fault in result["faults"].values()))
