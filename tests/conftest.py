@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,12 @@ import torch.distributed as dist
 
 import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes each child that reports a second
 from support.cheap_forks import ask_for_entry_points_once, use_huge_pages
+from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.glyphs import digit_pixels
+from ziggurat.data.readers.registry import READERS
+from ziggurat.inference.outputs.registry import OUTPUTS
+from ziggurat.models.families import FAMILIES
+from ziggurat.tasks.registry import TASKS
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
 PROCESS = os.getpid()
@@ -53,6 +59,15 @@ def pytest_collection_finish() -> None:
 def huge_pages() -> None:
     """What the tests before have made, too, lies in huge pages when this module's workers are forked."""
     use_huge_pages()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registries() -> Iterator[None]:
+    """What a module's tests register is no other module's."""
+    with ExitStack() as stack:
+        for registry in (TASKS, FORMATS, READERS, FAMILIES, OUTPUTS):
+            stack.enter_context(registry.as_before())
+        yield
 
 
 @pytest.fixture(autouse=True)

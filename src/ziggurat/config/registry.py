@@ -14,6 +14,7 @@ by every process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -69,6 +70,25 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             )
         self._entries[name], self._sources[name] = entry, source
         return entry
+
+    @contextmanager
+    def as_before(self) -> Iterator[None]:
+        """Let what the body registers be forgotten behind it.
+
+        Example:
+            >>> colours: Registry[int] = Registry("colour", "example.colours")
+            >>> with colours.as_before():
+            ...     list(colours) or colours.register("red", 1)
+            1
+            >>> list(colours)
+            []
+        """
+        self._complete()
+        entries, sources = dict(self._entries), dict(self._sources)
+        try:
+            yield
+        finally:
+            self._entries, self._sources = entries, sources
 
     def find(self, name: str) -> Entry:
         """Return what a name stands for.
