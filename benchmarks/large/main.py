@@ -52,8 +52,8 @@ def predict_points(task: str, paths: Sequence[Path], out: Path) -> dict[str, Any
     config = RunConfig(task=task, dtype="fp32", data=data, decode=DecodeConfig(max_detections=1000))
     model = PassOn(task)
     classes = CLASSES if task == "detect" else ("a", "b", "c")
-    made = FindPoints(config) if task == "detect" else SegmentationTask(model, config)  # type: ignore[arg-type]
-    predictor = Predictor.of_model(model, config, None, classes, made)  # type: ignore[arg-type]
+    made = FindPoints(config) if task == "detect" else SegmentationTask(model, config)
+    predictor = Predictor.of_model(model, config, None, classes, made)
     begin = resident()
     result = predict_files(predictor, range(len(classes)), paths, out)
     return {

@@ -74,9 +74,9 @@ class FindPoints(DetectionTask):
     """Finds a box around each point, clipped to the tile; the green channel is its score."""
 
     def __init__(self, config: RunConfig) -> None:
-        Task.__init__(self, None, config)  # type: ignore[arg-type]  # there is no head
+        Task.__init__(self, None, config)  # there is no head
 
-    def detections(self, outputs: Tensor, sizes: Sequence[Extent]) -> list[Detections]:  # type: ignore[override]
+    def detections(self, outputs: Tensor, sizes: Sequence[Extent]) -> list[Detections]:
         """Return what is found in each tile."""
         return [self._of_one(image[:, :h, :w]) for image, (h, w) in zip(outputs, sizes, strict=True)]
 

@@ -69,7 +69,7 @@ def test_tiles_are_read_one_row_at_a_time(tmp_path: Path) -> None:
         def __del__(self) -> None:
             alive[0] -= 1
 
-    def tiles():  # type: ignore[no-untyped-def]
+    def tiles():
         for tile in view.tiles:
             alive[0] += 1
             most[0] = max(most[0], alive[0])

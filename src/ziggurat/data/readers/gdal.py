@@ -24,6 +24,7 @@ from ziggurat.data.extents import Region, largest
 from ziggurat.data.readers.extras import import_extra
 from ziggurat.data.readers.handles import Handles
 from ziggurat.data.readers.jp2_boxes import SIGNATURES, is_georeferenced
+from ziggurat.data.readers.naming import naming
 from ziggurat.data.readers.opened import Georeference, ImageInfo, Role
 from ziggurat.data.readers.vrt_sources import HEAD, check_sources
 from ziggurat.errors import UserError
@@ -84,7 +85,7 @@ class GdalReader:
             driver = "VRT"
         if driver == "VRT":
             check_sources(path)
-        with naming(path), rasterio.Env(**OPTIONS):
+        with naming(path, _reason), rasterio.Env(**OPTIONS):
             image = GdalImage(path, driver)
         try:
             yield image
@@ -122,7 +123,7 @@ class GdalImage:
         window = Window(region.left, region.top, region.width, region.height)
         if not region.volume:
             return np.empty((self._info.bands, *region.size), self._info.dtype)
-        with naming(self._path), rasterio.Env(**OPTIONS), self._handles.lend(level) as dataset:
+        with naming(self._path, _reason), rasterio.Env(**OPTIONS), self._handles.lend(level) as dataset:
             if self._palette is not None:
                 return np.ascontiguousarray(self._palette[:, dataset.read(1, window=window)])
             samples: np.ndarray = dataset.read(window=window, out_dtype=self._info.dtype)
@@ -219,17 +220,6 @@ def _georeference(dataset: Any) -> Georeference | None:
     return Georeference(tuple(dataset.transform)[:6], dataset.crs.to_wkt() if dataset.crs else "")
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let whatever GDAL raises in the body name the file.
-
-    Raises:
-        UserError: If the body raises anything.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # rasterio's errors have no common kind
-        # rasterio says "see previous exception" where GDAL has said why
-        raise UserError(f"cannot decode the image {path}: {error.__cause__ or error}") from error
+def _reason(error: Exception) -> str:
+    """Return why GDAL cannot read: rasterio says "see previous exception" where GDAL has said it."""
+    return str(error.__cause__ or error)

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.readers.images import rgb_pixels
+from ziggurat.data.readers.naming import naming
 from ziggurat.data.readers.opening import turned
-from ziggurat.data.readers.registry import naming
 from ziggurat.data.readers.sample_range import SampleRange, check_range
 from ziggurat.errors import UserError
 

@@ -13,15 +13,14 @@ from pathlib import Path
 
 from ziggurat.config.registry import Registry
 from ziggurat.data.readers.gdal import GdalReader
+from ziggurat.data.readers.naming import naming
 from ziggurat.data.readers.opened import ImageReader, OpenedImage
 from ziggurat.data.readers.opening import SUFFIXES
 from ziggurat.data.readers.pages import split_page, without_page
 from ziggurat.data.readers.pillow import PillowReader
 from ziggurat.data.readers.slides import SlideReader
-from ziggurat.data.readers.tiff.directories import DamagedTiffError
 from ziggurat.data.readers.tiff.reader import TiffReader
 from ziggurat.data.readers.zarr_arrays import ZarrReader
-from ziggurat.errors import UserError
 
 HEAD_BYTES = 64  # of a file, by which readers recognise it
 
@@ -100,21 +99,3 @@ def open_image_file(path: Path) -> Iterator[OpenedImage]:
             )
         with reader.open(file, page) as image:
             yield image
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let whatever a reader raises in the body name the file.
-
-    Raises:
-        UserError: If the body raises anything.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"there is no image {path}: give the path of a file that is there") from None
-    except Exception as error:  # readers raise almost anything for broken files
-        kind = "" if type(error) in (ValueError, DamagedTiffError) else f"{type(error).__name__}: "
-        raise UserError(f"cannot decode the image {path}: {kind}{error}") from error

@@ -18,6 +18,7 @@ import numpy as np
 
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.extras import import_extra
+from ziggurat.data.readers.naming import naming
 from ziggurat.data.readers.opened import ImageInfo, Role
 from ziggurat.errors import UserError
 
@@ -235,18 +236,3 @@ def _roles(
         return ("grey",), names if any(names) else ()
     others = (_OTHER,) * bands
     return _COLOURS[:bands] if is_colour else others, names if any(names) else ()
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let whatever is raised in the body name the folder.
-
-    Raises:
-        UserError: If the body raises anything.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # codecs and metadata raise almost anything
-        raise UserError(f"cannot decode the image {path}: {type(error).__name__}: {error}") from error
