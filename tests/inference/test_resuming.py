@@ -109,7 +109,7 @@ def test_another_prediction_is_refused_by_name(images, tmp_path):
         predict(Workers(), copy, out, resume=True)
     assert predict(Workers(), copy, out, overwrite=True)["images"] == 4
     assert not (out / FOLDER).exists()
-    with pytest.raises(UserError, match="there is nothing to resume"):
+    with pytest.raises(UserError, match="a prediction that has ended, and cannot go on"):
         predict(Workers(), copy, out, resume=True)
 
 

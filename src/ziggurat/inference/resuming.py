@@ -111,8 +111,8 @@ def begin(out: Path, request: Callable[[], dict[str, Any]], resume: bool, overwr
             )
         return Begun(folder, max(attempts, default=0) + 1, records)
     if (out / RESULTS).exists() and not overwrite:
-        done = "there is nothing to resume" if resume else "replace them (--overwrite)"
-        raise UserError(f"{out} holds predictions already: choose another --out, or {done}")
+        what = "a prediction that has ended, and cannot go on" if resume else "predictions already"
+        raise UserError(f"{out} holds {what}: choose another --out, or replace them (--overwrite)")
     if folder.exists() and not overwrite and read_journal(folder):
         raise UserError(
             f"{out} holds a prediction that has not ended: go on with it (--resume), or begin anew (--overwrite)"

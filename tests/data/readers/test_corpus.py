@@ -90,7 +90,8 @@ def test_a_page_that_is_not_there(corpus: tuple[Path, list[Case]]) -> None:
     for name, count in (("stack.tif", 4), ("imagej.tif", 4), ("grey.png", 1), ("palette.gif", 1)):
         with (
             pytest.raises(
-                UserError, match=f"{name} has {count} pages, numbered from 0: there is no page {count}"
+                UserError,
+                match=f"{name} has no page {count}: pages count from 0, and the last is {count - 1}",
             ),
             open_image_file(folder / f"{name}#{count}"),
         ):

@@ -44,7 +44,7 @@ def test_paths_and_lists(folder: Path) -> None:
     assert_page(read_image(listed, 1 << 20), 2)
     with pytest.raises(UserError, match=r"there is no file or folder .*gone\.tif#2"):
         expand_paths([f"{folder}/gone.tif#2"])
-    with pytest.raises(UserError, match="has 5 pages, numbered from 0: there is no page 5"):
+    with pytest.raises(UserError, match="has no page 5: pages count from 0, and the last is 4"):
         inspect_images([folder / "images" / "stack.tif#5"], 1 << 20)
     with pytest.raises(
         UserError, match=r"5 pages or frames, of which one can be read: name one, such as stack\.tif#0"

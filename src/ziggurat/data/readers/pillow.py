@@ -67,7 +67,9 @@ def open_with_pillow(path: Path, page: int | None) -> Iterator[OpenedImage]:
     with open_image(path, _ANY_SIZE) as image:
         frames = int(getattr(image, "n_frames", 1)) if image.format in _FRAMES else 1
         if page is not None and page >= frames:
-            raise UserError(f"the image {path} has {frames} pages, numbered from 0: there is no page {page}")
+            raise UserError(
+                f"the image {path} has no page {page}: pages count from 0, and the last is {frames - 1}"
+            )
         opened = PillowImage(path, page or 0, *_look(path, image, frames), ready=image)
         try:
             yield opened

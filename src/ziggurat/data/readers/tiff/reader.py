@@ -210,8 +210,9 @@ def _look(file: BinaryIO, path: Path, number: int | None) -> tuple[list[Page], I
         stack = stack_of(first) if len(pictures) == 1 else 1
         chosen = number or 0
         if chosen >= max(stack, len(pictures)):
+            last = max(stack, len(pictures)) - 1
             raise UserError(
-                f"the image {path} has {max(stack, len(pictures))} pages, numbered from 0: there is no page {chosen}"
+                f"the image {path} has no page {chosen}: pages count from 0, and the last is {last}"
             )
         directory = pictures[chosen] if stack == 1 else pictures[0]
         found = first if directory is pictures[0] else _page_at(tiff, directory.offset)
