@@ -42,7 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--format",
         metavar="NAMES",
         default="coco,csv",
-        help="what results are written as, besides predictions.json (coco): csv, gpkg, geojson, shp, ... "
+        help="what results are written as, besides predictions.json (coco): csv, gpkg, geojson, shp, mask, probabilities, ... "
         "(docs/outputs.md); default: coco,csv",
     )
     command.add_argument(

@@ -174,6 +174,8 @@ class _Running:
             self.task.choose(_labels(options.only, predictor.classes))
         target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on)
         self.outputs = Outputs(options.formats, target)
+        if self.outputs.want_probabilities:
+            self.task = self.task.with_probabilities()
         self.workers.decide_on_first(lambda: self.outputs.check(asked.images))
         self.begun: Begun = self.workers.decide_on_first(self._begin)
         self.spoiled = self.begun.spoiled()
@@ -255,10 +257,11 @@ class _Running:
     ) -> None:
         asked, predictor, task = self.asked, self.predictor, self.task
         record, picture = asked.images.record(index), self.out / asked.pictures[index]
-        place = Place(record, self.out, picture.stem, predictor.classes, asked.category_ids)
         extent = picture_extent(record.extent, self.options.pictures)
         with files_of(self.out):
-            written = task.write(found.of_image(index), work.views[index], record, place, extent)
+            with self.outputs.pixels(asked.images, index, picture.stem) as sink:
+                place = Place(record, self.out, picture.stem, predictor.classes, asked.category_ids, sink)
+                written = task.write(found.of_image(index), work.views[index], record, place, extent)
             self.outputs.image(asked.images, index, picture.stem, written.rows)
         line, num, shown = encode_rows(written.rows, written.cut), len(written.rows), written.shown
         del written  # rows of hundreds of thousands of boxes are large

@@ -9,11 +9,12 @@ Shapes: ``B`` images of a microbatch, ``K`` normalizers, ``S`` sums over outputs
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ from ziggurat.data.views import View, make_view
 from ziggurat.errors import UserError
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.probabilities import ProbabilitySink
 from ziggurat.visualize.pixels import draw_pixels
 
 Found = TypeVar("Found")
@@ -45,6 +47,7 @@ class Place:
         stem: The name, without suffix, of files that belong to the image.
         classes: The name of each label.
         category_ids: The COCO category id of each label.
+        probabilities: Takes the probabilities of the image's pixels; None where nothing wants them.
     """
 
     record: ImageRecord
@@ -52,6 +55,7 @@ class Place:
     stem: str
     classes: Sequence[str]
     category_ids: Sequence[int]
+    probabilities: ProbabilitySink | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,6 +122,9 @@ class Task(ABC, Generic[Found, Prediction]):
         limit: The setting that limits what is found in a tile; empty if nothing does.
         lies_on: What a row of results lies on: a box (its ``bbox``), the areas of a mask (the file ``mask``, of labels), or all of its image;
             by this ``--format`` knows what to write.
+        has_probabilities: Whether it can keep the probabilities of all classes of what it finds.
+        keeps_probabilities: Whether it does. Where rows lie on masks, `write` then gives those of each pixel to `Place.probabilities`; where
+            they lie on images, each has a dictionary ``probabilities``, by the names of classes.
         legend: What the pictures of a report show.
         settings: What a config says of it that not every task reads, by dotted names, or sections with a dot behind; None does not
             say.
@@ -138,6 +145,8 @@ class Task(ABC, Generic[Found, Prediction]):
     targets: ClassVar[TargetKind]
     limit: ClassVar[str] = ""
     lies_on: ClassVar[LiesOn] = "images"
+    has_probabilities: ClassVar[bool] = False
+    keeps_probabilities: bool = False
     legend: ClassVar[str] = ""
     settings: ClassVar[tuple[str, ...] | None] = None
     term_names: tuple[str, ...]
@@ -218,6 +227,20 @@ class Task(ABC, Generic[Found, Prediction]):
         raise UserError(
             f"--classes chooses among objects that are found: the task {self.name} has none; leave it out"
         )
+
+    def with_probabilities(self) -> Self:
+        """Return the same task with `keeps_probabilities`; this one stays as it is.
+
+        Raises:
+            UserError: If it has none.
+        """
+        if not self.has_probabilities:
+            raise UserError(
+                f"--format probabilities holds those of all classes: the task {self.name} has none; leave it out"
+            )
+        task = copy.copy(self)
+        task.keeps_probabilities = True
+        return task
 
     @abstractmethod
     def decode(self, outputs: Any, sizes: Sequence[Extent]) -> list[Found]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from ziggurat.data.extents import Region
 from ziggurat.data.readers.opened import Georeference, ImageInfo, OpenedImage
 from ziggurat.errors import UserError
 from ziggurat.tasks.base import LiesOn
+from ziggurat.tasks.probabilities import ProbabilitySink
 
 Row = dict[str, Any]
 
@@ -108,10 +109,12 @@ class Output(ABC):
     Attributes:
         name: What ``--format`` calls it.
         takes: What the rows may lie on.
+        wants_probabilities: Whether the task is to keep those of all classes (`Task.with_probabilities`).
     """
 
     name: ClassVar[str]
     takes: ClassVar[tuple[LiesOn, ...]] = ("boxes", "masks", "images")
+    wants_probabilities: ClassVar[bool] = False
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -119,6 +122,15 @@ class Output(ABC):
     def fault(self, source: Source) -> str:
         """Return why an image's results cannot be written in this format, with the remedy; asked before anything is computed."""
         return ""
+
+    def pixels(self, source: Source, stem: str) -> AbstractContextManager[ProbabilitySink | None]:
+        """Return what takes the probabilities of an image's pixels in the body of a ``with``, before `image`; None for nothing.
+
+        Args:
+            source: The image, which is this worker's.
+            stem: Of files that belong to it.
+        """
+        return nullcontext()
 
     def image(self, results: ImageResults) -> None:  # noqa: B027 - many formats have no files of one image
         """Write what belongs to one image alone; called by the worker whose image it is."""

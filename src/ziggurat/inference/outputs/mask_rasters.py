@@ -17,7 +17,7 @@ import numpy as np
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.gdal import OPTIONS
-from ziggurat.data.readers.opened import OpenedImage
+from ziggurat.data.readers.opened import Georeference, OpenedImage
 from ziggurat.inference.outputs.base import ImageResults, Output, Source
 from ziggurat.inference.outputs.label_files import open_labels, quiet_places
 from ziggurat.system.packages import extra_package
@@ -87,10 +87,7 @@ def _write_tiled(path: Path, mask: str, results: ImageResults) -> None:
     import rasterio
     from rasterio.windows import Window
 
-    place = results.georeference
-    where: dict[str, Any] = {}
-    if place is not None:
-        where = {"transform": rasterio.Affine(*place.transform), "crs": place.crs or None}
+    where = profile_of(results.georeference)
     rows, columns = results.source.record.extent
     shape = {"count": 1, "height": rows, "width": columns, "dtype": "uint8", "nodata": IGNORED_PIXEL}
     colours = {label: (*colour, 255) for label, colour in enumerate(label_palette())}
@@ -105,11 +102,20 @@ def _write_tiled(path: Path, mask: str, results: ImageResults) -> None:
             height = min(BLOCK, rows - top)
             window = Window(0, top, columns, height)
             band = labels.read(1, window=window)
-            band[_is_empty(image, Region((top, 0), (height, columns)))] = IGNORED_PIXEL
+            band[is_empty(image, Region((top, 0), (height, columns)))] = IGNORED_PIXEL
             file.write(band, 1, window=window)
 
 
-def _is_empty(image: OpenedImage | None, region: Region) -> np.ndarray:
+def profile_of(place: Georeference | None) -> dict[str, Any]:
+    """Return where an image lies, as rasterio is told it; nothing if it lies nowhere."""
+    import rasterio
+
+    if place is None:
+        return {}
+    return {"transform": rasterio.Affine(*place.transform), "crs": place.crs or None}
+
+
+def is_empty(image: OpenedImage | None, region: Region) -> np.ndarray:
     """Return where an image holds nothing, shape ``region.size``; nowhere if it does not say."""
     if image is None or image.info.nodata is None:
         return np.zeros(region.size, dtype=bool)

@@ -14,6 +14,7 @@ from ziggurat.inference.outputs.crops import Crops
 from ziggurat.inference.outputs.geojson import GeoJson
 from ziggurat.inference.outputs.mask_rasters import MaskRaster
 from ziggurat.inference.outputs.ome_zarr import OmeZarr
+from ziggurat.inference.outputs.probabilities import Probabilities
 from ziggurat.inference.outputs.qupath import QuPath
 from ziggurat.inference.outputs.vectors import GeoPackage, Shapefile
 from ziggurat.inference.outputs.yolo import YoloTexts
@@ -23,7 +24,7 @@ from ziggurat.tasks.base import LiesOn
 TABLES = ("coco", "csv")
 OUTPUTS: Registry[type[Output]] = Registry("format of results", "ziggurat.outputs")
 
-for _output in (GeoPackage, GeoJson, Shapefile, QuPath, MaskRaster, OmeZarr, YoloTexts, Crops):
+for _output in (GeoPackage, GeoJson, Shapefile, QuPath, MaskRaster, Probabilities, OmeZarr, YoloTexts, Crops):
     OUTPUTS.register(_output.name, _output)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
+from ziggurat.data.extents import Region
 from ziggurat.errors import UserError
 from ziggurat.inference.outputs.base import ImageResults, Row, Target
 from ziggurat.inference.outputs.registry import check_formats, make_outputs
 from ziggurat.inference.outputs.sources import ImageSource
 from ziggurat.inference.reading import Images
+from ziggurat.tasks.probabilities import ProbabilitySink
 
 MOST_FAULTS = 20  # of images that are listed
 
@@ -29,6 +35,11 @@ class Outputs:
         check_formats(formats, target.lies_on)
         self._outputs = make_outputs(formats, target)
 
+    @property
+    def want_probabilities(self) -> bool:
+        """Whether a format holds the probabilities of all classes."""
+        return any(output.wants_probabilities for output in self._outputs)
+
     def check(self, images: Images) -> None:
         """See whether the results of all images can be written.
 
@@ -43,6 +54,21 @@ class Outputs:
             faults[MOST_FAULTS:] = [f"and {len(faults) - MOST_FAULTS} images more"]
         if faults:
             raise UserError(faults)
+
+    @contextmanager
+    def pixels(self, images: Images, index: int, stem: str) -> Iterator[ProbabilitySink | None]:
+        """Let the formats take the probabilities of an image's pixels in the body; None if none does.
+
+        Args:
+            images: Of the prediction.
+            index: Of the image, which is this worker's.
+            stem: Of files that belong to it.
+        """
+        source = ImageSource(images, index)
+        with ExitStack() as stack:
+            sinks = [stack.enter_context(output.pixels(source, stem)) for output in self._outputs]
+            taking = [sink for sink in sinks if sink is not None]
+            yield _Each(taking) if taking else None
 
     def image(self, images: Images, index: int, stem: str, rows: Sequence[Row]) -> None:
         """Write what belongs to one image alone; called by the worker whose image it is.
@@ -77,3 +103,18 @@ class Outputs:
             for output in self._outputs:
                 output.give_up()
             raise
+
+
+@dataclass(frozen=True)
+class _Each:
+    """Several takers of probabilities.
+
+    Attributes:
+        sinks: Each is given all of them.
+    """
+
+    sinks: Sequence[ProbabilitySink]
+
+    def add(self, region: Region, probabilities_KHW: Tensor, /) -> None:
+        for sink in self.sinks:
+            sink.add(region, probabilities_KHW)

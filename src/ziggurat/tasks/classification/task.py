@@ -50,6 +50,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
     targets = LabelKind()
     legend = "in the corner: the predicted class and its probability"
     normalizer_names = ("images",)
+    has_probabilities = True
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -145,8 +146,11 @@ class ClassificationTask(Task[Tensor, Tensor]):
         return draw_caption(image_CHW, classes[target], target)
 
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
-        """Return the best classes of an image."""
-        return [class_row(prediction, place)]
+        """Return the best classes of an image; where probabilities are kept, those of all."""
+        row = class_row(prediction, place)
+        if self.keeps_probabilities:
+            row["probabilities"] = dict(zip(place.classes, prediction.tolist(), strict=True))
+        return [row]
 
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return the best class of each image."""

@@ -26,6 +26,7 @@ from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
 from ziggurat.tasks.segmentation.label_tiles import join_tiles, label_bands
 from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
+from ziggurat.tasks.segmentation.probabilities import labels_of, passing_probabilities, whole_sheets
 from ziggurat.tasks.segmentation.settings import DEMO
 from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
 from ziggurat.tasks.segmentation.writing import LabelOverview, mask_table, middles, write_mask
@@ -63,7 +64,8 @@ class SegmentationTask(Task[Tensor, Tensor]):
         config: ``loss``.
 
     Where several workers share each image, each has the masks of the pixels that it answers for.
-    What is found in a tile, and predicted for an image, is the label of each pixel, uint8, shape ``(H, W)``.
+    What is found in a tile, and predicted for an image, is the label of each pixel, uint8, shape ``(H, W)``; where probabilities are
+    kept, a tile has sheets, the labels and those of each class, uint8, shape ``(1 + K, H, W)``.
 
     Attributes:
         normalizer_names: Valid pixels; with Dice also the pixels of each class.
@@ -88,6 +90,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
         "from the left: image, truth, prediction, errors (pale is right, red is wrong, grey takes no part)"
     )
     normalizers_are_parts = True
+    has_probabilities = True
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -177,13 +180,14 @@ class SegmentationTask(Task[Tensor, Tensor]):
         return shares
 
     def decode(self, outputs: dict[str, Tensor], sizes: Sequence[Extent]) -> list[Tensor]:
-        """Return the label of each pixel of each tile, on the CPU."""
-        labels_BHW = whole_labels(outputs["logits"]).cpu()
-        return [labels[:height, :width] for labels, (height, width) in zip(labels_BHW, sizes, strict=True)]
+        """Return the label of each pixel of each tile, or the sheets of each tile, on the CPU."""
+        whole = whole_sheets if self.keeps_probabilities else whole_labels
+        found_B = whole(outputs["logits"]).cpu()
+        return [found[..., :height, :width] for found, (height, width) in zip(found_B, sizes, strict=True)]
 
     def stitch(self, tiles: Sequence[tuple[Region, Tensor]], view: View, record: ImageRecord) -> Tensor:
         """Join the labels of an image's tiles; see `label_tiles`."""
-        return to_own_pixels(join_tiles(tiles), view, record)
+        return to_own_pixels(join_tiles([(tile, labels_of(found)) for tile, found in tiles]), view, record)
 
     def seen_at(self, prediction: Tensor, extent: Extent, smaller: Extent) -> Tensor:
         """Return the labels of a smaller picture, each that of the pixel in its middle."""
@@ -191,8 +195,8 @@ class SegmentationTask(Task[Tensor, Tensor]):
         return prediction[rows][:, columns]
 
     def pack(self, found: Sequence[Tensor]) -> list[Tensor]:
-        """Return the labels, each without the tiles beside it in memory."""
-        return [labels.clone() for labels in found]
+        """Return what was found, each tile without those beside it in memory."""
+        return [one.clone() for one in found]
 
     def write(
         self,
@@ -203,6 +207,8 @@ class SegmentationTask(Task[Tensor, Tensor]):
         picture: Extent | None,
     ) -> Written[Tensor]:
         """Write the mask of an image row by row of its tiles: it need not be in memory; a resized image's is."""
+        if place.probabilities is not None:
+            tiles = passing_probabilities(tiles, view, record.extent, place.probabilities)
         if view.extent != record.extent:
             return super().write(tiles, view, record, place, picture)
         overview = None if picture is None else LabelOverview(record.extent, picture)

@@ -1,0 +1,78 @@
+"""The probability of each class at each pixel, beside its label: of a tile *sheets*, the labels first and then one for each class.
+
+Shapes: ``B`` images, ``K`` classes, ``H`` rows and ``W`` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+from ziggurat.data.extents import Extent, Region
+from ziggurat.data.tiles import cores_of
+from ziggurat.data.views import View
+from ziggurat.parallel.spatial import SpatialTensor, whole_tensor
+from ziggurat.tasks.probabilities import ProbabilitySink, to_bytes
+from ziggurat.tasks.segmentation.decoding import whole_labels
+
+BAND = 256  # rows of a resized image that are made at once
+
+
+def whole_sheets(logits_BKHW: Tensor) -> Tensor:
+    """Return the best class of each pixel, and the probability of each class as a byte, uint8, shape ``(B, 1 + K, H, W)``.
+
+    Communication:
+        Where several workers share each image: two gathers (``1 + K`` bytes for each pixel).
+    """
+    x = logits_BKHW
+    local = x.local if isinstance(x, SpatialTensor) else x
+    wide = local.to(torch.promote_types(local.dtype, torch.float32))
+    scores = to_bytes(wide.softmax(dim=1))
+    if isinstance(x, SpatialTensor):
+        scores = whole_tensor(SpatialTensor(scores, x.dims, x.mesh), "the probabilities of all pixels")
+    return torch.cat([whole_labels(x)[:, None], scores], dim=1)
+
+
+def labels_of(found: Tensor) -> Tensor:
+    """Return the labels of what was found in a tile, whether it is labels alone or sheets, shape ``(H, W)``."""
+    return found if found.ndim == 2 else found[0]
+
+
+def passing_probabilities(
+    tiles: Iterable[tuple[Region, Tensor]], view: View, extent: Extent, sink: ProbabilitySink
+) -> Iterator[tuple[Region, Tensor]]:
+    """Yield the labels of tiles, and give each pixel's probabilities away as its tile comes, that in whose core it lies.
+
+    Args:
+        tiles: All tiles of an image with their sheets, in order.
+        view: Of the image. One that is resized is joined first; each pixel takes its nearest probabilities, as it does its label.
+        extent: Of the image in its own pixels.
+        sink: Takes the probabilities.
+    """
+    cores, joined = cores_of(view.tiles), None
+    for tile, sheets in tiles:
+        core = cores[tile]
+        own = sheets[1:][core.seen_from(tile.start).last_dims]
+        if view.extent == extent:
+            sink.add(core, own)
+        else:
+            if joined is None:
+                joined = own.new_empty((len(own), *view.extent))
+            joined[core.last_dims] = own
+        yield tile, sheets[0]
+    if joined is None:
+        return
+    rows, columns = (_nearest(old, new) for old, new in zip(view.extent, extent, strict=True))
+    for top in range(0, extent[0], BAND):
+        band = rows[top : top + BAND]
+        sink.add(Region((top, 0), (len(band), extent[1])), joined[:, band][:, :, columns])
+
+
+def _nearest(size: int, wanted: int) -> Tensor:
+    """Return from where each pixel of a resized row comes, int64, shape ``(wanted,)``: the choice that labels are resized by."""
+    places = torch.arange(size, dtype=torch.float32).view(1, size, 1)
+    resized: Tensor = functional.resize(places, [wanted, 1], InterpolationMode.NEAREST_EXACT)
+    return resized.flatten().to(torch.int64)
