@@ -5,7 +5,7 @@ import torch
 
 from support.fake_detector import Squares
 from ziggurat.config import DataConfig
-from ziggurat.data.extents import cut_out
+from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.views import Piece, make_view
 from ziggurat.inference import reading
 from ziggurat.inference.reading import read_tiles
@@ -34,7 +34,10 @@ def test_tiles_are_those_of_the_whole_image(kind, most, resize, monkeypatch):
     images = kind(SIZES)
     views = [make_view(images.record(index), config) for index in range(len(images))]
     pieces = pieces_of(views)
-    whole = [reading.RegionReader(images, views)._whole(index).pixels for index in range(len(images))]
+    whole = [
+        reading.RegionReader(images, views).read(index, Region.whole(view.extent))
+        for index, view in enumerate(views)
+    ]
     images.decoded.clear()
     for start in (0, 3):  # as a worker begins somewhere
         found = list(read_tiles(images, views, pieces[start:]))

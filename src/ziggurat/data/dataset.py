@@ -20,7 +20,14 @@ from torch import Tensor
 from ziggurat.data.batch import Objects
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.faults import Fault, left_out
-from ziggurat.data.readers.images import image_size, read_image, read_window, survey, unturned
+from ziggurat.data.readers.images import (
+    image_size,
+    read_image,
+    read_levels,
+    read_window,
+    survey,
+    unturned,
+)
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.errors import UserError
 
@@ -373,12 +380,23 @@ class FileImages:
             found = found[::-1]
         self._check_size(index, found)
 
-    def window(self, index: int, region: Region) -> Tensor | None:
-        """Read a window of image `index` without the rest of its file; None where that is not possible."""
+    def levels(self, index: int) -> tuple[Extent, ...]:
+        """Return the rows and columns of each level of resolution of image `index`, the finest first."""
+        size = self._size(index)
+        return (size,) if self._is_unturned(index) else read_levels(self.path(index), size)
+
+    def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Read a window of a level of image `index` without the rest of its file; None where that is not possible."""
         files = self._files
-        if files.turns is not None and files.turns[self._place[index]]:
+        if self._is_unturned(index):
             return None
-        return read_window(self.path(index), files.max_pixels, self._size(index), region, files.reading)
+        return read_window(
+            self.path(index), files.max_pixels, self._size(index), region, files.reading, level
+        )
+
+    def _is_unturned(self, index: int) -> bool:
+        """Whether the image is taken as it lies in its file, which its EXIF turns."""
+        return self._files.turns is not None and bool(self._files.turns[self._place[index]])
 
     def _size(self, index: int) -> tuple[int, int]:
         place = self._place[index]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset, ImageRecord, Spelling, spelling_of
-from ziggurat.data.extents import Region
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names
-from ziggurat.data.readers.images import ReadsWindows
+from ziggurat.data.readers.images import levels_of, window_of
 from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images
@@ -53,11 +53,13 @@ class Chosen:
         """Return an image, RGB, uint8, shape ``(3, H, W)``."""
         return self.images.image(self.indices[index])
 
-    def window(self, index: int, region: Region) -> Tensor | None:
-        """Return a window of an image without the rest of it; None where that is not possible."""
-        return (
-            self.images.window(self.indices[index], region) if isinstance(self.images, ReadsWindows) else None
-        )
+    def levels(self, index: int) -> tuple[Extent, ...]:
+        """Return the rows and columns of each level of resolution of an image, the finest first."""
+        return levels_of(self.images, self.indices[index], self.record(index).extent)
+
+    def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Return a window of a level of an image without the rest of it; None where that is not possible."""
+        return window_of(self.images, self.indices[index], region, level)
 
 
 @dataclass(frozen=True)

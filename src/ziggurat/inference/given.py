@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.extents import Region
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.image_files import ImageFiles, inspect_images
+from ziggurat.data.readers.images import levels_of, window_of
 from ziggurat.data.readers.in_memory import pixels_of
 from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
@@ -74,9 +75,13 @@ class GivenImages:
         """Return an image, RGB, uint8, shape ``(3, H, W)``."""
         return self.sources[index].image(0)
 
-    def window(self, index: int, region: Region) -> Tensor | None:
-        """Return a window of an image without the rest of its file; None where that is not possible."""
-        return self.sources[index].window(0, region)
+    def levels(self, index: int) -> tuple[Extent, ...]:
+        """Return the rows and columns of each level of resolution of an image, the finest first."""
+        return levels_of(self.sources[index], 0, self.record(index).extent)
+
+    def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Return a window of a level of an image without the rest of its file; None where that is not possible."""
+        return window_of(self.sources[index], 0, region, level)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Reading the tiles of images in the order of computation, region by region, ahead of it and in bounded memory.
 
 A region holds tiles that follow each other: some rows of tiles of a large image, or a small image whole. Of an image whose file
-can be read in parts only the region is read, and of rows that the region before has read already, those are taken from there.
-Any other image is decoded once, and kept until its last region is read.
+can be read in parts only the region is read (of one that is resized, the pixels that make up the region), and of rows that the region before has
+read already, those are taken from there. Any other image is decoded once, and kept until its last region is read.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.extents import Region, cut_out
-from ziggurat.data.readers.images import ReadsWindows
+from ziggurat.data.extents import Extent, Region, cut_out, volume
+from ziggurat.data.readers.images import levels_of, window_of
+from ziggurat.data.resampling import READ_PIXELS, grids_of, level_for, resized_region
 from ziggurat.data.views import Piece, View, Wanted, wanted_pixels
 from ziggurat.errors import UserError
 
 # Pixels of a region, of several tiles: three bytes each, and as many for the next one.
 REGION_PIXELS = 1 << 24
+# The same of images that are resized: four times as many bytes each.
+RESIZED_PIXELS = 1 << 22
 # Pixels of regions that are read ahead (one region at least).
 AHEAD_PIXELS = 1 << 22
 
@@ -55,7 +57,10 @@ def read_tiles(
         views: How the network sees each of them.
         pieces: Tiles, those of an image one after the other.
     """
-    wanted = wanted_pixels(pieces, REGION_PIXELS)
+    is_resized = any(
+        views[index].extent != images.record(index).extent for index in {one.image for one in pieces}
+    )
+    wanted = wanted_pixels(pieces, min(REGION_PIXELS, RESIZED_PIXELS) if is_resized else REGION_PIXELS)
     with closing(_read_ahead(RegionReader(images, views), wanted)) as read:
         for one in wanted:
             pixels = next(read)
@@ -109,6 +114,9 @@ class _Last(NamedTuple):
 class RegionReader:
     """Reads regions of images as the network sees them; one thread at a time.
 
+    A region has the same bits whatever was read before it. Of an image that is resized, those pixels are read that make up the region: of
+    the coarsest level of its file that is not coarser than the resized image (`level_for`), where the resized image is smoothed.
+
     Args:
         images: As they lie in their files.
         views: How the network sees each of them.
@@ -117,6 +125,8 @@ class RegionReader:
     def __init__(self, images: Images, views: Sequence[View] | Mapping[int, View]) -> None:
         self._images, self._views = images, views
         self._last: _Last | None = None
+        self._decoded: tuple[int, Tensor] | None = None  # an image that cannot be read in parts
+        self._levels: tuple[int, tuple[Extent, ...]] | None = None
 
     def read(self, index: int, region: Region, more: bool = False) -> Tensor | UserError:
         """Return a region of an image, from 0 to 255, shape ``(3, *region.size)``, or why there is none.
@@ -129,52 +139,69 @@ class RegionReader:
         last, self._last = self._last, None
         if last is not None and last.image != index:
             last = None
+        if self._decoded is not None and self._decoded[0] != index:
+            self._decoded = None
         try:
-            found = self._window(index, region, last)
-            if found is None:
-                is_whole = last is not None and last.region == Region.whole(self._views[index].extent)
-                found = last if last is not None and is_whole else self._whole(index)
+            pixels = self._joined(index, region, last)
         except UserError as error:
             return error
-        if more:
-            self._last = found
-        if found.region == region:
-            return found.pixels
-        # of an image that is not kept a view would keep all of it
-        return cut_out(found.pixels, region.seen_from(found.region.start))
+        if not more:
+            self._decoded = None
+        elif self._decoded is None:
+            self._last = _Last(index, region, pixels)
+        return pixels
 
-    def _window(self, index: int, region: Region, last: _Last | None) -> _Last | None:
-        """Return a region read by itself; None where the file cannot be read in parts, or all is wanted."""
-        view = self._views[index]
-        whole = Region.whole(view.extent)
-        is_resized = view.extent != self._images.record(index).extent
-        if is_resized or region == whole or not isinstance(self._images, ReadsWindows):
-            return None
-        if last is not None and last.region == whole:
-            return None
+    def _joined(self, index: int, region: Region, last: _Last | None) -> Tensor:
+        """Return a region, of which some rows may have been read with the last one."""
         known = _first_rows(region, last)
         rest = Region((known, *region.start[1:]), (region.end[0] - known, *region.size[1:]))
-        pixels = self._images.window(index, rest)
-        if pixels is None:
-            return None
-        if last is not None and known > region.start[0]:
-            rows = slice(region.start[0] - last.region.start[0], known - last.region.start[0])
-            pixels = torch.cat([last.pixels[:, rows], pixels], dim=1)
-        return _Last(index, region, pixels)
+        pixels = self._resized(index, rest)
+        if last is None or known == region.start[0]:
+            return pixels
+        rows = slice(region.start[0] - last.region.start[0], known - last.region.start[0])
+        return torch.cat([last.pixels[:, rows], pixels], dim=1)
 
-    def _whole(self, index: int) -> _Last:
-        """Return an image decoded as a whole, and resized."""
-        view, record = self._views[index], self._images.record(index)
-        image = self._images.image(index)
-        if image.shape[1:] != record.extent:
-            raise UserError(
-                f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
-                f"{record.height} as its header or annotations say: replace the image or correct its size"
-            )
-        if view.extent != record.extent:
-            # In floating point, as torchvision's detectors do; antialias acts only where the image gets smaller.
-            image = functional.resize(image.float(), list(view.extent), antialias=view.antialias)
-        return _Last(index, Region.whole(view.extent), image)
+    def _resized(self, index: int, region: Region) -> Tensor:
+        """Return a region that was not read before."""
+        view, extent = self._views[index], self._images.record(index).extent
+        if view.extent == extent:
+            if region == Region.whole(extent):
+                return self._whole(index)
+            window = self._window(index, region)
+            # a view would keep all of the image
+            return cut_out(self._whole(index), region) if window is None else window
+        levels = self._levels_of(index) if view.antialias else (extent,)
+        level = level_for(levels, view.extent)
+
+        def read(source: Region) -> Tensor:
+            is_small = level == 0 and volume(extent) <= READ_PIXELS  # and may be decoded once for all regions
+            window = None if is_small else self._window(index, source, level)
+            return self._whole(index)[source.last_dims] if window is None else window
+
+        # In floating point, as torchvision's detectors do.
+        return resized_region(read, grids_of(levels[level], view.extent), region, view.antialias)
+
+    def _levels_of(self, index: int) -> tuple[Extent, ...]:
+        """Return the extents of an image's levels, whose header is read once for its regions."""
+        if self._levels is None or self._levels[0] != index:
+            self._levels = index, levels_of(self._images, index, self._images.record(index).extent)
+        return self._levels[1]
+
+    def _window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Return a window of an image read by itself; None where the file cannot be read in parts."""
+        return None if self._decoded is not None else window_of(self._images, index, region, level)
+
+    def _whole(self, index: int) -> Tensor:
+        """Return an image decoded as a whole, for this region and the next ones."""
+        if self._decoded is None:
+            image, record = self._images.image(index), self._images.record(index)
+            if image.shape[1:] != record.extent:
+                raise UserError(
+                    f"the image {record.name} has {image.shape[2]} x {image.shape[1]} pixels, not {record.width} x "
+                    f"{record.height} as its header or annotations say: replace the image or correct its size"
+                )
+            self._decoded = index, image
+        return self._decoded[1]
 
 
 def _first_rows(region: Region, last: _Last | None) -> int:

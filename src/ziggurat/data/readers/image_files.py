@@ -15,7 +15,7 @@ from torch import Tensor
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
-from ziggurat.data.readers.images import inspect_image, read_image, read_window
+from ziggurat.data.readers.images import inspect_image, read_image, read_levels, read_window
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.pages import is_image_there, stem_of
 from ziggurat.data.readers.registry import image_suffixes, is_image_folder
@@ -58,9 +58,13 @@ class ImageFiles:
         """Decode an image, RGB, uint8, shape ``(3, H, W)``."""
         return read_image(self.paths[index], self.max_pixels, self.reading)
 
-    def window(self, index: int, region: Region) -> Tensor | None:
-        """Read a window of an image without the rest of its file; None where that is not possible."""
-        return read_window(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading)
+    def levels(self, index: int) -> tuple[Extent, ...]:
+        """Return the rows and columns of each level of resolution of an image, the finest first."""
+        return read_levels(self.paths[index], self.sizes[index])
+
+    def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Read a window of a level of an image without the rest of its file; None where that is not possible."""
+        return read_window(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading, level)
 
 
 def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | None = None) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,39 @@ class ReadsWindows(Protocol):
     def window(self, index: int, region: Region) -> Tensor | None:
         """Return a window of an image, RGB, uint8, or None if it has to be read as a whole."""
         ...
+
+
+@runtime_checkable
+class ReadsLevels(Protocol):
+    """Images of which windows can be read at several levels of resolution, where their files have them."""
+
+    def levels(self, index: int) -> tuple[Extent, ...]:
+        """Return the rows and columns of each level, the finest first: the image itself."""
+        ...
+
+    def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
+        """Return a window of a level of an image, in the level's pixels; never None of a level beyond the first."""
+        ...
+
+
+def levels_of(images: Any, index: int, extent: Extent) -> tuple[Extent, ...]:
+    """Return the rows and columns of each level at which windows of an image can be read: one, `extent`, where it has no others.
+
+    Raises:
+        UserError: If its header cannot be read.
+    """
+    return images.levels(index) if isinstance(images, ReadsLevels) else (extent,)
+
+
+def window_of(images: Any, index: int, region: Region, level: int = 0) -> Tensor | None:
+    """Return a window of a level of an image; None if it has to be read as a whole, which those beyond the first never have.
+
+    Raises:
+        UserError: If it cannot be decoded.
+    """
+    if level and isinstance(images, ReadsLevels):
+        return images.window(index, region, level)
+    return images.window(index, region) if isinstance(images, ReadsWindows) else None
 
 
 @dataclass(frozen=True)
@@ -151,17 +184,37 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
         return torch.from_numpy(shown_pixels(image.read(Region.whole(info.extent)), info, reading))
 
 
+def read_levels(path: Path, size: Extent) -> tuple[Extent, ...]:
+    """Return the rows and columns of each level of an image, the finest first, from its header.
+
+    Args:
+        path: The image file, or a page of it.
+        size: Rows and columns that the image must have; of another one no level is known but these.
+
+    Raises:
+        UserError: If there is no such image, or its header cannot be read.
+    """
+    with open_image_file(path) as image:
+        return image.info.levels if image.info.extent == size else (size,)
+
+
 def read_window(
-    path: Path, max_pixels: int, size: Extent, region: Region, reading: Reading = AS_THEY_ARE
+    path: Path,
+    max_pixels: int,
+    size: Extent,
+    region: Region,
+    reading: Reading = AS_THEY_ARE,
+    level: int = 0,
 ) -> Tensor | None:
-    """Return a window of an image.
+    """Return a window of an image, or of a smaller level of it.
 
     Args:
         path: The image file, or a page of it.
         max_pixels: Larger windows are refused.
         size: Rows and columns that the image must have.
-        region: The window, within the image.
+        region: The window, within the image, or within the level in its pixels.
         reading: How samples become pixels.
+        level: Of those that `read_levels` gives.
 
     Returns:
         RGB, uint8, shape ``(3, *region.size)``: the pixels that `read_image` gives; None if the file has to be decoded as a
@@ -172,13 +225,13 @@ def read_window(
     """
     with open_image_file(path) as image:
         info = image.info
-        if info.extent != size or info.block == info.extent:
+        if level == 0 and (info.extent != size or info.block == info.extent):
             return None
         for extent in (info.block, region.size):
             if extent is not None:
                 check_at_once(path, info, extent, max_pixels)
         check_reading(path, info, reading, split_page(path)[1])
-        return torch.from_numpy(shown_pixels(image.read(region), info, reading))
+        return torch.from_numpy(shown_pixels(image.read(region, level), info, reading))
 
 
 @dataclass(frozen=True)

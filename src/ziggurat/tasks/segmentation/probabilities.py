@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, functional
 
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.tiles import cores_of
@@ -17,6 +16,7 @@ from ziggurat.data.views import View
 from ziggurat.parallel.spatial import SpatialTensor, whole_tensor
 from ziggurat.tasks.probabilities import ProbabilitySink, to_bytes
 from ziggurat.tasks.segmentation.decoding import whole_labels
+from ziggurat.tasks.segmentation.writing import middles
 
 BAND = 256  # rows of a resized image that are made at once
 
@@ -65,14 +65,7 @@ def passing_probabilities(
         yield tile, sheets[0]
     if joined is None:
         return
-    rows, columns = (_nearest(old, new) for old, new in zip(view.extent, extent, strict=True))
+    rows, columns = (middles(old, new) for old, new in zip(view.extent, extent, strict=True))
     for top in range(0, extent[0], BAND):
         band = rows[top : top + BAND]
         sink.add(Region((top, 0), (len(band), extent[1])), joined[:, band][:, :, columns])
-
-
-def _nearest(size: int, wanted: int) -> Tensor:
-    """Return from where each pixel of a resized row comes, int64, shape ``(wanted,)``: the choice that labels are resized by."""
-    places = torch.arange(size, dtype=torch.float32).view(1, size, 1)
-    resized: Tensor = functional.resize(places, [wanted, 1], InterpolationMode.NEAREST_EXACT)
-    return resized.flatten().to(torch.int64)

@@ -22,7 +22,7 @@ from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import CutOff, Place, ResultTable, Task, Written
 from ziggurat.tasks.own import own_part
-from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
+from ziggurat.tasks.segmentation.decoding import own_bands, to_own_pixels, whole_labels
 from ziggurat.tasks.segmentation.label_tiles import join_tiles, label_bands
 from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
@@ -206,13 +206,14 @@ class SegmentationTask(Task[Tensor, Tensor]):
         place: Place,
         picture: Extent | None,
     ) -> Written[Tensor]:
-        """Write the mask of an image row by row of its tiles: it need not be in memory; a resized image's is."""
+        """Write the mask of an image row by row of its tiles: it need not be in memory."""
         if place.probabilities is not None:
             tiles = passing_probabilities(tiles, view, record.extent, place.probabilities)
+        bands = label_bands(tiles, view.tiles)
         if view.extent != record.extent:
-            return super().write(tiles, view, record, place, picture)
+            bands = own_bands(bands, view.extent, record.extent)
         overview = None if picture is None else LabelOverview(record.extent, picture)
-        row = write_mask(label_bands(tiles, view.tiles), record.extent, place, overview)
+        row = write_mask(bands, record.extent, place, overview)
         return Written([row], CutOff(), None if overview is None else overview.labels_HW)
 
     def metric(self, dataset: SegmentationDataset) -> SegmentationMetric:
