@@ -154,11 +154,11 @@ def test_what_has_an_effect_is_taken(base, given):
         ("predict", "loss.smoothing", "train, demo and verify"),
         ("predict", "seed", "train, demo and verify"),
         ("predict", "checkpoint.keep", "train and demo"),
-        ("check", "data.crop", "train, demo, evaluate, predict and report"),
+        ("check", "data.tile_overlap", "train, demo, evaluate, predict and report"),
         ("check", "digits.size", "train, demo, evaluate, predict, report and convert"),
         ("convert", "model.norm", "train, demo, evaluate, predict, report and verify"),
         ("demo", "data.images", "train, evaluate, predict, report, check and convert"),
-        ("verify", "data.crop", "train, demo, evaluate, predict and report"),
+        ("verify", "data.crop", "train, demo, evaluate, predict, report and check"),
     ],
 )
 def test_a_command_refuses_what_it_does_not_read(command, key, others):

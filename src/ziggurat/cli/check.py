@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> Outcome:
             f"{split}: {counts['images']} images, {counts['annotations']} annotations"
             for split, counts in result["splits"].items()
         )
+        for part, counts in (result.get("parts") or {}).items():
+            print(f"data.split=blocks, {part}: {_listed(counts)}")
         print(
             f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; classes: {', '.join(result['classes'])}; "
             f"{len(result['faults'])} faults{_skipping(result)}"
@@ -48,6 +50,11 @@ def _skipping(result: dict[str, Any]) -> str:
         return f", for which {skipped['annotations']} annotations and {skipped['images']} images are left out"
     parts = sum(fault["scope"] in ("annotation", "image") for fault in result["faults"])
     return f"; {parts} of them can be left out: --set data.on_error=skip" if parts else ""
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """Say what a part of the blocks holds."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _samples(kind: dict[str, Any]) -> str:

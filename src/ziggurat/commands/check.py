@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from ziggurat.config import DataConfig
+from ziggurat.config import DataConfig, DigitsConfig
+from ziggurat.data.blocks import Which
 from ziggurat.data.faults import Faults, count_left_out
-from ziggurat.data.formats import find_faults
+from ziggurat.data.formats import find_faults, open_split
+from ziggurat.data.formats.blocks import divided
+from ziggurat.data.regions import ObjectRegions
+from ziggurat.errors import UserError
 from ziggurat.runs.progress import Meter
 from ziggurat.tasks.registry import tasks_of
+
+_OF_BLOCKS = (
+    "val_share",
+    "block",
+    "split_seed",
+    "crop",
+    "min_visible",
+)  # what says which blocks are of which part
 
 
 def check(path: str, config: DataConfig) -> dict[str, Any]:
@@ -21,20 +34,53 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
 
     Returns:
         The fields ``ok`` (whether the data set can be used as ``data.on_error`` says), those of `Summary` with the ``tasks``
-        that the data set serves, ``faults``, and ``skipped``: how many annotations and images are left out.
+        that the data set serves, ``faults``, and ``skipped``: how many annotations and images are left out. With
+        ``data.split=blocks`` also ``parts``: the blocks, regions, pixels and objects of each; None where faults are in the way.
 
     Raises:
-        UserError: If there is no such data set or none is recognised.
+        UserError: If there is no such data set or none is recognised; if settings of blocks have no effect.
     """
+    if config.split == "given":
+        _refuse_idle(config)
     with Meter("check", "images and masks") as meter:
         faults, summary = find_faults(path, config, meter)
     facts = dataclasses.asdict(summary)
     serves = tasks_of(facts.pop("kinds"))
     judged = Faults(config.on_error, faults)
+    ok = not judged.stopping and (config.on_error == "skip" or not faults)
+    if config.split == "blocks":
+        facts["parts"] = _parts(path, summary.kinds, config) if not judged.stopping else None
     return {
-        "ok": not judged.stopping and (config.on_error == "skip" or not faults),
+        "ok": ok,
         **facts,
         "tasks": serves,
         "faults": [fault.facts() for fault in faults],
         "skipped": count_left_out(judged.skipped),
     }
+
+
+def _refuse_idle(config: DataConfig) -> None:
+    default = DataConfig()
+    idle = [name for name in _OF_BLOCKS if getattr(config, name) != getattr(default, name)]
+    if idle:
+        raise UserError(
+            f"data.{name} has no effect in `ziggurat check` without data.split=blocks; leave it out"
+            for name in idle
+        )
+
+
+def _parts(path: str, kinds: Sequence[str], config: DataConfig) -> dict[str, dict[str, int]]:
+    """Return how many blocks, regions, pixels and objects are trained on and evaluated on."""
+    found: dict[str, dict[str, int]] = {}
+    splits: tuple[Which, ...] = ("train", "val")
+    for split in splits:
+        dataset = divided(open_split(path, split, kinds[:1], config, DigitsConfig()), path)
+        division = dataset.division
+        found[split] = {
+            "blocks": division.num_blocks[split],
+            "regions": len(dataset),
+            "pixels": division.num_pixels(split),
+        }
+        if isinstance(dataset, ObjectRegions):
+            found[split]["annotations"] = sum(len(dataset.objects(index)) for index in range(len(dataset)))
+    return found

@@ -163,7 +163,8 @@ def _listed(given: list[str]) -> list[str]:
 
 
 def _open(config: RunConfig, split: Split, classes: tuple[str, ...] | None) -> Any:
-    dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits, classes)
+    data = replace(config.data, split="given")  # images are predicted as wholes
+    dataset = open_dataset(data.path, split, run_task(config), data, config.digits, classes)
     if dataset is None:
         raise UserError(
             f"{config.data.path} has no validation split: give --split train or --split test, or name its annotation file"

@@ -13,7 +13,9 @@ from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, range_faults, run_task
 from ziggurat.data.dataset import Dataset, notes_of
+from ziggurat.data.formats.blocks import divided, dividing_note
 from ziggurat.data.formats.learnable import check_learnable
+from ziggurat.data.regions import RegionDataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, outline_model, task_of
@@ -50,6 +52,7 @@ def resolve(
     """
     leave_if_imported()  # before anything is opened or said
     faults: list[str] = []
+    dataset: Dataset | None = None
 
     def check(part: Callable[[], T]) -> T | None:
         try:
@@ -78,8 +81,11 @@ def resolve(
             )
         if config.train.patience and dataset is not None and validation is None:
             faults.append(
-                f"train.patience needs images to evaluate on: {config.data.path} has no validation split; give data.val"
+                f"train.patience needs images to evaluate on: {config.data.path} has no validation split; give data.val, or data.split=blocks"
             )
+        if validation is None and dataset is not None and not faults:
+            note = dividing_note(dataset, config.data.path, config.data)
+            say_notes([] if note is None else [note])
         say_notes([*notes_of(dataset), *notes_of(validation)])
         if placed:
             say_notes(check(partial(check_effects, placed, given or {}, from_file)) or [])
@@ -101,6 +107,8 @@ def resolve(
         faults.append(weights_fault)
     if faults or resolved is None:
         raise UserError(faults)
+    if isinstance(dataset, RegionDataset):  # another crop, in an evaluation, leaves them as they are
+        resolved = override(resolved, {"data.block": dataset.division.block})
     return resolved
 
 
@@ -141,5 +149,7 @@ def _open_training(config: RunConfig) -> Dataset | None:
     _check_path(config)
     task = run_task(config)
     dataset = open_dataset(config.data.path, "train", task, config.data, config.digits)
+    if config.data.split == "blocks":
+        divided(dataset, config.data.path)
     check_learnable(dataset, find_task(task).annotations, config.data.path)
     return dataset

@@ -33,6 +33,25 @@ class DataConfig:
         "What training evaluates on: a folder or an annotation file; empty takes the ``val`` split of "
         "``path``.",
     )
+    split: Literal["given", "blocks"] = setting(
+        "given",
+        "How images are divided into training and validation: as the data set says (``given``), or, where it has no "
+        "``val`` split, by square blocks of its images (``blocks``), so that a single photograph is enough.",
+    )
+    val_share: float = setting(
+        0.2,
+        "Share of all pixels that lie in blocks for validation, with ``split=blocks``.",
+        between(0.01, 0.9),
+    )
+    block: int = setting(
+        0,
+        "Rows and columns of a block, in pixels of the image, with ``split=blocks``; 0 takes twice the crop, or less where the "
+        "images have few such blocks. The run's config holds the number that was taken.",
+        zero_or(MIN_SIDE, 1 << 20),
+    )
+    split_seed: int = setting(
+        0, "Another seed is another choice of blocks, with ``split=blocks``.", between(0, SEED)
+    )
     classes: str = setting(
         "",
         "Names of all classes, with commas between: of the values of segmentation masks from 0 (``name=255`` gives "

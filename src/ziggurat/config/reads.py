@@ -15,8 +15,13 @@ AUGMENTATION = (
     "data.crops", "data.scale_min", "data.scale_max", "data.flip", "data.quarter_turns", "data.color_jitter",
     "data.min_visible",
 )  # fmt: skip
+BLOCKS = (
+    "data.val_share",
+    "data.block",
+    "data.split_seed",
+)  # other ones than the run's would be evaluated on
 TRAINING = (
-    "seed", "data.val", *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
+    "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
     "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds",
 )  # fmt: skip
 READING = (
@@ -28,12 +33,12 @@ READING = (
 # What a command does not read: names of settings, and of sections with a dot behind.
 UNREAD: dict[str, tuple[str, ...]] = {
     "train": (),
-    "demo": ("data.path", "data.val", "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels"),
+    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels"),
     "evaluate": TRAINING,
-    "predict": TRAINING,
+    "predict": (*TRAINING, "data.split"),
     "report": tuple(name for name in TRAINING if name != "data.val"),
     "check": (*READING, "digits."),
-    "convert": READING,
+    "convert": (*READING, "data.split", *BLOCKS),
     "verify": (
         "dtype", "data.", "digits.", "decode.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
@@ -44,6 +49,7 @@ READ_STILL = {
     "evaluate": ("train.channels_last",),
     "predict": ("train.channels_last",),
     "report": ("train.channels_last", "train.report"),
+    "check": ("data.crop", "data.min_visible"),  # with blocks
 }
 
 

@@ -57,8 +57,10 @@ class Palette:
     ignore: int
     labels: tuple[int, ...]
 
-    def read(self, path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, int]]:
-        """Decode a mask.
+    def read(
+        self, path: Path, max_pixels: int, region: Region | None = None
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """Decode a mask, or a region of it.
 
         Returns:
             Labels, uint8, ``(H, W)``, and how many pixels have each value or color that is of no class; their label
@@ -67,7 +69,7 @@ class Palette:
         Raises:
             UserError: If the file cannot be decoded, or is no mask.
         """
-        pixels = read_mask(path, max_pixels, in_color=bool(self.colors))
+        pixels = read_mask(path, max_pixels, in_color=bool(self.colors), region=region)
         if pixels.ndim == 2 and not self._is_grey:
             labels = _look_up(pixels, self._value_table)
         elif not self.colors:
@@ -152,19 +154,37 @@ class MaskDataset(FileImages):
         faults = [*unknown_faults(unknown, self.palette)]
         if labels.shape != self._size(index):
             faults.append(size_fault(labels.shape, self._size(index), self.path(index)))
+        return self._labels(path, labels, faults)
+
+    def mask_window(self, index: int, region: Region) -> Tensor | None:
+        """Read a window of the mask of image `index`; None if its file has to be decoded as a whole, or is of another size.
+
+        Raises:
+            UserError: As `mask`, of the window.
+        """
+        path = self.mask_path(index)
+        with open_image_file(path) as image:
+            info = image.info
+        if info.extent != self._size(index) or info.block == info.extent:
+            return None
+        labels, unknown = self.palette.read(path, self._files.max_pixels, region)
+        return self._labels(path, labels, unknown_faults(unknown, self.palette))
+
+    def _labels(self, path: Path, labels: np.ndarray, faults: Sequence[str]) -> Tensor:
         if faults:
             raise UserError([f"{path}: {fault} ('ziggurat check' finds every such mask)" for fault in faults])
         return torch.from_numpy(labels)
 
 
-def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
-    """Decode a mask file, upright.
+def read_mask(path: Path, max_pixels: int, *, in_color: bool, region: Region | None = None) -> np.ndarray:
+    """Decode a mask file, upright, or a region of it.
 
     Args:
         path: The file.
         max_pixels: Larger masks are refused.
         in_color: Read a palette image as its colors rather than as its indices, and three equal channels as grey rather than
             as values.
+        region: Within the mask; None takes all of it.
 
     Returns:
         Values, an integer type, ``(H, W)``, or colors, uint8, ``(H, W, 3)``.
@@ -179,14 +199,16 @@ def read_mask(path: Path, max_pixels: int, *, in_color: bool) -> np.ndarray:
         )
     with open_image_file(path) as image:
         info = image.info
-        check_at_once(path, info, info.extent, max_pixels)
+        wanted = Region.whole(info.extent) if region is None else region
+        for extent in (wanted.size, None if region is None else info.block):
+            if extent is not None:
+                check_at_once(path, info, extent, max_pixels)
         if fault := refusal(path, info, AS_THEY_ARE, split_page(path)[1]) or _depth_fault(info):
             raise UserError(f"the mask {path} cannot be read: {fault}")
-        whole = Region.whole(info.extent)
-        numbers = image.indices(whole) if isinstance(image, HasPalette) and not in_color else None
+        numbers = image.indices(wanted) if isinstance(image, HasPalette) and not in_color else None
         if numbers is not None:
             return numbers
-        samples = shown_bands(image.read(whole), info)
+        samples = shown_bands(image.read(wanted), info)
     if len(samples) == 1:
         return _values(path, samples[0])
     pixels = np.ascontiguousarray(np.moveaxis(samples, 0, -1))

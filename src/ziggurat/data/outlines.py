@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
+from ziggurat.data.extents import Region
 
 # A list of polygons [x1, y1, x2, y2, ...] in pixels, or {"size": [H, W], "counts": run lengths, or a string of them}.
 Outline = list[Any] | dict[str, Any]
@@ -63,24 +64,117 @@ class OutlineDataset(FileImages):
 
     def mask(self, index: int) -> Tensor:
         """Draw the mask of image `index`: labels, uint8, shape ``(H, W)``."""
+        return self.mask_window(index, Region.whole(self._size(index)))
+
+    def mask_window(self, index: int, region: Region) -> Tensor:
+        """Draw a window of the mask of image `index`, in the memory of the window."""
         place = self._place[index]
         rows = range(self._outlines.ends[place], self._outlines.ends[place + 1])
         shapes = [json.loads(self._outlines.shapes[row]) for row in rows]
         chosen = slice(rows.start, rows.stop)
-        return paint(shapes, self._outlines.labels[chosen], self._outlines.crowd[chosen], *self._size(index))
+        labels, crowd = self._outlines.labels[chosen], self._outlines.crowd[chosen]
+        return paint(shapes, labels, crowd, *self._size(index), region)
 
 
 def paint(
-    shapes: Sequence[Outline], labels: np.ndarray, crowd: np.ndarray, height: int, width: int
+    shapes: Sequence[Outline],
+    labels: np.ndarray,
+    crowd: np.ndarray,
+    height: int,
+    width: int,
+    region: Region | None = None,
 ) -> Tensor:
-    """Draw outlines: crowds first, then objects from the largest to the smallest, as labels, uint8, ``(H, W)``."""
-    runs = [run_lengths(shape, height, width) for shape in shapes]
-    areas = np.array([int(coco_mask.area(run)) for run in runs], dtype=np.int64)
-    mask = np.zeros((height, width), dtype=np.uint8)
-    for index in np.lexsort((-areas, ~crowd)).tolist():
-        inside = np.asarray(coco_mask.decode(runs[index]), dtype=np.bool_)
-        mask[inside] = IGNORED_PIXEL if crowd[index] else labels[index]
+    """Draw outlines: crowds first, then objects from the largest to the smallest, as labels, uint8.
+
+    Args:
+        shapes: Without fault.
+        labels: Of each.
+        crowd: Whether each holds a crowd.
+        height: Of the image.
+        width: Of the image.
+        region: What is drawn of the image; None draws all of it.
+    """
+    region = Region.whole((height, width)) if region is None else region
+    mask = np.zeros(region.size, dtype=np.uint8)
+    near = [number for number, shape in enumerate(shapes) if _may_meet(shape, region)]
+    runs = {number: _run_lengths(shapes[number], height, width) for number in near}
+    areas = np.array([runs[number][1::2].sum() for number in near], dtype=np.int64)
+    for place in np.lexsort((-areas, ~crowd[near])).tolist():
+        number = near[place]
+        found = _inside(runs[number], height, region)
+        if found is not None:
+            box, inside = found
+            mask[box.slices][inside] = IGNORED_PIXEL if crowd[number] else labels[number]
     return torch.from_numpy(mask)
+
+
+def _may_meet(shape: Outline, region: Region) -> bool:
+    """Whether an outline may have pixels in a region, by its corners."""
+    if isinstance(shape, dict):
+        return True
+    x, y = ([number for polygon in shape for number in polygon[dim::2]] for dim in (0, 1))
+    (top, left), (bottom, right) = region.start, region.end
+    return bool(min(x) <= right and max(x) >= left - 1 and min(y) <= bottom and max(y) >= top - 1)
+
+
+def _run_lengths(shape: Outline, height: int, width: int) -> np.ndarray:
+    """Return the lengths of an outline's runs, of which the second, fourth ... lie within it, column by column, int64."""
+    return _numbers(run_lengths(shape, height, width)["counts"])
+
+
+def _inside(runs: np.ndarray, height: int, region: Region) -> tuple[Region, np.ndarray] | None:
+    """Return the box of an object's pixels in a region, in pixels of the region, and which of it are the object's.
+
+    Args:
+        runs: As `_run_lengths` gives them.
+        height: Of the image.
+        region: Of the image.
+    """
+    bounds = runs.cumsum()
+    starts, ends = bounds[:-1:2], bounds[1::2]
+    (top, left), (bottom, right) = region.start, region.end
+    starts, ends = np.maximum(starts, left * height), np.minimum(ends, right * height)
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    # a run that goes on in the next column is one for each of them
+    spans = (ends - 1) // height - starts // height + 1
+    column = (starts // height).repeat(spans) + _count_up(spans)
+    first = np.maximum(starts.repeat(spans) - column * height, top)
+    last = np.minimum(ends.repeat(spans) - column * height, bottom)
+    there = first < last
+    if not there.any():
+        return None
+    column, first, last = column[there], first[there], last[there]
+    start, end = (first.min(), column.min()), (last.max(), column.max() + 1)
+    box = Region.between(map(int, start), map(int, end))
+    steps = np.zeros((box.height + 1, box.width), dtype=np.int8)
+    steps[first - box.top, column - box.left] += 1
+    steps[last - box.top, column - box.left] -= 1
+    return box.seen_from(region.start), steps.cumsum(axis=0, dtype=np.int8)[:-1] > 0
+
+
+def _count_up(counts: np.ndarray) -> np.ndarray:
+    """Return 0, 1, ... for each count, one after the other."""
+    found: np.ndarray = np.arange(counts.sum()) - (counts.cumsum() - counts).repeat(counts)
+    return found
+
+
+def _numbers(text: bytes) -> np.ndarray:
+    """Return the run lengths of COCO's string, as `_decompressed` does, of one that a decoder has written.
+
+    Example:
+        >>> _numbers(b"52203").tolist()
+        [5, 2, 2, 2, 5]
+    """
+    bits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    lasts = np.flatnonzero(bits & 32 == 0)
+    lengths = np.diff(lasts, prepend=-1)
+    shifts = 5 * _count_up(lengths)
+    starts = lasts - lengths + 1
+    numbers: np.ndarray = np.add.reduceat((bits & 31) << shifts, starts) if len(starts) else bits
+    numbers -= ((bits[lasts] & 16) >> 4) << (5 * lengths)
+    for first in (1, 2):  # each from the fourth on is told from the one before the last
+        numbers[first::2] = numbers[first::2].cumsum()
+    return numbers
 
 
 def outline_fault(shape: object, height: int, width: int) -> str | None:

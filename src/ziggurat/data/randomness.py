@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     SCENE = 3
     SIDE = 4
+    BLOCKS = 5
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

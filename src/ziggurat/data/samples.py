@@ -14,10 +14,11 @@ from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
 from ziggurat.data.dataset import Dataset, ImageCache, try_decoding
-from ziggurat.data.extents import Extent, Region, cut_out, volume
+from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.images import ReadsWindows
+from ziggurat.data.regions import RegionDataset
 from ziggurat.data.targets import TargetKind
 from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation
 
@@ -103,13 +104,15 @@ class TrainingSamples:
 
     def _try_decoding(self, index: int) -> None:
         """Decode an image; one that fits into the cache stays there."""
-        if self._is_kept(self.dataset.record(index).extent):
+        if self._is_kept(index):
             _ = self._images[index]
         else:
             try_decoding(self.dataset, index)
 
-    def _is_kept(self, extent: Extent) -> bool:
-        """Whether a decoded image fits into the cache, and may be decoded as a whole."""
+    def _is_kept(self, index: int) -> bool:
+        """Whether a decoded image, or the one that it is a region of, fits into the cache, and may be decoded as a whole."""
+        dataset = self.dataset
+        extent = dataset.within(index) if isinstance(dataset, RegionDataset) else dataset.record(index).extent
         return 3 * volume(extent) <= self.config.cache_bytes and volume(extent) <= self.config.max_pixels
 
     def replacements(self, id: SampleId) -> Iterator[SampleId]:
@@ -128,8 +131,8 @@ class TrainingSamples:
         crop = self.config.crop
         if self.part is not None and not needs_whole_window(augmentation):
             return augment_part(lambda region: self._read(index, region), augmentation, crop, self.part.tile)
-        window, record = augmentation.window, self.dataset.record(index)
-        if not self._is_kept(record.extent):  # it would be decoded anew each time
+        window = augmentation.window
+        if not self._is_kept(index):  # it would be decoded anew each time
             pixels = self._read(index, window.source)
             read = Window(Region.whole(window.source.size), window.target)
             augmentation = replace(augmentation, window=read)

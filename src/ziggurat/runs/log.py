@@ -107,8 +107,8 @@ class RunLog:
             return
         if not metrics:
             self.say(
-                "no evaluation: the data set has no validation images; keep some aside as its val split, or name "
-                "other data with --set data.val=..."
+                "no evaluation: the data set has no validation images; keep some aside as its val split, name other data with "
+                "--set data.val=..., or divide images with boxes or masks: --set data.split=blocks"
             )
             return
         if step not in self.evaluations:

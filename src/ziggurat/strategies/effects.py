@@ -34,6 +34,14 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         "train.schedule=cosine or onecycle",
     ),
     "data.resize_limit": ("data.resize", lambda c: c.data.resize > 0, "data.resize"),
+    "data.val": (
+        "data.split",
+        lambda c: c.data.split == "given",
+        "data.split=given: blocks are evaluated on",
+    ),
+    "data.val_share": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
+    "data.block": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
+    "data.split_seed": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
     "checkpoint.keep_best": (
         "train.evaluate_every",
         lambda c: c.train.evaluate_every > 0,

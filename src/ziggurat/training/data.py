@@ -154,13 +154,14 @@ def _without_spoiled(dataset: Dataset, config: RunConfig, workers: Workers) -> D
 def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Dataset | None:
     """Open what a run is evaluated on, with the labels of `classes` (its own where these are not known).
 
-    An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too.
+    An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too, or ``data.split=blocks`` divides its
+    images.
 
     Raises:
         UserError: If it cannot be opened, or has classes that the run does not know.
     """
     path, task = config.data.val or config.data.path, run_task(config)
-    if Path(path).is_file() and not config.data.val:
+    if Path(path).is_file() and not config.data.val and config.data.split == "given":
         return None
     found = open_dataset(path, "val", task, config.data, config.digits, classes)
     if config.data.val and found is None:  # a folder of its own may have one split only, by whatever name

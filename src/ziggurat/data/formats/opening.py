@@ -11,6 +11,7 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.data.digits import DigitLabels, DigitMasks, DigitScenes
 from ziggurat.data.faults import sentences
 from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
+from ziggurat.data.formats.blocks import part_of
 from ziggurat.data.formats.classes import declare, ids_of, note_absent_classes
 from ziggurat.data.formats.joining import Joined, join_boxes, join_labels, join_masks, join_outlines
 from ziggurat.data.formats.own import own_data, own_split
@@ -49,12 +50,41 @@ def open_split(
             training split, or of this one where there is none.
 
     Returns:
-        The split, or None if there is no ``val`` split.
+        The split, or None if there is no ``val`` split. With ``data.split=blocks``, the training images of a data set without a
+        ``val`` split are divided into both.
 
     Raises:
         NotServedError: If it has other annotations only.
-        UserError: If nothing is recognised, or for faults that make training impossible; all are listed.
+        UserError: If nothing is recognised, for faults that make training impossible, all of which are listed, or if its images
+            cannot be divided.
     """
+    if config.split == "blocks" and split != "test" and not _has_validation(path, annotations):
+        whole = _open_given(path, "train", annotations, config, digits, classes)
+        assert whole is not None  # only the validation split may be missing
+        return part_of(whole, split, path, config)
+    return _open_given(path, split, annotations, config, digits, classes)
+
+
+def _has_validation(path: str, annotations: Sequence[str]) -> bool:
+    """Whether a data set has a validation split of its own; an annotation file, which serves as each split, has not."""
+    own = own_data(path)
+    if own is not None:
+        return "val" in own.splits
+    if path == "digits":
+        return True
+    sources = recognise(_given(path)).sources(path, annotations)
+    return "val" in sources and sources["val"] != sources.get("train")
+
+
+def _open_given(
+    path: str,
+    split: Split,
+    annotations: Sequence[str],
+    config: DataConfig,
+    digits: DigitsConfig,
+    classes: tuple[str, ...] | None,
+) -> Dataset | None:
+    """Open a split as the data set gives it; see `open_split`."""
     own = own_data(path)
     if own is not None:
         if not set(own.kinds) & set(annotations):
