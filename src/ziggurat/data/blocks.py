@@ -124,7 +124,7 @@ def natural_block(extents: Sequence[Extent], crop: int, share: float) -> int:
         >>> natural_block([(20000, 20000)], 512, 0.2), natural_block([(1500, 1500)], 400, 0.2)
         (1024, 400)
     """
-    wanted, side = 2 / min(share, 1 - share), 2 * crop
+    wanted, side = 1.5 / min(share, 1 - share), 2 * crop
     while side > crop // 2 and count_blocks(extents, side) < wanted:
         side = max(side // 2, crop // 2)
     return side
