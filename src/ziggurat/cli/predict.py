@@ -46,6 +46,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "(docs/outputs.md); default: coco,csv",
     )
     command.add_argument(
+        "--polygons",
+        metavar="RULES",
+        help="of masks that --format writes as polygons, in pixels: min_area=50,min_hole=50,simplify=1 leaves smaller areas out, closes "
+        "smaller holes, and moves borders by up to that for having fewer corners",
+    )
+    command.add_argument(
         "--pictures",
         choices=("none", "overview", "full"),
         default="auto",
@@ -75,6 +81,7 @@ def run(options: argparse.Namespace) -> Outcome:
         pictures=options.pictures,
         classes=_names(options.classes),
         formats=_names(options.format),
+        polygons=_rules(options.polygons),
     )
     if result is None:
         return Outcome(DONE, None)
@@ -93,3 +100,8 @@ def run(options: argparse.Namespace) -> Outcome:
 
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _rules(text: str | None) -> dict[str, str]:
+    pairs = [one.partition("=") for one in _names(text)]
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -20,7 +20,8 @@ from ziggurat.data.formats.table import Split
 from ziggurat.data.readers.list_files import STANDARD_INPUT, expand_lists
 from ziggurat.errors import UserError
 from ziggurat.inference.journal import FOLDER
-from ziggurat.inference.outputs.registry import TABLES, check_formats
+from ziggurat.inference.outputs.polygons import PolygonRules
+from ziggurat.inference.outputs.registry import TABLES, check_formats, check_polygons
 from ziggurat.inference.pictures import Pictures
 from ziggurat.inference.predict import predict_dataset, predict_files
 from ziggurat.inference.predictor import Predictor
@@ -49,6 +50,7 @@ def predict(
     pictures: Pictures = "auto",
     classes: Sequence[str] = (),
     formats: Sequence[str] = TABLES,
+    polygons: Mapping[str, float | str] | None = None,
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
 
@@ -65,6 +67,8 @@ def predict(
             of more than 16 megapixels).
         classes: Of what is found only these classes count; all if none is named.
         formats: What results are written as, beside ``predictions.json``: ``csv``, ``gpkg``, ``geojson`` ... (docs/outputs.md).
+        polygons: What is done to the areas of masks that are written as polygons, in pixels: ``min_area`` (smaller ones are left out),
+            ``min_hole`` (smaller holes are closed), ``simplify`` (how far a border may move for having fewer corners).
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -73,6 +77,8 @@ def predict(
         UserError: If the run, the images, or the settings are not usable.
     """
     check_formats(formats)
+    rules = PolygonRules.of(polygons or {})
+    check_polygons(rules, formats)
     config = config_of(run, settings or {}, "predict")
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     given = _listed(given)
@@ -80,6 +86,7 @@ def predict(
     target = Path(out) if out is not None else _free(_own_folder(run), overwrite, resume)
     options = {
         "overwrite": overwrite, "resume": resume, "pictures": pictures, "only": tuple(classes), "formats": tuple(formats),
+        "polygons": rules,
     }  # fmt: skip
     if data is not None:
         config = replace(config, data=replace(config.data, path=data))

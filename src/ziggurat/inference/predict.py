@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ziggurat.inference.found_tiles import TILES, FoundTiles, encode
 from ziggurat.inference.journal import Journal, Records, read_journal
 from ziggurat.inference.limits import truncation, truncation_notes
 from ziggurat.inference.outputs.base import Target
+from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.inference.outputs.registry import TABLES as DEFAULT_FORMATS
 from ziggurat.inference.outputs.writing import Outputs
 from ziggurat.inference.pictures import Pictures, picture_extent, read_picture
@@ -60,6 +61,7 @@ class Options:
         formats: What results are written as (`inference.outputs`): the list in ``predictions.json`` always, the table if ``csv`` is
             among them.
         pictures: How large pictures are; ``auto`` draws images of more than 16 megapixels as an overview, others in full.
+        polygons: What is done to the areas of masks where ``formats`` writes them as polygons.
         weights: Digest of the weights, as the journal knows them; by default that of the model as this worker has it.
     """
 
@@ -68,6 +70,7 @@ class Options:
     only: Sequence[str] = ()
     formats: Sequence[str] = DEFAULT_FORMATS
     pictures: Pictures = "auto"
+    polygons: PolygonRules = field(default_factory=PolygonRules)
     weights: str = ""
 
 
@@ -172,7 +175,7 @@ class _Running:
         self.compute = predictor.compute()
         if options.only:
             self.task.choose(_labels(options.only, predictor.classes))
-        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on)
+        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on, options.polygons)
         self.outputs = Outputs(options.formats, target)
         if self.outputs.want_probabilities:
             self.task = self.task.with_probabilities()
@@ -191,7 +194,7 @@ class _Running:
             weights = options.weights or weights_sha256(self.predictor.model)
             more = {
                 "pictures": options.pictures, "formats": sorted(options.formats), "--classes": sorted(options.only), "batch": self.compute.batch, "device": self.workers.device.type,
-                "classes": list(self.predictor.classes), "category_ids": list(asked.category_ids),
+                "--polygons": asdict(options.polygons), "classes": list(self.predictor.classes), "category_ids": list(asked.category_ids),
             }  # fmt: skip
             return request_of(self.predictor.config, asked, weights, more)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,6 +23,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.opened import Georeference, ImageInfo, OpenedImage
 from ziggurat.errors import UserError
+from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.tasks.base import LiesOn
 from ziggurat.tasks.probabilities import ProbabilitySink
 
@@ -88,12 +89,14 @@ class Target:
         classes: The name of each label.
         category_ids: The COCO category id of each label, as the rows have them.
         lies_on: What a row of results lies on.
+        polygons: What is done to the areas of masks where they are written as polygons.
     """
 
     folder: Path
     classes: Sequence[str]
     category_ids: Sequence[Any]
     lies_on: LiesOn
+    polygons: PolygonRules = field(default_factory=PolygonRules)
 
     def label(self, row: Row) -> int:
         """Return the label of a row's class."""
@@ -109,11 +112,13 @@ class Output(ABC):
     Attributes:
         name: What ``--format`` calls it.
         takes: What the rows may lie on.
+        writes_polygons: Whether it writes the polygons that rows lie on.
         wants_probabilities: Whether the task is to keep those of all classes (`Task.with_probabilities`).
     """
 
     name: ClassVar[str]
     takes: ClassVar[tuple[LiesOn, ...]] = ("boxes", "masks", "images")
+    writes_polygons: ClassVar[bool] = False
     wants_probabilities: ClassVar[bool] = False
 
     def __init__(self, target: Target) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from ziggurat.errors import UserError
 from ziggurat.inference.outputs.base import ImageResults, Output, Source, Target, georeference_of
-from ziggurat.inference.outputs.shapes import Ring, counterclockwise, on_ground, shapes_of
+from ziggurat.inference.outputs.polygons import Ring
+from ziggurat.inference.outputs.shapes import counterclockwise, on_ground, shapes_of
 from ziggurat.system.packages import extra_package
 from ziggurat.system.writing import files_of
 
@@ -23,6 +24,7 @@ class GeoJson(Output):
     """One file of all images, whatever their CRSs are."""
 
     name = "geojson"
+    writes_polygons = True
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

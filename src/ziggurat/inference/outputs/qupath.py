@@ -21,6 +21,7 @@ class QuPath(Output):
     """A file for each image, in the folder ``qupath``."""
 
     name = "qupath"
+    writes_polygons = True
 
     def image(self, results: ImageResults) -> None:
         """See `Output`."""

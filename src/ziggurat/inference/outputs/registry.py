@@ -14,6 +14,7 @@ from ziggurat.inference.outputs.crops import Crops
 from ziggurat.inference.outputs.geojson import GeoJson
 from ziggurat.inference.outputs.mask_rasters import MaskRaster
 from ziggurat.inference.outputs.ome_zarr import OmeZarr
+from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.inference.outputs.probabilities import Probabilities
 from ziggurat.inference.outputs.qupath import QuPath
 from ziggurat.inference.outputs.vectors import GeoPackage, Shapefile
@@ -46,6 +47,28 @@ def check_formats(names: Sequence[str], lies_on: LiesOn | None = None) -> None:
         faults += [refuse_rows(OUTPUTS[name], lies_on) for name in names if name in OUTPUTS]
     if any(faults):
         raise UserError([fault for fault in faults if fault])
+
+
+def check_polygons(rules: PolygonRules, names: Sequence[str], lies_on: LiesOn | None = None) -> None:
+    """See whether rules for polygons have an effect.
+
+    Args:
+        rules: What is asked for.
+        names: Of the formats.
+        lies_on: What the rows lie on; None where that is not known yet.
+
+    Raises:
+        UserError: If there are rules, and no format writes polygons of masks.
+    """
+    if rules == PolygonRules():
+        return
+    writing = [name for name, output in OUTPUTS.items() if output.writes_polygons]
+    if not set(writing) & set(names):
+        raise UserError(f"--polygons is for formats of polygons: add one by --format ({', '.join(writing)})")
+    if lies_on not in (None, "masks"):
+        raise UserError(
+            f"--polygons is for the areas of masks (segment): this task's results lie on {lies_on}; leave it out"
+        )
 
 
 def make_outputs(names: Sequence[str], target: Target) -> list[Output]:

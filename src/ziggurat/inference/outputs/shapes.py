@@ -6,7 +6,6 @@ said of a whole image has the image's outline.
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,9 +15,9 @@ from ziggurat.data.extents import Extent
 from ziggurat.data.readers.opened import Georeference
 from ziggurat.inference.outputs.base import ImageResults, Row, Target
 from ziggurat.inference.outputs.label_files import open_labels
+from ziggurat.inference.outputs.polygons import Ring, signed_area
 from ziggurat.visualize.labels import BACKGROUND
 
-Ring = Sequence[tuple[float, float]]  # (x, y) of each corner; the last is the first
 _POLYGON = 3  # OGC 06-103r4, 8.2.8
 
 
@@ -74,7 +73,9 @@ def _areas(row: Row, target: Target) -> Iterator[Shape]:
             label = int(value)
             if label == IGNORED_PIXEL or (label == 0 and target.classes[0] == BACKGROUND):
                 continue
-            yield Shape([[(x, y) for x, y in ring] for ring in geometry["coordinates"]], label, None)
+            rings = target.polygons.apply([[(x, y) for x, y in ring] for ring in geometry["coordinates"]])
+            if rings:
+                yield Shape(rings, label, None)
 
 
 def on_ground(shape: Shape, georeference: Georeference) -> list[Ring]:
@@ -89,10 +90,7 @@ def counterclockwise(ring: Ring, turn: bool = True) -> Ring:
         >>> counterclockwise([(0, 0), (0, 1), (1, 0), (0, 0)])
         [(0, 0), (1, 0), (0, 1), (0, 0)]
     """
-    x0, y0 = ring[0]  # seen from there, as places on the ground are large numbers
-    corners = [(x - x0, y - y0) for x, y in ring]
-    area = sum(x * v - u * y for (x, y), (u, v) in itertools.pairwise(corners))
-    return ring if (area > 0) == turn else ring[::-1]
+    return ring if (signed_area(ring) > 0) == turn else ring[::-1]
 
 
 def binary(rings: Sequence[Ring]) -> bytes:

@@ -39,6 +39,7 @@ class Vectors(Output):
         layer_options: GDAL's, for each layer.
     """
 
+    writes_polygons = True
     driver: ClassVar[str]
     suffix: ClassVar[str]
     is_layered: ClassVar[bool]

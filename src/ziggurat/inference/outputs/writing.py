@@ -12,7 +12,7 @@ from torch import Tensor
 from ziggurat.data.extents import Region
 from ziggurat.errors import UserError
 from ziggurat.inference.outputs.base import ImageResults, Row, Target
-from ziggurat.inference.outputs.registry import check_formats, make_outputs
+from ziggurat.inference.outputs.registry import check_formats, check_polygons, make_outputs
 from ziggurat.inference.outputs.sources import ImageSource
 from ziggurat.inference.reading import Images
 from ziggurat.tasks.probabilities import ProbabilitySink
@@ -33,6 +33,7 @@ class Outputs:
 
     def __init__(self, formats: Sequence[str], target: Target) -> None:
         check_formats(formats, target.lies_on)
+        check_polygons(target.polygons, formats, target.lies_on)
         self._outputs = make_outputs(formats, target)
 
     @property
