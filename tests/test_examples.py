@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
 import ziggurat
 from support.commands import noise_images, sets
 from support.ranks import run_ranks
+from support.slides import rectangle, write_annotations, write_slide
 from ziggurat.config import load_config, range_faults
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -179,6 +183,34 @@ def test_a_format_of_ones_own(tmp_path):
     assert (checked["ok"], checked["format"], checked["tasks"]) == (True, "points", ["detect"])
     assert (trained["task"], trained["steps"]) == ("detect", 1)
     assert written["splits"] == {"train": 2, "val": 2}
+
+
+def test_tiles_of_a_slide_are_cut_where_qupath_has_annotations(tmp_path):
+    slide = write_slide(tmp_path / "a.svs", (256, 384), (1, 4))
+    areas = [("tumour", rectangle(60, 70, 100, 120)), ("gland", rectangle(20, 30, 200, 220))]
+    script = runpy.run_path(str(EXAMPLES / "qupath_tiles.py"))
+    everywhere = write_annotations(tmp_path / "a.geojson", areas)
+    assert script["cut"](slide, everywhere, tmp_path / "all", "train", ["gland", "tumour"], 128) == 4
+    some = write_annotations(tmp_path / "b.geojson", [*areas, ("Region*", rectangle(0, 0, 150, 128))])
+    assert script["cut"](slide, some, tmp_path / "some", "val", ["gland", "tumour"], 128) == 2
+    assert (tmp_path / "all" / "classes.txt").read_text().split() == ["background", "gland", "tumour"]
+    expected = np.zeros((256, 384), np.uint8)
+    expected[30:220, 20:200] = 1
+    expected[70:120, 60:100] = 2
+    pixels = tifffile.imread(slide)
+    for folder in ("all/{}/train", "some/{}/val"):
+        for left, top in ((0, 0), (128, 0), *(((0, 128), (128, 128)) if "all" in folder else ())):
+            part = slice(top, top + 128), slice(left, left + 128)
+            tile, mask = (
+                np.asarray(Image.open(tmp_path / folder.format(kind) / f"a_{left}_{top}.png"))
+                for kind in ("images", "masks")
+            )
+            assert (tile == pixels[part]).all()
+            known = np.ones((128, 128), bool) if "all" in folder else np.mgrid[:128, :128][1] + left < 150
+            assert (mask[known] == expected[part][known]).all()
+            assert (mask[~known] == 255).all()
+    with pytest.raises(ziggurat.UserError, match="not among --classes: tumour"):
+        script["cut"](slide, everywhere, tmp_path / "all", "train", ["gland"], 128)
 
 
 def test_a_model_of_ones_own(tmp_path):

@@ -15,6 +15,7 @@ from torch import nn
 
 from support.georeferenced import GROUNDS, write_orchard, write_scene
 from support.pages import ROOT
+from support.slides import write_slides
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
 
@@ -40,6 +41,11 @@ def write_files(folder: Path) -> None:
         _picture(folder / name, random, SIDE + 20)
     write_scene(folder / "ortho.tif", GROUNDS["north"])
     write_orchard(folder / "orchard")
+    write_slides(folder / "slides")
+    cut = runpy.run_path(str(ROOT / "examples" / "qupath_tiles.py"))["cut"]
+    for name, split in (("a", "train"), ("b", "val")):  # as examples/slide.md does
+        slide = folder / "slides" / f"{name}.svs"
+        cut(slide, slide.with_suffix(".geojson"), folder / "glands", split, ["gland", "tumour"], 128)
 
 
 def _picture(path: Path, random: np.random.Generator, side: int = SIDE) -> None:

@@ -12,25 +12,13 @@ import tifffile
 
 from support.hostile_files import mutations
 from support.ranks import run_ranks
+from support.slides import write_slide
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.registry import reader_of
 from ziggurat.data.readers.slides import SlideReader, meeting_place
 from ziggurat.errors import UserError
 
-APERIO = "Aperio Image Library v11\n{} (256x256) |MPP = 0.499|AppMag = 20"
 READER = SlideReader()
-
-
-def write_slide(path: Path, extent: tuple[int, int], factors: tuple[int, ...]) -> Path:
-    """Write a slide as Aperio's scanners do."""
-    pixels = np.random.default_rng(1).integers(0, 256, (*extent, 3), dtype=np.uint8)
-    with tifffile.TiffWriter(path) as file:
-        for factor in factors:
-            level = np.ascontiguousarray(pixels[::factor, ::factor])
-            file.write(
-                level, tile=(256, 256), photometric="rgb", description=APERIO.format(extent), metadata=None
-            )
-    return path
 
 
 @pytest.fixture(scope="module")
