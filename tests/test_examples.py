@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio  # noqa: F401 - its import sets variables of the environment, which a test may not
 import tifffile
 import torch
 from PIL import Image
