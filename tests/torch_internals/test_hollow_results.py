@@ -49,6 +49,25 @@ def calls(dtype: torch.dtype, shape: tuple[int, ...]) -> list[tuple[Any, tuple[A
         (functional.layer_norm, (shape[-1:], state(shape[-1], dtype, True)), {}),
         (functional.layer_norm, ((7,),), {}),
     ]
+    for plain in (functional.relu, torch.relu, Tensor.relu, torch.sigmoid, Tensor.sigmoid, functional.silu):
+        found.append((plain, (), {}))
+    found += [(functional.gelu, (), {"approximate": how}) for how in ("none", "tanh", "no such")]
+    found += [(functional.relu, (), {"inplace": True}), (functional.silu, (), {"inplace": True})]
+    found += [(torch.sigmoid, (), {"out": state(0, dtype)}), (functional.gelu, (), {"out": state(0, dtype)})]
+    for width, grad, kind in itertools.product((shape[-1], 7), (False, True), (dtype, torch.float32)):
+        weight = torch.empty(3, width, device="meta", dtype=kind, requires_grad=grad)
+        found.append((functional.linear, (weight,), {}))
+        found += [(functional.linear, (weight, state(size, dtype, grad)), {}) for size in (3, 4)]
+    like = torch.empty(shape, device="meta", dtype=dtype)
+    others = [
+        *(like, like.clone().requires_grad_(), like.float(), like.int(), state(shape[-1], dtype), like[None]),
+        *(torch.empty(shape[::-1], device="meta", dtype=dtype).permute(*range(len(shape))[::-1]), like[..., :1]),
+        *(torch.tensor(2.0), torch.tensor(2.0, dtype=torch.float64), 2, 2.5, True, "no number", None),
+    ]  # fmt: skip
+    for other in others:
+        found += [(sums, (other,), {}) for sums in (torch.add, Tensor.add, torch.mul, Tensor.mul)]
+    found += [(torch.add, (like,), {"alpha": 2}), (torch.add, (), {"other": like, "out": state(0, dtype)})]
+    found += [(torch.mul, (), {"other": like}), (torch.mul, (like,), {"out": state(0, dtype)})]
     for mode, size in itertools.product(
         ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area", "none"), (None, 7, 0)
     ):
@@ -68,7 +87,9 @@ def answer(call: Any, func: Any, given: Tensor, args: Any, named: Any) -> Any:
         out = call(func, (given, *args), named)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError, ZeroDivisionError):
         return "an error"
-    return tuple(out.shape), out.dtype, out.stride(), out.requires_grad, out.device
+    return (
+        tuple(out.shape), out.dtype, out.stride(), out.requires_grad, out.device, out.is_leaf and out.requires_grad
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", TYPES)

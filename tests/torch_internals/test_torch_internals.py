@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict, deque, namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
+from torch.utils import _pytree
 
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives.workers import Workers
@@ -144,6 +146,29 @@ def test_containers_are_walked_through_in_order() -> None:
     assert containers.tree_unflatten(leaves, spec) == given
     assert containers.tree_map(lambda leaf: 0, given) == {"a": [0, 0], "b": (0, 0)}
     assert containers.tree_map_only(int, lambda leaf: leaf + 1, given)["a"][1] == 3
+
+
+def test_containers_that_are_not_walked_by_hand_are_pytorch_s() -> None:
+    pair = namedtuple("pair", "x y")
+    given = (
+        pair(1, [2.0]),
+        OrderedDict(c=(3, "4")),
+        torch.Size([5, 6]),
+        {"d": {}, "e": [None, ()]},
+        deque([7, 8]),
+    )
+    assert containers.tree_leaves(given) == _pytree.tree_leaves(given) == [1, 2.0, 3, "4", 5, 6, None, 7, 8]
+    mapped = containers.tree_map(repr, given)
+    assert mapped == _pytree.tree_map(repr, given)
+    assert list(map(type, mapped)) == list(map(type, _pytree.tree_map(repr, given)))
+
+
+def test_hooks_that_see_a_layer_being_called_are_counted() -> None:
+    layer = nn.Linear(1, 1)
+    assert hooks.num_forward_hooks(layer) == 0
+    layer.register_forward_hook(lambda *_: None)
+    layer.register_forward_pre_hook(lambda *_: None)
+    assert hooks.num_forward_hooks(layer) == 2
 
 
 def test_bases_of_layers() -> None:

@@ -32,6 +32,11 @@ def has_gradient_hooks(module: nn.Module) -> bool:
     return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
+def num_forward_hooks(module: nn.Module) -> int:
+    """Return how many hooks see a layer being called, before and after. Why: as `hooks_on`."""
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
 def has_gradient_hooks_for_all() -> bool:
     """Whether hooks are registered on the gradients that go through any layer. Why: as `hooks_on`."""
     known = nn.modules.module

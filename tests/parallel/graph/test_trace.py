@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.cannot_cut import CannotCut
 from ziggurat.parallel.graph.costs import CallCost, call_names
 from ziggurat.parallel.graph.recent import MOST_KEPT
 from ziggurat.parallel.graph.trace import Tracer, spec_of
@@ -137,3 +139,39 @@ def test_threads_may_share_a_tracer() -> None:
     for thread in threads:
         thread.join()
     assert lengths == [20] * 30
+
+
+class Draws(nn.Module):
+    """Draws a number between layers that draw none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(x * 2 if random.random() < 2 else x)
+
+
+def test_who_draws_between_plain_layers_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ModuleDict({"x": Draws()})["x"])
+    around = nn.ModuleList([nn.Sequential(model, nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 3, 1)])
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = around
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts[1](self.parts[0](x))
+
+    with pytest.raises(CannotCut, match=r"the layer 'parts\.0\.0\.1' draws from Python's generator"):
+        Tracer(Network()).trace(spec_of(torch.empty(1, 3, 4, 4)))
+
+
+def test_a_plain_layer_with_a_hook_that_draws_is_called_as_it_is() -> None:
+    for register in (nn.Module.register_forward_hook, nn.Module.register_forward_pre_hook):
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU()))
+        register(model[0], lambda *_: random.random() and None)
+        graph = Tracer(model).trace(spec_of(torch.empty(1, 3, 4, 4)))
+        assert [call.layer for call in graph.calls] == ["0", "1.0"]

@@ -39,13 +39,21 @@ from ziggurat.torch_internals.functions import (
     unseen,
 )
 from ziggurat.torch_internals.hollow_results import on_meta
-from ziggurat.torch_internals.hooks import ASKED
+from ziggurat.torch_internals.hooks import ASKED, num_forward_hooks
 from ziggurat.torch_internals.modules import NORMS
 from ziggurat.torch_internals.norm_calls import as_seen, statistics_changed_by
 from ziggurat.torch_internals.tensors import memory_key, version_of
 
 META = torch.device("meta")
 UNLIKELY = 7_389_056_098_930_650
+OWN_HOOKS = 2  # of the trace, on each layer
+SILENT = {
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Identity, nn.Flatten,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid,
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample,
+}  # fmt: skip
+"""Layers of PyTorch's that draw no numbers: most of a network's."""
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
@@ -63,6 +71,11 @@ def is_whole(module: nn.Module) -> bool:
         return False
     own = type(module).__module__.startswith("torch.nn.")
     return own or isinstance(module, (*NORMS, torch.jit.ScriptModule)) or not any(module.children())
+
+
+def is_silent(module: nn.Module) -> bool:
+    """Whether a layer draws no numbers, and nobody but the trace has hooks on it: nothing is to be looked at before and after it."""
+    return type(module) in SILENT and num_forward_hooks(module) == OWN_HOOKS and "forward" not in vars(module)
 
 
 class Recorder(FunctionMode):
@@ -158,10 +171,11 @@ class Recorder(FunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.inside:
-            answer = self.finite.answer(func, tensors_in((args, kwargs)))
+            given = tensors_in((args, kwargs))
+            answer = self.finite.answer(func, given)
             if answer is not None:
                 return answer  # the layer asks by itself when it is called
-            result = self._call_inside(func, args, kwargs)
+            result = self._call_inside(func, args, kwargs, given)
         elif func == torch.Tensor.device.__get__:
             return self.device
         elif is_primitive(func):
@@ -182,15 +196,31 @@ class Recorder(FunctionMode):
         if answer is not None:
             self._note(self.layer, partial(answered_as_traced, answer, self.layer), args, kwargs, [], [])
             return answer
-        versions = [(tensor, version_of(tensor)) for tensor in given]
-        hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
+        with unseen():
+            versions = [(tensor, version_of(tensor)) for tensor in given]
+            hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
         result = on_meta(func, hollow, hollow_named)
+        with unseen():
+            self._note_call(func, args, kwargs, given, versions, tensors_in((hollow, hollow_named)), result)
+        return result
+
+    def _note_call(
+        self,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        given: list[Tensor],
+        versions: list[tuple[Tensor, int]],
+        used: list[Tensor],
+        result: Any,
+    ) -> None:
+        """Note what a call has made or changed of the tensors that it was given, each with its version before."""
         made = tensors_in(result)
         self.made += map(weakref.ref, made)
         self.draws.after_call(func, given, made)
         self.finite.after_call(func, given, made)
         changed = [number for number, (t, version) in enumerate(versions) if version_of(t) != version]
-        self.unrecorded.given(given, changed, tensors_in((hollow, hollow_named)), self.layer)
+        self.unrecorded.given(given, changed, used, self.layer)
         self.origins.call(
             self.layer, func, (args, kwargs), given, [*made, *(versions[n][0] for n in changed)]
         )
@@ -203,7 +233,6 @@ class Recorder(FunctionMode):
                     [*made, *(versions[n][0] for n in unreturned)],
                 )
             self._note(self.layer, func, args, kwargs, made, [versions[n][0] for n in changed])
-        return result
 
     def _note(
         self,
@@ -271,7 +300,8 @@ class Recorder(FunctionMode):
         if self.inside:
             self.inside += 1
             return None
-        self.draws.check(self.layer)
+        if not is_silent(module):
+            self.draws.check(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
         self.unrecorded.enter(name, module, self.layer)
@@ -297,7 +327,8 @@ class Recorder(FunctionMode):
         if not self.inside:
             self.draws.check(name)
         else:
-            self.draws.forget()  # what a layer draws that is one call, it draws anew each time
+            if not is_silent(module):
+                self.draws.forget()  # what a layer draws that is one call, it draws anew each time
             assert self.pending is not None
             args, kwargs, versions = self.pending
             self.inside = 0
@@ -343,19 +374,20 @@ class Recorder(FunctionMode):
             self._note(self.layer, _Apply(cls), args, kwargs, made, [])
         return result
 
-    def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         """Run a function within a layer that is one call: it is not noted, as the layer runs it each time."""
-        given = tensors_in((args, kwargs))
-        self.draws.before_number(func, given, self.layer)
-        self.states |= {state: None for tensor in given if (state := self.name_of(tensor))}
-        self.unrecorded.question_inside(func, args, given, self.given, self.layer)
+        with unseen():
+            self.draws.before_number(func, given, self.layer)
+            self.states |= {state: None for tensor in given if (state := self.name_of(tensor))}
+            self.unrecorded.question_inside(func, args, given, self.given, self.layer)
         result = on_meta(func, args, kwargs)
-        made = tensors_in(result)
-        self.made += map(weakref.ref, made)
-        self.draws.after_call(func, given, made)
-        self.finite.after_call(func, given, made)
-        self.origins.call(self.layer, func, (args, kwargs), given, made, inner=True)
-        self.given |= set(map(id, made))
+        with unseen():
+            made = tensors_in(result)
+            self.made += map(weakref.ref, made)
+            self.draws.after_call(func, given, made)
+            self.finite.after_call(func, given, made)
+            self.origins.call(self.layer, func, (args, kwargs), given, made, inner=True)
+            self.given |= set(map(id, made))
         return result
 
     def _ask_for_gradient(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
