@@ -86,4 +86,4 @@ def test_the_natural_block_follows_the_crop_and_the_images():
     assert natural_block([(1730, 2299)], 512, 0.2) == 512
     assert natural_block([(400, 400)], 512, 0.2) == 256  # not less than half of a crop
     assert natural_block([(400, 400)] * 50, 512, 0.2) == 1024
-    assert natural_block([(4096, 4096)], 512, 0.2) == natural_block([(4096, 4096)], 512, 0.8) == 1024
+    assert natural_block([(4096, 4096)], 512, 0.2) == natural_block([(4096, 4096)], 512, 0.8) == 768

@@ -12,6 +12,7 @@ from ziggurat.commands.runs import config_of, load
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.table import Split
+from ziggurat.data.regions import RegionDataset
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.parallel.collectives.workers import Workers
@@ -45,6 +46,12 @@ def evaluate(
         )
     said = notes_of(dataset)
     say_notes(said)
+    if isinstance(dataset, RegionDataset):
+        say_notes(
+            [
+                f"measured are the {split} blocks; --set data.split=given measures all pixels, whatever was trained on"
+            ]
+        )
     result = launch_plan(_evaluate_worker, (run, config, split), config)
     if result is not None:
         say_notes(note for note in result["notes"] if note not in said)

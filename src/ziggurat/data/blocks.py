@@ -124,10 +124,11 @@ def natural_block(extents: Sequence[Extent], crop: int, share: float) -> int:
         >>> natural_block([(20000, 20000)], 512, 0.2), natural_block([(1500, 1500)], 400, 0.2)
         (1024, 400)
     """
-    wanted, side = 1.5 / min(share, 1 - share), 2 * crop
-    while side > crop // 2 and count_blocks(extents, side) < wanted:
-        side = max(side // 2, crop // 2)
-    return side
+    smaller = min(share, 1 - share)
+    for side, of_part in ((2 * crop, 4.0), (3 * crop // 2, 4.0), (crop, 1.5)):  # blocks of the smaller part
+        if count_blocks(extents, side) * smaller >= of_part:
+            return side
+    return max(1, crop // 2)
 
 
 def join(cells: Iterable[Extent]) -> list[Region]:

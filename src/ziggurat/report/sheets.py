@@ -41,7 +41,11 @@ def make_sheet(
     width, height = (max(extents) for extents in zip(*(picture.size for picture in reduced), strict=True))
     cells = [_cell(one, *text, width, height) for one, text in zip(reduced, captions, strict=True)]
     columns = _COLUMNS if width <= READABLE_SIDE else _COLUMNS // 2
-    grid = contact_sheet(cells, columns, gap=12)
+    return titled(contact_sheet(cells, columns, gap=12), title, legend)
+
+
+def titled(grid: Image.Image, title: str, legend: str) -> Image.Image:
+    """Return a picture with a heading, and under it what is seen."""
     title_width, legend_width = (round(font.getlength(text)) for font, text in _heading(title, legend))
     margin = _HEADING // 2
     sheet_size = (max(grid.width, 2 * margin + max(title_width, legend_width)), grid.height + 3 * _HEADING)

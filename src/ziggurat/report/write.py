@@ -17,11 +17,13 @@ from rich.console import Console
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import cut_out
+from ziggurat.data.regions import RegionDataset
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.inference.predictor import Predictor
 from ziggurat.metrics.findings import Findings
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.report.blocks import draw_blocks, regions_table
 from ziggurat.report.choosing import best_and_worst
 from ziggurat.report.counts import counts_table
 from ziggurat.report.findings import numbers
@@ -65,7 +67,8 @@ def write_report(
     ``best.png`` and ``worst.png`` are predictions, ``worst_regions.png`` is where large images have most mistakes,
     ``confusion.png``, ``precision_recall.png`` and ``scores.png`` (detection and classification) say what is taken for
     what, at what price everything is found, and from which score on a prediction is best counted, ``counts.png`` and
-    ``counts.csv`` (detection) how many objects each image has, ``loss.png`` is the way there, and ``metrics.json`` holds
+    ``counts.csv`` (detection) how many objects each image has, ``blocks.png`` and ``regions.csv`` (``data.split=blocks``) where
+    images are evaluated on and how good each region is, ``loss.png`` is the way there, and ``metrics.json`` holds
     the numbers of every class. Without validation images there is ``loss.png`` only; with ``train.report=numbers``
     nothing is drawn.
 
@@ -82,7 +85,7 @@ def write_report(
         out: Where the report goes; None takes ``report`` in `folder`.
 
     Returns:
-        From the name of each picture that could be written, ``metrics`` and ``counts_table``, to its file.
+        From the name of each picture that could be written, ``metrics``, ``counts_table`` and ``regions_table``, to its file.
 
     Raises:
         CannotWrite: If the numbers cannot be written, after all else is done.
@@ -108,20 +111,27 @@ def write_report(
             pictures["best"] = examples.draw(best, "Best predictions")
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
+            if isinstance(dataset, RegionDataset):
+                blocks = draw_blocks(dataset, findings.quality, findings.quality_name)
+                pictures |= {} if blocks is None else {"blocks": blocks}
             classes = dataset.classes
             pictures |= _plotted(lambda: _draw_findings(findings, classes), console)
         found = numbers(findings) | {"truncated": evaluation.truncated, "notes": list(evaluation.notes)}
         found |= {"best": examples.named(best), "worst": examples.named(worst)}
         text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-        table = ""
+        tables = {}
         if findings.counts is not None:
-            table = counts_table(findings.counts, dataset.classes, lambda index: dataset.record(index).name)
+            tables["counts"] = counts_table(
+                findings.counts, dataset.classes, lambda index: dataset.record(index).name
+            )
+        if isinstance(dataset, RegionDataset):
+            tables["regions"] = regions_table(dataset, findings)
         try:  # what is in the way is said after the pictures
             write_text(report / "metrics.json", text)
             files["metrics"] = str(report / "metrics.json")
-            if table:
-                write_text(report / "counts.csv", table)
-                files["counts_table"] = str(report / "counts.csv")
+            for name, table in tables.items():
+                write_text(report / f"{name}.csv", table)
+                files[f"{name}_table"] = str(report / f"{name}.csv")
         except CannotWrite as error:
             fault = error
     if config.train.report == "pictures":

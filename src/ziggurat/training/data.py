@@ -14,6 +14,7 @@ from ziggurat.data.dataset import CanLeaveOut, Dataset, left_out_of, notes_of
 from ziggurat.data.decoding import spoiled_images
 from ziggurat.data.faults import Fault
 from ziggurat.data.loader import LoaderSettings, load_steps
+from ziggurat.data.regions import RegionDataset
 from ziggurat.data.sampler import Sampler, microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
@@ -73,8 +74,9 @@ class TrainingData:
 
     def __str__(self) -> str:
         train = self.config.train
+        unit = "regions" if isinstance(self.dataset, RegionDataset) else "images"
         return (
-            f"{self.config.data.path}: {len(self.dataset)} images, {len(self.samples)} samples an epoch, "
+            f"{self.config.data.path}: {len(self.dataset)} {unit}, {len(self.samples)} samples an epoch, "
             f"{self.num_steps} steps of {train.batch_size} samples in {train.microbatches} microbatches"
         )
 
