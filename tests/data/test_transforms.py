@@ -20,7 +20,7 @@ from ziggurat.data.transforms import (
     augment_image,
     augment_objects,
     draw_augmentation,
-    resize_factor,
+    resize_factors,
 )
 
 WHOLE = Augmentation(Window(Region((0, 0), (8, 8)), Region((0, 0), (8, 8))), False, False, 0, 1.0, 1.0, 1.0)
@@ -157,5 +157,6 @@ def test_every_move_is_drawn() -> None:
     ("size", "resize", "limit", "expected"),
     [((400, 300), 600, 10_000, 2.0), ((400, 300), 600, 400, 1.0), ((2000, 1000), 800, 1333, 0.6665)],
 )
-def test_resize_factor(size: tuple[int, int], resize: int, limit: int, expected: float) -> None:
-    assert resize_factor(size, resize, limit) == pytest.approx(expected)
+def test_resize_factors(size: tuple[int, int], resize: int, limit: int, expected: float) -> None:
+    config = DataConfig(resize=resize, resize_limit=limit)
+    assert resize_factors(size, config) == pytest.approx((expected, expected))

@@ -82,6 +82,21 @@ class DataConfig:
     resize_limit: int = setting(
         1333, "Longest side that ``resize`` may lead to, in pixels.", between(MIN_SIDE, 1 << 20)
     )
+    gsd: float = setting(
+        0.0,
+        "Metres on the ground that a pixel of the network's input spans (ground sampling distance): every image is resized to it from its own, which its "
+        "georeference says, by rows and columns; 0 leaves images as they are. Not with ``resize``.",
+        zero_or(1e-4, 1e5),
+    )
+    mpp: float = setting(
+        0.0,
+        "Microns that a pixel of the network's input spans, as ``gsd`` for slides and microscopes.",
+        zero_or(1e-4, 1e5),
+    )
+    unscaled: Literal["refuse", "keep"] = setting(
+        "refuse",
+        "Images that do not say their own resolution, where ``gsd`` or ``mpp`` asks for one: ``refuse`` them, or ``keep`` their pixels as they are.",
+    )
     antialias: bool = setting(
         True, "Smooth what becomes smaller in evaluation and prediction; torchvision's detectors do not."
     )

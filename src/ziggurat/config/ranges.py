@@ -21,6 +21,10 @@ ORDERED = [
 ]
 
 
+# Settings of which one at most may be on: each says how large images become.
+EXCLUSIVE = [("data.gsd", "data.mpp"), ("data.gsd", "data.resize"), ("data.mpp", "data.resize")]
+
+
 def range_faults(config: RunConfig) -> list[str]:
     """Return a sentence for every setting that is of a wrong type or out of its range, in the order of the settings, and for every pair."""
     faults = dict(_faults_of(config, ""))
@@ -28,6 +32,11 @@ def range_faults(config: RunConfig) -> list[str]:
     for low, high in ORDERED:
         if low not in faults and high not in faults and flat[low] > flat[high]:
             faults[f"{low} {high}"] = f"{low} must not exceed {high}: got {flat[low]} and {flat[high]}"
+    for one, other in EXCLUSIVE:
+        if one not in faults and other not in faults and flat[one] and flat[other]:
+            faults[f"{one} {other}"] = (
+                f"{one} and {other} both say how large images become: got {flat[one]:g} and {flat[other]:g}; leave one out, or set it to 0"
+            )
     if not config.train.steps and not config.train.epochs:
         faults["train.steps"] = "nothing to do: give train.epochs or train.steps"
     return list(faults.values())

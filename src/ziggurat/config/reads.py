@@ -24,6 +24,7 @@ TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
     "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds",
 )  # fmt: skip
+SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
     "task", "plan", "seed", "threads", "dtype", "device", "model.", "loss.", "decode.", "train.", "checkpoint.", "pipeline.",
     "tensor.", "launch.", "data.val", *AUGMENTATION, "data.crop", "data.resize", "data.resize_limit", "data.antialias",
@@ -33,12 +34,12 @@ READING = (
 # What a command does not read: names of settings, and of sections with a dot behind.
 UNREAD: dict[str, tuple[str, ...]] = {
     "train": (),
-    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels"),
+    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels", *SCALES),
     "evaluate": TRAINING,
     "predict": (*TRAINING, "data.split"),
     "report": tuple(name for name in TRAINING if name != "data.val"),
     "check": (*READING, "digits."),
-    "convert": (*READING, "data.split", *BLOCKS),
+    "convert": (*READING, "data.split", *BLOCKS, *SCALES),
     "verify": (
         "dtype", "data.", "digits.", "decode.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",

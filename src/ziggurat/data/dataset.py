@@ -41,12 +41,15 @@ class ImageRecord:
         image_id: As in the annotation file where all are numbers there, else counted from 1.
         height: Rows, upright.
         width: Columns, upright.
+        spacing: Distance of rows and of columns, in metres on the ground with ``data.gsd``, in microns with ``data.mpp``; None
+            without these, and of an image that does not say it and is taken as it is.
     """
 
     name: str
     image_id: int
     height: int
     width: int
+    spacing: tuple[float, ...] | None = None
 
     @property
     def extent(self) -> Extent:
@@ -274,6 +277,8 @@ class FileList:
         turns: The EXIF orientation of images that are taken as they lie in their files, 0 of all others, uint8, shape
             ``(images,)``; None turns each as its EXIF says.
         left_out: The faults of annotations and images that were left out.
+        spacings: Distance of rows and of columns of each image, as `ImageRecord` has it, float64, shape ``(images, 2)``; NaN
+            where it is not known. None where no setting asks for it.
     """
 
     names: PackedStrings
@@ -286,6 +291,12 @@ class FileList:
     spelled: Spelling = field(default_factory=Spelling)
     turns: np.ndarray | None = None
     left_out: tuple[Fault, ...] = ()
+    spacings: np.ndarray | None = None
+
+
+def known_spacing(distances: np.ndarray) -> tuple[float, ...] | None:
+    """Return the distance of rows and of columns that an array of them has; None where it is NaN."""
+    return None if np.isnan(distances).any() else tuple(distances.tolist())
 
 
 class FileImages:
@@ -343,7 +354,9 @@ class FileImages:
             UserError: If its size has to be read from its header, and cannot be.
         """
         (height, width), place = self._size(index), self._place[index]
-        return ImageRecord(self._files.names[place], int(self._files.image_ids[place]), height, width)
+        files = self._files
+        spacing = None if files.spacings is None else known_spacing(files.spacings[place])
+        return ImageRecord(files.names[place], int(files.image_ids[place]), height, width, spacing)
 
     def path(self, index: int) -> Path:
         """Return the file of image `index`."""

@@ -99,7 +99,7 @@ class TrainingSamples:
             self._whole.add(index)
         record = self.dataset.record(index)
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
-        augmentation = draw_augmentation(generator, record.extent, self.config)
+        augmentation = draw_augmentation(generator, record.extent, self.config, record.spacing)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
 
     def _try_decoding(self, index: int) -> None:

@@ -6,6 +6,7 @@ sampler, the loader and the microbatch pass both on, and only a task looks into 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import volume
-from ziggurat.data.transforms import Augmentation, resize_factor
+from ziggurat.data.transforms import Augmentation, resize_factors
 
 
 class TargetKind(Protocol):
@@ -85,7 +86,6 @@ def num_crops(dataset: Dataset, index: int, config: DataConfig) -> int:
     So an epoch sees about every pixel once, and objects are seen equally often in large and in small images.
     """
     record = dataset.record(index)
-    factor = resize_factor(record.extent, config.resize, config.resize_limit)
-    dims = len(record.extent)
-    share: float = volume(record.extent) * factor**dims / config.crop**dims
+    factors = resize_factors(record.extent, config, record.spacing)
+    share: float = volume(record.extent) * math.prod(factors) / config.crop ** len(factors)
     return max(1, round(share))

@@ -57,21 +57,38 @@ class Augmentation:
     saturation: float
 
 
-def resize_factor(extent: Extent, resize: int, resize_limit: int) -> float:
-    """Return the factor that makes the shortest side `resize` and the longest at most `resize_limit` pixels.
+def resize_factors(
+    extent: Extent, config: DataConfig, spacing: Sequence[float] | None = None
+) -> tuple[float, ...]:
+    """Return by how much each dim of an image is resized, before jitter.
+
+    Args:
+        extent: Of the image.
+        config: With ``resize`` the shortest side becomes that long, and the longest as long as its limit at most; with ``gsd`` or ``mpp``
+            a pixel comes to span as much.
+        spacing: Distance of the image's own rows and columns, in the unit of the one that is set; None of an image that is taken as it is.
 
     Example:
-        >>> resize_factor((400, 1000), resize=800, resize_limit=1500)
-        1.5
-        >>> resize_factor((400, 1000), resize=0, resize_limit=1500)
-        1.0
+        >>> resize_factors((400, 1000), DataConfig(resize=800, resize_limit=1500))
+        (1.5, 1.5)
+        >>> resize_factors((400, 1000), DataConfig(gsd=0.2), spacing=(0.1, 0.3))
+        (0.5, 1.4999999999999998)
+        >>> resize_factors((400, 1000), DataConfig())
+        (1.0, 1.0)
     """
-    if not resize:
-        return 1.0
-    return min(resize / min(extent), resize_limit / max(extent))
+    wanted = config.gsd or config.mpp
+    if wanted and spacing is not None:
+        return tuple(own / wanted for own in spacing)
+    factor = min(config.resize / min(extent), config.resize_limit / max(extent)) if config.resize else 1.0
+    return (factor,) * len(extent)
 
 
-def draw_augmentation(generator: np.random.Generator, extent: Extent, config: DataConfig) -> Augmentation:
+def draw_augmentation(
+    generator: np.random.Generator,
+    extent: Extent,
+    config: DataConfig,
+    spacing: Sequence[float] | None = None,
+) -> Augmentation:
     """Draw what happens to one sample.
 
     All numbers are drawn whatever the settings are, so that changing one setting leaves the other choices alone.
@@ -80,12 +97,16 @@ def draw_augmentation(generator: np.random.Generator, extent: Extent, config: Da
         generator: The sample's own.
         extent: Of the image.
         config: Says what may happen.
+        spacing: As for `resize_factors`.
     """
     scale, *drawn = generator.random(7 + len(extent)).tolist()
     places, (mirror, flip, turn, *colors) = drawn[: len(extent)], drawn[len(extent) :]
     jitter = config.scale_min * (config.scale_max / config.scale_min) ** scale
-    factor = jitter * resize_factor(extent, config.resize, config.resize_limit)
-    sides = [_interval(size, config.crop, factor, place) for size, place in zip(extent, places, strict=True)]
+    factors = resize_factors(extent, config, spacing)
+    sides = [
+        _interval(size, config.crop, jitter * factor, place)
+        for size, factor, place in zip(extent, factors, places, strict=True)
+    ]
     source_start, source_size, target_start, target_size = zip(*sides, strict=True)
     brightness, contrast, saturation = (1 + config.color_jitter * (2 * value - 1) for value in colors)
     return Augmentation(

@@ -15,7 +15,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, OfTwoDims, Region, hull, largest, rounded_up
 from ziggurat.data.tiles import tile_grid
-from ziggurat.data.transforms import resize_factor
+from ziggurat.data.transforms import resize_factors
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ def make_view(record: ImageRecord, config: DataConfig) -> View:
         >>> view.extent, [tile.start for tile in view.tiles]
         ((499, 1333), [(0, 0), (0, 366), (0, 733)])
     """
-    factor = resize_factor(record.extent, config.resize, config.resize_limit)
-    # rounded down, as torchvision's detectors do
-    extent = tuple(max(1, math.floor(size * factor)) for size in record.extent)
+    factors = resize_factors(record.extent, config, record.spacing)
+    # rounded down, as torchvision's detectors do; what is measured in metres is near a whole number, on either side
+    whole = round if config.gsd or config.mpp else math.floor
+    extent = tuple(max(1, whole(size * factor)) for size, factor in zip(record.extent, factors, strict=True))
     tiles = tile_grid(extent, (config.crop,) * len(extent), config.tile_overlap)
     return View(extent, tuple(tiles), config.antialias)
 

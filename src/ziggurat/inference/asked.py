@@ -12,9 +12,10 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset, ImageRecord, Spelling, spelling_of
 from ziggurat.data.extents import Extent, Region
-from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names
+from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names, scaled
 from ziggurat.data.readers.images import levels_of, window_of
 from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.spacing import Scaling
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images
 
@@ -98,6 +99,7 @@ def ask_for_files(
     images = inspect_images(found, config.max_pixels, Reading.of(config), spoiled)
     if spoiled and config.on_error == "stop":
         raise UserError(with_remedy(list(spoiled.values())))
+    images = scaled(images, Scaling.of(config), None if config.on_error == "stop" else spoiled, notes)
     return Asked(images, _names(images), category_ids, Spelling(), spoiled, tuple(notes))
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
-from ziggurat.data.readers.image_files import ImageFiles, inspect_images
+from ziggurat.data.readers.image_files import ImageFiles, inspect_images, scaled
 from ziggurat.data.readers.images import levels_of, window_of
 from ziggurat.data.readers.in_memory import pixels_of
 from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.spacing import Scaling
 from ziggurat.errors import UserError
 
 GivenImage = str | os.PathLike[str] | Tensor | np.ndarray | Image.Image
@@ -48,15 +49,20 @@ class GivenImages:
         Raises:
             UserError: Listing every one that is no image, or whose samples have no range.
         """
-        reading = Reading.of(config)
+        reading, scaling = Reading.of(config), Scaling.of(config)
         sources: list[ImageFiles | _Pixels] = []
         faults = []
         for index, image in enumerate(images):
             name = f"image {index}"
             try:
                 if isinstance(image, (str, os.PathLike)):
-                    sources.append(inspect_images([Path(image)], config.max_pixels, reading))
+                    found = inspect_images([Path(image)], config.max_pixels, reading)
+                    sources.append(scaled(found, scaling))
                 else:
+                    if scaling is not None and not scaling.keeps_unscaled:
+                        raise UserError(
+                            scaling.unscaled_images({name: "it has no file whose header says it"})
+                        )
                     sources.append(_Pixels(name, pixels_of(image, name, reading.samples)))
             except UserError as error:
                 faults += error.faults

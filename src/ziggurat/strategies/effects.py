@@ -33,6 +33,7 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         lambda c: c.train.schedule in ("cosine", "onecycle"),
         "train.schedule=cosine or onecycle",
     ),
+    "data.unscaled": ("data.gsd", lambda c: c.data.gsd > 0 or c.data.mpp > 0, "data.gsd or data.mpp"),
     "data.resize_limit": ("data.resize", lambda c: c.data.resize > 0, "data.resize"),
     "data.val": (
         "data.split",
@@ -154,7 +155,8 @@ def _by_data(config: RunConfig, key: str) -> Idle | None:
     if key.startswith("digits.") and "digits" not in paths:
         sentence = f"{key} has no effect on {config.data.path}: it is for the data set digits"
         return Idle(key, "data.path", sentence, is_fault=False)
-    if key in ("data.images", "data.label_column", "data.range") and set(paths) <= {"digits", ""}:
+    of_files = ("data.images", "data.label_column", "data.range", "data.gsd", "data.mpp", "data.unscaled")
+    if key in of_files and set(paths) <= {"digits", ""}:
         return Idle(key, "data.path", f"{key} has no effect on the data set digits: it is for image files")
     return None
 

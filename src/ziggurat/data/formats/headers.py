@@ -9,7 +9,7 @@ of annotation write the lying size with boxes of the upright photo (Label Studio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from ziggurat.data.faults import Fault
 from ziggurat.data.formats.table import Table
 from ziggurat.data.readers.images import Header, read_header
 from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.spacing import Scaling, UnscaledError
 from ziggurat.errors import UserError
 
 FIT_TOLERANCE = 1.0  # pixels: annotators round
@@ -44,11 +45,14 @@ class Measured:
         sizes: Rows and columns of each, int64, shape ``(images, 2)``; 0 where it is not known.
         turns: The EXIF orientation of images that are taken as they lie in their files, 0 of all others; uint8, shape ``(images,)``.
         faults: Headers that cannot be read, or are not what the annotations say.
+        spacings: Distance of rows and of columns of each, float64, shape ``(images, 2)``; NaN where it is not known. None where
+            no setting asks for it.
     """
 
     sizes: np.ndarray
     turns: np.ndarray
     faults: list[Fault]
+    spacings: np.ndarray | None = None
 
 
 def not_measured(count: int) -> Measured:
@@ -65,7 +69,9 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
         config: How images are read.
     """
     measured = not_measured(len(paths))
-    reading = Reading.of(config)
+    reading, scaling = Reading.of(config), Scaling.of(config)
+    if scaling is not None:
+        measured = replace(measured, spacings=np.full((len(paths), 2), np.nan))
     lying: dict[int, Header] = {}
     for index, (row, path) in enumerate(zip(table.images, paths, strict=True)):
         if path is None:
@@ -77,6 +83,8 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
             measured.faults.append(Fault(str(path), row.place, fault, "image", index))
             continue
         measured.sizes[index] = header.extent
+        if scaling is not None:
+            _measure_spacing(table, index, path, scaling, measured)
         if row.size == header.extent or (row.size is None and not header.is_turned):
             continue
         if row.size is None or (header.is_turned and row.size == header.extent[::-1]):
@@ -89,7 +97,23 @@ def measure(table: Table, paths: Sequence[Path | None], config: DataConfig) -> M
             measured.faults.append(Fault(str(row.file), row.place, fault, "image", index))
     if lying:
         _decide(table, lying, config, measured)
+    if measured.spacings is not None:
+        on_side = measured.turns >= 5
+        measured.spacings[on_side] = measured.spacings[on_side, ::-1]
     return measured
+
+
+def _measure_spacing(table: Table, index: int, path: Path, scaling: Scaling, measured: Measured) -> None:
+    """Read how far the pixels of an image lie apart, or note that it does not say it."""
+    assert measured.spacings is not None  # they are asked for
+    row = table.images[index]
+    try:
+        measured.spacings[index] = scaling.spacing(path)
+    except UnscaledError as error:
+        if scaling.keeps_unscaled:
+            table.note(scaling.kept(), row.name)
+        else:
+            measured.faults.append(Fault(str(path), row.place, scaling.unscaled(str(error)), "image", index))
 
 
 def _decide(table: Table, lying: dict[int, Header], config: DataConfig, measured: Measured) -> None:

@@ -30,6 +30,7 @@ from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask
 from ziggurat.data.outlines import OutlineDataset, Outlines
 from ziggurat.data.readers.images import image_size, read_header
 from ziggurat.data.readers.layout import Reading
+from ziggurat.data.readers.spacing import Scaling
 from ziggurat.errors import UserError
 
 _LOOKED_AT = (
@@ -88,7 +89,7 @@ def join_outlines(table: Table, split: Split, declared: dict[str, int], config: 
 
 def join_labels(table: Table, split: Split, declared: dict[str, int], config: DataConfig) -> Joined:
     """Join labels and images, whose headers are read when they are needed: there may be millions."""
-    examined = examine(table, config, headers=False)
+    examined = examine(table, config, headers=Scaling.of(config) is not None)
     examined.faults.add(*validate_classes(table, tuple(declared)))
     stopping = _stopping(examined, split)
     if stopping:
@@ -155,6 +156,7 @@ def _file_list(sound: Sound, config: DataConfig) -> FileList:
         spelled,
         sound.turns if sound.turns.any() else None,
         sound.left_out,
+        sound.spacings,
     )
 
 

@@ -113,7 +113,8 @@ class MapStyle:
         """
         facts = self._known(index)
         number = index + 1 if facts.image_id is None else facts.image_id
-        return ImageRecord(f"item-{index}", number, *facts.extent)
+        rows, columns = facts.extent
+        return ImageRecord(f"item-{index}", number, rows, columns)
 
     def image(self, index: int) -> Tensor:
         """Return an image, RGB, uint8, shape ``(3, H, W)``.

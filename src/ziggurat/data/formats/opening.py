@@ -20,6 +20,7 @@ from ziggurat.data.formats.recognise import NotServedError, Recognised, recognis
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.formats.table import Source, Split, Table
 from ziggurat.data.formats.validate import drop_empty_rows
+from ziggurat.data.readers.spacing import Scaling
 from ziggurat.errors import UserError
 
 DIGITS: dict[str, type[DigitScenes] | type[DigitLabels] | type[DigitMasks]] = {
@@ -89,7 +90,7 @@ def _open_given(
     if own is not None:
         if not set(own.kinds) & set(annotations):
             raise NotServedError(path, annotations, Recognised(path, {kind: {} for kind in own.kinds}))
-        return own_split(own, path, split, config, classes)
+        return _checked(own_split(own, path, split, config, classes), path, config)
     if path == "digits":
         kind = next((kind for kind in annotations if kind in DIGITS), None)
         if kind is None:
@@ -103,7 +104,7 @@ def _open_given(
             raise UserError(
                 f"the run must know the classes of digits, {', '.join(scenes.classes)}: it knows {', '.join(classes or ())}"
             )
-        return scenes
+        return _checked(scenes, path, config)
     sources = {
         one: as_configured(source, one, config)
         for one, source in recognise(_given(path)).sources(path, annotations).items()
@@ -119,6 +120,22 @@ def _open_given(
     if joined.dataset is None:
         raise UserError(sentences(joined.faults, path))
     return joined.dataset
+
+
+def _checked(dataset: Dataset | None, path: str, config: DataConfig) -> Dataset | None:
+    """Return a data set that is no files, each of whose records says how far its pixels lie apart where a setting asks for it.
+
+    Raises:
+        UserError: If some do not, and are not to be kept.
+    """
+    scaling = Scaling.of(config)
+    if scaling is None or scaling.keeps_unscaled or dataset is None:
+        return dataset
+    records = (dataset.record(index) for index in range(len(dataset)))
+    unscaled = [record.name for record in records if record.spacing is None]
+    if unscaled:
+        raise UserError(scaling.unscaled_images(dict.fromkeys(unscaled, f"{path} does not say it")))
+    return dataset
 
 
 def recognise_annotations(path: str, config: DataConfig) -> tuple[str, ...]:

@@ -45,10 +45,10 @@ class Examined:
         images, annotations = self.faults.rows("image"), self.faults.rows("annotation")
         kept = [index for index in range(len(table.images)) if index not in images]
         paths = [self.paths[index] for index in kept]
-        turns = self.measured.turns[kept]
+        turns, spacings = self.measured.turns[kept], self.measured.spacings
         faults = tuple(self.faults.skipped)
         if not images and not annotations:
-            return Sound(table, paths, self.sizes, turns, faults)
+            return Sound(table, paths, self.sizes, turns, spacings, faults)
         place = {index: number for number, index in enumerate(kept)}
         boxes = [row for index, row in enumerate(table.boxes) if index not in annotations]
         rest = replace(
@@ -58,7 +58,9 @@ class Examined:
             labels=_moved(table.labels, place),
             masks=_moved(table.masks, place),
         )
-        return Sound(rest, paths, self.sizes[kept], turns, faults)
+        return Sound(
+            rest, paths, self.sizes[kept], turns, None if spacings is None else spacings[kept], faults
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Sound:
         paths: File of each image.
         sizes: Rows and columns of each image, int64, shape ``(images, 2)``; 0 where they are not known.
         turns: As in `Measured`.
+        spacings: As in `Measured`.
         left_out: The faults of what is left out.
     """
 
@@ -77,6 +80,7 @@ class Sound:
     paths: list[Path | None]
     sizes: np.ndarray
     turns: np.ndarray
+    spacings: np.ndarray | None
     left_out: tuple[Fault, ...]
 
 

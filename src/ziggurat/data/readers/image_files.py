@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from ziggurat.data.readers.images import inspect_image, read_image, read_levels,
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.pages import is_image_there, stem_of
 from ziggurat.data.readers.registry import image_suffixes, is_image_folder
+from ziggurat.data.readers.spacing import Scaling, Spacing, UnscaledError
 from ziggurat.errors import UserError
 
 PNG_PIXELS = 1 << 20  # larger pictures are written as JPEG: a tenth of the bytes
@@ -36,19 +37,22 @@ class ImageFiles:
         sizes: Rows and columns of each, upright.
         max_pixels: Larger images are refused.
         reading: How samples become pixels.
+        spacings: Distance of rows and of columns of each, as `ImageRecord` has it; empty where no setting asks for it.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
     max_pixels: int
     reading: Reading = AS_THEY_ARE
+    spacings: tuple[Spacing | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def record(self, index: int) -> ImageRecord:
         """Return what is known of an image; ids count from 1."""
-        return ImageRecord(self.paths[index].as_posix(), index + 1, *self.sizes[index])
+        spacing = self.spacings[index] if self.spacings else None
+        return ImageRecord(self.paths[index].as_posix(), index + 1, *self.sizes[index], spacing)
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""
@@ -65,6 +69,53 @@ class ImageFiles:
     def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
         """Read a window of a level of an image without the rest of its file; None where that is not possible."""
         return read_window(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading, level)
+
+
+def scaled(
+    images: ImageFiles,
+    scaling: Scaling | None,
+    spoiled: dict[str, str] | None = None,
+    notes: list[str] | None = None,
+) -> ImageFiles:
+    """Read how far the pixels of images lie apart, where a setting asks for it.
+
+    Args:
+        images: Those whose headers are sound.
+        scaling: What is asked for; None for nothing.
+        spoiled: Takes what is wrong with each image that is left out, as it does not say it, by its path; None makes it an error.
+        notes: Takes what is said of images that are taken as they are.
+
+    Raises:
+        UserError: Naming every image that does not say it, if `spoiled` is None.
+    """
+    if scaling is None:
+        return images
+    found: list[Spacing | None] = []
+    unscaled: dict[int, str] = {}
+    for index, path in enumerate(images.paths):
+        try:
+            found.append(scaling.spacing(path))
+        except UnscaledError as error:
+            unscaled[index] = str(error)
+            found.append(None)
+    images = replace(images, spacings=tuple(found))
+    if not unscaled:
+        return images
+    names = {index: images.paths[index].as_posix() for index in unscaled}
+    if scaling.keeps_unscaled:
+        if notes is not None:
+            notes.append(scaling.kept(list(names.values())))
+        return images
+    if spoiled is None:
+        raise UserError(scaling.unscaled_images({names[index]: why for index, why in unscaled.items()}))
+    spoiled |= {names[index]: f"{names[index]}: {scaling.unscaled(why)}" for index, why in unscaled.items()}
+    sound = [index for index in range(len(found)) if index not in unscaled]
+    return replace(
+        images,
+        paths=tuple(images.paths[index] for index in sound),
+        sizes=tuple(images.sizes[index] for index in sound),
+        spacings=tuple(found[index] for index in sound),
+    )
 
 
 def expand_paths(paths: Sequence[str | os.PathLike[str]], notes: list[str] | None = None) -> list[Path]:

@@ -61,7 +61,8 @@ class ClassificationTask(Task[Tensor, Tensor]):
     @classmethod
     def natural_settings(cls, config: RunConfig) -> dict[str, Any]:
         """Return that whole images are seen, each as large as the network takes them."""
-        return {} if config.data.resize else {"data.resize": config.data.crop}
+        data = config.data
+        return {} if data.resize or data.gsd or data.mpp else {"data.resize": data.crop}
 
     @classmethod
     def demo(cls) -> RunConfig:
