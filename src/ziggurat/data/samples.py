@@ -18,6 +18,7 @@ from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.images import ReadsWindows
+from ziggurat.data.reduced import reduced_window
 from ziggurat.data.regions import RegionDataset
 from ziggurat.data.targets import TargetKind
 from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation
@@ -132,7 +133,12 @@ class TrainingSamples:
         if self.part is not None and not needs_whole_window(augmentation):
             return augment_part(lambda region: self._read(index, region), augmentation, crop, self.part.tile)
         window = augmentation.window
-        if not self._is_kept(index):  # it would be decoded anew each time
+        reduced = reduced_window(self.dataset, index, window, lambda region: self._seen(index, region))
+        if reduced is not None:
+            pixels = reduced
+            read = Window(Region.whole(window.target.size), window.target)
+            augmentation = replace(augmentation, window=read)
+        elif not self._is_kept(index):  # it would be decoded anew each time
             pixels = self._read(index, window.source)
             read = Window(Region.whole(window.source.size), window.target)
             augmentation = replace(augmentation, window=read)
@@ -140,6 +146,10 @@ class TrainingSamples:
             pixels = self._images[index]
         image = augment_image(pixels, augmentation, crop)
         return image if self.part is None else cut_out(image, self.part.tile)
+
+    def _seen(self, index: int, region: Region) -> Tensor:
+        """Return a window of an image, which may lie in the cache and is not to be written to."""
+        return self._images[index][region.last_dims] if self._is_kept(index) else self._read(index, region)
 
     def _read(self, index: int, region: Region) -> Tensor:
         """Return a window of an image, read from its file without the rest where that is possible."""
