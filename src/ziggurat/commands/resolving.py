@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -12,15 +13,17 @@ from ziggurat.commands.fitting import check_batch_fits, check_loaders, check_mod
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, range_faults, run_task
+from ziggurat.data.bands import as_all_bands, band_faults, first_header, paths_of, resolve_bands
 from ziggurat.data.dataset import Dataset, notes_of
 from ziggurat.data.formats.blocks import divided, dividing_note
 from ziggurat.data.formats.learnable import check_learnable
+from ziggurat.data.readers.layout import read_bands
 from ziggurat.data.regions import RegionDataset
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.models.build import GRAMMAR, outline_model, task_of
 from ziggurat.parallel.runtime.guard import leave_if_imported
-from ziggurat.runs.first_weights import first_weights_fault
+from ziggurat.runs.first_weights import first_weights_fault, normalized_as
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
@@ -66,6 +69,11 @@ def resolve(
     }  # sections: nothing is computed with their numbers
     if not bad & {"data", "digits"}:
         config = check(lambda: _resolve_task(config)) or config
+    dataset = None
+    if config.task in TASKS and not bad & {"data", "digits"}:
+        dataset = check(lambda: _open_training(config))
+        if not resume:  # a run that goes on has what was decided when it began
+            config = check(partial(_resolve_bands, config, dataset)) or config
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world)) if not bad & {"train"} else None
     if config.task not in TASKS:  # a fault of its own; the data may have others
@@ -73,7 +81,6 @@ def resolve(
             check(lambda: _natural_task(config))
     else:
         model = check(lambda: outline_model(config.model, num_classes=2)) if not bad & {"model"} else None
-        dataset = check(lambda: _open_training(config)) if not bad & {"data", "digits"} else None
         validation = None
         if config.data.path and not bad & {"data", "digits"}:  # two splits, two lists of faults
             validation = check(
@@ -112,6 +119,28 @@ def resolve(
     return resolved
 
 
+def _resolve_bands(config: RunConfig, dataset: Dataset | None) -> RunConfig:
+    """Complete which bands the network sees, and what images are normalized by where the weights know it.
+
+    Raises:
+        UserError: If settings of bands do not fit each other.
+    """
+    data = resolve_bands(config.data, first_header(paths_of(dataset)))
+    bands = read_bands(data.bands)
+    count = 3 if bands is None else len(bands)
+    if config.model.bands not in (0, count):
+        raise UserError(
+            f"model.bands must be as many as the network sees, {count} with data.bands={data.bands}: got {config.model.bands}"
+        )
+    if bands is not None and data.normalize == "weights" and not data.mean:
+        data = normalized_as(data, config.model.weights)
+    faults = band_faults(data, count)
+    if faults:
+        raise UserError(faults)
+    model = config.model if bands is None else dataclasses.replace(config.model, bands=count)
+    return dataclasses.replace(config, data=data, model=model)
+
+
 def _resolve_task(config: RunConfig) -> RunConfig:
     """Complete the task, the model and what depends on them.
 
@@ -148,7 +177,7 @@ def _check_path(config: RunConfig) -> None:
 def _open_training(config: RunConfig) -> Dataset | None:
     _check_path(config)
     task = run_task(config)
-    dataset = open_dataset(config.data.path, "train", task, config.data, config.digits)
+    dataset = open_dataset(config.data.path, "train", task, as_all_bands(config.data), config.digits)
     if config.data.split == "blocks":
         divided(dataset, config.data.path)
     check_learnable(dataset, find_task(task).annotations, config.data.path)

@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ziggurat.config import RunConfig, check_command, flatten, override
+from ziggurat.config import RunConfig, bands_of, check_command, flatten, override
+from ziggurat.data.bands import band_faults
+from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.runs.folder import Run
@@ -40,6 +42,7 @@ def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any], command:
     here: dict[str, Any] = {"plan": "", "device": "auto"}  # threads stay: they decide the last bits
     config = override(base, here | settings)
     faults = [] if reference.folder is None else _of_the_run(run, base, config)
+    faults += _band_faults(config)
     try:
         config = resolve_place(config, world_from_environment())
         check_effects(config, {key: value for key, value in settings.items() if key != "data.path"})
@@ -57,6 +60,16 @@ def _of_the_run(run: str | os.PathLike[str], base: RunConfig, config: RunConfig)
         f"{key} has no effect: the network of {run} has {was[key]}, and cannot have {now[key]}; leave it out"
         for key in was
         if key.startswith("model.") and key != "model.name" and was[key] != now[key]
+    ]
+
+
+def _band_faults(config: RunConfig) -> list[str]:
+    """Return what is wrong with the bands that are read, of another number than the network sees."""
+    reading, count = Reading.of(config.data), bands_of(config.model)
+    if reading.num_bands == count:
+        return band_faults(config.data, count)
+    return [
+        f"data.bands must name as many bands as the network sees, {count}, by their numbers: got {config.data.bands}"
     ]
 
 

@@ -3,9 +3,9 @@
 All faults are found before any process starts.
 """
 
-from ziggurat.config.data_config import DataConfig, DigitsConfig
+from ziggurat.config.data_config import DataConfig, DigitsConfig, read_numbers
 from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
-from ziggurat.config.model_config import ModelConfig, PnnConfig
+from ziggurat.config.model_config import ModelConfig, PnnConfig, bands_of
 from ziggurat.config.names import full_names, known_keys
 from ziggurat.config.plan_config import LaunchConfig, PipelineConfig
 from ziggurat.config.ranges import range_faults
@@ -29,6 +29,7 @@ __all__ = [
     "PnnConfig",
     "RunConfig",
     "TrainConfig",
+    "bands_of",
     "check_command",
     "definition_sha256",
     "earlier_definition",
@@ -41,6 +42,7 @@ __all__ = [
     "override",
     "range_faults",
     "read_config",
+    "read_numbers",
     "read_settings",
     "run_task",
     "save_config",

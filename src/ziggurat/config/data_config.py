@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ziggurat.config.fields import (
+    BANDS,
     BYTES,
     COUNT,
     MAX_SIDE,
     MIN_SIDE,
+    NUMBERS,
     PIXEL_VALUE,
+    POSITIVES,
+    RANGES,
     SAMPLE_RANGE,
     SEED,
     SHARE,
+    SHOWN_BANDS,
     SIDES,
     between,
     setting,
@@ -124,6 +129,36 @@ class DataConfig:
         "Most pixels that are decoded at once: of a file that can only be decoded as a whole the image, else a region.",
         between(1, BYTES),
     )
+    bands: str = setting(
+        "auto",
+        "What the network sees of each pixel. ``rgb``: red, green and blue of 8 bits (grey is all three). ``4,3,2``: those bands of the "
+        "files, counted from 1, in that order, in samples of their own type. ``all``: all but transparency. ``auto``: ``rgb`` "
+        "where the first training image has grey or colours of up to 8 bits, or where ``data.range`` or ``data.extra=drop`` is set, else ``all``.",
+        BANDS,
+    )
+    normalize: Literal["auto", "weights", "data"] = setting(
+        "auto",
+        "Mean and deviation by which images are normalized: of the training ``data``, measured once over all pixels, or those that the "
+        "``weights`` were trained with. ``auto``: ``weights`` for ``rgb``, ``data`` for other bands.",
+    )
+    mean: str = setting(
+        "",
+        "Mean of each band, in samples of the files (of ``rgb``, 0 to 255); empty is as ``data.normalize`` says, and training sets it.",
+        NUMBERS,
+    )
+    std: str = setting("", "Deviation of each band, as ``data.mean``.", POSITIVES)
+    shown: str = setting(
+        "",
+        "The bands of the files that pictures show as red, green and blue, such as ``4,3,2``, or one as grey, where ``data.bands`` are "
+        "not ``rgb``; empty takes those that files call so, else the first three. Training sets it.",
+        SHOWN_BANDS,
+    )
+    stretch: str = setting(
+        "",
+        "The samples of each shown band that pictures have black and white, as ``LOW:HIGH``; empty takes percentiles 2 and 98 of the "
+        "training data. Training sets it.",
+        RANGES,
+    )
     range: str = setting(
         "",
         "The samples that are black and white, such as ``0,4095``, in images of more than 8 bits; empty "
@@ -178,3 +213,13 @@ class DigitsConfig:
     train_scenes: int = setting(2000, "Scenes of the training split.", between(1, COUNT))
     val_scenes: int = setting(200, "Scenes of the validation split.", between(1, COUNT))
     seed: int = setting(0, "Another seed is another data set.", between(0, SEED))
+
+
+def read_numbers(text: str) -> tuple[float, ...]:
+    """Return numbers with commas between.
+
+    Example:
+        >>> read_numbers("1022.5,981")
+        (1022.5, 981.0)
+    """
+    return tuple(float(part) for part in text.split(","))

@@ -144,7 +144,33 @@ def _are_shares(text: str) -> bool:
     )
 
 
+def _are_bands(text: str) -> bool:
+    """Whether a text is a word for the bands of images, or their numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    return text in ("auto", "rgb", "all") or (
+        all(re.fullmatch("[1-9][0-9]{0,3}", part) and int(part) <= MAX_BANDS for part in parts)
+        and len(parts) <= MAX_BANDS
+    )
+
+
+def _are_numbers(text: str) -> bool:
+    """Whether a text is empty, or finite numbers."""
+    try:
+        return all(math.isfinite(float(part)) for part in text.split(",")) if text.strip() else True
+    except ValueError:
+        return False
+
+
+def _are_ranges(text: str) -> bool:
+    """Whether a text is empty, or one or three LOW:HIGH."""
+    parts = text.split(",") if text.strip() else []
+    return len(parts) in (0, 1, 3) and all(
+        _is_range(part.replace(":", ",")) and part.strip() for part in parts
+    )
+
+
 MIN_SIDE, MAX_SIDE = 8, 1 << 16  # of a crop, in pixels
+MAX_BANDS = 1024
 COUNT = 1_000_000  # more of what is counted (samples of a batch, boxes of an image) is a slip of the keyboard
 STEPS = 1_000_000_000
 BYTES = 1 << 50
@@ -163,6 +189,29 @@ BINS = Rule(
 )
 SHARES = Rule(
     "be rising numbers between 0 and 1 with commas between, such as 0.67,0.89", "between 0 and 1", _are_shares
+)
+BANDS = Rule(
+    "be auto, rgb, all, or the numbers of bands from 1 with commas between, such as 4,3,2",
+    "auto, rgb, all, or numbers from 1",
+    _are_bands,
+)
+SHOWN_BANDS = Rule(
+    "be empty, or the numbers of one or three bands with commas between, such as 4,3,2",
+    "one or three numbers from 1",
+    lambda text: (
+        not text.strip() or (text[0].isdecimal() and _are_bands(text) and len(text.split(",")) in (1, 3))
+    ),
+)
+NUMBERS = Rule("be numbers with commas between, such as 1022.5,981", "a number a band", _are_numbers)
+POSITIVES = Rule(
+    "be positive numbers with commas between, such as 340.2,309",
+    "a positive number a band",
+    lambda text: _are_numbers(text) and all(float(part) > 0 for part in text.split(",") if part.strip()),
+)
+RANGES = Rule(
+    "be empty, or LOW:HIGH of one or three bands with commas between, such as 0:3000,0:2500,0:2800",
+    "LOW:HIGH of one or three bands",
+    _are_ranges,
 )
 SAMPLE_RANGE = Rule(
     "be two numbers with a comma between, the first smaller, such as 0,4095",

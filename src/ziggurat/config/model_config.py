@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ziggurat.config.fields import BINS, SHARE, between, setting
+from ziggurat.config.fields import BINS, MAX_BANDS, SHARE, between, setting, zero_or
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class ModelConfig:
         "statistics, never updated) or ``group`` (each batch norm replaced by a group norm). The neck "
         "``bifpn`` has batch norms for ``batch`` and group norms for the others.",
     )
+    bands: int = setting(
+        0,
+        "Bands of the images that the network takes; 0 takes as many as ``data.bands`` says.",
+        zero_or(1, MAX_BANDS),
+    )
     weights: str = setting(
         "none",
         "Weights that are loaded before training: a file (safetensors, torch), a run (``runs/x``) or a checkpoint of it "
@@ -85,3 +90,13 @@ class ModelConfig:
         BINS,
     )
     pnn: PnnConfig = field(default_factory=PnnConfig)
+
+
+def bands_of(config: ModelConfig) -> int:
+    """Return the bands of a model's images.
+
+    Example:
+        >>> bands_of(ModelConfig()), bands_of(ModelConfig(bands=12))
+        (3, 12)
+    """
+    return config.bands or 3

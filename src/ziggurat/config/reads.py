@@ -13,7 +13,7 @@ from ziggurat.errors import UserError
 
 AUGMENTATION = (
     "data.crops", "data.scale_min", "data.scale_max", "data.flip", "data.quarter_turns", "data.color_jitter",
-    "data.min_visible",
+    "data.min_visible", "data.normalize", "data.mean", "data.std",
 )  # fmt: skip
 BLOCKS = (
     "data.val_share",
@@ -28,13 +28,13 @@ SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
     "task", "plan", "seed", "threads", "dtype", "device", "model.", "loss.", "decode.", "train.", "checkpoint.", "pipeline.",
     "tensor.", "launch.", "data.val", *AUGMENTATION, "data.crop", "data.resize", "data.resize_limit", "data.antialias",
-    "data.workers", "data.cache_bytes", "data.tile_overlap",
+    "data.workers", "data.cache_bytes", "data.tile_overlap", "data.shown", "data.stretch",
 )  # fmt: skip
 
 # What a command does not read: names of settings, and of sections with a dot behind.
 UNREAD: dict[str, tuple[str, ...]] = {
     "train": (),
-    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.max_pixels", *SCALES),
+    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.bands", "data.shown", "data.stretch", "data.max_pixels", *SCALES),
     "evaluate": TRAINING,
     "predict": (*TRAINING, "data.split"),
     "report": tuple(name for name in TRAINING if name != "data.val"),

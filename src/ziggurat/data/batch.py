@@ -1,6 +1,6 @@
 """What travels from the data to the model: samples, and microbatches of them.
 
-Shapes: ``B`` images, ``C`` = 3 channels, ``H`` rows, ``W`` columns, ``N`` objects of one image.
+Shapes: ``B`` images, ``C`` channels (red, green and blue of 8 bits, uint8, or bands of their own type, float32, NaN where they hold nothing), ``H`` rows, ``W`` columns, ``N`` objects of one image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Sample:
 
     Attributes:
         id: Which sample of which epoch.
-        image_CHW: uint8, shape ``(3, H, W)``; of a part, its pixels only.
+        image_CHW: Shape ``(C, H, W)``; of a part, its pixels only.
         target: What is to be predicted, as the run's task cuts it: only the task looks into it.
         part: Which part of the image this is; None for all of it.
     """
@@ -94,7 +94,7 @@ class Microbatch:
     Attributes:
         index: Place in the global batch, from 0.
         ids: The samples, in canonical order.
-        images_BCHW: uint8, padded with zeros below and to the right; of a part, its pixels only.
+        images_BCHW: Padded with zeros below and to the right; of a part, its pixels only.
         sizes: Extent of each whole image before padding.
         targets: What is to be predicted, as the run's task stacks it: a tensor, a dataclass of tensors, or a tuple, list or
             dictionary of such. Only the task looks into it.

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ziggurat.data.batch import Objects
-from ziggurat.data.extents import Extent, Region
+from ziggurat.data.batch import IGNORED_PIXEL, Objects
+from ziggurat.data.extents import Extent, Region, cut_out
 from ziggurat.data.faults import Fault, left_out
 from ziggurat.data.readers.images import (
+    blank_pixels,
     image_size,
     read_image,
     read_levels,
@@ -79,7 +80,7 @@ class Dataset(Protocol):
         ...
 
     def image(self, index: int) -> Tensor:
-        """Return an image, RGB, uint8, shape ``(3, H, W)``."""
+        """Return an image: RGB, uint8, shape ``(3, H, W)``, or the bands of ``data.bands``, float32, shape ``(C, H, W)``, NaN where there is nothing."""
         ...
 
 
@@ -363,7 +364,7 @@ class FileImages:
         return Path(self._files.paths[self._place[index]])
 
     def image(self, index: int) -> Tensor:
-        """Decode image `index`: RGB, uint8, shape ``(3, H, W)``.
+        """Decode image `index`, as `Dataset.image` says.
 
         Raises:
             UserError: If it cannot be decoded, or is not of the size that its annotations are for.
@@ -410,6 +411,32 @@ class FileImages:
     def _is_unturned(self, index: int) -> bool:
         """Whether the image is taken as it lies in its file, which its EXIF turns."""
         return self._files.turns is not None and bool(self._files.turns[self._place[index]])
+
+    def blank(self, index: int, region: Region) -> Tensor | None:
+        """Return where in a region of image `index` no band that is read holds anything; None if that is nowhere by its header.
+
+        Of red, green and blue of 8 bits nothing is said.
+
+        Returns:
+            bool, shape ``region.size``.
+
+        Raises:
+            UserError: If the image cannot be decoded.
+        """
+        files = self._files
+        if files.turns is None or not self._is_unturned(index):
+            return blank_pixels(self.path(index), files.max_pixels, files.reading, region)
+        found = blank_pixels(self.path(index), files.max_pixels, files.reading)
+        if found is None:
+            return None
+        return cut_out(unturned(found[None], int(files.turns[self._place[index]])), region)[0]
+
+    def _ignoring(self, labels_HW: Tensor, index: int, region: Region) -> Tensor:
+        """Return the labels of a region's pixels, which are written to, with `IGNORED_PIXEL` where the image holds nothing."""
+        blank_HW = self.blank(index, region)
+        if blank_HW is not None:
+            labels_HW[blank_HW] = IGNORED_PIXEL
+        return labels_HW
 
     def _size(self, index: int) -> tuple[int, int]:
         place = self._place[index]

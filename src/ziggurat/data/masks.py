@@ -144,7 +144,7 @@ class MaskDataset(FileImages):
         return Path(self._masks[self._place[index]])
 
     def mask(self, index: int) -> Tensor:
-        """Decode the mask of image `index`: labels, uint8, shape ``(H, W)``.
+        """Decode the mask of image `index`: labels, uint8, shape ``(H, W)``; `IGNORED_PIXEL` where the image holds nothing.
 
         Raises:
             UserError: If it cannot be decoded, holds a value of no class, or is not of the image's size.
@@ -154,7 +154,7 @@ class MaskDataset(FileImages):
         faults = [*unknown_faults(unknown, self.palette)]
         if labels.shape != self._size(index):
             faults.append(size_fault(labels.shape, self._size(index), self.path(index)))
-        return self._labels(path, labels, faults)
+        return self._labels(index, Region.whole(self._size(index)), labels, faults)
 
     def mask_window(self, index: int, region: Region) -> Tensor | None:
         """Read a window of the mask of image `index`; None if its file has to be decoded as a whole, or is of another size.
@@ -168,12 +168,13 @@ class MaskDataset(FileImages):
         if info.extent != self._size(index) or info.block == info.extent:
             return None
         labels, unknown = self.palette.read(path, self._files.max_pixels, region)
-        return self._labels(path, labels, unknown_faults(unknown, self.palette))
+        return self._labels(index, region, labels, unknown_faults(unknown, self.palette))
 
-    def _labels(self, path: Path, labels: np.ndarray, faults: Sequence[str]) -> Tensor:
+    def _labels(self, index: int, region: Region, labels: np.ndarray, faults: Sequence[str]) -> Tensor:
         if faults:
+            path = self.mask_path(index)
             raise UserError([f"{path}: {fault} ('ziggurat check' finds every such mask)" for fault in faults])
-        return torch.from_numpy(labels)
+        return self._ignoring(torch.from_numpy(labels), index, region)
 
 
 def read_mask(path: Path, max_pixels: int, *, in_color: bool, region: Region | None = None) -> np.ndarray:

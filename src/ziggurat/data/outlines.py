@@ -63,7 +63,7 @@ class OutlineDataset(FileImages):
         self._outlines = outlines
 
     def mask(self, index: int) -> Tensor:
-        """Draw the mask of image `index`: labels, uint8, shape ``(H, W)``."""
+        """Draw the mask of image `index`: labels, uint8, shape ``(H, W)``; `IGNORED_PIXEL` where the image holds nothing."""
         return self.mask_window(index, Region.whole(self._size(index)))
 
     def mask_window(self, index: int, region: Region) -> Tensor:
@@ -73,7 +73,7 @@ class OutlineDataset(FileImages):
         shapes = [json.loads(self._outlines.shapes[row]) for row in rows]
         chosen = slice(rows.start, rows.stop)
         labels, crowd = self._outlines.labels[chosen], self._outlines.crowd[chosen]
-        return paint(shapes, labels, crowd, *self._size(index), region)
+        return self._ignoring(paint(shapes, labels, crowd, *self._size(index), region), index, region)
 
 
 def paint(

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ziggurat.data.extents import Region
-from ziggurat.data.transforms import Augmentation, recolor, turn
+from ziggurat.data.transforms import Augmentation, empty_canvas, recolor, turn
 
 
 def needs_whole_window(augmentation: Augmentation) -> bool:
@@ -27,21 +26,26 @@ def needs_whole_window(augmentation: Augmentation) -> bool:
 
 
 def augment_part(
-    read: Callable[[Region], Tensor], augmentation: Augmentation, crop: int, part: Region
+    read: Callable[[Region], Tensor],
+    augmentation: Augmentation,
+    crop: int,
+    part: Region,
+    like: Tensor,
 ) -> Tensor:
     """Return a part of what `augment_image` returns, from those pixels of the image that it needs.
 
     Args:
-        read: Returns a region of the image, uint8, shape ``(3, *size)``.
+        read: Returns a region of the image, shape ``(C, *size)``.
         augmentation: What happens to the image; must not need its whole window.
         crop: Pixels of the crop along each dim.
         part: In pixels of the crop.
+        like: Has as many bands, and the type: a part may lie beside the image.
 
     Returns:
-        uint8, shape ``(3, *part.size)``.
+        Shape ``(C, *part.size)``.
     """
     window, place = augmentation.window, on_canvas(part, augmentation, crop)
-    canvas = torch.zeros((3, *place.size), dtype=torch.uint8)
+    canvas = empty_canvas(like, place.size)
     needed = place.intersection(window.target)
     if needed.volume:
         source = needed.seen_from(window.target.start).moved(window.source.start)

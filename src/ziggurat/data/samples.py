@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ziggurat.config import DataConfig
@@ -18,6 +19,7 @@ from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.images import ReadsWindows
+from ziggurat.data.readers.layout import Reading
 from ziggurat.data.reduced import reduced_window
 from ziggurat.data.regions import RegionDataset
 from ziggurat.data.targets import TargetKind
@@ -26,6 +28,14 @@ from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_a
 
 def _whole(side: int) -> None:
     """Take crops of every side whole."""
+
+
+def nothing_like(config: DataConfig) -> Tensor:
+    """Return an image without pixels, of the bands and type that a config reads: shape ``(C, 0, 0)``."""
+    reading = Reading.of(config)
+    return torch.empty(
+        (reading.num_bands, 0, 0), dtype=torch.uint8 if reading.bands is None else torch.float32
+    )
 
 
 class TrainingSamples:
@@ -59,6 +69,7 @@ class TrainingSamples:
         self.part, self.part_of = part, part_of
         counts = [kind.num_samples(dataset, index, config) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
+        self._like = nothing_like(config)
         self._images = ImageCache(dataset.image, config.cache_bytes)
         self._whole: set[int] = set()  # images that have been decoded from end to end
         # an image has three channels, a target perhaps one
@@ -89,7 +100,7 @@ class TrainingSamples:
         """Return one sample: the same bits in every process, in every order.
 
         Returns:
-            A crop of ``(3, crop, crop)``, uint8, or a part of it; and its target.
+            A crop of ``(C, crop, crop)``, uint8 or float32, or a part of it; and its target.
 
         Raises:
             UserError: If the image cannot be decoded.
@@ -114,7 +125,11 @@ class TrainingSamples:
         """Whether a decoded image, or the one that it is a region of, fits into the cache, and may be decoded as a whole."""
         dataset = self.dataset
         extent = dataset.within(index) if isinstance(dataset, RegionDataset) else dataset.record(index).extent
-        return 3 * volume(extent) <= self.config.cache_bytes and volume(extent) <= self.config.max_pixels
+        bytes_of_pixel = len(self._like) * self._like.element_size()
+        return (
+            bytes_of_pixel * volume(extent) <= self.config.cache_bytes
+            and volume(extent) <= self.config.max_pixels
+        )
 
     def replacements(self, id: SampleId) -> Iterator[SampleId]:
         """Yield what may stand in the place of a sample whose image cannot be read: the first of each next image."""
@@ -131,7 +146,9 @@ class TrainingSamples:
     def _image(self, index: int, augmentation: Augmentation) -> Tensor:
         crop = self.config.crop
         if self.part is not None and not needs_whole_window(augmentation):
-            return augment_part(lambda region: self._read(index, region), augmentation, crop, self.part.tile)
+            return augment_part(
+                lambda region: self._read(index, region), augmentation, crop, self.part.tile, self._like
+            )
         window = augmentation.window
         reduced = reduced_window(self.dataset, index, window, lambda region: self._seen(index, region))
         if reduced is not None:

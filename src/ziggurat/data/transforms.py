@@ -8,6 +8,7 @@ Shapes: ``H`` and ``W`` rows and columns of the source image, ``N`` objects.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from ziggurat.config import DataConfig
+from ziggurat.config import DataConfig, read_numbers
 from ziggurat.data.batch import IGNORED_PIXEL, Objects
 from ziggurat.data.extents import Extent, Region
 
@@ -46,6 +47,7 @@ class Augmentation:
         brightness: Factor of the brightness.
         contrast: Factor of the contrast.
         saturation: Factor of the saturation.
+        spread: Mean and deviation of each band, of images whose samples are of their own type: colours are changed in these units.
     """
 
     window: Window
@@ -55,6 +57,7 @@ class Augmentation:
     brightness: float
     contrast: float
     saturation: float
+    spread: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def resize_factors(
@@ -117,6 +120,7 @@ def draw_augmentation(
         brightness=max(brightness, 0.0),
         contrast=max(contrast, 0.0),
         saturation=max(saturation, 0.0),
+        spread=(read_numbers(config.mean), read_numbers(config.std)) if config.mean else None,
     )
 
 
@@ -143,12 +147,12 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
     """Return the crop of an image.
 
     Args:
-        image_CHW: uint8, shape ``(3, H, W)``; not written to.
+        image_CHW: Shape ``(C, H, W)``; not written to.
         augmentation: What happens to it.
         crop: Rows and columns of the result.
 
     Returns:
-        uint8, shape ``(3, crop, crop)``, a tensor of its own; zero where the image does not reach.
+        Shape ``(C, crop, crop)``, a tensor of its own; where the image does not reach as `empty_canvas` has it.
     """
     window = augmentation.window
     pixels = image_CHW[window.source.last_dims]
@@ -156,9 +160,15 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
         # antialias only acts where the image gets smaller
         pixels = functional.resize(pixels, list(window.target.size), antialias=True)
     pixels = recolor(pixels, augmentation)
-    canvas = image_CHW.new_zeros((3, *[crop] * len(window.target.size)))
+    canvas = empty_canvas(image_CHW, (crop,) * len(window.target.size))
     canvas[window.target.last_dims] = pixels
     return turn(canvas, augmentation)
+
+
+def empty_canvas(like_CHW: Tensor, extent: Extent) -> Tensor:
+    """Return an image that holds nothing, of the bands and type of another: black in 8 bits, else NaN."""
+    nothing = math.nan if like_CHW.is_floating_point() else 0
+    return like_CHW.new_full((len(like_CHW), *extent), nothing)
 
 
 def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
@@ -190,7 +200,9 @@ def turn(canvas_CHW: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
-    """Change brightness, contrast and saturation."""
+    """Change brightness, contrast and saturation: of RGB as torchvision does, of other samples as `recolor_samples`."""
+    if pixels_CHW.is_floating_point():
+        return recolor_samples(pixels_CHW, augmentation)
     if augmentation.brightness != 1:
         pixels_CHW = functional.adjust_brightness(pixels_CHW, augmentation.brightness)
     if augmentation.contrast != 1:
@@ -202,6 +214,34 @@ def recolor(pixels_CHW: Tensor, augmentation: Augmentation) -> Tensor:
     if augmentation.saturation != 1:
         pixels_CHW = functional.adjust_saturation(pixels_CHW, augmentation.saturation)
     return pixels_CHW
+
+
+def recolor_samples(samples_CHW: Tensor, augmentation: Augmentation) -> Tensor:
+    """Change brightness, contrast and saturation of samples of any bands and type.
+
+    In units of the deviation of each band from its mean over the training data, so that they mean the same in every band::
+
+        z = (sample - mean) / std
+        brightness b    z + b - 1           a shift of all bands
+        contrast c      c z                 away from the mean, or towards it
+        saturation s    s z + (1 - s) z'    z' is the mean of z over all bands that hold something
+
+    Args:
+        samples_CHW: float32; NaN stays NaN.
+        augmentation: What happens to them.
+    """
+    drawn = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+    if augmentation.spread is None or drawn == (1, 1, 1):
+        return samples_CHW
+    mean_C11, std_C11 = (
+        torch.tensor(values, dtype=torch.float32).view(-1, *[1] * (samples_CHW.dim() - 1))
+        for values in augmentation.spread
+    )
+    brightness, contrast, saturation = drawn
+    units = (samples_CHW - mean_C11) / std_C11 * contrast + (brightness - 1)
+    if saturation != 1:
+        units = saturation * units + (1 - saturation) * units.nanmean(0, keepdim=True)
+    return units * std_C11 + mean_C11
 
 
 def augment_objects(objects: Objects, augmentation: Augmentation, crop: int, min_visible: float) -> Objects:

@@ -63,7 +63,7 @@ class GivenImages:
                         raise UserError(
                             scaling.unscaled_images({name: "it has no file whose header says it"})
                         )
-                    sources.append(_Pixels(name, pixels_of(image, name, reading.samples)))
+                    sources.append(_Pixels(name, pixels_of(image, name, reading)))
             except UserError as error:
                 faults += error.faults
         if faults:
@@ -96,7 +96,7 @@ class _Pixels:
 
     Attributes:
         name: In messages.
-        pixels: RGB, uint8, shape ``(3, H, W)``.
+        pixels: As `data.dataset.Dataset.image` returns them.
     """
 
     name: str

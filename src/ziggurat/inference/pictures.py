@@ -12,6 +12,7 @@ from ziggurat.data.extents import Extent, Region, volume
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images, RegionReader
+from ziggurat.visualize.composite import SHOWN_AS_THEY_ARE, Composite
 
 Pictures = Literal["auto", "none", "overview", "full"]
 CHOICES: tuple[Pictures, ...] = ("auto", "none", "overview", "full")
@@ -41,13 +42,16 @@ def _factor(extent: Extent) -> int:
     return -(-max(extent) // OVERVIEW_SIDE)
 
 
-def read_picture(images: Images, index: int, extent: Extent) -> Tensor:
+def read_picture(
+    images: Images, index: int, extent: Extent, composite: Composite = SHOWN_AS_THEY_ARE
+) -> Tensor:
     """Return an image in the extent of its picture: each pixel the mean of its own.
 
     Args:
         images: As they lie in their files.
         index: Of the image.
         extent: As `picture_extent` gives it.
+        composite: What is shown of the images.
 
     Returns:
         RGB, uint8, shape ``(3, *extent)``.
@@ -57,7 +61,7 @@ def read_picture(images: Images, index: int, extent: Extent) -> Tensor:
     """
     whole = images.record(index).extent
     if extent == whole:
-        return images.image(index)
+        return composite(images.image(index))
     factor = _factor(whole)
     rows = max(1, BAND_PIXELS // whole[1] // factor) * factor
     tops = range(0, whole[0], rows)
@@ -71,7 +75,7 @@ def read_picture(images: Images, index: int, extent: Extent) -> Tensor:
         if isinstance(pixels, UserError):
             raise pixels
         # where a pixel reaches beyond the image, the mean is that of what lies within
-        mean = functional.avg_pool2d(pixels[None].float(), factor, ceil_mode=True)[0]
+        mean = functional.avg_pool2d(composite(pixels)[None].float(), factor, ceil_mode=True)[0]
         first = band.top // factor
         smaller[:, first : first + mean.shape[1]] = mean.round()
     return smaller

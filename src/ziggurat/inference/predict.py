@@ -175,7 +175,7 @@ class _Running:
         self.compute = predictor.compute()
         if options.only:
             self.task.choose(_labels(options.only, predictor.classes))
-        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on, options.polygons)
+        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on, options.polygons, predictor.composite)
         self.outputs = Outputs(options.formats, target)
         if self.outputs.want_probabilities:
             self.task = self.task.with_probabilities()
@@ -269,7 +269,7 @@ class _Running:
         line, num, shown = encode_rows(written.rows, written.cut), len(written.rows), written.shown
         del written  # rows of hundreds of thousands of boxes are large
         if extent is not None:
-            pixels = read_picture(asked.images, index, extent)
+            pixels = read_picture(asked.images, index, extent, predictor.composite)
             with drawn.write(picture):
                 save_picture(task.draw(pixels, shown, predictor.classes), picture)
         journal.add(IMAGE, index, line, num)
@@ -323,13 +323,15 @@ class _Running:
         return records
 
     def _picture_notes(self) -> list[str]:
-        """Say how many pictures are overviews where nobody has asked for them."""
+        """Say how many pictures are overviews where nobody has asked for them, and what they show of other bands."""
+        notes = [f"pictures show {shown}"] if (shown := self.predictor.composite.described) else []
         extents = [self.asked.images.record(index).extent for index in self.numbers]
         smaller = sum(picture_extent(one, "auto") != one for one in extents)
         if self.options.pictures != "auto" or not smaller:
-            return []
+            return notes if self.options.pictures != "none" else []
         return [
-            f"pictures of images of more than 16 megapixels are overviews ({smaller}): --pictures full draws them in full"
+            *notes,
+            f"pictures of images of more than 16 megapixels are overviews ({smaller}): --pictures full draws them in full",
         ]
 
 

@@ -28,6 +28,7 @@ from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.strategies.resolve import resolve_dtype
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
+from ziggurat.visualize.composite import Composite
 
 
 class Predictor:
@@ -45,6 +46,7 @@ class Predictor:
         task: As the argument.
         config: As the argument.
         classes: As the argument.
+        composite: What pictures show of images.
 
     Example:
         >>> import ziggurat
@@ -62,6 +64,7 @@ class Predictor:
     ) -> None:
         self.task, self.config, self.classes = task, config, tuple(classes)
         self.model, self.mesh = executor.model, executor.mesh
+        self.composite = Composite.of(config.data)
         self._compute = compute_as_configured(config, executor)
 
     @classmethod
@@ -161,4 +164,5 @@ class Predictor:
 
     def draw(self, image: GivenImage, prediction: Any) -> Image.Image:
         """Return a picture of what is predicted for an image, which `__call__` takes too."""
-        return self.task.draw(GivenImages.of([image], self.config.data).image(0), prediction, self.classes)
+        given = GivenImages.of([image], self.config.data).image(0)
+        return self.task.draw(self.composite(given), prediction, self.classes)

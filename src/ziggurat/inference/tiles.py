@@ -28,7 +28,7 @@ from ziggurat.data.extents import Extent, clip
 from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_batches, share_of
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images, read_tiles
-from ziggurat.models.images import normalize_images
+from ziggurat.models.images import Normalization
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
@@ -58,6 +58,7 @@ class Compute:
         channels_last: As in training.
         batch: Most tiles that are computed at once.
         mode: The model's, which all threads that run it share.
+        normalization: Of the samples of its images.
         progress: Called after each batch.
     """
 
@@ -66,6 +67,7 @@ class Compute:
     channels_last: bool
     batch: int
     mode: EvaluationMode
+    normalization: Normalization
     progress: ProgressCallback | None = None
 
     @property
@@ -79,7 +81,8 @@ def compute_as_configured(
 ) -> Compute:
     """Return how a run's config has its model run."""
     batch, mode = batch_of(config, executor.mesh), EvaluationMode(executor.model)
-    return Compute(executor, config.dtype, config.train.channels_last, batch, mode, progress)
+    normalization = Normalization.of(config.data, executor.model)
+    return Compute(executor, config.dtype, config.train.channels_last, batch, mode, normalization, progress)
 
 
 def batch_of(config: RunConfig, mesh: Mesh) -> int:
@@ -90,7 +93,7 @@ def batch_of(config: RunConfig, mesh: Mesh) -> int:
 def place_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> Executor[VisionModel]:
     """Place a model on the workers of a mesh for evaluation or prediction; all workers call this."""
     side, last = config.data.crop, config.train.channels_last
-    spec = image_spec((batch_of(config, mesh), 3, side, side), last, mesh)
+    spec = image_spec((batch_of(config, mesh), model.bands, side, side), last, mesh)
     compute = partial(_autocast, mesh.workers.device, config.dtype)
     return place_for_inference(model, mesh, Setting(spec, config, 1, compute))
 
@@ -221,7 +224,8 @@ class _Forward(Generic[T]):
         def black() -> Tensor:
             part = mesh.part(*extent)
             images = torch.zeros(
-                (1, 3, *(extent if part is None else part.tile.size)), device=mesh.workers.device
+                (1, executor.model.bands, *(extent if part is None else part.tile.size)),
+                device=mesh.workers.device,
             )
             return mesh.spread(self._in_format(images), part)
 
@@ -240,7 +244,7 @@ class _Forward(Generic[T]):
 
         Args:
             batch: The tiles.
-            tiles: Their pixels, or of each those that lie in `part`: from 0 to 255, shape ``(3, H, W)``.
+            tiles: Their pixels, or of each those that lie in `part`: samples, shape ``(C, H, W)``.
             part: What this worker has of each; None for all.
         """
         mesh, model, sizes = self.compute.mesh, self.compute.executor.model, _sizes(batch)
@@ -249,7 +253,7 @@ class _Forward(Generic[T]):
         extent = batch_extent(batch, model.size_multiple) if part is None else part.tile.size
         stacked = self._in_format(stack_padded(tiles, extent).to(mesh.workers.device))
         own_sizes = sizes if part is None else part.sizes(sizes)
-        return mesh.spread(normalize_images(stacked, own_sizes, model.mean, model.std), part)
+        return mesh.spread(self.compute.normalization(stacked, own_sizes), part)
 
 
 def _sizes(batch: Sequence[Piece]) -> list[Extent]:
@@ -317,7 +321,8 @@ class _Run(Generic[T]):
                 continue
             self.faults[piece.image] = str(tile)
             if self.is_tolerant:
-                pixels.append(torch.zeros((3, *_own_pixels(piece, part).tile.size), dtype=torch.uint8))
+                size = _own_pixels(piece, part).tile.size
+                pixels.append(torch.zeros((self.compute.executor.model.bands, *size), dtype=torch.uint8))
         return pixels
 
     def _compute(self, group: Sequence[Given]) -> int:

@@ -20,6 +20,7 @@ from ziggurat.torch_internals.hollow_results import HollowResults
 TIMM_ERRORS = (
     RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError, NotImplementedError
 )  # fmt: skip
+_KEPT = ("out_indices", "in_chans")  # arguments without which a network is another
 PROBE_ROWS, PROBE_COLUMNS = 256, 320  # multiples of 64, neither of them a network's own input size
 ODD_ROWS, ODD_COLUMNS = 96, 160  # odd multiples of 32: a few networks resize maps of an odd number of rows
 
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
 
 
 def create_backbone(
-    name: str, levels: list[str], norm: Literal["batch", "frozen", "group"], drop_path: float
+    name: str, levels: list[str], norm: Literal["batch", "frozen", "group"], drop_path: float, bands: int = 3
 ) -> Backbone:
     """Build a timm network, with random weights, that returns those of the wanted levels that it has.
 
@@ -69,6 +70,7 @@ def create_backbone(
             network's coarsest are left to the pyramid.
         norm: What becomes of its batch norms, see `ModelConfig.norm`.
         drop_path: Rate of stochastic depth; warns where the network has none.
+        bands: Of the images.
 
     Raises:
         UserError: If timm does not know the name, or the network cannot return maps of those levels for images
@@ -86,7 +88,7 @@ def create_backbone(
             "change model.levels or choose another backbone"
         )
     indices = tuple(feature.index for feature in features.values())
-    body = replace_norms(_create(name, drop_path, out_indices=indices), norm)
+    body = replace_norms(_create(name, drop_path, out_indices=indices, **in_bands(name, bands)), norm)
     for key, parameter in body.named_parameters():
         if key in unused:  # it stays, for timm's names, but no optimizer shall decay what has no gradient
             parameter.requires_grad_(False)
@@ -101,6 +103,26 @@ def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(published.mean), tuple(published.std)
 
 
+def in_bands(name: str, bands: int) -> dict[str, int]:
+    """Return the argument by which a timm network takes images of a number of bands; none for three.
+
+    Raises:
+        UserError: If the network takes three only.
+    """
+    if bands == 3:
+        return {}
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=False, in_chans=bands)
+    except TIMM_ERRORS as error:
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"'{name}' cannot be built for images of {bands} bands (timm: {message}): choose another network, such as resnet50, or "
+            "three bands: data.bands=rgb"
+        ) from None
+    return {"in_chans": bands}
+
+
 def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
     """Create the network; what not every network takes is left out for those that do not take it."""
     named |= {"dynamic_img_size": True}  # transformers: images of any size
@@ -111,7 +133,7 @@ def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
             body: nn.Module = timm.create_model(name, pretrained=False, features_only=True, **named)
             return body
         except TypeError as error:
-            refused = next((key for key in named if f"'{key}'" in str(error) and key != "out_indices"), None)
+            refused = next((key for key in named if f"'{key}'" in str(error) and key not in _KEPT), None)
             if refused is None:
                 raise
             del named[refused]

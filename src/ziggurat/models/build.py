@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from ziggurat.config import ModelConfig
+from ziggurat.config import ModelConfig, bands_of
 from ziggurat.errors import UserError, nearest
 from ziggurat.models.atss import AtssHead
 from ziggurat.models.backbone import TIMM_ERRORS, Backbone, create_backbone, image_statistics
@@ -152,8 +152,10 @@ def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     _, backbone_name, _ = parse_name(config.name)
     names = parse_levels(config.levels)
     if backbone_name == "pnn":
-        return assemble_detector(config, num_classes, PnnPyramid(config.pnn, names, config.channels))
-    backbone = create_backbone(backbone_name, names, config.norm, config.drop_path)
+        return assemble_detector(
+            config, num_classes, PnnPyramid(config.pnn, names, config.channels, bands_of(config))
+        )
+    backbone = create_backbone(backbone_name, names, config.norm, config.drop_path, bands_of(config))
     speed_up_depthwise(backbone)
     return assemble_detector(config, num_classes, backbone)
 
@@ -163,10 +165,11 @@ def assemble_detector(config: ModelConfig, num_classes: int, backbone: Backbone 
     head_name, backbone_name, neck_name = parse_name(config.name)
     names = parse_levels(config.levels)
     head = HEADS[head_name](config.channels, num_classes, config.head_depth, names)
+    bands = bands_of(config)
     if isinstance(backbone, PnnPyramid):
-        return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET)
+        return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET, bands)
     neck = NECKS[neck_name](backbone.levels, names, config.channels, config.neck_depth, config.norm)
-    return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name))
+    return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name), bands)
 
 
 def _outline_detector(config: ModelConfig, num_classes: int) -> Detector:

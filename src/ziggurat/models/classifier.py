@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ziggurat.config import ModelConfig
+from ziggurat.config import ModelConfig, bands_of
 from ziggurat.errors import UserError, nearest
-from ziggurat.models.backbone import TIMM_ERRORS, create_backbone, image_statistics
+from ziggurat.models.backbone import TIMM_ERRORS, create_backbone, image_statistics, in_bands
 from ziggurat.models.depthwise import speed_up_depthwise
 from ziggurat.models.images import IMAGENET
 from ziggurat.models.norm import replace_norms
@@ -132,6 +132,7 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
         if timm.is_model(config.name):
             raise UserError(f"unknown classifier '{config.name}': did you mean 'timm:{config.name}'?")
         raise UserError(f"unknown classifier '{config.name}': model.name may be {FORMS}")
+    model.bands = bands_of(config)
     has_batch_norms = any(isinstance(module, nn.BatchNorm2d) for module in model.body.modules())
     replace_norms(model.body, config.norm)
     if config.norm != "batch" and not has_batch_norms and not config.name.startswith("spp-"):
@@ -148,13 +149,13 @@ def _build_pnn(config: ModelConfig, num_classes: int) -> Classifier:
     if config.name != "pnn":
         raise UserError(f"unknown classifier '{config.name}': did you mean 'pnn'?")
     _warn_of_drop_path(config)
-    body = PnnClassifier(config.pnn, num_classes)
+    body = PnnClassifier(config.pnn, num_classes, bands_of(config))
     names = ["fusion", *(f"predictors.{number}" for number in range(len(body.predictors)))]
     return Classifier(body, num_classes, IMAGENET, names, level_names=body.level_names)
 
 
 def _build_pyramidnet(config: ModelConfig, num_classes: int) -> Classifier:
-    body = PyramidNet(parse_pyramidnet(config.name), num_classes)
+    body = PyramidNet(parse_pyramidnet(config.name), num_classes, bands_of(config))
     _warn_of_drop_path(config)
     return Classifier(body, num_classes, IMAGENET, ["predictor"])
 
@@ -167,7 +168,7 @@ def _warn_of_drop_path(config: ModelConfig) -> None:
 def _build_spp(config: ModelConfig, num_classes: int) -> Classifier:
     name = config.name.removeprefix("spp-")
     bins = parse_bins(config.spp_bins)
-    backbone = create_backbone(name, [_coarsest_level(name)], config.norm, config.drop_path)
+    backbone = create_backbone(name, [_coarsest_level(name)], config.norm, config.drop_path, bands_of(config))
     (level,) = backbone.levels.values()
     body = SppClassifier(backbone, bins, num_classes)
     return Classifier(body, num_classes, image_statistics(name), ["predictor"], size_multiple=level.stride)
@@ -188,7 +189,7 @@ def _build_timm(config: ModelConfig, num_classes: int) -> Classifier:
     if not timm.is_model(name):
         raise UserError(f"unknown network '{name}' in model.name: {nearest(name, timm.list_models())}")
     multiple, only_size, unused = _probe(name, num_classes)
-    body = _create(name, num_classes, config.drop_path)
+    body = _create(name, num_classes, config.drop_path, bands_of(config))
     for key, parameter in body.named_parameters():
         if key in unused:  # it stays, for timm's names, but no optimizer shall decay what has no gradient
             parameter.requires_grad_(False)
@@ -205,9 +206,10 @@ BUILDERS: dict[str, Callable[[ModelConfig, int], Classifier]] = {
 }
 
 
-def _create(name: str, num_classes: int, drop_path: float) -> nn.Module:
+def _create(name: str, num_classes: int, drop_path: float, bands: int = 3) -> nn.Module:
     """Create the network; what not every network takes is left out for those that do not take it."""
     named: dict[str, Any] = {"dynamic_img_size": True, "strict_img_size": False}  # images of any size
+    named |= in_bands(name, bands)
     if drop_path > 0:
         named["drop_path_rate"] = drop_path
     while True:

@@ -89,16 +89,17 @@ class PnnTrunk(nn.Module):
         config: The network; its levels and stages are not used.
         num_levels: Levels of the image pyramid.
         num_stages: Stages; each halves the maps, and doubles the channels of the one before.
+        bands: Of the images.
 
     Attributes:
         channels: Channels of the last maps.
     """
 
-    def __init__(self, config: PnnConfig, num_levels: int, num_stages: int) -> None:
+    def __init__(self, config: PnnConfig, num_levels: int, num_stages: int, bands: int = 3) -> None:
         super().__init__()
         self.pyramid = config.pyramid
         self.num_levels = num_levels
-        widths = [3] + [config.channels * 2**stage for stage in range(num_stages)]
+        widths = [bands] + [config.channels * 2**stage for stage in range(num_stages)]
         self.stages = nn.ModuleList(
             PnnStage(config, num_levels, inputs, outputs) for inputs, outputs in pairwise(widths)
         )
@@ -127,14 +128,15 @@ class PnnClassifier(nn.Module):
     Args:
         config: The network.
         num_classes: Classes.
+        bands: Of the images.
 
     Attributes:
         level_names: Names of the levels' own predictions.
     """
 
-    def __init__(self, config: PnnConfig, num_classes: int) -> None:
+    def __init__(self, config: PnnConfig, num_classes: int, bands: int = 3) -> None:
         super().__init__()
-        self.trunk = PnnTrunk(config, config.levels, config.stages)
+        self.trunk = PnnTrunk(config, config.levels, config.stages, bands)
         self.level_names = tuple(f"level{number}" for number in range(config.levels))
         networks, _ = _counts(config, config.levels)
         self.norms = nn.ModuleList(nn.LayerNorm(self.trunk.channels) for _ in range(networks))
@@ -160,16 +162,17 @@ class PnnPyramid(nn.Module):
         config: The network; levels and stages follow from `names`.
         names: The pyramid's levels, from the finest to the coarsest, each half of the one before.
         channels: Channels of each of its maps.
+        bands: Of the images.
 
     Attributes:
         levels: The levels that it returns, from the finest to the coarsest.
     """
 
-    def __init__(self, config: PnnConfig, names: list[str], channels: int) -> None:
+    def __init__(self, config: PnnConfig, names: list[str], channels: int, bands: int = 3) -> None:
         super().__init__()
         self.levels = {name: Level(channels, stride_of(name)) for name in names}
         num_stages = stride_of(names[0]).bit_length() - 1
-        self.trunk = PnnTrunk(config, len(names), num_stages)
+        self.trunk = PnnTrunk(config, len(names), num_stages, bands)
         networks, _ = _counts(config, len(names))
         self.lateral = nn.ModuleList(nn.Conv2d(self.trunk.channels, channels, 1) for _ in range(networks))
 

@@ -28,7 +28,7 @@ def takes_one_image(model: VisionModel, side: int) -> bool:
         trial = _on(device, model).train()
         try:
             with HollowResults():
-                trial(torch.zeros(1, 3, side, side, device=device))
+                trial(torch.zeros(1, trial.bands, side, side, device=device))
         except TIMM_ERRORS as error:
             if isinstance(error, UserError) or str(error).startswith(ONE_VALUE):
                 return False

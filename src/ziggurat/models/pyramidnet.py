@@ -152,12 +152,13 @@ class PyramidNet(nn.Module):
     Args:
         options: Which network of the family.
         num_classes: Classes.
+        bands: Of the images.
     """
 
-    def __init__(self, options: PyramidNetOptions, num_classes: int) -> None:
+    def __init__(self, options: PyramidNetOptions, num_classes: int, bands: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(FIRST_CHANNELS)
+            nn.Conv2d(bands, FIRST_CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(FIRST_CHANNELS)
         )
         inputs = FIRST_CHANNELS
         blocks = []

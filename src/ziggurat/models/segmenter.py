@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ziggurat.config import ModelConfig
+from ziggurat.config import ModelConfig, bands_of
 from ziggurat.errors import UserError, nearest
 from ziggurat.models.backbone import TIMM_ERRORS, image_statistics
 from ziggurat.models.depthwise import speed_up_depthwise
@@ -57,6 +57,7 @@ class Segmenter(VisionModel):
         num_classes: Classes, with the background if there is one.
         size_multiple: Images are padded to multiples of this number.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
+        bands: Channels of its images.
 
     Attributes:
         body: The network, with smp's own names.
@@ -70,12 +71,14 @@ class Segmenter(VisionModel):
         num_classes: int,
         size_multiple: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        bands: int = 3,
     ) -> None:
         super().__init__()
         self.body = body
         self.num_classes = num_classes
         self.size_multiple = size_multiple
         self.mean, self.std = statistics
+        self.bands = bands
         convolutions = [name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)]
         head = [name for name in convolutions if name.startswith("segmentation_head.")]
         self.class_layers = (f"body.{head[-1]}",)
@@ -129,14 +132,14 @@ def build_segmenter(config: ModelConfig, num_classes: int) -> Segmenter:
     decoder, encoder = parse_segmenter_name(config.name)
     body = _create(decoder, encoder, config, num_classes)
     replace_norms(body, config.norm)
-    facts = _probe(body, config.name)
+    facts = _probe(body, config.name, bands_of(config))
     for key, parameter in body.named_parameters():
         if key in facts.unused:  # it stays, for the names, but no optimizer shall decay what has no gradient
             parameter.requires_grad_(False)
     speed_up_depthwise(body)
     plain = encoder.removeprefix("tu-")
     statistics = image_statistics(TIMM_TWINS.get(plain, plain))
-    return Segmenter(body, num_classes, facts.size_multiple, statistics)
+    return Segmenter(body, num_classes, facts.size_multiple, statistics, bands_of(config))
 
 
 def parse_segmenter_name(name: str) -> tuple[str, str]:
@@ -178,6 +181,7 @@ def _create(decoder: str, encoder: str, config: ModelConfig, num_classes: int) -
         name: _scaled(width, config.channels) for name, width in WIDTHS.get(decoder, {}).items()
     }
     named |= {"encoder_name": encoder, "encoder_weights": None, "classes": num_classes}
+    named |= {"in_channels": bands_of(config)}
     optional = _encoder_arguments(encoder, config.drop_path)
     for _ in range(len(optional) + 1):
         try:
@@ -243,7 +247,7 @@ class _Facts:
 
 
 @torch.enable_grad()  # a model may be built where gradients are off
-def _probe(body: Any, name: str) -> _Facts:
+def _probe(body: Any, name: str, bands: int) -> _Facts:
     """Run a copy of the network; its weights and running statistics stay as they are.
 
     Raises:
@@ -255,7 +259,7 @@ def _probe(body: Any, name: str) -> _Facts:
         stride = int(trial.encoder.output_stride)
         for multiple in (stride, 2 * stride, 4 * stride, 8 * stride, 16 * stride):
             try:
-                logits = _run_odd_multiples(trial, multiple, device)
+                logits = _run_odd_multiples(trial, bands, multiple, device)
             except TIMM_ERRORS as error:
                 faults.append((str(error) or type(error).__name__).splitlines()[0])
                 continue
@@ -268,7 +272,7 @@ def _probe(body: Any, name: str) -> _Facts:
     )
 
 
-def _run_odd_multiples(trial: nn.Module, multiple: int, device: str) -> Tensor:
+def _run_odd_multiples(trial: nn.Module, bands: int, multiple: int, device: str) -> Tensor:
     """Return the logits of an image of odd multiples in both directions, after the smallest image has gone through.
 
     Raises:
@@ -276,7 +280,7 @@ def _run_odd_multiples(trial: nn.Module, multiple: int, device: str) -> Tensor:
     """
     for rows, columns in ((multiple, multiple), (3 * multiple, 5 * multiple)):
         with HollowResults():
-            logits: Tensor = trial(torch.zeros(1, 3, rows, columns, device=device))
+            logits: Tensor = trial(torch.zeros(1, bands, rows, columns, device=device))
         if logits.shape[-2:] != (rows, columns):
             raise ValueError(f"the logits of an image of {rows} x {columns} are {tuple(logits.shape[-2:])}")
     return logits

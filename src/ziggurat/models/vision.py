@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class VisionModel(nn.Module):
     """A model of images.
 
-    Its ``forward`` takes normalized images, shape ``(B, 3, H, W)``, of any size: it pads them with zeros below and to
+    Its ``forward`` takes normalized images, shape ``(B, C, H, W)``, of any size: it pads them with zeros below and to
     the right to multiples of `size_multiple` where it needs that.
 
     Attributes:
@@ -22,6 +22,7 @@ class VisionModel(nn.Module):
         num_classes: Classes (a detector's without a background).
         mean: Mean of each channel, in [0, 1], that images are normalized by.
         std: Deviation of each channel, in [0, 1].
+        bands: Channels of its images: 3, or those that the config names.
         size_multiple: Images are padded to multiples of this number.
         class_layers: Names of the layers whose outputs are the classes: weights of another number of classes leave
             them as they are.
@@ -35,6 +36,7 @@ class VisionModel(nn.Module):
     size_multiple: int
     class_layers: tuple[str, ...]
     level_names: tuple[str, ...] = ()
+    bands: int = 3
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the model and its hooks."""

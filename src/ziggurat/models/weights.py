@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from ziggurat.errors import UserError
@@ -35,6 +36,7 @@ class WeightsReport:
         unexpected: Names of the file's tensors that the model does not have.
         mismatched: Tensors of the layer that predicts the classes, if the file has another number of classes; they
             keep their initial values.
+        widened: Names of convolutions of images of another number of bands, whose weights were spread over the model's.
     """
 
     path: str
@@ -42,6 +44,7 @@ class WeightsReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
+    widened: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Return the report in a few lines."""
@@ -51,6 +54,8 @@ class WeightsReport:
         if self.mismatched:
             names = ", ".join(_describe(one) for one in self.mismatched)
             lines.append(f"another number of classes, start at random: {names}")
+        if self.widened:
+            lines.append(f"for another number of bands, spread over these: {', '.join(self.widened)}")
         if self.unexpected:
             lines.append(f"not in the model, left out: {_by_part(self.unexpected)}")
         return "\n".join(lines)
@@ -74,6 +79,7 @@ def load_weights(model: VisionModel, path: str, tensors: Mapping[str, Tensor] | 
     file = Path(path) if tensors is not None else find_file(path)
     state = model.state_dict()
     tensors = dict(tensors) if tensors is not None else translate(read_tensors(file), state.keys())
+    widened = _widen(tensors, model)
     both = [name for name in state if name in tensors]
     mismatched = tuple(
         Mismatch(name, tuple(tensors[name].shape), tuple(state[name].shape))
@@ -90,7 +96,29 @@ def load_weights(model: VisionModel, path: str, tensors: Mapping[str, Tensor] | 
         missing=_without_counters(name for name in state if name not in tensors),
         unexpected=_without_counters(name for name in tensors if name not in state),
         mismatched=mismatched,
+        widened=widened,
     )
+
+
+def _widen(tensors: dict[str, Tensor], model: VisionModel) -> tuple[str, ...]:
+    """Spread the weights of convolutions that see images over the bands of a model, and return their names.
+
+    As timm does: of one band they are added up, of others they are repeated, and scaled so that the sum over bands is about the same.
+
+    Args:
+        tensors: What the file holds, by the model's names; changed in place.
+        model: Sees images of other bands than three, or the file is for others.
+    """
+    names = []
+    for name, value in model.state_dict().items():
+        given = tensors.get(name)
+        if given is None or given.dim() != 4 or given.shape == value.shape:
+            continue
+        only_bands = given.shape[0] == value.shape[0] and given.shape[2:] == value.shape[2:]
+        if only_bands and value.shape[1] == model.bands and given.shape[1] == 3:
+            tensors[name] = adapt_input_conv(model.bands, given)
+            names.append(name)
+    return tuple(names)
 
 
 def _check(

@@ -12,14 +12,19 @@ from typing import Any
 from PIL import Image
 
 from ziggurat.data.batch import Sample
-from ziggurat.report.sheets import make_sheet
+from ziggurat.report.sheets import make_sheet, with_bands
 from ziggurat.tasks.base import Task
+from ziggurat.visualize.composite import SHOWN_AS_THEY_ARE, Composite
 
 NUM_SAMPLES = 16  # most that are shown
 
 
 def draw_samples(
-    samples: Sequence[Sample], names: Sequence[str], task: Task[Any, Any], classes: Sequence[str]
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    task: Task[Any, Any],
+    classes: Sequence[str],
+    composite: Composite = SHOWN_AS_THEY_ARE,
 ) -> Image.Image:
     """Draw training samples with their targets.
 
@@ -28,13 +33,13 @@ def draw_samples(
         names: Of the image that each is cut from.
         task: Of the run.
         classes: The name of each label.
+        composite: What is shown of the images.
     """
-    pictures = [task.draw_target(one.image_CHW, one.target, classes) for one in samples]
+    pictures = [task.draw_target(composite(one.image_CHW), one.target, classes) for one in samples]
     captions = [
         (name, "{} x {} pixels".format(*one.image_CHW.shape[1:]))
         for one, name in zip(samples, names, strict=True)
     ]
     title = "First training samples, as the network sees them"
-    return make_sheet(
-        pictures, captions, title, "after all that is done to them at random, with what is to be predicted"
-    )
+    about = "after all that is done to them at random, with what is to be predicted"
+    return make_sheet(pictures, captions, title, with_bands(about, composite))

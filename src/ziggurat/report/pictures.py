@@ -41,7 +41,8 @@ def predict_examples(predictor: Predictor, dataset: Dataset, indices: Sequence[i
 
 def draw_example(predictor: Predictor, dataset: Dataset, index: int, prediction: Any) -> Image.Image:
     """Draw a prediction and the truth, as the task compares them."""
-    return predictor.task.draw_comparison(dataset.image(index), prediction, dataset, index)
+    picture = predictor.composite(dataset.image(index))
+    return predictor.task.draw_comparison(picture, prediction, dataset, index)
 
 
 @dataclass(frozen=True)

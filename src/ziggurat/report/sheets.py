@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ziggurat.report.names import readable
 from ziggurat.visualize.boxes import contact_sheet
+from ziggurat.visualize.composite import Composite
 from ziggurat.visualize.pixels import READABLE_SIDE, reduction
 
 _COLUMNS = 4
@@ -55,6 +56,11 @@ def titled(grid: Image.Image, title: str, legend: str) -> Image.Image:
     draw.text((margin, margin + 1.4 * _HEADING), legend, fill=_FAINT, font=_font(_LETTERS))
     sheet.paste(grid, (0, 3 * _HEADING))
     return sheet
+
+
+def with_bands(legend: str, composite: Composite) -> str:
+    """Return a legend that says which bands are shown, where images are not shown as they are."""
+    return f"{legend}; {composite.described}" if composite.described else legend
 
 
 def _heading(title: str, legend: str) -> list[tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]]:

@@ -33,7 +33,7 @@ from ziggurat.report.pictures import draw_example, predict_examples
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
 from ziggurat.report.regions import BadRegion, worst_regions
 from ziggurat.report.score_plot import draw_counts, draw_scores
-from ziggurat.report.sheets import make_sheet, reduce_picture
+from ziggurat.report.sheets import make_sheet, reduce_picture, with_bands
 from ziggurat.report.table import print_table
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.system.writing import CannotWrite, Pictures, write_text
@@ -213,7 +213,11 @@ class _Examples:
             (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
             for row in self.named(indices)
         ]
-        return make_sheet(pictures, named, title, self.predictor.task.legend)
+        return make_sheet(pictures, named, title, self._legend)
+
+    @property
+    def _legend(self) -> str:
+        return with_bands(self.predictor.task.legend, self.predictor.composite)
 
     def draw_regions(self) -> dict[str, Image.Image]:
         """Return a sheet of the worst windows of all large images, each at full resolution, if there are any."""
@@ -225,7 +229,7 @@ class _Examples:
         pictures = [self.windows[place] for place in range(len(self.bad))]
         named = [(self.dataset.record(one.image).name, one.described) for one in self.bad]
         title = "Worst regions of large images, at full resolution"
-        return {"worst_regions": make_sheet(pictures, named, title, self.predictor.task.legend)}
+        return {"worst_regions": make_sheet(pictures, named, title, self._legend)}
 
     def _predict(self, index: int) -> Any:
         """Return the prediction for an image, and draw those windows of it that are bad: it need not be kept for them."""
@@ -234,7 +238,7 @@ class _Examples:
             if one.image == index and place not in self.windows:
                 pixels = cut_out(self.dataset.image(index), one.region)
                 self.windows[place] = self.predictor.task.draw_region(
-                    pixels, prediction, self.dataset, index, one.region
+                    self.predictor.composite(pixels), prediction, self.dataset, index, one.region
                 )
         return prediction
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
+from ziggurat.config import DataConfig
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.models.weights import WeightsReport, load_weights
@@ -39,6 +41,22 @@ def first_weights_fault(given: str) -> str | None:
     if reference.file is not None and not reference.file.is_file():
         return f"model.weights must have come to its end, or name a checkpoint: {reference.folder} has no {WEIGHTS}"
     return None
+
+
+def normalized_as(config: DataConfig, given: str) -> DataConfig:
+    """Return a config with the mean and deviation of the run whose weights training begins with.
+
+    Raises:
+        UserError: If the weights are none of a run that has them, for as many bands.
+    """
+    folder = None if given in ("none", "lite0") else find_reference(given).folder
+    known = None if folder is None else find_reference(given).config().data
+    if known is None or not known.mean or len(known.mean.split(",")) != len(config.bands.split(",")):
+        raise UserError(
+            f"data.normalize=weights needs --weights of a run with {len(config.bands.split(','))} bands, or data.bands=rgb: got {given}; "
+            "data.normalize=data measures the training data"
+        )
+    return replace(config, mean=known.mean, std=known.std)
 
 
 def class_note(model: VisionModel, given: str, report: WeightsReport, classes: tuple[str, ...]) -> str | None:

@@ -21,6 +21,11 @@ from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.registry import STRATEGIES
 from ziggurat.tasks.registry import TASKS, find_task
 
+
+def _has_own_bands(config: RunConfig) -> bool:
+    return config.data.bands not in ("auto", "rgb")
+
+
 # Settings that need another one: what it must be, and what is said.
 NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
     "train.beta2": ("train.optimizer", lambda c: c.train.optimizer == "adamw", "train.optimizer=adamw"),
@@ -32,6 +37,21 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         "train.schedule",
         lambda c: c.train.schedule in ("cosine", "onecycle"),
         "train.schedule=cosine or onecycle",
+    ),
+    "data.range": (
+        "data.bands",
+        lambda c: c.data.bands in ("auto", "rgb"),
+        "data.bands=rgb: other bands keep their samples",
+    ),
+    "data.shown": (
+        "data.bands",
+        _has_own_bands,
+        "bands that are not shown as they are: data.bands=4,3,2 or all",
+    ),
+    "data.stretch": (
+        "data.bands",
+        _has_own_bands,
+        "bands that are not shown as they are: data.bands=4,3,2 or all",
     ),
     "data.unscaled": ("data.gsd", lambda c: c.data.gsd > 0 or c.data.mpp > 0, "data.gsd or data.mpp"),
     "data.resize_limit": ("data.resize", lambda c: c.data.resize > 0, "data.resize"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ziggurat.config import RunConfig
+from ziggurat.config import RunConfig, bands_of
 from ziggurat.parallel.graph.trace import ImageSpec
 from ziggurat.strategies.base import Compute, Setting
 from ziggurat.strategies.costs.decisions import Decisions
@@ -35,6 +35,6 @@ def run_setting(
         folder: Of the run: measurements are kept there.
     """
     train, side = config.train, config.data.crop
-    shape = (train.batch_size // train.microbatches, 3, side, side)
+    shape = (train.batch_size // train.microbatches, bands_of(config.model), side, side)
     spec = image_spec(shape, train.channels_last, mesh)
     return Setting(spec, config, train.microbatches, compute, decisions, folder)

@@ -25,6 +25,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
+from ziggurat.training.normalizing import measured
 
 
 class TrainingData:
@@ -36,6 +37,9 @@ class TrainingData:
     Args:
         config: Of the run.
         mesh: All workers, which make this together.
+
+    Attributes:
+        config: Of the run, with what was measured over the images.
 
     Raises:
         UserError: On every worker, if the data cannot be used.
@@ -49,6 +53,8 @@ class TrainingData:
         self.said = frozenset(notes_of(opened))  # by who has started the run
         if config.data.on_error == "skip":
             self.dataset = _without_spoiled(opened, config, mesh.workers)
+        self.config, self._measured = measured(config, self.dataset, mesh.workers)
+        config = self.config
         self.classes = self.dataset.classes
         self.validation = open_validation(config, self.classes)
         self.said |= frozenset(notes_of(self.validation))
@@ -70,7 +76,7 @@ class TrainingData:
     @property
     def notes(self) -> list[str]:
         """What was guessed, mended or left out, in a sentence each."""
-        return list(dict.fromkeys([*notes_of(self.dataset), *notes_of(self.validation)]))
+        return list(dict.fromkeys([*notes_of(self.dataset), *notes_of(self.validation), *self._measured]))
 
     def __str__(self) -> str:
         train = self.config.train

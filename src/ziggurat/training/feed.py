@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
-from ziggurat.models.images import normalize_images
+from ziggurat.models.images import Normalization
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.mesh import Mesh
@@ -58,7 +58,8 @@ class SampleFeed:
 
     def images(self, batch: Microbatch) -> Tensor:
         """Return a microbatch's images as the model sees them."""
-        images = normalize_images(batch.images_BCHW, batch.own_sizes, self.model.mean, self.model.std)
+        normalize = Normalization.of(self.config.data, self.model)
+        images = normalize(batch.images_BCHW, batch.own_sizes)
         if self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.mesh.spread(images, batch.part)

@@ -14,6 +14,7 @@ from ziggurat.runs.log import RunLog
 from ziggurat.system.writing import Pictures
 from ziggurat.tasks.base import Task
 from ziggurat.training.data import TrainingData
+from ziggurat.visualize.composite import Composite
 
 FILE = "train_batch.png"
 
@@ -45,7 +46,7 @@ def show_first_batch(data: TrainingData, task: Task[Any, Any], folder: Path, log
         names.append(whole.dataset.record(whole.image_index(id.sample)).name)
     if not samples:
         return
-    picture = draw_samples(samples, names, task, data.classes)
+    picture = draw_samples(samples, names, task, data.classes, Composite.of(data.config.data))
     log.board.add_image("report/train_batch", np.asarray(picture), 0, dataformats="HWC")
     path = folder / "report" / FILE
     written = Pictures()

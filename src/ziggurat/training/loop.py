@@ -38,6 +38,7 @@ from ziggurat.training.feed import SampleFeed, autocast, seed_everything
 from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.freezing import freeze
 from ziggurat.training.nonfinite import nonfinite_faults
+from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
 from ziggurat.training.records import StepRecord
@@ -77,7 +78,8 @@ def train(
         Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
     mesh = make_mesh(workers, config.plan)
-    data = TrainingData(config, mesh)
+    data = TrainingData(as_begun(config, folder) if resume else config, mesh)
+    config = data.config
     model, weights_report = _build(mesh.home, config, data.classes, resume)
     task = make_task(model, config)
     state = TrainState.start(model, make_optimizer(model, config.train), config.train.ema)

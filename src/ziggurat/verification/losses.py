@@ -159,12 +159,12 @@ def _draw_targets(
     task: Task[Any, Any], model: VisionModel, shape: Sequence[int], index: int, seed: int, mesh: Mesh
 ) -> Microbatch:
     """Return a microbatch of random targets; its images are not used."""
-    count, _, rows, columns = shape
+    count, bands, rows, columns = shape
     part = mesh.part(rows, columns)
     generator = torch.Generator().manual_seed(seed)
     targets = task.targets.draw(generator, model.num_classes, count, (rows, columns), part)
     ids = tuple(SampleId(0, number) for number in range(count))
-    images = torch.zeros((count, 3, rows, columns), dtype=torch.uint8)
+    images = torch.zeros((count, bands, rows, columns), dtype=torch.uint8)
     return Microbatch(index, ids, images, ((rows, columns),) * count, targets, part)
 
 

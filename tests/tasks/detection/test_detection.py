@@ -12,7 +12,7 @@ from ziggurat.config import DecodeConfig, LossConfig, ModelConfig, RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.models.build import build_model
 from ziggurat.models.detector import Detector
-from ziggurat.models.images import normalize_images
+from ziggurat.models.images import Normalization
 from ziggurat.tasks.detection.atss import AtssBoxCoder
 from ziggurat.tasks.detection.fcos import centerness
 from ziggurat.tasks.registry import make_task
@@ -38,7 +38,7 @@ def piece(batch: Microbatch, first: int, last: int) -> Microbatch:
 
 
 def images_of(batch: Microbatch, model: Detector) -> Tensor:
-    return normalize_images(batch.images_BCHW, batch.sizes, model.mean, model.std)
+    return Normalization(model.mean, model.std)(batch.images_BCHW, batch.sizes)
 
 
 def gradients_of(model: Detector) -> dict[str, Tensor]:

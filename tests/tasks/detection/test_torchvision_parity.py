@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from support.torchvision_twins import images_of, make_batch, make_twins, targets_of
-from ziggurat.models.images import normalize_images
+from ziggurat.models.images import Normalization
 from ziggurat.models.weight_names import torchvision_name
 
 SIZES = [(128, 150), (128, 256), (128, 131)]  # padded to 128 x 256
@@ -23,7 +23,7 @@ def test_losses_gradients_and_detections_are_torchvisions(
 ) -> None:
     theirs, ours, task = make_twins(kind, num_classes, tmp_path)
     batch = make_batch(SIZES, [12, 30, 0], num_classes)
-    images_BCHW = normalize_images(batch.images_BCHW, batch.sizes, ours.mean, ours.std)
+    images_BCHW = Normalization(ours.mean, ours.std)(batch.images_BCHW, batch.sizes)
 
     theirs.train()
     expected = theirs(images_of(batch), targets_of(batch))
@@ -72,7 +72,7 @@ def test_in_float64_the_memory_format_makes_no_difference(kind: str, tmp_path: P
 def test_a_batch_without_objects_is_torchvisions(tmp_path: Path) -> None:
     theirs, ours, task = make_twins("retinanet", 5, tmp_path)
     batch = make_batch(SIZES[:2], [0, 0], 5)
-    images_BCHW = normalize_images(batch.images_BCHW, batch.sizes, ours.mean, ours.std)
+    images_BCHW = Normalization(ours.mean, ours.std)(batch.images_BCHW, batch.sizes)
     theirs.train()
     expected = theirs(images_of(batch), targets_of(batch))
     assignment = task.assign(batch)

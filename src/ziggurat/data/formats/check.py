@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from ziggurat.config import DataConfig, DigitsConfig
+from ziggurat.data.bands import first_header, resolve_bands
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.faults import Fault
 from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
@@ -155,7 +156,8 @@ def _table_faults(
     found = [
         (index, path) for index, path in enumerate(examined.paths) if path is not None and index not in bad
     ]
-    looking = partial(look_at, max_pixels=config.max_pixels, reading=Reading.of(config))
+    reading = Reading.of(resolve_bands(config, first_header([path for _, path in found])))
+    looking = partial(look_at, max_pixels=config.max_pixels, reading=reading)
     for (index, path), one in zip(
         found, _spread(looking, [path for _, path in found], progress), strict=True
     ):

@@ -20,8 +20,7 @@ from ziggurat.data.extents import Extent
 from ziggurat.data.formats.map_items import names_of, read_pair, same
 from ziggurat.data.formats.map_targets import boxes_of, kind_of, label_of, mask_of
 from ziggurat.data.readers.in_memory import pixels_of
-from ziggurat.data.readers.layout import Reading
-from ziggurat.data.readers.sample_range import SampleRange
+from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.errors import UserError
 
 _BACKGROUND = ("background", "__background__", "_background_")
@@ -56,16 +55,16 @@ class MapStyle:
 
     def __init__(self, dataset: Any, name: str, classes: tuple[str, ...] = ()) -> None:
         self._dataset, self.name, self.classes = dataset, name, classes
-        self._samples: SampleRange | None = None
+        self._reading = AS_THEY_ARE
         self._facts: dict[int, _Facts] = {}
         self._last: tuple[int, Any, Any] | None = None
         self._opened: dict[Any, Self] = {}
 
     def configured(self, config: DataConfig, model_classes: tuple[str, ...] | None) -> Self:
-        """Return the data set as a config has it: with the names of its classes, and the range of its samples.
+        """Return the data set as a config has it: with the names of its classes, and the range or bands of its samples.
 
         Args:
-            config: ``data.classes`` and ``data.range``.
+            config: ``data.classes``, ``data.range`` and ``data.bands``.
             model_classes: Of the model, which name those of a data set that has no names.
 
         Raises:
@@ -78,14 +77,14 @@ class MapStyle:
                 f"the classes of {self.name} must be named, each once: give them in the order of labels, in its attribute 'classes' "
                 f"or as data.classes; got {', '.join(classes) or 'none'}"
             )
-        samples = Reading.of(config).samples
-        if (classes, samples) not in self._opened:  # what is known of its items is kept
-            self._opened[classes, samples] = self._named_so(classes, samples)
-        return self._opened[classes, samples]
+        reading = Reading.of(config)
+        if (classes, reading) not in self._opened:  # what is known of its items is kept
+            self._opened[classes, reading] = self._named_so(classes, reading)
+        return self._opened[classes, reading]
 
-    def _named_so(self, classes: tuple[str, ...], samples: SampleRange | None) -> Self:
+    def _named_so(self, classes: tuple[str, ...], reading: Reading) -> Self:
         other = copy.copy(self)
-        other.classes, other._samples, other._facts, other._last = classes, samples, {}, None
+        other.classes, other._reading, other._facts, other._last = classes, reading, {}, None
         other._opened = {}
         return other
 
@@ -152,7 +151,7 @@ class MapStyle:
             return last[1], last[2]
         name = self._named(index)
         image, target = read_pair(self._dataset, index, name)
-        pixels = pixels_of(image, name, self._samples)
+        pixels = pixels_of(image, name, self._reading)
         rows, columns = pixels.shape[1:]
         known = self._facts.get(index)
         if known is None:
@@ -208,9 +207,9 @@ class MapBoxes(MapStyle):
     kind = "boxes"
     _first = 0
 
-    def _named_so(self, classes: tuple[str, ...], samples: SampleRange | None) -> Self:
+    def _named_so(self, classes: tuple[str, ...], reading: Reading) -> Self:
         has_background = len(classes) > 1 and classes[0].lower() in _BACKGROUND
-        other = super()._named_so(classes[has_background:], samples)
+        other = super()._named_so(classes[has_background:], reading)
         other._first = int(has_background)
         return other
 

@@ -1,6 +1,10 @@
-"""From the samples of an opened image to what networks take today, RGB of 8 bits, by a rule of the data set: or why not.
+"""From the samples of an opened image to what the network sees, by a rule of the data set: or why not.
 
-The rule is the same for every reader and every file, and no image is stretched by its own content:
+Bands that ``data.bands`` names are taken in their own type, as float32 (whole numbers of up to 24 bits are exact), and
+a sample that holds nothing is NaN: the file's value for that, what is transparent, and what is no finite number. Without
+them an image is RGB of 8 bits.
+
+The rule for RGB is the same for every reader and every file, and no image is stretched by its own content:
 
 ========================  ========================================================================================
 up to 8 bits              as they are, the largest that they can hold is white
@@ -17,6 +21,7 @@ Shapes: ``C`` bands, then rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +89,7 @@ def check_reading(path: Path, info: ImageInfo, reading: Reading, page: int | Non
     why = refusal(path, info, reading, page)
     if why:
         raise UserError(f"the image {path} cannot be read as it is: {why}")
-    if reading.samples is None and not has_natural_range(info):
+    if reading.bands is None and reading.samples is None and not has_natural_range(info):
         kind = (
             "floating-point samples"
             if np.dtype(info.dtype).kind == "f"
@@ -109,14 +114,76 @@ def refusal(path: Path, info: ImageInfo, reading: Reading, page: int | None) -> 
             f"it has {info.pages} pages or frames, of which one can be read: name one, such as {path.name}#0, or take the "
             "first of every file: --set data.extra=drop"
         )
+    if reading.bands is not None:
+        if max(reading.bands, default=0) <= info.bands:
+            return ""
+        return (
+            f"it has {words_for(info)}, and data.bands={','.join(map(str, reading.bands))} names band {max(reading.bands)}: name bands "
+            "that all images have, or leave this one out"
+        )
     shown = len(colours(info))
     extra = info.bands - shown - info.roles.count("alpha")
     if extra and reading.extra == "refuse":
         return (
-            f"it has {words_for(info)}, of which {extra} beside colour and transparency: leave the first {shown} in the "
-            "file, or take them of every file: --set data.extra=drop"
+            f"it has {words_for(info)}, of which {extra} beside colour and transparency: a network that is trained with --set data.bands=all "
+            f"sees all of them; --set data.extra=drop takes the first {shown} of every file"
         )
     return ""
+
+
+def read_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.ndarray:
+    """Return what the network sees of an image; `check_reading` has let it pass.
+
+    Args:
+        samples: All its bands, shape ``(C, H, W)``.
+        info: What its header says.
+        reading: The data set's.
+
+    Returns:
+        RGB, uint8, shape ``(3, H, W)``, or bands of their own type, float32, shape ``(C', H, W)``.
+    """
+    if reading.bands is None:
+        return shown_pixels(samples, info, reading)
+    return own_samples(samples, info, reading.bands)
+
+
+def all_bands(info: ImageInfo) -> tuple[int, ...]:
+    """Return the numbers, from 1, of all bands but transparency.
+
+    Example:
+        >>> all_bands(ImageInfo(((8, 8),), "uint16", ("red", "green", "blue", "alpha", "other")))
+        (1, 2, 3, 5)
+    """
+    return tuple(number for number, role in enumerate(info.roles, start=1) if role != "alpha")
+
+
+def own_samples(samples: np.ndarray, info: ImageInfo, bands: Sequence[int]) -> np.ndarray:
+    """Return bands of an image in their own type, NaN where they hold nothing.
+
+    Args:
+        samples: All its bands, shape ``(C, H, W)``.
+        info: What its header says.
+        bands: The numbers, from 1, of those that are returned, in their order; empty are all but transparency.
+
+    Returns:
+        float32, shape ``(len(bands), H, W)``.
+
+    Example:
+        >>> info = ImageInfo(((1, 2),), "uint16", ("grey", "other"), bits=16, nodata=0)
+        >>> own_samples(np.array([[[0, 7]], [[65535, 8]]], np.uint16), info, [2, 1])[:, 0].tolist()
+        [[65535.0, 8.0], [nan, 7.0]]
+    """
+    places = [number - 1 for number in bands or all_bands(info)]
+    chosen = samples[places]
+    own = chosen.astype(np.float32)
+    if info.nodata is not None and not np.isnan(info.nodata):
+        own[chosen == info.nodata] = np.nan
+    if chosen.dtype.kind == "f":
+        own[~np.isfinite(own)] = np.nan
+    for place, role in enumerate(info.roles):
+        if role == "alpha" and place not in places:
+            own[:, samples[place] == 0] = np.nan
+    return own
 
 
 def shown_pixels(samples: np.ndarray, info: ImageInfo, reading: Reading) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image files as uint8 RGB tensors, whole or in part: a reader's samples, by the rule of `composite`.
+"""Image files as tensors, whole or in part: a reader's samples, by the rule of `composite`.
 
 ``data.max_pixels`` bounds what is decoded at once: the whole image where it is asked for, or where its file cannot be read in parts; else a region.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.extents import Extent, Region, volume
-from ziggurat.data.readers.composite import check_reading, shown_bands, shown_pixels
+from ziggurat.data.readers.composite import check_reading, own_samples, read_pixels, shown_bands
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.opened import ImageInfo, OpenedImage
 from ziggurat.data.readers.pages import split_page
@@ -172,7 +172,7 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
         reading: How samples become pixels; by default by natural ranges, and what a file has beside one picture is refused.
 
     Returns:
-        RGB, uint8, shape ``(3, H, W)``.
+        RGB, uint8, shape ``(3, H, W)``; bands that `reading` names, float32, shape ``(C, H, W)``.
 
     Raises:
         UserError: If there is no such image, it cannot be decoded, it has more than `max_pixels` pixels, or its samples are none that
@@ -181,7 +181,7 @@ def read_image(path: Path, max_pixels: int, reading: Reading = AS_THEY_ARE) -> T
     with opened(path, max_pixels, reading) as image:
         info = image.info
         check_at_once(path, info, info.extent, max_pixels)
-        return torch.from_numpy(shown_pixels(image.read(Region.whole(info.extent)), info, reading))
+        return torch.from_numpy(read_pixels(image.read(Region.whole(info.extent)), info, reading))
 
 
 def read_levels(path: Path, size: Extent) -> tuple[Extent, ...]:
@@ -217,7 +217,7 @@ def read_window(
         level: Of those that `read_levels` gives.
 
     Returns:
-        RGB, uint8, shape ``(3, *region.size)``: the pixels that `read_image` gives; None if the file has to be decoded as a
+        Shape ``(C, *region.size)``: the pixels that `read_image` gives; None if the file has to be decoded as a
         whole, or its image is not of that size.
 
     Raises:
@@ -231,7 +231,35 @@ def read_window(
             if extent is not None:
                 check_at_once(path, info, extent, max_pixels)
         check_reading(path, info, reading, split_page(path)[1])
-        return torch.from_numpy(shown_pixels(image.read(region, level), info, reading))
+        return torch.from_numpy(read_pixels(image.read(region, level), info, reading))
+
+
+def blank_pixels(
+    path: Path, max_pixels: int, reading: Reading, region: Region | None = None
+) -> Tensor | None:
+    """Return where in a region no band that is read holds anything, a part at a time; None stands for the whole image.
+
+    Returns:
+        bool, shape ``region.size``; None where the header says that every sample holds something, and of RGB of 8 bits.
+
+    Raises:
+        UserError: As `read_image`, but for the size of images of which regions can be read.
+    """
+    if reading.bands is None:
+        return None
+    with opened(path, max_pixels, reading) as image:
+        info = image.info
+        is_whole = info.nodata is None and "alpha" not in info.roles and np.dtype(info.dtype).kind != "f"
+        if is_whole:
+            return None
+        whole = Region.whole(info.extent) if region is None else region
+        blank = torch.empty(whole.size, dtype=torch.bool)
+        for part in (one.intersection(whole) for one in parts_of(info, max_pixels)):
+            if part.volume:
+                check_at_once(path, info, part.size, max_pixels)
+                samples = own_samples(image.read(part), info, reading.bands)
+                blank[part.seen_from(whole.start).slices] = torch.from_numpy(np.isnan(samples).all(axis=0))
+        return blank
 
 
 @dataclass(frozen=True)
@@ -240,7 +268,7 @@ class Survey:
 
     Attributes:
         info: What its header says.
-        low: The smallest finite sample of the bands that are shown, as the file has it; 0 where there is none.
+        low: The smallest finite sample of the bands that are read, as the file has it; 0 where there is none.
         high: The largest.
     """
 
@@ -259,7 +287,12 @@ def survey(path: Path, max_pixels: int, reading: Reading) -> Survey:
         info, lows, highs = image.info, list[float](), list[float]()
         for region in parts_of(info, max_pixels):
             check_at_once(path, info, region.size, max_pixels)
-            samples = shown_bands(image.read(region), info)
+            samples = image.read(region)
+            samples = (
+                shown_bands(samples, info)
+                if reading.bands is None
+                else own_samples(samples, info, reading.bands)
+            )
             known = samples[np.isfinite(samples)]
             if known.size:
                 lows.append(float(known.min()))

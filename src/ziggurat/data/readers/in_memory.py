@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.readers.images import rgb_pixels
+from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.naming import naming
 from ziggurat.data.readers.opening import turned
 from ziggurat.data.readers.sample_range import SampleRange, check_range
@@ -31,17 +32,20 @@ KINDS = (
 )
 
 
-def pixels_of(image: Any, name: str, samples: SampleRange | None) -> Tensor:
-    """Return an image in memory, RGB, uint8, shape ``(3, H, W)``.
+def pixels_of(image: Any, name: str, reading: Reading) -> Tensor:
+    """Return an image in memory: RGB, uint8, shape ``(3, H, W)``, or the bands that are read, float32, shape ``(C, H, W)``.
 
     Args:
         image: A tensor, an array, or one of Pillow's.
         name: In messages.
-        samples: What is black and white, where ``data.range`` says it.
+        reading: What is black and white, where ``data.range`` says it, or which bands are read.
 
     Raises:
-        UserError: If it is no image, or its samples have no range.
+        UserError: If it is no image, its samples have no range, or it has other bands.
     """
+    if reading.bands is not None:
+        return _own_samples(image, name, reading.bands)
+    samples = reading.samples
     if isinstance(image, Image.Image):
         image = _of_pillow(image, name, samples)
     if isinstance(image, np.ndarray):
@@ -59,6 +63,25 @@ def pixels_of(image: Any, name: str, samples: SampleRange | None) -> Tensor:
         )
     pixels = torch.from_numpy(np.array(_eight_bits(values, name, samples), order="C"))
     return pixels.expand(3, -1, -1).contiguous()
+
+
+def _own_samples(image: Any, name: str, bands: tuple[int, ...]) -> Tensor:
+    """Return an image that holds the bands that the network sees, in their order, as float32, NaN where it is not finite."""
+    if isinstance(image, Tensor):
+        values = image.detach().cpu().float()
+    else:
+        array = np.asarray(turned(image) if isinstance(image, Image.Image) else image)
+        if array.dtype.kind not in "buif":
+            raise UserError(f"{KINDS}: {name} is of type {type(image).__name__}")
+        values = torch.from_numpy(array.astype(np.float32))
+        values = values.permute(2, 0, 1) if values.dim() == 3 else values
+    values = values[None] if values.dim() == 2 else values
+    if values.dim() != 3 or not values.numel() or (bands and len(values) != len(bands)):
+        raise UserError(
+            f"the network sees {len(bands)} bands: {name} must be a tensor of shape ({len(bands)}, H, W) or an array of shape (H, W, "
+            f"{len(bands)}), got {tuple(np.shape(image))}"
+        )
+    return torch.where(values.isfinite(), values, torch.nan).contiguous()
 
 
 def _eight_bits(values: np.ndarray, name: str, samples: SampleRange | None) -> np.ndarray:

@@ -26,6 +26,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.tasks.base import LiesOn
 from ziggurat.tasks.probabilities import ProbabilitySink
+from ziggurat.visualize.composite import SHOWN_AS_THEY_ARE, Composite
 
 Row = dict[str, Any]
 
@@ -90,6 +91,7 @@ class Target:
         category_ids: The COCO category id of each label, as the rows have them.
         lies_on: What a row of results lies on.
         polygons: What is done to the areas of masks where they are written as polygons.
+        composite: What pictures show of the images.
     """
 
     folder: Path
@@ -97,6 +99,7 @@ class Target:
     category_ids: Sequence[Any]
     lies_on: LiesOn
     polygons: PolygonRules = field(default_factory=PolygonRules)
+    composite: Composite = SHOWN_AS_THEY_ARE
 
     def label(self, row: Row) -> int:
         """Return the label of a row's class."""

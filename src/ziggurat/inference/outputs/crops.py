@@ -31,7 +31,8 @@ class Crops(Output):
             label = self.target.label(row)
             folder = self.target.folder / FOLDER / (file_name(self.target.classes[label]) or str(label))
             folder.mkdir(parents=True, exist_ok=True)
-            pixels = results.source.pixels(region).permute(1, 2, 0).contiguous().numpy()
+            picture = self.target.composite(results.source.pixels(region))
+            pixels = picture.permute(1, 2, 0).contiguous().numpy()
             with whole_file(folder / f"{results.stem}_{number}.png") as partial:
                 Image.fromarray(pixels).save(partial, format="PNG")
 
