@@ -30,7 +30,7 @@ def test_a_part_of_a_crop(height, width):
             Region((0, 21), (64, 22)),
             Region((32, 32), (32, 32)),
         ):
-            found = augment_part(lambda tile: cut_out(image, tile), augmentation, 64, part)
+            found = augment_part(lambda tile: cut_out(image, tile), augmentation, 64, part, image[:, :0])
             assert torch.equal(found, cut_out(whole, part)), (seed, part)
 
 
@@ -46,7 +46,7 @@ def test_a_part_of_a_crop_of_any_number_of_dims(extent):
         whole = augment_image(image, augmentation, crop)
         start = rng.integers(0, crop, dims)
         part = Region(tuple(start.tolist()), tuple(rng.integers(1, crop - start + 1).tolist()))
-        found = augment_part(lambda region: cut_out(image, region), augmentation, crop, part)
+        found = augment_part(lambda region: cut_out(image, region), augmentation, crop, part, image[:, :0])
         assert torch.equal(found, cut_out(whole, part)), (seed, part)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ziggurat.config import RunConfig
+from ziggurat.config import RunConfig, bands_of
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.data.sampler import smallest_microbatch
 from ziggurat.errors import UserError
@@ -27,7 +27,7 @@ def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples
     def smallest(batch_size: int, num_microbatches: int) -> int:
         return smallest_microbatch(num_samples, batch_size, num_microbatches, train.steps)
 
-    if smallest(batch, pieces) > 1 or takes_one_image(model, side):
+    if smallest(batch, pieces) > 1 or takes_one_image(model, side, bands_of(config.model)):
         return
     larger = range(batch + pieces, 4 * batch + 1, pieces)
     fewer = [count for count in range(pieces - 1, 0, -1) if batch % count == 0]

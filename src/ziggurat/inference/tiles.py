@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ziggurat.config import RunConfig
+from ziggurat.config import RunConfig, bands_of
 from ziggurat.data.batch import Part, stack_padded
 from ziggurat.data.decoding import SpoiledImages
 from ziggurat.data.extents import Extent, clip
@@ -75,6 +75,11 @@ class Compute:
         """All workers."""
         return self.executor.mesh
 
+    @property
+    def bands(self) -> int:
+        """Bands of the images."""
+        return len(self.normalization.mean)
+
 
 def compute_as_configured(
     config: RunConfig, executor: Executor[VisionModel], progress: ProgressCallback | None = None
@@ -93,7 +98,7 @@ def batch_of(config: RunConfig, mesh: Mesh) -> int:
 def place_as_configured(model: VisionModel, config: RunConfig, mesh: Mesh) -> Executor[VisionModel]:
     """Place a model on the workers of a mesh for evaluation or prediction; all workers call this."""
     side, last = config.data.crop, config.train.channels_last
-    spec = image_spec((batch_of(config, mesh), model.bands, side, side), last, mesh)
+    spec = image_spec((batch_of(config, mesh), bands_of(config.model), side, side), last, mesh)
     compute = partial(_autocast, mesh.workers.device, config.dtype)
     return place_for_inference(model, mesh, Setting(spec, config, 1, compute))
 
@@ -224,7 +229,7 @@ class _Forward(Generic[T]):
         def black() -> Tensor:
             part = mesh.part(*extent)
             images = torch.zeros(
-                (1, executor.model.bands, *(extent if part is None else part.tile.size)),
+                (1, self.compute.bands, *(extent if part is None else part.tile.size)),
                 device=mesh.workers.device,
             )
             return mesh.spread(self._in_format(images), part)
@@ -322,7 +327,7 @@ class _Run(Generic[T]):
             self.faults[piece.image] = str(tile)
             if self.is_tolerant:
                 size = _own_pixels(piece, part).tile.size
-                pixels.append(torch.zeros((self.compute.executor.model.bands, *size), dtype=torch.uint8))
+                pixels.append(torch.zeros((self.compute.bands, *size), dtype=torch.uint8))
         return pixels
 
     def _compute(self, group: Sequence[Given]) -> int:

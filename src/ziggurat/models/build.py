@@ -165,11 +165,10 @@ def assemble_detector(config: ModelConfig, num_classes: int, backbone: Backbone 
     head_name, backbone_name, neck_name = parse_name(config.name)
     names = parse_levels(config.levels)
     head = HEADS[head_name](config.channels, num_classes, config.head_depth, names)
-    bands = bands_of(config)
     if isinstance(backbone, PnnPyramid):
-        return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET, bands)
+        return Detector(replace_norms(backbone, config.norm), None, head, num_classes, IMAGENET)
     neck = NECKS[neck_name](backbone.levels, names, config.channels, config.neck_depth, config.norm)
-    return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name), bands)
+    return Detector(backbone, neck, head, num_classes, image_statistics(backbone_name))
 
 
 def _outline_detector(config: ModelConfig, num_classes: int) -> Detector:

@@ -132,7 +132,6 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
         if timm.is_model(config.name):
             raise UserError(f"unknown classifier '{config.name}': did you mean 'timm:{config.name}'?")
         raise UserError(f"unknown classifier '{config.name}': model.name may be {FORMS}")
-    model.bands = bands_of(config)
     has_batch_norms = any(isinstance(module, nn.BatchNorm2d) for module in model.body.modules())
     replace_norms(model.body, config.norm)
     if config.norm != "batch" and not has_batch_norms and not config.name.startswith("spp-"):

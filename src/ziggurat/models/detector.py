@@ -36,7 +36,6 @@ class Detector(VisionModel):
         head: Predicts on every level of the pyramid.
         num_classes: Classes, without a background.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
-        bands: Channels of its images.
 
     Attributes:
         levels: The pyramid's levels, from the finest to the coarsest.
@@ -54,7 +53,6 @@ class Detector(VisionModel):
         head: nn.Module,
         num_classes: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
-        bands: int = 3,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -63,7 +61,6 @@ class Detector(VisionModel):
         pyramid, facts = cast(Pyramid, neck or backbone), cast(Head, head)
         self.levels = pyramid.levels
         self.mean, self.std = statistics
-        self.bands = bands
         self.head_kind = facts.kind
         self.num_classes = num_classes
         self.num_anchors = facts.num_anchors

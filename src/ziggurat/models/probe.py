@@ -14,7 +14,7 @@ from ziggurat.torch_internals.hollow_results import HollowResults
 
 
 @torch.no_grad()
-def takes_one_image(model: VisionModel, side: int) -> bool:
+def takes_one_image(model: VisionModel, side: int, bands: int = 3) -> bool:
     """Whether the model can be trained on a microbatch of one image: each batch norm gets more than one value.
 
     A batch norm that follows a pooling to one position has one value of each channel, as has one on a level that is
@@ -23,12 +23,13 @@ def takes_one_image(model: VisionModel, side: int) -> bool:
     Args:
         model: On the CPU, or without memory.
         side: Rows and columns of the image.
+        bands: Of the image.
     """
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
         trial = _on(device, model).train()
         try:
             with HollowResults():
-                trial(torch.zeros(1, trial.bands, side, side, device=device))
+                trial(torch.zeros(1, bands, side, side, device=device))
         except TIMM_ERRORS as error:
             if isinstance(error, UserError) or str(error).startswith(ONE_VALUE):
                 return False

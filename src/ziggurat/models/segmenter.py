@@ -57,7 +57,6 @@ class Segmenter(VisionModel):
         num_classes: Classes, with the background if there is one.
         size_multiple: Images are padded to multiples of this number.
         statistics: Mean and deviation of each channel, in [0, 1], that images are normalized by.
-        bands: Channels of its images.
 
     Attributes:
         body: The network, with smp's own names.
@@ -71,14 +70,12 @@ class Segmenter(VisionModel):
         num_classes: int,
         size_multiple: int,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
-        bands: int = 3,
     ) -> None:
         super().__init__()
         self.body = body
         self.num_classes = num_classes
         self.size_multiple = size_multiple
         self.mean, self.std = statistics
-        self.bands = bands
         convolutions = [name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)]
         head = [name for name in convolutions if name.startswith("segmentation_head.")]
         self.class_layers = (f"body.{head[-1]}",)
@@ -139,7 +136,7 @@ def build_segmenter(config: ModelConfig, num_classes: int) -> Segmenter:
     speed_up_depthwise(body)
     plain = encoder.removeprefix("tu-")
     statistics = image_statistics(TIMM_TWINS.get(plain, plain))
-    return Segmenter(body, num_classes, facts.size_multiple, statistics, bands_of(config))
+    return Segmenter(body, num_classes, facts.size_multiple, statistics)
 
 
 def parse_segmenter_name(name: str) -> tuple[str, str]:

@@ -22,7 +22,6 @@ class VisionModel(nn.Module):
         num_classes: Classes (a detector's without a background).
         mean: Mean of each channel, in [0, 1], that images are normalized by.
         std: Deviation of each channel, in [0, 1].
-        bands: Channels of its images: 3, or those that the config names.
         size_multiple: Images are padded to multiples of this number.
         class_layers: Names of the layers whose outputs are the classes: weights of another number of classes leave
             them as they are.
@@ -36,7 +35,6 @@ class VisionModel(nn.Module):
     size_multiple: int
     class_layers: tuple[str, ...]
     level_names: tuple[str, ...] = ()
-    bands: int = 3
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the model and its hooks."""

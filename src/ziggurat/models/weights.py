@@ -114,9 +114,9 @@ def _widen(tensors: dict[str, Tensor], model: VisionModel) -> tuple[str, ...]:
         given = tensors.get(name)
         if given is None or given.dim() != 4 or given.shape == value.shape:
             continue
-        only_bands = given.shape[0] == value.shape[0] and given.shape[2:] == value.shape[2:]
-        if only_bands and value.shape[1] == model.bands and given.shape[1] == 3:
-            tensors[name] = adapt_input_conv(model.bands, given)
+        is_alike = given.shape[0] == value.shape[0] and given.shape[2:] == value.shape[2:]
+        if is_alike and given.shape[1] == 3:
+            tensors[name] = adapt_input_conv(value.shape[1], given)
             names.append(name)
     return tuple(names)
 
