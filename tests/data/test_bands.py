@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,9 @@ SAMPLES = st.sampled_from(["uint8", "int16", "uint16", "uint32", "float32", "flo
 
 
 @given(SAMPLES, st.integers(1, 6), st.integers(0, 99), st.booleans(), st.booleans())
-def test_samples_are_those_of_the_file_and_nan_where_they_hold_nothing(dtype, bands, seed, has_nodata, has_alpha):
+def test_samples_are_those_of_the_file_and_nan_where_they_hold_nothing(
+    dtype, bands, seed, has_nodata, has_alpha
+):
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, 100, (bands + has_alpha, 6, 5)).astype(dtype)
     if samples.dtype.kind == "f":
@@ -161,7 +165,7 @@ def test_a_part_of_a_crop_of_samples_is_that_part():
             drawn = type(drawn)(**(vars(drawn) | {"contrast": 1.0}))
         whole = augment_image(image, drawn, 24)
         for part in (Region((0, 0), (12, 24)), Region((3, 7), (9, 15)), Region((0, 21), (24, 3))):
-            found = augment_part(lambda region: cut_out(image, region), drawn, 24, part, image[:, :0])
+            found = augment_part(partial(cut_out, image), drawn, 24, part, image[:, :0])
             assert torch.equal(found.nan_to_num(-1), cut_out(whole, part).nan_to_num(-1))
 
 
@@ -173,7 +177,9 @@ def test_colours_of_samples_change_in_units_of_each_band():
     units = ((image - mean) / std).double()
     expected = drawn.contrast * units + drawn.brightness - 1
     expected = drawn.saturation * expected + (1 - drawn.saturation) * expected.mean(0)
-    torch.testing.assert_close(((changed - mean) / std).double(), expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(
+        ((changed - mean) / std).double(), expected, rtol=1e-4, atol=1e-4, equal_nan=True
+    )
     assert torch.equal(changed.isnan(), image.isnan())
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from ziggurat.config import DataConfig, DigitsConfig
-from ziggurat.data.bands import first_header, resolve_bands
+from ziggurat.data.bands import as_all_bands, first_header, resolve_bands
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.faults import Fault
 from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
@@ -148,7 +148,7 @@ def _table_faults(
     table: Table, classes: tuple[str, ...], config: DataConfig, seen: SeenImages, progress: Progress
 ) -> list[Fault]:
     """Return the faults of annotations and images; those of masks' pixels are not among them."""
-    examined = examine(table, config)
+    examined = examine(table, as_all_bands(config))
     bad = {fault.row for fault in examined.faults.all if fault.scope == "image"}
     for index in sorted(row for row in bad if row is not None):
         path = examined.paths[index]
