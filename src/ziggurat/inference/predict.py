@@ -175,7 +175,14 @@ class _Running:
         self.compute = predictor.compute()
         if options.only:
             self.task.choose(_labels(options.only, predictor.classes))
-        target = Target(out, predictor.classes, asked.category_ids, self.task.lies_on, options.polygons, predictor.composite)
+        target = Target(
+            out,
+            predictor.classes,
+            asked.category_ids,
+            self.task.lies_on,
+            options.polygons,
+            predictor.composite,
+        )
         self.outputs = Outputs(options.formats, target)
         if self.outputs.want_probabilities:
             self.task = self.task.with_probabilities()
