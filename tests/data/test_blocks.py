@@ -76,7 +76,7 @@ def test_joined_blocks_cover_what_they_are_made_of(cells):
 def test_blocks_are_joined_to_few_regions():
     full = set(itertools.product(range(5), range(4)))
     assert len(join(full)) == 1
-    assert len(join(full - {(2, 1)})) == 4  # above, below, left and right of the hole
+    assert len(join(full - {(2, 1)})) == 4  # around the hole
     columns = {(row, column) for row, column in full if column != 1}
     assert len(join(columns)) == 2
 

@@ -16,17 +16,18 @@ References:
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from ziggurat.data.extents import Extent, Region, hull
+from ziggurat.data.extents import Extent, Region
 from ziggurat.data.randomness import Purpose, keyed_generator
 
 Which = Literal["train", "val"]
-MOST_BLOCKS = 100_000
+MOST_BLOCKS = 10_000
 
 
 @dataclass(frozen=True)
@@ -132,36 +133,47 @@ def natural_block(extents: Sequence[Extent], crop: int, share: float) -> int:
 
 
 def join(cells: Iterable[Extent]) -> list[Region]:
-    """Return few boxes that cover each of some cells of a grid once, and no other.
+    """Return few and wide boxes that cover each of some cells of a grid of two dims once, and no other.
 
-    Cells beside each other are joined to lines, and equal lines to boxes; along the dim that begins with fewer boxes left.
+    The box that has most room for crops is taken first, of what is left then the next one.
 
     Example:
         >>> [(box.start, box.size) for box in join([(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)])]
         [((0, 0), (2, 2)), ((2, 1), (1, 1))]
     """
-    boxes = [Region(cell, (1,) * len(cell)) for cell in cells]
-    dims = range(len(boxes[0].size) if boxes else 0)
-    last_first, first_first = boxes, boxes
-    for last, first in zip(reversed(dims), dims, strict=True):
-        last_first, first_first = _join_along(last_first, last), _join_along(first_first, first)
-    found = last_first if len(last_first) <= len(first_first) else first_first
+    free = set(cells)
+    heap = [(-_room(box), box.start, box.size) for box in (_roomiest(free, cell) for cell in free)]
+    heapq.heapify(heap)
+    found: list[Region] = []
+    while heap:
+        _, start, size = heapq.heappop(heap)
+        box = Region(start, size)
+        covered = set(itertools.product(*(range(*bounds) for bounds in zip(start, box.end, strict=True))))
+        if covered <= free:
+            found.append(box)
+            free -= covered
+        elif start in free:  # others have been taken from it
+            box = _roomiest(free, start)
+            heapq.heappush(heap, (-_room(box), box.start, box.size))
     return sorted(found, key=lambda box: box.start)
 
 
-def _join_along(boxes: list[Region], dim: int) -> list[Region]:
-    """Join boxes that follow each other along a dim, and are alike along all others."""
+def _room(box: Region) -> float:
+    """Return the places, in blocks, that a crop of half a block has in a box of blocks."""
+    return math.prod(length - 0.5 for length in box.size)
 
-    def line(box: Region) -> tuple[Extent, Extent]:
-        return box.start[:dim] + box.start[dim + 1 :], box.size[:dim] + box.size[dim + 1 :]
 
-    found: list[Region] = []
-    for box in sorted(boxes, key=lambda box: (line(box), box.start[dim])):
-        if found and line(found[-1]) == line(box) and found[-1].end[dim] == box.start[dim]:
-            found[-1] = hull((found[-1], box))
-        else:
-            found.append(box)
-    return found
+def _roomiest(free: Set[Extent], start: Extent) -> Region:
+    """Return the box with most room of those that begin at a cell, and lie in free cells."""
+    (top, left), boxes = start, list[Region]()
+    row, right = top, math.inf  # the column behind the box
+    while (row, left) in free:
+        column = left
+        while column < right and (row, column) in free:
+            column += 1
+        row, right = row + 1, column
+        boxes.append(Region(start, (row - top, column - left)))
+    return max(boxes, key=_room)
 
 
 def _held_out(areas: Sequence[Sequence[int]], share: float, seed: int) -> dict[int, set[int]]:
