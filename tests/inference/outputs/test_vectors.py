@@ -17,8 +17,10 @@ from rasterio.warp import transform as warp
 from support.georeferenced import CONFIG, GROUNDS, SCENES, corners, planted, predict, write_scene
 from support.ranks import run_ranks
 from ziggurat.config import DecodeConfig
+from ziggurat.data.readers.opened import Georeference
 from ziggurat.errors import UserError
 from ziggurat.inference.outputs import vectors
+from ziggurat.inference.outputs.shapes import Shape, binary, box_binaries, box_ring, on_ground
 
 FORMATS = ("coco", "csv", "gpkg", "geojson", "shp")
 
@@ -92,6 +94,33 @@ def test_images_of_several_crs_have_a_layer_each(tmp_path, monkeypatch):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
     assert len(again["files"]) == 4
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
+def test_many_boxes_have_the_bytes_of_each(ground):
+    random = np.random.default_rng(0)
+    rows = [
+        {"bbox": box}
+        for box in (random.uniform(0, 1e4, (50, 4)) * 10.0 ** random.integers(-6, 4, (50, 1))).tolist()
+    ]
+    place = Georeference(tuple(ground.transform)[:6], ground.crs)
+    each = [binary(on_ground(Shape([box_ring(row["bbox"])], None, None), place)) for row in rows]
+    assert box_binaries(rows, place) == each
+    assert box_binaries([], place) == []
+
+
+def test_features_are_held_up_to_a_number_and_to_a_size(tmp_path, monkeypatch):
+    """Layers hold the same features, in the same order, however they are divided."""
+    image = write_scene(tmp_path / "a.tif", GROUNDS["north"])
+    written = []
+    for number, size in ((200_000, 1 << 26), (7, 1 << 26), (200_000, 200)):
+        monkeypatch.setattr(vectors, "CHUNK", number)
+        monkeypatch.setattr(vectors, "CHUNK_BYTES", size)
+        predict([image], tmp_path / f"{number}-{size}", ("gpkg",))
+        _, _, geometry, columns = pyogrio.raw.read(tmp_path / f"{number}-{size}" / "predictions.gpkg")
+        written.append([geometry.tolist(), *(column.tolist() for column in columns)])
+    assert len(written[0][0]) > 20
+    assert written[0] == written[1] == written[2]
 
 
 def test_nothing_found_is_a_layer_of_nothing(tmp_path):

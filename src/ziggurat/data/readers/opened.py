@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from ziggurat.data.extents import Extent, Region
 
+Place = TypeVar("Place", float, np.ndarray)
 Role = Literal["grey", "red", "green", "blue", "alpha", "other"]
 
 
@@ -36,8 +37,8 @@ class Georeference:
     transform: tuple[float, float, float, float, float, float]
     crs: str = ""
 
-    def ground(self, x: float, y: float) -> tuple[float, float]:
-        """Return where a corner of pixels lies, in units of the CRS.
+    def ground(self, x: Place, y: Place) -> tuple[Place, Place]:
+        """Return where a corner of pixels lies, or an array of them, in units of the CRS.
 
         Example:
             >>> Georeference((0.5, 0, 300000, 0, -0.5, 5000000)).ground(2, 4)

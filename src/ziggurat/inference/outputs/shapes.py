@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.extents import Extent
 from ziggurat.data.readers.opened import Georeference
@@ -100,3 +102,25 @@ def binary(rings: Sequence[Ring]) -> bytes:
         parts.append(struct.pack("<I", len(ring)))
         parts.append(struct.pack(f"<{2 * len(ring)}d", *(value for corner in ring for value in corner)))
     return b"".join(parts)
+
+
+_BOX = np.dtype([("head", "<u1", 9), ("num", "<u4"), ("corners", "<f8", (5, 2))])
+
+
+def box_binaries(rows: Sequence[Row], georeference: Georeference) -> list[bytes]:
+    """Return the polygons of many boxes, on the ground: the bytes that `binary` has for each.
+
+    Args:
+        rows: With a ``bbox`` each.
+        georeference: Of their image.
+    """
+    left, top, width, height = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4).T
+    right, bottom = left + width, top + height
+    x = np.stack([left, left, right, right, left], axis=1)
+    y = np.stack([top, bottom, bottom, top, top], axis=1)
+    polygons = np.zeros(len(rows), dtype=_BOX)
+    polygons["head"] = np.frombuffer(struct.pack("<BII", 1, _POLYGON, 1), dtype=np.uint8)
+    polygons["num"] = 5
+    polygons["corners"] = np.stack(georeference.ground(x, y), axis=2)
+    data, size = polygons.tobytes(), _BOX.itemsize
+    return [data[start : start + size] for start in range(0, len(data), size)]

@@ -16,12 +16,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from ziggurat.data.readers.opened import Georeference
 from ziggurat.errors import UserError
 from ziggurat.inference.outputs.base import ImageResults, Output, Source, Target, georeference_of
-from ziggurat.inference.outputs.shapes import binary, on_ground, shapes_of
+from ziggurat.inference.outputs.shapes import binary, box_binaries, on_ground, shapes_of
 from ziggurat.system.packages import extra_package
 
-CHUNK = 20_000  # features that are held
+# Features that are held, and bytes of them: GDAL builds the index of a layer fast with its first part, and slowly with each later one.
+CHUNK, CHUNK_BYTES = 200_000, 64 << 20
+BOXES = 4096  # that are turned into polygons at once
 STEM = "predictions"
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 _DBF_BYTES = 254  # of a text
@@ -50,6 +53,7 @@ class Vectors(Output):
         super().__init__(target)
         self._partial = target.folder / f".{self.name}.partial"
         self._kept: list[tuple[bytes, str, str, int, float]] = []
+        self._kept_bytes = 0
         self._crs = ""
         self._layers: dict[str, str] = {}  # of each CRS
         self._begun: set[str] = set()
@@ -72,16 +76,31 @@ class Vectors(Output):
             self._flush()
         self._crs = crs
         self._layers.setdefault(self._crs, self._layer_name(self._crs))
-        for shape in shapes_of(results, self.target):
-            label, score = shape.label, np.nan if shape.score is None else shape.score
-            name = "" if label is None else self.target.classes[label]
-            number = -1 if label is None else int(self.target.category_ids[label])
-            polygon = binary(on_ground(shape, georeference))
-            self._kept.append(
-                (polygon, self._text(results.source.record.name), self._text(name), number, score)
-            )
-            if len(self._kept) == CHUNK:
+        image, names = (
+            self._text(results.source.record.name),
+            [self._text(one) for one in self.target.classes],
+        )
+        for polygon, label, score in self._polygons(results, georeference):
+            name, number = ("", -1) if label is None else (names[label], int(self.target.category_ids[label]))
+            self._kept.append((polygon, image, name, number, np.nan if score is None else score))
+            self._kept_bytes += len(polygon)
+            if len(self._kept) == CHUNK or self._kept_bytes >= CHUNK_BYTES:
                 self._flush()
+
+    def _polygons(
+        self, results: ImageResults, georeference: Georeference
+    ) -> Iterator[tuple[bytes, int | None, float | None]]:
+        """Yield each feature of an image as well-known binary, with its label and score; boxes, of which there are many, by the thousand."""
+        if self.target.lies_on != "boxes":
+            for shape in shapes_of(results, self.target):
+                yield binary(on_ground(shape, georeference)), shape.label, shape.score
+            return
+        labels = {number: label for label, number in reversed([*enumerate(self.target.category_ids)])}
+        for start in range(0, len(results.rows), BOXES):
+            rows = results.rows[start : start + BOXES]
+            for polygon, row in zip(box_binaries(rows, georeference), rows, strict=True):
+                label = labels[row["category_id"]] if "category_id" in row else None
+                yield polygon, label, row.get("score")
 
     def close(self) -> list[Path]:
         """See `Output`."""
@@ -132,7 +151,7 @@ class Vectors(Output):
         types = (object, object, object, np.int64, np.float64)
         columns = zip(*self._kept, strict=True) if self._kept else [()] * len(types)
         geometry, *data = (np.array(one, dtype=kind) for one, kind in zip(columns, types, strict=True))
-        self._kept = []
+        self._kept, self._kept_bytes = [], 0
         with fixed_dates():
             raw.write(
                 str(file),
