@@ -354,7 +354,7 @@ def spoiled_of(dataset: Any) -> dict[int, str]:
             {"block": 8},
             "from 2 to 10000 blocks: .* makes 187500 of 8 pixels a side; raise data.block",
         ),
-        ((90, 130), {"resize": 64}, "own scale.*data.resize=64; give data.resize=0"),
+        ((90, 130), {"resize": 64}, "at one scale.*data.resize=64; give data.resize=0"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_in_one_message(extent, settings, said):
@@ -398,3 +398,39 @@ def test_a_data_set_with_a_validation_split_keeps_it(tmp_path):
     for part in ("train", "val"):
         assert not isinstance(opened(tmp_path, part, "boxes"), RegionDataset)
     assert isinstance(opened(tmp_path / "train.json", "val", "boxes"), RegionDataset)  # a file has none
+
+
+def test_regions_have_the_bands_and_the_holes_of_their_image(tmp_path):
+    path = write_layer(tmp_path, ".gpkg")
+    values = np.random.default_rng(1).integers(1, 60000, (4, ROWS, COLUMNS)).astype(np.uint16)
+    values[:, 20:50, 40:90] = 0  # a hole over several blocks
+    profile = {"count": 4, "height": ROWS, "width": COLUMNS, "dtype": "uint16", "nodata": 0}
+    with rasterio.open(
+        tmp_path / "mosaic.tif", "w", driver="GTiff", crs=CRS, transform=TRANSFORM, **profile
+    ) as file:
+        file.write(values)
+    config = replace(CONFIG, bands="4,2")
+    whole = torch.from_numpy(values[[3, 1]].astype(np.float32))
+    whole[whole == 0] = torch.nan
+    parts = [opened(path, part, "boxes", config) for part in ("train", "val")]
+    for dataset in parts:
+        for index in range(len(dataset)):
+            expected = whole[dataset.place(index)[1].last_dims]
+            torch.testing.assert_close(dataset.image(index), expected, rtol=0, atol=0, equal_nan=True)
+    samples = TrainingSamples(parts[0], find_task("detect").targets, config, seed=0)
+    assert samples.sample(SampleId(0, 0)).image_CHW.shape == (2, 24, 24)
+    masks = [opened(path, part, "outlines", config) for part in ("train", "val")]
+    for dataset in masks:
+        for index in range(len(dataset)):
+            ignored = dataset.mask(index) == 255
+            assert ignored.equal(whole[0][dataset.place(index)[1].slices].isnan())
+
+
+def test_the_natural_block_follows_the_resolution(tmp_path):
+    path = write_layer(tmp_path, ".gpkg")
+    sides = {}
+    for gsd in (0.0, 0.2):  # the image has 0.1
+        dataset = opened(path, "train", "boxes", replace(CONFIG, block=0, gsd=gsd))
+        sides[gsd] = dataset.division.block
+        assert dataset.record(0).spacing == (None if not gsd else pytest.approx((0.1, 0.1)))
+    assert sides == {0.0: 24, 0.2: 48}

@@ -20,8 +20,9 @@ from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import RegionReader
 from ziggurat.metrics.findings import Findings
-from ziggurat.report.sheets import titled
+from ziggurat.report.sheets import titled, with_bands
 from ziggurat.visualize.boxes import contact_sheet
+from ziggurat.visualize.composite import SHOWN_AS_THEY_ARE, Composite
 
 MAX_SIDE = 960  # pixels of a picture's longer side
 MAX_IMAGES = 4  # that are drawn, those with most regions first
@@ -52,26 +53,30 @@ def regions_table(dataset: RegionDataset, findings: Findings) -> str:
     return text.getvalue()
 
 
-def draw_blocks(dataset: RegionDataset, quality: Tensor, quality_name: str) -> Image.Image | None:
+def draw_blocks(
+    dataset: RegionDataset, quality: Tensor, quality_name: str, composite: Composite = SHOWN_AS_THEY_ARE
+) -> Image.Image | None:
     """Draw images with their regions; None where none of them can be decoded.
 
     Args:
         dataset: The regions that were measured.
         quality: Of each, shape ``(regions,)``.
         quality_name: What it is.
+        composite: What is shown of the images.
     """
     measured = [dataset.place(index) for index in range(len(dataset))]
     counts = {image: sum(one == image for one, _ in measured) for image in {one for one, _ in measured}}
     chosen = sorted(counts, key=lambda image: (-counts[image], image))[:MAX_IMAGES]
-    pictures = [_draw_image(dataset, image, measured, quality.tolist()) for image in sorted(chosen)]
+    pictures = [
+        _draw_image(dataset, image, measured, quality.tolist(), composite) for image in sorted(chosen)
+    ]
     drawn = [picture for picture in pictures if picture is not None]
     if not drawn:
         return None
     other = _other(dataset.part)
     legend = f"orange: {_WORDS[dataset.part]}, with the {quality_name} of each region; blue and faded: {_WORDS[other]}"
-    return titled(
-        contact_sheet(drawn, columns=2, gap=12), f"Blocks of {', '.join(_names(dataset, chosen))}", legend
-    )
+    title = f"Blocks of {', '.join(_names(dataset, chosen))}"
+    return titled(contact_sheet(drawn, columns=2, gap=12), title, with_bands(legend, composite))
 
 
 def _names(dataset: RegionDataset, images: Sequence[int]) -> list[str]:
@@ -83,10 +88,14 @@ def _other(part: Which) -> Which:
 
 
 def _draw_image(
-    dataset: RegionDataset, image: int, measured: Sequence[tuple[int, Region]], quality: Sequence[float]
+    dataset: RegionDataset,
+    image: int,
+    measured: Sequence[tuple[int, Region]],
+    quality: Sequence[float],
+    composite: Composite,
 ) -> Image.Image | None:
     extent = dataset.whole.record(image).extent
-    picture = _read_small(dataset, image, extent)
+    picture = _read_small(dataset, image, extent, composite)
     if picture is None:
         return None
     factors = [length / full for length, full in zip(reversed(picture.size), extent, strict=True)]
@@ -125,7 +134,9 @@ def _draw_region(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text
         draw.text((left + 4, top + 2), text, fill=_PAPER, font=font)
 
 
-def _read_small(dataset: RegionDataset, image: int, extent: Extent) -> Image.Image | None:
+def _read_small(
+    dataset: RegionDataset, image: int, extent: Extent, composite: Composite
+) -> Image.Image | None:
     """Return an image as a picture, read in bands of its rows; None if it cannot be decoded."""
     factor = min(1.0, MAX_SIDE / max(extent))
     rows, columns = (max(1, round(factor * length)) for length in extent)
@@ -136,5 +147,8 @@ def _read_small(dataset: RegionDataset, image: int, extent: Extent) -> Image.Ima
         pixels = reader.read(image, band, more=band.end[0] < rows)
         if isinstance(pixels, UserError):
             return None
-        small[band.last_dims] = pixels.round().clamp(0, 255).to(torch.uint8)
+        # red, green and blue of 8 bits are resized in floating point, too
+        small[band.last_dims] = composite(
+            pixels if composite.bands else pixels.round().clamp(0, 255).to(torch.uint8)
+        )
     return Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())

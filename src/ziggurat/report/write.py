@@ -112,7 +112,7 @@ def write_report(
             pictures["worst"] = examples.draw(worst, "Worst predictions")
             pictures |= examples.draw_regions()
             if isinstance(dataset, RegionDataset):
-                blocks = draw_blocks(dataset, findings.quality, findings.quality_name)
+                blocks = draw_blocks(dataset, findings.quality, findings.quality_name, predictor.composite)
                 pictures |= {} if blocks is None else {"blocks": blocks}
             classes = dataset.classes
             pictures |= _plotted(lambda: _draw_findings(findings, classes), console)

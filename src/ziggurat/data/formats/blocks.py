@@ -9,6 +9,7 @@ from ziggurat.data.blocks import MOST_BLOCKS, Which, count_blocks, divide, natur
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import Extent
 from ziggurat.data.regions import MaskRegions, ObjectRegions, RegionDataset
+from ziggurat.data.transforms import resize_factors
 from ziggurat.errors import UserError
 
 FEW = 8  # images, of which training says that blocks would divide them
@@ -35,11 +36,11 @@ def part_of(dataset: Dataset, part: Which, path: str, config: DataConfig) -> Reg
         )
     if config.resize:
         raise UserError(
-            f"data.split=blocks needs images at their own scale, as regions differ in size: got data.resize={config.resize}; "
-            "give data.resize=0"
+            f"data.split=blocks needs images at one scale, which regions of different sizes would not have: got data.resize="
+            f"{config.resize}; give data.resize=0, or data.gsd or data.mpp in its place"
         )
-    extents = [dataset.record(index).extent for index in range(len(dataset))]
-    block = config.block or natural_block(extents, config.crop, config.val_share)
+    extents, crop = _sizes(dataset, config)
+    block = config.block or natural_block(extents, crop, config.val_share)
     count = count_blocks(extents, block)
     if not 2 <= count <= MOST_BLOCKS:
         remedy = "lower data.block" if count < 2 else "raise data.block"
@@ -75,13 +76,20 @@ def dividing_note(dataset: Dataset, path: str, config: DataConfig) -> str | None
     """
     if _kind_of(dataset) is None or len(dataset) > FEW or config.resize:
         return None
-    extents = [dataset.record(index).extent for index in range(len(dataset))]
-    if count_blocks(extents, natural_block(extents, config.crop, config.val_share)) < 2 * len(dataset):
+    extents, crop = _sizes(dataset, config)
+    if count_blocks(extents, natural_block(extents, crop, config.val_share)) < 2 * len(dataset):
         return None
     return (
         f"{path} has no validation split, so nothing is measured: --set data.split=blocks evaluates on blocks of its images "
         f"({config.val_share:.0%} of their pixels) that are not trained on"
     )
+
+
+def _sizes(dataset: Dataset, config: DataConfig) -> tuple[list[Extent], int]:
+    """Return the extent of each image, and the side of a crop in pixels of the image in which it is largest."""
+    records = [dataset.record(index) for index in range(len(dataset))]
+    least = min((min(resize_factors(one.extent, config, one.spacing)) for one in records), default=1.0)
+    return [one.extent for one in records], max(1, round(config.crop / least))
 
 
 def _kind_of(dataset: Any) -> type[RegionDataset] | None:
