@@ -5,7 +5,9 @@ import torch
 
 from support.fake_detector import BrightSquares, FindSquares, Squares
 from support.faked import CONFIG, FAKES
+from ziggurat.data.extents import Region
 from ziggurat.inference.predictor import Predictor
+from ziggurat.report import pictures
 from ziggurat.report.pictures import draw_examples
 from ziggurat.visualize.boxes import draw_caption, draw_comparison
 from ziggurat.visualize.labels import draw_label_comparison
@@ -56,3 +58,28 @@ def test_segmentation_draws_the_predicted_labels():
         image = dataset.image(index)
         labels = model(image[None] / 255)["logits"][0].argmax(dim=0).to(torch.uint8)
         assert same(picture, draw_label_comparison(image, labels, dataset.mask(index), dataset.classes))
+
+
+class Windows(Squares):
+    """Images of which windows can be read."""
+
+    def window(self, index, region):
+        pixels = super().image(index)[region.last_dims]
+        self.decoded.pop()
+        return pixels
+
+
+def test_of_very_large_images_a_window_is_drawn(monkeypatch):
+    monkeypatch.setattr(pictures, "FULL_PIXELS", 5000)
+    monkeypatch.setattr(pictures, "WINDOW_SIDE", 96)
+    squares = Windows([(200, 150), (64, 64)])
+    task = FindSquares(CONFIG)
+    predictor = Predictor.of_model(BrightSquares(), CONFIG, task=task)
+    assert pictures.shown_window(predictor, squares, 1) is None
+    region = pictures.shown_window(predictor, squares, 0)
+    assert region == Region((52, 27), (96, 96))
+    found = predictor.predict(squares)
+    squares.decoded.clear()
+    picture = pictures.draw_example(predictor, squares, 0, found[0])
+    assert squares.decoded == []
+    assert same(picture, task.draw_region(squares.window(0, region), found[0], squares, 0, region))

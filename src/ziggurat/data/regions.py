@@ -26,6 +26,7 @@ from ziggurat.data.dataset import (
     Annotations,
     Dataset,
     ImageRecord,
+    SegmentationDataset,
     Spelling,
     all_annotations,
     left_out_of,
@@ -45,6 +46,16 @@ class ReadsMaskWindows(Protocol):
     def mask_window(self, index: int, region: Region) -> Tensor | None:
         """Return a window of a mask, uint8, shape ``region.size``, or None if it has to be read as a whole."""
         ...
+
+
+def mask_in(dataset: SegmentationDataset, index: int, region: Region) -> Tensor:
+    """Return a window of the mask of an image, uint8, shape ``region.size``, without the rest of it where that is possible.
+
+    Raises:
+        UserError: If the mask cannot be decoded.
+    """
+    found = dataset.mask_window(index, region) if isinstance(dataset, ReadsMaskWindows) else None
+    return dataset.mask(index)[region.slices] if found is None else found
 
 
 class RegionDataset:

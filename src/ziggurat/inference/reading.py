@@ -23,6 +23,7 @@ from ziggurat.data.resampling import READ_PIXELS, grids_of, level_for, resized_r
 from ziggurat.data.views import Piece, View, Wanted, wanted_pixels
 from ziggurat.errors import UserError
 
+_BYTES = 3  # of a pixel of red, green and blue of 8 bits; of pixels of more bytes regions have fewer
 # Pixels of a region, of several tiles: three bytes each, and as many for the next one.
 REGION_PIXELS = 1 << 24
 # The same of images that are resized: four times as many bytes each.
@@ -48,7 +49,7 @@ class Images(Protocol):
 
 
 def read_tiles(
-    images: Images, views: Sequence[View], pieces: Sequence[Piece]
+    images: Images, views: Sequence[View], pieces: Sequence[Piece], pixel_bytes: int = _BYTES
 ) -> Generator[Tensor | UserError, None, None]:
     """Yield the pixels of each tile, from 0 to 255, shape ``(3, H, W)``, or why its image cannot be decoded.
 
@@ -56,11 +57,13 @@ def read_tiles(
         images: As they lie in their files.
         views: How the network sees each of them.
         pieces: Tiles, those of an image one after the other.
+        pixel_bytes: Of a pixel of them, all bands.
     """
     is_resized = any(
         views[index].extent != images.record(index).extent for index in {one.image for one in pieces}
     )
-    wanted = wanted_pixels(pieces, min(REGION_PIXELS, RESIZED_PIXELS) if is_resized else REGION_PIXELS)
+    most = min(REGION_PIXELS, RESIZED_PIXELS) if is_resized else REGION_PIXELS
+    wanted = wanted_pixels(pieces, max(1, most * _BYTES // max(_BYTES, pixel_bytes)))
     with closing(_read_ahead(RegionReader(images, views), wanted)) as read:
         for one in wanted:
             pixels = next(read)

@@ -80,6 +80,11 @@ class Compute:
         """Bands of the images."""
         return len(self.normalization.mean)
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Most bytes of a pixel of the images: of samples of their own type four for each band."""
+        return self.bands * (1 if self.normalization.white != 1 else 4)
+
 
 def compute_as_configured(
     config: RunConfig, executor: Executor[VisionModel], progress: ProgressCallback | None = None
@@ -304,7 +309,7 @@ class _Run(Generic[T]):
         done = 0
         with (
             executor.context(),
-            closing(read_tiles(self.images, self.work.views, own)) as tiles,
+            closing(read_tiles(self.images, self.work.views, own, self.compute.pixel_bytes)) as tiles,
         ):
             for place, (number, batch, part) in enumerate(zip(share, batches, parts, strict=True), start=1):
                 waiting.append(Given(number, batch, self._pixels(batch, part, tiles), part))

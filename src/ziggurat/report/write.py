@@ -16,7 +16,6 @@ from rich.console import Console
 
 from ziggurat.config import RunConfig
 from ziggurat.data.dataset import Dataset
-from ziggurat.data.extents import cut_out
 from ziggurat.data.regions import RegionDataset
 from ziggurat.inference.evaluate import Evaluation
 from ziggurat.inference.predictor import Predictor
@@ -29,7 +28,7 @@ from ziggurat.report.counts import counts_table
 from ziggurat.report.findings import numbers
 from ziggurat.report.history import read_history
 from ziggurat.report.loss_plot import draw_history
-from ziggurat.report.pictures import draw_example, predict_examples
+from ziggurat.report.pictures import draw_example, draw_window, predict_examples, shown_window
 from ziggurat.report.plots import draw_confusion, draw_precision_recall
 from ziggurat.report.regions import BadRegion, worst_regions
 from ziggurat.report.score_plot import draw_counts, draw_scores
@@ -210,10 +209,18 @@ class _Examples:
             prediction = self._predict(index)
             pictures.append(reduce_picture(draw_example(self.predictor, self.dataset, index, prediction)))
         named = [
-            (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}")
-            for row in self.named(indices)
+            (row["image"], f"{self.findings.quality_name} {row['quality']:.2f}{self._where(index)}")
+            for index, row in zip(indices, self.named(indices), strict=True)
         ]
         return make_sheet(pictures, named, title, self._legend)
+
+    def _where(self, index: int) -> str:
+        """Say which window of an image is shown, where it is too large to be shown whole."""
+        window = shown_window(self.predictor, self.dataset, index)
+        if window is None:
+            return ""
+        (top, left), (bottom, right) = window.start, window.end
+        return f", rows {top} to {bottom}, columns {left} to {right}"
 
     @property
     def _legend(self) -> str:
@@ -236,10 +243,7 @@ class _Examples:
         (prediction,) = predict_examples(self.predictor, self.dataset, [index]).values()
         for place, one in enumerate(self.bad):
             if one.image == index and place not in self.windows:
-                pixels = cut_out(self.dataset.image(index), one.region)
-                self.windows[place] = self.predictor.task.draw_region(
-                    self.predictor.composite(pixels), prediction, self.dataset, index, one.region
-                )
+                self.windows[place] = draw_window(self.predictor, self.dataset, index, prediction, one.region)
         return prediction
 
     def named(self, indices: list[int]) -> list[dict[str, Any]]:

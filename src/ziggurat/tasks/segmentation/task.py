@@ -17,6 +17,7 @@ from ziggurat.config import RunConfig
 from ziggurat.data.batch import IGNORED_PIXEL, Microbatch
 from ziggurat.data.dataset import ImageRecord, SegmentationDataset
 from ziggurat.data.extents import Extent, Region
+from ziggurat.data.regions import mask_in
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
@@ -234,7 +235,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
         self, image_CHW: Tensor, prediction: Tensor, dataset: SegmentationDataset, index: int, region: Region
     ) -> Image.Image:
         """Draw a window of the image, its mask, the labels, and where they differ."""
-        truth = dataset.mask(index)[region.slices]
+        truth = mask_in(dataset, index, region)
         return draw_label_comparison(image_CHW, prediction[region.slices], truth, dataset.classes)
 
     def draw_target(self, image_CHW: Tensor, target: Tensor, classes: Sequence[str]) -> Image.Image:
