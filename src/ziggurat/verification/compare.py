@@ -38,7 +38,7 @@ def relative_error(value: Tensor, reference: Tensor, scale: float | None = None)
         return LARGEST
     if value.numel() == 0:
         return 0.0
-    difference = float((value.detach().double() - reference.detach().double()).abs().max())
+    difference = largest(value.detach().double() - reference.detach().double())
     if difference == 0:
         return 0.0
     scale = largest(reference) if scale is None else scale
@@ -48,7 +48,11 @@ def relative_error(value: Tensor, reference: Tensor, scale: float | None = None)
 
 def largest(tensor: Tensor) -> float:
     """Return the largest absolute value; 0 of an empty tensor."""
-    return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+    if not tensor.numel():
+        return 0.0
+    values = tensor.detach() if tensor.is_floating_point() else tensor.detach().double()
+    low, high = map(float, torch.aminmax(values))  # in a third of the time that `abs` takes
+    return max(-low, high)
 
 
 def errors_of(values: Mapping[str, Chunk], references: Mapping[str, Chunk]) -> dict[str, float]:
