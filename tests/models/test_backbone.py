@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import timm
 import torch
+from timm.models import FeatureInfo, register_model
+from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import create_backbone, image_statistics
@@ -80,3 +84,38 @@ def test_drop_path_is_passed_where_there_is_any_and_warned_of_elsewhere() -> Non
 def test_statistics_are_those_of_the_published_weights() -> None:
     assert image_statistics("resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert image_statistics("tf_efficientnet_lite0") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Peeks(nn.Module):
+    """Looks at values, so that it is probed with memory."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, stride=8, padding=1)
+        self.feature_info = FeatureInfo([{"num_chs": channels, "reduction": 8, "module": "conv"}], (0,))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x) * (float(x.mean()) < 2)]
+
+
+def test_a_network_is_probed_once_under_a_name_and_its_weights_do_not_tell() -> None:
+    made = []
+
+    def register(channels: int) -> None:
+        def peeks(pretrained: bool = False, **_: object) -> nn.Module:
+            made.append(channels)
+            return Peeks(channels)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a name is given again
+            register_model(peeks)
+
+    register(8)
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        weights.append(create_backbone("peeks", ["p3"], "batch", 0.0).body.conv.weight)
+    assert torch.equal(*weights)
+    assert len(made) == 4, "twice to look at it, then once for each that is built"
+    register(16)
+    assert create_backbone("peeks", ["p3"], "batch", 0.0).levels["p3"].channels == 16

@@ -11,8 +11,11 @@ import functools
 import importlib.metadata
 import re
 
+from ziggurat.models.backbone import create_backbone
+
 HUGE = 1 << 21  # bytes of a page
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
+LEVELS = (["p3", "p4"], ["p3", "p4", "p5"], ["p3", "p4", "p5", "p6"], ["p3", "p4", "p5", "p6", "p7"], ["p5"])
 _ANONYMOUS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p \S+ 00:00 0\s*(?:\[heap\])?$")
 
 
@@ -30,3 +33,9 @@ def use_huge_pages() -> None:
 def ask_for_entry_points_once() -> None:
     """Keep the answers: each process that joins a group asks all installed packages for theirs, 20 ms long."""
     importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+
+def probe_once() -> None:
+    """Keep what the levels of the tests' backbone are: each child that builds a detector would run it, 50 ms and more."""
+    for levels in LEVELS:
+        create_backbone("test_resnet", levels, "batch", 0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,7 +80,8 @@ def create_backbone(
     """
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}': {nearest(name, timm.list_models())}")
-    found, unused, size_multiple = _probe(name, {stride_of(level) for level in levels})
+    strides = frozenset(stride_of(level) for level in levels)
+    found, unused, size_multiple = _probe(name, strides, timm.model_entrypoint(name))
     features = {level: found[stride_of(level)] for level in levels if stride_of(level) in found}
     missing = [level for level in levels if level not in features and stride_of(level) < max(found)]
     if missing or not features:
@@ -144,8 +147,16 @@ def _create(name: str, drop_path: float, **named: Any) -> nn.Module:
     raise AssertionError("unreachable: each round leaves one of two arguments out")
 
 
-def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str], int]:
-    """Run the network on a shape that is not its own.
+@functools.lru_cache(maxsize=64)
+def _probe(
+    name: str, strides: frozenset[int], entry: Callable[..., nn.Module]
+) -> tuple[Mapping[int, _Feature], Set[str], int]:
+    """Run the network on a shape that is not its own; once in a process, and not again in those that it forks.
+
+    Args:
+        name: Of the network.
+        strides: Of the wanted levels.
+        entry: What timm makes it by: another one may be registered under its name.
 
     Returns:
         The network's outputs by stride; the names of the parameters that the outputs of the wanted strides do not
@@ -157,7 +168,8 @@ def _probe(name: str, strides: set[int]) -> tuple[dict[int, _Feature], set[str],
     faults = []
     for device in ("meta", "cpu"):  # shapes alone cost nothing; a few networks cannot run without values
         try:
-            with torch.device(device), HollowResults():
+            # with values it draws numbers, of which the network that is built next must know nothing
+            with torch.random.fork_rng([]), torch.device(device), HollowResults():
                 body = _create(name, 0.0).eval()
                 maps = body(torch.zeros(1, 3, PROBE_ROWS, PROBE_COLUMNS))
             features = _read_features(name, body, maps)
