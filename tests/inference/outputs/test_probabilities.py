@@ -32,6 +32,7 @@ from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.classification.task import ClassificationTask
+from ziggurat.tasks.segmentation import probabilities as sheets_of_tiles
 from ziggurat.tasks.segmentation.task import SegmentationTask
 
 CLASSES = ("background", "oak / young", "pine")
@@ -168,8 +169,11 @@ def test_the_same_files_on_any_number_of_workers_and_after_kills(images, tmp_pat
         assert files_of(out) == expected
 
 
-def test_a_resized_image_has_its_own_pixels(images, tmp_path):
-    config = RunConfig(task="segment", dtype="fp32", data=DataConfig(crop=64, resize=100, tile_overlap=0.25))
+@pytest.mark.parametrize("resize", [9, 100, 400])
+def test_a_resized_image_has_its_own_pixels(images, tmp_path, resize, monkeypatch):
+    monkeypatch.setattr(sheets_of_tiles, "BAND", 7)
+    data = DataConfig(crop=64, resize=resize, tile_overlap=0.25)
+    config = RunConfig(task="segment", dtype="fp32", data=data)
     predict(Workers(), [images], tmp_path / "out", config=config)
     for name, extent in (("ortho", EXTENT), ("small", (70, 50))):
         labels = np.asarray(Image.open(tmp_path / "out" / "masks" / f"{name}.png"))
@@ -179,6 +183,7 @@ def test_a_resized_image_has_its_own_pixels(images, tmp_path):
         chosen = np.take_along_axis(found, labels[None].astype(int), axis=0)[0]
         assert (chosen == found.max(axis=0))[seen].all()
         assert seen.sum() >= np.prod(extent) - 15 * 20
+        assert abs(found.sum(axis=0, dtype=int)[seen] - 254).max() <= 2
 
 
 def sheets(workers, paths, out, plan):

@@ -5,7 +5,7 @@ Shapes: ``B`` images, ``K`` classes, ``H`` rows and ``W`` columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ziggurat.tasks.probabilities import ProbabilitySink, to_bytes
 from ziggurat.tasks.segmentation.decoding import whole_labels
 from ziggurat.tasks.segmentation.writing import middles
 
-BAND = 256  # rows of a resized image that are made at once
+BAND = 256  # rows of a tile of a resized image that are made at once
 
 
 def whole_sheets(logits_BKHW: Tensor) -> Tensor:
@@ -48,24 +48,35 @@ def passing_probabilities(
 
     Args:
         tiles: All tiles of an image with their sheets, in order.
-        view: Of the image. One that is resized is joined first; each pixel takes its nearest probabilities, as it does its label.
+        view: Of the image. Where it is resized, each pixel takes its nearest probabilities, as it does its label.
         extent: Of the image in its own pixels.
         sink: Takes the probabilities.
     """
-    cores, joined = cores_of(view.tiles), None
+    cores, is_resized = cores_of(view.tiles), view.extent != extent
+    sources = [middles(old, new) for old, new in zip(view.extent, extent, strict=True)]
     for tile, sheets in tiles:
         core = cores[tile]
         own = sheets[1:][core.seen_from(tile.start).last_dims]
-        if view.extent == extent:
-            sink.add(core, own)
-        else:
-            if joined is None:
-                joined = own.new_empty((len(own), *view.extent))
-            joined[core.last_dims] = own
+        for region, probabilities in _in_own_pixels(core, own, sources) if is_resized else [(core, own)]:
+            sink.add(region, probabilities)
         yield tile, sheets[0]
-    if joined is None:
-        return
-    rows, columns = (middles(old, new) for old, new in zip(view.extent, extent, strict=True))
-    for top in range(0, extent[0], BAND):
-        band = rows[top : top + BAND]
-        sink.add(Region((top, 0), (len(band), extent[1])), joined[:, band][:, :, columns])
+
+
+def _in_own_pixels(
+    core: Region, values_KHW: Tensor, sources: Sequence[Tensor]
+) -> Iterator[tuple[Region, Tensor]]:
+    """Yield the pixels of an image that come from a region of the resized image, some rows at a time.
+
+    Args:
+        core: The region.
+        values_KHW: Of its pixels.
+        sources: Of each row, and of each column of the image where it comes from, rising.
+    """
+    (top, bottom), (left, right) = (
+        torch.searchsorted(places, torch.tensor(ends)).tolist()
+        for places, *ends in zip(sources, core.start, core.end, strict=True)
+    )
+    columns = sources[1][left:right] - core.left
+    for first in range(top, bottom, BAND):
+        rows = sources[0][first : min(first + BAND, bottom)] - core.top
+        yield Region((first, left), (len(rows), right - left)), values_KHW[:, rows][:, :, columns]
