@@ -9,6 +9,7 @@ import pytest
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
+from ziggurat.data.extents import Region
 from ziggurat.data.outlines import Outline, outline_fault, paint, run_lengths
 
 H, W = 37, 53
@@ -68,6 +69,20 @@ def test_smaller_objects_lie_on_larger_ones_and_crowds_beneath(seed: int) -> Non
                 is_crowd, _, i = min(here)
                 expected[y, x] = 255 if is_crowd else labels[-i]
     assert np.array_equal(paint(shapes, labels, crowd, H, W).numpy(), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_window_is_that_of_the_whole_mask(seed: int) -> None:
+    shapes = random_shapes(seed) + random_shapes(seed + 10)
+    shapes += [[[-1, -1, W + 1, -1, W + 1, 5.5]], [[W - 3, H - 3, W + 1, H - 2, W - 2, H + 1]]]
+    labels, crowd = np.arange(1, len(shapes) + 1, dtype=np.uint8), np.arange(len(shapes)) % 5 == 3
+    whole = paint(shapes, labels, crowd, H, W)
+    generator = np.random.default_rng(seed)
+    for _ in range(20):
+        top, left = (int(generator.integers(0, side)) for side in (H, W))
+        size = int(generator.integers(1, H - top + 1)), int(generator.integers(1, W - left + 1))
+        region = Region((top, left), size)
+        assert paint(shapes, labels, crowd, H, W, region).equal(whole[region.slices])
 
 
 def test_no_outline() -> None:
