@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional
@@ -43,17 +43,22 @@ def regions(draw: st.DrawFn) -> tuple[Extent, Region]:
     return resized, Region(tuple(starts), tuple(sizes))
 
 
-@given(EXTENTS, EXTENTS, st.booleans())
+# PyTorch 2.14's antialias takes an image of one column for one of many bands, and gives other pixels, or an error
+@settings(deadline=None)
+@given(
+    st.tuples(SIDES, SIDES.map(lambda side: side + 1)),
+    st.tuples(SIDES, SIDES.map(lambda side: side + 1)),
+    st.booleans(),
+)
 def test_the_whole_is_what_torchvision_makes_of_it(extent, resized, antialias):
     image = picture(extent)
     expected = functional.resize(image.float(), list(resized), antialias=antialias)
     torch.testing.assert_close(whole(image, resized, antialias), expected, rtol=0, atol=0.02)
-    if extent[1] == 1 or resized[1] == 1:
-        return  # torchvision's of whole numbers fails for some such ("please report a bug to PyTorch")
     levels = functional.resize(image, list(resized), antialias=antialias)
     assert (whole(image, resized, antialias).round() - levels.float()).abs().max() <= 1
 
 
+@settings(deadline=None)
 @given(EXTENTS, regions(), st.booleans(), st.integers(1, 200), st.sampled_from([1, 3, 5]))
 def test_any_region_has_the_bits_of_the_whole(extent, asked, antialias, most, bands):
     resized, region = asked
@@ -64,6 +69,7 @@ def test_any_region_has_the_bits_of_the_whole(extent, asked, antialias, most, ba
     assert torch.equal(found, expected)
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.booleans())
 def test_weights_are_a_mean_of_pixels_within(size, resized, antialias):
     found = taps(Grid(size, size / resized), 0, resized, antialias)

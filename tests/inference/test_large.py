@@ -48,8 +48,8 @@ class Planted:
         return pixels
 
 
-def predict(workers, images, out, crop, **options):
-    data = DataConfig(crop=crop, tile_overlap=0.1, max_pixels=1 << 40)
+def predict(workers, images, out, crop, resize=0, **options):
+    data = DataConfig(crop=crop, tile_overlap=0.1, max_pixels=1 << 40, resize=resize, resize_limit=1 << 20)
     config = RunConfig(task="detect", dtype="fp32", data=data, decode=DecodeConfig(max_detections=100))
     mesh = make_mesh(workers)
     predictor = Predictor.of_model(PassOn("detect"), config, mesh, CLASSES, FindPoints(config))
@@ -68,25 +68,28 @@ def test_ten_thousand_objects_in_one_image_are_all_found(tmp_path):
     assert (tmp_path / "0.png").stat().st_size > 0
 
 
-def peak_of(workers, side, count, folder, crop):
+def peak_of(workers, side, count, folder, crop, smaller=0):
     """Return how much the most memory of a process has grown while it predicted, in MiB."""
     reading.REGION_PIXELS, pictures.BAND_PIXELS, pictures.FULL_PIXELS = 1 << 20, 1 << 18, 1 << 20
     pictures.OVERVIEW_SIDE = 512
-    predict(workers, Planted(256, plant(256, 4)), folder / "warm", crop)
+    resize = side // smaller if smaller else 0
+    predict(workers, Planted(256, plant(256, 4)), folder / "warm", crop, resize and 512)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     images = Planted(side, plant(side, 16), count)
-    result = predict(workers, images, folder / "out", crop, pictures="auto" if count == 1 else "none")
+    result = predict(workers, images, folder / "out", crop, resize, pictures="auto" if count == 1 else "none")
     assert result["truncated"] == 0
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 @pytest.mark.parametrize(
-    ("small", "large"), [((3072, 1), (6144, 1)), ((128, 5), (128, 600))], ids=["size", "number"]
+    ("small", "large", "smaller"),
+    [((3072, 1), (6144, 1), 0), ((4096, 1), (8192, 1), 4), ((128, 5), (128, 600), 0)],
+    ids=["size", "resized", "number"],
 )
-def test_memory_does_not_grow(small, large, tmp_path):
-    """Four times the pixels of an image (28 and 113 MB of them), a hundred times the images."""
+def test_memory_does_not_grow(small, large, smaller, tmp_path):
+    """Four times the pixels of an image (28 and 113 MB of them; 50 and 201 MB where it is resized), a hundred times the images."""
     (less,), (more,) = (
-        run_ranks(peak_of, 1, (side, count, tmp_path / f"{side}-{count}", 256))
+        run_ranks(peak_of, 1, (side, count, tmp_path / f"{side}-{count}", 256, smaller))
         for side, count in (small, large)
     )
     assert more < less + 25, f"{less:.0f} and {more:.0f} MiB"

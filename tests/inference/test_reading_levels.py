@@ -116,7 +116,7 @@ def test_tiles_are_read_in_few_pixels(folder, monkeypatch):
     monkeypatch.setattr(image_files, "read_window", counted)
     images = images_at(folder / "pyramid.tif")
     view = make_view(images.record(0), DataConfig(crop=64, tile_overlap=0.4, resize=175, resize_limit=4000))
-    monkeypatch.setattr(reading, "REGION_PIXELS", 64 * 256)
+    monkeypatch.setattr(reading, "REGION_PIXELS", 4 * 64 * 256)
     pieces = [Piece(0, tile) for tile in view.tiles]
     tiles = list(read_tiles(images, [view], pieces))
     whole = RegionReader(images, [view]).read(0, Region.whole(view.extent))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.images import levels_of, window_of
-from ziggurat.data.resampling import READ_PIXELS, Grid, level_for, resized_region
+from ziggurat.data.resampling import PART_PIXELS, READ_PIXELS, Grid, level_for, resized_region
 from ziggurat.data.transforms import Window
 
 _HALF = 1.98  # pixels of an image for one of a crop, from which on another level may fit
@@ -57,5 +57,5 @@ def reduced_window(
     scales = [size / whole for size, whole in zip(levels[level], extent, strict=True)]
     places = zip(levels[level], factors, source.start, scales, strict=True)
     grids = [Grid(size, factor * scale, start * scale) for size, factor, start, scale in places]
-    pixels = resized_region(read_level, grids, Region.whole(target.size), most=READ_PIXELS)
+    pixels = resized_region(read_level, grids, Region.whole(target.size), most=min(PART_PIXELS, READ_PIXELS))
     return pixels if dtype.is_floating_point else pixels.round_().to(dtype)

@@ -25,7 +25,10 @@ from torch import Tensor
 
 from ziggurat.data.extents import Extent, Region
 
-READ_PIXELS = 1 << 22  # of the source, that are read at once
+READ_PIXELS = 1 << 22  # of a source that is rather read at once than part by part
+PART_PIXELS = (
+    1 << 20
+)  # of the source, that are read and taken together at once: a few times as many bytes are needed on the way
 _BAND = 256  # rows of the source that are rather read in full width than cut: strips and rows of tiles are decoded once
 _EQUAL = 0.01  # a level that is coarser by less is not coarser: scanners' levels are 4.0002 times smaller
 
@@ -144,7 +147,7 @@ def resized_region(
     grids: Sequence[Grid],
     region: Region,
     antialias: bool = True,
-    most: int = READ_PIXELS,
+    most: int = PART_PIXELS,
 ) -> Tensor:
     """Return a region of a resized image from those pixels that make it up, some of which are read at a time.
 

@@ -24,10 +24,9 @@ from ziggurat.data.views import Piece, View, Wanted, wanted_pixels
 from ziggurat.errors import UserError
 
 _BYTES = 3  # of a pixel of red, green and blue of 8 bits; of pixels of more bytes regions have fewer
+_RESIZED_BYTES = 12  # of such a pixel, once it is resized
 # Pixels of a region, of several tiles: three bytes each, and as many for the next one.
 REGION_PIXELS = 1 << 24
-# The same of images that are resized: four times as many bytes each.
-RESIZED_PIXELS = 1 << 22
 # Pixels of regions that are read ahead (one region at least).
 AHEAD_PIXELS = 1 << 22
 
@@ -62,9 +61,9 @@ def read_tiles(
     is_resized = any(
         views[index].extent != images.record(index).extent for index in {one.image for one in pieces}
     )
-    most = min(REGION_PIXELS, RESIZED_PIXELS) if is_resized else REGION_PIXELS
-    wanted = wanted_pixels(pieces, max(1, most * _BYTES // max(_BYTES, pixel_bytes)))
-    with closing(_read_ahead(RegionReader(images, views), wanted)) as read:
+    cost = max(_BYTES, pixel_bytes, _RESIZED_BYTES if is_resized else 0)
+    wanted = wanted_pixels(pieces, max(1, REGION_PIXELS * _BYTES // cost))
+    with closing(_read_ahead(RegionReader(images, views), wanted, AHEAD_PIXELS * _BYTES // cost)) as read:
         for one in wanted:
             pixels = next(read)
             for tile in one.tiles:
@@ -74,15 +73,17 @@ def read_tiles(
                     yield pixels[tile.seen_from(one.region.start).last_dims]
 
 
-def _read_ahead(reader: RegionReader, wanted: Sequence[Wanted]) -> Generator[Tensor | UserError, None, None]:
-    """Yield each region, reading the next ones in a thread meanwhile."""
+def _read_ahead(
+    reader: RegionReader, wanted: Sequence[Wanted], most: int
+) -> Generator[Tensor | UserError, None, None]:
+    """Yield each region, reading the next ones in a thread meanwhile: regions of `most` pixels, or one."""
     waiting: deque[tuple[int, Future[Tensor | UserError]]] = deque()
     last = len(wanted) - 1
     upcoming = iter(enumerate(wanted))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as thread:
 
         def look_ahead() -> None:
-            while not waiting or sum(pixels for pixels, _ in waiting) < AHEAD_PIXELS:
+            while not waiting or sum(pixels for pixels, _ in waiting) < most:
                 number, one = next(upcoming, (-1, None))
                 if one is None:
                     return
