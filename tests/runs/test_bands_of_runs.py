@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
 import ziggurat
 from support.banded import (
@@ -181,6 +184,16 @@ def test_pixels_without_data_are_no_part_of_loss_and_metric(tmp_path):
     assert min(mean) > 19000  # zeros take no part
     assert sum(row["pixels"] for row in facts["classes"].values()) == 32 * 64
     assert np.isfinite(result["loss"])
+    found = predict(
+        tmp_path / "run", [data / "images" / "val" / "100.tif"], tmp_path / "found", formats=("mask",)
+    )
+    (row,) = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    labels = np.asarray(Image.open(row["mask"]))
+    assert (labels[:32] == 255).all()
+    assert (labels[32:] < 2).all()
+    assert sum(row["pixels"].values()) == 32 * 64
+    (folder,) = map(Path, found["files"])
+    assert np.array_equal(tifffile.imread(folder / "100.tif"), labels)
 
 
 def test_a_set_of_many_bands_is_checked_as_it_is_trained_on(tmp_path):

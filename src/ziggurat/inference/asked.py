@@ -13,7 +13,7 @@ from ziggurat.config import DataConfig
 from ziggurat.data.dataset import Dataset, ImageRecord, Spelling, spelling_of
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.readers.image_files import expand_paths, inspect_images, picture_names, scaled
-from ziggurat.data.readers.images import levels_of, window_of
+from ziggurat.data.readers.images import blanks_of, levels_of, window_of
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.spacing import Scaling
 from ziggurat.errors import UserError
@@ -61,6 +61,10 @@ class Chosen:
     def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
         """Return a window of a level of an image without the rest of it; None where that is not possible."""
         return window_of(self.images, self.indices[index], region, level)
+
+    def blank(self, index: int, region: Region) -> Tensor | None:
+        """Return where in a region of an image no band that is read holds anything; None if that is nowhere."""
+        return blanks_of(self.images, self.indices[index], region)
 
 
 @dataclass(frozen=True)

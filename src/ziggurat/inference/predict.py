@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from PIL import Image
 
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import volume
+from ziggurat.data.readers.images import blanks_of
 from ziggurat.data.views import share_of
 from ziggurat.errors import UserError, nearest
 from ziggurat.inference.asked import Asked, Chosen, ask_for_dataset, ask_for_files, with_remedy, without
@@ -270,7 +272,15 @@ class _Running:
         extent = picture_extent(record.extent, self.options.pictures)
         with files_of(self.out):
             with self.outputs.pixels(asked.images, index, picture.stem) as sink:
-                place = Place(record, self.out, picture.stem, predictor.classes, asked.category_ids, sink)
+                place = Place(
+                    record,
+                    self.out,
+                    picture.stem,
+                    predictor.classes,
+                    asked.category_ids,
+                    sink,
+                    partial(blanks_of, asked.images, index),
+                )
                 written = task.write(found.of_image(index), work.views[index], record, place, extent)
             self.outputs.image(asked.images, index, picture.stem, written.rows)
         line, num, shown = encode_rows(written.rows, written.cut), len(written.rows), written.shown

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
@@ -37,6 +37,10 @@ Prediction = TypeVar("Prediction")
 LiesOn = Literal["boxes", "masks", "images"]
 
 
+def _nowhere(region: Region) -> Tensor | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Place:
     """Where what is predicted for an image is written.
@@ -48,6 +52,7 @@ class Place:
         classes: The name of each label.
         category_ids: The COCO category id of each label.
         probabilities: Takes the probabilities of the image's pixels; None where nothing wants them.
+        blank: Says where in a region the image holds nothing, bool, shape ``region.size``; None where that is nowhere.
     """
 
     record: ImageRecord
@@ -56,6 +61,7 @@ class Place:
     classes: Sequence[str]
     category_ids: Sequence[int]
     probabilities: ProbabilitySink | None = None
+    blank: Callable[[Region], Tensor | None] = _nowhere
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.files import LEFT_BEHIND, walk_files
-from ziggurat.data.readers.images import inspect_image, read_image, read_levels, read_window
+from ziggurat.data.readers.images import blank_pixels, inspect_image, read_image, read_levels, read_window
 from ziggurat.data.readers.layout import AS_THEY_ARE, Reading
 from ziggurat.data.readers.pages import is_image_there, stem_of
 from ziggurat.data.readers.registry import image_suffixes, is_image_folder
@@ -69,6 +69,10 @@ class ImageFiles:
     def window(self, index: int, region: Region, level: int = 0) -> Tensor | None:
         """Read a window of a level of an image without the rest of its file; None where that is not possible."""
         return read_window(self.paths[index], self.max_pixels, self.sizes[index], region, self.reading, level)
+
+    def blank(self, index: int, region: Region) -> Tensor | None:
+        """Return where in a region of an image no band that is read holds anything; None if that is nowhere by its header."""
+        return blank_pixels(self.paths[index], self.max_pixels, self.reading, region)
 
 
 def scaled(

@@ -72,6 +72,24 @@ def window_of(images: Any, index: int, region: Region, level: int = 0) -> Tensor
     return images.window(index, region) if isinstance(images, ReadsWindows) else None
 
 
+@runtime_checkable
+class KnowsBlanks(Protocol):
+    """Images some pixels of which may hold nothing."""
+
+    def blank(self, index: int, region: Region) -> Tensor | None:
+        """Return where in a region no band that is read holds anything, bool, shape ``region.size``; None if that is nowhere."""
+        ...
+
+
+def blanks_of(images: Any, index: int, region: Region) -> Tensor | None:
+    """Return where in a region of an image no band that is read holds anything; None if that is nowhere, or nobody knows.
+
+    Raises:
+        UserError: If it cannot be decoded.
+    """
+    return images.blank(index, region) if isinstance(images, KnowsBlanks) else None
+
+
 @dataclass(frozen=True)
 class Header:
     """What an image's header says of pixels that will be read.

@@ -30,7 +30,7 @@ from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, foc
 from ziggurat.tasks.segmentation.probabilities import labels_of, passing_probabilities, whole_sheets
 from ziggurat.tasks.segmentation.settings import DEMO
 from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
-from ziggurat.tasks.segmentation.writing import LabelOverview, mask_table, middles, write_mask
+from ziggurat.tasks.segmentation.writing import LabelOverview, mask_table, middles, without_blanks, write_mask
 from ziggurat.visualize.labels import draw_label_comparison, draw_labels
 
 
@@ -213,6 +213,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
         bands = label_bands(tiles, view.tiles)
         if view.extent != record.extent:
             bands = own_bands(bands, view.extent, record.extent)
+        bands = without_blanks(bands, place, record.extent)
         overview = None if picture is None else LabelOverview(record.extent, picture)
         row = write_mask(bands, record.extent, place, overview)
         return Written([row], CutOff(), None if overview is None else overview.labels_HW)

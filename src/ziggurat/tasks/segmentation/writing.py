@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ziggurat.data.extents import Extent
+from ziggurat.data.batch import IGNORED_PIXEL
+from ziggurat.data.extents import Extent, Region
 from ziggurat.system.writing import whole_file
 from ziggurat.tasks.base import Place, ResultTable
 from ziggurat.visualize.labels import label_palette
@@ -39,8 +40,24 @@ def write_mask(
             counts = found + torch.cat([counts, counts.new_zeros(len(found) - len(counts))])
             if overview is not None:
                 overview.add(band)
-    pixels = {name: count for name, count in zip(place.classes, counts.tolist(), strict=True) if count}
+    of_classes = zip(place.classes, counts[: len(place.classes)].tolist(), strict=True)
+    pixels = {name: count for name, count in of_classes if count}
     return place.facts | {"mask": str(file), "pixels": pixels}
+
+
+def without_blanks(bands: Iterable[Tensor], place: Place, extent: Extent) -> Iterator[Tensor]:
+    """Yield the labels of an image's pixels, `IGNORED_PIXEL` where it holds nothing.
+
+    Args:
+        bands: Of the image's full width, from above; may be written to.
+        place: Of the image.
+        extent: Of the image.
+    """
+    top = 0
+    for band in bands:
+        blank_HW = place.blank(Region((top, 0), (len(band), extent[1])))
+        top += len(band)
+        yield band if blank_HW is None else band.masked_fill(blank_HW.to(band.device), IGNORED_PIXEL)
 
 
 class LabelOverview:
