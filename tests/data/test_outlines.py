@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
+from support.datasets import open_masks, write_image
 from ziggurat.data.extents import Region
 from ziggurat.data.outlines import Outline, outline_fault, paint, run_lengths
 
@@ -83,6 +87,32 @@ def test_a_window_is_that_of_the_whole_mask(seed: int) -> None:
         size = int(generator.integers(1, H - top + 1)), int(generator.integers(1, W - left + 1))
         region = Region((top, left), size)
         assert paint(shapes, labels, crowd, H, W, region).equal(whole[region.slices])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_of_a_data_set_leave_no_outline_out(tmp_path, seed: int) -> None:
+    write_image(tmp_path / "a.png", W, H)
+    shapes = random_shapes(seed) + random_shapes(seed + 10) + [[[-1, -1, 9, -1, 9, 0.4]]]
+    annotations = [
+        {
+            "id": n,
+            "image_id": 3,
+            "category_id": 1,
+            "bbox": [0, 0, W, H],
+            "iscrowd": int(n % 5 == 3),
+            "segmentation": shape,
+        }
+        for n, shape in enumerate(shapes)
+    ]
+    images = [{"id": 3, "file_name": "a.png", "width": W, "height": H}]
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": annotations}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    dataset: Any = open_masks(tmp_path / "train.json")
+    whole = dataset.mask(0)
+    assert {0, 1} <= set(whole.unique().tolist())
+    for top, left in itertools.product(range(0, H, 5), range(0, W, 7)):
+        region = Region((top, left), (min(5, H - top), min(7, W - left)))
+        assert dataset.mask_window(0, region).equal(whole[region.slices])
 
 
 def test_no_outline() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.dataset import FileImages, FileList, PackedStrings
-from ziggurat.data.extents import Region
+from ziggurat.data.extents import Extent, Region
 
 # A list of polygons [x1, y1, x2, y2, ...] in pixels, or {"size": [H, W], "counts": run lengths, or a string of them}.
 Outline = list[Any] | dict[str, Any]
@@ -61,6 +61,9 @@ class OutlineDataset(FileImages):
     ) -> None:
         super().__init__(classes, category_ids, files)
         self._outlines = outlines
+        self._bounds: tuple[int, np.ndarray] | None = (
+            None  # of the image that was asked for last, if in parts
+        )
 
     def mask(self, index: int) -> Tensor:
         """Draw the mask of image `index`: labels, uint8, shape ``(H, W)``; `IGNORED_PIXEL` where the image holds nothing."""
@@ -68,12 +71,25 @@ class OutlineDataset(FileImages):
 
     def mask_window(self, index: int, region: Region) -> Tensor:
         """Draw a window of the mask of image `index`, in the memory of the window."""
-        place = self._place[index]
-        rows = range(self._outlines.ends[place], self._outlines.ends[place + 1])
-        shapes = [json.loads(self._outlines.shapes[row]) for row in rows]
-        chosen = slice(rows.start, rows.stop)
-        labels, crowd = self._outlines.labels[chosen], self._outlines.crowd[chosen]
-        return self._ignoring(paint(shapes, labels, crowd, *self._size(index), region), index, region)
+        place, extent = int(self._place[index]), self._size(index)
+        rows = np.arange(self._outlines.ends[place], self._outlines.ends[place + 1])
+        if region.size != extent:  # of the outlines of a large image few are looked at
+            rows = rows[_meet(self._bounds_of(place, rows, extent), region)]
+        shapes = [self._shape(row) for row in rows.tolist()]
+        mask_HW = paint(shapes, self._outlines.labels[rows], self._outlines.crowd[rows], *extent, region)
+        return self._ignoring(mask_HW, index, region)
+
+    def _shape(self, row: int) -> Outline:
+        shape: Outline = json.loads(self._outlines.shapes[row])
+        return shape
+
+    def _bounds_of(self, place: int, rows: np.ndarray, extent: Extent) -> np.ndarray:
+        """Return the first and last corners of an image's outlines, x and y of each, shape ``(M, 4)``."""
+        known = self._bounds
+        if known is None or known[0] != place:
+            found = [_bounds(self._shape(row), *extent) for row in rows.tolist()]
+            known = self._bounds = place, np.array(found, dtype=np.float64).reshape(-1, 4)
+        return known[1]
 
 
 def paint(
@@ -96,11 +112,9 @@ def paint(
     """
     region = Region.whole((height, width)) if region is None else region
     mask = np.zeros(region.size, dtype=np.uint8)
-    near = [number for number, shape in enumerate(shapes) if _may_meet(shape, region)]
-    runs = {number: _run_lengths(shapes[number], height, width) for number in near}
-    areas = np.array([runs[number][1::2].sum() for number in near], dtype=np.int64)
-    for place in np.lexsort((-areas, ~crowd[near])).tolist():
-        number = near[place]
+    runs = [_run_lengths(shape, height, width) for shape in shapes]
+    areas = np.array([lengths[1::2].sum() for lengths in runs], dtype=np.int64)
+    for number in np.lexsort((-areas, ~crowd)).tolist():
         found = _inside(runs[number], height, region)
         if found is not None:
             box, inside = found
@@ -108,13 +122,23 @@ def paint(
     return torch.from_numpy(mask)
 
 
-def _may_meet(shape: Outline, region: Region) -> bool:
-    """Whether an outline may have pixels in a region, by its corners."""
+def _bounds(shape: Outline, height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the first and the last x and y of an outline."""
     if isinstance(shape, dict):
-        return True
-    x, y = ([number for polygon in shape for number in polygon[dim::2]] for dim in (0, 1))
+        x, y, columns, rows = coco_mask.toBbox(run_lengths(shape, height, width)).tolist()
+        return x, y, x + columns, y + rows
+    xs, ys = ([number for polygon in shape for number in polygon[dim::2]] for dim in (0, 1))
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _meet(bounds_M4: np.ndarray, region: Region) -> np.ndarray:
+    """Return which outlines may have pixels in a region, by their bounds, bool, shape ``(M,)``; rounding is a pixel at most."""
     (top, left), (bottom, right) = region.start, region.end
-    return bool(min(x) <= right and max(x) >= left - 1 and min(y) <= bottom and max(y) >= top - 1)
+    first_x, first_y, last_x, last_y = bounds_M4.T
+    meet: np.ndarray = (
+        (first_x <= right + 1) & (last_x >= left - 1) & (first_y <= bottom + 1) & (last_y >= top - 1)
+    )
+    return meet
 
 
 def _run_lengths(shape: Outline, height: int, width: int) -> np.ndarray:
