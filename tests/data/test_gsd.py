@@ -180,7 +180,7 @@ def test_lying_photos_keep_their_rows_and_columns(tmp_path, monkeypatch):
 
 
 def test_digits_have_no_resolution():
-    with pytest.raises(UserError, match="digits does not say it"):
+    with pytest.raises(UserError, match="those of digits do not"):
         opened(Path("digits"))
 
 

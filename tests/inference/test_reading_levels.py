@@ -19,7 +19,7 @@ from ziggurat.data.readers import image_files
 from ziggurat.data.readers.image_files import inspect_images
 from ziggurat.data.views import Piece, make_view
 from ziggurat.inference import reading
-from ziggurat.inference.asked import Chosen
+from ziggurat.inference.asked import Chosen, ask_for_files
 from ziggurat.inference.reading import RegionReader, read_tiles
 
 EXTENT = (700, 1024)
@@ -102,6 +102,21 @@ def test_regions_are_those_of_the_resized_level(folder, name, resize, level, mon
     chosen = Chosen(images, (0,))
     assert chosen.levels(0) == images.levels(0)
     assert torch.equal(RegionReader(chosen, [view]).read(0, Region((5, 5), (9, 9))), whole[:, 5:14, 5:14])
+
+
+def test_a_slide_is_read_at_the_microns_that_are_wanted(folder):
+    """A level whose pixels span 2 microns is taken as it is, one of 3 microns is made from it."""
+    images = ask_for_files([folder / "slide.svs"], (1,), DataConfig(mpp=2.0)).images
+    record = images.record(0)
+    assert record.spacing == (0.5, 0.5)
+    view = make_view(record, DataConfig(mpp=2.0))
+    level = images.window(0, Region.whole(images.levels(0)[1]), 1)
+    assert view.extent == tuple(level.shape[1:]) == (175, 256)
+    assert torch.equal(RegionReader(images, [view]).read(0, Region.whole(view.extent)), level.float())
+    coarser = make_view(record, DataConfig(mpp=3.0))
+    found = RegionReader(images, [coarser]).read(0, Region.whole(coarser.extent))
+    expected = functional.resize(level.float(), list(coarser.extent), antialias=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
 
 
 def test_tiles_are_read_in_few_pixels(folder, monkeypatch):

@@ -131,6 +131,10 @@ def _checked(dataset: Dataset | None, path: str, config: DataConfig) -> Dataset 
     scaling = Scaling.of(config)
     if scaling is None or scaling.keeps_unscaled or dataset is None:
         return dataset
+    if path == "digits":
+        raise UserError(
+            f"{scaling} needs images that say their resolution: those of digits do not; leave it out"
+        )
     records = (dataset.record(index) for index in range(len(dataset)))
     unscaled = [record.name for record in records if record.spacing is None]
     if unscaled:

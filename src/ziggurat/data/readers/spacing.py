@@ -96,7 +96,7 @@ class Scaling:
         raise UnscaledError(
             f"it says microns ({microns[1]:g} x {microns[0]:g} a pixel), and not metres on the ground: data.mpp is for such images"
             if microns is not None
-            else "it has no georeference"
+            else "no georeference"
         )
 
     def unscaled(self, why: str) -> str:
@@ -110,16 +110,14 @@ class Scaling:
             by_reason.setdefault(reason, []).append(name)
         groups = "; ".join(f"{_listed(names)}: {reason}" for reason, names in by_reason.items())
         those = f"{len(why)} images have" if len(why) > 1 else "an image has"
-        return f"{those} no resolution for {self}: {groups}; --set data.unscaled=keep takes such images as they are"
+        return f"{those} no resolution for {self}: {groups}; --set data.unscaled=keep takes such images as they are, --set data.on_error=skip leaves them out"
 
     def kept(self, names: Sequence[str] = ()) -> str:
         """Return what is said of images that are taken as they are; of some, or of each of which it is noted."""
-        those = f"{len(names)} images do" if len(names) > 1 else "an image does"
+        those = f"{len(names)} images do not say their" if len(names) > 1 else "an image does not say its"
         which = f" ({_listed(names)})" if names else ""
         taken = "are taken as they are" if len(names) > 1 else "is taken as it is"
-        return (
-            f"{those} not say its resolution, and {taken}, not resized to {self}: data.unscaled=keep{which}"
-        )
+        return f"{those} resolution, and {taken}, not resized to {self}: data.unscaled=keep{which}"
 
 
 def _listed(names: Sequence[str]) -> str:
