@@ -181,11 +181,14 @@ def rows_of(kind: str) -> list[tuple[Any, ...]]:
 
 def show_that_it_runs() -> None:
     """Measure small forms in this process."""
+    import peers
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         row = row_of_size("detect", 1_500, 100, folder)
         assert (row["detections"], row["truncated"], row["recall"]) == (100, 0, 1.0), row
         print(row, row_of_size("segment", 1_500, 100, folder), row_of_count(3, 64, folder))
+        peers.show_that_it_runs(folder)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -214,6 +214,23 @@ def write_picture(name: str, folder: Path) -> Path:
     return path
 
 
+def show_that_it_runs(folder: Path) -> None:
+    """Find points by `predict`, and on a tile by the module that the other programs call."""
+    side, points = 1_000, plant(1_000, 49)
+    path = folder / "peers.tif"
+    write_image(path, side, points)
+    number, seconds = by_ziggurat("points", path, folder / "peers")()
+    assert (number, seconds["reading"] > 0, seconds["decoding"] > 0) == (len(points), True, True), (
+        number,
+        seconds,
+    )
+    _, model, task = make("points")
+    tile = torch.zeros(3, TILE, TILE)
+    tile[:, 100, 200] = 1
+    (found,) = AsTorchvision(model, task)([tile])
+    assert found["boxes"].tolist() == [[192.5, 92.5, 208.5, 108.5]], found
+
+
 def version_of(python: str, package: str) -> str:
     """Return the version of a package that another Python has."""
     asked = f"import importlib.metadata as m; print(m.version('{package}'))"

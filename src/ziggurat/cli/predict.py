@@ -49,7 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--polygons",
         metavar="RULES",
         help="of masks that --format writes as polygons, in pixels: min_area=50,min_hole=50,simplify=1 leaves smaller areas out, closes "
-        "smaller holes, and moves borders by up to that for having fewer corners",
+        "smaller holes, and moves borders by about that for having fewer corners",
     )
     command.add_argument(
         "--pictures",

@@ -68,7 +68,7 @@ def predict(
         classes: Of what is found only these classes count; all if none is named.
         formats: What results are written as, beside ``predictions.json``: ``csv``, ``gpkg``, ``geojson`` ... (docs/outputs.md).
         polygons: What is done to the areas of masks that are written as polygons, in pixels: ``min_area`` (smaller ones are left out),
-            ``min_hole`` (smaller holes are closed), ``simplify`` (how far a border may move for having fewer corners).
+            ``min_hole`` (smaller holes are closed), ``simplify`` (about how far a border may move for having fewer corners).
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.

@@ -23,7 +23,7 @@ class PolygonRules:
     Attributes:
         min_area: Areas of fewer pixels are left out.
         min_hole: Holes of fewer pixels are closed.
-        simplify: Farthest in pixels that a border may move for having fewer corners; 0 follows each pixel.
+        simplify: How far in pixels a border may move for having fewer corners, nowhere more than twice as far; 0 follows each pixel.
     """
 
     min_area: float = 0.0

@@ -18,8 +18,10 @@ from ziggurat.data.readers.opened import Georeference
 from ziggurat.inference.outputs.base import ImageResults, Row, Target
 from ziggurat.inference.outputs.label_files import open_labels
 from ziggurat.inference.outputs.polygons import Ring, signed_area
+from ziggurat.inference.outputs.tracing import trace_areas
 from ziggurat.visualize.labels import BACKGROUND
 
+BAND = 256  # rows of a mask that are read at once
 _POLYGON = 3  # OGC 06-103r4, 8.2.8
 
 
@@ -67,17 +69,18 @@ def outline(extent: Extent) -> Ring:
 
 def _areas(row: Row, target: Target) -> Iterator[Shape]:
     """Yield the connected areas of a mask; the file is read a few rows at a time."""
-    from rasterio import band
-    from rasterio.features import shapes
+    from rasterio.windows import Window
 
+    skipped = {IGNORED_PIXEL} | ({0} if target.classes[0] == BACKGROUND else set())
     with open_labels(row["mask"]) as labels:
-        for geometry, value in shapes(band(labels, 1), connectivity=4):
-            label = int(value)
-            if label == IGNORED_PIXEL or (label == 0 and target.classes[0] == BACKGROUND):
-                continue
-            rings = target.polygons.apply([[(x, y) for x, y in ring] for ring in geometry["coordinates"]])
+        bands = (
+            labels.read(1, window=Window(0, top, labels.width, min(BAND, labels.height - top)))
+            for top in range(0, labels.height, BAND)
+        )
+        for area in trace_areas(bands, skipped):
+            rings = target.polygons.apply(area.rings)
             if rings:
-                yield Shape(rings, label, None)
+                yield Shape(rings, area.label, None)
 
 
 def on_ground(shape: Shape, georeference: Georeference) -> list[Ring]:
