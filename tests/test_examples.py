@@ -17,6 +17,7 @@ from PIL import Image
 
 import ziggurat
 from support.commands import noise_images, sets
+from support.example_commands import run_commands
 from support.ranks import run_ranks
 from support.slides import rectangle, write_annotations, write_slide
 from ziggurat.config import load_config, range_faults
@@ -68,17 +69,12 @@ def test_one_loop_for_one_worker_and_for_several():
 def commands(script, *lists):
     """Run commands, one after the other, in a process of their own that knows what an example adds; return their JSON.
 
-    Registries outlive a test: what an example adds must not be met by others.
+    Registries outlive a test: what an example adds must not be met by others. The process is forked, and has imported the
+    program already; `test_spawned_workers_know_what_a_script_registers` starts one as a user does.
     """
-    driver = Path(__file__).parent / "support" / "example_commands.py"
     words = [[*map(str, one), "--json"] for one in lists]
-    ran = subprocess.run(
-        [sys.executable, driver, EXAMPLES / script, json.dumps(words)],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    results = json.loads(ran.stdout.strip().splitlines()[-1])
-    assert [status for status, _ in results] == [0] * len(lists), ran.stderr
+    (results,) = run_ranks(run_commands, 1, (EXAMPLES / script, words), seconds=280)
+    assert [status for status, _ in results] == [0] * len(lists)
     return [json.loads(line) for _, line in results]
 
 

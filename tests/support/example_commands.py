@@ -1,29 +1,31 @@
-"""Runs several commands in one process that has imported an example: python example_commands.py EXAMPLE COMMANDS.
+"""Runs several commands in one process that has imported an example."""
 
-COMMANDS is a JSON list of lists of words. Prints a JSON list with what each command has printed last, and its exit status.
-"""
+from __future__ import annotations
 
 import contextlib
 import importlib.util
 import io
-import json
-import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ziggurat.parallel.collectives.workers import Workers
 
 
-def run_commands(example, commands):
-    """Return the exit status and the last line of each command."""
+def run_commands(workers: Workers, example: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Return the exit status and the last line of each command, as a worker of `run_ranks`.
+
+    What the example registers is this process's, and of those that its commands fork.
+    """
     spec = importlib.util.spec_from_file_location("example", example)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     results = []
     for words in commands:
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
-            status = module.main(words)
+            status = module.main(list(words))
         lines = text.getvalue().strip().splitlines()
-        results.append([status, lines[-1] if lines else ""])
+        results.append((status, lines[-1] if lines else ""))
     return results
-
-
-if __name__ == "__main__":
-    print(json.dumps(run_commands(sys.argv[1], json.loads(sys.argv[2]))))
