@@ -17,7 +17,13 @@ import torch._dynamo  # before any fork: each child would import it again, for s
 import torch.distributed as dist
 
 import ziggurat.report.plots  # noqa: F401 - before any fork: matplotlib takes each child that reports a second
-from support.cheap_forks import ask_for_entry_points_once, probe_once, use_huge_pages
+from support.cheap_forks import (
+    ask_for_entry_points_once,
+    probe_once,
+    seed_the_processor_alone,
+    trace_once,
+    use_huge_pages,
+)
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.glyphs import digit_pixels
 from ziggurat.data.readers.registry import READERS
@@ -50,9 +56,11 @@ def pytest_collection_finish() -> None:
     """Make forks cheap: a child neither reads the digits again nor walks through what the imports have made."""
     digit_pixels()
     ask_for_entry_points_once()
+    seed_the_processor_alone()
     probe_once()
     gc.collect()
     gc.freeze()
+    trace_once()
     gc.set_threshold(20_000, 20, 20)  # a tenth of all time was looking for garbage
 
 

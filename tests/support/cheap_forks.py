@@ -11,7 +11,11 @@ import functools
 import importlib.metadata
 import re
 
+import torch
+from torch import nn
+
 from ziggurat.models.backbone import create_backbone
+from ziggurat.parallel.graph.trace import Tracer, spec_of
 
 HUGE = 1 << 21  # bytes of a page
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
@@ -33,6 +37,20 @@ def use_huge_pages() -> None:
 def ask_for_entry_points_once() -> None:
     """Keep the answers: each process that joins a group asks all installed packages for theirs, 20 ms long."""
     importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+
+def seed_the_processor_alone() -> None:
+    """Leave out devices that are not there: PyTorch keeps a key for each with the lines that gave it, a millisecond's work."""
+    if not torch.accelerator.is_available():
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            device.manual_seed_all = lambda seed: None
+
+
+def trace_once() -> None:
+    """Let a trace find the caches of all modules, once they are frozen: each child that traces would look for them."""
+    Tracer(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU())).trace(
+        spec_of(torch.empty(1, 3, 8, 8))
+    )
 
 
 def probe_once() -> None:

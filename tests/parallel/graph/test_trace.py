@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import random
 import threading
 from collections.abc import Iterator
@@ -175,3 +177,34 @@ def test_a_plain_layer_with_a_hook_that_draws_is_called_as_it_is() -> None:
         register(model[0], lambda *_: random.random() and None)
         graph = Tracer(model).trace(spec_of(torch.empty(1, 3, 4, 4)))
         assert [call.layer for call in graph.calls] == ["0", "1.0"]
+
+
+def remember() -> Tensor:
+    return torch.ones(1)
+
+
+class Remembers(nn.Module):
+    """Has a tensor from a cache that lies in a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * remember()
+
+
+@pytest.mark.parametrize("freezes", ["before", "after", "twice"])
+def test_a_cache_of_a_module_forgets_what_a_trace_has_put_into_it(
+    monkeypatch: pytest.MonkeyPatch, freezes: str
+) -> None:
+    """Whether it was frozen before the first trace, since, or again."""
+    others = Tracer(nn.Sequential(nn.ReLU()))
+    spec = spec_of(torch.empty(1, 3, 4, 4))
+    if freezes == "after":
+        others.trace(spec)  # all caches of modules were looked for
+    cached = functools.lru_cache(remember)
+    monkeypatch.setitem(globals(), "remember", cached)
+    for _ in range({"twice": 2}.get(freezes, 1)):
+        gc.freeze()
+        others.trace(spec) if freezes == "twice" else None
+    assert cached not in gc.get_objects()
+    Tracer(Remembers()).trace(spec)
+    assert cached.cache_info().currsize == 0
+    assert Remembers()(torch.ones(1)).item() == 1

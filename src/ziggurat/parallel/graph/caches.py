@@ -18,7 +18,6 @@ from typing import Any
 from torch import Tensor, nn
 
 Cache = type(functools.lru_cache(maxsize=1)(len))
-MAY_HOLD = (Cache, FunctionType)
 KNOWN = {"torch", "numpy", *sys.stdlib_module_names}
 """Packages whose functions keep no tensors of a network."""
 MOST_DEPTH = 4  # of lists and tuples in a dict's value
@@ -103,17 +102,37 @@ def _is_namespace(holder: dict[Any, Any]) -> bool:
     )
 
 
-def _all_caches() -> Iterator[Any]:
-    """Yield the caches of all modules but PyTorch's and Python's own, and all that are tracked as garbage.
+def _all_caches() -> list[Any]:
+    """Return all caches that are tracked as garbage, and those of modules that a `gc.freeze` may have put out of sight."""
+    tracked = [one for one in gc.get_objects() if type(one) is Cache]
+    return tracked + _frozen.caches_beside(tracked)
 
-    Those that exist since a `gc.freeze` are not tracked.
+
+class _Frozen:
+    """The caches of all modules but PyTorch's and Python's own, as they were when a freeze was last noticed.
+
+    What is made after a freeze is tracked. So is a mark that is made here, until there is another freeze.
     """
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in KNOWN and isinstance(module, ModuleType):
-            for value in list(vars(module).values()):
-                if type(value) in MAY_HOLD:  # one in ten
-                    yield from _caches_in(value)
-    yield from (one for one in gc.get_objects() if type(one) is Cache)
+
+    def __init__(self) -> None:
+        self.mark: Any = None
+        self.caches: list[Any] = []
+
+    def caches_beside(self, tracked: list[Any]) -> list[Any]:
+        """Return them; they are looked for the first time, and when the mark is not among what is tracked."""
+        if all(one is not self.mark for one in tracked):
+            self.mark = functools.lru_cache(maxsize=1)(len)
+            modules = [
+                module
+                for name, module in list(sys.modules.items())
+                if name.partition(".")[0] not in KNOWN and isinstance(module, ModuleType)
+            ]
+            values = [value for module in modules for value in list(vars(module).values())]
+            self.caches = [cache for value in values for cache in _caches_in(value)]
+        return self.caches
+
+
+_frozen = _Frozen()
 
 
 def _caches_of_methods(classes: set[type]) -> Iterator[Any]:

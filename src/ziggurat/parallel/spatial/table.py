@@ -27,6 +27,7 @@ from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import REMEDY, SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 from ziggurat.torch_internals.containers import tree_leaves
+from ziggurat.torch_internals.hollow_results import on_meta
 
 Kind = Literal["pointwise", "window", "resample", "moments", "layout", "gather", "question"]
 REFLECTED = {"radd": "add", "rmul": "mul", "ror": "or", "rand": "and", "rxor": "xor"}
@@ -68,7 +69,7 @@ class Call:
     def on_meta(self) -> list[Tensor | None]:
         """Return what PyTorch returns for tensors that lie in memory as the whole would: in order, whatever holds them."""
         with torch.no_grad():
-            found = self.func(*as_meta(self.args), **as_meta(self.named))
+            found = on_meta(self.func, tuple(map(as_meta, self.args)), as_meta(self.named))
         return [one for one in tree_leaves(found) if isinstance(one, Tensor)]
 
     def bind(self, names: str, **defaults: Any) -> dict[str, Any]:
