@@ -102,7 +102,7 @@ def step(workers, plan, case):
     with make_mesh(workers, plan) as mesh:
         model, task = build(case)
         state = TrainState.start(model, torch.optim.SGD(model.parameters(), lr=0.0))
-        spec = image_spec((2, 3, HEIGHT, WIDTH), False, mesh)
+        spec = replace(image_spec((2, 3, HEIGHT, WIDTH), False, mesh), dtype=torch.float64)
         parallel = Parallel(state, mesh, Setting(spec, RunConfig(), len(COUNTS), nullcontext))
         mine = parallel.microbatches_of(len(COUNTS))
         batches = [cut_batch(make_microbatch(index, model.task), mesh) for index in mine]
