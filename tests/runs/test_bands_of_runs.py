@@ -77,11 +77,12 @@ def test_one_equals_many_for_every_task(task, tmp_path):
         SMALL | TASKS[task] | {"task": task, "model.bands": 4, "data.bands": "1,4,3,2", "data.shown": "4,3,2"}
     )
     settings |= {"data.classes": "ground,square"} if task == "segment" else {}
-    settings |= {"data.antialias": True} | data_for(task, tmp_path / "data")
+    settings |= {"tensor.min_width": 8, "model.head_depth": 2} | data_for(task, tmp_path / "data")
     config = override(RunConfig(), settings)
     (alone,) = run_ranks(trained, 1, ("dp=1", tmp_path, [config]))[0]
-    for plan, size in (("dp=2", 2), ("sp=2", 2)):
-        (found,) = run_ranks(trained, size, (plan, tmp_path, [config]))[0]
+    others = ("pp=2", "lp=2", "tp=2", "fsdp=2") if task == "detect" else ()
+    for plan in ("dp=2", "sp=2", *others):
+        (found,) = run_ranks(trained, 2, (plan, tmp_path, [config]))[0]
         if plan == "dp=2":
             assert found == alone
         assert found[1][0][0] == pytest.approx(alone[1][0][0], rel=1e-4)
