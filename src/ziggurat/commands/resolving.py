@@ -73,7 +73,10 @@ def resolve(
     if config.task in TASKS and not bad & {"data", "digits"}:
         dataset = check(lambda: _open_training(config))
         if not resume:  # a run that goes on has what was decided when it began
-            config = check(partial(_resolve_bands, config, dataset)) or config
+            all_bands = dataclasses.replace(
+                config, data=as_all_bands(config.data)
+            )  # faults of others are told still
+            config = check(partial(_resolve_bands, config, dataset)) or all_bands
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world)) if not bad & {"train"} else None
     if config.task not in TASKS:  # a fault of its own; the data may have others
