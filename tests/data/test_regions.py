@@ -327,6 +327,7 @@ def test_a_region_that_cannot_be_decoded_is_left_out_alone(tmp_path):
     ((dataset, spoiled),) = found
     ((index, region),) = [(index, dataset.place(index)[1]) for index in spoiled]
     assert region.end == (ROWS, COLUMNS)
+    assert "left out" not in str(notes_of(dataset))
     rest = dataset.without(spoiled)
     (fault,) = left_out_of(rest)
     assert len(rest) == len(dataset) - 1
@@ -434,3 +435,26 @@ def test_the_natural_block_follows_the_resolution(tmp_path):
         sides[gsd] = dataset.division.block
         assert dataset.record(0).spacing == (None if not gsd else pytest.approx((0.1, 0.1)))
     assert sides == {0.0: 24, 0.2: 48}
+
+
+def test_a_class_of_which_nothing_is_trained_on_is_named(tmp_path):
+    write_png(tmp_path)
+    boxes = [
+        (5, 5, 12, 12, "oak"),
+        (100, 60, 110, 70, "pine"),
+        (40, 65, 50, 75, "oak"),
+        (70, 5, 80, 15, "oak"),
+    ]
+    lines = "".join(f"mosaic.png,{x1},{y1},{x2},{y2},{name}\n" for x1, y1, x2, y2, name in boxes)
+    (tmp_path / "crowns.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\n" + lines)
+    told = {}
+    for seed in range(12):
+        config = replace(CONFIG, split_seed=seed)
+        train = opened(tmp_path / "crowns.csv", "train", "boxes", config)
+        here = {train.classes[label] for index in range(len(train)) for label in train.objects(index).labels}
+        told[seed] = [note for note in notes_of(train) if "no object of" in note]
+        assert [f"no object of {name} lies" in told[seed][0] for name in {"oak", "pine"} - here] == [True] * (
+            2 - len(here)
+        )
+        assert bool(told[seed]) == (here != {"oak", "pine"})
+    assert {len(notes) for notes in told.values()} == {0, 1}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -177,6 +178,25 @@ class ObjectRegions(RegionDataset):
     def __init__(self, dataset: Any, division: Division, part: Which, config: DataConfig) -> None:
         super().__init__(dataset, division, part, config)
         self._annotations: dict[tuple[int, Region], Annotations] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of the images and their division, and which classes are not trained on."""
+        if self.part == "val" or not self._absent:
+            return super().notes
+        return (
+            *super().notes,
+            f"data.split=blocks: no object of {', '.join(self._absent)} lies in the blocks that are trained on; another "
+            "data.split_seed or smaller blocks (data.block) may give both parts some",
+        )
+
+    @cached_property
+    def _absent(self) -> tuple[str, ...]:
+        """The classes whose objects all lie beyond these regions, found before a region is left out."""
+        here = {label for index in range(len(self)) for label in self.objects(index).labels.tolist()}
+        whole: Any = self.whole
+        everywhere = {label for image in range(len(whole)) for label in whole.objects(image).labels.tolist()}
+        return tuple(self.classes[label] for label in sorted(everywhere - here))
 
     def objects(self, index: int) -> Objects:
         """Return the objects of a region, in its pixels, as far as they lie within."""
