@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import ziggurat
 from support.banded import (
@@ -28,8 +29,9 @@ from ziggurat.commands.check import check
 from ziggurat.commands.evaluate import evaluate
 from ziggurat.commands.predict import predict
 from ziggurat.commands.train import train
-from ziggurat.config import DataConfig, RunConfig, load_config, override
+from ziggurat.config import DataConfig, ModelConfig, RunConfig, load_config, override
 from ziggurat.errors import UserError
+from ziggurat.models.build import build_model
 
 ON_COMMAND_LINE = {
     "data.crop": 64, "data.workers": 0, "device": "cpu", "threads": 1, "dtype": "fp32", "train.batch_size": 4,
@@ -223,3 +225,12 @@ def test_settings_that_do_not_fit_are_refused(settings, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train(str(data), SEGMENT | {"train.steps": 1} | settings, tmp_path / "run")
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_file_of_weights_knows_no_normalization_of_bands(tmp_path):
+    model = build_model(ModelConfig(name="timm:test_resnet", bands=4), num_classes=3)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    image = write_bands(tmp_path / "a.tif", scene(NEAR_INFRARED, 0)[0])
+    settings = {"model.name": "timm:test_resnet", "model.bands": 4, "data.bands": "1,2,3,4"}
+    with pytest.raises(UserError, match="does not say what images of the bands 1,2,3,4 are normalized by"):
+        predict(tmp_path / "w.safetensors", image, tmp_path / "found", settings)

@@ -67,6 +67,11 @@ def _band_faults(config: RunConfig) -> list[str]:
     """Return what is wrong with the bands that are read, of another number than the network sees."""
     reading, count = Reading.of(config.data), bands_of(config.model)
     if reading.num_bands == count:
+        if reading.bands is not None and not config.data.mean:
+            return [
+                f"a file of weights does not say what images of the bands {config.data.bands} are normalized by: name the run that has "
+                "trained them, or leave data.bands out"
+            ]
         return band_faults(config.data, count)
     return [
         f"data.bands must name as many bands as the network sees, {count}, by their numbers: got {config.data.bands}"

@@ -11,7 +11,7 @@ from ziggurat.config.records import RunConfig
 
 # Where a run is computed, how it is looked at, and what else it is not defined by.
 FREE_ON_RESUME = {
-    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes",
+    "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes", "data.shown", "data.stretch",
     "train.checkpoint_every", "train.evaluate_every", "train.patience", "train.report",
     "pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint", "pipeline.unit_bytes",
     "tensor.min_width",

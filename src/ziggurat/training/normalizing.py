@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ziggurat.config import DataConfig, RunConfig, load_config
+from ziggurat.config import DataConfig, RunConfig, load_config, read_numbers
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.readers.layout import read_bands
 from ziggurat.data.statistics import Measured, Measuring, joined, units_of
@@ -106,7 +106,7 @@ def _with_stretch(data: DataConfig) -> DataConfig:
     bands = read_bands(data.bands)
     if not bands or data.stretch or not data.mean:
         return data
-    mean, std = ([float(part) for part in text.split(",")] for text in (data.mean, data.std))
+    mean, std = read_numbers(data.mean), read_numbers(data.std)
     places = [bands.index(number) for number in read_bands(data.shown) or ()]
     limits = [(mean[place] - 2 * std[place], mean[place] + 2 * std[place]) for place in places]
     return replace(data, stretch=",".join(f"{_short(low)}:{_short(high)}" for low, high in limits))
