@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import tifffile
 from PIL import Image
+from rasterio.transform import Affine
 
 from support.ranks import run_ranks
 from support.small_runs import SMALL, TASKS, resumed
@@ -85,6 +90,36 @@ def test_a_resumed_run_sees_the_same_blocks(one, tmp_path):
     shutil.rmtree(folder / "checkpoints" / "step-2")
     (result,) = run_ranks(resumed, 1, ("dp=1", folder))
     assert (result["weights_sha256"], result["loss"], result["metrics"]) == one[1]
+
+
+def skipped(workers, config, folder):
+    result = train(workers, dataclasses.replace(config, plan=f"dp={workers.size}"), folder)
+    listed = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    return result["weights_sha256"], result["skipped"], listed
+
+
+def test_a_damaged_tile_costs_its_region_on_any_number_of_workers(mosaic, tmp_path):
+    file = tmp_path / "mosaic.tif"
+    pixels = np.asarray(Image.open(mosaic.parent / "mosaic.png").convert("RGB")).transpose(2, 0, 1)
+    shape = {"count": 3, "height": 128, "width": 128, "dtype": "uint8", "crs": "EPSG:32632"}
+    tiles = {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate"}
+    place = Affine(0.1, 0, 500000, 0, -0.1, 5600000)
+    with rasterio.open(
+        file, "w", driver="GTiff", photometric="rgb", transform=place, **shape, **tiles
+    ) as target:
+        target.write(pixels)
+    with tifffile.TiffFile(file) as opened:
+        start = opened.pages[0].dataoffsets[-1]  # of the last tile
+    content = bytearray(file.read_bytes())
+    content[start : start + 40] = bytes(40)
+    file.write_bytes(content)
+    (tmp_path / "crowns.json").write_text(mosaic.read_text().replace("mosaic.png", "mosaic.tif"))
+    config = config_of("detect", tmp_path / "crowns.json", **{"data.on_error": "skip", "train.steps": 1})
+    (alone,) = run_ranks(skipped, 1, (config, tmp_path / "one"))
+    assert alone[1]["images"] == 1
+    assert [Path(one["file"]).name for one in alone[2]] == ["mosaic.tif"]
+    assert re.search(r"\[\d+:128,\d+:128\]$", alone[2][0]["id"])
+    assert run_ranks(skipped, 2, (config, tmp_path / "two")) == [alone] * 2
 
 
 def test_the_config_of_a_run_holds_the_block(mosaic):
