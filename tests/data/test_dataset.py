@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ziggurat.data.dataset import Boxes, FileDataset, FileList, ImageCache, PackedStrings
+from ziggurat.data.file_dataset import Boxes, FileDataset, FileList
+from ziggurat.data.image_cache import ImageCache
+from ziggurat.data.packed_strings import PackedStrings
 from ziggurat.errors import UserError
 
 

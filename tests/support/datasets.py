@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
-from ziggurat.data.dataset import FileDataset, SegmentationDataset
+from ziggurat.data.dataset import SegmentationDataset
+from ziggurat.data.file_dataset import FileDataset
 from ziggurat.data.formats import Fault, find_faults
 from ziggurat.data.formats.table import Split
 from ziggurat.data.labels import LabelDataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ziggurat.data.dataset import FileImages, FileList
+from ziggurat.data.file_dataset import FileImages, FileList
 
 
 class LabelDataset(FileImages):

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
-from ziggurat.data.dataset import FileImages, FileList, PackedStrings
 from ziggurat.data.extents import Region
+from ziggurat.data.file_dataset import FileImages, FileList
+from ziggurat.data.packed_strings import PackedStrings
 from ziggurat.data.readers.composite import is_deep, refusal, shown_bands, words_for
 from ziggurat.data.readers.images import check_at_once
 from ziggurat.data.readers.layout import AS_THEY_ARE

@@ -20,8 +20,9 @@ from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor
 
 from ziggurat.data.batch import IGNORED_PIXEL
-from ziggurat.data.dataset import FileImages, FileList, PackedStrings
 from ziggurat.data.extents import Extent, Region
+from ziggurat.data.file_dataset import FileImages, FileList
+from ziggurat.data.packed_strings import PackedStrings
 
 # A list of polygons [x1, y1, x2, y2, ...] in pixels, or {"size": [H, W], "counts": run lengths, or a string of them}.
 Outline = list[Any] | dict[str, Any]

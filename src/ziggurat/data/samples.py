@@ -14,8 +14,9 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
 from ziggurat.data.crop_sizes import at_crop_size
-from ziggurat.data.dataset import Dataset, ImageCache, try_decoding
+from ziggurat.data.dataset import Dataset, try_decoding
 from ziggurat.data.extents import Region, cut_out, volume
+from ziggurat.data.image_cache import ImageCache
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.readers.images import ReadsWindows

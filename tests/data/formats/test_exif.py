@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from support.datasets import CONFIG, write_mask, write_text
 from ziggurat.commands.check import check
 from ziggurat.config import DigitsConfig
-from ziggurat.data.dataset import FileDataset
+from ziggurat.data.file_dataset import FileDataset
 from ziggurat.data.readers.images import read_header, read_image, unturned
 from ziggurat.data.readers.layout import AS_THEY_ARE
 from ziggurat.errors import UserError

@@ -28,12 +28,8 @@ from support.datasets import (
 )
 from ziggurat.commands.convert import convert
 from ziggurat.config import DigitsConfig
-from ziggurat.data.dataset import (
-    ClassificationDataset,
-    DetectionDataset,
-    FileDataset,
-    SegmentationDataset,
-)
+from ziggurat.data.dataset import ClassificationDataset, DetectionDataset, SegmentationDataset
+from ziggurat.data.file_dataset import FileDataset
 from ziggurat.data.formats import FORMATS, write_dataset
 from ziggurat.data.formats.table import Split
 from ziggurat.errors import UserError

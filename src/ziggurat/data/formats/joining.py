@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ziggurat.config import DataConfig
-from ziggurat.data.dataset import Boxes, Dataset, FileDataset, FileList, PackedStrings, Spelling
+from ziggurat.data.dataset import Dataset, Spelling
 from ziggurat.data.faults import Fault
+from ziggurat.data.file_dataset import Boxes, FileDataset, FileList
 from ziggurat.data.formats.classes import validate_classes
 from ziggurat.data.formats.headers import TAKEN_STORED
 from ziggurat.data.formats.palette import all_ignored_fault
@@ -28,6 +29,7 @@ from ziggurat.data.formats.validate import (
 from ziggurat.data.labels import LabelDataset
 from ziggurat.data.masks import INEXACT, MAX_CLASSES, MaskDataset, Palette, mask_faults, size_fault
 from ziggurat.data.outlines import OutlineDataset, Outlines
+from ziggurat.data.packed_strings import PackedStrings
 from ziggurat.data.readers.images import image_size, read_header
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.spacing import Scaling

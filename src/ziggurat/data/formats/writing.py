@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ziggurat.data.dataset import Dataset, FileImages
+from ziggurat.data.dataset import Dataset
+from ziggurat.data.file_dataset import FileImages
 from ziggurat.data.formats import builtin  # noqa: F401 - registers the formats of our own
 from ziggurat.data.formats.imagefolder import SUFFIXES
 from ziggurat.data.formats.registry import FORMATS
