@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from support.datasets import write_text
 from ziggurat.config import DataConfig, DigitsConfig
-from ziggurat.data import dataset as datasets
+from ziggurat.data import file_dataset as datasets
 from ziggurat.data import reduced
 from ziggurat.data.batch import SampleId
 from ziggurat.data.samples import TrainingSamples
