@@ -45,8 +45,18 @@ def _check(model: nn.Module, plan: str, num_microbatches: int, config: RunConfig
     return checks[0]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("plan", "num_microbatches"), [("fsdp=2", 3), ("fsdp=2,sp=2", 2)])
+LONG = (
+    "smp:unet/tu-test_resnet",
+    "timm:test_resnet",
+    "torchvision:mobilenet_v3_small",
+)  # units of no other kind
+CASES = [
+    *((name, "fsdp=2", 3) for name in NETWORKS),
+    *(pytest.param(name, "fsdp=2,sp=2", 2, marks=[pytest.mark.slow] * (name in LONG)) for name in NETWORKS),
+]
+
+
+@pytest.mark.parametrize(("name", "plan", "num_microbatches"), CASES)
 def test_the_step_of_one_worker(name: str, plan: str, num_microbatches: int) -> None:
     """With three microbatches one worker has a pass more than the other, which keeps it company."""
     config = RunConfig(model=ModelConfig(name=name, channels=8, head_depth=1))
