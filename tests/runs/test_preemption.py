@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from support.commands import TINY
+from support.forked_commands import ForkedCommand
 
-TRAIN = [sys.executable, "-m", "ziggurat", "train", "digits", "--steps", "4000"]
+TRAIN = ["train", "digits", "--steps", "4000"]
 SETTINGS = [word for word in TINY if word not in ("--steps", "2")]
 
 
@@ -20,7 +21,7 @@ def hear_signals():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def start(folder, plan, loaders):
+def start(folder, plan, loaders, how):
     """Start a long run in a process group of its own, and return when its first step is done."""
     arguments = [
         "--plan",
@@ -33,13 +34,17 @@ def start(folder, plan, loaders):
         f"data.workers={loaders}",
         *(["tensor.min_width=16"] if "tp" in plan else []),
     ]
-    process = subprocess.Popen(
-        [*TRAIN, *SETTINGS, *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_signals,
-    )
+    words = [*TRAIN, *SETTINGS, *arguments]
+    if how == "fork":
+        process = ForkedCommand(words, hear_signals)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ziggurat", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_signals,
+        )
     for line in process.stderr:
         if line.startswith("step 1/"):
             return process
@@ -47,22 +52,23 @@ def start(folder, plan, loaders):
 
 
 @pytest.mark.parametrize(
-    ("plan", "loaders", "number", "whom"),
+    ("plan", "loaders", "number", "whom", "how"),
     [
-        ("dp=1", 1, signal.SIGINT, "group"),
-        ("dp=2", 1, signal.SIGINT, "group"),
-        ("dp=2", 0, signal.SIGHUP, "group"),
-        ("dp=1", 1, signal.SIGTERM, "group"),
-        ("dp=2", 0, signal.SIGTERM, "launcher"),
-        ("lp=2", 0, signal.SIGTERM, "second worker"),
-        ("dp=2", 1, signal.SIGUSR1, "group"),
-        ("dp=2", 0, signal.SIGUSR1, "second worker"),
-        ("fsdp=2", 0, signal.SIGTERM, "second worker"),
-        ("tp=2", 0, signal.SIGTERM, "second worker"),
+        ("dp=1", 1, signal.SIGINT, "group", "command"),
+        ("dp=2", 1, signal.SIGINT, "group", "command"),
+        ("dp=2", 0, signal.SIGHUP, "group", "fork"),
+        ("dp=1", 1, signal.SIGTERM, "group", "fork"),
+        ("dp=2", 0, signal.SIGTERM, "launcher", "command"),
+        ("lp=2", 0, signal.SIGTERM, "second worker", "fork"),
+        ("dp=2", 1, signal.SIGUSR1, "group", "fork"),
+        ("dp=2", 0, signal.SIGUSR1, "second worker", "fork"),
+        ("fsdp=2", 0, signal.SIGTERM, "second worker", "fork"),
+        ("tp=2", 0, signal.SIGTERM, "second worker", "fork"),
     ],
 )
-def test_a_scheduler_gets_its_checkpoint_and_its_status(tmp_path, plan, loaders, number, whom):
-    process = start(tmp_path / "run", plan, loaders)
+def test_a_scheduler_gets_its_checkpoint_and_its_status(tmp_path, plan, loaders, number, whom, how):
+    """A process that is forked saves the imports; how a command ends, of itself and by Ctrl-C, is shown by three."""
+    process = start(tmp_path / "run", plan, loaders, how)
     with process:
         children = psutil.Process(process.pid).children(recursive=True)
         if whom == "group":
