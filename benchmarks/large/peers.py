@@ -10,6 +10,7 @@ module: the network, and what decodes its outputs. Seconds are those of the proc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -246,6 +247,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--python", default=sys.executable, help="that has sahi and deepforest, too")
     parser.add_argument("--network", choices=CASES, action="append")
     parser.add_argument("--program", choices=PROGRAMS, action="append")
+    parser.add_argument("--times", type=int, default=1, help="how often each row is measured, in turn")
     parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.row:
@@ -254,31 +256,25 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     file = FOLDER / "peers.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    rows = {(row["network"], row["program"]): row for row in kept.get("rows", [])}
-    for name in options.network or CASES:
-        for program in options.program or PROGRAMS:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [
-                    options.python,
-                    __file__,
-                    "--row",
-                    program,
-                    name,
-                    str(write_picture(name, Path(folder))),
-                    folder,
-                ]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
-            rows[name, program] = json.loads(done.stdout.splitlines()[-1])
-            print(rows[name, program], flush=True)
-            about = {
-                "processor": _processor(),
-                "cores": os.cpu_count(),
-                "python": platform.python_version(),
-                **{one: version_of(options.python, one) for one in ("torch", "sahi", "deepforest")},
-            }
-            file.write_text(
-                json.dumps(about | {"rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8"
-            )
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in kept.get("rows", []):
+        rows[row["network"], row["program"], row["time"]] = row
+    chosen = itertools.product(options.network or CASES, range(options.times), options.program or PROGRAMS)
+    for name, number, program in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_picture(name, Path(folder))
+            command = [options.python, __file__, "--row", program, name, str(path), folder]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
+        row = json.loads(done.stdout.splitlines()[-1]) | {"time": number}
+        rows[name, program, number] = row
+        print(row, flush=True)
+        about = {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            **{one: version_of(options.python, one) for one in ("torch", "sahi", "deepforest")},
+        }
+        file.write_text(json.dumps(about | {"rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:
