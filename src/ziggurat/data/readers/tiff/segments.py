@@ -86,7 +86,8 @@ def _row_bytes(file: BinaryIO, page: Page, index: int, rows: int, start: int, en
         file.seek(int(page.offsets[index]) + start)
         return file.read(end - start)
     if page.compression in DEFLATE:
-        return inflate(file, int(page.offsets[index]), int(page.sizes[index]), start, end)
+        room = page.segment[0] * page.row_bytes(page.segment[1])
+        return inflate(file, int(page.offsets[index]), int(page.sizes[index]), start, end, room)
     data = _stored(file, page, index)
     if page.is_reversed and page.compression in CCITT:
         data = _REVERSED[np.frombuffer(data, dtype=np.uint8)].tobytes()
