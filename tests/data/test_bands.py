@@ -129,6 +129,20 @@ def test_a_band_that_is_not_there_is_refused(tmp_path):
         read_image(path, MOST, Reading(bands=(1, 5)))
 
 
+@pytest.mark.parametrize(
+    ("layout", "sound"),
+    [("", True), ("4 uint16", True), ("uint16", True), ("3 uint16", False), ("uint8", False)],
+)
+def test_files_have_the_layout_that_the_network_is_trained_on(layout, sound, tmp_path):
+    path = write_bands(tmp_path / "a.tif", np.zeros((4, 8, 8), np.uint16))
+    reading = Reading.of(DataConfig(bands="1,2", layout=layout))
+    if sound:
+        assert read_image(path, MOST, reading).shape == (2, 8, 8)
+    else:
+        with pytest.raises(UserError, match=f"it has 4 bands of 16 bits, and data.layout={layout} is what"):
+            read_image(path, MOST, reading)
+
+
 def test_pixels_that_hold_nothing_in_any_band(tmp_path):
     samples = np.random.default_rng(0).integers(1, 100, (3, 40, 30)).astype(np.int16)
     samples[:, 3:9, 4] = -1
@@ -242,5 +256,10 @@ def test_images_in_memory_have_the_bands_that_are_seen():
     expected = torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)
     assert torch.equal(pixels_of(array, "a", reading), expected)
     assert torch.equal(pixels_of(expected.double(), "a", reading), expected)
+    typed = Reading(bands=(1, 2, 4), layout=(4, "uint16"))
+    assert torch.equal(pixels_of(array, "a", typed), expected)
+    assert torch.equal(pixels_of(array.astype(np.float32), "a", typed), expected)
+    with pytest.raises(UserError, match=r"trained on samples of the type uint16: a has uint8"):
+        pixels_of(array.astype(np.uint8), "a", typed)
     with pytest.raises(UserError, match=r"sees 3 bands: a must be .* got \(6, 5, 4\)"):
         pixels_of(np.zeros((6, 5, 4)), "a", reading)

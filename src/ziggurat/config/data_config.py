@@ -9,6 +9,7 @@ from ziggurat.config.fields import (
     BANDS,
     BYTES,
     COUNT,
+    LAYOUT,
     MAX_SIDE,
     MIN_SIDE,
     NUMBERS,
@@ -135,6 +136,13 @@ class DataConfig:
         "files, counted from 1, in that order, in samples of their own type. ``all``: all but transparency. ``auto``: ``rgb`` "
         "where the first training image has grey or colours of up to 8 bits, or where ``data.range`` or ``data.extra=drop`` is set, else ``all``.",
         BANDS,
+    )
+    layout: str = setting(
+        "",
+        "The bands of every image file, without transparency, and the type of its samples, such as ``4 uint16``, or the type alone, where "
+        "``data.bands`` are not ``rgb``: others are refused, whose samples would mean something else. Empty takes any; training sets it "
+        "to that of its first image.",
+        LAYOUT,
     )
     normalize: Literal["auto", "weights", "data"] = setting(
         "auto",

@@ -153,6 +153,11 @@ def _are_bands(text: str) -> bool:
     )
 
 
+def _is_layout(text: str) -> bool:
+    """Whether a text is empty, or a number of bands and a type of samples, or the type alone."""
+    return bool(re.fullmatch(r"(([1-9][0-9]{0,3} )?(u?int(8|16|32|64)|float(16|32|64)))?", text))
+
+
 def _are_numbers(text: str) -> bool:
     """Whether a text is empty, or finite numbers."""
     try:
@@ -201,6 +206,11 @@ SHOWN_BANDS = Rule(
     lambda text: (
         not text.strip() or (text[0].isdecimal() and _are_bands(text) and len(text.split(",")) in (1, 3))
     ),
+)
+LAYOUT = Rule(
+    "be empty, or how many bands image files have and the type of their samples, such as '4 uint16', or the type alone",
+    "BANDS TYPE, such as 4 uint16",
+    _is_layout,
 )
 NUMBERS = Rule("be numbers with commas between, such as 1022.5,981", "a number a band", _are_numbers)
 POSITIVES = Rule(

@@ -34,7 +34,7 @@ READING = (
 # What a command does not read: names of settings, and of sections with a dot behind.
 UNREAD: dict[str, tuple[str, ...]] = {
     "train": (),
-    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.bands", "data.shown", "data.stretch", "data.max_pixels", *SCALES),
+    "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.bands", "data.layout", "data.shown", "data.stretch", "data.max_pixels", *SCALES),
     "evaluate": TRAINING,
     "predict": (*TRAINING, "data.split"),
     "report": tuple(name for name in TRAINING if name != "data.val"),

@@ -64,8 +64,8 @@ def resolve_bands(config: DataConfig, first: ImageInfo | None) -> DataConfig:
     Example:
         >>> info = ImageInfo(((8, 8),), "uint16", ("red", "green", "blue", "other"), bits=16)
         >>> resolved = resolve_bands(DataConfig(), info)
-        >>> resolved.bands, resolved.shown
-        ('1,2,3,4', '1,2,3')
+        >>> resolved.bands, resolved.shown, resolved.layout
+        ('1,2,3,4', '1,2,3', '4 uint16')
     """
     if config.bands == "auto" and (not is_open(config) or first is None or _is_plain(first)):
         return config
@@ -85,7 +85,10 @@ def resolve_bands(config: DataConfig, first: ImageInfo | None) -> DataConfig:
         raise UserError(
             f"data.shown must be among the bands that are seen, {_listed(bands)}: got {config.shown}"
         )
-    return replace(config, bands=_listed(bands), shown=_listed(shown or bands[:1]))
+    layout = config.layout
+    if first is not None and not layout:
+        layout = f"{len(all_bands(first))} {first.dtype}" if config.bands in ("auto", "all") else first.dtype
+    return replace(config, bands=_listed(bands), shown=_listed(shown or bands[:1]), layout=layout)
 
 
 def _is_plain(info: ImageInfo) -> bool:

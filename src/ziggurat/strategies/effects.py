@@ -43,6 +43,7 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         lambda c: c.data.bands in ("auto", "rgb"),
         "data.bands=rgb: other bands keep their samples",
     ),
+    "data.layout": ("data.bands", _has_own_bands, "bands of their own type: data.bands=4,3,2 or all"),
     "data.shown": (
         "data.bands",
         _has_own_bands,

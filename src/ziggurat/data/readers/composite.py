@@ -115,6 +115,12 @@ def refusal(path: Path, info: ImageInfo, reading: Reading, page: int | None) -> 
             "first of every file: --set data.extra=drop"
         )
     if reading.bands is not None:
+        count, dtype = reading.layout
+        if (count and count != len(all_bands(info))) or (dtype and dtype != info.dtype):
+            return (
+                f"it has {words_for(info)}, and data.layout={f'{count or str()} {dtype}'.strip()} is what the network is trained on; convert it, "
+                "or leave it out"
+            )
         if max(reading.bands, default=0) <= info.bands:
             return ""
         return (

@@ -44,7 +44,7 @@ def pixels_of(image: Any, name: str, reading: Reading) -> Tensor:
         UserError: If it is no image, its samples have no range, or it has other bands.
     """
     if reading.bands is not None:
-        return _own_samples(image, name, reading.bands)
+        return _own_samples(image, name, reading.bands, reading.layout[1])
     samples = reading.samples
     if isinstance(image, Image.Image):
         image = _of_pillow(image, name, samples)
@@ -65,7 +65,7 @@ def pixels_of(image: Any, name: str, reading: Reading) -> Tensor:
     return pixels.expand(3, -1, -1).contiguous()
 
 
-def _own_samples(image: Any, name: str, bands: tuple[int, ...]) -> Tensor:
+def _own_samples(image: Any, name: str, bands: tuple[int, ...], dtype: str) -> Tensor:
     """Return an image that holds the bands that the network sees, in their order, as float32, NaN where it is not finite."""
     if isinstance(image, Tensor):
         values = image.detach().cpu().float()
@@ -80,6 +80,12 @@ def _own_samples(image: Any, name: str, bands: tuple[int, ...]) -> Tensor:
         raise UserError(
             f"the network sees {len(bands)} bands: {name} must be a tensor of shape ({len(bands)}, H, W) or an array of shape (H, W, "
             f"{len(bands)}), got {tuple(np.shape(image))}"
+        )
+    given = str(getattr(image, "dtype", "")).removeprefix("torch.")
+    if dtype and "int" in given and given != dtype:
+        raise UserError(
+            f"the network is trained on samples of the type {dtype}: {name} has {given}; give it in that type, or as floating point of the "
+            "same values"
         )
     return torch.where(values.isfinite(), values, torch.nan).contiguous()
 

@@ -20,11 +20,14 @@ class Reading:
         extra: What becomes of bands beside colour and transparency, and of pages and frames beside the first.
         bands: The numbers, from 1, of the bands that are read in their own type; empty are all but transparency, and None stands for
             red, green and blue of 8 bits.
+        layout: Of bands of their own type: how many bands without transparency each file has, 0 for any number, and the type of its samples,
+            empty for any.
     """
 
     samples: SampleRange | None = None
     extra: Literal["refuse", "drop"] = "refuse"
     bands: tuple[int, ...] | None = None
+    layout: tuple[int, str] = (0, "")
 
     @property
     def num_bands(self) -> int:
@@ -38,7 +41,8 @@ class Reading:
         Raises:
             UserError: If ``data.range`` or ``data.bands`` is none.
         """
-        return cls(read_range(config.range), config.extra, read_bands(config.bands))
+        count, _, dtype = config.layout.rpartition(" ")
+        return cls(read_range(config.range), config.extra, read_bands(config.bands), (int(count or 0), dtype))
 
 
 def read_bands(text: str) -> tuple[int, ...] | None:
