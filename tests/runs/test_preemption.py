@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from support.commands import TINY
-from support.forked_commands import ForkedCommand
+from support.forked import forked_command
 
 TRAIN = ["train", "digits", "--steps", "4000"]
 SETTINGS = [word for word in TINY if word not in ("--steps", "2")]
@@ -36,7 +36,7 @@ def start(folder, plan, loaders, how):
     ]
     words = [*TRAIN, *SETTINGS, *arguments]
     if how == "fork":
-        process = ForkedCommand(words, hear_signals)
+        process = forked_command(words, hear_signals)
     else:
         process = subprocess.Popen(
             [sys.executable, "-m", "ziggurat", *words],

@@ -7,22 +7,26 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
 import pytest
 import torch
 
+from support.forked import STDOUT, Forked
 from support.ranks import run_ranks
-from ziggurat.errors import CollectiveFailed, UserError
+from ziggurat.errors import CollectiveFailed, Preempted, UserError
 from ziggurat.parallel.runtime import heartbeat
 from ziggurat.parallel.runtime.launch import (
+    Interrupted,
     WorkerFailed,
     WorkerSettings,
     join_world,
     launch,
     world_from_environment,
 )
+from ziggurat.parallel.runtime.preemption import Preemption
 from ziggurat.system.forking import fork_context
 
 CPU = WorkerSettings(threads=1, device="cpu")
@@ -70,51 +74,44 @@ def test_outside_of_torchrun_there_is_no_world():
     assert world_from_environment() is None
 
 
-PROGRAM = """
-    import os, signal, sys, time
-    from ziggurat.errors import Preempted
-    from ziggurat.parallel.runtime.launch import Interrupted, WorkerSettings, launch
-    from ziggurat.parallel.runtime.preemption import Preemption
-
-    def work(workers, how):
-        if how == "note":
-            with Preemption() as preemption:
-                os.write(1, f"{os.getpid()}\\n".encode())
-                while not preemption.requested:
-                    signal.pause()
-                os.write(1, b"noted\\n")
-                time.sleep(600)
-        os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
-        if how == "collective" and workers.rank == 1:
-            workers.barrier()
-        while how.startswith("/") and not os.path.exists(how):
-            time.sleep(0.01)
-        time.sleep(0 if how.startswith("/") else 600)
-
-    if __name__ == "__main__":
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
-        for number in (signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)  # likewise
-        for number in sys.argv[2:]:
-            signal.signal(int(number), signal.SIG_IGN)
-        try:
-            launch(work, (sys.argv[1],), 2, WorkerSettings(1, "cpu"))
-        except Interrupted:
-            sys.exit(130)
-        except Preempted:
-            sys.exit(75)
-"""
+def work(workers, how):
+    if how == "note":
+        with Preemption() as preemption:
+            os.write(1, f"{os.getpid()}\n".encode())
+            while not preemption.requested:
+                signal.pause()
+            os.write(1, b"noted\n")
+            time.sleep(600)
+    os.write(1, f"{os.getpid()}\n".encode())  # at once: two workers write to one pipe
+    if how == "collective" and workers.rank == 1:
+        workers.barrier()
+    while how.startswith("/") and not os.path.exists(how):
+        time.sleep(0.01)
+    time.sleep(0 if how.startswith("/") else 600)
 
 
 @contextlib.contextmanager
-def program(tmp_path, *words):
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(PROGRAM))
-    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process cannot clean up
-    command = [sys.executable, str(script), *words]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
+def program(tmp_path, how, *ignored):
+    """Start a program whose two workers say who they are, in a process that ignores signals."""
+
+    def run():
+        tempfile.tempdir = str(tmp_path)  # a killed process cannot clean up
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # ignored by what a shell runs in the background
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)  # likewise
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            launch(work, (how,), 2, CPU)
+        except Interrupted:
+            return 130
+        except Preempted:
+            return 75
+        return 0
+
+    with Forked(run, STDOUT) as process:
         try:
             yield process, [int(process.stdout.readline()) for _ in range(2)]
         finally:
@@ -141,7 +138,7 @@ def test_an_interrupt_ends_every_worker_within_five_seconds(tmp_path, how):
 def test_a_signal_that_is_ignored_stays_so_for_all(tmp_path, number, is_ignored):
     """What a closed terminal sends to its processes: nohup has them ignore it."""
     end = tmp_path / "end"
-    ignored = [str(int(number))] if is_ignored else []
+    ignored = [number] if is_ignored else []
     with program(tmp_path, str(end), *ignored) as (process, pids):
         os.killpg(process.pid, number)
         if not is_ignored:
