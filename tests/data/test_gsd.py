@@ -15,6 +15,8 @@ from rasterio.transform import Affine
 
 from support.commands import run, sets
 from support.datasets import write_text
+from support.georeferenced import CONFIG as FINDING
+from support.georeferenced import GROUNDS, planted, predict, write_scene
 from support.small_runs import SMALL, TASKS
 from ziggurat.cli.main import main
 from ziggurat.commands.check import check
@@ -192,6 +194,19 @@ def test_digits_have_no_resolution():
 def test_settings_that_contradict_each_other(settings, named):
     (fault,) = range_faults(override(RunConfig(), settings))
     assert fault.startswith(named)
+
+
+@pytest.mark.parametrize(("own", "gsd"), [("north", 0.05), ("turned", 0.1)])
+def test_what_is_found_lies_in_the_pixels_of_the_image(tmp_path, own, gsd):
+    """Squares that are seen twice as large are found where they were planted."""
+    path = write_scene(tmp_path / "a.tif", GROUNDS[own])
+    config = replace(FINDING, data=replace(FINDING.data, gsd=gsd, crop=256))
+    predict([path], tmp_path / "out", ("csv",), config=config)
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    found = sorted((x, y, x + width, y + height) for x, y, width, height in (row["bbox"] for row in rows))
+    expected = sorted(tuple(box[:4]) for box in planted())
+    assert len(found) == len(expected) > 10
+    assert np.abs(np.array(found) - np.array(expected)).max() < 0.6
 
 
 def test_one_equals_many_and_predicts_in_the_pixels_of_the_image(mosaics, tmp_path, capfd):

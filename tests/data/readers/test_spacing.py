@@ -89,10 +89,14 @@ def test_the_package_is_named(monkeypatch):
     assert not isinstance(caught.value, UnscaledError), "this is no fault of the image"
 
 
-@pytest.mark.parametrize(("name", "expected"), [("north", 0.1), ("south", 0.5), ("south_up", 0.402)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("north", (0.1, 0.1)), ("south", (0.5, 0.5)), ("south_up", (0.402, 0.402)), ("turned", (0.2, 0.2)),
+     ("degrees", (1e-6 * MERIDIAN, 1e-6 * PARALLEL))],
+)  # fmt: skip
 def test_files_say_metres(tmp_path, name, expected):
     path = write_scene(tmp_path / "a.tif", GROUNDS[name])
-    assert METRES.spacing(path) == pytest.approx((expected, expected), rel=0.02)
+    assert METRES.spacing(path) == pytest.approx(expected, rel=0.01)
     with pytest.raises(UnscaledError, match=r"data\.gsd is for such images"):
         MICRONS.spacing(path)
 
