@@ -31,6 +31,7 @@ OBJECTS = {10_240: 10_000, 18_432: 90_000, 32_768: 300_000}
 COUNTS = (10, 1_000, 10_000)  # images of 256 x 256
 SPEED_SIDE, PAIRS = 2_560, 3
 CROP = 640
+AREA_ROWS, AREA_COLUMNS = (4_096, 16_384), 4_096  # of masks of discs
 
 
 def resident() -> float:
@@ -145,7 +146,42 @@ def row_of_speed(side: int, folder: Path) -> dict[str, Any]:
     }
 
 
-ROWS = {"size": row_of_size, "count": row_of_count, "speed": row_of_speed}
+def row_of_areas(how: str, rows: int, folder: Path) -> dict[str, Any]:
+    """Put polygons around the discs of a mask, by `predict`'s tracing or by GDAL's, which rasterio keeps in memory."""
+    from rasterio import band
+    from rasterio.features import shapes
+    from rasterio.windows import Window
+
+    from ziggurat.inference.outputs.label_files import open_labels
+    from ziggurat.inference.outputs.tracing import trace_areas
+
+    disc = (np.hypot(*np.mgrid[-8:8, -8:8]) < 6.5).astype(np.uint8)
+    path = folder / "discs.png"
+    Image.fromarray(np.tile(disc, (rows // 16, AREA_COLUMNS // 16))).save(path, compress_level=1)
+    begin, cpu, areas, corners = resident(), time.process_time(), 0, 0
+    with open_labels(path) as labels:
+        if how == "traced":
+            bands = (
+                labels.read(1, window=Window(0, top, labels.width, min(256, rows - top)))
+                for top in range(0, rows, 256)
+            )
+            found: Any = (area.rings for area in trace_areas(bands, skipped=(0,)))
+        else:
+            found = (one["coordinates"] for one, value in shapes(band(labels, 1), connectivity=4) if value)
+        for rings in found:
+            areas, corners = areas + 1, corners + sum(len(ring) - 1 for ring in rings)
+    return {
+        "how": how,
+        "rows": rows,
+        "columns": AREA_COLUMNS,
+        "areas": areas,
+        "corners": corners,
+        "processor_seconds": round(time.process_time() - cpu, 1),
+        "mib_more": round(resident() - begin),
+    }
+
+
+ROWS = {"areas": row_of_areas, "size": row_of_size, "count": row_of_count, "speed": row_of_speed}
 
 
 def in_a_process(kind: str, *words: Any, source: str = "") -> dict[str, Any]:
@@ -174,6 +210,8 @@ def measure_speed(folder: Path, against: str) -> dict[str, Any]:
 
 def rows_of(kind: str) -> list[tuple[Any, ...]]:
     """Return what is measured of a kind."""
+    if kind == "areas":
+        return [(how, rows) for rows in AREA_ROWS for how in ("traced", "gdal")]
     if kind == "count":
         return [(count, 256) for count in COUNTS]
     return [(task, side, OBJECTS[side]) for task in ("detect", "segment") for side in SIDES]
@@ -188,6 +226,8 @@ def show_that_it_runs() -> None:
         row = row_of_size("detect", 1_500, 100, folder)
         assert (row["detections"], row["truncated"], row["recall"]) == (100, 0, 1.0), row
         print(row, row_of_size("segment", 1_500, 100, folder), row_of_count(3, 64, folder))
+        traced, gdal = (row_of_areas(how, 64, folder) for how in ("traced", "gdal"))
+        assert (traced["areas"], traced["corners"]) == (gdal["areas"], gdal["corners"]), (traced, gdal)
         peers.show_that_it_runs(folder)
 
 
@@ -197,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="show in seconds that it runs")
     parser.add_argument("--row", help="measure one row in this process")
     parser.add_argument("--against", default="", metavar="SRC", help="PYTHONPATH of another version")
-    parser.add_argument("--only", choices=("size", "count", "speed"), action="append")
+    parser.add_argument("--only", choices=ROWS, action="append")
     options = parser.parse_args(words)
     if options.quick:
         return show_that_it_runs()
@@ -214,14 +254,14 @@ def main(words: Sequence[str] | None = None) -> None:
     file = FOLDER / "results.json"
     if file.exists():
         results = json.loads(file.read_text(encoding="utf-8")) | results
-    chosen = options.only or ("size", "count", "speed")
+    chosen = options.only or tuple(ROWS)
 
     def keep() -> None:
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind in (kind for kind in ("size", "count") if kind in chosen):
+        for kind in (kind for kind in ("areas", "size", "count") if kind in chosen):
             results[kind] = []
             for words in rows_of(kind):
                 results[kind].append(in_a_process(kind, *words, folder))
