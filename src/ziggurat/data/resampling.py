@@ -119,8 +119,9 @@ def resample(pixels: Tensor, by_dim: Sequence[Taps]) -> Tensor:
             every resized pixel that it takes part in.
         by_dim: Of each dim.
     """
-    # what becomes smallest first: less is left to do
-    order = sorted(range(len(by_dim)), key=lambda dim: (-by_dim[dim].grid.step, -dim))
+    # what becomes smallest first: less is left to do; of equals the dim that needs no turning of the larger picture
+    steps = [one.grid.step for one in by_dim]
+    order = sorted(range(len(steps)), key=lambda dim: (-steps[dim], dim if steps[dim] > 1 else -dim))
     for dim in order:
         if not by_dim[dim].grid.is_copy:
             pixels = _along(pixels.movedim(1 + dim, 1), by_dim[dim]).movedim(1, 1 + dim)
