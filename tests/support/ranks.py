@@ -102,6 +102,7 @@ def _main(
                 world_size=world,
                 timeout=timedelta(seconds=seconds),
             )
+            dist.barrier()  # a function may communicate nothing: nobody leaves before all are connected
         workers = Workers(rank, world, group=dist.group.WORLD if world > 1 else None)
         message = pickle.dumps((None, function(workers, *args)))
     except BaseException as error:  # noqa: BLE001 - everything is reported to the test
