@@ -69,13 +69,11 @@ def resolve(
     }  # sections: nothing is computed with their numbers
     if not bad & {"data", "digits"}:
         config = check(lambda: _resolve_task(config)) or config
-    dataset = None
     if config.task in TASKS and not bad & {"data", "digits"}:
         dataset = check(lambda: _open_training(config))
         if not resume:  # a run that goes on has what was decided when it began
-            all_bands = dataclasses.replace(
-                config, data=as_all_bands(config.data)
-            )  # faults of others are told still
+            # where bands do not fit, faults of others are told still
+            all_bands = dataclasses.replace(config, data=as_all_bands(config.data))
             config = check(partial(_resolve_bands, config, dataset)) or all_bands
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world)) if not bad & {"train"} else None
