@@ -60,7 +60,7 @@ def test_a_split_without_boxes_is_no_training_data(tmp_path: Path) -> None:
 def test_images_without_a_natural_range_are_found_by_the_check(tmp_path: Path, range: str) -> None:
     write_coco(tmp_path, coco(annotation(), images=[{"id": 3, "file_name": "a.tif"}]))
     Image.fromarray(np.full((30, 40), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
-    config = DataConfig(range=range)
+    config = DataConfig(range=range, bands="rgb")
     faults, _ = find_faults(str(tmp_path), config)
     if range:
         assert not faults
