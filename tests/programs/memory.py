@@ -276,3 +276,66 @@ class _Slab(nn.Module):
 def slab_of_a_volume() -> nn.Module:
     """Slices of a volume are doubled in place."""
     return _Slab()
+
+
+def attention_then_added_to() -> nn.Module:
+    """What attention gives is changed in place, whose queries lie so that one worker's PyTorch keeps no result of it."""
+
+    def change(x: Tensor) -> Tensor:
+        weights = x.softmax(-1)
+        found = functional.scaled_dot_product_attention(weights, weights * -0.7, x)
+        return found.add_(weights)
+
+    return OnTokens(change)
+
+
+def scaled_after_instance_norm() -> nn.Module:
+    """A turned map is changed in place after it was normalized: one worker's PyTorch has kept a copy."""
+
+    def change(x: Tensor) -> Tensor:
+        turned = x.transpose(2, 3) * 1.0
+        normed = functional.instance_norm(turned)
+        turned[:, :, 3:9].mul_(0.5)
+        return normed.transpose(2, 3)
+
+    return Between(change)
+
+
+def rows_scaled_after_instance_norm() -> nn.Module:
+    """Rows are changed in place after they were normalized."""
+
+    def change(x: Tensor) -> Tensor:
+        rows = x[:, :, 2:-3]
+        normed = functional.instance_norm(rows)
+        rows += 1
+        return normed
+
+    return Between(change)
+
+
+class _Enlarged(nn.Module):
+    """A transposed convolution, what it gives changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        enlarged = self.layer(x)
+        enlarged[:, :, 5:].mul_(0.5)
+        return enlarged
+
+
+def enlarged_and_scaled() -> nn.Module:
+    """What a transposed convolution gives is changed in place."""
+    return Between(_Enlarged())
+
+
+def diagonal_of_a_slice_scaled() -> nn.Module:
+    """The diagonal of some rows is changed in place, then the map is used."""
+    return Between(lambda x: last(x[:, :, 1:].diagonal(dim1=2, dim2=3).mul_(0.9), x))
+
+
+def no_channels_flattened() -> nn.Module:
+    """No channel at all is flattened, and added up with the others."""
+    return Between(lambda x: x + x[:, 2:2].flatten(2).transpose(1, 2).sum())

@@ -219,3 +219,8 @@ def _write_back(copy: SpatialTensor) -> None:
     else:
         for one in _that_hold_the_same(base):
             one.account.changes = LOST
+        above = base.account.view
+        while above is not None:  # what the base is a copy of has been changed, too
+            for one in _that_hold_the_same(above.base):
+                one.account.changes = LOST
+            above = above.base.account.view

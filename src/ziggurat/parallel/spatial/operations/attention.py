@@ -24,10 +24,19 @@ def _order_of_queries(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Ten
     (x,), shape = made, tuple(made[0].shape)
     bound = call.bind("query key value attn_mask dropout_p is_causal", dropout_p=0.0)
     query, others = bound["query"], (bound["key"], bound["value"])
-    has_rows = all(place_of(one)[1][-1] == 1 for one in (query, *others))
-    is_fused = has_rows and not bound["dropout_p"] and len(shape) == 4 and tuple(query.shape) == shape
+    is_fused = (
+        _have_rows(query, *others)
+        and not bound["dropout_p"]
+        and len(shape) == 4
+        and tuple(query.shape) == shape
+    )
     found = orders.elementwise(shape, [place_of(query)]) if is_fused else orders.contiguous(shape)
     return [make_meta(shape, found, x.raw.dtype)]
+
+
+def _have_rows(*tensors: Tensor) -> bool:
+    """Whether the numbers of each token lie side by side in all tensors, of one worker: fused kernels want that."""
+    return all(place_of(one)[1][-1] == 1 for one in tensors)
 
 
 @operation("gather", "scaled_dot_product_attention", views=_order_of_queries)
@@ -46,6 +55,7 @@ def _attention(call: Call) -> Any:
         enable_gqa=False,
     )
     mesh, mask, scale = call.mesh, bound["attn_mask"], bound["scale"]
+    may_be_fused = _have_rows(*(bound[name] for name in ("query", "key", "value")))
     query, key, value = (spread(bound[name], mesh) for name in ("query", "key", "value"))
     query, key, value = (gather(t, call.name, only=[len(t.dims) - 1]) for t in (query, key, value))
     if bound["enable_gqa"]:
@@ -70,9 +80,14 @@ def _attention(call: Call) -> Any:
         mask = (
             mask if mask.dtype == torch.bool else mask.to(query.dtype)
         )  # 2.14 misreads another type on the CPU
-    local = functional.scaled_dot_product_attention(
-        query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
-    )
+    if may_be_fused:
+        local = functional.scaled_dot_product_attention(
+            query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
+        )
+    else:  # a fused kernel keeps what it gives for the backward pass; what one worker has may be changed in place
+        local, _ = torch.ops.aten._scaled_dot_product_attention_math(
+            query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
+        )
     return SpatialTensor(local, (*query.dims[:-1], value.dims[-1]), mesh)
 
 

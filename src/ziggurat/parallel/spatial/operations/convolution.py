@@ -40,7 +40,8 @@ class _Convolution(torch.autograd.Function):
         rows.received = []  # tensors are kept by save_for_backward, so that hooks of saved tensors see them
         ctx.rows, ctx.kind, ctx.has_bias = rows, kind, bias is not None
         ctx.save_for_backward(band, weight, *received)
-        return kind.run(widened, weight, bias, steps)
+        out = kind.run(widened, weight, bias, steps)
+        return out.clone() if out._is_view() else out  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

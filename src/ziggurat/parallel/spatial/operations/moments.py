@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dims, Factor, is_cut, size_of
@@ -76,18 +77,25 @@ def _mean(call: Call) -> Any:
     return wrap((summed.local / count).to(dtype), summed)
 
 
+def _root(variance: Tensor) -> Tensor:
+    """Return the deviation; where it is zero its gradient is, too, as PyTorch has it, and no division by zero."""
+    is_zero = variance <= 0
+    root = torch.where(is_zero, 1.0, variance).sqrt()
+    return torch.where(is_zero, 0.0, root)
+
+
 @operation("moments", "var", "std")
 def _var(call: Call) -> Any:
     x, dims, keepdim, correction = _var_arguments(call)
     variance, _ = variance_and_mean(x, dims, keepdim, correction)
-    return wrap(variance.local.sqrt(), variance) if call.name == "std" else variance
+    return wrap(_root(variance.local), variance) if call.name == "std" else variance
 
 
 @operation("moments", "var_mean", "std_mean")
 def _var_mean(call: Call) -> Any:
     x, dims, keepdim, correction = _var_arguments(call)
     variance, mean = variance_and_mean(x, dims, keepdim, correction)
-    return (wrap(variance.local.sqrt(), variance) if call.name == "std_mean" else variance), mean
+    return (wrap(_root(variance.local), variance) if call.name == "std_mean" else variance), mean
 
 
 def _var_arguments(call: Call) -> tuple[SpatialTensor, tuple[int, ...], bool, float]:

@@ -242,11 +242,11 @@ def _group_moments(band: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _normalize_groups(
-    x: SpatialTensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: SpatialTensor, band: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> SpatialTensor:
     axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
     with torch.autocast(x.local.device.type, enabled=False):
-        local = _GroupNorm.apply(x.local, groups, weight, bias, eps, axes, counts_of(x, {0, 1}))
+        local = _GroupNorm.apply(band, groups, weight, bias, eps, axes, counts_of(x, {0, 1}))
     return wrap(local, x)
 
 
@@ -265,7 +265,7 @@ def _group_norm(call: Call) -> Any:
     x, groups = bound["input"], bound["num_groups"]
     if not _cut_over(x, call):
         return wrap(functional.group_norm(x.local, groups, bound["weight"], bound["bias"], bound["eps"]), x)
-    return _normalize_groups(x, groups, bound["weight"], bound["bias"], bound["eps"])
+    return _normalize_groups(x, x.local, groups, bound["weight"], bound["bias"], bound["eps"])
 
 
 @operation("moments", "instance_norm")
@@ -293,7 +293,9 @@ def _instance_norm(call: Call) -> Any:
     if not _cut_over(x, call):
         named = {name: bound[name] for name in ("weight", "bias", "eps")}
         return wrap(functional.instance_norm(x.local, **named), x)
-    return _normalize_groups(x, x.shape[1], bound["weight"], bound["bias"], bound["eps"])
+    # of what does not lie in the order of its dims PyTorch keeps a copy here: the original may be changed in place
+    band = x.local if x.is_contiguous() else x.local.clone()
+    return _normalize_groups(x, band, x.shape[1], bound["weight"], bound["bias"], bound["eps"])
 
 
 @torch.no_grad()

@@ -282,7 +282,7 @@ def _by_taps(rows: Tensor, d: int, scaling: Scaling, out: Range, first: int) -> 
 def _pixel_shuffle(call: Call) -> Any:
     bound = call.bind("input upscale_factor")
     x, scale = bound["input"], int(bound["upscale_factor"])
-    x = simple_dims(x, range(1, 4), call.name)
+    x = simple_dims(gather(x, call.name, only=[1]), range(1, 4), call.name)
     local = functional.pixel_shuffle(x.local, scale)
     dims = [x.dims[0], (Factor(x.shape[1] // scale**2),)]
     for dim in x.dims[2:]:
@@ -295,7 +295,7 @@ def _pixel_shuffle(call: Call) -> Any:
 def _pixel_unshuffle(call: Call) -> Any:
     bound = call.bind("input downscale_factor")
     x, scale = bound["input"], int(bound["downscale_factor"])
-    x = simple_dims(x, range(1, 4), call.name)
+    x = simple_dims(gather(x, call.name, only=[1]), range(1, 4), call.name)
     for d in (2, 3):
         x = with_multiples(x, d, 0, scale)
     local = functional.pixel_unshuffle(x.local, scale)

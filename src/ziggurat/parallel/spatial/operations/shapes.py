@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, plain, plan_reshape, simplify, size_of
@@ -35,6 +36,9 @@ def reshape(x: SpatialTensor, shape: list[int]) -> SpatialTensor:
     Communication:
         None, except the rows that change their owner where a factor is split at what is no multiple of its cuts.
     """
+    if 0 in x.shape:  # without elements nothing is cut
+        whole = torch.empty(tuple(x.shape), device="meta").reshape(shape)
+        return SpatialTensor(x.local.reshape(whole.shape), tuple(map(plain, whole.shape)), x.mesh)
     if -1 in shape:
         known = 1
         for size in shape:
