@@ -80,14 +80,11 @@ def _attention(call: Call) -> Any:
         mask = (
             mask if mask.dtype == torch.bool else mask.to(query.dtype)
         )  # 2.14 misreads another type on the CPU
-    if may_be_fused:
-        local = functional.scaled_dot_product_attention(
-            query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
-        )
-    else:  # a fused kernel keeps what it gives for the backward pass; what one worker has may be changed in place
-        local, _ = torch.ops.aten._scaled_dot_product_attention_math(
-            query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
-        )
+    local = functional.scaled_dot_product_attention(
+        query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
+    )
+    if not may_be_fused:  # a fused kernel keeps what it gives; that of one worker may be changed in place
+        local = local.clone()
     return SpatialTensor(local, (*query.dims[:-1], value.dims[-1]), mesh)
 
 

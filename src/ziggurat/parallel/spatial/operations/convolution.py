@@ -26,6 +26,7 @@ from ziggurat.parallel.spatial.operations.kernel import ConvolutionKind
 from ziggurat.parallel.spatial.operations.windows import Rows, Step, WindowPlan, per_dim, plan_windows
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
+from ziggurat.torch_internals.tensors import is_view
 
 
 class _Convolution(torch.autograd.Function):
@@ -41,7 +42,7 @@ class _Convolution(torch.autograd.Function):
         ctx.rows, ctx.kind, ctx.has_bias = rows, kind, bias is not None
         ctx.save_for_backward(band, weight, *received)
         out = kind.run(widened, weight, bias, steps)
-        return out.clone() if out._is_view() else out  # a view could not be changed in place
+        return out.clone() if is_view(out) else out  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
