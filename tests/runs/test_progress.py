@@ -101,9 +101,17 @@ class Heard(io.StringIO):
 
 def test_a_stage_that_computes_is_said_by_a_thread_that_ends_with_it():
     before, stream = threading.active_count(), Heard()
-    clock = itertools.count(0, 5)
-    with Stages("verify", stream=stream, clock=lambda: next(clock), every=0.001) as stages:
+    ticks, is_named = (
+        itertools.count(0, 5),
+        threading.Event(),
+    )  # time stands still until the stage has its name
+
+    def clock():
+        return next(ticks) if is_named.is_set() else 0
+
+    with Stages("verify", stream=stream, clock=clock, every=0.001) as stages:
         stages("one long call")
+        is_named.set()
         assert stream.event.wait(60)
     assert stream.getvalue().startswith("verify: one long call  ")
     assert threading.active_count() == before
