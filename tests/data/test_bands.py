@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.banded import write_bands
-from ziggurat.config import DataConfig
-from ziggurat.data.bands import band_faults, resolve_bands
+from ziggurat.config import DataConfig, ModelConfig
+from ziggurat.data.bands import band_faults, resolve_bands, shown_as
 from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.readers.composite import own_samples
@@ -23,6 +24,9 @@ from ziggurat.data.readers.opened import ImageInfo
 from ziggurat.data.statistics import Measuring, joined, units_of
 from ziggurat.data.transforms import augment_image, draw_augmentation, recolor_samples
 from ziggurat.errors import UserError
+from ziggurat.models.build import build_model
+from ziggurat.models.images import Normalization
+from ziggurat.visualize.composite import Composite
 
 RGB = ("red", "green", "blue")
 MOST = 1 << 30
@@ -263,3 +267,25 @@ def test_images_in_memory_have_the_bands_that_are_seen():
         pixels_of(array.astype(np.uint8), "a", typed)
     with pytest.raises(UserError, match=r"sees 3 bands: a must be .* got \(6, 5, 4\)"):
         pixels_of(np.zeros((6, 5, 4)), "a", reading)
+
+
+def test_pictures_show_the_bands_of_the_run_by_their_numbers_in_other_files():
+    begun = DataConfig(bands="1,2,3,4", shown="4,1,2", mean="1,2,3,4", std="1,1,1,1", stretch="0:1,0:2,0:3")
+    elsewhere = replace(begun, bands="2,3,4,1")
+    followed = shown_as(elsewhere, begun)
+    assert followed.shown == "1,2,3"
+    assert band_faults(followed, 4) == []
+    assert Composite.of(followed).places == Composite.of(begun).places == (3, 0, 1)
+    assert shown_as(replace(elsewhere, shown="2,3,4"), begun).shown == "2,3,4"
+    assert band_faults(replace(begun, bands="5,6,7,8"), 4) == [
+        "data.shown must be among the bands that are seen, 5,6,7,8: got 4,1,2"
+    ]
+
+
+def test_bands_of_which_nothing_was_measured_are_neither_normalized_nor_drawn():
+    config, model = DataConfig(bands="1,2,3"), build_model(ModelConfig(name="timm:test_resnet"), 2)
+    with pytest.raises(UserError, match=r"data\.bands=1,2,3 needs data\.mean and data\.std"):
+        Normalization.of(config, model)
+    with pytest.raises(UserError, match=r"need data\.shown and data\.stretch"):
+        Composite.of(config)(torch.zeros(3, 4, 4))
+    assert Normalization.of(DataConfig(), model).white == 255

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ziggurat.config import RunConfig, bands_of, check_command, flatten, override
-from ziggurat.data.bands import band_faults
+from ziggurat.data.bands import band_faults, shown_as
 from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.launch import world_from_environment
@@ -41,6 +42,8 @@ def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any], command:
         settings = {name: value for name, value in settings.items() if name != "model.name"}
     here: dict[str, Any] = {"plan": "", "device": "auto"}  # threads stay: they decide the last bits
     config = override(base, here | settings)
+    if "data.shown" not in settings:
+        config = replace(config, data=shown_as(config.data, base.data))
     faults = [] if reference.folder is None else _of_the_run(run, base, config)
     faults += _band_faults(config)
     try:

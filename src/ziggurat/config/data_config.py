@@ -208,6 +208,11 @@ class DataConfig:
         "in ``skipped.jsonl``.",
     )
 
+    @property
+    def has_own_bands(self) -> bool:
+        """Whether the network sees bands in samples of their own type; what is still ``auto`` is red, green and blue of 8 bits."""
+        return self.bands not in ("auto", "rgb")
+
 
 @dataclass(frozen=True)
 class DigitsConfig:

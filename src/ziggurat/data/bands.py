@@ -82,9 +82,7 @@ def resolve_bands(config: DataConfig, first: ImageInfo | None) -> DataConfig:
         raise UserError(f"data.bands must name each band once: got {config.bands}")
     shown = read_bands(config.shown) if config.shown.strip() else _natural(bands, first)
     if not set(shown or ()) <= set(bands):
-        raise UserError(
-            f"data.shown must be among the bands that are seen, {_listed(bands)}: got {config.shown}"
-        )
+        raise UserError(_not_seen(config.shown, bands))
     layout = config.layout
     if first is not None and not layout:
         layout = f"{len(all_bands(first))} {first.dtype}" if config.bands in ("auto", "all") else first.dtype
@@ -105,8 +103,31 @@ def _natural(bands: tuple[int, ...], first: ImageInfo | None) -> tuple[int, ...]
     return bands[:3] if len(bands) >= 3 else bands[:1]
 
 
+def _not_seen(shown: str, bands: tuple[int, ...]) -> str:
+    return f"data.shown must be among the bands that are seen, {_listed(bands)}: got {shown}"
+
+
 def _listed(bands: tuple[int, ...]) -> str:
     return ",".join(map(str, bands))
+
+
+def shown_as(config: DataConfig, begun: DataConfig) -> DataConfig:
+    """Return a config whose pictures show those bands of the network that a run's pictures show, by their numbers in other files.
+
+    Args:
+        config: Names as many bands as the run, in the files that are read now.
+        begun: Of the run.
+
+    Example:
+        >>> begun = DataConfig(bands="1,2,3,4", shown="4,2,1")
+        >>> shown_as(DataConfig(bands="5,6,7,8", shown="4,2,1"), begun).shown
+        '8,6,5'
+    """
+    was, now = read_bands(begun.bands), read_bands(config.bands)
+    if not was or not now or len(was) != len(now) or config.shown != begun.shown:
+        return config
+    places = [was.index(number) for number in read_bands(begun.shown) or ()] if begun.shown else []
+    return replace(config, shown=_listed(tuple(now[place] for place in places)))
 
 
 def band_faults(config: DataConfig, count: int) -> list[str]:
@@ -123,6 +144,9 @@ def band_faults(config: DataConfig, count: int) -> list[str]:
         if text and len(text.split(",")) != count:
             faults.append(f"data.{name} must have a number for each of {count} bands: got {text}")
     shown = read_bands(config.shown) if config.shown else ()
+    seen = read_bands(config.bands)
+    if seen and not set(shown or ()) <= set(seen):
+        faults.append(_not_seen(config.shown, seen))
     if config.stretch and len(config.stretch.split(",")) != len(shown or ()):
         faults.append(
             f"data.stretch must have LOW:HIGH for each band that is shown ({config.shown or 'none'}): got {config.stretch}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.config import DataConfig, read_numbers
+from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 
 # mean and deviation of each channel of ImageNet, in [0, 1], as torchvision has them
@@ -31,7 +32,15 @@ class Normalization:
 
     @classmethod
     def of(cls, config: DataConfig, model: VisionModel) -> Normalization:
-        """Return that of a run: measured over its data, or that of the model's weights."""
+        """Return that of a run: measured over its data, or that of the model's weights.
+
+        Raises:
+            UserError: If bands are seen in their own type, of which the weights say nothing, and nothing was measured.
+        """
+        if not config.mean and config.has_own_bands:
+            raise UserError(
+                f"data.bands={config.bands} needs data.mean and data.std, which training measures: give them, or data.bands=rgb"
+            )
         if not config.mean:
             return cls(tuple(model.mean), tuple(model.std))
         return cls(read_numbers(config.mean), read_numbers(config.std), 1.0)

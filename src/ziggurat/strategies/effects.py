@@ -23,7 +23,7 @@ from ziggurat.tasks.registry import TASKS, find_task
 
 
 def _has_own_bands(config: RunConfig) -> bool:
-    return config.data.bands not in ("auto", "rgb")
+    return config.data.has_own_bands
 
 
 # Settings that need another one: what it must be, and what is said.
@@ -40,7 +40,7 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
     ),
     "data.range": (
         "data.bands",
-        lambda c: c.data.bands in ("auto", "rgb"),
+        lambda c: not c.data.has_own_bands,
         "data.bands=rgb: other bands keep their samples",
     ),
     "data.layout": ("data.bands", _has_own_bands, "bands of their own type: data.bands=4,3,2 or all"),

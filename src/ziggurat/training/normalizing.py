@@ -26,7 +26,7 @@ def is_measured(config: DataConfig) -> bool:
     """Whether the mean and deviation of a config have to be measured."""
     if config.mean:
         return False
-    return config.normalize == "data" or (config.normalize == "auto" and read_bands(config.bands) is not None)
+    return config.normalize == "data" or (config.normalize == "auto" and config.has_own_bands)
 
 
 def as_begun(config: RunConfig, folder: Path) -> RunConfig:

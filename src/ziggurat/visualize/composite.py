@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.readers.layout import read_bands
+from ziggurat.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Composite:
         Args:
             image_CHW: The bands that the network sees, float32, or RGB, uint8.
 
+        Raises:
+            UserError: If nobody has said which bands are shown.
+
         Example:
             >>> grey = Composite((2,), (1,), ((0.0, 1000.0),))
             >>> grey(torch.tensor([[[0.0, 0.0]], [[500.0, torch.nan]]])).tolist()
@@ -54,6 +58,10 @@ class Composite:
         """
         if not image_CHW.is_floating_point():
             return image_CHW
+        if not self.places:
+            raise UserError(
+                "pictures of bands in their own type need data.shown and data.stretch, which training sets: give them"
+            )
         picture = torch.empty((3, *image_CHW.shape[1:]), dtype=torch.uint8)
         for channel, (place, (low, high)) in enumerate(zip(self.places, self.limits, strict=True)):
             share = (image_CHW[place] - low) / (high - low)

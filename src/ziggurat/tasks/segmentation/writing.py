@@ -36,12 +36,11 @@ def write_mask(
     with whole_file(file) as partial, PaletteImage(partial, extent, label_palette()) as image:
         for band in bands:
             image.add(band.cpu().numpy())
-            found = torch.bincount(band.flatten(), minlength=len(counts))
+            found = torch.bincount(band[band != IGNORED_PIXEL], minlength=len(counts))
             counts = found + torch.cat([counts, counts.new_zeros(len(found) - len(counts))])
             if overview is not None:
                 overview.add(band)
-    of_classes = zip(place.classes, counts[: len(place.classes)].tolist(), strict=True)
-    pixels = {name: count for name, count in of_classes if count}
+    pixels = {name: count for name, count in zip(place.classes, counts.tolist(), strict=True) if count}
     return place.facts | {"mask": str(file), "pixels": pixels}
 
 
