@@ -203,6 +203,12 @@ def test_a_set_of_many_bands_is_checked_as_it_is_trained_on(tmp_path):
     data = write_masks(tmp_path / "data", NEAR_INFRARED, 2, 1)
     found = check(str(data), DataConfig(classes="ground,square"))
     assert found["ok"], found["faults"]
+    (data / "images" / "val").rename(tmp_path / "other images")
+    (data / "masks" / "val").rename(tmp_path / "other masks")
+    divided = check(str(data), DataConfig(classes="ground,square", split="blocks", block=32, crop=32))
+    assert divided["ok"], divided["faults"]
+    (tmp_path / "other images").rename(data / "images" / "val")
+    (tmp_path / "other masks").rename(data / "masks" / "val")
     write_bands(data / "images" / "train" / "1.tif", scene(NEAR_INFRARED, 1)[0][:2])
     with pytest.raises(
         UserError,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ziggurat.config import DataConfig, DigitsConfig
+from ziggurat.data.bands import as_all_bands
 from ziggurat.data.blocks import Which
 from ziggurat.data.faults import Faults, count_left_out
 from ziggurat.data.formats import find_faults, open_split
@@ -74,7 +75,7 @@ def _parts(path: str, kinds: Sequence[str], config: DataConfig) -> dict[str, dic
     found: dict[str, dict[str, int]] = {}
     splits: tuple[Which, ...] = ("train", "val")
     for split in splits:
-        dataset = divided(open_split(path, split, kinds[:1], config, DigitsConfig()), path)
+        dataset = divided(open_split(path, split, kinds[:1], as_all_bands(config), DigitsConfig()), path)
         division = dataset.division
         found[split] = {
             "blocks": division.num_blocks[split],
