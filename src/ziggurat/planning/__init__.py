@@ -1,0 +1,4 @@
+"""Which plan to take: what a step costs under it, found out without taking the step.
+
+program     what a worker does in a step: kernels, messages, waits
+"""
