@@ -43,6 +43,9 @@ def test_each_flag_is_its_setting(command, flags):
         (["--set", "lr=0.1", "data.crop=64", "data"], {"train.lr": "0.1", "data.crop": "64"}),
         (["--set=lr=0.1", "data"], {"train.lr": "0.1"}),
         (["data", "--lr=-1e-3"], {"train.lr": "-1e-3"}),
+        (["--lr", "-1e-3", "data"], {"train.lr": "-1e-3"}),
+        (["data", "--lr", "-.5E+3", "--seed", "-3"], {"train.lr": "-.5E+3", "seed": "-3"}),
+        (["--lr", "-inf", "data"], {"train.lr": "-inf"}),
         (["data", "--set", "data.classes=red oak,pine"], {"data.classes": "red oak,pine"}),
         (["data", "--set", "data.classes=sky,ink=255"], {"data.classes": "sky,ink=255"}),
         (["data", "--lr", "1", "--set", "lr=1"], {"train.lr": "1"}),
@@ -76,6 +79,7 @@ def test_words_in_any_order(words, settings):
         (["--verbose", "train", "d"], "flags follow the command: ziggurat train ... --verbose"),
         (["train", "d", "epochs=3"], "nothing takes 'epochs=3'; settings follow --set: --set epochs=3"),
         (["train", "d", "--set", "data.classes=a,", "b"], "too many arguments: nothing takes 'b'"),
+        (["predict", "r", "a.png", "--score", "0.5", "epochs=3"], "nothing takes 'epochs=3'"),
         (["trian", "d"], "did you mean 'train'?"),
         (["train", "d", "--quiet", "--verbose"], "not allowed with argument --quiet"),
         (["evaluate", "r", "d", "--split", "tst"], "unknown --split 'tst': did you mean 'test'?"),
@@ -139,3 +143,18 @@ def test_quiet_leaves_standard_error_as_it_was(capfd):
         os.write(2, b"of a library\n")
     os.write(2, b"after it\n")
     assert capfd.readouterr().err == "after it\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "r", "a", "b", "c", "--score", "0.5", "--set", "dtype=fp32"],
+        ["predict", "r", "a", "--score", "0.5", "b", "--json", "c", "--set", "dtype=fp32"],
+        ["predict", "--set", "dtype=fp32", "--score", "0.5", "--", "r", "a", "b", "c"],
+        ["predict", "--score", "0.5", "r", "--set", "dtype=fp32", "--json", "a", "b", "--plan", "dp=1", "c"],
+    ],
+)
+def test_images_may_stand_before_and_behind_flags(words):
+    settings, options = parsed(*words)
+    assert (options.run, options.images) == ("r", ["a", "b", "c"])
+    assert settings.items() >= {"decode.score_threshold": "0.5", "dtype": "fp32"}.items()

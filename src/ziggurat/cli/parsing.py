@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ziggurat.cli.options import RUN_FLAGS
@@ -20,6 +20,7 @@ FLAGS_ELSEWHERE = {
     "score_threshold": "--score",
 }  # fmt: skip
 _SETTING = re.compile(r"[A-Za-z_]+(\.[A-Za-z_]+)*=")
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)e[+-]?\d+|-(inf|nan)", re.IGNORECASE)
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
 
@@ -29,6 +30,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **named: Any) -> None:
         super().__init__(**(named | {"allow_abbrev": False}))
         self.commands: dict[str, argparse.ArgumentParser] = {}
+        self.many = ""  # the argument that takes any number of words
+
+    def add_argument(self, *names: Any, **named: Any) -> argparse.Action:
+        """Add an argument; words of one that takes any number of them may stand behind flags, too."""
+        action = super().add_argument(*names, **named)
+        if action.nargs == "+" and not action.option_strings:
+            self.many = action.dest
+        return action
 
     def add_subparsers(self, **named: Any) -> Any:
         """Return what commands are added to."""
@@ -39,8 +48,12 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the arguments; a word that no argument takes is answered with the nearest flag."""
         options, others = self.parse_known_args(args, namespace)
+        command = self.commands.get(options.command, self) if others else self
+        many = command.many if isinstance(command, Parser) else ""
+        if many and not any(word.startswith("-") or _SETTING.match(word) for word in others):
+            getattr(options, many).extend(others)  # those behind a flag
+            others = []
         if others:
-            command = self.commands.get(options.command, self)
             flags = re.findall(r"(?<!\S)--?[a-z][a-z-]*", command.format_help())
             unknown = [word for word in others if word.startswith("-")]
             if unknown:
@@ -99,13 +112,32 @@ def versions() -> str:
 
 
 def split_settings(words: Sequence[str]) -> list[str]:
-    """Return a command line in which each setting has a ``--set`` of its own.
+    """Return a command line in which each setting has a ``--set`` of its own, and no number that follows a flag looks like one.
 
     Example:
         >>> split_settings(["train", "--set", "lr=1", "data.crop=64", "digits"])
         ['train', '--set', 'lr=1', '--set', 'data.crop=64', 'digits']
+        >>> split_settings(["train", "digits", "--lr", "-1e-3"])
+        ['train', 'digits', '--lr=-1e-3']
     """
-    return list(_split(words))
+    return list(_join_numbers(_split(words)))
+
+
+def _join_numbers(words: Iterable[str]) -> Iterator[str]:
+    """Join flags and negative numbers of which argparse thinks that they are flags: those with an exponent."""
+    flag = ""
+    for word in words:
+        if flag and _NEGATIVE.fullmatch(word):
+            yield f"{flag}={word}"
+            flag = ""
+            continue
+        if flag:
+            yield flag
+        flag = word if word.startswith("--") and "=" not in word else ""
+        if not flag:
+            yield word
+    if flag:
+        yield flag
 
 
 def _split(words: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ ImageFolder), and the parts of boxes outside of the image (YOLO).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def convert(path: str, out: Path, format: str, config: DataConfig, digits: Digit
             f"{format} holds data for the task {' or '.join(tasks_of(held))}: {path} serves "
             f"{' and '.join(tasks_of(annotations))}; give --format {' or '.join(possible)}"
         )
+    if config.bands == "auto":  # files are passed on as they are, whatever a network would see of them
+        config = replace(config, bands="all")
     splits: dict[Split, Dataset] = {}
     for split in _split_names(path, kind):
         dataset = open_split(path, split, [kind], config, digits)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from support import banded
 from support.datasets import (
     CONFIG,
     annotation,
@@ -279,3 +281,30 @@ def test_a_broken_image_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png"):
         write_dataset({"train": dataset}, tmp_path / "b", "masks", "masks")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def with_classes(folder: Path) -> Path:
+    write_text(folder / "classes.txt", "background\nsquare\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "format"),
+    [
+        (lambda folder: banded.write_coco(folder, banded.NEAR_INFRARED, 2, 1), "yolo"),
+        (lambda folder: banded.write_coco(folder, banded.NEAR_INFRARED, 2, 1), "coco"),
+        (lambda folder: with_classes(banded.write_masks(folder, banded.NEAR_INFRARED, 2, 1)), "masks"),
+        (lambda folder: banded.write_classes(folder, 1), "imagefolder"),
+    ],
+)
+def test_images_of_many_bands_and_16_bits_are_passed_on_as_they_are(
+    tmp_path: Path, write: Callable[[Path], Path], format: str
+) -> None:
+    start = write(tmp_path / "start")
+    run(start, tmp_path / "out", format)
+    given, got = (
+        sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.tif"))
+        for folder in (tmp_path / "start", tmp_path / "out")
+    )
+    assert got == given
+    assert len(given) >= 2

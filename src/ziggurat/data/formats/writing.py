@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.file_dataset import FileImages
@@ -124,10 +126,25 @@ def _file_names(dataset: Dataset, taken: set[str]) -> list[str]:
     return names
 
 
+def _save_picture(pixels_CHW: Tensor, name: str, target: Path) -> None:
+    """Save grey or red, green and blue of 8 bits, in whatever type they come.
+
+    Raises:
+        UserError: If an image is anything else.
+    """
+    eight = pixels_CHW.to(torch.uint8)
+    if len(eight) not in (1, 3) or not torch.equal(eight.to(pixels_CHW.dtype), pixels_CHW):
+        raise UserError(
+            f"{name} has {len(eight)} bands of {pixels_CHW.dtype}, and {target.suffix} files are written from grey or red, green and blue "
+            "of 8 bits; save it as .tif, which is passed on as it is"
+        )
+    Image.fromarray(eight.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()).save(target)
+
+
 def _write_image(dataset: Dataset, index: int, target: Path) -> None:
     """Link an image file, copy it where that is not possible, or write pixels as PNG."""
     if not isinstance(dataset, FileImages) or dataset.path(index).suffix != target.suffix:
-        Image.fromarray(dataset.image(index).permute(1, 2, 0).numpy()).save(target)
+        _save_picture(dataset.image(index), dataset.record(index).name, target)
         return
     source = dataset.path(index).resolve()
     try:
