@@ -1,4 +1,5 @@
 """Which plan to take: what a step costs under it, found out without taking the step.
 
 program     what a worker does in a step: kernels, messages, waits
+kernels     from a call of an operator to its kernel, and back
 """

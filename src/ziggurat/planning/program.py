@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 
     Attributes:
         name: Such as ``aten.convolution.default``.
-        arguments: In order; a `Form` in the place of each tensor, a tuple in that of a list.
+        arguments: In the order of its schema; a `Form` in the place of each tensor, a tuple in that of a list (see `kernels`).
     """
 
     name: str

@@ -14,6 +14,7 @@ files are parted by what they import, so that a model does not load PyTorch's sh
 | hooks | hooks on gradients: which there are, seeing one being registered |
 | kernels | gradients of convolution, norm and pooling as operators |
 | norms | gradients of norms, where PyTorch's own are wrong |
+| operators | operators by name, and what each takes |
 | functions | seeing calls of functions, of operators, of custom autograd functions |
 | default_group | hiding the default process group |
 | sharding | `fully_shard` and `DTensor` beyond their documentation; what else spreads a network by itself |
