@@ -4,4 +4,6 @@ program     what a worker does in a step: kernels, messages, waits
 kernels     from a call of an operator to its kernel, and back
 meetings    which messages of several programs meet
 simulate    when each worker does what, and whom it waits for (segments, sharing)
+search      which plans there are, and which are best
+judging     from a plan to its simulated step
 """

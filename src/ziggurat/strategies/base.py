@@ -170,6 +170,7 @@ class Strategy(ABC):
         needs_branches: Whether it spreads only networks that compute several things side by side.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
         settings: What a config says of it and of no other axis, by dotted names.
+        variants: Settings of it that a planner tries, each with its values; they change no result but for rounding.
         home: Where a whole model lies until it is spread; None for the worker's device.
         spatial: How it cuts images; None if it does not.
 
@@ -191,6 +192,7 @@ class Strategy(ABC):
     needs_branches: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     home: ClassVar[str | None] = None
     spatial: Any = None  # a SpatialMesh, or None
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class PipelineParallel(Strategy):
     meaning = "consecutive parts of the network"
     inwards = 1
     settings = ("pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint")
+    variants: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "pipeline.schedule": ("1f1b", "gpipe", "interleaved"),
+        "pipeline.checkpoint": ("none", "stage"),
+    }
     wants_microbatches = True
     takes_turns = True
 

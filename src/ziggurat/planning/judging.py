@@ -1,0 +1,119 @@
+"""From a plan to what a step under it takes: its programs are recorded, their kernels priced, and the step simulated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ziggurat.planning.program import Kernel, Program
+from ziggurat.planning.search import Candidate, Refused
+from ziggurat.planning.simulate import Network, Simulated, simulate
+from ziggurat.strategies.estimate import StepCost
+
+
+class Recorded(Protocol):
+    """The programs of a plan's workers, or why there are none."""
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """Of all workers, in order of rank."""
+        ...
+
+    @property
+    def refused(self) -> str | None:
+        """Why the plan does not go with the network; None if it does."""
+        ...
+
+
+class Record(Protocol):
+    """What takes a plan's step without computing: `record.record_step` of one network, or what stands in its place."""
+
+    def __call__(self, candidate: Candidate) -> Recorded:
+        """Return what the workers do."""
+        ...
+
+
+class Costs(Protocol):
+    """What kernels cost: `costs.CostTable`, or what stands in its place."""
+
+    def known(self, kernel: Kernel) -> bool:
+        """Whether the seconds of a kernel are known."""
+        ...
+
+    def measure(self, kernels: Iterable[Kernel]) -> None:
+        """Find out what kernels take that are not known."""
+        ...
+
+    def seconds(self, kernel: Kernel) -> float:
+        """Return what a kernel takes."""
+        ...
+
+
+@dataclass
+class Judge:
+    """Simulates a step under each plan that it is asked for.
+
+    Attributes:
+        record: Takes the step without computing.
+        costs: Of kernels; what they do not know is measured.
+        links: What carries messages.
+        num_microbatches: Of the step.
+        cores: Workers of a machine that can compute at once; None where each has a device of its own.
+        places: The machine of each worker, by rank.
+    """
+
+    record: Record
+    costs: Costs
+    links: Network
+    num_microbatches: int
+    cores: float | None = None
+    places: Sequence[int] | None = None
+
+    def __call__(self, candidate: Candidate) -> Simulated | Refused:
+        """Return the step of a candidate, or why there is none."""
+        recorded = self.record(candidate)
+        if recorded.refused is not None:
+            return Refused(candidate, recorded.refused)
+        return self._simulated(recorded.programs)
+
+    def _simulated(self, programs: Sequence[Program]) -> Simulated:
+        # by identity: equal kernels of a program are one object, and to hash one takes longer
+        kernels = {id(e): e for program in programs for e in program.events if isinstance(e, Kernel)}
+        unknown = dict.fromkeys(one for one in kernels.values() if not self.costs.known(one))
+        if unknown:
+            self.costs.measure(unknown)
+        places = None if self.places is None else self.places[: len(programs)]
+        return simulate(programs, self.costs.seconds, self.links, self.cores, places)
+
+    def alone(self, candidate: Candidate) -> StepCost:
+        """Return what the step costs one worker, from which rules of thumb bound what it costs several.
+
+        Raises:
+            ValueError: If even one worker cannot take it; says why.
+        """
+        recorded = self.record(candidate)
+        if recorded.refused is not None:
+            raise ValueError(recorded.refused)
+        (program,) = recorded.programs
+        step = self._simulated(recorded.programs)
+        held = program.held_bytes
+        weights = held.get("weights", 0)
+        kept = sum(held.values()) - weights
+        return StepCost(
+            step.seconds, self.num_microbatches, weights, kept, max(0, program.peak_bytes - weights - kept)
+        )
+
+    def bound(self, candidate: Candidate, alone: StepCost) -> float:
+        """Return the least seconds that a step can take: spread evenly, with messages that take no time.
+
+        Where more workers compute than there are cores, no plan takes less than all of its work on these.
+        """
+        plan = candidate.plan
+        least = plan.estimate(alone).seconds
+        if self.cores is None:
+            return least
+        machines = 1 if self.places is None else len(set(self.places))
+        together = min(math.inf, self.cores * machines)
+        return max(least, alone.seconds / min(plan.num_workers, together))
