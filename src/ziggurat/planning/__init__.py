@@ -6,4 +6,8 @@ meetings    which messages of several programs meet
 simulate    when each worker does what, and whom it waits for (segments, sharing)
 search      which plans there are, and which are best
 judging     from a plan to its simulated step
+work        what a kernel has to do, and which kernels are alike
+measuring   seconds of kernels on this machine, under load
+fits        a line through what was measured
+costs       the table: what any kernel takes
 """

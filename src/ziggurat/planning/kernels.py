@@ -136,6 +136,6 @@ def _decoded(encoded: Any, parameter: Parameter, tensor: Callable[[Form, Paramet
             return getattr(torch, encoded[6:])
         if "Device" in parameter.kind:
             return torch.device(encoded)
-        if any(word in parameter.kind for word in ("float", "number", "Scalar")):
+        if any(word in parameter.kind for word in ("float", "number", "Scalar", "Tensor")):
             return float(encoded)
     return encoded

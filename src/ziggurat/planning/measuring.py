@@ -1,0 +1,292 @@
+"""Seconds of kernels, measured on this machine in the order of a program, while as many workers measure as will compute.
+
+A kernel that is called again and again finds its tensors in the cache and its memory at hand, and takes half of what it takes
+within a step. So all are called in turn, as a step calls them, and this several times:
+
+    pass 0    not counted: memory comes page by page
+    pass 1 .. each kernel once, in the order in which the program has them; of these the median counts
+
+What a kernel reads was written last by a kernel before it, where one gave such a tensor; what it gives lies in new memory. Workers
+begin each pass together.
+
+With one thread it is the processor's time of the thread that counts: what others take of the machine meanwhile is not ours. With
+several, or on a GPU, it is the time that passes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ziggurat.parallel.runtime.allocator import keep_freed_memory
+from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
+from ziggurat.planning.program import Form, Kernel
+from ziggurat.planning.work import bytes_of
+from ziggurat.system.forking import fork_context
+from ziggurat.system.memory import total_memory
+from ziggurat.torch_internals.containers import tree_leaves
+from ziggurat.torch_internals.operators import Parameter
+
+PASSES = 5
+ENOUGH_SECONDS = 30.0  # no pass begins later, but for the first that counts
+
+BY_NUMBERS = ("max_pool", "sort", "topk", "nms")
+"""What takes longer where numbers differ."""
+
+Clock = Callable[[], float]
+
+
+class Measured(NamedTuple):
+    """What was measured of a kernel.
+
+    Attributes:
+        seconds: The median of all passes, and of all workers the mean.
+        spread: The mean distance of the passes from that, relative to it.
+    """
+
+    seconds: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which kernels are measured.
+
+    Attributes:
+        workers: How many measure at once.
+        threads: Of each.
+        passes: That count, at most.
+        enough_seconds: No pass begins later, but for the first that counts.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    passes: int = PASSES
+    enough_seconds: float = ENOUGH_SECONDS
+
+
+def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[Kernel, Measured]:
+    """Measure kernels in processes of their own, which are gone afterwards.
+
+    Args:
+        kernels: In the order of a program; each is called once a pass, where it comes first.
+        conditions: How many processes, and how.
+
+    Returns:
+        What was measured. A kernel that cannot be called with tensors of some numbers is left out: one that
+        depends on them, or asks for more memory than there is.
+
+    Raises:
+        RuntimeError: If a process ended before it was done.
+    """
+    distinct = list(dict.fromkeys(kernels))
+    if not distinct:
+        return {}
+    # OpenMP's threads do not survive a fork
+    context: Any = fork_context() if conditions.threads == 1 else multiprocessing.get_context("spawn")
+    barrier = context.Barrier(conditions.workers)
+    pipes, processes = [], []
+    try:
+        for _ in range(conditions.workers):
+            receive, send = context.Pipe(duplex=False)
+            process = context.Process(target=_measure_here, args=(distinct, conditions, barrier, send))
+            process.start()
+            send.close()
+            pipes.append(receive)
+            processes.append(process)
+        found = _answers(pipes)
+    finally:
+        for process in processes:
+            process.join(timeout=0.5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        for pipe in pipes:
+            pipe.close()
+    return {
+        kernel: Measured(
+            statistics.fmean(one.seconds for one in each), statistics.fmean(one.spread for one in each)
+        )
+        for number, kernel in enumerate(distinct)
+        if len(each := [of_worker[number] for of_worker in found if number in of_worker]) == len(found)
+    }
+
+
+def _measure_here(kernels: Sequence[Kernel], conditions: Conditions, barrier: Any, pipe: Connection) -> None:
+    """Be one of the processes, and send what it measured, as JSON."""
+    torch.set_num_threads(conditions.threads)
+    torch.set_flush_denormal(True)  # what is multiplied pass after pass must not become slow
+    keep_freed_memory()
+    room = total_memory() // 4 // conditions.workers
+    replay = Replay(kernels, room, time.thread_time if conditions.threads == 1 else time.perf_counter)
+    begin = time.perf_counter()
+    for number in range(conditions.passes + 1):
+        if number > 1 and time.perf_counter() - begin > conditions.enough_seconds:
+            barrier.abort()  # for all
+        try:
+            barrier.wait()
+        except threading.BrokenBarrierError:
+            break
+        replay.take_pass(counts=number > 0)
+    pipe.send_bytes(json.dumps({number: list(one) for number, one in replay.measured().items()}).encode())
+    pipe.close()
+
+
+def _answers(pipes: Sequence[Connection]) -> list[dict[int, Measured]]:
+    """Return what each process has measured; the first that ends without a word ends the wait."""
+    found, waiting = [], list(pipes)
+    while waiting:
+        for pipe in wait(waiting):
+            assert isinstance(pipe, Connection)
+            waiting.remove(pipe)
+            try:
+                answer = json.loads(pipe.recv_bytes())
+            except EOFError:
+                raise RuntimeError(
+                    "a process that measures kernels ended before it was done; is there enough memory?"
+                ) from None
+            found.append({int(number): Measured(*values) for number, values in answer.items()})
+    return found
+
+
+class Replay:
+    """Calls kernels in turn, and takes their time.
+
+    Args:
+        kernels: In the order in which they are called.
+        room: Bytes of tensors that are kept from one kernel to the next; a kernel that has more itself is not called.
+        clock: Tells seconds.
+        device: Where tensors lie.
+    """
+
+    def __init__(
+        self, kernels: Sequence[Kernel], room: int, clock: Clock = time.perf_counter, device: str = "cpu"
+    ) -> None:
+        self.kernels, self.clock, self.device = kernels, clock, torch.device(device)
+        self.tensors = Tensors(room, self.device)
+        self.times: dict[int, list[float]] = {
+            number: []
+            for number, kernel in enumerate(kernels)
+            if sum(bytes_of(form) for form in forms_in(kernel.arguments)) <= room
+        }
+
+    def take_pass(self, counts: bool = True) -> None:
+        """Call each kernel once."""
+        with torch.no_grad():
+            for number in list(self.times):
+                seconds = self._call(self.kernels[number])
+                if seconds is None:
+                    del self.times[number]
+                elif counts:
+                    self.times[number].append(seconds)
+
+    def measured(self) -> dict[int, Measured]:
+        """Return what was measured, by the place of the kernel."""
+        found = {}
+        for number, times in self.times.items():
+            if times:
+                median = statistics.median(times)
+                spread = statistics.fmean(abs(one - median) for one in times) / median if median else 0.0
+                found[number] = Measured(median, spread)
+        return found
+
+    def _call(self, kernel: Kernel) -> float | None:
+        """Return the seconds of a kernel; None where it cannot be called."""
+        try:
+            operator, args, named = call_of(kernel, self.tensors.for_one_call())
+            if any(name in kernel.name for name in BY_NUMBERS):
+                for one in tree_leaves(args):
+                    if isinstance(one, Tensor) and one.is_floating_point():
+                        one.uniform_(0.1, 1.1)
+            self._finish()
+            begin = self.clock()
+            made = operator(*args, **named)
+            self._finish()
+            seconds = self.clock() - begin
+        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):  # PyTorch's refusals
+            return None
+        self.tensors.keep(made)
+        return seconds
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Tensors:
+    """Tensors of every form that kernels ask for: those that were made last, and new ones.
+
+    Whole numbers are zero: they are indices, mostly, and no other is valid of every tensor.
+
+    Args:
+        room: Bytes that are kept.
+        device: Where they lie.
+    """
+
+    def __init__(self, room: int, device: torch.device) -> None:
+        self.room, self.device = room, device
+        self.kept: dict[Form, list[Tensor]] = {}  # the one used last at the end
+        self.num_bytes = 0
+        self.lent: dict[Form, int] = {}  # to the call that is under way
+
+    def for_one_call(self) -> Callable[[Form, Parameter], Tensor]:
+        """Return what gives the tensors of one call, each another one."""
+        self.lent = {}
+        return self._lend
+
+    def keep(self, made: Any) -> None:
+        """Keep what a kernel has given for those that follow."""
+        for one in tree_leaves(made):
+            if isinstance(one, Tensor) and one.device == self.device:
+                self._keep(one, form_of(one))
+        while self.num_bytes > self.room and len(self.kept) > 1:
+            form = next(iter(self.kept))
+            self.num_bytes -= bytes_of(form) * len(self.kept.pop(form))
+
+    def _keep(self, made: Tensor, form: Form) -> None:
+        several = self.kept.pop(form, [])
+        if any(made is one for one in several):  # it was changed in place
+            if not made.is_floating_point():
+                made.zero_()
+        elif made.is_floating_point():
+            several.append(made)
+            self.num_bytes += bytes_of(form)
+            if len(several) > max(1, self.lent.get(form, 0)):
+                several.pop(0)
+                self.num_bytes -= bytes_of(form)
+        if several:
+            if made.is_floating_point() and not made.sum().isfinite():
+                made.uniform_(0.1, 1.1)
+            self.kept[form] = several
+
+    def _lend(self, form: Form, parameter: Parameter) -> Tensor:
+        place = self.lent.get(form, 0)
+        self.lent[form] = place + 1
+        several = self.kept.setdefault(form, [])
+        if len(several) <= place:
+            several.insert(0, self._draw(form, parameter))
+            self.num_bytes += bytes_of(form)
+            return several[0]
+        return several[-1 - place]
+
+    def _draw(self, form: Form, parameter: Parameter) -> Tensor:
+        dtype = dtype_of(form.dtype)
+        if 0 in form.shape:
+            return torch.empty_strided(form.shape, form.strides, dtype=dtype, device=self.device)
+        length = 1 + sum((size - 1) * stride for size, stride in zip(form.shape, form.strides, strict=True))
+        if dtype.is_floating_point:
+            flat = torch.empty(length, dtype=dtype, device=self.device).uniform_(0.1, 1.1)
+        else:
+            flat = torch.zeros(length, dtype=dtype, device=self.device)
+        return flat.as_strided(form.shape, form.strides)
