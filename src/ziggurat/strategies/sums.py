@@ -46,9 +46,9 @@ class Sums:
     """
 
     def __init__(self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None) -> None:
-        self.sections, self.parts = sections, parts
+        self.sections = sections
         self.statistics = [self.make_statistics(section.layers, data) for section in sections]
-        self.gradients = [GradientSum(section.parameters.values(), data) for section in sections]
+        self.gradients = [GradientSum(section.parameters.values(), data, parts=parts) for section in sections]
         self.num_microbatches = 0
 
     def make_statistics(self, layers: nn.Module, data: Workers) -> RunningStatistics:
@@ -94,11 +94,12 @@ class Sums:
         """Return the gradient of each parameter that this worker has, of the global batch.
 
         Communication:
-            The canonical sum over the data axis; then the sum of all gradients over workers with other parts, see `PartSum`.
+            The canonical sum over the data axis; within it, of this worker's slices, the sum over workers with other parts, see
+            `GradientSum` and `PartSum`.
         """
         totals: dict[str, Tensor] = {}
         for section, gradients in reversed(list(zip(self.sections, self.gradients, strict=True))):
-            gradients.finish(self.parts)
+            gradients.finish()
             for name, parameter in section.parameters.items():
                 if parameter.requires_grad:
                     assert parameter.grad is not None

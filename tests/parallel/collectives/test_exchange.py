@@ -10,9 +10,10 @@ import torch
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives import shared_memory
 from ziggurat.parallel.collectives.canonical import Accumulator, Span, fold, partition, subtrees
-from ziggurat.parallel.collectives.exchange import MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
+from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, even_slices, meetings, slices
 
 
 def leaf_values(num_leaves, length, seed=0):
@@ -27,28 +28,37 @@ def expected_sum(num_leaves, length, seed=0):
 
 
 def exchanged_sums(workers, num_leaves, length, way):
-    """Two exchanges in a row, in the same shared memory."""
+    """Exchanges in a row, in the same shared memory: of slices alone, then of all, and at last of other slices than the sum's."""
     parts = partition(num_leaves, workers.size)
+    node, sizes = Span(0, num_leaves), even_slices(length, workers.size)
     if way == "shared":
-        capacity = max(len(subtrees(part, Span(0, num_leaves))) for part in parts)
-        pieces = [((workers.size, capacity, length), torch.float32), ((length,), torch.float32)]
+        capacity = max(len(subtrees(part, node)) for part in parts)
+        pieces = [((workers.size, capacity, sum(sizes)), torch.float32), ((sum(sizes),), torch.float32)]
         arena = Arena(share_memory(workers, arena_bytes(pieces)))
-        places, total = (arena.tensor(*piece) for piece in pieces)
+        room = Room(*(arena.tensor(*piece) for piece in pieces))
     sums = []
-    for seed in (0, 1):
+    for seed in range(3):
         values = leaf_values(num_leaves, length, seed)
         accumulator = Accumulator(parts[workers.rank], num_leaves)
         for leaf in parts[workers.rank]:
             accumulator.add(leaf, values[leaf].clone())
-        if workers.size == 1:
-            pending = NoExchange(accumulator.roots, num_leaves)
-        elif way == "shared":
-            pending = SharedExchange(accumulator.roots, parts, workers, places, total)
-        else:
-            pending = MessageExchange(accumulator.roots, parts, workers, torch.empty(0), length)
-        pending.add_slices()
-        result = pending.result()
-        sums.append(result.clone().numpy())
+        groups = [workers] if workers.size > 1 else []
+        tiers = [
+            SharedTier(meeting, room) if way == "shared" else MessageTier(meeting, torch.empty(0))
+            for meeting in meetings(groups, workers.rank, parts, sizes)
+        ]
+        exchange = Exchange(accumulator.roots, node, tiers, length, stops=seed != 1)
+        if seed == 0:
+            mine = slices([workers.size], sizes)[workers.rank]
+            padded = torch.cat([torch.zeros(length), torch.zeros(sum(sizes) - length)])
+            padded[mine.start : mine.stop] = exchange.slice()
+            exchange.leave()
+            sums.append(workers.add_up(padded)[:length].numpy())
+            continue
+        if seed == 2:
+            exchange.share(2 * exchange.slice())
+        result = exchange.result()
+        sums.append((result / seed).numpy())
         result.mul_(2)  # the caller's own memory: clipping writes into it
     return sums
 
@@ -150,3 +160,15 @@ def test_a_sum_of_parts_is_that_of_all_workers(way, world, room, dtype):
             scale = leaf_values(world, 1003, seed).double().abs().sum(0)
             error = (torch.from_numpy(total).double() - expected).abs() / scale
             assert error.max() < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_of_parts_has_the_same_bits_wherever_an_element_is_and_however_it_travels(dtype):
+    expected = [
+        fold({Span(i, i + 1): row.to(dtype) for i, row in enumerate(leaf_values(3, 1003, seed))}, Span(0, 3))
+        for seed in (0, 1)
+    ]
+    for way, room in (("messages", 256), ("shared", 256), ("shared", 1 << 20)):
+        for sums, _ in run_ranks(sums_of_parts, 3, (room, dtype, way)):
+            for total, true in zip(sums, expected, strict=True):
+                assert (total == true.numpy()).all()

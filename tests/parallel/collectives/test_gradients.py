@@ -7,6 +7,8 @@ from torch import nn
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.gradients import GradientSum, _bucket_groups
+from ziggurat.parallel.collectives.pieces import PartSum
+from ziggurat.parallel.collectives.tiers import even_slices, slices
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -60,6 +62,61 @@ def test_the_same_bits_on_any_number_of_workers(num_leaves, bucket_bytes, shared
         for found, _ in run_ranks(summed_gradients, world, (num_leaves, bucket_bytes, shared)):
             for name, value in expected.items():
                 assert (found[name] == value).all(), (name, world)
+
+
+def summed_parts(workers, num_leaves, num_parts, shared, ends_with_slices=False):
+    """Of each microbatch every worker of a group has a part, in another scale; return all sums, and what was added up over parts."""
+    place, part = divmod(workers.rank, num_parts)
+    data = workers.subgroup(range(part, workers.size, num_parts))
+    parts = PartSum(workers.subgroup(range(place * num_parts, (place + 1) * num_parts)))
+    parts.is_mapped = not shared
+    added = []
+
+    def add_parts(mine):
+        added.append(mine.numel())
+        return parts(mine)
+
+    net = make_net()
+    gradients = GradientSum(net.parameters(), data, 500, add_parts)
+    if not shared:
+        gradients.shared_roots = None
+    found = []
+    for _ in range(2):
+        gradients.start(num_leaves)
+        if ends_with_slices:
+            gradients.stop_at_slices()
+        for leaf in gradients.mine:
+            with gradients.leaf(leaf):
+                (net(images_of(leaf)) * 3.7 ** (9 * part)).square().sum().backward()
+        if ends_with_slices:
+            found = [mine.numpy().copy() for mine in gradients.finish_slices()]
+        else:
+            gradients.finish()
+            found = [torch.cat([p.grad.flatten() for p in net.parameters()]).numpy()]
+    gradients.close()
+    return found, added, [bucket.length for bucket in gradients.buckets]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_parts_are_added_on_slices_with_the_same_bits_on_any_number_of_workers(shared):
+    (expected,), added, lengths = run_ranks(summed_parts, 3, (3, 3, True))[0]
+    assert added == lengths * 2, "one worker of the data axis has the whole of each bucket"
+    for world in (6, 9):
+        sizes = [even_slices(length, world // 3)[0] for length in lengths]
+        for (found,), added, _ in run_ranks(summed_parts, world, (3, 3, shared)):
+            assert (found == expected).all()
+            assert added == sizes * 2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_step_may_end_with_the_slices(world, shared):
+    whole = run_ranks(summed_parts, 2, (5, 2, True, True))[0][0]
+    for rank, (found, _, lengths) in enumerate(run_ranks(summed_parts, world, (5, 2, shared, True))):
+        for mine, all_, length in zip(found, whole, lengths, strict=True):
+            place = slices([world // 2], even_slices(length, world // 2))[rank // 2]
+            expected = all_[place.start : place.stop]
+            assert (mine[: len(expected)] == expected).all()
 
 
 def test_the_sum_is_the_gradient_of_the_whole_batch():

@@ -18,7 +18,7 @@ folds the subtrees that lie within its own leaves; only their roots travel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -82,12 +82,21 @@ def subtrees(leaves: range, node: Span) -> list[Span]:
     return subtrees(leaves, left) + subtrees(leaves, right)
 
 
-def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
+def add_into(left: Summand, right: Summand) -> Summand:
+    """Add the right child of a node to the left one, in place."""
+    total: Summand = left.add_(right)
+    return total
+
+
+def fold(
+    roots: Mapping[Span, Summand], node: Span, add: Callable[[Summand, Summand], Summand] = add_into
+) -> Summand:
     """Add the roots of subtrees in the order of the tree.
 
     Args:
         roots: The sums of disjoint subtrees that together make up `node`, all of one shape.
         node: The node whose sum is wanted.
+        add: Makes a node of its left and right child, in the memory of the left one.
 
     Returns:
         The sum, in the memory of its leftmost root.
@@ -95,8 +104,7 @@ def fold(roots: Mapping[Span, Summand], node: Span) -> Summand:
     if node in roots:
         return roots[node]
     left, right = children(node)
-    total: Summand = fold(roots, left).add_(fold(roots, right))
-    return total
+    return add(fold(roots, left, add), fold(roots, right, add))
 
 
 class Accumulator(Generic[Summand]):

@@ -106,22 +106,46 @@ class Communicator:
         self.start_all_gather(whole, part).wait()
         return whole
 
-    def start_all_gather(self, whole: Tensor, part: Tensor) -> Request:
-        """Begin `all_gather` into a flat tensor that is there already."""
+    def start_all_gather(self, whole: Tensor, part: Tensor, sizes: Sequence[int] | None = None) -> Request:
+        """Begin `all_gather` into a flat tensor that is there already.
+
+        Args:
+            whole: Overwritten; flat.
+            part: As `all_gather` has it; with `sizes` of as many elements as they say.
+            sizes: Elements of each worker's tensor, in order of rank; by default the same of each.
+
+        Communication: one all-gather; of tensors of several sizes a message to each other worker, of its own elements exactly.
+        """
         self._require_contiguous(whole, part)
-        if whole.numel() != self.size * part.numel() or whole.dtype != part.dtype:
+        sizes = [part.numel()] * self.size if sizes is None else list(sizes)
+        if (
+            len(sizes) != self.size
+            or part.numel() != sizes[self.rank]
+            or whole.numel() != sum(sizes)
+            or whole.dtype != part.dtype
+        ):
             raise ValueError(
-                f"{self.size} workers' tensors of {part.numel()} {part.dtype} do not fit into {whole.numel()} {whole.dtype}"
-            )
+                f"tensors of {sizes} elements of {self.size} workers, of this one {part.numel()} {part.dtype}, do not fit into "
+                f"{whole.numel()} {whole.dtype}"
+            )  # fmt: skip
         if self.size == 1:
             whole.copy_(part.reshape(-1))
             return DONE
+        if len(set(sizes)) > 1:
+            return self._start_all_gather_of(whole.view(-1), part.reshape(-1), sizes)
         mine, there = self._reached(part.reshape(-1)), self._reached(whole.view(-1))
         return self._start(
             "all-gather",
             lambda: dist.all_gather_single(there, mine, group=self._open_group, async_op=True),
             (whole.view(-1), there),
         )
+
+    def _start_all_gather_of(self, whole: Tensor, part: Tensor, sizes: Sequence[int]) -> Request:
+        places = whole.split(list(sizes))
+        places[self.rank].copy_(part)
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sends = [(rank, part) for rank in others if part.numel()]
+        return self.start_swap(sends, [(rank, places[rank]) for rank in others if sizes[rank]])
 
     def gather_to(self, part: Tensor, owner: int) -> list[Tensor] | None:
         """Return every worker's tensor on one of the workers; elsewhere None.

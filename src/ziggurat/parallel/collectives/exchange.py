@@ -1,4 +1,4 @@
-r"""Turning the subtree roots of all workers into the sum of all leaves, on every worker.
+r"""Turning the subtree roots of all workers into the sum of all leaves: a slice of it on each worker, or all of it on every one.
 
 Worker ``r`` adds slice ``r`` of all roots, in the order of the tree; then every worker takes all slices:
 
@@ -8,153 +8,101 @@ Worker ``r`` adds slice ``r`` of all roots, in the order of the tree; then every
                           v     \/                        added by   added by
     worker 1   roots  [ slice 0 | slice 1 ]               worker 0   worker 1
 
-An exchange has three steps (start, `add_slices`, `result`), so that there is time to compute between them. The steps
-are taken in the same order, relative to all other communication, on every worker. There are three ways to do it, with
-the same bits: nothing to exchange (one worker), messages, and the shared memory of one machine.
+Between the two halves each worker may do with its slice what is done to each element by itself: add what workers with other
+parts of the same leaves have, or make of a gradient the weight that is shared in its place.
+
+An exchange has several steps, so that there is time to compute between them. The steps are taken in the same order,
+relative to all other communication, on every worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from ziggurat.parallel.collectives.canonical import Span, Summand, fold, subtrees
-from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.collectives.canonical import Span, add_into, fold
+from ziggurat.parallel.collectives.tiers import Add, Tier
 
 
-class Exchange(Protocol):
-    """An exchange that has been started."""
-
-    def add_slices(self) -> None:
-        """Wait until the roots are there, and add this worker's slice of them."""
-        ...
-
-    def result(self) -> Tensor:
-        """Wait until all slices are added, and return the sum, shape ``(n,)``; its memory belongs to the caller."""
-        ...
-
-
-class NoExchange(Generic[Summand]):
-    """The sum of one worker's roots.
-
-    Args:
-        roots: Subtree roots.
-        num_leaves: Leaves of the whole tree.
-    """
-
-    def __init__(self, roots: Mapping[Span, Summand], num_leaves: int) -> None:
-        self.total = fold(roots, Span(0, num_leaves))
-
-    def add_slices(self) -> None:
-        """Do nothing."""
-
-    def result(self) -> Summand:
-        """Return the sum."""
-        return self.total
-
-
-class MessageExchange:
-    """An exchange by messages.
+class Exchange:
+    """An exchange, whose first step is begun at once.
 
     Args:
         roots: This worker's subtree roots, flat tensors of length ``n``; none if it has no leaves.
-        parts: The leaves of each worker.
-        workers: Several workers.
-        like: A tensor of the type and device of the roots.
+        node: All leaves.
+        tiers: The innermost first; none where this worker has all leaves.
         length: ``n``.
+        stops: Whether the slice waits for `share`; else it is shared as it is.
+        add: Makes a node of its left and right child, in the memory of the left one.
 
-    Placement: before, each worker holds the roots of its own leaves; after, every worker holds the same sum.
+    Placement: before, each worker holds the roots of its own leaves; at the slice each worker holds the sum of its slice; after,
+    every worker holds the same sum.
 
-    Communication: one all-to-all of slices and one all-gather over the axis: ``2 * n * (W - 1) / W`` elements sent by
-    each worker where each has one root, as in a ring all-reduce.
+    Communication: that of the tiers, one after the other inwards to outwards, and back.
     """
 
     def __init__(
-        self,
-        roots: Mapping[Span, Tensor],
-        parts: Sequence[range],
-        workers: Workers,
-        like: Tensor,
-        length: int,
-    ) -> None:
-        self.workers = workers
-        self.node = Span(0, parts[-1].stop)
-        self.length = length
-        self.slice = -(-length // workers.size)
-        self.spans = [subtrees(leaves, self.node) for leaves in parts]
-        self.sent = like.new_zeros((workers.size, len(roots), self.slice))
-        for place, span in enumerate(self.spans[workers.rank]):
-            for row, piece in zip(self.sent[:, place], roots[span].split(self.slice), strict=False):
-                row[: piece.numel()] = piece  # the last rows may be short or empty, and stay zero
-        counts = [len(spans) * self.slice for spans in self.spans]
-        self.received = like.new_empty(sum(counts))
-        self.request = workers.start_all_to_all(
-            self.received, self.sent.view(-1), counts, [len(roots) * self.slice] * workers.size
-        )
+        self, roots: Mapping[Span, Tensor], node: Span, tiers: Sequence[Tier], length: int, stops: bool = False,
+        add: Add = add_into,
+    ) -> None:  # fmt: skip
+        self.node, self.tiers, self.length, self.add = node, tiers, length, add
+        self.stops = stops
+        self.mine: Tensor | None = None  # this worker's slice, once it is summed
+        self.whole: Tensor | None = None
+        self.steps = self._scatter(roots)
+        next(self.steps)
 
-    def add_slices(self) -> None:
-        """Wait for the slices, add them in the order of the tree, start the all-gather."""
-        self.request.wait()
-        spans = [span for of_worker in self.spans for span in of_worker]
-        roots = dict(zip(spans, self.received.view(-1, self.slice).unbind(), strict=True))
-        mine = fold(roots, self.node)
-        self.total = mine.new_empty(self.workers.size * self.slice)
-        self.request = self.workers.start_all_gather(self.total, mine)
+    @property
+    def num_steps(self) -> int:
+        """How often `advance` has something to do."""
+        return 2 * len(self.tiers)
 
-    def result(self) -> Tensor:
-        """Wait for the all-gather and return the sum."""
-        self.request.wait()
-        return self.total[: self.length]
+    def advance(self) -> None:
+        """Take the next step: wait for what was begun, and begin what comes after it; at the end, or at a stop, nothing."""
+        next(self.steps, None)
 
+    def slice(self) -> Tensor:
+        """Return this worker's slice of the sum, a few elements longer than its part of ``n`` where slices are equal.
 
-class SharedExchange:
-    """An exchange through memory that all workers see.
+        It may lie in memory that the next exchange writes to; this worker may change it.
+        """
+        while self.mine is None:
+            self.advance()
+        return self.mine
 
-    Args:
-        roots: This worker's subtree roots, flat tensors of length ``n``; none if it has no leaves.
-        parts: The leaves of each worker.
-        workers: Several workers of one machine.
-        places: Shared memory for the roots of each worker, shape ``(W, roots, n)``.
-        total: Shared memory for the sum, shape ``(n,)``.
+    def share(self, mine: Tensor) -> None:
+        """Go on after a stop: begin to give all workers this worker's slice, which may be another one than that of the sum."""
+        self.slice()
+        self.steps = self._gather(mine)
+        next(self.steps)
 
-    Communication: two barriers. Each worker writes its roots, reads its slice of all roots, writes its slice of the
-    sum, and reads the sum. A worker writes into memory only after a barrier that every reader of the exchange before
-    has passed.
-    """
-
-    def __init__(
-        self,
-        roots: Mapping[Span, Tensor],
-        parts: Sequence[range],
-        workers: Workers,
-        places: Tensor,
-        total: Tensor,
-    ) -> None:
-        self.workers = workers
-        self.node = Span(0, parts[-1].stop)
-        self.spans = [subtrees(leaves, self.node) for leaves in parts]
-        self.places = places
-        self.total = total
-        for place, span in zip(places[workers.rank], self.spans[workers.rank], strict=False):
-            place.copy_(roots[span])
-        self.request = workers.start_barrier()
-
-    def add_slices(self) -> None:
-        """Wait until all roots are written, and add this worker's slice of them."""
-        self.request.wait()
-        length = -(-self.total.numel() // self.workers.size)
-        mine = slice(self.workers.rank * length, (self.workers.rank + 1) * length)
-        roots = {
-            span: place[mine]
-            for spans, places in zip(self.spans, self.places, strict=True)
-            for span, place in zip(spans, places, strict=False)
-        }
-        self.total[mine] = fold(roots, self.node)  # nobody else touches this slice of the roots
-        self.request = self.workers.start_barrier()
+    def leave(self) -> None:
+        """End the exchange at its stop: the slices stay where they are."""
+        self.slice()
+        for tier in self.tiers:
+            tier.leave()
 
     def result(self) -> Tensor:
-        """Wait until all slices are written, and return a copy of the sum."""
-        self.request.wait()
-        return self.total.clone()
+        """Wait until all slices are there, and return them, shape ``(n,)``; the memory belongs to the caller."""
+        while self.whole is None:
+            self.advance()
+        return self.whole[: self.length]
+
+    def _scatter(self, roots: Mapping[Span, Tensor]) -> Iterator[None]:
+        for tier in self.tiers:
+            tier.start_scatter(roots)
+            yield
+            roots = tier.scattered()
+        self.mine = fold(roots, self.node, self.add)
+        if not self.stops:
+            yield from self._gather(self.mine)
+        yield
+
+    def _gather(self, mine: Tensor) -> Iterator[None]:
+        for tier in reversed(self.tiers):
+            tier.start_gather(mine)
+            yield
+            mine = tier.gathered()
+        self.whole = mine
+        yield

@@ -18,10 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.collectives.canonical import Accumulator, Span, partition, subtrees
-from ziggurat.parallel.collectives.exchange import Exchange, MessageExchange, NoExchange, SharedExchange
+from ziggurat.parallel.collectives.canonical import Accumulator, Span, fold, partition, subtrees
+from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.leaf import Leaf, owned
 from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
+from ziggurat.parallel.collectives.tiers import (
+    MessageTier,
+    Room,
+    SharedTier,
+    Tier,
+    even_slices,
+    meetings,
+)
 from ziggurat.parallel.collectives.workers import Workers
 
 BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
@@ -36,6 +44,8 @@ class GradientSum:
         parameters: The parameters that require a gradient, in the model's order.
         workers: The workers of the data parallel axis.
         bucket_bytes: Size of the pieces that are exchanged at a time.
+        parts: From a flat tensor to its sum over the workers which have other parts of the same microbatches, element by element
+            in one order; it may overwrite its argument.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -50,9 +60,10 @@ class GradientSum:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES
-    ) -> None:
-        self.workers = workers
+        self, parameters: Iterable[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES,
+        parts: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.workers, self.parts = workers, parts
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         self.buckets = [_Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
         self.hooks = [
@@ -62,14 +73,16 @@ class GradientSum:
         ]
         self.current: int | None = None
         self.memories: set[int] = set()  # of the current leaf's gradients
-        self.shared_roots = 0 if workers.size > 1 and workers.device.type == "cpu" else None
+        self.groups = [workers] if workers.size > 1 else []
+        self.shared_roots = 0 if self.groups and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int) -> None:
         """Begin a step whose global batch has `num_leaves` microbatches."""
         self.num_leaves = num_leaves
         self.partition = partition(num_leaves, self.workers.size)
         self.mine = self.partition[self.workers.rank]
-        self.pending: list[Exchange | NoExchange[Leaf]] = []
+        self.pending: list[Exchange | Leaf] = []  # of each bucket; the sum itself, where there is one worker
+        self.stops = self.parts is not None
         self._share_memory()
         for bucket in self.buckets:
             bucket.sum = Accumulator(self.mine, num_leaves)
@@ -97,21 +110,55 @@ class GradientSum:
                     self._take(bucket, parameter)
         self._end()
 
-    def finish(self, add_parts: Callable[[Tensor], Tensor] | None = None) -> None:
+    def stop_at_slices(self) -> None:
+        """Let this step end with `finish_slices`; called between `start` and the last microbatch."""
+        self.stops = True
+
+    def finish(self) -> None:
         """Wait for all buckets and set every ``parameter.grad`` to its sum.
 
-        Args:
-            add_parts: From a bucket's flat sum to that of the workers which have other parts of the same microbatches;
-                it may overwrite its argument.
+        Parts are added to this worker's slices alone, and here, which is the same place on every worker: where loss or network
+        depends on what a worker sees, backward may reach a bucket's parameters at another time than with another part.
+
+        Communication:
+            What is left of the buckets' exchanges; `parts`, of each slice.
         """
         self._exchange_complete_buckets()  # a worker without microbatches has had no occasion before
-        if self.pending:
-            self.pending[-1].add_slices()
+        self._advance_all()
+        for pending in self.pending:
+            if self.stops and isinstance(pending, Exchange):
+                pending.share(self._with_parts(pending.slice()))
+        self._advance_all()
         for bucket, pending in zip(self.buckets, self.pending, strict=True):
-            gradients = _gradients(bucket, pending.result(), add_parts)
+            gradients = pending.tensors if isinstance(pending, Leaf) else bucket.views(pending.result())
             for parameter, gradient in zip(bucket.parameters, gradients, strict=True):
                 parameter.grad = gradient
         self.pending = []
+
+    def finish_slices(self) -> list[Tensor]:
+        """Wait for all buckets, and return this worker's slice of each one's sum, over all parts; as `slices` cuts it.
+
+        A slice ends with a few elements more than its bucket has, where that cannot be cut evenly. It may lie in memory that the
+        next step writes to.
+
+        Raises:
+            ValueError: If the step was not told so before.
+
+        Communication:
+            As `finish`, without sharing the slices.
+        """
+        if not self.stops:
+            raise ValueError(
+                "a step ends with slices where `stop_at_slices` was called before its last microbatch"
+            )
+        self._exchange_complete_buckets()
+        self._advance_all()
+        exchanges = [pending for pending in self.pending if isinstance(pending, Exchange)]
+        found = [self._with_parts(exchange.slice()) for exchange in exchanges]
+        for exchange in exchanges:
+            exchange.leave()
+        self.pending = []
+        return found
 
     def close(self) -> None:
         """Remove the hooks from the parameters."""
@@ -153,51 +200,60 @@ class GradientSum:
             bucket = self.buckets[len(self.pending)]
             if bucket.sum is None or (self.mine and not bucket.complete):
                 return
-            if self.pending:
-                self.pending[-1].add_slices()
+            self._advance()
             self.pending.append(self._start_exchange(bucket, bucket.sum.roots))
             bucket.sum = None
 
-    def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | NoExchange[Leaf]:
-        if self.workers.size == 1:
-            return NoExchange(leaves, self.num_leaves)
+    def _advance(self) -> None:
+        for pending in self.pending:
+            if isinstance(pending, Exchange):
+                pending.advance()
+
+    def _advance_all(self) -> None:
+        """Take the steps that are left, of all exchanges in turns, so that none waits for another."""
+        for _ in range(2 * len(self.groups)):
+            self._advance()
+
+    def _with_parts(self, mine: Tensor) -> Tensor:
+        return mine if self.parts is None else self.parts(mine)
+
+    def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | Leaf:
+        node = Span(0, self.num_leaves)
+        if self.workers.size == 1 and not self.stops:
+            return fold(leaves, node)
         roots = {span: leaf.flat() for span, leaf in leaves.items()}
-        if bucket.shared is not None:
-            return SharedExchange(roots, self.partition, self.workers, *bucket.shared)
-        return MessageExchange(roots, self.partition, self.workers, bucket.parameters[0], bucket.length)
+        sizes = even_slices(bucket.length, self.workers.size)
+        tiers: list[Tier] = [
+            SharedTier(meeting, bucket.room)
+            if bucket.room is not None and meeting.workers is self.groups[0]
+            else MessageTier(meeting, bucket.parameters[0])
+            for meeting in meetings(self.groups, self.workers.rank, self.partition, sizes)
+        ]
+        return Exchange(roots, node, tiers, bucket.length, self.stops)
 
     def _share_memory(self) -> None:
-        """Map shared memory for the roots of all workers, where there is none yet or too little."""
+        """Map shared memory for the roots of the workers that meet first, where there is none yet or too little."""
         if self.shared_roots is None:
             return
-        whole = Span(0, self.num_leaves)
+        whole, innermost = Span(0, self.num_leaves), self.groups[0]
         needed = max(len(subtrees(part, whole)) for part in self.partition)
         if needed <= self.shared_roots:
             return
         pieces: list[tuple[tuple[int, ...], torch.dtype]] = []
         for bucket in self.buckets:
-            roots, total = (self.workers.size, needed, bucket.length), (bucket.length,)
-            pieces += [(roots, bucket.dtype), (total, bucket.dtype)]
-        memory = share_memory(self.workers, arena_bytes(pieces))
+            length = sum(even_slices(bucket.length, self.workers.size))
+            pieces += [((innermost.size, needed, length), bucket.dtype), ((length,), bucket.dtype)]
+        memory = share_memory(innermost, arena_bytes(pieces))
         self.shared_roots = None if memory is None else needed
         arena = None if memory is None else Arena(memory)
-        for bucket, places, result in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
-            bucket.shared = None if arena is None else (arena.tensor(*places), arena.tensor(*result))
+        for bucket, places, total in zip(self.buckets, pieces[::2], pieces[1::2], strict=True):
+            bucket.room = None if arena is None else Room(arena.tensor(*places), arena.tensor(*total))
 
 
 def is_own_hook(hook: Callable[..., Any]) -> bool:
     """Whether a hook on a parameter is a `GradientSum`'s, and not the network's."""
     function = hook.func if isinstance(hook, partial) else None
     return getattr(function, "__func__", None) is GradientSum._take
-
-
-def _gradients(
-    bucket: _Bucket, total: Tensor | Leaf, add_parts: Callable[[Tensor], Tensor] | None
-) -> list[Tensor]:
-    """Return each parameter's gradient from the sum of a bucket."""
-    if add_parts is not None:
-        total = add_parts(total.flat() if isinstance(total, Leaf) else total)
-    return total.tensors if isinstance(total, Leaf) else bucket.views(total)
 
 
 class _Bucket:
@@ -209,7 +265,7 @@ class _Bucket:
         self.strides = [torch.empty_like(p, device="meta").stride() for p in parameters]  # without gaps
         self.length = sum(parameter.numel() for parameter in parameters)
         self.dtype = parameters[0].dtype
-        self.shared: tuple[Tensor, Tensor] | None = None
+        self.room: Room | None = None
         self.sum: Accumulator[Leaf] | None = None
         self.complete = False
         self.has_left = False

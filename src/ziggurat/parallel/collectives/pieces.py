@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import Span
-from ziggurat.parallel.collectives.exchange import SharedExchange
+from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.shared_memory import Arena, share_memory
+from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, even_slices, meetings
 from ziggurat.parallel.collectives.workers import Workers
 
 PIECE_BYTES = 8 << 20
@@ -55,6 +56,9 @@ def _add_up(tensors: list[Tensor], add_up: Callable[[Tensor], Tensor]) -> None:
 class PartSum:
     """The sum of a flat tensor over workers: through the memory of one machine where they share it, else by messages.
 
+    Each element is added in the same order, that of a tree over the workers, wherever in the tensor it is: so it does not matter
+    how a longer tensor was cut.
+
     Args:
         workers: Of one axis.
         room_bytes: Shared memory for each worker, which is mapped at the first sum.
@@ -63,7 +67,8 @@ class PartSum:
         Before, each worker has a part; after, every worker has the same sum.
 
     Communication:
-        Two barriers for each `room_bytes` of a tensor; by messages one all-reduce.
+        Two barriers for each `room_bytes` of a tensor; by messages one all-to-all and one all-gather: ``2 (W - 1) / W`` of its bytes
+        sent by each worker.
     """
 
     def __init__(self, workers: Workers, room_bytes: int = PIECE_BYTES) -> None:
@@ -71,6 +76,7 @@ class PartSum:
         self.room_bytes = room_bytes
         self.memory: Tensor | None = None
         self.is_mapped = workers.size == 1 or workers.device.type != "cpu"  # then there is nothing to map
+        self.parts = [range(number, number + 1) for number in range(workers.size)]
 
     def __call__(self, part: Tensor) -> Tensor:
         """Return the sum; the part, flat and contiguous, is overwritten with it."""
@@ -79,21 +85,22 @@ class PartSum:
         if not self.is_mapped:
             self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
             self.is_mapped = True
-        if self.memory is None:
-            return self.workers.add_up(part)
-        for piece in part.split(self.room_bytes // part.element_size()):
-            self._add_shared(piece, self.memory)
+        for piece in part.split(self._room(part.dtype) if self.memory is not None else max(1, part.numel())):
+            self._add(piece)
         return part
 
-    def _add_shared(self, piece: Tensor, memory: Tensor) -> None:
-        rank, size, length = self.workers.rank, self.workers.size, piece.numel()
-        arena, room = (
-            Arena(memory),
-            self.room_bytes // piece.element_size(),
-        )  # each place stays, whatever the length
-        places = arena.tensor((size, 1, room), piece.dtype)[:, :, :length]
-        total = arena.tensor((room,), piece.dtype)[:length]
-        parts = [range(number, number + 1) for number in range(size)]
-        exchange = SharedExchange({Span(rank, rank + 1): piece}, parts, self.workers, places, total)
-        exchange.add_slices()
+    def _room(self, dtype: torch.dtype) -> int:
+        """Return how many elements of shared memory there are for each worker: a multiple of their number."""
+        return self.room_bytes // dtype.itemsize // self.workers.size * self.workers.size
+
+    def _add(self, piece: Tensor) -> None:
+        rank, size = self.workers.rank, self.workers.size
+        (meeting,) = meetings([self.workers], rank, self.parts, even_slices(piece.numel(), size))
+        tier: Tier = MessageTier(meeting, piece)
+        if self.memory is not None:
+            arena, room = Arena(self.memory), self._room(piece.dtype)  # each place stays, whatever the length
+            tier = SharedTier(
+                meeting, Room(arena.tensor((size, 1, room), piece.dtype), arena.tensor((room,), piece.dtype))
+            )
+        exchange = Exchange({Span(rank, rank + 1): piece}, Span(0, size), [tier], piece.numel())
         piece.copy_(exchange.result())
