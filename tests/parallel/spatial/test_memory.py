@@ -1,5 +1,6 @@
 """Where spread tensors lie in memory: as PyTorch would lay the whole out, and whoever shares it sees what is changed in place."""
 
+import itertools
 import random
 
 import numpy as np
@@ -313,6 +314,41 @@ DRAWN = {
 def test_random_numbers_are_those_of_the_whole(degrees):
     shapes = {"odd": (2, 4, 13, 11), "few rows": (1, 3, 5, 17)}
     cases = {f"{name}, {kind}": Case(f, shape) for name, f in DRAWN.items() for kind, shape in shapes.items()}
+    for name, found in compare(cases, degrees).items():
+        assert not isinstance(found, str), (name, found)
+        assert max(found.values()) <= 1e-12, (name, found)
+
+
+FORMS = {
+    "channels and rows": lambda x: x.flatten(1, 2),
+    "pixels": lambda x: x.flatten(2),
+    "images, channels and rows": lambda x: x.flatten(0, 2).unsqueeze(1),
+    "rows and images": lambda x: x.transpose(0, 2).flatten(1, 2),
+    "tokens": tokens_of,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+}
+BY_VALUES = {
+    "normal": lambda x: torch.normal(x, 0.5),
+    "normal of a deviation": lambda x: torch.normal(1.0, x.abs()),
+    "normal of two": lambda x: torch.normal(x, x.abs()),
+    "bernoulli": lambda x: torch.bernoulli(x.sigmoid()),
+    "bernoulli of a number": lambda x: torch.bernoulli(x, 0.3),
+    "dropout": lambda x: F.dropout(x, 0.3),
+    "like": torch.randn_like,
+    "in place": lambda x: torch.zeros_like(x).normal_(1.0, 2.0),
+}
+
+
+def drawn(form, draw):
+    return lambda x: form(x) * draw(form(x).detach() * 0.1 + 1)
+
+
+@pytest.mark.parametrize("degrees", [(2,), (3,), (2, 2)], ids=str)
+def test_random_numbers_of_dims_that_are_merged(degrees):
+    cases = {
+        f"{draw}, {form}, {shape}": Case(drawn(FORMS[form], BY_VALUES[draw]), shape)
+        for draw, form, shape in itertools.product(BY_VALUES, FORMS, [(2, 4, 13, 11), (1, 3, 4, 1)])
+    }
     for name, found in compare(cases, degrees).items():
         assert not isinstance(found, str), (name, found)
         assert max(found.values()) <= 1e-12, (name, found)

@@ -159,6 +159,8 @@ def as_whole(local: Tensor, mesh: SpatialMesh, dims: Dims | None = None) -> Spat
 def slice_local(whole: Tensor, dims: Dims, mesh: SpatialMesh) -> Tensor:
     """Return this worker's part of a whole tensor; dims of size 1 are broadcast, and stay.
 
+    It may be a view or a copy: what is to change the whole goes by `put_local`.
+
     Args:
         whole: Its dims are the last ones of `dims`.
         dims: How the result is cut.
@@ -173,6 +175,13 @@ def slice_local(whole: Tensor, dims: Dims, mesh: SpatialMesh) -> Tensor:
                     band = ranges(factor.bounds or ())[mesh.ranks[factor.axis or 0]]
                     whole = _narrow_factor(whole, d, dim[:k], dim, k, band, mesh)
     return whole
+
+
+def put_local(part: Tensor, whole: Tensor, dims: Dims, mesh: SpatialMesh) -> None:
+    """Overwrite this worker's part of a whole tensor, which `slice_local` would return."""
+    numbers = torch.arange(whole.numel(), device=whole.device).view(whole.shape)
+    places = slice_local(numbers, dims, mesh)
+    whole.put_(places, part.expand(places.shape))
 
 
 def _narrow_factor(

@@ -14,7 +14,7 @@ from ziggurat.parallel.spatial.memory import empty_whole, make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
 from ziggurat.parallel.spatial.table import Call, its_input, operation, wrap
-from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, recut, slice_local
+from ziggurat.parallel.spatial.tensor import SpatialTensor, gather, keep_own, put_local, recut, slice_local
 
 UNARY = (
     "abs absolute neg negative relu relu6 sigmoid tanh silu gelu elu selu celu leaky_relu hardswish hardsigmoid "
@@ -322,7 +322,7 @@ def _random_by_values(call: Call) -> Any:
         if not isinstance(value, SpatialTensor):
             return value
         values = empty_whole(value, like=True).zero_()
-        slice_local(values, dims, call.mesh).copy_(local_part(value, dims, call.mesh, call.name).detach())
+        put_local(local_part(value, dims, call.mesh, call.name).detach(), values, dims, call.mesh)
         return values
 
     drawn = call.func(*map(whole, call.args), **{n: whole(v) for n, v in call.named.items()})
