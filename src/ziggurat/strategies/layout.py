@@ -4,7 +4,7 @@ Each worker holds some boxes of each whole tensor: all of it (dp, lp, sp), nothi
 (tp), some rows (fsdp), or what is left of a slice after its rows are spread (fsdp and tp). Everything else follows:
 
     who answers for an element    the first worker that holds it
-    norm                          what all hold whole is added up by each; of the rest each adds up what it answers for
+    norm                          each adds up the rows that it answers for, and all add these in one order
     first bad tensor              the first by name, on whichever worker
     gathering                     a worker answers with its elements to the one that asks
     a checkpoint's chunks         each worker writes what it answers for
@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.boxes import Box, subtract
+from ziggurat.strategies.squares import fold, row_squares
 
 Boxes = tuple[Box, ...]
 Held = Tensor | tuple[Tensor, ...]  # of a tensor: what this worker has of it, a tensor for each of its boxes
@@ -149,27 +149,31 @@ class Layout(Mapping[str, Placement]):
         ]
 
     def norm(self, tensors: Mapping[str, Held]) -> Tensor:
-        """Return the Euclidean norm of all tensors together, the same on every worker.
+        """Return the Euclidean norm of all tensors together, float64, the same on every worker.
 
-        It is of the tensors' type where every worker has everything; else float64, as a worker may have none that tells the type.
+        The same bits whichever rows (indices of dim 0) lie where; where a row is divided, the same to rounding.
 
         Args:
-            tensors: By name what this worker has of each; a name that no worker has is left out.
+            tensors: By name what this worker has of each; the same names on every worker, nothing as an empty tuple.
 
         Communication:
-            None where every worker has everything; else one all-reduce of a number.
+            None where every worker has everything; else one all-reduce of a number for each row.
         """
-        common = [part for name, held in tensors.items() if self[name].is_whole for part in _parts(held)]
-        if self.is_whole:
-            return get_total_norm(common)
+        counts = [self[name].shape[0] if self[name].shape else 1 for name in tensors]
+        squares = torch.zeros(sum(counts), dtype=torch.float64, device=self.workers.device)
+        is_whole = self.is_whole
         mine = [
-            chunk.tensor
-            for name, held in tensors.items()
-            if not self[name].is_whole
-            for chunk in self.owned(name, held)
+            (rows, chunk)
+            for rows, (name, held) in zip(squares.split(counts), tensors.items(), strict=True)
+            for chunk in (map(Chunk.whole, _parts(held)) if is_whole else self.owned(name, held))
         ]
-        squares = [get_total_norm(part).double().square().to(self.workers.device) for part in (common, mine)]
-        return (squares[0] + self.workers.add_up(squares[1])).sqrt()
+        found = row_squares(chunk.tensor for _, chunk in mine)
+        for (rows, (_, offsets)), sums in zip(mine, found, strict=True):
+            first = offsets[0] if offsets else 0
+            rows[first : first + len(sums)].add_(sums)
+        if not is_whole:
+            self.workers.add_up(squares)  # a row that lies on one worker is added to zeros
+        return fold(squares).sum().sqrt()
 
     def first_bad(self, tensors: Mapping[str, Held]) -> str:
         """Return the first name, in the layout's order, of a tensor with an element that is not finite; or nothing.

@@ -201,7 +201,9 @@ class Parallel(Generic[Model]):
 
     def norm(self) -> Tensor:
         """Return the norm of the gradient of the whole model, the same on every worker; see `Layout.norm`."""
-        return self.layout.norm(self.gradients())
+        found = self.gradients()
+        trained = [name for name, parameter in self.names.items() if parameter.requires_grad]
+        return self.layout.norm({name: found.get(name, ()) for name in trained})
 
     def clip(self, max_norm: float, norm: Tensor) -> None:
         """Scale the gradient so that its norm, which is given, is at most `max_norm`."""
