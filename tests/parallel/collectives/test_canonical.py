@@ -1,5 +1,7 @@
 """The canonical sum: its tree without processes, its exchange on 1 to 4 workers."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -98,15 +100,17 @@ def leaf_values(num_leaves: int, length: int) -> torch.Tensor:
     return torch.randn((num_leaves, length), generator=generator) * scale
 
 
-def gathered(workers, num_leaves):
+def gathered(workers, num_leaves, tiers):
+    workers.arrange(tiers)
     values = leaf_values(num_leaves, 3)
     part = partition(num_leaves, workers.size)[workers.rank]
     return gather_leaves(values[part.start : part.stop], partition(num_leaves, workers.size), workers).numpy()
 
 
+@pytest.mark.parametrize("tiers", [(3,), (2, 2), (2, 3)])
 @pytest.mark.parametrize("num_leaves", [0, 1, 2, 7])
-def test_gathered_leaves_are_in_order(num_leaves):
-    for leaves in run_ranks(gathered, 3, (num_leaves,)):
+def test_gathered_leaves_are_in_order(num_leaves, tiers):
+    for leaves in run_ranks(gathered, math.prod(tiers), (num_leaves, tiers)):
         assert (leaves == leaf_values(num_leaves, 3).numpy()).all()
 
 

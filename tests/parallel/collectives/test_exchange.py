@@ -11,9 +11,10 @@ from support.ranks import run_ranks
 from ziggurat.parallel.collectives import shared_memory
 from ziggurat.parallel.collectives.canonical import Accumulator, Span, fold, partition, subtrees
 from ziggurat.parallel.collectives.exchange import Exchange
+from ziggurat.parallel.collectives.hierarchy import even_slices, slices
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
-from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, even_slices, meetings, slices
+from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, meetings
 
 
 def leaf_values(num_leaves, length, seed=0):

@@ -1,5 +1,7 @@
 """Gradients by the canonical sum: those of one big batch, and the same bits on any number of workers."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,8 @@ from torch import nn
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.gradients import GradientSum, _bucket_groups
+from ziggurat.parallel.collectives.hierarchy import even_slices, slices
 from ziggurat.parallel.collectives.pieces import PartSum
-from ziggurat.parallel.collectives.tiers import even_slices, slices
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -62,6 +64,27 @@ def test_the_same_bits_on_any_number_of_workers(num_leaves, bucket_bytes, shared
         for found, _ in run_ranks(summed_gradients, world, (num_leaves, bucket_bytes, shared)):
             for name, value in expected.items():
                 assert (found[name] == value).all(), (name, world)
+
+
+def summed_by_tiers(workers, tiers, shared):
+    workers.arrange(tiers)
+    found = {}
+    for num_leaves in (1, 2, 3, 5, 7, 8, 11, 13):
+        gradients, strides = summed_gradients(workers, num_leaves, 500, shared)
+        found[num_leaves] = gradients
+        assert all(gradient == parameter for gradient, parameter in strides)
+    return found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("tiers", [(2, 2), (3, 2), (2, 2, 2), (4, 2), (1, 2, 1, 3)])
+def test_the_same_bits_by_any_tiers(tiers, shared):
+    """Even and uneven parts, workers without any; what a machine has is one subtree, or several."""
+    expected = summed_by_tiers(Workers(), (), False)
+    for found in run_ranks(summed_by_tiers, math.prod(tiers), (tiers, shared)):
+        for num_leaves, gradients in expected.items():
+            for name, value in gradients.items():
+                assert (found[num_leaves][name] == value).all(), (num_leaves, name)
 
 
 def summed_parts(workers, num_leaves, num_parts, shared, ends_with_slices=False):

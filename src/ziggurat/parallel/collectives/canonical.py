@@ -24,6 +24,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.collectives.hierarchy import members
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -170,15 +171,20 @@ def gather_leaves(leaves: Tensor, partition_: Sequence[range], workers: Workers)
     Returns:
         Shape ``(num_leaves, K)``, the same on every worker.
 
-    Communication: one all-gather of ``max(n) * K`` elements for each worker.
+    Communication: one all-gather for each tier, the outermost first: between machines a worker sends its own leaves alone.
     """
-    if workers.size == 1:
-        return leaves
-    longest = max(len(part) for part in partition_)
-    sent = leaves.new_zeros((longest, leaves.shape[1]))
-    sent[: len(leaves)] = leaves
-    parts = workers.all_gather(sent).view(workers.size, longest, leaves.shape[1])
-    return torch.cat([part[: len(own)] for part, own in zip(parts, partition_, strict=True)])
+    tiers = [group.size for group in workers.tiers]
+    ranks, gathered, width = [workers.rank], leaves, leaves.shape[1]
+    for number in reversed(range(len(tiers))):
+        others = [member - workers.rank for member in members(workers.rank, tiers, number)]
+        held = [[rank + offset for rank in ranks] for offset in others]
+        rows = [sum(len(partition_[rank]) for rank in of_one) for of_one in held]
+        whole = gathered.new_empty((sum(rows), width))
+        sizes = [number_of_rows * width for number_of_rows in rows]
+        workers.tiers[number].start_all_gather(whole, gathered.contiguous(), sizes).wait()
+        ranks, gathered = [rank for of_one in held for rank in of_one], whole
+    found = dict(zip(ranks, gathered.split([len(partition_[rank]) for rank in ranks]), strict=True))
+    return torch.cat([found[rank] for rank in range(workers.size)])
 
 
 def sum_leaves(leaves: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Communicator:
             raise ValueError(
                 f"tensors of {sizes} elements of {self.size} workers, of this one {part.numel()} {part.dtype}, do not fit into "
                 f"{whole.numel()} {whole.dtype}"
-            )  # fmt: skip
+            )
         if self.size == 1:
             whole.copy_(part.reshape(-1))
             return DONE

@@ -20,16 +20,10 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.canonical import Accumulator, Span, fold, partition, subtrees
 from ziggurat.parallel.collectives.exchange import Exchange
+from ziggurat.parallel.collectives.hierarchy import even_slices
 from ziggurat.parallel.collectives.leaf import Leaf, owned
 from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
-from ziggurat.parallel.collectives.tiers import (
-    MessageTier,
-    Room,
-    SharedTier,
-    Tier,
-    even_slices,
-    meetings,
-)
+from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, meetings
 from ziggurat.parallel.collectives.workers import Workers
 
 BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
@@ -73,8 +67,7 @@ class GradientSum:
         ]
         self.current: int | None = None
         self.memories: set[int] = set()  # of the current leaf's gradients
-        self.groups = [workers] if workers.size > 1 else []
-        self.shared_roots = 0 if self.groups and workers.device.type == "cpu" else None
+        self.shared_roots = 0 if workers.tiers and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int) -> None:
         """Begin a step whose global batch has `num_leaves` microbatches."""
@@ -211,7 +204,7 @@ class GradientSum:
 
     def _advance_all(self) -> None:
         """Take the steps that are left, of all exchanges in turns, so that none waits for another."""
-        for _ in range(2 * len(self.groups)):
+        for _ in range(2 * len(self.workers.tiers)):
             self._advance()
 
     def _with_parts(self, mine: Tensor) -> Tensor:
@@ -225,9 +218,9 @@ class GradientSum:
         sizes = even_slices(bucket.length, self.workers.size)
         tiers: list[Tier] = [
             SharedTier(meeting, bucket.room)
-            if bucket.room is not None and meeting.workers is self.groups[0]
+            if bucket.room is not None and meeting.workers is self.workers.tiers[0]
             else MessageTier(meeting, bucket.parameters[0])
-            for meeting in meetings(self.groups, self.workers.rank, self.partition, sizes)
+            for meeting in meetings(self.workers.tiers, self.workers.rank, self.partition, sizes)
         ]
         return Exchange(roots, node, tiers, bucket.length, self.stops)
 
@@ -235,7 +228,7 @@ class GradientSum:
         """Map shared memory for the roots of the workers that meet first, where there is none yet or too little."""
         if self.shared_roots is None:
             return
-        whole, innermost = Span(0, self.num_leaves), self.groups[0]
+        whole, innermost = Span(0, self.num_leaves), self.workers.tiers[0]
         needed = max(len(subtrees(part, whole)) for part in self.partition)
         if needed <= self.shared_roots:
             return

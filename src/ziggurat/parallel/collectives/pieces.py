@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import Span
 from ziggurat.parallel.collectives.exchange import Exchange
+from ziggurat.parallel.collectives.hierarchy import even_slices
 from ziggurat.parallel.collectives.shared_memory import Arena, share_memory
-from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, even_slices, meetings
+from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, meetings
 from ziggurat.parallel.collectives.workers import Workers
 
 PIECE_BYTES = 8 << 20

@@ -22,45 +22,11 @@ from typing import Protocol
 from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import Span, add_into, fold, subtrees
+from ziggurat.parallel.collectives.hierarchy import members, place_in
 from ziggurat.parallel.collectives.requests import DONE, Request
 from ziggurat.parallel.collectives.workers import Workers
 
 Add = Callable[[Tensor, Tensor], Tensor]
-
-
-def place_in(rank: int, tiers: Sequence[int]) -> tuple[int, ...]:
-    """Return a worker's place in its group of each tier, the innermost first.
-
-    Example:
-        >>> [place_in(rank, (2, 3)) for rank in range(4)]
-        [(0, 0), (1, 0), (0, 1), (1, 1)]
-    """
-    places = []
-    for size in tiers:
-        rank, place = divmod(rank, size)
-        places.append(place)
-    return tuple(places)
-
-
-def even_slices(length: int, num_workers: int) -> list[int]:
-    """Return the sizes of equal slices for all workers, which together hold `length` elements or a few more."""
-    return [-(-length // num_workers)] * num_workers
-
-
-def slices(tiers: Sequence[int], sizes: Sequence[int]) -> list[range]:
-    """Return where each worker's slice lies, in order of rank: the pieces of the innermost tier come one after the other.
-
-    Args:
-        tiers: How many workers meet in each, the innermost first; their product is the number of workers.
-        sizes: Elements of each worker's slice.
-
-    Example:
-        >>> slices((2, 2), [5, 1, 1, 1])
-        [range(0, 5), range(6, 7), range(5, 6), range(7, 8)]
-    """
-    order = sorted(range(len(sizes)), key=lambda rank: place_in(rank, tiers))
-    starts = dict(zip(order, itertools.accumulate((sizes[rank] for rank in order), initial=0), strict=False))
-    return [range(starts[rank], starts[rank] + size) for rank, size in enumerate(sizes)]
 
 
 @dataclass(frozen=True)
@@ -95,15 +61,15 @@ def meetings(
     node, mine = Span(0, parts[-1].stop), place_in(rank, tiers)
     found = []
     for number, group in enumerate(groups):
-        inner = math.prod(tiers[:number])  # neighbouring workers that have met already
-        blocks = [rank // inner * inner + (place - mine[number]) * inner for place in range(group.size)]
+        inner = math.prod(tiers[:number])  # so many neighbouring workers have met already
+        firsts = [member // inner * inner for member in members(rank, tiers, number)]
         taken = [0] * group.size
         for worker, size in enumerate(sizes):
-            place = place_in(worker, tiers)
-            if place[:number] == mine[:number]:
-                taken[place[number]] += size
-        brought = [_held(parts[first : first + inner], node) for first in blocks]
-        kept = _held(parts[blocks[0] : blocks[0] + inner * group.size], node)
+            places = place_in(worker, tiers)
+            if places[:number] == mine[:number]:
+                taken[places[number]] += size
+        brought = [_held(parts[first : first + inner], node) for first in firsts]
+        kept = _held(parts[firsts[0] : firsts[-1] + inner], node)
         found.append(Meeting(group, brought, taken, kept))
     return found
 

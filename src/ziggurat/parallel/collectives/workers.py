@@ -14,6 +14,7 @@ and raises ValueError.
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -27,6 +28,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.communicator import Communicator
 from ziggurat.parallel.collectives.groups import Groups
+from ziggurat.parallel.collectives.hierarchy import members
 
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ class Workers(Communicator):
         rank: This worker's number, from 0.
         size: How many workers there are.
         device: Where this worker computes.
+        tiers: The groups in which this worker meets the others, the innermost first; see `arrange`.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Workers(Communicator):
         super().__init__(rank, size, device or torch.device("cpu"), group, groups, through_host)
         self._owns_group = False
         self._made: list[Workers] = []
+        self.tiers: tuple[Workers, ...] = (self,) if size > 1 else ()
 
     @property
     def is_first(self) -> bool:
@@ -77,10 +81,9 @@ class Workers(Communicator):
         mine = self._pickled(value)
         gathered = self.all_gather(mine.new_tensor([mine.numel()], dtype=torch.int64))
         sizes: list[int] = self.to_host(gathered).tolist()
-        padded = mine.new_zeros(max(sizes))
-        padded[: len(mine)] = mine
-        rows = self.to_host(self.all_gather(padded)).view(self.size, -1)
-        return [_unpickled(row[:size]) for row, size in zip(rows, sizes, strict=True)]
+        whole = mine.new_empty(sum(sizes))
+        self.start_all_gather(whole, mine, sizes).wait()
+        return [_unpickled(row) for row in self.to_host(whole).split(sizes)]
 
     def broadcast_object(self, value: T) -> T:
         """Return the first worker's value on every worker.
@@ -150,6 +153,23 @@ class Workers(Communicator):
         world = self._world_ranks
         group = self._groups.make([world[rank] for rank in ranks])
         return self._child(list(ranks).index(self.rank), len(ranks), self.device, group, owned=True)
+
+    def arrange(self, sizes: Sequence[int]) -> None:
+        """Let these workers meet by tiers from now on, where they add up what each of them has, or gather it.
+
+        Args:
+            sizes: How many workers meet in each tier, the innermost first: ``(4, 8)`` lets four of consecutive ranks meet, then the
+                eight that have the same place among their four.
+
+        Raises:
+            ValueError: If their product is not the number of workers.
+
+        Communication: the members of each group meet; all workers call this.
+        """
+        if math.prod(sizes) != self.size:
+            raise ValueError(f"tiers of {list(sizes)} are for {math.prod(sizes)} workers: got {self.size}")
+        wide = [size for size in sizes if size > 1]
+        self.tiers = tuple(self.subgroup(members(self.rank, wide, number)) for number in range(len(wide)))
 
     def background(self) -> Workers:
         """Return all workers with a group of their own on the CPU, for what runs beside training in another thread.
