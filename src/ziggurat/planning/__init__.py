@@ -4,6 +4,7 @@ program     what a worker does in a step: kernels, messages, waits
 kernels     from a call of an operator to its kernel, and back
 meetings    which messages of several programs meet
 simulate    when each worker does what, and whom it waits for (segments, sharing)
+scale       the same for many replicas, as vectors; more of them than were recorded
 search      which plans there are, and which are best
 judging     from a plan to its simulated step
 work        what a kernel has to do, and which kernels are alike

@@ -56,7 +56,8 @@ def find_meetings(programs: Sequence[Program]) -> Meetings:
     """Return what meets: the n-th message from a worker to another with the n-th that this one receives from it.
 
     Args:
-        programs: In order of rank.
+        programs: In order of rank; of a world's workers all, or the first ones. Of a group that has others, too, those who are
+            given come.
 
     Raises:
         ValueError: If a message is longer at one end, or members of a group come to different collectives.
@@ -71,7 +72,7 @@ def find_meetings(programs: Sequence[Program]) -> Meetings:
     of_messages: dict[tuple[tuple[int, ...], int, int], list[int]] = defaultdict(list)
     of_groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for program in programs:
-        place = _Place(program.rank, found, of_messages, of_groups)
+        place = _Place(program.rank, len(programs), found, of_messages, of_groups)
         starts = [event for event in program.events if isinstance(event, Start)]
         found.of.append([place.come(number, start) for number, start in enumerate(starts)])
     return found
@@ -82,6 +83,7 @@ class _Place:
 
     Args:
         rank: Of the worker.
+        num_workers: That are given.
         found: All meetings so far.
         of_messages: Places of meetings by group, sender and receiver.
         of_groups: Places of meetings by group.
@@ -90,11 +92,12 @@ class _Place:
     def __init__(
         self,
         rank: int,
+        num_workers: int,
         found: Meetings,
         of_messages: dict[tuple[tuple[int, ...], int, int], list[int]],
         of_groups: dict[tuple[int, ...], list[int]],
     ) -> None:
-        self.rank, self.found = rank, found
+        self.rank, self.num_workers, self.found = rank, num_workers, found
         self.of_messages, self.of_groups = of_messages, of_groups
         self.counts: dict[tuple[tuple[int, ...], int, int], int] = defaultdict(int)
         self.collectives: dict[tuple[int, ...], int] = defaultdict(int)
@@ -108,7 +111,8 @@ class _Place:
             return []
         count = self.collectives[start.group]
         self.collectives[start.group] += 1
-        place = self._meet(self.of_groups[start.group], count, start, start.group)
+        comers = tuple(rank for rank in start.group if rank < self.num_workers)
+        place = self._meet(self.of_groups[start.group], count, start, comers)
         meeting = self.found.all[place]
         if meeting.start.kind != start.kind:
             other = next(iter(meeting.ends))
