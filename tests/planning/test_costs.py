@@ -44,8 +44,8 @@ class Fake:
 def test_measures_once_each_kernel_under_the_tables_load():
     fake = Fake()
     table = CostTable(MACHINE, fake)
-    assert table.measure([conv(8), add(4), conv(8)], Conditions(passes=7)) == 2
-    assert table.measure([add(4), conv(16)]) == 1
+    table.measure([conv(8), add(4), conv(8)], Conditions(passes=7))
+    table.measure([add(4), conv(16)])
     assert [kernels for kernels, _ in fake.asked] == [[conv(8), add(4)], [conv(16)]]
     assert fake.asked[0][1] == Conditions(workers=3, threads=2, passes=7)
     assert table.known(conv(16))
@@ -90,7 +90,7 @@ def test_views_take_nothing_and_are_not_measured():
     fake = Fake()
     table = CostTable(MACHINE, fake)
     view = kernel_of(aten.view.default, (torch.zeros(4), [2, 2]), {})
-    assert table.measure([view]) == 0
+    table.measure([view])
     assert fake.asked == []
     assert table.known(view)
     assert table.seconds(view) == 0.0
@@ -99,7 +99,7 @@ def test_views_take_nothing_and_are_not_measured():
 def test_what_cannot_be_measured_is_asked_for_once_and_told_by_others():
     fake = Fake(refuses=[add(100)])
     table = CostTable(MACHINE, fake)
-    assert table.measure([add(100), add(1000), add(10000)]) == 2
+    table.measure([add(100), add(1000), add(10000)])
     table.measure([add(100)])
     assert len(fake.asked) == 1
     assert table.cost(add(100)).how == "layer"

@@ -158,15 +158,12 @@ class CostTable:
             found = self._costs[kernel] = self._find(kernel)
         return found
 
-    def measure(self, kernels: Iterable[Kernel], conditions: Conditions | None = None) -> int:
-        """Measure those kernels that are not known.
+    def measure(self, kernels: Iterable[Kernel], conditions: Conditions | None = None) -> None:
+        """Measure those kernels that are not known; those that cannot be are told by others that are alike.
 
         Args:
             kernels: In the order of a program.
             conditions: Passes and the longest time; threads and workers are the table's.
-
-        Returns:
-            How many were measured; the others cannot be, and are told by those that are alike.
         """
         unknown = [
             kernel
@@ -184,7 +181,6 @@ class CostTable:
         self._refused.update(kernel for kernel in unknown if not self.known(kernel))
         self._costs.clear()
         self._lines.clear()
-        return len(measured)
 
     def write(self, cache: MeasurementCache) -> None:
         """Keep the table in a file of measurements, beside others."""

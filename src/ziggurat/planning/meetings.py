@@ -127,7 +127,7 @@ class _Place:
 
     def _message(self, number: int, start: Start, sender: int, receiver: int, num_bytes: int) -> int:
         key = start.group, sender, receiver
-        message = Start("swap", start.group, sends=((receiver, num_bytes),))
+        message = Start("swap", (sender, receiver), sends=((receiver, num_bytes),))
         place = self._meet(self.of_messages[key], self.counts[key], message, (sender, receiver))
         self.counts[key] += 1
         meeting = self.found.all[place]
