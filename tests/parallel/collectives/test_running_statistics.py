@@ -76,6 +76,42 @@ def test_every_norm_does_what_pytorch_does(kind, num_dims, momentum):
         torch.testing.assert_close(dict(ours.named_buffers())[name], buffer)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.001, 1.0, None])
+def test_many_microbatches_are_pytorchs_sequence_to_rounding(momentum):
+    """A tree of updates and a sequence of them, of statistics that grow and shrink, in float64."""
+    ours = nn.BatchNorm1d(4, momentum=momentum).double()
+    theirs = copy.deepcopy(ours)
+    statistics = RunningStatistics(ours, Workers())
+    for step in range(2):
+        statistics.start()
+        for leaf in range(100):
+            generator = torch.Generator().manual_seed(100 * step + leaf)
+            values = torch.randn(8, 4, generator=generator, dtype=torch.float64) * 10.0 ** (leaf % 7 - 3)
+            theirs(values)
+            with statistics.watching():
+                ours(values)
+            statistics.take_leaf()
+        statistics.finish(100)
+    for name, buffer in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], buffer, rtol=1e-13, atol=0)
+
+
+def test_a_norm_that_counts_nothing_and_has_no_momentum_keeps_its_statistics_as_pytorchs_does():
+    ours = nn.BatchNorm2d(3, momentum=None)
+    ours.num_batches_tracked = None
+    theirs = copy.deepcopy(ours)
+    statistics = RunningStatistics(ours, Workers())
+    statistics.start()
+    for leaf in range(2):
+        theirs(images_of(leaf))
+        with statistics.watching():
+            ours(images_of(leaf))
+        statistics.take_leaf()
+    statistics.finish(2)
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+    assert torch.equal(ours.running_var, theirs.running_var)
+
+
 @pytest.mark.parametrize("num_leaves", [1, 2, 5])
 def test_the_same_bits_on_any_number_of_workers(num_leaves):
     expected = canonical_buffers(Workers(), num_leaves)
@@ -189,15 +225,16 @@ def test_however_norms_are_called_it_is_what_pytorch_does(way):
         torch.testing.assert_close(torch.from_numpy(found[name]), value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def every_way(workers, num_leaves):
+def every_way(workers, num_leaves, tiers=None):
+    workers.arrange(tiers or [workers.size])
     return {way: buffers_after(workers, way, num_leaves) for way in WAYS}
 
 
 @pytest.mark.parametrize("num_leaves", [1, 5])
 def test_however_norms_are_called_the_bits_are_the_same_on_any_number_of_workers(num_leaves):
     expected = every_way(Workers(), num_leaves)
-    for world in (2, 3):
-        for found in run_ranks(every_way, world, (num_leaves,)):
+    for world, tiers in ((2, None), (3, None), (4, (2, 2))):
+        for found in run_ranks(every_way, world, (num_leaves, tiers)):
             for way, values in expected.items():
                 assert all((found[way][name] == value).all() for name, value in values.items()), way
 

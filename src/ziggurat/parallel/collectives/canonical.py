@@ -113,10 +113,17 @@ class Accumulator(Generic[Summand]):
 
     Whoever makes the leaves may add every second one to its left neighbour on the spot (`take_left`); `gradients_held` says
     how many there are then.
+
+    Args:
+        leaves: The worker's.
+        num_leaves: Of all workers.
+        add: As `fold` has it.
     """
 
-    def __init__(self, leaves: range, num_leaves: int) -> None:
-        self.node = Span(0, num_leaves)
+    def __init__(
+        self, leaves: range, num_leaves: int, add: Callable[[Summand, Summand], Summand] = add_into
+    ) -> None:
+        self.node, self.join = Span(0, num_leaves), add
         self.roots: dict[Span, Summand] = {}
         self.expected = list(leaves)
 
@@ -140,7 +147,7 @@ class Accumulator(Generic[Summand]):
         self.expected.pop(0)
         self.roots[Span(leaf - has_left, leaf + 1)] = value
         done = range(next(iter(self.roots)).start, leaf + 1)
-        self.roots = {span: fold(self.roots, span) for span in subtrees(done, self.node)}
+        self.roots = {span: fold(self.roots, span, self.join) for span in subtrees(done, self.node)}
 
 
 def gradients_held(leaves: range, num_leaves: int) -> list[tuple[int, int]]:

@@ -1,8 +1,12 @@
 """Running statistics of batch norm and instance norm, combined in canonical order.
 
-In training a batch norm uses the statistics of its microbatch, and adds them to its running statistics. The order
-of these additions is that of the microbatches, whatever worker computes which: with momentum ``m`` and the
-statistics ``s_i`` of microbatch ``i``, ``r <- r + m * (s_i - r)`` for ``i = 0, 1, ...``.
+In training a batch norm uses the statistics of its microbatch, and adds them to its running statistics, in the order of the
+microbatches: with momentum ``m`` and the statistics ``s_i`` of microbatch ``i``, ``r <- r + m * (s_i - r)`` for ``i = 0, 1, ...``.
+Each of these updates is ``r <- a r + b``, and two of them, one after the other, are one again::
+
+    r <- a_1 r + b_1,  then  r <- a_2 r + b_2        is        r <- (a_2 a_1) r + (a_2 b_1 + b_2)
+
+So they are joined like gradients: in the same tree over the microbatches, by whichever workers, of whose subtrees one update travels.
 
 A network may call a norm several times in one pass (a head that levels share), or not at all, or with a momentum of the call's
 own. So each microbatch leaves, of each norm, one value ``c`` with its weight ``w``, as which all its calls act together::
@@ -26,7 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.canonical import gather_leaves, partition
+from ziggurat.parallel.collectives.canonical import Accumulator, Span, gather_leaves, partition
+from ziggurat.parallel.collectives.exchange import Exchange
+from ziggurat.parallel.collectives.hierarchy import even_slices
+from ziggurat.parallel.collectives.tiers import MessageTier, meetings
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.torch_internals.modules import is_batch_norm
 from ziggurat.torch_internals.norm_calls import keeping_statistics
@@ -89,10 +96,10 @@ class RunningStatistics:
         self.names = {id(b): name for name, b in model.named_buffers()}
         self.others = {name: b for name, b in model.named_buffers() if id(b) not in known}
         self.own_momenta = [getattr(layer, "momentum", 0.0) for layer in self.layers]
-        # an instance norm without a momentum gives its calls 0.0
+        # an instance norm without a momentum gives its calls 0.0, and so does a batch norm that counts nothing
         self.is_cumulative = [
-            momentum is None and is_batch_norm(layer)
-            for momentum, layer in zip(self.own_momenta, self.layers, strict=True)
+            momentum is None and is_batch_norm(layer) and counter is not None
+            for momentum, layer, counter in zip(self.own_momenta, self.layers, self.counters, strict=True)
         ]
         self.columns: dict[tuple[float, ...], Tensor] = {}
         self.leaves: list[Tensor] = []
@@ -240,28 +247,58 @@ class RunningStatistics:
     def finish(self, num_leaves: int) -> None:
         """Combine what all `num_leaves` microbatches have left, and end the step.
 
-        Communication: one all-gather of the statistics of all microbatches.
+        Communication: the exchange of one update of each statistic, two float64 numbers, however many microbatches there are; before, of
+        norms whose running statistics are the mean of all calls, one all-gather of the numbers of calls on each worker.
         """
         if not self.layers:
             return
-        mine = torch.stack(self.leaves) if self.leaves else self.before.new_empty((0, self.width))
-        leaves = gather_leaves(mine, partition(num_leaves, self.workers.size), self.workers)
-        running, device, num = self.before, mine.device, len(self.layers)
-        layer_of = self._layer_of.to(device)
-        cumulative = torch.tensor(self.is_cumulative).to(device) if any(self.is_cumulative) else None
-        # float64 counts exactly; nothing is read back from the device: a step of many microbatches would wait for it at each
-        seen = torch.stack(
-            [b.double() if b is not None else mine.new_zeros((), dtype=torch.float64) for b in self.batches]
-        )
-        for leaf in leaves:
-            values, weights, counts, counted = leaf.split([sum(self.sizes), num, num, num])
-            if cumulative is not None:
-                averages = (counts.double() / (seen + counts.double())).to(weights.dtype)
-                weights = torch.where(cumulative, averages, weights)
-            moved = torch.lerp(running, values, weights[layer_of])
-            running = torch.where((counts > 0)[layer_of], moved, running)
-            seen = seen + counted.double()
-        self._end(running, list(seen))
+        parts = partition(num_leaves, self.workers.size)
+        mine = parts[self.workers.rank]
+        seen = self._seen_before_mine()
+        updates: Accumulator[Tensor] = Accumulator(mine, num_leaves, follow)
+        for index, leaf in zip(mine, self.leaves, strict=True):
+            updates.add(index, self._update(leaf, seen))
+            seen = seen + leaf[-len(self.layers) :].double()
+        num_updates = sum(self.sizes) + len(self.layers)
+        sizes = [2 * size for size in even_slices(num_updates, self.workers.size)]
+        like = self.before.new_empty(0, dtype=torch.float64)
+        tiers = [
+            MessageTier(meeting, like, follow)
+            for meeting in meetings(self.workers.tiers, self.workers.rank, parts, sizes)
+        ]
+        total = Exchange(updates.roots, Span(0, num_leaves), tiers, 2 * num_updates, add=follow).result()
+        factors, summands = total.view(-1, 2).unbind(1)
+        of_statistics, of_counters = summands.split([sum(self.sizes), len(self.layers)])
+        kept = factors[: len(of_statistics)]
+        moved = (self.before.double() * kept + of_statistics).to(self.before.dtype)
+        self._end(torch.where(kept == 1, self.before, moved), list(self._seen() + of_counters))
+
+    def _seen(self) -> Tensor:
+        """Return what each norm had counted before the step; float64 counts exactly, and nothing is read back from the device."""
+        nothing = self.before.new_zeros((), dtype=torch.float64)
+        return torch.stack([nothing if batches is None else batches.double() for batches in self.batches])
+
+    def _seen_before_mine(self) -> Tensor:
+        """Return what each norm has counted before this worker's first microbatch, of those which need to know it."""
+        seen = self._seen()
+        if any(self.is_cumulative) and self.workers.size > 1:
+            mine = [leaf[-len(self.layers) :].double() for leaf in self.leaves]
+            counted = torch.stack(mine).sum(0) if mine else torch.zeros_like(seen)
+            one_each = [range(rank, rank + 1) for rank in range(self.workers.size)]
+            seen = seen + gather_leaves(counted[None], one_each, self.workers)[: self.workers.rank].sum(0)
+        return seen
+
+    def _update(self, leaf: Tensor, seen: Tensor) -> Tensor:
+        """Return what a microbatch does to each statistic, then to each counter, flat pairs of a factor and a summand."""
+        num = len(self.layers)
+        values, weights, counts, counted = leaf.double().split([sum(self.sizes), num, num, num])
+        if any(self.is_cumulative):
+            averages = counts / (seen + counts).clamp(min=1)
+            weights = torch.where(self._cumulative, averages, weights)
+        weight = weights[self._layer_of]
+        changes = torch.stack([1 - weight, weight * values], dim=1)
+        counters = torch.stack([torch.ones_like(counted), counted], dim=1)
+        return torch.cat([changes, counters]).flatten()
 
     def abandon(self) -> None:
         """Go back to the running statistics from before the step."""
@@ -270,10 +307,15 @@ class RunningStatistics:
 
     @cached_property
     def _layer_of(self) -> Tensor:
-        """The number of the layer of each statistic."""
+        """The number of the layer of each statistic, on the device."""
         sizes = torch.tensor(self.sizes)
         numbers = torch.arange(len(self.layers)).repeat_interleave(2)
-        return numbers.repeat_interleave(sizes, output_size=sum(self.sizes))
+        return numbers.repeat_interleave(sizes, output_size=sum(self.sizes)).to(self.before.device)
+
+    @cached_property
+    def _cumulative(self) -> Tensor:
+        """Whether each norm's running statistics are the mean of all calls, on the device."""
+        return torch.tensor(self.is_cumulative).to(self.before.device)
 
     def _end(self, running: Tensor, counts: Sequence[Tensor | None]) -> None:
         for buffer, value in zip(self.buffers, running.split(self.sizes), strict=True):
@@ -305,3 +347,18 @@ def _layers_with_statistics(model: nn.Module) -> Iterator[nn.Module]:
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def follow(first: Tensor, then: Tensor) -> Tensor:
+    """Overwrite updates with those that do the same as they and then others; both are flat pairs of a factor and a summand.
+
+    Example:
+        >>> follow(torch.tensor([0.5, 3.0]), torch.tensor([0.1, 1.0]))  # 0.1 (0.5 r + 3) + 1
+        tensor([0.0500, 1.3000])
+    """
+    (factor, summand), (next_factor, next_summand) = first.view(-1, 2).unbind(1), then.view(-1, 2).unbind(1)
+    summand.mul_(next_factor).add_(
+        next_summand
+    )  # two roundings for every element, wherever it is: no addcmul
+    factor.mul_(next_factor)
+    return first
