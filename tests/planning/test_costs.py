@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from ziggurat.planning.amounts import work_of
 from ziggurat.planning.costs import CostTable, Machine
 from ziggurat.planning.kernels import kernel_of
 from ziggurat.planning.measuring import Conditions, Measured
 from ziggurat.planning.program import Kernel
-from ziggurat.planning.work import work_of
 from ziggurat.strategies.costs.cache import MeasurementCache
 
 aten = torch.ops.aten

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ziggurat.planning import measuring
+from ziggurat.planning.amounts import is_free
 from ziggurat.planning.kernels import kernel_of
 from ziggurat.planning.measuring import Conditions, Replay, Tensors, measure_kernels
 from ziggurat.planning.program import Form, Kernel
-from ziggurat.planning.work import is_free
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ simulate    when each worker does what, and whom it waits for (segments, sharing
 scale       the same for many replicas, as vectors; more of them than were recorded
 search      which plans there are, and which are best
 judging     from a plan to its simulated step
-work        what a kernel has to do, and which kernels are alike
+amounts     what a kernel has to do, and which kernels are alike
 measuring   seconds of kernels on this machine, under load
 fits        a line through what was measured
 costs       the table: what any kernel takes

@@ -21,10 +21,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ziggurat.planning.amounts import is_free, layer_of, operator_text, text_of, work_of
 from ziggurat.planning.fits import Line, Point, fit_line
 from ziggurat.planning.measuring import Conditions, Measured, measure_kernels
 from ziggurat.planning.program import Kernel
-from ziggurat.planning.work import is_free, layer_of, operator_text, text_of, work_of
 from ziggurat.strategies.costs.cache import MeasurementCache
 
 FILE = "kernels.json"

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ziggurat.errors import UserError, nearest
+from ziggurat.planning.amounts import is_free, work_of
 from ziggurat.planning.kernels import forms_in
 from ziggurat.planning.program import Kernel
-from ziggurat.planning.work import is_free, work_of
 
 COMPUTING = 0.5  # assumed: convolutions of a detector at its sizes, of the peak
 MOVING = 0.75  # assumed: elementwise kernels, of the bandwidth

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.runtime.allocator import keep_freed_memory
+from ziggurat.planning.amounts import bytes_of
 from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
 from ziggurat.planning.program import Form, Kernel
-from ziggurat.planning.work import bytes_of
 from ziggurat.system.forking import fork_context
 from ziggurat.system.memory import total_memory
 from ziggurat.torch_internals.containers import tree_leaves

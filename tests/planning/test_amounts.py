@@ -6,9 +6,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ziggurat.planning.amounts import bytes_of, is_free, layer_of, operator_text, order_of, text_of, work_of
 from ziggurat.planning.kernels import kernel_of
 from ziggurat.planning.program import Form, Kernel
-from ziggurat.planning.work import bytes_of, is_free, layer_of, operator_text, order_of, text_of, work_of
 
 aten = torch.ops.aten
 
