@@ -124,8 +124,9 @@ def bind(
                     for slot, value in slots.items()
                 }
         group["params"] = placed
-        if isinstance(optimizer, torch.optim.SGD) and any(isinstance(p, DTensor) for p in placed):
-            group["fused"] = False  # there is no fused one of sharded tensors
+        is_of_torch = type(optimizer) is torch.optim.SGD
+        if is_of_torch and any(isinstance(p, DTensor) for p in placed):
+            group["fused"] = False  # PyTorch has no fused one of sharded tensors
 
 
 def _cut(value: Any, whole: nn.Parameter, parameter: nn.Parameter, boxes: Boxes, is_fused: bool) -> Any:

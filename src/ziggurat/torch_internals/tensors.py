@@ -74,6 +74,18 @@ def add_each_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     torch._foreach_add_(list(tensors), list(others))
 
 
+def copy_each_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """Overwrite each tensor with the other of its place. Why: as `add_each_`."""
+    if tensors:
+        torch._foreach_copy_(list(tensors), list(others))
+
+
+def count_each_(tensors: Sequence[Tensor]) -> None:
+    """Add one to each tensor. Why: as `add_each_`."""
+    if tensors:
+        torch._foreach_add_(list(tensors), 1)
+
+
 def scale_each_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply each tensor, in place, by a number that is a tensor. Why: as `add_each_`."""
     torch._foreach_mul_(list(tensors), factor)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ziggurat.config import TrainConfig
+from ziggurat.training.optimizers import SGD, AdamW
 from ziggurat.training.parameter_groups import parameter_groups
 
 FIRST_OF_CYCLE = 1 / 25  # share of the peak learning rate that one cycle starts at
@@ -17,8 +18,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """Build the optimizer of a model's trained parameters, in the groups of `parameter_groups`."""
     groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
+        return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
 
 
 def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
