@@ -59,9 +59,16 @@ def _seen(name: str) -> Callable[..., Any]:
     def method(self: Tensor, *args: Any, **named: Any) -> Any:
         if (see := _hooks.watcher) is not None:
             see(name, self)
+        _renew_history(self)
         return original(self, *args, **named)
 
     return method
+
+
+def _renew_history(tensor: Tensor) -> None:
+    """Let a view know its history. Why: else a hook on it may end the process, see docs/upstream/register_hook_of_a_view.md."""
+    if type(tensor) is Tensor:
+        _grad_fn.__get__(tensor)
 
 
 class _Node:
@@ -159,6 +166,7 @@ def seeing_hooks(see: SeesHook) -> AbstractContextManager[None]:
 def register_unseen(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
     """Register a hook on a tensor, unseen by who watches, and return its handle. Why: as `keep_gradient`."""
     _unseen.add(hook)
+    _renew_history(tensor)
     return _originals["register_hook"](tensor, hook)
 
 
