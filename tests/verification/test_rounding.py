@@ -1,11 +1,16 @@
 """What rounding alone does to a step."""
 
 import copy
+from collections.abc import Callable
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ziggurat.verification.rounding import PairwiseMoments
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.verification.rounding import OtherSums, PairwiseMoments, measure_rounding
+from ziggurat.verification.step import Trial, run_step
 
 
 def trained_once(net, images):
@@ -51,3 +56,43 @@ def test_pairwise_moments_are_nearer_to_the_truth():
             norm(values)
         means.append(abs(float(norm.running_mean) - exact))
     assert means[1] < means[0] / 5
+
+
+class Flat(nn.Module):
+    """Is zero but for rounding: what it adds up are equal values."""
+
+    def __init__(self, add_up: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.add_up, self.weight = add_up, nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        flat = (images * self.weight).fill_(0.9)
+        return images * self.weight, self.add_up(flat)
+
+
+@pytest.mark.parametrize(
+    "add_up",
+    [
+        lambda flat: flat - flat.mean(2, keepdim=True),
+        lambda flat: flat - torch.sum(flat, (2, 3), keepdim=True) / 35,
+        lambda flat: flat.std(),
+        lambda flat: flat - torch.var_mean(flat, 3, keepdim=True)[1],
+    ],
+)
+def test_what_is_left_of_sums_of_equal_values_is_told_to_be_rounding(
+    add_up: Callable[[Tensor], Tensor],
+) -> None:
+    trial = Trial(torch.randn(2, 3, 7, 5, dtype=torch.float64))
+    reference = run_step(Flat(add_up).double(), trial, make_mesh(Workers()))
+    moved = measure_rounding(lambda: Flat(add_up).double(), trial, reference)
+    assert moved.outputs > 0.1
+
+
+def test_only_sums_of_numbers_with_a_point_have_other_last_bits() -> None:
+    values, whole = torch.rand(7, 5, dtype=torch.float64) + 1, torch.arange(35).view(7, 5)
+    expected = values.mean(0), values * 2, whole.sum()
+    with OtherSums(torch.Generator().manual_seed(0)):
+        found = values.mean(0), values * 2, whole.sum()
+    assert 0 < (found[0] - expected[0]).abs().max() < 1e-14
+    assert torch.equal(found[1], expected[1])
+    assert torch.equal(found[2], expected[2])

@@ -3,7 +3,8 @@
 A bound that is broken has one of two causes. Either the plan computes something else, or the network amplifies rounding:
 batch norms over a few values do, and each in a row does it again. Here no plan takes part, so what differs is rounding:
 
-- last bits of the input, and of what each layer returns;
+- last bits of the input, of what each layer returns, and of what a network adds up itself (`x.mean`, `x.std`): of equal values
+  even these last bits may be all that there is of the result;
 - the moments of batch norms, which PyTorch adds up value by value on the CPU: of 74 000 values that costs some hundred times
   the last bit. Added up pairwise they are nearer to the truth, and so are those of bands, which are shorter sums.
 """
@@ -58,6 +59,43 @@ def other_roundings(model: nn.Module, generator: torch.Generator) -> Iterator[No
     finally:
         for hook in hooks:
             hook.remove()
+
+
+SUMS = frozenset(
+    {
+        "sum",
+        "mean",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "norm",
+        "vector_norm",
+        "nansum",
+        "nanmean",
+        "logsumexp",
+    }
+)
+
+
+class OtherSums(FunctionMode):
+    """While it is active, what functions add up has other last bits.
+
+    Args:
+        generator: Says which.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = args[0] if args else None
+        if getattr(func, "__name__", "") in SUMS and isinstance(given, Tensor) and given.is_floating_point():
+            args = (with_other_last_bits(given, self.generator), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 class PairwiseMoments(FunctionMode):
@@ -124,6 +162,6 @@ def measure_rounding(
     for way in range(WAYS):
         generator = torch.Generator().manual_seed(trial.seed + way)
         other, model = replace(trial, images=with_other_last_bits(trial.images, generator)), build()
-        with other_roundings(model, generator), PairwiseMoments():
+        with other_roundings(model, generator), OtherSums(generator), PairwiseMoments():
             found.append(compare_steps(run_step(model, other, mesh), reference))
     return join_errors(found)
