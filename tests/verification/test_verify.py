@@ -31,7 +31,7 @@ from ziggurat.verification.verify import Single, verify_on_worker
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
-    "norm_error", "state_error", "worst_state", "single", "workers", "communication_bytes", "gathers", "unsupported",
+    "norm_error", "state_error", "worst_state", "single", "workers", "communication_bytes", "exchange", "gathers", "unsupported",
 }  # fmt: skip
 
 
@@ -114,7 +114,9 @@ def test_ok(capfd: pytest.CaptureFixture[str], name: str, shape: str, plan: str)
     for cost in (result["single"], result["workers"]):
         assert cost["step_seconds"] > 0
         assert cost["peak_bytes"] > 0
-    assert (result["communication_bytes"] is None) == plan.startswith("dp")
+    assert (
+        (result["communication_bytes"] is None) == plan.startswith("dp") == (result["exchange"] is not None)
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
+from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.runtime.allocator import give_back_freed_memory
@@ -319,6 +320,10 @@ class Parallel(Generic[Model]):
         """Bytes that this worker has sent over all axes but the data axis."""
         of_axes = sum(one.bytes_sent for one in self.mesh.strategies)
         return of_axes + sum(one.bytes_sent for one in self.placed.joined)
+
+    def sent(self) -> list[tuple[int, Sent]]:
+        """Return what this worker has sent over the data axis, by tier, the innermost first, with the workers that meet there."""
+        return [(group.size, group.sent.copy()) for group in self.mesh.data.tiers]
 
     def facts(self) -> dict[str, Any]:
         """Return what the axes say of how the network lies on them, ready for JSON."""

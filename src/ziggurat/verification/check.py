@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.timing import Span
 from ziggurat.parallel.spatial import UnsupportedOperation
@@ -27,8 +28,9 @@ class Check:
         seconds: Of the slowest worker's step.
         peak_bytes: Of the worker that held most; 0 if they were not counted.
         weight_bytes: Of the parameters that each worker holds between steps.
-        communication_bytes: Sent by all workers together, but for the sums over samples, whose bytes are not counted: None where a
-            plan spreads these.
+        communication_bytes: Sent by all workers together, but for the sums over samples: None where a plan spreads these.
+        exchange: What the worker that sent most has sent for the sums over samples, by tier, the innermost first, with the workers
+            that meet there; none where a plan does not spread them.
         gathers: Bytes that the worker which received most has received, by layer and operation.
         facts: What the axes say of how the network lies on them: stages, branches, what is split.
         spans: Under a plan with stages, what each worker did in the step that was timed.
@@ -41,6 +43,7 @@ class Check:
     peak_bytes: int = 0
     weight_bytes: tuple[int, ...] = ()
     communication_bytes: int | None = None
+    exchange: tuple[tuple[int, Sent], ...] = ()
     gathers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     spans: tuple[tuple[Span, ...], ...] = ()
@@ -73,6 +76,7 @@ def check_step(
     of_all = workers.gather(
         (compare_steps(step, reference), step.seconds, step.peak_bytes, step.bytes_sent, step.gathers)
     )
+    exchanges = workers.gather(step.exchange)
     missing = held_of(reference).difference(*workers.gather(held_of(step)))
     if missing:
         raise RuntimeError(f"no worker holds {sorted(map(str, missing))} of the step under {plan}")
@@ -86,6 +90,7 @@ def check_step(
         peak_bytes=max(peak for _, _, peak, *_ in of_all),
         weight_bytes=weight_bytes,
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.plan.num_data == 1 else None,
+        exchange=max(exchanges, key=lambda tiers: sum((sent for _, sent in tiers), Sent())),
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
         facts=step.facts,
         spans=spans if any(spans) else (),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
+from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.graph.trace import spec_of
 from ziggurat.parallel.pipeline.timing import Span, Trace
 from ziggurat.parallel.spatial import SpatialTensor, cut
@@ -97,6 +98,7 @@ class Outcome:
             tensors that live on).
         weight_bytes: Of the parameters that this worker holds between steps.
         bytes_sent: By this worker over all axes but the data axis, whose bytes are not counted.
+        exchange: What it has sent over the data axis in the last step that was taken, by tier, with the workers that meet there.
         gathers: Bytes that this worker has received, by layer and operation.
         facts: What the axes say of how the network lies on them.
         spans: What this worker did, where a trace was asked for.
@@ -112,6 +114,7 @@ class Outcome:
     peak_bytes: int = 0
     weight_bytes: int = 0
     bytes_sent: int = 0
+    exchange: tuple[tuple[int, Sent], ...] = ()
     gathers: dict[tuple[str, str], int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
@@ -268,6 +271,7 @@ def run_step(
             step = Step(parallel, watch, watch, trial.config.train.clip_norm)
             counted = count_bytes and parallel.keeps_memory
             memory = PeakBytes([*state.tensors().values()]) if counted else nullcontext()
+            before = parallel.sent()
             begin = time.perf_counter()
             with memory:
                 result = step(mine, len(pieces))
@@ -279,16 +283,21 @@ def run_step(
                 parallel.trace_to(trace)
                 mesh.workers.barrier()
                 trace.start()
+                before = parallel.sent()
                 begin = time.perf_counter()
                 step(mine, len(pieces))
                 _finish(mesh)
                 seconds = time.perf_counter() - begin
+            exchange = [
+                (size, now - then) for (size, now), (_, then) in zip(parallel.sent(), before, strict=True)
+            ]
     return Outcome(
         **found,
         seconds=seconds,
         peak_bytes=memory.peak if isinstance(memory, PeakBytes) else 0,
         weight_bytes=shard_bytes(model),
         bytes_sent=sent,
+        exchange=tuple(exchange),
         gathers={name: size for one in mesh.strategies for name, size in one.gathers().items()},
         facts=parallel.facts(),
         spans=tuple(trace.spans),

@@ -55,6 +55,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
     lines.append(f"MB of weights on each worker: {weights}")
     if result["communication_bytes"] is not None:
         lines.append(f"sent, all workers {result['communication_bytes'] / MEGABYTE:15.1f} MB")
+    if result["exchange"]:
+        lines += _exchange(result["exchange"])
     if result["stages"]:
         lines += ["", *_stages(result)]
     lines += ["", *_splits(result)] if result["min_width"] is not None else []
@@ -75,6 +77,17 @@ def _costs(result: dict[str, Any]) -> list[str]:
     if len(result["gathers"]) > MOST_GATHERS:
         lines.append(f"{'':10}  and {len(result['gathers']) - MOST_GATHERS} more")
     return lines
+
+
+def _exchange(exchange: dict[str, Any]) -> list[str]:
+    """Return a line for what a worker sends in the sums over samples, and one for each tier where there are several."""
+    tiers = exchange["tiers"] if len(exchange["tiers"]) > 1 else []
+    rows = [("summing samples", exchange), *((f"  {tier['workers']} that meet", tier) for tier in tiers)]
+    return [
+        f"{name:18}{row['bytes'] / MEGABYTE:15.1f} MB in {row['messages']} messages, {row['shared_bytes'] / MEGABYTE:.1f} MB through shared "
+        "memory"
+        for name, row in rows
+    ]
 
 
 def _stages(result: dict[str, Any]) -> list[str]:

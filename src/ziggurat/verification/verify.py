@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ziggurat.errors import UserError
 from ziggurat.models.backbone import TIMM_ERRORS
+from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.runtime.heartbeat import phase
@@ -281,6 +282,7 @@ def describe(
         "estimate": estimate(request, single),
         "weight_bytes": list(check.weight_bytes),
         "communication_bytes": check.communication_bytes,
+        "exchange": _exchange(check),
         "gathers": [
             {"layer": layer, "operation": operation, "bytes": size}
             for (layer, operation), size in sorted(check.gathers.items(), key=lambda item: -item[1])
@@ -293,3 +295,11 @@ def describe(
         "bubble": bubble and asdict(bubble),
         "branches": facts.get("branches"),
     }
+
+
+def _exchange(check: Check) -> dict[str, Any] | None:
+    """Return what the worker that sent most has sent for the sums over samples in a step, in all and by tier; None without such sums."""
+    if not check.exchange:
+        return None
+    tiers = [{"workers": size, **asdict(sent)} for size, sent in check.exchange]
+    return {**asdict(sum((sent for _, sent in check.exchange), Sent())), "tiers": tiers}

@@ -87,6 +87,47 @@ def test_the_same_bits_by_any_tiers(tiers, shared):
                 assert (found[num_leaves][name] == value).all(), (num_leaves, name)
 
 
+def sent_in_a_step(workers, tiers, shared):
+    """Return what a step of one bucket sends, by tier."""
+    workers.arrange(tiers)
+    net = make_net()
+    gradients = GradientSum(net.parameters(), workers)
+    if not shared:
+        gradients.shared_roots = None
+    for _ in range(2):
+        gradients.start(8)
+        before = [group.sent.copy() for group in workers.tiers]
+        for leaf in gradients.mine:
+            with gradients.leaf(leaf):
+                net(images_of(leaf)).square().sum().backward()
+        gradients.finish()
+    gradients.close()
+    (bucket,) = gradients.buckets
+    return bucket.length * 4, [group.sent - sent for group, sent in zip(workers.tiers, before, strict=True)]
+
+
+@pytest.mark.parametrize("tiers", [(2,), (4,), (2, 2), (8,), (4, 2), (2, 2, 2)])
+def test_messages_grow_with_the_sum_of_the_tiers_and_bytes_shrink_outwards(tiers):
+    for num_bytes, sent in run_ranks(sent_in_a_step, math.prod(tiers), (tiers, False)):
+        assert sum(tier.messages for tier in sent) == 2 * sum(size - 1 for size in tiers)
+        inner = 1  # workers that have met before: each holds so small a share
+        for size, tier in zip(tiers, sent, strict=True):
+            expected = 2 * num_bytes * (size - 1) / size / inner
+            assert expected <= tier.bytes < expected + 8 * 4 * size  # slices are rounded up to whole elements
+            assert tier.shared_bytes == 0
+            inner *= size
+
+
+def test_what_goes_through_shared_memory_is_no_message():
+    for num_bytes, (machine, between) in run_ranks(sent_in_a_step, 4, ((2, 2), True)):
+        assert machine.bytes == 0
+        assert machine.messages == 2, "barriers"
+        assert num_bytes * 1.5 <= machine.shared_bytes < num_bytes * 1.5 + 16, (
+            "all of the root, half of the sum"
+        )
+        assert num_bytes / 2 <= between.bytes < num_bytes / 2 + 16
+
+
 def summed_parts(workers, num_leaves, num_parts, shared, ends_with_slices=False):
     """Of each microbatch every worker of a group has a part, in another scale; return all sums, and what was added up over parts."""
     place, part = divmod(workers.rank, num_parts)

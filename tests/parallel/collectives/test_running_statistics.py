@@ -120,6 +120,21 @@ def test_the_same_bits_on_any_number_of_workers(num_leaves):
             assert all((found[name] == value).all() for name, value in expected.items())
 
 
+def sent_by_statistics(workers, num_leaves):
+    before = workers.sent.copy()
+    canonical_buffers(workers, num_leaves, steps=1)
+    return workers.sent - before
+
+
+def test_what_travels_does_not_grow_with_the_number_of_microbatches():
+    few, many = (run_ranks(sent_by_statistics, 2, (num_leaves,)) for num_leaves in (2, 16))
+    assert few == many
+    statistics, counters = 2 * (4 + 5), 2
+    assert few[0].bytes == 2 * 8 * (statistics + counters), (
+        "a factor and a summand; half of them to the other, and back"
+    )
+
+
 def test_an_abandoned_step_leaves_nothing():
     net = make_net()
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -30,6 +30,7 @@ WAYS = {
     "start_all_gather": lambda w: finished(
         whole := torch.empty(w.size), w.start_all_gather(whole, torch.tensor([float(w.rank)]))
     ),
+    "all_gather of several sizes": lambda w: all_gather_of(w),
     "gather_to": lambda w: parts_of(w.gather_to(torch.tensor([float(w.rank)]), w.size - 1)),
     "start_all_to_all": lambda w: all_to_all(w),
     "barrier": lambda w: w.barrier(),
@@ -51,6 +52,13 @@ def broadcast(workers):
 def finished(tensor, request):
     request.wait()
     return tensor.tolist()
+
+
+def all_gather_of(workers):
+    """The second worker has nothing."""
+    sizes = [(2, 0, 3)[rank] for rank in range(workers.size)]
+    part, whole = torch.full((sizes[workers.rank],), float(workers.rank)), torch.empty(sum(sizes))
+    return finished(whole, workers.start_all_gather(whole, part, sizes))
 
 
 def parts_of(parts):
@@ -93,6 +101,7 @@ TOGETHER = {
     "start_add_up": [3.0, 3.0],
     "all_gather": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0],
     "start_all_gather": [0.0, 1.0, 2.0],
+    "all_gather of several sizes": [0.0, 0.0, 2.0, 2.0, 2.0],
     "barrier": None,
     "start_barrier": None,
     "subgroup": 3,
@@ -108,7 +117,7 @@ EACH = {
 ALONE = {
     "gather": [{"rank": 0, "text": "xxx"}], "broadcast_object": ["first", 0], "decide_on_first": 7,
     "broadcast": [[0.0, 0.0]] * 3, "sum": [1, 5], "add_up": [1.0, 2.0], "largest": [0.0, -1.0],
-    "start_add_up": [1.0, 1.0], "all_gather": [0.0, 0.0], "start_all_gather": [0.0], "gather_to": [[0.0]],
+    "start_add_up": [1.0, 1.0], "all_gather": [0.0, 0.0], "start_all_gather": [0.0], "all_gather of several sizes": [0.0, 0.0], "gather_to": [[0.0]],
     "start_all_to_all": [0.0], "barrier": None, "start_barrier": None, "swap": [], "subgroup": 1,
     "subgroup of some": [0], "background": [0], "close": None,
 }  # fmt: skip
@@ -119,6 +128,33 @@ def test_every_way_to_talk(way):
     expected = EACH[way] if way in EACH else [TOGETHER[way]] * 3
     assert run_ranks(talk, 3, (way,)) == expected
     assert talk(Workers(), way) == ALONE[way]
+
+
+# Messages and bytes of the first and the second of three workers.
+SENT = {
+    "broadcast": [(2, 48), (0, 0)],
+    "add_up": [(4, 10), (4, 10)],
+    "all_gather": [(2, 16), (2, 16)],
+    "all_gather of several sizes": [(2, 16), (0, 0)],
+    "gather_to": [(1, 4), (1, 4)],
+    "start_all_to_all": [(2, 8), (2, 8)],
+    "swap": [(2, 8), (2, 8)],
+    "barrier": [(2, 0), (2, 0)],
+    "sum": [(4, 21), (4, 21)],
+}
+
+
+def counted(workers, way):
+    before = workers.sent.copy()
+    talk(workers, way)
+    sent = workers.sent - before
+    return sent.messages, sent.bytes
+
+
+@pytest.mark.parametrize("way", SENT)
+def test_what_is_sent_is_counted(way):
+    assert run_ranks(counted, 3, (way,))[:2] == SENT[way]
+    assert counted(Workers(), way) == (0, 0)
 
 
 def talk_through_host(workers, way):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.groups import Groups
 from ziggurat.parallel.collectives.requests import DONE, Request, converted
+from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.runtime.heartbeat import waiting
 
 Operation = Literal["sum", "max"]
@@ -33,6 +34,9 @@ class Communicator:
         groups: What was made from the same world.
         through_host: Whether tensors pass through the CPU's memory: gloo cannot reach a GPU's.
 
+    Attributes:
+        sent: What this worker has sent over the group so far.
+
     Raises:
         ValueError: If there is no group for several workers, or one for a single worker.
     """
@@ -47,6 +51,7 @@ class Communicator:
             )
         self.rank, self.size, self.device = rank, size, device
         self._group, self._groups, self._through_host = group, groups, through_host
+        self.sent = Sent()
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor with the first worker's.
@@ -60,6 +65,8 @@ class Communicator:
             return
         for tensor in tensors:
             there = self._reached(tensor.to(self.device))  # itself, where it is there already
+            if self.rank == 0:
+                self.sent.add(self.size - 1, (self.size - 1) * tensor.nbytes)
             with self._collective("broadcast"):
                 dist.broadcast(there, group=self._open_group, group_src=0)
             if there is not tensor:
@@ -83,6 +90,7 @@ class Communicator:
             return DONE
         self._require_contiguous(tensor)
         there = self._reached(tensor)
+        self.sent.add(2 * (self.size - 1), 2 * (self.size - 1) * tensor.nbytes // self.size)
         return self._start(
             "all-reduce",
             lambda: dist.all_reduce(there, _OPERATIONS[operation], group=self._open_group, async_op=True),
@@ -134,6 +142,7 @@ class Communicator:
         if len(set(sizes)) > 1:
             return self._start_all_gather_of(whole.view(-1), part.reshape(-1), sizes)
         mine, there = self._reached(part.reshape(-1)), self._reached(whole.view(-1))
+        self.sent.add(self.size - 1, (self.size - 1) * part.nbytes)
         return self._start(
             "all-gather",
             lambda: dist.all_gather_single(there, mine, group=self._open_group, async_op=True),
@@ -161,6 +170,8 @@ class Communicator:
         self._require_contiguous(part)
         mine = self._reached(part)
         parts = [torch.empty_like(mine) for _ in range(self.size)] if self.rank == owner else None
+        if self.rank != owner:
+            self.sent.add(1, part.nbytes)
         with self._collective("gather"):
             dist.gather(mine, parts, group=self._open_group, group_dst=owner)
         return parts and [one.to(self.device) for one in parts]
@@ -186,6 +197,8 @@ class Communicator:
             received.copy_(sent)
             return DONE
         mine, there = self._reached(sent), self._reached(received)
+        to_others = [size for rank, size in enumerate(sent_sizes) if size and rank != self.rank]
+        self.sent.add(len(to_others), sum(to_others) * sent.element_size())
         return self._start(
             "all-to-all",
             lambda: dist.all_to_all_single(
@@ -208,6 +221,7 @@ class Communicator:
         """
         if self.size == 1:
             return DONE
+        self.sent.add((self.size - 1).bit_length(), 0)
         return self._start("barrier", lambda: dist.barrier(group=self._open_group, async_op=True))
 
     def start_send(self, tensor: Tensor, to: int) -> Request:
@@ -255,6 +269,7 @@ class Communicator:
             for (peer, _), t in zip(sends, mine, strict=True)
         ]
         peers = [peer for peer, _ in (*receives, *sends)]
+        self.sent.add(len(sends), sum(tensor.nbytes for _, tensor in sends))
         self._groups.check()
         with converted(lambda: self._unanswered(peers)):
             works = dist.batch_isend_irecv(operations)

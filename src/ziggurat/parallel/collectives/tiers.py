@@ -197,6 +197,7 @@ class SharedTier:
         places = self.room.places[self.workers.rank]
         for place, span in zip(places, self.meeting.brought[self.workers.rank], strict=False):
             place[: roots[span].numel()] = roots[span]
+            self.workers.sent.shared_bytes += roots[span].nbytes
         self.request = self.workers.start_barrier()
 
     def scattered(self) -> dict[Span, Tensor]:
@@ -216,6 +217,7 @@ class SharedTier:
     def start_gather(self, mine: Tensor) -> None:
         """Write this worker's piece."""
         self.room.total[self.mine] = mine
+        self.workers.sent.shared_bytes += mine.nbytes
         self.request = self.workers.start_barrier()
 
     def gathered(self) -> Tensor:
