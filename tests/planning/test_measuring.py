@@ -67,12 +67,21 @@ def test_every_kernel_of_a_step_can_be_measured_by_two_workers():
 
 def test_the_median_of_all_passes_but_the_first_counts():
     replay = Replay([add(3)], room=1 << 20, clock=Ticks([9.0, 1.0, 4.0, 2.0]))
-    replay.take_pass(counts=False)
-    for _ in range(3):
+    for _ in range(4):
         replay.take_pass()
     (one,) = replay.measured().values()
     assert one.seconds == 2.0
     assert one.spread == pytest.approx((1 + 0 + 2) / 3 / 2)
+
+
+def test_a_short_kernel_is_called_as_often_as_the_program_has_it_and_a_long_one_once():
+    short, long = add(3), add(4)
+    clock = Ticks([1e-6, 1.0, 1e-6, 2.0, 3e-6])
+    replay = Replay([short, long, short, long], room=1 << 20, clock=clock)
+    replay.take_pass()
+    replay.take_pass()
+    assert clock.seconds == []
+    assert [one.seconds for one in replay.measured().values()] == pytest.approx([2e-6, 2.0])
 
 
 def test_what_cannot_be_called_or_is_too_large_is_left_out():
@@ -113,7 +122,7 @@ def test_numbers_stay_finite_and_indices_valid():
 
 
 def test_a_process_that_dies_is_said_and_takes_the_others_with_it(monkeypatch):
-    monkeypatch.setattr(measuring.Replay, "take_pass", lambda self, counts=True: os._exit(1))
+    monkeypatch.setattr(measuring.Replay, "take_pass", lambda self: os._exit(1))
     with pytest.raises(RuntimeError, match="ended before it was done"):
         measure_kernels([add(3)], Conditions(workers=2))
 

@@ -162,23 +162,20 @@ class CostTable:
         """Measure those kernels that are not known; those that cannot be are told by others that are alike.
 
         Args:
-            kernels: In the order of a program.
+            kernels: In the order of a program, with what it calls again.
             conditions: Passes and the longest time; threads and workers are the table's.
         """
-        unknown = [
-            kernel
-            for kernel in dict.fromkeys(kernels)
-            if not self.known(kernel) and kernel not in self._refused
-        ]
-        # of those which take the same one is enough
-        one_of_each = list({text_of(kernel): kernel for kernel in unknown}.values())
+        one_of_each: dict[str, Kernel] = {}  # of those that take the same
+        sequence = []
+        for kernel in kernels:
+            if not self.known(kernel) and kernel not in self._refused:
+                sequence.append(one_of_each.setdefault(text_of(kernel), kernel))
         given = replace(
             conditions or Conditions(), threads=self.machine.threads, workers=self.machine.workers
         )
-        measured = self._measure(one_of_each, given) if one_of_each else {}
-        for kernel, one in measured.items():
+        for kernel, one in self._measure(sequence, given).items() if sequence else ():
             self._add(kernel, one)
-        self._refused.update(kernel for kernel in unknown if not self.known(kernel))
+        self._refused.update(kernel for kernel in sequence if not self.known(kernel))
         self._costs.clear()
         self._lines.clear()
 

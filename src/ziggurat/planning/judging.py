@@ -43,7 +43,7 @@ class Costs(Protocol):
         ...
 
     def measure(self, kernels: Iterable[Kernel]) -> None:
-        """Find out what kernels take that are not known."""
+        """Find out what kernels take that are not known; they come in a program's order, with what it calls again."""
         ...
 
     def seconds(self, kernel: Kernel) -> float:
@@ -81,9 +81,9 @@ class Judge:
     def _simulated(self, programs: Sequence[Program]) -> Simulated:
         # by identity: equal kernels of a program are one object, and to hash one takes longer
         kernels = {id(e): e for program in programs for e in program.events if isinstance(e, Kernel)}
-        unknown = dict.fromkeys(one for one in kernels.values() if not self.costs.known(one))
-        if unknown:
-            self.costs.measure(unknown)
+        unknown = {number for number, one in kernels.items() if not self.costs.known(one)}
+        if unknown:  # in their order, and as often as they come: so they are measured
+            self.costs.measure(kernels[id(e)] for one in programs for e in one.events if id(e) in unknown)
         places = None if self.places is None else self.places[: len(programs)]
         return simulate(programs, self.costs.seconds, self.links, self.cores, places)
 

@@ -3,8 +3,9 @@
 A kernel that is called again and again finds its tensors in the cache and its memory at hand, and takes half of what it takes
 within a step. So all are called in turn, as a step calls them, and this several times:
 
-    pass 0    not counted: memory comes page by page
-    pass 1 .. each kernel once, in the order in which the program has them; of these the median counts
+    pass 0    not counted: memory comes page by page; each kernel once
+    pass 1 .. in the order in which the program has them, a kernel that takes long once, a short one as often as the program has it,
+              up to some times: that one follows another of its own is what makes it short. The mean of a pass, of all passes the median
 
 What a kernel reads was written last by a kernel before it, where one gave such a tensor; what it gives lies in new memory. Workers
 begin each pass together.
@@ -38,6 +39,7 @@ from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.operators import Parameter
 
 PASSES = 5
+SHORT_SECONDS, MOST_CALLS = 3e-4, 12  # kernels that take less are called as often in a pass
 ENOUGH_SECONDS = 30.0  # no pass begins later, but for the first that counts
 
 BY_NUMBERS = ("max_pool", "sort", "topk", "nms")
@@ -79,7 +81,7 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
     """Measure kernels in processes of their own, which are gone afterwards.
 
     Args:
-        kernels: In the order of a program; each is called once a pass, where it comes first.
+        kernels: In the order of a program, with what it calls again.
         conditions: How many processes, and how.
 
     Returns:
@@ -89,8 +91,7 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
     Raises:
         RuntimeError: If a process ended before it was done.
     """
-    distinct = list(dict.fromkeys(kernels))
-    if not distinct:
+    if not kernels:
         return {}
     # OpenMP's threads do not survive a fork
     context: Any = fork_context() if conditions.threads == 1 else multiprocessing.get_context("spawn")
@@ -99,7 +100,7 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
     try:
         for _ in range(conditions.workers):
             receive, send = context.Pipe(duplex=False)
-            process = context.Process(target=_measure_here, args=(distinct, conditions, barrier, send))
+            process = context.Process(target=_measure_here, args=(list(kernels), conditions, barrier, send))
             process.start()
             send.close()
             pipes.append(receive)
@@ -118,7 +119,7 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
         kernel: Measured(
             statistics.fmean(one.seconds for one in each), statistics.fmean(one.spread for one in each)
         )
-        for number, kernel in enumerate(distinct)
+        for number, kernel in enumerate(dict.fromkeys(kernels))
         if len(each := [of_worker[number] for of_worker in found if number in of_worker]) == len(found)
     }
 
@@ -138,7 +139,7 @@ def _measure_here(kernels: Sequence[Kernel], conditions: Conditions, barrier: An
             barrier.wait()
         except threading.BrokenBarrierError:
             break
-        replay.take_pass(counts=number > 0)
+        replay.take_pass()
     pipe.send_bytes(json.dumps({number: list(one) for number, one in replay.measured().items()}).encode())
     pipe.close()
 
@@ -164,35 +165,53 @@ class Replay:
     """Calls kernels in turn, and takes their time.
 
     Args:
-        kernels: In the order in which they are called.
+        kernels: In the order in which they are called, with what is called again.
         room: Bytes of tensors that are kept from one kernel to the next; a kernel that has more itself is not called.
         clock: Tells seconds.
         device: Where tensors lie.
+
+    Attributes:
+        kernels: Each once.
     """
 
     def __init__(
         self, kernels: Sequence[Kernel], room: int, clock: Clock = time.perf_counter, device: str = "cpu"
     ) -> None:
-        self.kernels, self.clock, self.device = kernels, clock, torch.device(device)
+        self.clock, self.device = clock, torch.device(device)
+        self.kernels = list(dict.fromkeys(kernels))
+        places = {kernel: number for number, kernel in enumerate(self.kernels)}
+        self.order = [places[kernel] for kernel in kernels]
         self.tensors = Tensors(room, self.device)
+        self.first: dict[int, float] = {}  # seconds of pass 0
         self.times: dict[int, list[float]] = {
             number: []
-            for number, kernel in enumerate(kernels)
+            for number, kernel in enumerate(self.kernels)
             if sum(bytes_of(form) for form in forms_in(kernel.arguments)) <= room
         }
 
-    def take_pass(self, counts: bool = True) -> None:
-        """Call each kernel once."""
+    def take_pass(self) -> None:
+        """Call each kernel; the first pass does not count."""
+        calls: dict[int, list[float]] = {}
         with torch.no_grad():
-            for number in list(self.times):
+            for number in self.order if self.first else range(len(self.kernels)):
+                done = calls.setdefault(number, [])
+                most = MOST_CALLS if self.first.get(number, 1.0) < SHORT_SECONDS else 1
+                if number not in self.times or len(done) >= most:
+                    continue
                 seconds = self._call(self.kernels[number])
                 if seconds is None:
                     del self.times[number]
-                elif counts:
-                    self.times[number].append(seconds)
+                else:
+                    done.append(seconds)
+        if self.first:
+            for number, done in calls.items():
+                if number in self.times and done:
+                    self.times[number].append(statistics.fmean(done))
+        else:
+            self.first = {number: done[0] for number, done in calls.items() if done}
 
     def measured(self) -> dict[int, Measured]:
-        """Return what was measured, by the place of the kernel."""
+        """Return what was measured, by the place of the kernel in `kernels`."""
         found = {}
         for number, times in self.times.items():
             if times:
