@@ -76,6 +76,14 @@ def test_nccl_takes_trees_where_they_are_faster():
     assert nccl.seconds(large, places) == pytest.approx(gloo.seconds(large, places), rel=0.01)
 
 
+def test_gloo_all_reduces_for_a_reduce_scatter_and_nccl_goes_half_the_way():
+    scatter = Start("reduce-scatter", (0, 1, 2, 3), num_bytes=400)
+    reduce = scatter._replace(kind="all-reduce")
+    assert HERE.seconds(scatter, [0] * 4) == HERE.seconds(reduce, [0] * 4)
+    nccl = Links(HERE.links, carrier="nccl")
+    assert nccl.seconds(scatter, [0] * 4) == HERE.seconds(reduce, [0] * 4) / 2
+
+
 def test_an_unknown_connection_is_said():
     with pytest.raises(ValueError, match="nothing is known of messages by network"):
         Links({"machine": Link(1, 1)}).seconds(Start("barrier", (0, 1)), [0, 1])
@@ -83,7 +91,7 @@ def test_an_unknown_connection_is_said():
 
 
 @given(
-    kind=st.sampled_from(["all-reduce", "all-gather", "all-to-all", "broadcast", "gather", "barrier"]),
+    kind=st.sampled_from(["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "gather", "barrier"]),
     count=st.integers(2, 12), size=st.integers(0, 10**6), machines=st.integers(1, 4), carrier=st.sampled_from(["gloo", "nccl"]),
 )  # fmt: skip
 def test_more_bytes_and_slower_links_are_never_faster(kind, count, size, machines, carrier):

@@ -8,6 +8,7 @@ A message of ``n`` bytes takes ``alpha + beta * n``. A collective of ``W`` worke
 
     all-reduce   2 (W - 1) messages, one after the other, of n / W bytes       gloo/allreduce.cc, NCCL ring
     all-gather   W - 1, one after the other, of n bytes                        gloo/allgather.cc
+    reduce-scatter   gloo all-reduces, and each keeps its slice; NCCL: W - 1, one after the other, of n / W bytes
     all-to-all   W - 1 at once, n bytes in all                                 gloo/alltoallv.cc
     broadcast    a binomial tree: log2 W, one after the other                  gloo/broadcast.cc; NCCL sends along a ring, in pieces
     gather       W - 1 into one worker                                         gloo/gather.cc
@@ -104,7 +105,8 @@ class Links:
             ways.append(self._trees(start, members, places))
         if start.kind == "barrier" and connection == "machine" and "memory" in self.links:
             connection = "memory"
-        link = self._link(connection, start.kind)
+        kind: Kind = "all-reduce" if start.kind == "reduce-scatter" else start.kind
+        link = self._link(connection, kind)
         return min(way.messages * link.alpha + way.num_bytes * link.beta for way in ways)
 
     def carried(self, start: Start, places: Sequence[int]) -> Carried:
@@ -125,7 +127,9 @@ class Links:
         at_once = _crossings(members, places)  # of a ring's messages, on the busiest cable
         if kind == "swap":
             return Carried(1, sum(n for _, n in start.sends) or sum(n for _, n in start.receives))
-        if kind == "all-reduce":
+        if kind == "reduce-scatter" and self.carrier == "nccl":
+            return Carried(count - 1, (count - 1) * size / count * at_once)
+        if kind in ("all-reduce", "reduce-scatter"):
             return Carried(2 * (count - 1), 2 * (count - 1) * size / count * at_once)
         if kind == "all-gather":
             return Carried(count - 1, (count - 1) * size * at_once)

@@ -14,7 +14,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-Kind = Literal["swap", "all-reduce", "all-gather", "all-to-all", "broadcast", "gather", "barrier"]
+Kind = Literal[
+    "swap", "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "gather", "barrier"
+]
 
 
 class Form(NamedTuple):
@@ -51,8 +53,8 @@ class Start(NamedTuple):
         group: The workers of the group, by their number among all.
         sends: Of a swap: receivers and bytes.
         receives: Of a swap: senders and bytes.
-        num_bytes: Of a collective: what this worker gives (all-reduce, all-gather, gather), sends in all (all-to-all), or what is
-            handed on (broadcast).
+        num_bytes: Of a collective: what this worker gives (all-reduce, all-gather, reduce-scatter, gather), sends in all
+            (all-to-all), or what is handed on (broadcast).
     """
 
     kind: Kind
@@ -130,4 +132,6 @@ def sent_bytes(start: Start) -> int:
         return 2 * others * start.num_bytes // len(start.group)
     if start.kind == "all-gather":
         return others * start.num_bytes
+    if start.kind == "reduce-scatter":
+        return others * start.num_bytes // len(start.group)
     return start.num_bytes if others else 0

@@ -1,0 +1,141 @@
+"""What a step takes beside its kernels: Python, autograd and the dispatcher around each; the bookkeeping of each message.
+
+Kernels are measured by themselves, so this is what is left of real steps. It is found from a few small ones on one worker and on
+two, where it weighs most:
+
+    seconds of a step = seconds of its kernels + kernels * kernel + messages * start + step
+
+On several workers of one machine messages are started by all at once, so each has its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ziggurat.planning.amounts import is_free
+from ziggurat.planning.program import Kernel, Program, Start
+
+
+class Overheads(NamedTuple):
+    """Seconds beside kernels.
+
+    Attributes:
+        kernel: Of each kernel.
+        start: Of each message or collective that begins, on each worker.
+        step: Of a step.
+    """
+
+    kernel: float = 0.0
+    start: float = 0.0
+    step: float = 0.0
+
+
+class Sample(NamedTuple):
+    """A real step.
+
+    Attributes:
+        kernels: How many it had.
+        starts: Messages and collectives.
+        kernel_seconds: What its kernels take, as the table has it.
+        seconds: What it took, without waiting for others.
+    """
+
+    kernels: int
+    starts: int
+    kernel_seconds: float
+    seconds: float
+
+
+class Costs(Protocol):
+    """What kernels cost by themselves: `costs.CostTable`, or what stands in its place."""
+
+    def known(self, kernel: Kernel) -> bool:
+        """Whether the seconds of a kernel are known."""
+        ...
+
+    def measure(self, kernels: Iterable[Kernel]) -> None:
+        """Find out what kernels take that are not known."""
+        ...
+
+    def seconds(self, kernel: Kernel) -> float:
+        """Return what a kernel takes."""
+        ...
+
+
+class WithOverheads:
+    """Costs of kernels with what is around them: stands in the place of a `CostTable`.
+
+    Args:
+        costs: Of kernels by themselves.
+        overheads: Beside them.
+    """
+
+    def __init__(self, costs: Costs, overheads: Overheads) -> None:
+        self.costs, self.overheads = costs, overheads
+
+    def known(self, kernel: Kernel) -> bool:
+        """Whether the seconds of a kernel are known."""
+        return self.costs.known(kernel)
+
+    def measure(self, kernels: Iterable[Kernel]) -> None:
+        """Find out what kernels take that are not known."""
+        self.costs.measure(kernels)
+
+    def seconds(self, kernel: Kernel) -> float:
+        """Return what a kernel takes, with what calls it."""
+        return self.costs.seconds(kernel) + (0.0 if is_free(kernel) else self.overheads.kernel)
+
+    def begin(self, start: Start) -> float:
+        """Return what it takes a worker to begin a message or collective, before it waits for it."""
+        return self.overheads.start
+
+
+def sample_of(program: Program, costs: Costs, seconds: float) -> Sample:
+    """Return a real step as a sample.
+
+    Args:
+        program: Of a worker.
+        costs: Know its kernels.
+        seconds: That it took this worker, without waiting for others.
+    """
+    kernels = {kernel: count for kernel, count in program.kernels.items() if not is_free(kernel)}
+    starts = sum(isinstance(event, Start) for event in program.events)
+    taken = sum(count * costs.seconds(kernel) for kernel, count in kernels.items())
+    return Sample(sum(kernels.values()), starts, taken, seconds)
+
+
+def fit_overheads(samples: Sequence[Sample]) -> Overheads:
+    """Return the overheads by which samples are off least, relative to each; none is below zero.
+
+    Args:
+        samples: One or more; some with messages, or `start` is 0.
+
+    Raises:
+        ValueError: Without samples.
+
+    Example:
+        >>> fit_overheads([Sample(1000, 0, 1.0, 1.02), Sample(4000, 0, 2.0, 2.05)])
+        Overheads(kernel=1e-05, start=0.0, step=0.01)
+    """
+    if not samples:
+        raise ValueError("overheads are fitted to real steps: got none")
+    weights = np.array([1 / one.seconds for one in samples])
+    columns = np.array([(one.kernels, one.starts, 1.0) for one in samples]) * weights[:, None]
+    missing = np.array([one.seconds - one.kernel_seconds for one in samples]) * weights
+    best, least = np.zeros(3), float((missing**2).sum())
+    # of the few choices of what is zero, the one that fits best with nothing below zero
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations(range(3), count):
+            found, *_ = np.linalg.lstsq(columns[:, chosen], missing, rcond=None)
+            if (found < 0).any():
+                continue
+            whole = np.zeros(3)
+            whole[list(chosen)] = found
+            off = float(((columns @ whole - missing) ** 2).sum())
+            if off < least * (1 - 1e-6):
+                best, least = whole, off
+    return Overheads(*(float(f"{value:.6g}") for value in best))

@@ -1,0 +1,76 @@
+"""What is left of steps beside their kernels."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ziggurat.planning.kernels import kernel_of
+from ziggurat.planning.overheads import Overheads, Sample, WithOverheads, fit_overheads, sample_of
+from ziggurat.planning.program import Program, Start
+
+ADD = kernel_of(torch.ops.aten.add.Tensor, (torch.zeros(3), torch.zeros(3)), {})
+VIEW = kernel_of(torch.ops.aten.view.default, (torch.zeros(3), [3]), {})
+
+
+class Costs:
+    def __init__(self):
+        self.measured = []
+
+    def known(self, kernel):
+        return bool(self.measured)
+
+    def measure(self, kernels):
+        self.measured += kernels
+
+    def seconds(self, kernel):
+        return 0.0 if kernel == VIEW else 0.5
+
+
+tens = st.integers(1, 50)
+
+
+@given(
+    tens,
+    tens,
+    tens,
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 300)), min_size=4, max_size=9, unique=True),
+)
+def test_overheads_are_found_again(kernel, start, step, counts):
+    truth = Overheads(kernel * 1e-6, start * 1e-5, step * 1e-3)
+    samples = [Sample(k, s, 0.1, 0.1 + k * truth.kernel + s * truth.start + truth.step) for k, s in counts]
+    found = fit_overheads(samples)
+    for one in samples:
+        told = one.kernel_seconds + one.kernels * found.kernel + one.starts * found.start + found.step
+        assert told == pytest.approx(one.seconds, rel=1e-3)
+
+
+def test_steps_that_take_less_than_their_kernels_have_no_overheads():
+    assert fit_overheads([Sample(1000, 5, 1.0, 0.9), Sample(2000, 9, 2.0, 1.7)]) == Overheads()
+
+
+def test_a_large_step_does_not_outweigh_small_ones():
+    samples = [Sample(1000, 0, 0.01, 0.02), Sample(1000, 0, 0.02, 0.03), Sample(1000, 0, 100.0, 101.0)]
+    assert fit_overheads(samples).kernel == pytest.approx(1e-5, rel=0.1)
+
+
+def test_without_steps_nothing_is_fitted():
+    with pytest.raises(ValueError, match="got none"):
+        fit_overheads([])
+
+
+def test_each_kernel_has_what_is_around_it_and_a_view_has_nothing():
+    costs = Costs()
+    priced = WithOverheads(costs, Overheads(kernel=0.25, start=2.0))
+    assert not priced.known(ADD)
+    priced.measure([ADD])
+    assert costs.measured == [ADD]
+    assert priced.known(ADD)
+    assert priced.seconds(ADD) == 0.75
+    assert priced.seconds(VIEW) == 0.0
+    assert priced.begin(Start("barrier", (0, 1))) == 2.0
+
+
+def test_a_sample_counts_what_a_program_has():
+    program = Program(0, (ADD, VIEW, Start("barrier", (0, 1)), ADD))
+    assert sample_of(program, Costs(), 3.0) == Sample(2, 1, 1.0, 3.0)
