@@ -35,6 +35,8 @@ def judge(base, given, from_file=None):
         (CLASSIFY, {"loss.focal_gamma": 1.0}, "it is for detect and segment"),
         (CLASSIFY, {"data.ignore": 0}, "it is for segment"),
         (DETECT, {"loss.smoothing": 0.1}, "on a run to detect: it is for classify"),
+        (DETECT | {"plan": "dp=3"}, {"launch.hierarchy": "2x2"}, "over as many workers as its sizes make"),
+        (DETECT | {"plan": "sp=4"}, {"launch.hierarchy": "flat"}, "a plan that spreads samples"),
         (DETECT, {"loss.segmentation": "dice"}, "it is for segment"),
         (DETECT, {"data.classes": "a,b"}, "it is for segment"),
         (SEGMENT, {"loss.box_weight": 2}, "it is for detect"),
@@ -139,6 +141,7 @@ def test_how_the_embedded_data_set_looks_is_said_of_other_data():
         ),
         (DETECT | {"plan": "pp=2"}, {"pipeline.cut": "x"}),
         (DETECT | {"plan": "dp=2,tp=2"}, {"tensor.min_width": 5}),
+        (DETECT | {"plan": "fsdp=4,sp=2"}, {"launch.hierarchy": "2x2"}),
         (DETECT, {"train.steps": 3, "train.evaluate_every": 1, "checkpoint.keep_best": 2}),
     ],
 )

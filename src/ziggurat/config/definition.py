@@ -17,7 +17,7 @@ FREE_ON_RESUME = {
     "tensor.min_width",
     "checkpoint.keep", "checkpoint.keep_best", "checkpoint.keep_every",
     "launch.max_restarts", "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds",
-    "launch.evaluation_seconds", "launch.backend",
+    "launch.evaluation_seconds", "launch.backend", "launch.hierarchy",
 }  # fmt: skip
 # How long a run is: one that has come to its end may go on. The schedule of what follows is that of the new length.
 EXTENDABLE = {"train.steps", "train.epochs"}

@@ -207,6 +207,11 @@ SHOWN_BANDS = Rule(
         not text.strip() or (text[0].isdecimal() and _are_bands(text) and len(text.split(",")) in (1, 3))
     ),
 )
+HIERARCHY = Rule(
+    "be auto, flat, or numbers of workers with x between, such as 8x4",
+    "auto, flat, numbers such as 8x4",
+    lambda text: re.fullmatch(r"auto|flat|[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})*", text) is not None,
+)
 LAYOUT = Rule(
     "be empty, or how many bands image files have and the type of their samples, such as '4 uint16', or the type alone",
     "BANDS TYPE, such as 4 uint16",

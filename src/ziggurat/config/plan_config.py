@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ziggurat.config.fields import BYTES, between, setting
+from ziggurat.config.fields import BYTES, HIERARCHY, between, setting
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,11 @@ class LaunchConfig:
         "auto",
         "What carries tensors between workers: ``auto`` is nccl between GPUs and gloo between CPUs. ``gloo`` goes "
         "through the CPU's memory: slow, but then several workers may share a GPU, which nccl refuses.",
+    )
+    hierarchy: str = setting(
+        "auto",
+        "How workers that take other samples meet to add up gradients: ``8x4`` lets the eight of consecutive numbers that share a machine meet "
+        "first, then those of four machines, and so on outwards; ``flat`` lets all meet at once. ``auto`` finds out who shares a machine. "
+        "The bits are the same; fewer messages and bytes travel between machines.",
+        HIERARCHY,
     )

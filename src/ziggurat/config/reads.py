@@ -22,7 +22,7 @@ BLOCKS = (
 )  # other ones than the run's would be evaluated on
 TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
-    "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds",
+    "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy",
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (

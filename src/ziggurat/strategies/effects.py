@@ -10,6 +10,7 @@ Who reads what is declared where it is read: by a task (`Task.settings`), a fami
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,16 @@ from ziggurat.config import RunConfig, flatten, listed, matches
 from ziggurat.errors import UserError
 from ziggurat.models.build import family_of
 from ziggurat.models.families import FAMILIES
+from ziggurat.strategies.machines import read_hierarchy
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.registry import STRATEGIES
 from ziggurat.tasks.registry import TASKS, find_task
+
+
+def _fits_hierarchy(config: RunConfig) -> bool:
+    num_data = parse_plan(config.plan).num_data
+    sizes = read_hierarchy(config.launch.hierarchy)
+    return num_data > 1 and (sizes is None or math.prod(sizes) == num_data)
 
 
 def _has_own_bands(config: RunConfig) -> bool:
@@ -64,6 +72,11 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
     "data.val_share": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
     "data.block": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
     "data.split_seed": ("data.split", lambda c: c.data.split == "blocks", "data.split=blocks"),
+    "launch.hierarchy": (
+        "plan",
+        _fits_hierarchy,
+        "a plan that spreads samples over as many workers as its sizes make together: dp=8 for 4x2",
+    ),
     "checkpoint.keep_best": (
         "train.evaluate_every",
         lambda c: c.train.evaluate_every > 0,

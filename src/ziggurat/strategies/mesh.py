@@ -14,9 +14,11 @@ from ziggurat.data.extents import cut_out
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialMesh
 from ziggurat.strategies.base import Strategy
+from ziggurat.strategies.machines import find_tiers
 from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.registry import PLACING, STRATEGIES
 from ziggurat.strategies.topology import Topology
+from ziggurat.system.platform import machine_name
 
 
 class Mesh:
@@ -25,6 +27,7 @@ class Mesh:
     Args:
         workers: All of them; they call this together.
         plan: Of as many workers.
+        hierarchy: How those that take other microbatches meet: see ``launch.hierarchy``.
 
     Attributes:
         workers: All of them; what is made from them lives as long as the mesh.
@@ -41,7 +44,7 @@ class Mesh:
         The workers of each new process group meet.
     """
 
-    def __init__(self, workers: Workers, plan: Plan) -> None:
+    def __init__(self, workers: Workers, plan: Plan, hierarchy: str = "auto") -> None:
         if plan.num_workers != workers.size:
             raise ValueError(f"the plan {plan} is for {plan.num_workers} workers: got {workers.size}")
         workers = workers.scope()
@@ -55,6 +58,7 @@ class Mesh:
             return self.topology.along(*(one.axis for one in self.strategies if is_meant(one)))
 
         self.data = along(lambda one: one.spreads_samples)
+        self.data.arrange(find_tiers(self.data, hierarchy, machine_name()))
         self.together = along(lambda one: not one.spreads_samples)
         self.images = along(lambda one: one.parts_of_images)
         self.parts = along(lambda one: one.parts_of_gradients)
@@ -133,12 +137,13 @@ class Mesh:
         ]
 
 
-def make_mesh(workers: Workers, plan: Plan | str = "") -> Mesh:
+def make_mesh(workers: Workers, plan: Plan | str = "", hierarchy: str = "auto") -> Mesh:
     """Arrange all workers as a plan says.
 
     Args:
         workers: All workers of the run; they call this together.
         plan: Of as many workers; without one samples are spread over all of them.
+        hierarchy: How those that take other microbatches meet: see ``launch.hierarchy``.
 
     Raises:
         UserError: If the plan cannot be read.
@@ -146,4 +151,4 @@ def make_mesh(workers: Workers, plan: Plan | str = "") -> Mesh:
     """
     if not plan:
         plan = Plan(dp=workers.size)
-    return Mesh(workers, parse_plan(plan) if isinstance(plan, str) else plan)
+    return Mesh(workers, parse_plan(plan) if isinstance(plan, str) else plan, hierarchy)

@@ -1,8 +1,10 @@
-"""On which operating system the program runs."""
+"""On which operating system and machine the program runs."""
 
 from __future__ import annotations
 
+import os
 import platform
+from pathlib import Path
 
 from ziggurat.errors import UserError
 
@@ -24,3 +26,13 @@ def require_linux(system: str | None = None) -> None:
             f"Ziggurat runs on Linux only: this is {system or 'unknown'}; use WSL 2 on Windows, and a container or a "
             "virtual machine (Docker, Podman, Lima) on macOS"
         )
+
+
+def machine_name() -> str:
+    """Return a name that this process shares with those that it reaches without a network: on one kernel, in one network namespace.
+
+    Containers of one machine have a network between them, and names of their own.
+    """
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    booted = boot.read_text(encoding="ascii").strip() if boot.is_file() else ""
+    return f"{platform.node()} {booted} {os.readlink(space) if space.is_symlink() else ''}"

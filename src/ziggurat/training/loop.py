@@ -77,7 +77,7 @@ def train(
         UserError: If the data, the weights or the numbers that come out are not usable.
         Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
-    mesh = make_mesh(workers, config.plan)
+    mesh = make_mesh(workers, config.plan, config.launch.hierarchy)
     data = TrainingData(as_begun(config, folder) if resume else config, mesh)
     config = data.config
     model, weights_report = _build(mesh.home, config, data.classes, resume)

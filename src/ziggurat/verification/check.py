@@ -66,7 +66,7 @@ def check_step(
     Returns:
         The same on every worker.
     """
-    mesh = make_mesh(workers, plan)
+    mesh = make_mesh(workers, plan, trial.config.launch.hierarchy)
     try:
         step = run_step(model, trial, mesh, count_bytes=measure, timed=measure)
     except UnsupportedOperation as error:
