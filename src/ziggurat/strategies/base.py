@@ -27,6 +27,7 @@ from ziggurat.parallel.spatial.tensor import band_dims
 from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.costs.decisions import Decisions
+from ziggurat.strategies.costs.measure import Measure, measure_calls
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.running import Runner
 from ziggurat.strategies.sums import Section, Sums
@@ -47,6 +48,7 @@ class Setting:
         decisions: What was measured and fixes bits: of a run that goes on, as it was; what is decided now is added.
         cache: Where measurements are kept, so that they need not be taken again; None keeps nothing.
         input_gradient: Whether the gradient of the images is computed, too.
+        measure: Measures what calls of the network cost, where that decides.
         device: Where the model computes.
         data: The workers that take other microbatches.
         spatial: How images are cut, where they are.
@@ -59,6 +61,7 @@ class Setting:
     decisions: Decisions = field(default_factory=Decisions)
     cache: Path | None = None
     input_gradient: bool = False
+    measure: Measure = measure_calls
     data: Workers = field(default_factory=Workers)
     spatial: SpatialMesh | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -75,7 +75,7 @@ class PlacedBranches(Joined):
             warnings.simplefilter("ignore")  # the network's own
             tracer = setting.tracer(model)
             self.costs = agree_on_costs(
-                model, tracer, setting.spec, team, setting.alone, file, setting.decisions
+                model, tracer, setting.spec, team, setting.alone, file, setting.decisions, setting.measure
             )
         with setting.alone():
             self.placement = self._branches(model).pieces_of(setting.spec).placement

@@ -95,7 +95,7 @@ class Stages(Joined):
             warnings.simplefilter("ignore")  # the network's own
             self.cut = choose_cut(
                 model, tracer, setting.spec, team, config, setting.num_microbatches, setting.alone, place,
-                setting.decisions,
+                setting.decisions, setting.measure,
             )  # fmt: skip
         with setting.alone():
             _, self.stages = self._pipeline(model).stages_of(setting.spec)

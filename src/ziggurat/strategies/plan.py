@@ -107,6 +107,11 @@ class Plan:
         return cost
 
     @property
+    def frees_storage(self) -> bool:
+        """Whether memory of tensors that live on is freed while a model runs."""
+        return any(STRATEGIES[axis].frees_storage for axis in self.degrees)
+
+    @property
     def has_timeline(self) -> bool:
         """Whether workers take turns with parts of the network, so that a picture of their time tells something."""
         return any(STRATEGIES[axis].takes_turns for axis in self.degrees)

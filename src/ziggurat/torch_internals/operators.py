@@ -46,6 +46,19 @@ def parameters_of(operator: Any) -> tuple[Parameter, ...]:
 
 
 @functools.cache
+def schema_name(operator: Any) -> str:
+    """Return the name that all overloads of an operator share, such as ``aten::add``."""
+    name: str = operator._schema.name
+    return name
+
+
+@functools.cache
+def written_by_name(operator: Any) -> tuple[str, ...]:
+    """Return the names of what an operator writes its results to, as ``out``."""
+    return tuple(one.name for one in parameters_of(operator) if one.by_name and one.is_written)
+
+
+@functools.cache
 def computes_nothing(operator: Any) -> bool:
     """Return whether an operator only gives another view of its tensors, or notes for a profiler.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -79,3 +82,47 @@ def talks_by_itself(module: nn.Module) -> bool:
 def held_groups(module: nn.Module) -> list[str]:
     """Return the names of a module's own attributes that are process groups, or meshes of them."""
     return [name for name, value in vars(module).items() if isinstance(value, (ProcessGroup, DeviceMesh))]
+
+
+def gathered_places(args: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return what the operator ``fsdp::all_gather_copy_in`` does, which copies shards to their place in the room for all of them.
+
+    Why: both results lie in its second argument, which its schema does not say.
+
+    Args:
+        args: The operator's: shards, room, their sizes, elements of all shards, number of this worker.
+    """
+    _, room, _, size, rank = args
+    return room.narrow(0, size * rank, size), room
+
+
+@contextmanager
+def seeing_storage(see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Let a function be called with each gathered weight whose memory `fully_shard` has freed, or got again, while a block runs.
+
+    It is for the whole process.
+
+    Why: it resizes storages, of which no operator, and so no mode, knows.
+    """
+    places: list[tuple[Any, str]] = [
+        (module, name)
+        for module in (_fsdp_param, _fsdp_param_group)
+        for name in ("alloc_storage", "free_storage")
+        if hasattr(module, name)
+    ]
+    before = [getattr(module, name) for module, name in places]
+
+    def seen(original: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        def change(tensor: Tensor) -> None:
+            original(tensor)
+            see(tensor)
+
+        return change
+
+    for (module, name), original in zip(places, before, strict=True):
+        setattr(module, name, seen(original))
+    try:
+        yield
+    finally:
+        for (module, name), original in zip(places, before, strict=True):
+            setattr(module, name, original)

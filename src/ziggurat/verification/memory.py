@@ -20,8 +20,8 @@ from ziggurat.torch_internals.functions import DispatchMode
 from ziggurat.torch_internals.tensors import memory_key
 
 
-class PeakBytes(DispatchMode):
-    """Counts the bytes of tensors while it is active.
+class Ledger:
+    """The bytes of tensors that are alive.
 
     Args:
         present: Tensors that are there already: weights, buffers, the input.
@@ -29,6 +29,43 @@ class PeakBytes(DispatchMode):
     Attributes:
         now: Bytes that are alive.
         peak: Most bytes that were alive at once.
+    """
+
+    def __init__(self, present: Iterable[Tensor] = ()) -> None:
+        self.now = self.peak = 0
+        self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}
+        for tensor in present:
+            self.count(tensor)
+
+    def count(self, tensor: Tensor) -> None:
+        """Count a tensor's memory until it is gone; where it is counted already, with the size that it has now."""
+        if tensor.layout != torch.strided or tensor.is_meta:
+            return
+        storage = tensor.untyped_storage()
+        key, size = memory_key(tensor), storage.nbytes()
+        known = self._alive.get(key)
+        if known is not None:
+            if known[1] != size:  # fsdp frees the memory of weights, and gets it again
+                self._alive[key] = known[0], size
+                self._add(size - known[1])
+            return
+
+        def forget(_: Any) -> None:
+            self.now -= self._alive.pop(key)[1]
+
+        self._alive[key] = weakref.ref(storage, forget), size
+        self._add(size)
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+class PeakBytes(DispatchMode):
+    """Counts the bytes of tensors while it is active.
+
+    Args:
+        present: Tensors that are there already: weights, buffers, the input.
 
     Example:
         >>> with PeakBytes([]) as memory:
@@ -39,10 +76,17 @@ class PeakBytes(DispatchMode):
 
     def __init__(self, present: Iterable[Tensor]) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._alive: dict[int, weakref.ref[Any]] = {}
-        for tensor in present:
-            self._count(tensor)
+        self.ledger = Ledger(present)
+
+    @property
+    def now(self) -> int:
+        """Bytes that are alive."""
+        return self.ledger.now
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that were alive at once."""
+        return self.ledger.peak
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -50,21 +94,5 @@ class PeakBytes(DispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._count(leaf)
+                self.ledger.count(leaf)
         return result
-
-    def _count(self, tensor: Tensor) -> None:
-        if tensor.layout != torch.strided or tensor.is_meta:
-            return
-        storage = tensor.untyped_storage()
-        key, size = memory_key(tensor), storage.nbytes()
-        if key in self._alive:
-            return
-
-        def forget(_: Any) -> None:
-            self._alive.pop(key, None)
-            self.now -= size
-
-        self._alive[key] = weakref.ref(storage, forget)
-        self.now += size
-        self.peak = max(self.peak, self.now)

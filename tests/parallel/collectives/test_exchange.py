@@ -119,8 +119,8 @@ def killed_in_between(workers, folder):
     else:
         create = shared_memory._create
 
-        def create_and_tell(size):
-            offer = create(size)
+        def create_and_tell(size, reserve):
+            offer = create(size, reserve)
             (folder / "offer").write_text(f"{offer.pid} {offer.descriptor} {is_ours(offer.descriptor)}")
             return offer
 

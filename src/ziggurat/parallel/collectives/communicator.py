@@ -7,7 +7,7 @@ without a group.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.groups import Groups
+from ziggurat.parallel.collectives.observer import Observer, Talk
 from ziggurat.parallel.collectives.requests import DONE, Request, converted
 from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.runtime.heartbeat import waiting
@@ -67,7 +68,7 @@ class Communicator:
             there = self._reached(tensor.to(self.device))  # itself, where it is there already
             if self.rank == 0:
                 self.sent.add(self.size - 1, (self.size - 1) * tensor.nbytes)
-            with self._collective("broadcast"):
+            with self._collective("broadcast", there):
                 dist.broadcast(there, group=self._open_group, group_src=0)
             if there is not tensor:
                 tensor.copy_(there)
@@ -93,6 +94,7 @@ class Communicator:
         self.sent.add(2 * (self.size - 1), 2 * (self.size - 1) * tensor.nbytes // self.size)
         return self._start(
             "all-reduce",
+            tensor,
             lambda: dist.all_reduce(there, _OPERATIONS[operation], group=self._open_group, async_op=True),
             (tensor, there),
         )
@@ -145,6 +147,7 @@ class Communicator:
         self.sent.add(self.size - 1, (self.size - 1) * part.nbytes)
         return self._start(
             "all-gather",
+            part,
             lambda: dist.all_gather_single(there, mine, group=self._open_group, async_op=True),
             (whole.view(-1), there),
         )
@@ -172,7 +175,7 @@ class Communicator:
         parts = [torch.empty_like(mine) for _ in range(self.size)] if self.rank == owner else None
         if self.rank != owner:
             self.sent.add(1, part.nbytes)
-        with self._collective("gather"):
+        with self._collective("gather", mine):
             dist.gather(mine, parts, group=self._open_group, group_dst=owner)
         return parts and [one.to(self.device) for one in parts]
 
@@ -201,6 +204,7 @@ class Communicator:
         self.sent.add(len(to_others), sum(to_others) * sent.element_size())
         return self._start(
             "all-to-all",
+            sent,
             lambda: dist.all_to_all_single(
                 there, mine, list(received_sizes), list(sent_sizes), group=self._open_group, async_op=True
             ),
@@ -222,7 +226,7 @@ class Communicator:
         if self.size == 1:
             return DONE
         self.sent.add((self.size - 1).bit_length(), 0)
-        return self._start("barrier", lambda: dist.barrier(group=self._open_group, async_op=True))
+        return self._start("barrier", None, lambda: dist.barrier(group=self._open_group, async_op=True))
 
     def start_send(self, tensor: Tensor, to: int) -> Request:
         """Begin to send a tensor to another worker, which receives it in the order in which this one sends.
@@ -271,7 +275,10 @@ class Communicator:
         peers = [peer for peer, _ in (*receives, *sends)]
         self.sent.add(len(sends), sum(tensor.nbytes for _, tensor in sends))
         self._groups.check()
-        with converted(lambda: self._unanswered(peers)):
+        with (
+            self._observed("swap", None, sends, receives) as done,
+            converted(lambda: self._unanswered(peers)),
+        ):
             works = dist.batch_isend_irecv(operations)
         # NCCL has one work for all of them
         of_work = [[peer] for peer in peers] if len(works) == len(peers) else [peers] * len(works)
@@ -279,7 +286,7 @@ class Communicator:
             (work, lambda some=some: self._unanswered(some))
             for work, some in zip(works, of_work, strict=True)
         ]
-        return Request(waited, self._groups.check, self.device, mine, there)
+        return Request(waited, self._groups.check, self.device, mine, there, done)
 
     def abort(self, lost: str) -> None:
         """End all waits of this worker, in every group of its world; see `Groups.abort`.
@@ -332,12 +339,38 @@ class Communicator:
         )
         return f"{names} did not answer worker {world[self.rank]}"
 
+    def observe(self, observer: Observer | None) -> None:
+        """Tell somebody of all messages of this world from now on; None tells nobody."""
+        self._groups.observer = observer
+
+    @property
+    def shared_memory(self) -> Literal["reserved", "promised", "none"]:
+        """What memory that these workers share is to them, see `Observer`."""
+        observer = self._groups.observer
+        return "reserved" if observer is None else observer.shared_memory(self._world_ranks)
+
+    def _observed(
+        self,
+        kind: Talk,
+        given: Tensor | None,
+        sends: Sequence[tuple[int, Tensor]] = (),
+        receives: Sequence[tuple[int, Tensor]] = (),
+    ) -> AbstractContextManager[Callable[[], None] | None]:
+        """Return the context in which a message is begun; it gives what is called after its wait, if anybody wants to know."""
+        if self._groups.observer is None:
+            return nullcontext()
+        ranks, num_bytes = self._world_ranks, 0 if given is None else given.nbytes
+        sent, received = ([(ranks[peer], one.nbytes) for peer, one in some] for some in (sends, receives))
+        return self._groups.observer.message(kind, ranks, num_bytes, sent, received)
+
     @contextmanager
-    def _collective(self, name: str) -> Iterator[None]:
+    def _collective(self, name: Literal["broadcast", "gather"], given: Tensor) -> Iterator[None]:
         """Note that this worker waits while a block runs, and let it raise `CollectiveFailed`."""
         self._groups.check()
-        with waiting(), converted(lambda: self._failed(name)):
+        with waiting(), self._observed(name, given) as done, converted(lambda: self._failed(name)):
             yield
+        if done is not None:
+            done()
         self._groups.check()
 
     def _reached(self, tensor: Tensor) -> Tensor:
@@ -345,14 +378,18 @@ class Communicator:
         return tensor.to("cpu", copy=True) if self._through_host else tensor
 
     def _start(
-        self, name: str, begin: Callable[[], dist.Work | None], *results: tuple[Tensor, Tensor]
+        self,
+        name: Talk,
+        given: Tensor | None,
+        begin: Callable[[], dist.Work | None],
+        *results: tuple[Tensor, Tensor],
     ) -> Request:
         self._groups.check()
-        with converted(lambda: self._failed(name)):
+        with self._observed(name, given) as done, converted(lambda: self._failed(name)):
             work = begin()
         assert work is not None  # this worker is a member
         waited = [(work, lambda: self._failed(name))]
-        return Request(waited, self._groups.check, self.device, (), results)
+        return Request(waited, self._groups.check, self.device, (), results, done)
 
     def _failed(self, name: str) -> str:
         return f"one of the workers {self._world_ranks} did not answer worker {self._world_ranks[self.rank]} in its {name}"

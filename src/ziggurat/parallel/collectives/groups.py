@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed
+from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
 
@@ -22,7 +23,10 @@ class Groups:
 
     Attributes:
         lost: What this worker was told of another one that is lost; empty while all is well.
+        observer: Is told of all messages; None while nobody wants to know.
     """
+
+    observer: Observer | None = None
 
     def __init__(self, world: dist.ProcessGroup | None, timeout: timedelta | None = None) -> None:
         self.timeout = timeout

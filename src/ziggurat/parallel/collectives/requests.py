@@ -43,6 +43,7 @@ class Request:
         device: On which the result is.
         memory: What must live until the end.
         results: Tensors, and where the backend leaves what they shall hold.
+        done: Called when this worker has waited.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Request:
         device: torch.device,
         memory: Sequence[torch.Tensor] = (),
         results: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        done: Callable[[], None] | None = None,
     ) -> None:
         self._works, self._check, self._device = works, check, device
-        self._memory, self._results = memory, results
+        self._memory, self._results, self._done = memory, results, done
 
     def wait(self, clock: Clock | None = None) -> None:
         """Return when the result is there; under CUDA, when the current stream will wait for it.
@@ -74,6 +76,9 @@ class Request:
             if tensor is not found:
                 tensor.copy_(found)
         self._memory = self._results = ()
+        done, self._done = self._done, None
+        if done is not None:
+            done()
         self._check()
 
 

@@ -56,7 +56,10 @@ def share_memory(workers: Workers, num_bytes: int) -> Tensor | None:
 
     Communication: a broadcast and two gathers of a few bytes.
     """
-    made = _create(num_bytes) if workers.is_first else None
+    use = workers.shared_memory
+    if use == "none":
+        return None
+    made = _create(num_bytes, use == "reserved") if workers.is_first else None
     offer = workers.broadcast_object(made)
     memory = _map(offer, num_bytes) if offer is not None else None
     mapped = workers.gather(memory is not None)
@@ -65,8 +68,8 @@ def share_memory(workers: Workers, num_bytes: int) -> Tensor | None:
     return memory if all(mapped) else None
 
 
-def _create(num_bytes: int) -> MemoryOffer | None:
-    """Make memory with all of its room reserved, so that writing to it cannot fail later."""
+def _create(num_bytes: int, reserve: bool) -> MemoryOffer | None:
+    """Make memory, with all of its room reserved where anybody writes to it: so that this cannot fail later."""
     if not hasattr(os, "memfd_create"):
         return None
     name = f"ziggurat-{uuid.uuid4().hex}"
@@ -75,11 +78,16 @@ def _create(num_bytes: int) -> MemoryOffer | None:
     except OSError:
         return None
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
+        (os.posix_fallocate if reserve else _promise)(descriptor, 0, num_bytes)
     except OSError:
         os.close(descriptor)
         return None
     return MemoryOffer(os.getpid(), descriptor, name)
+
+
+def _promise(descriptor: int, first: int, num_bytes: int) -> None:
+    """Let memory have a size, and no room yet."""
+    os.ftruncate(descriptor, first + num_bytes)
 
 
 def _map(offer: MemoryOffer, num_bytes: int) -> Tensor | None:

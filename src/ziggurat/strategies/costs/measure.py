@@ -49,6 +49,7 @@ def measure_calls(
     backward: bool = True,
     runs: int | None = None,
     enough_seconds: float = ENOUGH_SECONDS,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, CallCost]:
     """Return what each call of a network costs, on this worker, by the call's name (see `call_names`).
 
@@ -63,6 +64,7 @@ def measure_calls(
         runs: Most runs, one at least; the first is counted where it is the only one. By default `RUNS`, or `FORWARD_RUNS` without
             backward.
         enough_seconds: No run begins later, but for the second.
+        now: The clock: seconds that are measured, or those of a table.
     """
     most = runs or (RUNS if backward else FORWARD_RUNS)
     done: list[_Run] = []
@@ -70,7 +72,7 @@ def measure_calls(
     gradients = torch.enable_grad() if backward else torch.no_grad()
     with as_before(model), gradients:
         while len(done) < min(most, 2) or (len(done) < most and time.perf_counter() - begin < enough_seconds):
-            done.append(_Run(model, graph, spec, device, backward, look=not done))
+            done.append(_Run(model, graph, spec, device, backward, not done, now))
     model.zero_grad(set_to_none=True)
     first, counted = done[0], done[1:] or done
     sizes = state_bytes(model)
@@ -113,8 +115,9 @@ class _Run:
         device: torch.device,
         backward: bool,
         look: bool,
+        now: Callable[[], float],
     ) -> None:
-        self.graph, self.device, self.look = graph, device, look
+        self.graph, self.device, self.look, self.clock = graph, device, look, now
         self.runner = StageRunner(model)
         count = len(graph.calls)
         self.forward_seconds, self.backward_seconds = [0.0] * count, [0.0] * count
@@ -191,7 +194,7 @@ class _Run:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self.clock()
 
 
 def _same(tensor: Tensor) -> Tensor:

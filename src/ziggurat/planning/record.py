@@ -1,0 +1,275 @@
+"""What every worker of a plan does in a step: recorded from a run of the plan's own code, hollow or in truth.
+
+Real processes are forked, join each other, place the model, and take steps as `train` does (`ziggurat.training.step.Step`), or compute
+batches as `predict` does. Their events and bytes are noted (`hollow`, `events`).
+
+    record_step(model, config, "dp=2,sp=2", (8, 3, 512, 512), 2).programs      one for each worker, in order of rank
+
+**Larger worlds.** Workers of other places of dp do the same, but for which roots of the canonical tree they hold: so a plan with dp=N is
+recorded with a few places of dp, and what depends on N (bytes of slices, members of a group of dp, roots) follows from the
+exchange's own arithmetic: each event of a group over dp is known by its ranks.
+
+The second step is what is recorded: the first also makes what lives as long as the run (shared memory, graphs, recorded layouts).
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.config import RunConfig
+from ziggurat.errors import UserError
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import key_others
+from ziggurat.planning.events import Events
+from ziggurat.planning.hollow import Hollow, Noting
+from ziggurat.planning.processes import on_workers
+from ziggurat.planning.program import Form, Kernel, Program
+from ziggurat.planning.work import Marked, Work, inference_images, sizes_of
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.costs.decisions import Decisions
+from ziggurat.strategies.costs.measure import measure_calls
+from ziggurat.strategies.executor import place_for_inference
+from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.mode import EvaluationMode
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.plan import Plan
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.setting import image_spec
+from ziggurat.strategies.state import TrainState
+from ziggurat.tasks.registry import make_task
+from ziggurat.torch_internals.sharding import seeing_storage
+from ziggurat.training.feed import autocast
+from ziggurat.training.step import Step
+from ziggurat.verification.memory import Ledger
+from ziggurat.verification.step import Trial, start_state
+
+Purpose = Literal["train", "predict"]
+Seconds = Callable[[Kernel], float]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What came of a recording.
+
+    Attributes:
+        programs: Of every worker, in order of rank; none where the plan was refused.
+        refused: Why the network, or its images, cannot be spread so; None where they can.
+        decisions: Where stages begin, and what calls cost, as the run has decided by the seconds that it was given.
+    """
+
+    programs: tuple[Program, ...] = ()
+    refused: str | None = None
+    decisions: Decisions = field(default_factory=Decisions)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is recorded.
+
+    Attributes:
+        config: Of the run: model, loss, optimizer, average, type; its plan is not used.
+        plan: Where each piece is computed.
+        shape: Of the images of a step, ``(B, C, *spatial)``; for ``predict`` of a batch of tiles, or of an image that workers share.
+        num_microbatches: Of a step; for ``predict`` the batches that a worker is given, 0 for as many as keep all busy.
+        purpose: Training, or prediction.
+        decisions: What a run has decided before; the rest is decided by `seconds`.
+        seconds: Of each kernel: by these a network is cut into stages, and its branches are placed.
+        workers_per_machine: Neighbours that share a machine, through whose memory they exchange gradients; 0 for all. Which tiers
+            samples are spread over says the config (``launch.hierarchy``).
+        chosen: For ``predict``: candidates of a level and an image above the threshold. The numbers of large tensors are not
+            computed, so this is a premise; ``decode.candidates`` is the most that there are after the limit.
+        is_hollow: Whether computing is left out.
+    """
+
+    config: RunConfig
+    plan: Plan
+    shape: tuple[int, ...]
+    num_microbatches: int
+    purpose: Purpose
+    decisions: Decisions
+    seconds: Seconds
+    workers_per_machine: int
+    chosen: int
+    is_hollow: bool
+
+
+def roughly(kernel: Kernel) -> float:
+    """Return seconds in proportion to the elements that a kernel is given, and to a convolution's products: for want of a table."""
+    forms = [one for one in kernel.arguments if isinstance(one, Form)]
+    seconds = 1e-9 * sum(torch.Size(form.shape).numel() for form in forms)
+    if "convolution" in kernel.name and len(forms) > 1:
+        weight = next((form for form in forms[1:] if len(form.shape) == len(forms[0].shape)), forms[1])
+        rows = torch.Size(forms[0].shape).numel() // max(1, forms[0].shape[1])
+        seconds += 2e-11 * rows * torch.Size(weight.shape).numel()
+    return seconds
+
+
+def record_step(
+    model: nn.Module,
+    config: RunConfig,
+    plan: Plan,
+    shape: Sequence[int],
+    num_microbatches: int,
+    purpose: Purpose = "train",
+    decisions: Decisions | None = None,
+    seconds: Seconds = roughly,
+    workers_per_machine: int = 0,
+    hollow: bool = True,
+) -> Recorded:
+    """Return what every worker of a plan does in a step.
+
+    Args:
+        model: With its weights, which need not have numbers (see `hollow_model`); not changed.
+        config: As in `Order`, as are the others.
+        plan: See `Order`.
+        shape: See `Order`.
+        num_microbatches: See `Order`.
+        purpose: See `Order`.
+        decisions: See `Order`.
+        seconds: See `Order`.
+        workers_per_machine: See `Order`.
+        hollow: Whether computing is left out.
+
+    Raises:
+        RuntimeError: If a worker fails otherwise than by refusing the plan.
+    """
+    order = Order(
+        config, plan, tuple(shape), num_microbatches, purpose, decisions or Decisions(), seconds, workers_per_machine,
+        config.decode.candidates, hollow,
+    )  # fmt: skip
+    state = None
+    if purpose == "train":
+        with _mode(order, Events(), Ledger()):
+            state = start_state(copy.deepcopy(model), Trial(torch.empty(0), config.seed, config=config))
+    try:
+        found = on_workers(_record, plan.num_workers, (model, state, order))
+    except UserError as error:
+        return Recorded(refused=str(error))
+    return Recorded(tuple(program for program, _ in found), None, found[0][1])
+
+
+def hollow_model(build: Callable[[], nn.Module], config: RunConfig) -> nn.Module:
+    """Return a network whose large weights were not drawn: all of it in a fraction of the time.
+
+    Args:
+        build: Makes it.
+        config: Of the run: its memory format.
+    """
+    with Hollow(Events(), Ledger()):
+        model = build()
+        if isinstance(model, VisionModel) or config.train.channels_last:
+            last = config.train.channels_last
+            model = model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return model
+
+
+def _mode(order: Order, events: Events, ledger: Ledger) -> Noting:
+    if not order.is_hollow:
+        return Noting(events, ledger)
+    return Hollow(events, ledger, order.chosen, resizes=order.plan.frees_storage)
+
+
+def _record(
+    workers: Workers, model: nn.Module, state: TrainState[nn.Module] | None, order: Order
+) -> tuple[Program, Decisions]:
+    """Be a worker, and return its program with what was decided."""
+    events = Events(not order.is_hollow, order.workers_per_machine, order.seconds)
+    ledger = Ledger()
+    workers.observe(events)
+    mode = _mode(order, events, ledger)
+    with mode, seeing_storage(ledger.count), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network's own
+        mesh = make_mesh(workers, order.plan)
+        if state is None:
+            return _predict(model, mesh, order, events, ledger)
+        return _train(state, mesh, order, events, mode)
+
+
+def _setting(order: Order, mesh: Mesh, shape: Sequence[int], count: int, events: Events) -> Setting:
+    compute = partial(autocast, mesh.workers.device, order.config)
+    spec = image_spec(shape, order.config.train.channels_last, mesh)
+    measure = partial(measure_calls, runs=1, now=lambda: events.now)
+    return Setting(spec, order.config, count, compute, order.decisions, measure=measure)
+
+
+def _train(
+    state: TrainState[nn.Module], mesh: Mesh, order: Order, events: Events, mode: Noting
+) -> tuple[Program, Decisions]:
+    config, ledger = order.config, mode.ledger
+    count, *rest = order.shape
+    shapes = [(size, *rest) for size in sizes_of(count, order.num_microbatches)]
+    model = state.model
+    parallel = Parallel(state, mesh, _setting(order, mesh, shapes[0], len(shapes), events))
+    with torch.no_grad(), mode.in_truth():
+        work = Work.of(model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
+    marked = Marked(work, events, mode.in_truth)
+    step = Step(parallel, marked, marked, config.train.clip_norm)
+    for tensor in state.tensors().values():
+        ledger.count(tensor)
+    step(work.batches, len(shapes))
+    state.complete()
+    gc.collect()
+    ledger.peak = ledger.now
+    with events.noting():
+        result = step(work.batches, len(shapes))
+    if not result.finite:
+        raise RuntimeError(
+            "a hollow step has come out with numbers that are not finite: its end was left out"
+        )
+    kinds = {"model": "weights", "optimizer": "moments", "average": "average"}
+    held_bytes = dict.fromkeys(kinds.values(), 0)
+    for name, tensor in state.tensors().items():
+        held_bytes[kinds[name.partition(".")[0]]] += tensor.nbytes
+    program = Program(mesh.workers.rank, tuple(events.noted), ledger.peak, held_bytes)
+    parallel.close()
+    mesh.close()
+    return program, order.decisions
+
+
+def _predict(
+    model: nn.Module, mesh: Mesh, order: Order, events: Events, ledger: Ledger
+) -> tuple[Program, Decisions]:
+    config = order.config
+    setting = _setting(order, mesh, order.shape, 1, events)
+    executor = place_for_inference(model, mesh, setting)
+    count = order.num_microbatches or executor.at_once
+    finish: Callable[[Any, int], Any] = lambda outputs, index: outputs  # noqa: E731
+    if isinstance(model, VisionModel):
+        task, sizes = make_task(model, config), [tuple(order.shape[2:])] * order.shape[0]
+
+        def finish(outputs: Any, index: int) -> Any:
+            return task.decode(outputs, sizes)
+
+    def images(index: int) -> Tensor:
+        events.mark(f"forward {index}")
+        return inference_images(model, config, mesh, order.shape)
+
+    def seed(index: int) -> None:
+        torch.manual_seed(config.seed)
+        key_others()
+
+    held = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta]
+    for tensor in held:
+        ledger.count(tensor)
+    with EvaluationMode(model), executor.context():
+        for noting in (nullcontext, events.noting):
+            ledger.peak = ledger.now
+            with noting():
+                executor.run(Microbatches(count, images, finish, setting.compute, seed))
+            executor.end()
+    program = Program(
+        mesh.workers.rank, tuple(events.noted), ledger.peak, {"weights": sum(t.nbytes for t in held)}
+    )
+    mesh.close()
+    return program, order.decisions
