@@ -15,6 +15,8 @@ files are parted by what they import, so that a model does not load PyTorch's sh
 | kernels | gradients of convolution, norm and pooling as operators |
 | norms | gradients of norms, where PyTorch's own are wrong |
 | operators | operators by name, and what each takes |
+| results | what operators would return, without computing it |
+| untouched_memory | tensors on memory that nobody has touched |
 | functions | seeing calls of functions, of operators, of custom autograd functions |
 | default_group | hiding the default process group |
 | sharding | `fully_shard` and `DTensor` beyond their documentation; what else spreads a network by itself |
