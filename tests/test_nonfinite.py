@@ -15,10 +15,16 @@ from ziggurat.errors import UserError
 from ziggurat.training import loop as module
 
 
-def run(workers, folder, how, policy, plan=None):
+def run(workers, folder, how, policy, plan=None, **settings):
     plan = plan or f"dp={workers.size}"
     config = config_of(
-        **{"task": spoil(how), "plan": plan, "train.on_nonfinite": policy, "train.evaluate_every": 0}
+        **{
+            "task": spoil(how),
+            "plan": plan,
+            "train.on_nonfinite": policy,
+            "train.evaluate_every": 0,
+            **settings,
+        }
     )
     try:
         result = module.train(workers, config, folder / (plan if "fsdp" in plan else str(workers.size)))
@@ -27,9 +33,14 @@ def run(workers, folder, how, policy, plan=None):
     return result["weights_sha256"], result["skipped_steps"], result["loss"]
 
 
+def sharded(workers, *args):
+    return run(workers, *args, **{"pipeline.shard_optimizer": True})
+
+
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_a_step_is_skipped_alike_on_any_number_of_workers(tmp_path, how):
     outcomes = [outcome for world in (1, 2, 3) for outcome in run_ranks(run, world, (tmp_path, how, "skip"))]
+    outcomes += run_ranks(sharded, 2, (tmp_path / "sharded", how, "skip"))
     assert len(set(outcomes)) == 1, outcomes
     assert outcomes[0][1] == 1
     assert isinstance(outcomes[0][2], float)

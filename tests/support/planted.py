@@ -11,6 +11,7 @@ from ziggurat.parallel.collectives.running_statistics import RunningStatistics
 from ziggurat.strategies import placing
 from ziggurat.strategies.layout import Layout
 from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.rows import RowSums
 from ziggurat.strategies.state import TrainState
 from ziggurat.strategies.sums import Sums
 from ziggurat.torch_internals.hooks import register_unseen
@@ -140,6 +141,24 @@ def microbatch_is_lost(rank):
 
     Sums.leaf = lose
 
+
+def rows_are_not_shared(rank):
+    """Each worker goes on with the rows that it has updated, and with the others' as they were."""
+    RowSums.share = lambda self: self.sliced.leave()
+
+
+def rows_are_shared_too_early(rank):
+    """The workers share their rows before they update them."""
+
+    def update(self):
+        self.sums.share()
+        self.state.optimizer.step()
+
+    Parallel.update = update
+
+
+FAULTS_OF_ROWS = (rows_are_not_shared, rows_are_shared_too_early)
+"""Of a sharded optimizer under dp=2."""
 
 FAULTS = {
     normalizer_of_one_worker: "dp=2",

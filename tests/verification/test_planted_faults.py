@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from support.planted import FAULTS
+from support.planted import FAULTS, FAULTS_OF_ROWS, norm_forgets_a_slice, one_worker_does_not_step
 from support.ranks import run_ranks
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
@@ -49,4 +50,30 @@ def test_without_a_fault_the_step_is_exact(taken, plan):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_is_found(taken, fault):
     for errors in run_ranks(checked, 2, (FAULTS[fault], taken, fault)):
+        assert errors.largest > 1e3 * BOUNDS[torch.float64], errors
+
+
+@pytest.fixture(scope="module")
+def sharded(taken):
+    model, trial, reference = taken
+    config = override(trial.config, {"pipeline.shard_optimizer": True})
+    return model, dataclasses.replace(trial, config=config), reference
+
+
+def test_a_sharded_optimizer_has_the_bits_of_one_worker(sharded):
+    for world in (2, 3):
+        for errors in run_ranks(checked, world, (f"dp={world}", sharded)):
+            exact = {
+                kind: error for (kind, _), error in errors.of.items() if kind in ("gradient", "norm", "state")
+            }
+            assert set(exact.values()) == {0.0}, errors
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*FAULTS_OF_ROWS, norm_forgets_a_slice, one_worker_does_not_step],
+    ids=lambda fault: fault.__name__,
+)
+def test_a_planted_fault_of_a_sharded_optimizer_is_found(sharded, fault):
+    for errors in run_ranks(checked, 2, ("dp=2", sharded, fault)):
         assert errors.largest > 1e3 * BOUNDS[torch.float64], errors

@@ -37,6 +37,11 @@ class PipelineConfig:
         "Under fsdp, parameters of the smallest module that is gathered on its own.",
         between(0, BYTES),
     )
+    shard_optimizer: bool = setting(
+        False,
+        "Under dp, alone and with sp: each worker keeps what the optimizer keeps of its rows of the weights, and updates these. The same bits, "
+        "and bytes sent; the optimizer's memory is divided by dp. A worker that is lost takes its rows along.",
+    )
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ class Strategy(ABC):
         frees_storage: Whether memory of tensors that live on is freed while a model runs.
         needs_branches: Whether it spreads only networks that compute several things side by side.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
+        goes_with_rows: Whether each of its workers has whole weights, of which others along dp may update the rows.
         settings: What a config says of it and of no other axis, by dotted names.
         variants: Settings of it that a planner tries, each with its values; they change no result but for rounding.
         home: Where a whole model lies until it is spread; None for the worker's device.
@@ -194,6 +195,7 @@ class Strategy(ABC):
     frees_storage: ClassVar[bool] = False
     needs_branches: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
+    goes_with_rows: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     home: ClassVar[str | None] = None

@@ -19,6 +19,8 @@ class DataParallel(Strategy):
     spreads_samples = True
     wants_microbatches = True
     replicates_state = True
+    goes_with_rows = True
+    settings = ("pipeline.shard_optimizer",)
 
     @classmethod
     def estimate(cls, cost: StepCost, size: int) -> StepCost:

@@ -21,6 +21,7 @@ from ziggurat.models.families import FAMILIES
 from ziggurat.strategies.machines import read_hierarchy
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.registry import STRATEGIES
+from ziggurat.strategies.rows import sharding_fault
 from ziggurat.tasks.registry import TASKS, find_task
 
 
@@ -174,8 +175,13 @@ def _by_model(config: RunConfig, key: str) -> Idle | None:
 
 
 def _by_plan(config: RunConfig, key: str) -> Idle | None:
-    readers = [axis for axis, strategy in STRATEGIES.items() if matches(strategy.settings, key)]
-    if not readers or set(readers) & set(parse_plan(config.plan).degrees):
+    readers, plan = (
+        [axis for axis, one in STRATEGIES.items() if matches(one.settings, key)],
+        parse_plan(config.plan),
+    )
+    if key == "pipeline.shard_optimizer" and (fault := sharding_fault(plan)) is not None:
+        return Idle(key, "plan", fault)
+    if not readers or set(readers) & set(plan.degrees):
         return None
     return Idle(
         key,

@@ -19,6 +19,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.sent import Sent
@@ -33,10 +34,11 @@ from ziggurat.strategies.keeping import refuse_own_history
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, bind, join
+from ziggurat.strategies.rows import OptimizerRows, RowSums, sharding_fault
 from ziggurat.strategies.running import Microbatches, first_bad_of_each
 from ziggurat.strategies.state import Model, TrainState, owner_of
 from ziggurat.strategies.sums import Section, Sums
-from ziggurat.strategies.whole import fill_states, local, named_states
+from ziggurat.strategies.whole import fill_states, local
 from ziggurat.torch_internals.tensors import scale_each_
 
 
@@ -51,6 +53,8 @@ class Parallel(Generic[Model]):
     Attributes:
         state: As this worker has it.
         layout: Where parameters and buffers lie.
+        moments: Where gradients lie, and what the optimizer keeps of each parameter.
+        trained: What the optimizer changes, by the parameter's name: the parameter, or this worker's rows of it.
         mine: The microbatches of the step that are this worker's.
         num_microbatches: Of the step.
 
@@ -77,7 +81,11 @@ class Parallel(Generic[Model]):
         self.names = dict(state.model.named_parameters())
         self.layers = dict(state.model.named_modules())
         self._refuse_hooks()
-        bind(state.optimizer, before, self.names, self.layout)
+        self.rows = self._shard_optimizer()
+        self.trained = self.names if self.rows is None else {**self.names, **self.rows.parts}
+        self.moments = self.layout if self.rows is None else self.rows.layout
+        state.parts = {} if self.rows is None else self.rows.parts
+        bind(state.optimizer, before, self.trained, self.moments)
         del before
         give_back_freed_memory()  # of what other workers keep
         self.runner = self.placed.runner(state.model)
@@ -87,12 +95,22 @@ class Parallel(Generic[Model]):
         self.num_microbatches, self.mine = 0, range(0)
         self.trace: Trace | None = None
 
+    def _shard_optimizer(self) -> OptimizerRows | None:
+        """Return this worker's rows of each parameter, if it keeps the moments of these alone."""
+        if not self.setting.config.pipeline.shard_optimizer:
+            return None
+        if (fault := sharding_fault(self.mesh.plan)) is not None:
+            raise UserError(f"{fault}; leave it out")
+        return OptimizerRows(self.names, self.mesh.data) if self.mesh.data.size > 1 else None
+
     def _make_sums(self) -> Sums:
         model, mesh = self.state.model, self.mesh
         of_axes = (one.sections(model) for one in self.placed.joined)
         whole = [Section(dict(model.named_parameters()), model)]
         sections = next((found for found in of_axes if found is not None), whole)
         parts = PartSum(mesh.parts) if mesh.parts.size > 1 else None
+        if self.rows is not None:
+            return RowSums(sections, mesh.data, parts, self.rows)
         made = (one.sums(sections, mesh.data, parts) for one in self.placed.joined)
         return next((sums for sums in made if sums is not None), None) or Sums(sections, mesh.data, parts)
 
@@ -185,7 +203,7 @@ class Parallel(Generic[Model]):
         return sum_leaves(self.gather(mine, width, parts))
 
     def finish_gradients(self) -> None:
-        """Set every ``parameter.grad`` of this worker to that of the global batch.
+        """Set the gradient of everything that this worker's optimizer changes to that of the global batch.
 
         Communication:
             The sums over microbatches and parts, see `Sums`; then what each axis has to settle.
@@ -198,13 +216,13 @@ class Parallel(Generic[Model]):
 
     def gradients(self) -> dict[str, Tensor]:
         """Return what this worker has of the gradient of each parameter, by name."""
-        return {name: local(p.grad) for name, p in self.names.items() if p.grad is not None}
+        return {name: local(p.grad) for name, p in self.trained.items() if p.grad is not None}
 
     def norm(self) -> Tensor:
         """Return the norm of the gradient of the whole model, the same on every worker; see `Layout.norm`."""
         found = self.gradients()
         trained = [name for name, parameter in self.names.items() if parameter.requires_grad]
-        return self.layout.norm({name: found.get(name, ()) for name in trained})
+        return self.moments.norm({name: found.get(name, ()) for name in trained})
 
     def clip(self, max_norm: float, norm: Tensor) -> None:
         """Scale the gradient so that its norm, which is given, is at most `max_norm`."""
@@ -212,6 +230,15 @@ class Parallel(Generic[Model]):
         gradients = list(self.gradients().values())
         if gradients:
             scale_each_(gradients, scale.to(gradients[0]))
+
+    def update(self) -> None:
+        """Let the optimizer change the weights, on all workers that have them.
+
+        Communication:
+            Of a sharded optimizer: every worker's rows of the weights are shared.
+        """
+        self.state.optimizer.step()
+        self.sums.share()
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches."""
@@ -243,14 +270,14 @@ class Parallel(Generic[Model]):
 
     def first_bad_gradient(self) -> str:
         """Return the first parameter whose gradient of the global batch is not finite; or nothing."""
-        return self.layout.first_bad(self.gradients())
+        return self.moments.first_bad(self.gradients())
 
     # -- the whole ------------------------------------------------------------------------------------------------------
 
     @property
     def survives(self) -> bool:
         """Whether each worker has the whole state, and can hand it over when others are lost."""
-        return self.layout.is_whole
+        return self.layout.is_whole and self.moments.is_whole
 
     @property
     def _is_first_copy(self) -> bool:
@@ -259,19 +286,28 @@ class Parallel(Generic[Model]):
             **{one.axis: 0 for one in self.mesh.strategies if one.replicates_state}
         )
 
+    @property
+    def _is_first_of_moments(self) -> bool:
+        """Whether this worker is of the first group that holds a copy of the moments; their rows lie along the data axis."""
+        places = self.mesh.topology.coordinates()
+        if self.rows is None:
+            return self._is_first_copy
+        return not any(places[one.axis] for one in self.mesh.strategies if not one.spreads_samples)
+
     def chunks(self) -> dict[str, Chunk]:
         """Return what this worker writes of a checkpoint, by the names of `TrainState.tensors`: each element once over all workers."""
-        if not self._is_first_copy:
-            return {}
-        rank, found = self.mesh.state.rank, {}
-        shapes = {name: local(tensor).shape for name, tensor in named_states(self.state.model).items()}
+        found = {}
         for name, tensor in self.state.tensors().items():
-            owner = owner_of(name)
-            if name.startswith("optimizer.") and tensor.shape != shapes[owner]:  # a number of a parameter
-                if self.layout[owner].owned(rank):
+            owner, is_moment = owner_of(name), name.startswith("optimizer.")
+            if not (self._is_first_of_moments if is_moment else self._is_first_copy):
+                continue
+            layout = self.moments if is_moment else self.layout
+            rank = layout.workers.rank
+            if is_moment and tensor.shape != local(self.trained[owner]).shape:  # a number of a parameter
+                if next(r for r in range(layout.workers.size) if layout[owner].owned(r)) == rank:
                     found[name] = Chunk.whole(tensor)
                 continue
-            chunks = self.layout.owned(owner, tensor if self.layout.mine(owner) else ())
+            chunks = layout.owned(owner, tensor if layout.mine(owner) else ())
             if len(chunks) > 1:
                 raise ValueError(
                     f"a worker writes one box of a tensor: of {name} it answers for {len(chunks)}"

@@ -38,6 +38,7 @@ class TrainState(Generic[Model]):
         counters: What the run has counted in these steps: those that were skipped, samples that were replaced.
         pending: What it has counted in the step that is not done yet.
         decisions: What was measured and fixes bits: cuts, costs of branches.
+        parts: By the parameter's name what the optimizer changes in its place: this worker's rows, in the same memory.
         condition: ``complete`` after a step; ``computing`` in one, which can be undone; ``changing`` while tensors change.
     """
 
@@ -49,6 +50,7 @@ class TrainState(Generic[Model]):
     counters: Counter[str] = field(default_factory=Counter)
     pending: Counter[str] = field(default_factory=Counter)
     decisions: Decisions = field(default_factory=Decisions)
+    parts: Mapping[str, nn.Parameter] = field(default_factory=dict)
     condition: Literal["complete", "computing", "changing"] = "complete"
 
     @classmethod
@@ -90,7 +92,8 @@ class TrainState(Generic[Model]):
             TypeError: If the optimizer keeps something that is no tensor.
         """
         found = self.weights()
-        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
+        trained = {**dict(self.model.named_parameters()), **self.parts}
+        names: dict[Tensor, str] = {p: name for name, p in trained.items()}
         for parameter, slots in self.optimizer.state.items():
             for slot, value in slots.items():
                 if value is None:

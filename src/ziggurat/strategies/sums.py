@@ -48,8 +48,12 @@ class Sums:
     def __init__(self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None) -> None:
         self.sections = sections
         self.statistics = [self.make_statistics(section.layers, data) for section in sections]
-        self.gradients = [GradientSum(section.parameters.values(), data, parts=parts) for section in sections]
+        self.gradients = [self.make_gradients(section, data, parts) for section in sections]
         self.num_microbatches = 0
+
+    def make_gradients(self, section: Section, data: Workers, parts: PartSum | None) -> GradientSum:
+        """Return what sums the gradients of a section."""
+        return GradientSum(section.parameters.values(), data, parts=parts)
 
     def make_statistics(self, layers: nn.Module, data: Workers) -> RunningStatistics:
         """Return what keeps the running statistics of a section."""
@@ -111,6 +115,9 @@ class Sums:
         for section in self.sections:
             for name, parameter in section.parameters.items():
                 parameter.grad = gradients.get(name)
+
+    def share(self) -> None:
+        """Give all workers what the optimizer has changed on this one alone: nothing, where each changes all."""
 
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches, in canonical order."""

@@ -172,7 +172,7 @@ class Step(Generic[M, Model]):
         self.state.condition = "changing"
         if self.clip_norm:
             parallel.clip(self.clip_norm, norm)
-        self.state.optimizer.step()
+        parallel.update()
         self.state.update_average()
         return StepResult(terms, norm, finite=True)
 

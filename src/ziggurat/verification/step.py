@@ -26,7 +26,7 @@ from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.parallel.spatial.tensor import add_up, cut_axes
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.costs.decisions import Decisions
-from ziggurat.strategies.layout import Chunk
+from ziggurat.strategies.layout import Chunk, Layout
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.sharded import shard_bytes
@@ -315,14 +315,14 @@ def _found(
     parallel: Parallel[nn.Module], norm: Tensor, losses: Tensor, watch: Watch, pieces: Sequence[Piece]
 ) -> dict[str, Any]:
     """Return what this worker has of what a step leaves behind: copies, as another step may follow."""
-    state, layout = parallel.state, parallel.layout
+    state, layout, moments = parallel.state, parallel.layout, parallel.moments
 
-    def chunk(owner: str, tensor: Tensor) -> Chunk:
+    def chunk(owner: str, tensor: Tensor, layout: Layout = layout) -> Chunk:
         boxes = layout.mine(owner)
         same = bool(boxes) and tensor.shape == boxes[0].shape
         return Chunk(copied(tensor), boxes[0].start if same else (0,) * tensor.dim())
 
-    names = {name: p for name, p in parallel.names.items() if layout.mine(name)}
+    names = {name: p for name, p in parallel.trained.items() if moments.mine(name)}
     gradients = {n: torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for n, p in names.items()}
     buffers = {n: local(b) for n, b in state.model.named_buffers() if layout.mine(n)}
     alone = parallel.mesh.workers.size == 1
@@ -336,10 +336,10 @@ def _found(
         "seen": seen,
         "losses": copied(losses),
         "norm": copied(norm),
-        "gradients": {name: chunk(name, value) for name, value in gradients.items()},
+        "gradients": {name: chunk(name, value, moments) for name, value in gradients.items()},
         "buffers": {name: chunk(name, value) for name, value in buffers.items()},
         "state": {
-            name: chunk(owner_of(name), value)
+            name: chunk(owner_of(name), value, moments if name.startswith("optimizer.") else layout)
             for name, value in state.tensors().items()
             if layout.mine(owner_of(name))
         },

@@ -59,7 +59,7 @@ class GradientSum:
     ) -> None:  # fmt: skip
         self.workers, self.parts = workers, parts
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        self.buckets = [_Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
+        self.buckets = [Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
         self.hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._take, bucket))
             for bucket in self.buckets
@@ -144,14 +144,28 @@ class GradientSum:
             raise ValueError(
                 "a step ends with slices where `stop_at_slices` was called before its last microbatch"
             )
-        self._exchange_complete_buckets()
-        self._advance_all()
-        exchanges = [pending for pending in self.pending if isinstance(pending, Exchange)]
-        found = [self._with_parts(exchange.slice()) for exchange in exchanges]
-        for exchange in exchanges:
-            exchange.leave()
+        found = self.wait_for_slices()
+        for pending in self.pending:
+            assert isinstance(pending, Exchange)
+            pending.leave()
         self.pending = []
         return found
+
+    def wait_for_slices(self) -> list[Tensor]:
+        """Wait for all buckets, and return this worker's slice of each one's sum, over all parts; the exchanges wait there."""
+        self._exchange_complete_buckets()
+        self._advance_all()
+        return [
+            self._with_parts(pending.slice()) for pending in self.pending if isinstance(pending, Exchange)
+        ]
+
+    def slice_sizes(self, bucket: Bucket) -> list[int]:
+        """Return the elements of each worker's slice of a bucket, in order of rank."""
+        return even_slices(bucket.length, self.workers.size)
+
+    def flat(self, bucket: Bucket, leaf: Leaf) -> Tensor:
+        """Return the elements of a bucket's leaf as they are cut into slices."""
+        return leaf.flat()
 
     def close(self) -> None:
         """Remove the hooks from the parameters."""
@@ -171,7 +185,7 @@ class GradientSum:
             bucket.complete = False
         self.current = None
 
-    def _take(self, bucket: _Bucket, parameter: Tensor) -> None:
+    def _take(self, bucket: Bucket, parameter: Tensor) -> None:
         """Move one parameter's gradient into the leaf of its bucket (called by autograd)."""
         if self.current is None:
             return
@@ -179,7 +193,7 @@ class GradientSum:
         if bucket.is_full:
             self._fold(bucket)
 
-    def _fold(self, bucket: _Bucket) -> None:
+    def _fold(self, bucket: Bucket) -> None:
         """Add the bucket's leaf to its sum; after the last leaf, exchange all that is complete."""
         assert self.current is not None and bucket.sum is not None
         bucket.sum.add(self.current, bucket.pop_leaf(), bucket.has_left)
@@ -210,12 +224,12 @@ class GradientSum:
     def _with_parts(self, mine: Tensor) -> Tensor:
         return mine if self.parts is None else self.parts(mine)
 
-    def _start_exchange(self, bucket: _Bucket, leaves: dict[Span, Leaf]) -> Exchange | Leaf:
+    def _start_exchange(self, bucket: Bucket, leaves: dict[Span, Leaf]) -> Exchange | Leaf:
         node = Span(0, self.num_leaves)
         if self.workers.size == 1 and not self.stops:
             return fold(leaves, node)
-        roots = {span: leaf.flat() for span, leaf in leaves.items()}
-        sizes = even_slices(bucket.length, self.workers.size)
+        roots = {span: self.flat(bucket, leaf) for span, leaf in leaves.items()}
+        sizes = self.slice_sizes(bucket)
         tiers: list[Tier] = [
             SharedTier(meeting, bucket.room)
             if bucket.room is not None and meeting.workers is self.workers.tiers[0]
@@ -234,7 +248,7 @@ class GradientSum:
             return
         pieces: list[tuple[tuple[int, ...], torch.dtype]] = []
         for bucket in self.buckets:
-            length = sum(even_slices(bucket.length, self.workers.size))
+            length = sum(self.slice_sizes(bucket))
             pieces += [((innermost.size, needed, length), bucket.dtype), ((length,), bucket.dtype)]
         memory = share_memory(innermost, arena_bytes(pieces))
         self.shared_roots = None if memory is None else needed
@@ -249,7 +263,7 @@ def is_own_hook(hook: Callable[..., Any]) -> bool:
     return getattr(function, "__func__", None) is GradientSum._take
 
 
-class _Bucket:
+class Bucket:
     """Some parameters, and the gradients that the current backward pass has left in them."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
@@ -298,6 +312,7 @@ class _Bucket:
 
     @property
     def is_full(self) -> bool:
+        """Whether every parameter has a gradient of the current backward pass."""
         return len(self.taken) == len(self.parameters)
 
     def pop_leaf(self) -> Leaf:
