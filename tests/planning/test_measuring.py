@@ -103,6 +103,20 @@ def test_a_kernel_reads_what_was_written_last_and_each_of_its_tensors_is_another
     assert tensors.for_one_call()(form, None) is made
 
 
+def test_a_tensor_with_gaps_is_a_part_of_what_was_written_last():
+    tensors = Tensors(1 << 20, torch.device("cpu"))
+    made = torch.ones(4, 6)
+    tensors.keep(made)
+    halves = Form((4, 3), (6, 1), "float32")
+    lend = tensors.for_one_call()
+    left, right = lend(halves, None), lend(halves, None)
+    left.zero_()
+    right.fill_(2)
+    assert made.tolist() == [[0, 0, 0, 2, 2, 2]] * 4
+    larger = lend(Form((9, 3), (6, 1), "float32"), None)
+    assert larger.untyped_storage().data_ptr() != made.untyped_storage().data_ptr()
+
+
 def test_tensors_that_were_not_used_for_long_make_room():
     tensors = Tensors(100, torch.device("cpu"))
     for size in (10, 11, 12):

@@ -7,8 +7,8 @@ within a step. So all are called in turn, as a step calls them, and this several
     pass 1 .. in the order in which the program has them, a kernel that takes long once, a short one as often as the program has it,
               up to some times: that one follows another of its own is what makes it short. The mean of a pass, of all passes the median
 
-What a kernel reads was written last by a kernel before it, where one gave such a tensor; what it gives lies in new memory. Workers
-begin each pass together.
+What a kernel reads was written last by a kernel before it, where one gave such a tensor; what it gives lies in new memory. A tensor
+with gaps is a part of another: of the one that was written last, where it fits. Workers begin each pass together.
 
 With one thread it is the processor's time of the thread that counts: what others take of the machine meanwhile is not ours. With
 several, or on a GPU, it is the time that passes.
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.runtime.allocator import keep_freed_memory
-from ziggurat.planning.amounts import bytes_of
+from ziggurat.planning.amounts import bytes_of, order_of
 from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
 from ziggurat.planning.program import Form, Kernel
 from ziggurat.system.forking import fork_context
@@ -258,6 +258,7 @@ class Tensors:
         self.kept: dict[Form, list[Tensor]] = {}  # the one used last at the end
         self.num_bytes = 0
         self.lent: dict[Form, int] = {}  # to the call that is under way
+        self.last: Tensor | None = None  # that was written
 
     def for_one_call(self) -> Callable[[Form, Parameter], Tensor]:
         """Return what gives the tensors of one call, each another one."""
@@ -268,7 +269,11 @@ class Tensors:
         """Keep what a kernel has given for those that follow."""
         for one in tree_leaves(made):
             if isinstance(one, Tensor) and one.device == self.device:
-                self._keep(one, form_of(one))
+                form = form_of(one)
+                if one.is_floating_point():
+                    self.last = one
+                if order_of(form) != "other":
+                    self._keep(one, form)
         while self.num_bytes > self.room and len(self.kept) > 1:
             form = next(iter(self.kept))
             self.num_bytes -= bytes_of(form) * len(self.kept.pop(form))
@@ -292,12 +297,32 @@ class Tensors:
     def _lend(self, form: Form, parameter: Parameter) -> Tensor:
         place = self.lent.get(form, 0)
         self.lent[form] = place + 1
+        if (part := self._part_of_last(form, place)) is not None:
+            return part
         several = self.kept.setdefault(form, [])
         if len(several) <= place:
             several.insert(0, self._draw(form, parameter))
             self.num_bytes += bytes_of(form)
             return several[0]
         return several[-1 - place]
+
+    def _part_of_last(self, form: Form, place: int) -> Tensor | None:
+        """Return a tensor with gaps as a part of what was written last; another one for each place. None where it does not fit."""
+        last = self.last
+        if (
+            last is None
+            or str(last.dtype) != f"torch.{form.dtype}"
+            or 0 in form.shape
+            or order_of(form) != "other"
+        ):
+            return None
+        dims = sorted(zip(form.strides, form.shape, strict=True))
+        length, inner = (1 + sum((size - 1) * stride for stride, size in some) for some in (dims, dims[:-1]))
+        # a second one lies in the gaps of the first, as halves of rows do, or else behind it
+        start = place * (inner if inner * (place + 1) <= dims[-1][0] else length)
+        if start + length > last.untyped_storage().nbytes() // last.element_size():
+            return None
+        return last.detach().as_strided(form.shape, form.strides, start)
 
     def _draw(self, form: Form, parameter: Parameter) -> Tensor:
         dtype = dtype_of(form.dtype)
