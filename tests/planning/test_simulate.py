@@ -115,6 +115,13 @@ def test_messages_between_machines_share_their_cables():
     assert simulate(programs, lambda one: 0.0, network, places=[0, 1, 2, 3]).seconds == pytest.approx(1.0)
 
 
+def test_to_begin_a_message_costs_its_worker_time():
+    start = Start("all-reduce", (0, 1), num_bytes=10)
+    programs = [Program(rank, (kernel("a"), start, Wait(0), start, Wait(1))) for rank in (0, 1)]
+    step = simulate(programs, lambda one: 1.0, Steady(), begin=lambda one: one.num_bytes / 100)
+    assert step.busy == (pytest.approx(1.2), pytest.approx(1.2))
+
+
 def test_what_waits_in_a_circle_is_told_by_name():
     group = (0, 1, 2)
     programs = [

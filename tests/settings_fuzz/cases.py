@@ -157,6 +157,7 @@ def _of_other_commands() -> Iterator[Case]:
         "check": ("check", "digits"),
         "convert": ("convert", "digits", "{out}", "--format", "coco"),
         "verify": ("verify", "pnn", "--input", "2x3x16x16"),
+        "plan": ("plan", "pnn", "--input", "2x3x16x16"),
     }
     default = {key: value for key, value, _ in settings_of(RunConfig())}
     for command, words in commands.items():

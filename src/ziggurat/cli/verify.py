@@ -24,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--plan",
         metavar="PLAN",
         default="sp=2",
-        help="sp=N or sp=RxC, dp=N, pp=N, lp=N, tp=N, fsdp=N, and products such as sp=2,pp=2 (default: sp=2)",
+        help="sp=N or sp=RxC, dp=N, pp=N, lp=N, tp=N, fsdp=N, products such as sp=2,pp=2, or auto (default: sp=2)",
     )
     command.add_argument(
         "--timeline", metavar="FILE", help="write what each worker of a plan with pp does when (JSON and PNG)"
@@ -36,14 +36,13 @@ def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
     from ziggurat.verification import DEFAULT_INPUT, format_result, verify
 
-    result = verify(
-        options.model,
-        DEFAULT_INPUT if options.input is None else options.input,
-        options.plan,
-        options.dtype,
-        settings_from(options),
-        options.timeline,
-    )
+    shape = DEFAULT_INPUT if options.input is None else options.input
+    plan, settings = options.plan, settings_from(options)
+    if plan.partition(":")[0].strip() == "auto":
+        from ziggurat.commands.auto import choose_for_verification
+
+        plan, settings = choose_for_verification(plan, options.model, shape, settings)
+    result = verify(options.model, shape, plan, options.dtype, settings, options.timeline)
     if result is not None and not options.json:
         print(format_result(result))
     return Outcome(DONE if result is None or result["ok"] else NO, result)

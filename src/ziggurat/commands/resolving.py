@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ziggurat.commands.auto import choose_plan, is_auto, of_plans
 from ziggurat.commands.fitting import check_batch_fits, check_loaders, check_model_fits, size_notes
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
@@ -56,6 +57,11 @@ def resolve(
     leave_if_imported()  # before anything is opened or said
     faults: list[str] = []
     dataset: Dataset | None = None
+    how, threads = config.plan.strip(), config.threads
+    if is_auto(how):  # chosen when all else is known to be right
+        config = dataclasses.replace(config, plan="")
+    open_ones = of_plans(given or {}) if is_auto(how) else {}
+    fixed = {key: value for key, value in (given or {}).items() if key not in open_ones}
 
     def check(part: Callable[[], T]) -> T | None:
         try:
@@ -96,7 +102,7 @@ def resolve(
             say_notes([] if note is None else [note])
         say_notes([*notes_of(dataset), *notes_of(validation)])
         if placed:
-            say_notes(check(partial(check_effects, placed, given or {}, from_file)) or [])
+            say_notes(check(partial(check_effects, placed, fixed, from_file)) or [])
         if placed and resolved:
             check(partial(check_batch_fits, resolved))
             check(partial(check_loaders, resolved))
@@ -115,6 +121,11 @@ def resolve(
         faults.append(weights_fault)
     if faults or resolved is None:
         raise UserError(faults)
+    if is_auto(how):
+        assert dataset is not None
+        resolved = choose_plan(how, resolved, open_ones, "train", len(dataset.classes), threads)
+        check_batch_fits(resolved)
+        check_loaders(resolved)
     if isinstance(dataset, RegionDataset):  # another crop, in an evaluation, leaves them as they are
         resolved = override(resolved, {"data.block": dataset.division.block})
     return resolved

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ziggurat.commands.auto import check_auto, choose_plan, is_auto, of_plans
 from ziggurat.config import RunConfig, bands_of, check_command, flatten, override
 from ziggurat.data.bands import band_faults, shown_as
 from ziggurat.data.readers.layout import Reading
@@ -46,13 +47,20 @@ def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any], command:
         config = replace(config, data=shown_as(config.data, base.data))
     faults = [] if reference.folder is None else _of_the_run(run, base, config)
     faults += _band_faults(config)
+    how, threads = config.plan.strip(), config.threads
+    open_ones = of_plans(settings) if is_auto(how) else {}
     try:
-        config = resolve_place(config, world_from_environment())
-        check_effects(config, {key: value for key, value in settings.items() if key != "data.path"})
+        check_auto(how, world_from_environment())
+        config = resolve_place(replace(config, plan="") if is_auto(how) else config, world_from_environment())
+        check_effects(
+            config, {key: value for key, value in settings.items() if key not in ("data.path", *open_ones)}
+        )
     except UserError as error:
         faults += error.faults
     if faults:
         raise UserError(faults)
+    if is_auto(how):
+        config = choose_plan(how, config, open_ones, "predict", load(run, config).model.num_classes, threads)
     return config
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.utils.data
 
+from ziggurat.commands.auto import check_auto
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say
 from ziggurat.commands.pieces import Build, Pieces, name_data, name_model, name_task, pieces_for
@@ -119,6 +120,7 @@ def train(
                 )
             settings = settings | {"data.path": data}
         config = override(config, settings)
+        check_auto(config.plan, world)
         if not resume:
             config = _with_model_of_weights(config, settings)
         if world is not None:

@@ -45,12 +45,20 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ),
+    "plan": (
+        "plan", "data.", "digits.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
+        "train.backbone_lr", "train.momentum", "train.beta2", "train.weight_decay", "train.warmup",
+        "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.checkpoint_every", "train.freeze",
+        "train.evaluate_every", "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds",
+        "launch.evaluation_seconds",
+    ),
 }  # fmt: skip
 READ_STILL = {
     "evaluate": ("train.channels_last",),
     "predict": ("train.channels_last",),
     "report": ("train.channels_last", "train.report"),
     "check": ("data.crop", "data.min_visible"),  # with blocks
+    "plan": ("data.crop",),
 }
 
 

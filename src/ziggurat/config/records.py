@@ -27,7 +27,8 @@ class RunConfig:
         "Degrees of the mesh axes: ``dp=2`` (samples over workers), ``sp=2`` (each image in bands of "
         "rows), ``sp=2x2`` (in tiles), ``pp=2`` (parts of the network), ``lp=2`` (parallel branches), "
         "``tp=2`` (wide layers), ``fsdp=2`` (samples and weights), and products such as ``dp=2,sp=2``; "
-        "says where each piece is computed, not what. Empty takes every device of the machine as dp.",
+        "says where each piece is computed, not what. Empty takes every device of the machine as dp; ``auto`` takes the plan "
+        "that ``ziggurat plan`` finds best, ``auto:measured`` the best of three that are measured.",
     )
     seed: int = setting(0, "Keys every random choice.", between(0, SEED))
     threads: int = setting(

@@ -9,6 +9,11 @@ simulate    when each worker does what, and whom it waits for (segments, sharing
 scale       the same for many replicas, as vectors; more of them than were recorded
 search      which plans there are, and which are best
 judging     from a plan to its simulated step
+request     what the user asks for
+place       recordings and costs of this machine, or of described ones
+finding     from a request to plans with their costs
+stepping    real steps under a plan, to see how long they take
+table       the result, for people
 amounts     what a kernel has to do, and which kernels are alike
 measuring   seconds of kernels on this machine, under load
 fits        a line through what was measured

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ziggurat.planning.program import Kernel, Program
+from ziggurat.planning.program import Kernel, Program, Start
 from ziggurat.planning.search import Candidate, Refused
 from ziggurat.planning.simulate import Network, Simulated, simulate
 from ziggurat.strategies.estimate import StepCost
+from ziggurat.strategies.plan import Plan
 
 
 class Recorded(Protocol):
@@ -42,12 +43,16 @@ class Costs(Protocol):
         """Whether the seconds of a kernel are known."""
         ...
 
-    def measure(self, kernels: Iterable[Kernel]) -> None:
+    def measure(self, kernels: Iterable[Kernel]) -> object:
         """Find out what kernels take that are not known; they come in a program's order, with what it calls again."""
         ...
 
     def seconds(self, kernel: Kernel) -> float:
         """Return what a kernel takes."""
+        ...
+
+    def begin(self, start: Start) -> float:
+        """Return what computing it costs a worker to begin a message or collective."""
         ...
 
 
@@ -59,7 +64,8 @@ class Judge:
         record: Takes the step without computing.
         costs: Of kernels; what they do not know is measured.
         links: What carries messages.
-        num_microbatches: Of the step.
+        pieces: Microbatches of a step, or batches of a prediction.
+        times: How many times as much there is to do as was recorded.
         cores: Workers of a machine that can compute at once; None where each has a device of its own.
         places: The machine of each worker, by rank.
     """
@@ -67,43 +73,46 @@ class Judge:
     record: Record
     costs: Costs
     links: Network
-    num_microbatches: int
+    pieces: int
+    times: Callable[[Plan], float] = lambda plan: 1.0
     cores: float | None = None
     places: Sequence[int] | None = None
 
     def __call__(self, candidate: Candidate) -> Simulated | Refused:
         """Return the step of a candidate, or why there is none."""
-        recorded = self.record(candidate)
+        try:
+            recorded = self.record(candidate)
+        except (
+            RuntimeError
+        ) as error:  # a fault of the recording, which is no reason to know nothing of other plans
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            return Refused(candidate, f"its step could not be recorded, so it is not known: {why[-1]}")
         if recorded.refused is not None:
             return Refused(candidate, recorded.refused)
-        return self._simulated(recorded.programs)
+        return self._simulated(candidate, recorded.programs)
 
-    def _simulated(self, programs: Sequence[Program]) -> Simulated:
+    def _simulated(self, candidate: Candidate, programs: Sequence[Program]) -> Simulated:
         # by identity: equal kernels of a program are one object, and to hash one takes longer
         kernels = {id(e): e for program in programs for e in program.events if isinstance(e, Kernel)}
         unknown = {number for number, one in kernels.items() if not self.costs.known(one)}
         if unknown:  # in their order, and as often as they come: so they are measured
             self.costs.measure(kernels[id(e)] for one in programs for e in one.events if id(e) in unknown)
         places = None if self.places is None else self.places[: len(programs)]
-        return simulate(programs, self.costs.seconds, self.links, self.cores, places)
+        step = simulate(programs, self.costs.seconds, self.links, self.cores, places, begin=self.costs.begin)
+        times = self.times(candidate.plan)
+        return step if times == 1 else step.repeated(times)
 
-    def alone(self, candidate: Candidate) -> StepCost:
-        """Return what the step costs one worker, from which rules of thumb bound what it costs several.
-
-        Raises:
-            ValueError: If even one worker cannot take it; says why.
-        """
+    def alone(self, candidate: Candidate) -> StepCost | str:
+        """Return what the step costs one worker, from which rules of thumb bound what it costs several; else why it does not run."""
         recorded = self.record(candidate)
         if recorded.refused is not None:
-            raise ValueError(recorded.refused)
+            return recorded.refused
         (program,) = recorded.programs
-        step = self._simulated(recorded.programs)
-        held = program.held_bytes
-        weights = held.get("weights", 0)
-        kept = sum(held.values()) - weights
-        return StepCost(
-            step.seconds, self.num_microbatches, weights, kept, max(0, program.peak_bytes - weights - kept)
-        )
+        step = self._simulated(candidate, recorded.programs)
+        weights = program.held_bytes.get("weights", 0)
+        kept = sum(program.held_bytes.values()) - weights
+        activations = max(0, program.peak_bytes - weights - kept)
+        return StepCost(step.seconds, self.pieces, weights, kept, activations)
 
     def bound(self, candidate: Candidate, alone: StepCost) -> float:
         """Return the least seconds that a step can take: spread evenly, with messages that take no time.

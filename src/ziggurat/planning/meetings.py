@@ -21,7 +21,7 @@ class Meeting:
     """A message, or a collective, of several workers.
 
     Attributes:
-        start: What is carried; of a message from one worker to another a swap with one receiver.
+        start: What is carried; of a message from one worker to another a swap of these two.
         comers: Workers that must come; of a message sender and receiver.
         ends: Of each of them that comes, how many `Start` it has had before.
         number: Which of its kind this is: the first message from one worker to another, or collective of a group, is 0.

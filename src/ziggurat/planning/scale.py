@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ziggurat.planning.meetings import Meetings, find_meetings
 from ziggurat.planning.program import Kernel, Mark, Program, Start, Wait
-from ziggurat.planning.segments import Action, Jitter, Segment, actions_of
+from ziggurat.planning.segments import Action, Jitter, Segment, actions_of, nothing
 from ziggurat.planning.simulate import Network
 
 Vector = NDArray[np.float64]
@@ -63,7 +63,10 @@ class Scaled(NamedTuple):
 
 
 def recorded_replicas(
-    programs: Sequence[Program], count: int, seconds: Callable[[Kernel], float]
+    programs: Sequence[Program],
+    count: int,
+    seconds: Callable[[Kernel], float],
+    begin: Callable[[Start], float] = nothing,
 ) -> Replicas:
     """Return replicas as they were recorded.
 
@@ -71,9 +74,10 @@ def recorded_replicas(
         programs: Of all workers, by rank: those of a replica are neighbours.
         count: Of replicas.
         seconds: Of a kernel.
+        begin: Seconds of computing that a message or collective costs whoever begins it.
     """
     of_one = programs[: len(programs) // count]
-    actions = tuple(tuple(actions_of(program, seconds)) for program in of_one)
+    actions = tuple(tuple(actions_of(program, seconds, begin)) for program in of_one)
     return Replicas(tuple(_bare(program) for program in of_one), actions, count)
 
 

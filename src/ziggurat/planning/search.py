@@ -90,7 +90,7 @@ def plans_of(num_workers: int, num_dims: int = 2) -> Iterator[Plan]:
 
     Example:
         >>> [str(plan) for plan in plans_of(2)]
-        ['lp=2', 'tp=2', 'pp=2', 'sp=1x2', 'sp=2', 'fsdp=2', 'dp=2']
+        ['dp=2', 'fsdp=2', 'sp=2', 'sp=1x2', 'pp=2', 'tp=2', 'lp=2']
     """
     # of an axis that takes a grid, the degrees of two dims; a dim that images do not have has one worker
     slots = [
@@ -110,12 +110,12 @@ def _products(number: int, count: int) -> Iterator[tuple[int, ...]]:
 
     Example:
         >>> list(_products(4, 2))
-        [(1, 4), (2, 2), (4, 1)]
+        [(4, 1), (2, 2), (1, 4)]
     """
     if count == 1:
         yield (number,)
         return
-    for first in range(1, number + 1):
+    for first in range(number, 0, -1):
         if number % first == 0:
             for others in _products(number // first, count - 1):
                 yield (first, *others)
@@ -183,6 +183,7 @@ def search(
         clock: Says the time in seconds.
     """
     begin = clock()
+    # of equal bounds the first is looked at first
     waiting = sorted(((bound(one), number) for number, one in enumerate(candidates)), reverse=True)
     done: list[Judged] = []
     refused: list[Refused] = []

@@ -37,8 +37,20 @@ class Begin(NamedTuple):
 Action = Segment | Begin | Wait | Mark
 
 
-def actions_of(program: Program, seconds: Callable[[Kernel], float]) -> list[Action]:
+def nothing(start: Start) -> float:
+    """Return the seconds that a message costs whoever begins it, where that is not counted."""
+    return 0.0
+
+
+def actions_of(
+    program: Program, seconds: Callable[[Kernel], float], begin: Callable[[Start], float] = nothing
+) -> list[Action]:
     """Return what a worker does, with kernels added up between messages and marks.
+
+    Args:
+        program: Of the worker.
+        seconds: Of a kernel.
+        begin: Seconds of computing that a message or collective costs whoever begins it.
 
     Example:
         >>> kernel = Kernel("aten.relu.default", ())
@@ -54,6 +66,8 @@ def actions_of(program: Program, seconds: Callable[[Kernel], float]) -> list[Act
                 known[id(event)] = seconds(event)
             computing += known[id(event)]
             continue
+        if isinstance(event, Start):
+            computing += begin(event)
         if computing:
             actions.append(Segment(computing, segments))
             computing, segments = 0.0, segments + 1

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ziggurat.parallel.pipeline.timing import Doing, Span
 from ziggurat.planning.meetings import Meeting, find_meetings
 from ziggurat.planning.program import Kernel, Mark, Program, Start, Wait
-from ziggurat.planning.segments import Action, Jitter, Segment, actions_of
+from ziggurat.planning.segments import Action, Jitter, Segment, actions_of, nothing
 from ziggurat.planning.sharing import Resource, Sharing
 
 
@@ -29,7 +29,7 @@ class Network(Protocol):
         """Return how long a message or collective takes once all have come, if nothing else is carried.
 
         Args:
-            start: Of a message between two workers a swap with one receiver.
+            start: Of a message from one worker to another a swap whose group are these.
             places: The machine of each worker, by rank.
         """
         ...
@@ -61,6 +61,16 @@ class Simulated:
         whole = self.seconds * len(self.busy)
         return 1 - sum(self.busy) / whole if whole else 0.0
 
+    def repeated(self, times: float) -> Simulated:
+        """Return what comes of doing the same so many times; of the spans, and of memory, those of the first time."""
+        return replace(
+            self,
+            seconds=self.seconds * times,
+            busy=tuple(busy * times for busy in self.busy),
+            waits=tuple(tuple(one * times for one in row) for row in self.waits),
+            bytes_sent=tuple(round(count * times) for count in self.bytes_sent),
+        )
+
 
 def simulate(
     programs: Sequence[Program],
@@ -69,6 +79,7 @@ def simulate(
     cores: float | None = None,
     places: Sequence[int] | None = None,
     jitter: Jitter | None = None,
+    begin: Callable[[Start], float] = nothing,
 ) -> Simulated:
     """Let every worker do its program, as soon as what it waits for is there.
 
@@ -80,6 +91,7 @@ def simulate(
             has a device of its own.
         places: The machine of each worker; by default all are on one.
         jitter: How computing varies.
+        begin: Seconds of computing that a message or collective costs whoever begins it.
 
     Raises:
         ValueError: If workers wait for each other for ever; says who for what.
@@ -95,7 +107,8 @@ def simulate(
         >>> step.seconds, step.busy, step.waits[1], step.bytes_sent
         (2.5, (2.0, 1.0), (1.0, 0.5), (8, 0))
     """
-    run = _Run(programs, seconds, links, cores, places or [0] * len(programs), jitter or Jitter())
+    actions = [actions_of(program, seconds, begin) for program in programs]
+    run = _Run(programs, actions, links, cores, places or [0] * len(programs), jitter or Jitter())
     run.to_end()
     return Simulated(
         max((worker.clock for worker in run.workers), default=0.0),
@@ -111,12 +124,13 @@ def doing_of(mark: str) -> Doing:
     """Return what a worker does that computes after a mark, in the words of a timeline.
 
     Example:
-        >>> doing_of("forward 3"), doing_of("B2@1"), doing_of("exchange")
-        ('forward', 'backward', 'sum')
+        >>> doing_of("forward 3"), doing_of("B2@1"), doing_of("loss"), doing_of("exchange")
+        ('forward', 'backward', 'forward', 'sum')
     """
     if mark.startswith("backward") or _is_action(mark, "B"):
         return "backward"
-    return "forward" if mark.startswith("forward") or _is_action(mark, "F") else "sum"
+    of_forward = mark.startswith("forward") or mark in ("assign", "loss") or _is_action(mark, "F")
+    return "forward" if of_forward else "sum"
 
 
 def _is_action(mark: str, kind: str) -> bool:
@@ -194,7 +208,7 @@ class _Run:
     def __init__(
         self,
         programs: Sequence[Program],
-        seconds: Callable[[Kernel], float],
+        actions: Sequence[list[Action]],
         links: Network,
         cores: float | None,
         places: Sequence[int],
@@ -202,7 +216,7 @@ class _Run:
     ) -> None:
         count = len(programs)
         self.meetings = find_meetings(programs)
-        self.workers = [_Worker(rank, actions_of(one, seconds), count) for rank, one in enumerate(programs)]
+        self.workers = [_Worker(rank, mine, count) for rank, mine in enumerate(actions)]
         self.links, self.places, self.jitter = links, places, jitter
         self.cores = cores
         capacity: dict[Resource, float] = {("cable", place): 1.0 for place in places}

@@ -25,6 +25,11 @@ def available_cores() -> int:
     return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
 
 
+def local_devices(device: str) -> int:
+    """Return how many workers this machine has a device for: its GPUs, or its cores."""
+    return torch.cuda.device_count() if device == "cuda" else available_cores()
+
+
 def most_processes() -> int:
     """Return the most processes of one kind that a run may start here: more are a slip of the keyboard, and stall a machine."""
     return max(16, 8 * available_cores())
@@ -69,7 +74,7 @@ def resolve_plan(text: str, num_pieces: int, device: str, world: int | None, bac
     Raises:
         UserError: If the plan cannot be read, or does not fit the world, the GPUs or the cores.
     """
-    num_devices = torch.cuda.device_count() if device == "cuda" else available_cores()
+    num_devices = local_devices(device)
     if not text:
         fitting = [count for count in range(1, num_devices + 1) if num_pieces % count == 0]
         return Plan(dp=world or max(fitting))
@@ -149,7 +154,16 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world, config.launch.backend)
-    batch_size, microbatches = config.train.batch_size, config.train.microbatches or plan.num_microbatches
+    microbatches = config.train.microbatches or plan.num_microbatches
+    faults = batch_faults(plan, config.train.batch_size, microbatches)
+    if faults:
+        raise UserError(faults)
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    return dataclasses.replace(config, train=train)
+
+
+def batch_faults(plan: Plan, batch_size: int, microbatches: int) -> list[str]:
+    """Return what is wrong with a batch, its microbatches, and the workers that they are spread over."""
     faults = []
     if batch_size < microbatches:
         faults.append(
@@ -168,10 +182,7 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
             f"each worker of the {axis} axis needs a microbatch: the plan {plan} has {plan.num_data}, and microbatches is "
             f"{microbatches}: use --plan {plan.spread_over(microbatches)} or --microbatches {plan.num_data}"
         )
-    if faults:
-        raise UserError(faults)
-    train = dataclasses.replace(config.train, microbatches=microbatches)
-    return dataclasses.replace(config, train=train)
+    return faults
 
 
 def _num_pieces(config: RunConfig) -> int:

@@ -1,0 +1,100 @@
+"""From what the user asks to the plans, best first, with what they cost and why others are refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ziggurat.errors import UserError
+from ziggurat.planning.judging import Judge
+from ziggurat.planning.request import PlanRequest
+from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, search
+from ziggurat.strategies.plan import Plan
+from ziggurat.verification.timeline import write_timeline
+
+
+def find_plans(
+    request: PlanRequest,
+    judge: Judge,
+    measure: Callable[[Candidate], float],
+    begins: Callable[[str], None] = lambda what: None,
+) -> tuple[Found, dict[str, Any]]:
+    """Return the plans for a request, and the fields of the command's JSON object.
+
+    Args:
+        request: What is asked for.
+        judge: Simulates a step under a plan.
+        measure: Takes a step under a plan, and returns its seconds.
+        begins: Called as a part of it begins, with a word for it.
+
+    Raises:
+        UserError: If the network does not take a step of these images on one worker either.
+    """
+    begin = time.monotonic()
+    begins("the step of one worker")
+    alone = judge.alone(Candidate(Plan()))
+    if isinstance(alone, str):
+        raise UserError(f"{request.name} does not take a step on one worker either: {alone}")
+    taken, by_rule = candidates_of(
+        request.num_workers, len(request.shape) - 2, request.fixed or {}, request.check
+    )
+    if request.purpose == "predict":  # what a planner tries of a pipeline is about its backward
+        taken = list(dict.fromkeys(Candidate(one.plan) for one in taken))
+
+    def told(candidate: Candidate) -> Any:
+        begins(str(candidate))
+        return judge(candidate)
+
+    left = request.seconds - (time.monotonic() - begin)
+    found = search(taken, lambda one: judge.bound(one, alone), told, request.num_best, left, request.memory)
+    measured: dict[Candidate, float] = {}
+    for one in found.best[: request.num_measured]:
+        begins(f"two steps under {one.candidate}")
+        measured[one.candidate] = measure(one.candidate)
+    result = {
+        "model": request.name,
+        "input": "x".join(map(str, request.shape)),
+        "for": request.purpose,
+        "workers": request.num_workers,
+        "machines": request.machines[0],
+        "microbatches": request.config.train.microbatches,
+        "plans": [_row(one, request.shape[0], measured.get(one.candidate)) for one in found.best],
+        "refused": [{**_named(one.candidate), "reason": one.reason} for one in (*found.refused, *by_rule)],
+        "left": [{**_named(one), "least_seconds": least} for one, least in found.left],
+        "certain": found.is_certain,
+        "num_best": request.num_best,
+        "planning_seconds": time.monotonic() - begin,
+    }
+    if request.timeline is not None and found.best:
+        result["timeline"] = _write_timeline(request, found.best[0])
+    return found, result
+
+
+def _named(candidate: Candidate) -> dict[str, Any]:
+    return {"plan": str(candidate.plan), "settings": dict(candidate.settings)}
+
+
+def _row(one: Judged, num_images: int, measured: float | None) -> dict[str, Any]:
+    step = one.step
+    return {
+        **_named(one.candidate),
+        "step_seconds": step.seconds,
+        "images_per_second": num_images / step.seconds if step.seconds else 0.0,
+        "peak_bytes": max(step.peak_bytes),
+        "idle": step.idle,
+        "communication_bytes": sum(step.bytes_sent),
+        "measured_seconds": measured,
+        "waits": [list(row) for row in step.waits],
+    }
+
+
+def _write_timeline(request: PlanRequest, best: Judged) -> list[str]:
+    assert request.timeline is not None
+    title = (
+        f"{request.name}, {best.candidate}, simulated: {best.step.seconds:.3f} s, {best.step.idle:.0%} of the workers' time without "
+        "computing"
+    )
+    labels = [f"worker {rank}" for rank in range(len(best.step.spans))]
+    picture = write_timeline(request.timeline, best.step.spans, labels, title)
+    return [str(request.timeline), str(picture)]

@@ -1,0 +1,156 @@
+"""What a plan is looked for with: recordings of the network's own steps; costs of kernels and links, of this machine or of described ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ziggurat.config import RunConfig, override
+from ziggurat.planning.calibration import links_of_this_machine
+from ziggurat.planning.costs import CostTable, Machine, processor_name
+from ziggurat.planning.devices import DeviceCosts
+from ziggurat.planning.judging import Costs, Judge, Recorded
+from ziggurat.planning.measuring import Conditions
+from ziggurat.planning.network import Links
+from ziggurat.planning.overheads import Overheads, WithOverheads
+from ziggurat.planning.program import Kernel
+from ziggurat.planning.record import hollow_model, record_step, roughly
+from ziggurat.planning.request import PlanRequest
+from ziggurat.planning.search import Candidate
+from ziggurat.planning.stepping import measure_steps
+from ziggurat.strategies.costs.cache import MeasurementCache
+from ziggurat.strategies.resolve import available_cores
+
+FILE = "kernels.json"
+QUICK = Conditions(passes=2, enough_seconds=5.0)
+
+
+def cache_of_user() -> MeasurementCache:
+    """Return what was measured of this machine, in ``$XDG_CACHE_HOME/ziggurat``, or ``~/.cache/ziggurat``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(base) if base else Path.home() / ".cache") / "ziggurat"
+    with suppress(OSError):  # writing says so
+        folder.mkdir(parents=True, exist_ok=True)
+    return MeasurementCache(folder / FILE)
+
+
+def config_under(candidate: Candidate, config: RunConfig) -> RunConfig:
+    """Return a run's config with a plan, and the settings of its axes."""
+    return override(config, {"plan": str(candidate.plan), **dict(candidate.settings)})
+
+
+@dataclass
+class Recorder:
+    """Records steps of one network.
+
+    Attributes:
+        request: Says of what.
+        model: The network; its large weights have no numbers.
+        costs: By these a network is cut into stages, and its branches are placed.
+    """
+
+    request: PlanRequest
+    model: nn.Module
+    costs: Costs
+    is_alone: bool = True
+
+    def __call__(self, candidate: Candidate) -> Recorded:
+        """Return what the workers do."""
+        request = self.request
+        config = config_under(candidate, request.config)
+        seconds: Callable[[Kernel], float] = self.costs.seconds if candidate.plan.num_workers > 1 else roughly
+        count = request.amount(candidate.plan).pieces
+        return record_step(
+            self.model, config, candidate.plan, request.recorded_shape, count, request.purpose, seconds=seconds,
+            workers_per_machine=request.machines[1] if request.machines[0] > 1 else 0,
+        )  # fmt: skip
+
+
+class Prices:
+    """What kernels cost on this machine: those of one worker's step are measured well, what other plans have besides in a few passes.
+
+    Args:
+        table: Of this machine.
+    """
+
+    def __init__(self, table: CostTable) -> None:
+        self.table, self.conditions = table, Conditions()
+
+    def known(self, kernel: Kernel) -> bool:
+        """Whether a kernel was measured, or takes nothing."""
+        return self.table.known(kernel)
+
+    def measure(self, kernels: Iterable[Kernel]) -> None:
+        """Measure kernels."""
+        self.table.measure(kernels, self.conditions)
+        self.conditions = QUICK
+
+    def seconds(self, kernel: Kernel) -> float:
+        """Return what a kernel takes."""
+        return self.table.seconds(kernel)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a plan is looked for with.
+
+    Attributes:
+        judge: Simulates steps.
+        measure: Takes steps.
+        keep: Keeps what was measured meanwhile.
+    """
+
+    judge: Judge
+    measure: Callable[[Candidate], float]
+    keep: Callable[[], None]
+
+
+def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
+    """Return what the plan of a request is looked for with; links of this machine are measured, or found in the user's cache.
+
+    Args:
+        request: What is asked for.
+        begins: Called as a part of it begins, with a word for it.
+
+    Raises:
+        UserError: If the network cannot be built.
+    """
+    begins("the network is built")
+    model = hollow_model(lambda: request.build(request.config), request.config)
+    threads, cluster, cache = request.config.threads, request.cluster, cache_of_user()
+    device = None if cluster is None else cluster.device
+    cores = available_cores() / threads if device is None and request.config.device == "cpu" else None
+    at_once = max(1, min(request.machines[1], available_cores() // threads))
+    table: CostTable | None = None
+    priced: Costs
+    if device is None:
+        table = CostTable.read(cache, Machine.here(threads, at_once))
+        priced = WithOverheads(Prices(table), Overheads())
+    else:
+        priced = WithOverheads(DeviceCosts(device), Overheads())
+    links = Links({}) if cluster is None else cluster.links
+    if cluster is None and request.num_workers > 1:
+        begins("messages between workers of this machine are measured")
+        count = max(2, min(request.num_workers, available_cores()))
+        links = links_of_this_machine(count, processor_name(), cache, request.config.device)
+    judge = Judge(
+        Recorder(request, model, priced), priced, links, request.pieces, lambda plan: request.amount(plan).times, cores,
+        request.places,
+    )  # fmt: skip
+
+    def keep() -> None:
+        if table is not None:
+            table.write(cache)
+
+    def measure(candidate: Candidate) -> float:
+        config = config_under(candidate, request.config)
+        amount = request.amount(candidate.plan)
+        seconds = measure_steps(request.build, config, request.recorded_shape, amount.pieces, request.purpose)
+        return seconds * amount.times
+
+    return Tools(judge, measure, keep)

@@ -1,0 +1,143 @@
+"""Taking real steps under a plan, to see whether they take as long as was forecast."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ziggurat.config import RunConfig
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import key_others
+from ziggurat.parallel.runtime.heartbeat import phase
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.planning.work import Work, inference_images, sizes_of
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.executor import place_for_inference
+from ziggurat.strategies.mesh import Mesh, make_mesh
+from ziggurat.strategies.mode import EvaluationMode
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.setting import image_spec
+from ziggurat.tasks.registry import make_task
+from ziggurat.training.feed import autocast
+from ziggurat.training.step import Step
+from ziggurat.verification.step import Trial, start_state
+
+STEPS = 2  # after one that is not counted
+
+
+def measure_steps(
+    build: Callable[[RunConfig], nn.Module],
+    config: RunConfig,
+    shape: Sequence[int],
+    pieces: int,
+    purpose: str,
+    num_steps: int = STEPS,
+) -> float:
+    """Return the seconds of a step under a config's plan: the median of some, of the slowest worker.
+
+    Args:
+        build: Makes the network; a module's own function, or a record.
+        config: Of the run, with its plan.
+        shape: Of the images of a step, or of a batch of a prediction.
+        pieces: Microbatches of a step, or batches of a prediction that a worker is given.
+        purpose: ``train`` or ``predict``.
+        num_steps: That count; one comes before.
+    """
+    settings = WorkerSettings(config.threads, config.device, config.launch)
+    plan = parse_plan(config.plan)
+    seconds = launch(
+        _measure, (build, config, tuple(shape), pieces, purpose, num_steps), plan.num_workers, settings
+    )
+    assert seconds is not None  # torchrun's workers do not plan
+    return seconds
+
+
+def _measure(
+    workers: Workers,
+    build: Callable[[RunConfig], nn.Module],
+    config: RunConfig,
+    shape: tuple[int, ...],
+    pieces: int,
+    purpose: str,
+    num_steps: int,
+) -> float:
+    """Be a worker."""
+    torch.manual_seed(config.seed)
+    key_others()
+    prepare = _training if purpose == "train" else _prediction
+    times = []
+    with warnings.catch_warnings(), make_mesh(workers, config.plan) as mesh:
+        warnings.simplefilter("ignore")  # the network's own
+        model = build(config)
+        last = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        take = prepare(model.to(memory_format=last), mesh, config, shape, pieces)
+        for number in range(num_steps + 1):
+            phase("step under the plan")
+            workers.barrier()
+            begin = time.perf_counter()
+            take()
+            if workers.device.type == "cuda":
+                torch.cuda.synchronize(workers.device)
+            if number:
+                times.append(time.perf_counter() - begin)
+    mine = torch.tensor([statistics.median(times)], dtype=torch.float64, device=workers.device)
+    return float(workers.to_host(workers.add_up(mine, "max")))
+
+
+def _setting(mesh: Mesh, config: RunConfig, shape: Sequence[int], count: int) -> Setting:
+    compute = partial(autocast, mesh.workers.device, config)
+    return Setting(image_spec(shape, config.train.channels_last, mesh), config, count, compute)
+
+
+def _training(
+    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int
+) -> Callable[[], None]:
+    """Return what takes a step of training."""
+    count, *rest = shape
+    shapes = [(size, *rest) for size in sizes_of(count, pieces)]
+    state = start_state(model.to(mesh.home), Trial(torch.empty(0), config.seed, config=config))
+    parallel = Parallel(state, mesh, _setting(mesh, config, shapes[0], len(shapes)))
+    work = Work.of(state.model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
+    step = Step(parallel, work.loss, work.feed, config.train.clip_norm)
+
+    def take() -> None:
+        step(work.batches, len(shapes))
+        state.complete()
+
+    return take
+
+
+def _prediction(
+    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int
+) -> Callable[[], None]:
+    """Return what computes batches."""
+    setting = _setting(mesh, config, shape, 1)
+    executor = place_for_inference(model.to(mesh.home), mesh, setting)
+    decode = make_task(model, config).decode if isinstance(model, VisionModel) else None
+    sizes = [tuple(shape[2:])] * shape[0]
+
+    def images(index: int) -> Tensor:
+        return inference_images(model, config, mesh, shape)
+
+    def finish(outputs: Any, index: int) -> Any:
+        return outputs if decode is None else decode(outputs, sizes)
+
+    def seed(index: int) -> None:
+        torch.manual_seed(config.seed)
+
+    def take() -> None:
+        with EvaluationMode(model), executor.context():
+            executor.run(Microbatches(pieces, images, finish, setting.compute, seed))
+            executor.end()
+
+    return take

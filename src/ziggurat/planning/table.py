@@ -1,0 +1,82 @@
+"""The result of a search for a plan, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SHOWN = 10  # plans; the JSON object has all
+MOST_NAMED = 6  # plans of one reason
+MOST_REASONS = 160  # letters of why a plan is refused
+
+
+def format_plans(result: dict[str, Any]) -> str:
+    """Return the lines that the command prints.
+
+    Args:
+        result: The fields of the command's JSON object.
+    """
+    machines = f" on {result['machines']} machines" if result["machines"] > 1 else ""
+    of = f", {result['microbatches']} microbatches" if result["for"] == "train" else ""
+    step = "a step of training" if result["for"] == "train" else "a batch of prediction"
+    lines = [f"{result['model']}, {result['input']}{of}, {result['workers']} workers{machines}: {step}", ""]
+    width = max([4, *(len(_named(row)) for row in result["plans"][:SHOWN])]) + 2
+    measured = any(row["measured_seconds"] is not None for row in result["plans"])
+    lines.append(
+        f"{'plan':{width}}{'seconds':>9}{'measured':>10}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}"
+        if measured
+        else f"{'plan':{width}}{'seconds':>9}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}"
+    )
+    for row in result["plans"][:SHOWN]:
+        real = row["measured_seconds"]
+        taken = (f"{real:10.3f}" if real is not None else " " * 10) if measured else ""
+        lines.append(
+            f"{_named(row):{width}}{row['step_seconds']:9.3f}{taken}{row['images_per_second']:10.2f}{row['peak_bytes'] / 1e6:10.1f}"
+            f"{row['idle']:6.0%}{row['communication_bytes'] / 1e6:9.1f}"
+        )
+    if len(result["plans"]) > SHOWN:
+        lines.append(f"and {len(result['plans']) - SHOWN} more")
+    lines += ["", *_left(result)]
+    if result["refused"]:
+        lines += ["", "refused:", *_refused(result["refused"])]
+    if result.get("timeline"):
+        lines += ["", f"written: {' and '.join(result['timeline'])}"]
+    return "\n".join(lines)
+
+
+def _refused(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each reason, with the plans that it refuses."""
+    plans: dict[str, list[str]] = {}
+    for row in rows:
+        named = row["plan"] if row["plan"] not in row["reason"] else ""
+        plans.setdefault(_short(row["reason"]), []).append(named)
+    lines = []
+    for reason, several in plans.items():
+        named = list(dict.fromkeys(one for one in several if one))
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        lines.append(f"  {', '.join(named[:MOST_NAMED])}{more}{': ' if named else ''}{reason}")
+    return lines
+
+
+def _named(row: dict[str, Any]) -> str:
+    return " ".join([row["plan"], *(f"{key}={value}" for key, value in row["settings"].items())])
+
+
+def _short(reason: str) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= MOST_REASONS else f"{line[: MOST_REASONS - 4]} ..."
+
+
+def _left(result: dict[str, Any]) -> list[str]:
+    """Return how sure it is that the best are the best."""
+    left, took = result["left"], f"{result['planning_seconds']:.0f} s"
+    if not left:
+        return [f"all plans were looked at, in {took}"]
+    if result["certain"]:
+        return [
+            f"{len(left)} plans were not looked at, as they cannot be among the best {result['num_best']}; {took}"
+        ]
+    first = left[0]
+    return [
+        f"{len(left)} plans were not looked at, as the time was spent ({took}; --seconds has more); of these the first is "
+        f"{_named(first)}, which takes {first['least_seconds']:.3f} s at least"
+    ]

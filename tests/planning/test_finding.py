@@ -1,0 +1,166 @@
+"""From a request to plans with their costs, by fakes whose seconds anybody can add up."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from support.simulated import Steady, kernel
+from ziggurat.errors import UserError
+from ziggurat.planning.finding import find_plans
+from ziggurat.planning.judging import Judge
+from ziggurat.planning.program import Mark, Program, Start, Wait
+from ziggurat.planning.request import read_plan_request
+from ziggurat.planning.table import format_plans
+
+
+@dataclass
+class Found:
+    programs: list
+    refused: str | None = None
+
+
+@dataclass
+class FakeCosts:
+    """A table that has to measure a kernel before it knows it: as many seconds as its name says."""
+
+    measured: set = field(default_factory=set)
+
+    def known(self, one):
+        return one in self.measured
+
+    def measure(self, kernels):
+        self.measured |= set(kernels)
+
+    def seconds(self, one):
+        assert one in self.measured
+        return float(one.name)
+
+    def begin(self, start):
+        return 0.0
+
+
+def record(candidate):
+    """One worker takes 8 s. Of two, dp sums gradients of 100 bytes; sp has halos; pp waits; the others do not go with the network."""
+    plan, group = candidate.plan, (0, 1)
+    if plan.num_workers == 1:
+        held = {"weights": 100, "moments": 200}
+        return Found([Program(0, (Mark("forward 0"), kernel(8)), 1000, held)])
+    if str(plan) in ("tp=2", "lp=2", "fsdp=2"):
+        return Found([], f"{plan} is nothing for this network")
+    if str(plan) == "dp=2":
+        exchange = (Start("all-reduce", group, num_bytes=100), Wait(0))
+        return Found([Program(rank, (Mark("forward 0"), kernel(4), *exchange), 900) for rank in group])
+    if "pp" in plan.degrees:
+        seconds = 7 if ("pipeline.checkpoint", "stage") in candidate.settings else 6
+        return Found([Program(rank, (kernel(seconds),), 2 * 600 // seconds) for rank in group])
+    return Found([Program(rank, (kernel(4.5),), 500) for rank in group])
+
+
+@pytest.fixture
+def request_of_two():
+    return read_plan_request("fcos-resnet18-fpn", {}, workers="2", shape="4x3x64x64", memory="1T")
+
+
+def judge():
+    return Judge(record, FakeCosts(), Steady(0.125, 0.001), pieces=2, cores=2.0)
+
+
+def no_measure(candidate):
+    raise AssertionError(f"{candidate} was measured")
+
+
+def test_plans_come_with_what_they_cost(request_of_two):
+    said = []
+    found, result = find_plans(request_of_two, judge(), no_measure, said.append)
+    rows = {" ".join([row["plan"], *row["settings"].values()]): row for row in result["plans"]}
+    assert list(rows)[:3] == ["dp=2", "sp=2", "sp=1x2"]
+    best = rows["dp=2"]
+    assert best["step_seconds"] == pytest.approx(4 + 0.125 + 0.1)
+    assert best["images_per_second"] == pytest.approx(4 / 4.225)
+    assert best["peak_bytes"] == 900
+    assert best["idle"] == pytest.approx(0.225 / 4.225)
+    assert best["communication_bytes"] == 200
+    assert best["measured_seconds"] is None
+    assert rows["pp=2 gpipe stage"]["step_seconds"] == 7
+    assert {row["plan"]: row["reason"] for row in result["refused"]} == {
+        plan: f"{plan} is nothing for this network" for plan in ("tp=2", "lp=2", "fsdp=2")
+    }
+    assert result["certain"]
+    assert result["left"] == []
+    assert json.loads(json.dumps(result)) == result
+    assert said[0] == "the step of one worker"
+    assert "pp=2 pipeline.schedule=gpipe pipeline.checkpoint=stage" in said
+    assert [str(one.candidate.plan) for one in found.best][:2] == ["dp=2", "sp=2"]
+
+
+def test_what_has_no_room_is_refused(request_of_two):
+    _, result = find_plans(replace(request_of_two, memory=800), judge(), no_measure)
+    assert result["plans"][0]["plan"] == "sp=2"
+    assert ("dp=2", "a worker needs 0.00 GB, and has 0.00 GB") in {
+        (row["plan"], row["reason"]) for row in result["refused"]
+    }
+
+
+def test_the_best_are_measured_where_that_is_asked(request_of_two):
+    measured = []
+
+    def measure(candidate):
+        measured.append(str(candidate))
+        return 4.5
+
+    _, result = find_plans(replace(request_of_two, num_measured=2), judge(), measure)
+    assert measured == ["dp=2", "sp=2"]
+    assert [row["measured_seconds"] for row in result["plans"][:3]] == [4.5, 4.5, None]
+
+
+def test_a_prediction_has_no_variants_of_backward(request_of_two):
+    _, result = find_plans(replace(request_of_two, purpose="predict"), judge(), no_measure)
+    assert [(row["plan"], row["settings"]) for row in result["plans"] if row["plan"] == "pp=2"] == [
+        ("pp=2", {})
+    ]
+
+
+def test_a_network_that_one_worker_cannot_run_is_the_users(request_of_two):
+    with pytest.raises(UserError, match="on one worker either: too small"):
+        find_plans(
+            request_of_two, replace(judge(), record=lambda candidate: Found([], "too small")), no_measure
+        )
+
+
+def test_a_plan_whose_recording_fails_does_not_end_the_search(request_of_two):
+    def fails(candidate):
+        if str(candidate.plan) == "dp=2":
+            raise RuntimeError("worker 0 failed: Traceback ...\nValueError: x")
+        return record(candidate)
+
+    _, result = find_plans(request_of_two, replace(judge(), record=fails), no_measure)
+    assert result["plans"][0]["plan"] == "sp=2"
+    reasons = {row["plan"]: row["reason"] for row in result["refused"]}
+    assert reasons["dp=2"] == "its step could not be recorded, so it is not known: ValueError: x"
+
+
+def test_the_timeline_of_the_best_is_written(request_of_two, tmp_path):
+    path = tmp_path / "step.json"
+    _, result = find_plans(replace(request_of_two, timeline=path), judge(), no_measure)
+    assert result["timeline"] == [str(path), str(tmp_path / "step.png")]
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["name"] for event in events if event["ph"] == "X"} == {
+        "forward forward 0",
+        "sum all-reduce",
+    }
+    assert (tmp_path / "step.png").stat().st_size > 1000
+
+
+def test_the_table_has_plans_reasons_and_how_sure_it_is(request_of_two):
+    _, result = find_plans(request_of_two, judge(), no_measure)
+    text = format_plans(result)
+    lines = text.splitlines()
+    assert lines[0] == "fcos-resnet18-fpn, 4x3x64x64, 2 microbatches, 2 workers: a step of training"
+    row = next(line for line in lines if line.startswith("dp=2 "))
+    assert row.split()[1:3] == ["4.225", "0.95"]
+    assert "  tp=2 is nothing for this network" in lines
+    assert "all plans were looked at" in text
+    result |= {"left": [{"plan": "dp=2", "settings": {}, "least_seconds": 1.5}], "certain": False}
+    assert "the time was spent" in format_plans(result)
+    assert "dp=2, which takes 1.500 s at least" in format_plans(result)
