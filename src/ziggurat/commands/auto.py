@@ -154,6 +154,6 @@ def _sentence(how: str, name: str, row: Mapping[str, Any], result: Mapping[str, 
     second = f"; next {others[0]['plan']}, {others[0]['step_seconds']:.3g} s" if others else ""
     left = f"; {len(result['left'])} were not looked at" if result["left"] else ""
     return (
-        f"--plan {how}: {name}, the best of {len(result['plans'])} plans for {result['workers']} workers: {took}{second}{left} "
+        f"--plan {how}: {name}, the best of {len(result['plans'])} that were simulated for {result['workers']} workers: {took}{second}{left} "
         f"({result['planning_seconds']:.0f} s)"
     )

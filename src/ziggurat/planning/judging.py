@@ -13,6 +13,8 @@ from ziggurat.planning.simulate import Network, Simulated, simulate
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.plan import Plan
 
+CLOSE = 1.5  # times the fastest: of plans that take longer by forecast, kernels are not measured
+
 
 class Recorded(Protocol):
     """The programs of a plan's workers, or why there are none."""
@@ -48,7 +50,7 @@ class Costs(Protocol):
         ...
 
     def seconds(self, kernel: Kernel) -> float:
-        """Return what a kernel takes."""
+        """Return what a kernel takes; of one that is not known what others tell, once some are."""
         ...
 
     def begin(self, start: Start) -> float:
@@ -68,6 +70,7 @@ class Judge:
         times: How many times as much there is to do as was recorded.
         cores: Workers of a machine that can compute at once; None where each has a device of its own.
         places: The machine of each worker, by rank.
+        fastest: Seconds of the fastest plan so far.
     """
 
     record: Record
@@ -77,6 +80,7 @@ class Judge:
     times: Callable[[Plan], float] = lambda plan: 1.0
     cores: float | None = None
     places: Sequence[int] | None = None
+    fastest: float = math.inf
 
     def __call__(self, candidate: Candidate) -> Simulated | Refused:
         """Return the step of a candidate, or why there is none."""
@@ -89,14 +93,28 @@ class Judge:
             return Refused(candidate, f"its step could not be recorded, so it is not known: {why[-1]}")
         if recorded.refused is not None:
             return Refused(candidate, recorded.refused)
-        return self._simulated(candidate, recorded.programs)
+        step = self._simulated(candidate, recorded.programs)
+        self.fastest = min(self.fastest, step.seconds)
+        return step
 
-    def _simulated(self, candidate: Candidate, programs: Sequence[Program]) -> Simulated:
+    def _simulated(
+        self, candidate: Candidate, programs: Sequence[Program], measures_all: bool = False
+    ) -> Simulated:
+        """Return a step; kernels that are not known are measured, unless a forecast of them says that the plan is far from the best."""
         # by identity: equal kernels of a program are one object, and to hash one takes longer
         kernels = {id(e): e for program in programs for e in program.events if isinstance(e, Kernel)}
         unknown = {number for number, one in kernels.items() if not self.costs.known(one)}
-        if unknown:  # in their order, and as often as they come: so they are measured
-            self.costs.measure(kernels[id(e)] for one in programs for e in one.events if id(e) in unknown)
+        if not unknown:
+            return self._step(candidate, programs)
+        if not measures_all:
+            forecast = self._step(candidate, programs)
+            if forecast.seconds > CLOSE * self.fastest:
+                return forecast
+        # in their order, and as often as they come: so they are measured
+        self.costs.measure(kernels[id(e)] for one in programs for e in one.events if id(e) in unknown)
+        return self._step(candidate, programs)
+
+    def _step(self, candidate: Candidate, programs: Sequence[Program]) -> Simulated:
         places = None if self.places is None else self.places[: len(programs)]
         step = simulate(programs, self.costs.seconds, self.links, self.cores, places, begin=self.costs.begin)
         times = self.times(candidate.plan)
@@ -108,7 +126,7 @@ class Judge:
         if recorded.refused is not None:
             return recorded.refused
         (program,) = recorded.programs
-        step = self._simulated(candidate, recorded.programs)
+        step = self._simulated(candidate, recorded.programs, measures_all=True)
         weights = program.held_bytes.get("weights", 0)
         kept = sum(program.held_bytes.values()) - weights
         activations = max(0, program.peak_bytes - weights - kept)

@@ -17,7 +17,7 @@ def format_plans(result: dict[str, Any]) -> str:
     """
     machines = f" on {result['machines']} machines" if result["machines"] > 1 else ""
     of = f", {result['microbatches']} microbatches" if result["for"] == "train" else ""
-    step = "a step of training" if result["for"] == "train" else "a batch of prediction"
+    step = "a step of training" if result["for"] == "train" else "a prediction of these images"
     lines = [f"{result['model']}, {result['input']}{of}, {result['workers']} workers{machines}: {step}", ""]
     width = max([4, *(len(_named(row)) for row in result["plans"][:SHOWN])]) + 2
     measured = any(row["measured_seconds"] is not None for row in result["plans"])
