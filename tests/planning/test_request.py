@@ -6,7 +6,8 @@ import pytest
 
 from ziggurat.config import RunConfig, override, save_config
 from ziggurat.errors import UserError
-from ziggurat.planning.request import read_bytes, read_plan_request
+from ziggurat.planning.clusters import read_network
+from ziggurat.planning.request import check_priced, read_bytes, read_plan_request
 from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.resolve import available_cores
 
@@ -139,6 +140,15 @@ def test_some_batches_of_a_prediction_tell_what_all_take(plan, images, pieces, t
     request = read_plan_request(MODEL, {}, workers="2", shape=f"{images}x3x64x64", purpose="predict")
     assert request.recorded_shape == (1, 3, 64, 64)
     assert request.amount(parse_plan(plan)) == (pieces, times)
+
+
+def test_kernels_of_this_machines_gpus_have_no_price(tmp_path):
+    with pytest.raises(UserError, match="not on this machine's GPUs"):
+        check_priced("cuda")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("{device: h100}")
+    check_priced("cuda", read_network(file))
+    check_priced("cpu")
 
 
 def test_a_file_of_weights_tells_no_plan(tmp_path):

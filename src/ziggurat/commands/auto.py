@@ -18,7 +18,14 @@ from ziggurat.errors import UserError
 from ziggurat.inference.tiles import BATCH_PIXELS
 from ziggurat.planning.finding import find_plans
 from ziggurat.planning.place import config_under, tools_of
-from ziggurat.planning.request import PlanRequest, Purpose, Subject, memory_of_worker, read_plan_request
+from ziggurat.planning.request import (
+    PlanRequest,
+    Purpose,
+    Subject,
+    check_priced,
+    memory_of_worker,
+    read_plan_request,
+)
 from ziggurat.planning.search import Candidate
 from ziggurat.runs.progress import Stages
 from ziggurat.strategies.registry import STRATEGIES
@@ -72,6 +79,7 @@ def choose_plan(
     Raises:
         UserError: If the network runs under no plan.
     """
+    check_priced(config.device)
     workers = local_devices(config.device)
     config = dataclasses.replace(config, threads=threads or max(1, available_cores() // workers))
     if workers == 1:

@@ -236,6 +236,7 @@ def read_plan_request(
     kind: Purpose = "predict" if purpose == "predict" else "train"
     sizes = sizes or (config.train.batch_size, bands_of(config.model), config.data.crop, config.data.crop)
     config = _resolved(config, sizes, counts)
+    check_priced(config.device, cluster)
     room = room or memory_of_worker(config.device, counts[1], cluster)
     if kind == "train" and (faults := batch_faults(Plan(), sizes[0], config.train.microbatches)):
         raise UserError(faults)
@@ -309,6 +310,23 @@ def _missing_links(machines: tuple[int, int], cluster: Cluster | None) -> list[s
         for name, whose, count in needed
         if count > 1 and name not in cluster.links.links
     ]
+
+
+def check_priced(device: str, cluster: Cluster | None = None) -> None:
+    """Refuse devices whose kernels nobody prices.
+
+    Args:
+        device: ``cpu`` or ``cuda``, of this machine.
+        cluster: That is described; None for this machine.
+
+    Raises:
+        UserError: If kernels would run on GPUs of this machine: what is measured here is the processor.
+    """
+    if device == "cuda" and (cluster is None or cluster.device is None):
+        raise UserError(
+            "kernels are measured on processors, not on this machine's GPUs: describe them (--network with a device such as h100, "
+            "docs/planning-costs.md), plan for the processor (device=cpu), or name a plan"
+        )
 
 
 def memory_of_worker(device: str, local_workers: int, cluster: Cluster | None = None) -> float:
