@@ -129,6 +129,9 @@ def test_numbers_stay_finite_and_indices_valid():
     tensors = Tensors(1 << 20, torch.device("cpu"))
     tensors.keep(torch.full((3,), torch.inf))
     assert tensors.for_one_call()(Form((3,), (1,), "float32"), None).isfinite().all()
+    grown = tensors.for_one_call()(Form((3,), (1,), "float32"), None)
+    tensors.keep(grown.exp_().exp_().exp_())
+    assert tensors.for_one_call()(Form((3,), (1,), "float32"), None).max() < 2
     index = tensors.for_one_call()(Form((2,), (1,), "int64"), None)
     index += 5
     tensors.keep(index)

@@ -42,6 +42,7 @@ PASSES = 5
 SHORT_SECONDS, MOST_CALLS = 3e-4, 12  # kernels that take less are called as often in a pass
 ENOUGH_SECONDS = 30.0  # no pass begins later, but for the first that counts
 
+LARGE = 100.0  # numbers do not grow beyond, pass after pass
 BY_NUMBERS = ("max_pool", "sort", "topk", "nms")
 """What takes longer where numbers differ."""
 
@@ -290,8 +291,12 @@ class Tensors:
                 several.pop(0)
                 self.num_bytes -= bytes_of(form)
         if several:
-            if made.is_floating_point() and not made.sum().isfinite():
-                made.uniform_(0.1, 1.1)
+            if (
+                made.is_floating_point()
+                and made.numel()
+                and not float(torch.linalg.vector_norm(made, torch.inf)) < LARGE
+            ):
+                made.uniform_(0.1, 1.1)  # the exponential of an exponential takes its time
             self.kept[form] = several
 
     def _lend(self, form: Form, parameter: Parameter) -> Tensor:
