@@ -18,6 +18,7 @@ amounts     what a kernel has to do, and which kernels are alike
 measuring   seconds of kernels on this machine, under load
 fits        a line through what was measured
 costs       the table: what any kernel takes
+overheads   what steps take beside their kernels (small_steps: real ones, from which that is found)
 network     what messages take, and how collectives are made of them
 calibration messages between the workers of this machine, measured
 devices     GPUs as their makers describe them
