@@ -24,6 +24,7 @@ OWN_BYTES = {
     ("parallel/pipeline/parcels.py", "pickle.loads"),
     ("parallel/collectives/workers.py", "pickle.loads"),
     ("data/loading/process.py", "pickle.loads"),
+    ("planning/processes.py", "pickle.loads"),
     ("data/loading/passing.py", "pickle.Unpickler"),
 }
 PICKLES = {

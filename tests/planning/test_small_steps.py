@@ -6,7 +6,13 @@ from ziggurat.planning import small_steps
 from ziggurat.planning.amounts import is_free
 from ziggurat.planning.overheads import Overheads, Sample
 from ziggurat.planning.record import Recorded
-from ziggurat.planning.small_steps import SmallStep, overheads_of_this_machine, take_small_step
+from ziggurat.planning.small_steps import (
+    ASSUMED,
+    SmallStep,
+    known_overheads,
+    overheads_of_this_machine,
+    take_small_step,
+)
 from ziggurat.strategies.costs.cache import MeasurementCache
 
 
@@ -51,7 +57,9 @@ def test_overheads_are_found_once_and_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(small_steps, "take_small_step", take)
     cache = MeasurementCache(tmp_path / "kernels.json")
     step = SmallStep("timm:resnet18", (1, 3, 64, 64), "dp=1")
+    assert known_overheads("a processor", cache) == ASSUMED
     found = overheads_of_this_machine(Instant(), "a processor", cache, [step, step])
+    assert known_overheads("a processor", cache) == found
     assert found == pytest.approx(Overheads(kernel=0.005), abs=1e-9)
     assert overheads_of_this_machine(Instant(), "a processor", cache, [step]) == found
     assert taken == [step, step]

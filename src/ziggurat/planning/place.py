@@ -22,6 +22,7 @@ from ziggurat.planning.program import Kernel
 from ziggurat.planning.record import hollow_model, record_step, roughly
 from ziggurat.planning.request import PlanRequest
 from ziggurat.planning.search import Candidate
+from ziggurat.planning.small_steps import known_overheads
 from ziggurat.planning.stepping import measure_steps
 from ziggurat.strategies.costs.cache import MeasurementCache
 from ziggurat.strategies.resolve import available_cores
@@ -130,7 +131,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
     priced: Costs
     if device is None:
         table = CostTable.read(cache, Machine.here(threads, at_once))
-        priced = WithOverheads(Prices(table), Overheads())
+        priced = WithOverheads(Prices(table), known_overheads(processor_name(), cache))
     else:
         priced = WithOverheads(DeviceCosts(device), Overheads())
     links = Links({}) if cluster is None else cluster.links
