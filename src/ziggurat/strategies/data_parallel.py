@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.strategies.machines import find_tiers
 from ziggurat.strategies.sums import Section, Sums
+from ziggurat.system.platform import machine_name
 
 
 class DataParallel:
@@ -28,14 +30,16 @@ class DataParallel:
     Args:
         model: Its weights are made those of the first worker.
         workers: All workers.
+        hierarchy: How they meet: see ``launch.hierarchy``.
 
     Attributes:
         num_leaves: Microbatches of the step.
         mine: This worker's.
     """
 
-    def __init__(self, model: nn.Module, workers: Workers) -> None:
+    def __init__(self, model: nn.Module, workers: Workers, hierarchy: str = "auto") -> None:
         self.workers = workers
+        workers.arrange(find_tiers(workers, hierarchy, machine_name()))
         workers.broadcast(list(model.state_dict().values()))
         self.sums = Sums([Section(dict(model.named_parameters()), model)], workers)
         self.num_leaves, self.mine = 0, range(0)

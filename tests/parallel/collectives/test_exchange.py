@@ -73,6 +73,43 @@ def test_the_same_bits_on_any_number_of_workers(way, world, num_leaves, length):
             assert (total == expected_sum(num_leaves, length, seed)).all()
 
 
+def summed_on_uneven_slices(workers, tiers, sizes, way):
+    """Return where this worker's slice lies with its elements, and the whole, by tiers of which the innermost may share memory."""
+    workers.arrange(tiers)
+    num_leaves, length = 7, sum(sizes)
+    parts, node = partition(num_leaves, workers.size), Span(0, num_leaves)
+    accumulator = Accumulator(parts[workers.rank], num_leaves)
+    for leaf in parts[workers.rank]:
+        accumulator.add(leaf, leaf_values(num_leaves, length)[leaf].clone())
+    used = [
+        MessageTier(meeting, torch.empty(0))
+        for meeting in meetings(workers.tiers, workers.rank, parts, sizes)
+    ]
+    if way == "shared":
+        shape = (tiers[0], max(len(subtrees(part, node)) for part in parts), length)
+        pieces = [(shape, torch.float32), ((length,), torch.float32)]
+        arena = Arena(share_memory(workers.tiers[0], arena_bytes(pieces)))
+        used[0] = SharedTier(used[0].meeting, Room(*(arena.tensor(*piece) for piece in pieces)))
+    exchange = Exchange(accumulator.roots, node, used, length, stops=True)
+    place, mine = slices(tiers, sizes)[workers.rank], exchange.slice().clone()
+    exchange.share(exchange.slice())
+    return place, mine.numpy(), exchange.result().numpy()
+
+
+@pytest.mark.parametrize("way", ["messages", "shared"])
+@pytest.mark.parametrize(
+    ("tiers", "sizes"), [((2,), [3, 8]), ((3,), [0, 5, 1]), ((2, 2), [4, 0, 7, 1]), ((2, 2), [0, 0, 9, 2])]
+)
+def test_slices_may_be_of_any_sizes(tiers, sizes, way):
+    expected = expected_sum(7, sum(sizes))
+    found = run_ranks(summed_on_uneven_slices, len(sizes), (tiers, sizes, way))
+    for (place, mine, whole), size in zip(found, sizes, strict=True):
+        assert len(place) == size
+        assert (mine == expected[place.start : place.stop]).all()
+        assert (whole == expected).all()
+    assert sorted(n for place, *_ in found for n in place) == list(range(sum(sizes)))
+
+
 def seen_by_all(workers):
     memory = share_memory(workers, 1000)
     memory[workers.rank] = workers.rank + 7

@@ -53,11 +53,6 @@ class Exchange:
         self.steps = self._scatter(roots)
         next(self.steps)
 
-    @property
-    def num_steps(self) -> int:
-        """How often `advance` has something to do."""
-        return 2 * len(self.tiers)
-
     def advance(self) -> None:
         """Take the next step: wait for what was begun, and begin what comes after it; at the end, or at a stop, nothing."""
         next(self.steps, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ziggurat.parallel.collectives.canonical import Span
 from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.hierarchy import even_slices
 from ziggurat.parallel.collectives.shared_memory import Arena, share_memory
-from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, meetings
+from ziggurat.parallel.collectives.tiers import Meeting, MessageTier, Room, SharedTier, Tier, meetings
 from ziggurat.parallel.collectives.workers import Workers
 
 PIECE_BYTES = 8 << 20
@@ -80,28 +81,30 @@ class PartSum:
         self.parts = [range(number, number + 1) for number in range(workers.size)]
 
     def __call__(self, part: Tensor) -> Tensor:
-        """Return the sum; the part, flat and contiguous, is overwritten with it."""
+        """Return the sum, of a part that is flat and contiguous, and may be overwritten."""
         if self.workers.size == 1:
             return part
         if not self.is_mapped:
             self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
             self.is_mapped = True
-        for piece in part.split(self._room(part.dtype) if self.memory is not None else max(1, part.numel())):
-            self._add(piece)
+        if self.memory is None:
+            return self._exchange(part, partial(MessageTier, like=part))
+        for piece in part.split(self._room(part.dtype)):
+            room = self._places(self.memory, piece.dtype)
+            piece.copy_(self._exchange(piece, partial(SharedTier, room=room)))
         return part
 
     def _room(self, dtype: torch.dtype) -> int:
         """Return how many elements of shared memory there are for each worker: a multiple of their number."""
         return self.room_bytes // dtype.itemsize // self.workers.size * self.workers.size
 
-    def _add(self, piece: Tensor) -> None:
+    def _places(self, memory: Tensor, dtype: torch.dtype) -> Room:
+        """Return the memory's places, which stay whatever the length of a piece is."""
+        arena, room, size = Arena(memory), self._room(dtype), self.workers.size
+        return Room(arena.tensor((size, 1, room), dtype), arena.tensor((room,), dtype))
+
+    def _exchange(self, piece: Tensor, make_tier: Callable[[Meeting], Tier]) -> Tensor:
         rank, size = self.workers.rank, self.workers.size
         (meeting,) = meetings([self.workers], rank, self.parts, even_slices(piece.numel(), size))
-        tier: Tier = MessageTier(meeting, piece)
-        if self.memory is not None:
-            arena, room = Arena(self.memory), self._room(piece.dtype)  # each place stays, whatever the length
-            tier = SharedTier(
-                meeting, Room(arena.tensor((size, 1, room), piece.dtype), arena.tensor((room,), piece.dtype))
-            )
-        exchange = Exchange({Span(rank, rank + 1): piece}, Span(0, size), [tier], piece.numel())
-        piece.copy_(exchange.result())
+        roots = {Span(rank, rank + 1): piece}
+        return Exchange(roots, Span(0, size), [make_tier(meeting)], piece.numel()).result()

@@ -123,18 +123,27 @@ class MessageTier:
     def start_scatter(self, roots: Mapping[Span, Tensor]) -> None:
         """Begin the all-to-all. Roots may be shorter than all pieces together: the rest is zeros."""
         sizes, spans = self.meeting.sizes, self.meeting.brought[self.workers.rank]
-        sent = self.like.new_zeros(sum(sizes) * len(spans))
-        start = 0
-        for number, rows in enumerate(sent.split([size * len(spans) for size in sizes])):
-            for row, span in zip(rows.view(-1, sizes[number]) if sizes[number] else (), spans, strict=False):
-                piece = roots[span][start : start + sizes[number]]
-                row[: piece.numel()] = piece
-            start += sizes[number]
+        if len(spans) == 1 and roots[spans[0]].numel() == sum(sizes):
+            sent = roots[spans[0]]  # its pieces lie one after the other already
+        else:
+            sent = self._by_member([roots[span] for span in spans])
         counts = [len(brought) * self.mine for brought in self.meeting.brought]
         self.received = self.like.new_empty(sum(counts))
         self.request = self.workers.start_all_to_all(
             self.received, sent, counts, [size * len(spans) for size in sizes]
         )
+
+    def _by_member(self, roots: Sequence[Tensor]) -> Tensor:
+        """Return the pieces of all roots for the first member, then those for the second, and so on."""
+        sizes, start = self.meeting.sizes, 0
+        sent = self.like.new_empty(sum(sizes) * len(roots))
+        for size, rows in zip(sizes, sent.split([size * len(roots) for size in sizes]), strict=True):
+            for row, root in zip(rows.split(size) if size else (), roots, strict=False):
+                piece = root[start : start + size]
+                row[: piece.numel()] = piece
+                row[piece.numel() :] = 0
+            start += size
+        return sent
 
     def scattered(self) -> dict[Span, Tensor]:
         """Wait for the pieces, and add those of roots that have a subtree in common."""
