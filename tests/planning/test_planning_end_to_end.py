@@ -1,12 +1,16 @@
 """`ziggurat plan` and ``--plan auto`` as a user types them: a small network, recorded, priced and simulated on this machine."""
 
 import json
+import os
 
 import pytest
 
 from support.commands import TINY
 from ziggurat.cli.main import main
 from ziggurat.config import load_config
+from ziggurat.planning.calibration import key_of, links_to_json
+from ziggurat.planning.costs import processor_name
+from ziggurat.planning.network import Link, Links
 from ziggurat.strategies.plan import parse_plan
 
 MODEL = "timm:test_resnet"
@@ -14,9 +18,22 @@ MODEL = "timm:test_resnet"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Keep what is measured out of the user's own folder."""
+    """Keep what is measured out of the user's own folder; messages cost what they cost here already."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ziggurat" / "kernels.json"
+    file = tmp_path / "cache" / "ziggurat" / "kernels.json"
+    file.parent.mkdir(parents=True)
+    links = Links({"machine": Link(1e-4, 1e-9)})
+    file.write_text(json.dumps({key_of(2, processor_name()): links_to_json(links)}))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def two_cores():
+    """Let a machine of many cores be one of two."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:2])
+    yield
+    os.sched_setaffinity(0, cores)
 
 
 def test_plan_tells_costs_and_why_not(capfd, cache, tmp_path):
