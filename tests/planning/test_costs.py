@@ -81,6 +81,27 @@ def test_another_layer_is_told_by_its_operator_and_another_operator_by_all():
     assert table.seconds(other) == pytest.approx(by_work(other), rel=0.05)
 
 
+def test_what_tiny_kernels_tell_is_not_carried_on_to_large_ones():
+    class Noisy(Fake):
+        def __call__(self, kernels, conditions):
+            found = super().__call__(kernels, conditions)
+            tiny = {1: 1e-6, 100: 9e-6}
+            return {
+                k: Measured(tiny[k.arguments[0].shape[0]], 0.0) if "full_like" in k.name else one
+                for k, one in found.items()
+            }
+
+    def fill(size):
+        return kernel_of(aten.full_like.default, (torch.empty(size, device="meta"), 1), {})
+
+    table = CostTable(MACHINE, Noisy())
+    table.measure([add(1 << 10), add(1 << 15), add(1 << 20), fill((1,)), fill((100,))])
+    large = fill((1 << 20,))
+    assert (
+        by_work(large) / 2 < table.seconds(large) < 3 * by_work(large)
+    )  # 94 ms by the line of the tiny ones
+
+
 def test_an_empty_table_guesses_nothing():
     with pytest.raises(ValueError, match="nothing was measured"):
         CostTable(MACHINE, Fake()).seconds(conv(8))

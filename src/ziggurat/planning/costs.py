@@ -5,7 +5,7 @@ kernels it says what those that are alike tell, and how far off it may be:
 
     measured   the kernel itself                                         residual: its spread
     layer      a line through the same layer's at other sizes            residual: of a point by the line through all others
-    operator   a line through all of the operator                        likewise
+    operator   a line through all of the operator                        likewise; above its points, as steep as the next
     work       a line through all that compute, or all that move bytes   likewise
 """
 
@@ -216,17 +216,22 @@ class CostTable:
         of_layer = self._line("layer", layer)
         of_operator = self._line("operator", operator)
         of_work = self._line("work", "flops" if work_of(kernel).flops else "bytes") or self._line("work", "")
+        slope = of_work.slope if of_work is not None else None
         if of_layer is not None and len({e.work for e in same.values()}) > 1:
-            return Cost(of_layer.at(work), _residual(of_layer, of_operator, of_work), "layer")
+            return Cost(of_layer.at(work, slope), _residual(of_layer, of_operator, of_work), "layer")
         wider = of_operator or of_work
         if wider is None:
             raise ValueError(
                 f"nothing was measured that tells what {kernel.name} takes: measure some kernels"
             )
-        if same and wider.at(1.0) > 0:  # one size: the operator's line, moved through it
-            (one, *_) = same.values()
-            return Cost(one.seconds * wider.at(work) / wider.at(one.work), _residual(wider, of_work), "layer")
-        return Cost(wider.at(work), _residual(wider, of_work), "operator" if of_operator else "work")
+        told, residual = wider.at(work, slope), _residual(wider, of_work)
+        if not same:
+            return Cost(told, residual, "operator" if of_operator else "work")
+        (one, *_) = same.values()  # of one size: the wider line, moved through it
+        there = wider.at(one.work, slope)
+        if work_of(kernel).flops and there > 0:
+            return Cost(one.seconds * told / there, residual, "layer")
+        return Cost(max(one.seconds + told - there, min(one.seconds, told)), residual, "layer")
 
     def _line(self, kind: Literal["layer", "operator", "work"], name: str) -> Line | None:
         key = (kind, name)

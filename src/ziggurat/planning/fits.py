@@ -15,16 +15,24 @@ class Line(NamedTuple):
     Attributes:
         start: What it takes to begin.
         slope: Seconds for a unit of work.
+        top: The most work of its points: beyond, it is not to be believed.
         residual: How far off points are by the line through all others, as a share of their seconds; None of less than three.
     """
 
     start: float
     slope: float
+    top: float
     residual: float | None
 
-    def at(self, work: float) -> float:
-        """Return the seconds of some work."""
-        return self.start + self.slope * work
+    def at(self, work: float, beyond: float | None = None) -> float:
+        """Return the seconds of some work.
+
+        Args:
+            work: Of a kernel.
+            beyond: Seconds for a unit of work above `top`; None goes on with the line.
+        """
+        known = work if beyond is None else min(work, self.top)
+        return self.start + self.slope * known + (work - known) * (beyond or 0.0)
 
 
 def fit_line(points: Sequence[Point]) -> Line:
@@ -35,7 +43,7 @@ def fit_line(points: Sequence[Point]) -> Line:
 
     Example:
         >>> fit_line([(1, 3), (2, 5), (4, 9)])
-        Line(start=1.0, slope=2.0, residual=0.0)
+        Line(start=1.0, slope=2.0, top=4, residual=0.0)
     """
     start, slope = _least_squares(points)
     residual = None
@@ -45,7 +53,7 @@ def fit_line(points: Sequence[Point]) -> Line:
             left, rise = _least_squares([*points[:number], *points[number + 1 :]])
             off += abs(left + rise * work - seconds)
         residual = round(off / sum(seconds for _, seconds in points), 6)
-    return Line(round(start, 12), slope, residual)
+    return Line(round(start, 12), slope, max(work for work, _ in points), residual)
 
 
 def _least_squares(points: Sequence[Point]) -> tuple[float, float]:
