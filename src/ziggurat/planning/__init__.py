@@ -4,6 +4,7 @@ program     what a worker does in a step: kernels, messages, waits
 kernels     from a call of an operator to its kernel, and back
 record      every worker's program, from a run of the plan's own code (work, events, processes)
 hollow      running that code without computing
+shadow      workers that sleep instead of computing: a step that is measured, of any number of them
 meetings    which messages of several programs meet
 simulate    when each worker does what, and whom it waits for (segments, sharing)
 scale       the same for many replicas, as vectors; more of them than were recorded

@@ -9,7 +9,8 @@ batches as `predict` does. Their events and bytes are noted (`hollow`, `events`)
 recorded with a few places of dp, and what depends on N (bytes of slices, members of a group of dp, roots) follows from the
 exchange's own arithmetic: each event of a group over dp is known by its ranks.
 
-The second step is what is recorded: the first also makes what lives as long as the run (shared memory, graphs, recorded layouts).
+A second step is what is recorded: the first, of a microbatch of each place of dp, also makes what lives as long as the run (shared
+memory, graphs, anchors).
 """
 
 from __future__ import annotations
@@ -217,8 +218,10 @@ def _train(
     step = Step(parallel, marked, marked, config.train.clip_norm)
     for tensor in state.tensors().values():
         ledger.count(tensor)
-    step(work.batches, len(shapes))
+    first = parallel.microbatches_of(mesh.data.size)
+    step(work.batches[: len(first)], mesh.data.size)
     state.complete()
+    parallel.start(len(shapes))  # maps shared memory for as many roots
     gc.collect()
     ledger.peak = ledger.now
     with events.noting():

@@ -55,7 +55,7 @@ def draw_batch(
         generator, model.num_classes, count, (rows, columns), part
     )
     size = tuple(extent) if part is None else part.tile.size
-    images = torch.empty((count, bands, *size), dtype=torch.uint8)
+    images = torch.zeros((count, bands, *size), dtype=torch.uint8)
     ids = tuple(SampleId(0, index * count + number) for number in range(count))
     return Microbatch(index, ids, images, (tuple(extent),) * count, targets, part).to(mesh.workers.device)
 
@@ -122,7 +122,7 @@ class Work:
             loss, feed = make_task(model, config), SampleFeed(model, mesh, config, lambda: 0)
             batches = [draw_batch(model, config, mesh, shapes[index], index) for index in mine]
             return cls(batches, loss, feed)
-        pieces = [Piece(index, torch.empty(tuple(shapes[index]))) for index in mine]
+        pieces = [Piece(index, torch.rand(tuple(shapes[index]))) for index in mine]
         return cls(pieces, RandomWeighting(config.seed), PlainFeed(mesh, config))
 
 
@@ -180,11 +180,11 @@ def inference_images(model: nn.Module, config: RunConfig, mesh: Mesh, shape: Seq
     """Return a batch of tiles as a model sees it, or of an image that several workers share this worker's part."""
     last = config.train.channels_last
     if not isinstance(model, VisionModel):
-        return PlainFeed(mesh, config).images(Piece(0, torch.empty(tuple(shape))))
+        return PlainFeed(mesh, config).images(Piece(0, torch.rand(tuple(shape))))
     count, bands, *extent = shape
     part = mesh.part(*extent)
     size = tuple(extent) if part is None else part.tile.size
-    images = torch.empty((count, bands, *size), dtype=torch.uint8)
+    images = torch.zeros((count, bands, *size), dtype=torch.uint8)
     if last:
         images = images.contiguous(memory_format=torch.channels_last)
     return mesh.spread(Normalization.of(config.data, model)(images, [size] * count), part)
