@@ -62,11 +62,11 @@ def test_a_step_is_skipped_alike_on_any_number_of_workers(tmp_path, how):
 
 @pytest.mark.parametrize("how", ["loss", "all gradients"])
 def test_sharded_weights_skip_a_step_as_one_worker_does(tmp_path, how):
-    ((_, skipped, loss),) = run_ranks(run, 1, (tmp_path, how, "skip"))
+    (alone,) = run_ranks(run, 1, (tmp_path, how, "skip"))
     pair = run_ranks(run, 2, (tmp_path, how, "skip", "fsdp=2"))
     assert pair[0] == pair[1]
-    assert (pair[0][1], skipped) == (1, 1)
-    assert pair[0][2] == pytest.approx(loss, rel=1e-3)
+    assert (pair[0][1], alone[1]) == (1, 1)
+    assert pair[0][2] == pytest.approx(alone[2], rel=1e-3)  # by other units: see docs/fsdp.md
     checkpoints = tmp_path / "fsdp=2" / "checkpoints"
     before, after, later = (checkpoint_tensors(checkpoints / f"step-{step}") for step in (1, 2, 3))
     assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"

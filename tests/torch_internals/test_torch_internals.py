@@ -335,6 +335,46 @@ def test_operators_of_decompositions_are_told_apart() -> None:
     assert not functions.is_primitive(torch.add)
 
 
+def _shard_in_another_order(workers: Workers) -> None:
+    """Rows and gathered weights in channels-last, as without sharding; gradients through a function of ours."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 5, 3, bias=False).to(memory_format=torch.channels_last)
+    whole, order = model.weight.detach().clone(), (0, 2, 3, 1)
+    expected = nn.functional.conv2d(images := torch.ones(2, 3, 4, 4), leaf := whole.clone().requires_grad_())
+    expected.sum().backward()
+    model.weight.data = model.weight.data.contiguous()
+    unit = fully_shard(model, mesh=workers.device_mesh())
+    sharding.sum_gradients(unit)
+    sharding.keep_memory_order(unit, {(model, "weight"): order})
+    calls: list[tuple[int, ...]] = []
+
+    def add_up(rows: Tensor, gradient: Tensor) -> None:
+        calls.append(tuple(gradient.shape))
+        rows.copy_(gradient.view(workers.size, -1)[workers.rank])
+
+    sharding.sum_rows_by(unit, add_up)
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(module.weight.stride()))
+    assert torch.equal(model(images), expected)
+    model(images).sum().backward()
+    assert seen == [whole.stride(), whole.stride()]
+    weight = model.weight
+    assert isinstance(weight, DTensor)
+    own = sharding.own_rows(weight)
+    rows = weight.to_local()
+    assert torch.equal(rows, whole[own.first : own.first + own.size])
+    assert rows.permute(order).is_contiguous()
+    assert calls == [(workers.size * 3 * 27,)], "rows of three and two, padded"
+    gradient = weight.grad
+    assert isinstance(gradient, DTensor)
+    assert leaf.grad is not None
+    assert torch.equal(gradient.to_local(), leaf.grad[own.first : own.first + own.size])
+
+
+def test_sharded_weights_in_another_memory_order() -> None:
+    run_ranks(_shard_in_another_order, 2)
+
+
 def _shard(workers: Workers) -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1))
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ from ziggurat.verification.memory import Ledger
 
 LARGE = 1 << 14  # elements: operators on more are not executed
 TOUCHED_BYTES = (
-    1 << 18
+    1 << 21
 )  # memory of PyTorch's own that is made zero: what is larger was hardly ever used before
 PLAIN = (Tensor, nn.Parameter)
 ALLOCATES = (

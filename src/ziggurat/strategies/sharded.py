@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.pieces import PartSum
+from ziggurat.parallel.collectives.row_sum import Pass, RowSum
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
@@ -34,7 +35,14 @@ from ziggurat.strategies.running import Microbatches, Runner, WholeRunner
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.units import find_units
 from ziggurat.strategies.whole import local
-from ziggurat.torch_internals.sharding import drop_gathered, own_rows, sum_gradients
+from ziggurat.torch_internals.sharding import (
+    drop_gathered,
+    keep_memory_order,
+    own_rows,
+    strides_of,
+    sum_gradients,
+    sum_rows_by,
+)
 
 
 class ShardedParallel(Strategy):
@@ -97,6 +105,7 @@ class Shards(Joined):
             )
         self.data, self.setting = strategy.workers, setting
         self.workers = strategy.topology.along("fsdp", "sp")
+        self.now = Pass()
         shape = (1, *setting.spec.shape[1:]) if not model.training else setting.spec.shape
         with warnings.catch_warnings(), setting.alone():
             warnings.simplefilter("ignore")  # the network's own
@@ -104,7 +113,13 @@ class Shards(Joined):
 
     def place(self, model: nn.Module) -> None:
         """Leave each parameter this worker's rows, as a `DTensor`."""
-        for parameter in model.parameters():  # fully_shard takes no other memory format
+        orders = {
+            (module, name): order
+            for module in model.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if (order := memory_order(parameter)) is not None
+        }
+        for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         devices = self.workers.device_mesh()
         for module in (*(model.get_submodule(name) for name in self.units), model):
@@ -113,6 +128,8 @@ class Shards(Joined):
             close_around(module)
             assert isinstance(module, FSDPModule)
             sum_gradients(module)  # never averaged; a loss may reach a weight on some workers only
+            keep_memory_order(module, orders)
+            sum_rows_by(module, RowSum(self.workers, self.workers.size // self.data.size, self.now))
         if not self.is_traced:
             UnitOrder(model, self.units, self.workers)
 
@@ -128,12 +145,27 @@ class Shards(Joined):
         return ShardedRunner(model, self.data, self.setting)
 
     def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None) -> Sums:
-        """Return sums of statistics alone: `fully_shard` adds up the gradients."""
-        return ShardedSums(sections, data)
+        """Return sums of statistics alone: gradients are added up as `fully_shard` takes them."""
+        return ShardedSums(sections, data, self.now)
 
     def describe(self) -> list[str]:
         """Return a line on the units."""
         return [f"weights are gathered in {len(self.units) + 1} units"]
+
+
+def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the dims of a tensor, the outermost in memory first, where rows are outermost and others are in another order.
+
+    Dims of one index count: by their strides alone PyTorch tells the memory format of a convolution of one pixel.
+
+    Example:
+        >>> memory_order(torch.empty(2, 3, 1, 1).contiguous(memory_format=torch.channels_last))
+        (0, 2, 3, 1)
+    """
+    dims = range(tensor.dim())
+    order = tuple(sorted(dims, key=lambda dim: (-tensor.stride()[dim], -tensor.shape[dim])))
+    is_known = tensor.stride() == strides_of(tensor.shape, order)
+    return order if is_known and order[:1] == (0,) and order != tuple(dims) else None
 
 
 class ShardedSums(Sums):
@@ -142,28 +174,47 @@ class ShardedSums(Sums):
     Args:
         sections: The model, as one.
         data: The workers that take other microbatches.
+        now: The pass that is under way, for those who add up the gradients.
     """
 
-    def __init__(self, sections: Sequence[Section], data: Workers) -> None:
+    def __init__(self, sections: Sequence[Section], data: Workers, now: Pass) -> None:
         super().__init__([Section({}, section.layers) for section in sections], data)
         self.parameters = sections[0].parameters
-        self.data = data
+        self.data, self.now = data, now
+        self.passes = 0
 
     def start(self, num_microbatches: int) -> None:
         """Begin a step."""
         super().start(num_microbatches)
+        self.passes = 0
+        self.now.step += 1
+        self.now.num_leaves = num_microbatches
+
+    @contextmanager
+    def leaf(self, section: int, index: int) -> Iterator[None]:
+        """Take the gradient of backward of a microbatch, run inside."""
+        self._begin_pass(index)
+        yield
+
+    def _begin_pass(self, leaf: int | None) -> None:
+        self.passes += 1
+        self.now.leaf, self.now.is_last = leaf, self.passes == max(self._counts)
         for parameter in self.parameters.values():
-            parameter.grad = None
+            parameter.grad = None  # the rows of the sum come with the last pass
 
     @property
     def num_idle(self) -> int:
         """How many microbatches more than this worker another one has."""
-        counts = [len(mine) for mine in partition(self.num_microbatches, self.data.size)]
-        return max(counts) - counts[self.data.rank]
+        return max(self._counts) - self._counts[self.data.rank]
+
+    @property
+    def _counts(self) -> list[int]:
+        return [len(mine) for mine in partition(self.num_microbatches, self.data.size)]
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Forget the statistics of a pass that keeps other workers company."""
+        """Take nothing of a pass that keeps other workers company."""
+        self._begin_pass(None)
         yield
         self.forget_statistics()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
@@ -44,6 +45,82 @@ def sum_gradients(unit: FSDPModule) -> None:
     unit.set_gradient_divide_factor(1.0)
     unit.set_force_sum_reduction_for_comms(True)
     unit.set_reduce_scatter_unused_params(True)
+
+
+def sum_rows_by(unit: FSDPModule, add_up: Callable[[Tensor, Tensor], None]) -> None:
+    """Let a function of ours take a unit's gradient after each backward pass, in the place of a reduce-scatter.
+
+    Args:
+        unit: Its gradient is taken once in each pass.
+        add_up: Writes this worker's rows, its first argument, from the gradient of all rows, which is no longer used.
+
+    Why: ``set_custom_reduce_scatter`` is documented, and the class of what it takes is in a private module; what is called has no other
+    members.
+    """
+    unit.set_custom_reduce_scatter(_RowsBy(add_up))  # type: ignore[arg-type]
+
+
+Order = tuple[int, ...]  # of dims in memory, the outermost first
+
+
+def keep_memory_order(unit: FSDPModule, orders: Mapping[tuple[nn.Module, str], Order]) -> None:
+    """Let the weights of a unit have another order of dims in memory, in rows and gathered, than that of their dims.
+
+    Args:
+        unit: Sharded just now; nothing has run yet.
+        orders: Of parameters by the module that has them and their names there; their rows stay outermost.
+
+    Why: `fully_shard` refuses parameters that are not contiguous. But what it gathers is flat, and two strides alone say how: a convolution
+    of weights in channels-last rounds otherwise, and takes another time, than with contiguous ones.
+    """
+    for group in unit._get_fsdp_state()._fsdp_param_groups:
+        for one in group.fsdp_params:
+            order = orders.get((one._module_info.module, one._module_info.param_name))
+            if order is None or one.fsdp_placement.dim != 0:
+                continue
+            one._contiguous_orig_stride = strides_of(one._orig_size, order)
+            local = one._sharded_local_tensor
+            flat = one._sharded_param_data[: local.numel()]
+            flat.copy_(local.permute(order).reshape(-1).clone())
+            assert isinstance(one.sharded_param, DTensor)
+            one.sharded_param._local_tensor = flat.as_strided(local.shape, strides_of(local.shape, order))
+
+
+def strides_of(shape: Sequence[int], order: Order) -> tuple[int, ...]:
+    """Return the strides of a tensor without gaps, whose dims have an order in memory.
+
+    Example:
+        >>> strides_of((2, 3, 4, 5), (0, 2, 3, 1))
+        (60, 1, 15, 3)
+    """
+    strides, step = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim], step = step, step * max(1, shape[dim])
+    return tuple(strides)
+
+
+class _RowsBy:
+    """A reduce-scatter by a function."""
+
+    def __init__(self, add_up: Callable[[Tensor, Tensor], None]) -> None:
+        self.add_up = add_up
+
+    def allocate(
+        self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Return memory that nobody else has."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: ProcessGroup,
+        op: object,
+        async_op: bool = False,
+    ) -> None:
+        """Write this worker's rows."""
+        self.add_up(output_tensor, input_tensor)
 
 
 def drop_gathered(model: nn.Module) -> None:

@@ -112,12 +112,13 @@ def _by_vectors(
         return
     for dtype in dict.fromkeys(lists[0][place].dtype for place in full):
         places = [place for place in full if lists[0][place].dtype == dtype]
-        aligned = [_alike([one[place] for one in lists]) for place in places]
-        yield from _split(places, [flat for flat, _ in aligned], VECTOR_BYTES // dtype.itemsize)
-        for place, (flat, is_copied) in zip(places, aligned, strict=True):
-            if is_copied:
-                for one, changed in zip((lists[0], *lists[2:]), (flat[0], *flat[2:]), strict=True):
-                    one[place].copy_(changed.as_strided(one[place].shape, _dense(lists[0][place])))
+        dense = {place: _dense(lists[0][place]) for place in places}
+        flat = [[_flat(one[place], dense[place]) for one in lists] for place in places]
+        yield from _split(places, flat, VECTOR_BYTES // dtype.itemsize)
+        for place, changed in zip(places, flat, strict=True):
+            for one, value in zip((lists[0], *lists[2:]), (changed[0], *changed[2:]), strict=True):
+                if not _has(one[place], dense[place]):
+                    one[place].copy_(value.as_strided(one[place].shape, dense[place]))
 
 
 def _split(
@@ -142,22 +143,22 @@ def _split(
         copy_each_(rests[kind], rooms[kind])
 
 
-def _alike(tensors: list[Tensor]) -> tuple[list[Tensor], bool]:
-    """Return tensors of one shape as flat ones whose elements are in one order, and whether they are copies."""
-    parameter, *others = tensors
-    if all(other.stride() == parameter.stride() for other in others) and _is_dense(parameter):
-        return [tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors], False
-    copies = [
-        torch.empty_strided(t.shape, _dense(parameter), dtype=t.dtype, device=t.device).copy_(t)
-        for t in tensors
-    ]
-    return [copy.as_strided((copy.numel(),), (1,)) for copy in copies], True
+def _flat(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return a tensor as a flat one in the order of some strides without gaps: a view, or where it has others a copy."""
+    if not _has(tensor, strides):
+        copy = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+        tensor = copy.copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _has(tensor: Tensor, strides: tuple[int, ...]) -> bool:
+    """Whether a tensor has some strides, but for dims of one index."""
+    return tensor.stride() == strides or all(
+        size == 1 or one == other
+        for size, one, other in zip(tensor.shape, tensor.stride(), strides, strict=True)
+    )
 
 
 def _dense(tensor: Tensor) -> tuple[int, ...]:
     """Return the strides of a tensor's memory format, without gaps."""
-    return torch.empty_like(tensor, device="meta").stride()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or tensor.stride() == _dense(tensor)
+    return tensor.stride() if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
