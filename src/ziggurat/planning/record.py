@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -204,6 +205,23 @@ def _setting(order: Order, mesh: Mesh, shape: Sequence[int], count: int, events:
     return Setting(spec, order.config, count, compute, order.decisions, measure=measure)
 
 
+class FiniteParallel(Parallel[nn.Module]):
+    """A hollow run's state, whose step ends as one does whose numbers are finite: memory that nobody has written to may hold anything."""
+
+    def gather(self, *args: Any, **named: Any) -> Tensor:
+        """Return what was gathered; 0 where it is not finite."""
+        return _finite(super().gather(*args, **named))
+
+    def norm(self) -> Tensor:
+        """Return the norm; 0 if it is not finite."""
+        return _finite(super().norm())
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    found = np.nan_to_num(np.asarray(tensor.numpy()), nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.from_numpy(np.asarray(found).reshape(tuple(tensor.shape)))
+
+
 def _train(
     state: TrainState[nn.Module], mesh: Mesh, order: Order, events: Events, mode: Noting
 ) -> tuple[Program, Decisions]:
@@ -211,7 +229,8 @@ def _train(
     count, *rest = order.shape
     shapes = [(size, *rest) for size in sizes_of(count, order.num_microbatches)]
     model = state.model
-    parallel = Parallel(state, mesh, _setting(order, mesh, shapes[0], len(shapes), events))
+    kind = FiniteParallel if order.is_hollow else Parallel
+    parallel = kind(state, mesh, _setting(order, mesh, shapes[0], len(shapes), events))
     with torch.no_grad(), mode.in_truth():
         work = Work.of(model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
     marked = Marked(work, events, mode.in_truth)
