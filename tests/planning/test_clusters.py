@@ -102,3 +102,11 @@ def test_a_kernel_takes_the_longer_of_arithmetic_and_memory():
 def test_a_device_that_is_not_known_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="rtx4090"):
         find_device("rtx-4090")
+
+
+def test_a_file_that_is_no_description_is_called_one(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the description of machines .*none\.yaml"):
+        read_network(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="must hold names and values, such as 'machines: 4x8': got a list"):
+        read_network(tmp_path / "list.yaml")

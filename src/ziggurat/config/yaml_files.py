@@ -36,8 +36,15 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(
+    path: Path, what: str = "config", example: str = "settings by name, such as 'train: {lr: 0.001}'"
+) -> dict[Any, Any]:
     """Return what a YAML file holds by name.
+
+    Args:
+        path: Of the file.
+        what: It is, in messages.
+        example: What it must hold, in messages.
 
     Raises:
         UserError: If it cannot be read, is not YAML, names something twice, or does not hold names.
@@ -46,24 +53,22 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         text = path.read_text(encoding="utf-8-sig")
         tree = _Loader(text).get_single_data()  # a safe loader: it makes no objects
     except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"the config {path} is not YAML: byte {error.start} is not UTF-8; save it as UTF-8"
+            f"the {what} {path} is not YAML: byte {error.start} is not UTF-8; save it as UTF-8"
         ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"the config {path} is not YAML: {_reason(error)}") from None
+        raise UserError(f"the {what} {path} is not YAML: {_reason(error)}") from None
     except (ValueError, RecursionError):  # a date or a number that cannot be; brackets in brackets
         raise UserError(
-            f"the config {path} is not YAML: a value is too long, too deep, or a date that there is not"
+            f"the {what} {path} is not YAML: a value is too long, too deep, or a date that there is not"
         ) from None
     if tree is None:
-        raise UserError(f"the config {path} must hold settings by name: it is empty")
+        raise UserError(f"the {what} {path} must hold {example}: it is empty")
     if not isinstance(tree, dict):
         kind = "list" if isinstance(tree, list) else "single value"
-        raise UserError(
-            f"the config {path} must hold settings by name, such as 'train: {{lr: 0.001}}': got a {kind}"
-        )
+        raise UserError(f"the {what} {path} must hold {example}: got a {kind}")
     return tree
 
 

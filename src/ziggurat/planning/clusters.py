@@ -107,7 +107,7 @@ def read_network(path: Path) -> Cluster:
     Raises:
         UserError: If it cannot be read, or is wrong; lists every fault.
     """
-    found = read_yaml(path)  # JSON is YAML
+    found = read_yaml(path, "description of machines", "names and values, such as 'machines: 4x8'")  # or JSON
     faults: list[str] = []
     for key in found:
         if key not in KEYS:
