@@ -49,10 +49,11 @@ def record(candidate):
     if str(plan) in ("tp=2", "lp=2", "fsdp=2"):
         return Found([], f"{plan} is nothing for this network")
     if str(plan) == "dp=2":
+        peak = 700 if ("pipeline.shard_optimizer", True) in candidate.settings else 900
         exchange = (Start("all-reduce", group, num_bytes=100), Wait(0))
-        return Found([Program(rank, (Mark("forward 0"), kernel(4), *exchange), 900) for rank in group])
+        return Found([Program(rank, (Mark("forward 0"), kernel(4), *exchange), peak) for rank in group])
     if "pp" in plan.degrees:
-        seconds = 7 if ("pipeline.checkpoint", "stage") in candidate.settings else 6
+        seconds = 7 if ("pipeline.schedule", "gpipe") in candidate.settings else 6
         return Found([Program(rank, (kernel(seconds),), 2 * 600 // seconds) for rank in group])
     return Found([Program(rank, (kernel(4.5),), 500) for rank in group])
 
@@ -82,7 +83,7 @@ def test_plans_come_with_what_they_cost(request_of_two):
     assert best["idle"] == pytest.approx(0.225 / 4.225)
     assert best["communication_bytes"] == 200
     assert best["measured_seconds"] is None
-    assert rows["pp=2 gpipe stage"]["step_seconds"] == 7
+    assert rows["pp=2 gpipe"]["step_seconds"] == 7
     assert {row["plan"]: row["reason"] for row in result["refused"]} == {
         plan: f"{plan} is nothing for this network" for plan in ("tp=2", "lp=2", "fsdp=2")
     }
@@ -90,7 +91,7 @@ def test_plans_come_with_what_they_cost(request_of_two):
     assert result["left"] == []
     assert json.loads(json.dumps(result)) == result
     assert said[0] == "the step of one worker"
-    assert "pp=2 pipeline.schedule=gpipe pipeline.checkpoint=stage" in said
+    assert "pp=2 pipeline.schedule=gpipe" in said
     assert [str(one.candidate.plan) for one in found.best][:2] == ["dp=2", "sp=2"]
 
 
@@ -104,10 +105,11 @@ def test_kernels_of_plans_that_are_far_from_the_best_are_not_measured(request_of
 
 def test_what_has_no_room_is_refused(request_of_two):
     _, result = find_plans(replace(request_of_two, memory=800), judge(), no_measure)
-    assert result["plans"][0]["plan"] == "sp=2"
-    assert ("dp=2", "a worker needs 0.00 GB, and has 0.00 GB") in {
-        (row["plan"], row["reason"]) for row in result["refused"]
-    }
+    assert result["plans"][0]["plan"] == "dp=2"
+    assert result["plans"][0]["settings"] == {"pipeline.shard_optimizer": True}
+    assert ("dp=2", {}, "a worker needs 0.00 GB, and has 0.00 GB") in [
+        (row["plan"], row["settings"], row["reason"]) for row in result["refused"]
+    ]
 
 
 def test_the_best_are_measured_where_that_is_asked(request_of_two):

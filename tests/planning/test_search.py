@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ziggurat.errors import UserError
-from ziggurat.planning.search import Candidate, Refused, candidates_of, plans_of, search, variants_of
+from ziggurat.planning.search import (
+    Candidate,
+    Refused,
+    candidates_of,
+    plans_of,
+    savers_of,
+    search,
+    variants_of,
+)
 from ziggurat.planning.simulate import Simulated
 from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.registry import STRATEGIES
@@ -60,11 +68,35 @@ def test_what_the_run_refuses_is_refused_with_its_reason():
 
 def test_variants_are_all_products_of_what_is_left_open():
     open_ones = [dict(one.settings) for one in variants_of(parse_plan("dp=2,pp=2"), {})]
-    assert len(open_ones) == 6
-    assert {"pipeline.schedule": "gpipe", "pipeline.checkpoint": "stage"} in open_ones
+    assert open_ones == [{"pipeline.schedule": name} for name in ("1f1b", "gpipe", "interleaved")]
     chosen = list(variants_of(Plan(pp=2), {"pipeline.schedule": "gpipe"}))
-    assert [str(one) for one in chosen] == ["pp=2 pipeline.checkpoint=none", "pp=2 pipeline.checkpoint=stage"]
+    assert chosen == [Candidate(Plan(pp=2))]
     assert list(variants_of(Plan(dp=2), {})) == [Candidate(Plan(dp=2))]
+
+
+def test_what_takes_too_much_memory_comes_again_with_settings_that_take_less():
+    plain = Candidate(parse_plan("dp=2,pp=2"), (("pipeline.schedule", "gpipe"),))
+    saving = {"pipeline.shard_optimizer": 30, "pipeline.checkpoint": 50}
+
+    def judge(one: Candidate) -> Simulated:
+        peak = 100 - sum(saving.get(key, 0) for key, _ in one.settings)
+        return Simulated(1.0, (1.0,), ((0.0,),), (0,), (peak,), ((),))
+
+    def found(memory: float, **fixed: str) -> list[dict[str, object]]:
+        result = search(
+            [plain], lambda one: 0.5, judge, memory=memory, savers=lambda one: savers_of(one, fixed)
+        )
+        assert len(result.refused) == len({one.candidate for one in result.refused})
+        return [dict(one.candidate.settings) for one in result.best]
+
+    kept = {"pipeline.schedule": "gpipe"}
+    sharded, again = {"pipeline.shard_optimizer": True}, {"pipeline.checkpoint": "stage"}
+    assert found(100) == [kept]
+    assert sorted(map(len, found(75))) == [2, 2]
+    assert found(60)[0] == kept | again
+    assert found(20) == [kept | sharded | again]
+    assert found(10) == []
+    assert found(60, **{"pipeline.checkpoint": "none"}) == []
 
 
 @given(

@@ -9,7 +9,7 @@ from typing import Any
 from ziggurat.errors import UserError
 from ziggurat.planning.judging import Judge
 from ziggurat.planning.request import PlanRequest
-from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, search
+from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, savers_of, search
 from ziggurat.strategies.plan import Plan
 from ziggurat.verification.timeline import write_timeline
 
@@ -36,10 +36,10 @@ def find_plans(
     alone = judge.alone(Candidate(Plan()))
     if isinstance(alone, str):
         raise UserError(f"{request.name} does not take a step on one worker either: {alone}")
-    taken, by_rule = candidates_of(
-        request.num_workers, len(request.shape) - 2, request.fixed or {}, request.check
-    )
-    if request.purpose == "predict":  # what a planner tries of a pipeline is about its backward
+    fixed = request.fixed or {}
+    taken, by_rule = candidates_of(request.num_workers, len(request.shape) - 2, fixed, request.check)
+    is_training = request.purpose == "train"
+    if not is_training:  # what a planner tries of an axis is about backward and the optimizer
         taken = list(dict.fromkeys(Candidate(one.plan) for one in taken))
 
     def told(candidate: Candidate) -> Any:
@@ -47,7 +47,10 @@ def find_plans(
         return judge(candidate)
 
     left = request.seconds - (time.monotonic() - begin)
-    found = search(taken, lambda one: judge.bound(one, alone), told, request.num_best, left, request.memory)
+    found = search(
+        taken, lambda one: judge.bound(one, alone), told, request.num_best, left, request.memory,
+        savers=lambda one: savers_of(one, fixed) if is_training else (),
+    )  # fmt: skip
     measured: dict[Candidate, float] = {}
     for one in found.best[: request.num_measured]:
         begins(f"two steps under {one.candidate}")

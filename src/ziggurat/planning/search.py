@@ -5,6 +5,8 @@
              v  lower bounds, by `Plan.estimate` from the step of one worker
     simulated from the lowest bound on, until no plan that is left can be among the best, or the time is spent
 
+A plan that takes too much memory comes again with the settings that take less.
+
 There is no solver: workers that are a power of two have some hundreds of products. What is left when the search ends is told with its
 bound, and so is whether the best are known to be the best.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +37,11 @@ class Candidate:
 
     plan: Plan
     settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def identity(self) -> tuple[Plan, frozenset[tuple[str, Any]]]:
+        """What two candidates have in common that are the same, in whatever order their settings stand."""
+        return self.plan, frozenset(self.settings)
 
     def __str__(self) -> str:
         return " ".join([str(self.plan), *(f"{key}={value}" for key, value in self.settings)])
@@ -138,6 +145,23 @@ def variants_of(plan: Plan, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
         yield Candidate(plan, tuple(zip(tried, chosen, strict=True)))
 
 
+def savers_of(candidate: Candidate, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
+    """Yield a candidate with one more setting that takes less memory.
+
+    Args:
+        candidate: Takes too much.
+        fixed: Settings that the user has chosen.
+
+    Example:
+        >>> [str(one) for one in savers_of(Candidate(Plan(dp=2, pp=2)), {"pipeline.checkpoint": "none"})]
+        ['dp=2,pp=2 pipeline.shard_optimizer=True']
+    """
+    for axis in candidate.plan.degrees:
+        for key, value in STRATEGIES[axis].savers.items():
+            if key not in fixed and key not in dict(candidate.settings):
+                yield Candidate(candidate.plan, (*candidate.settings, (key, value)))
+
+
 def candidates_of(
     num_workers: int, num_dims: int, fixed: Mapping[str, Any], check: Callable[[Plan], None]
 ) -> tuple[list[Candidate], list[Refused]]:
@@ -170,6 +194,7 @@ def search(
     seconds: float = math.inf,
     memory: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
+    savers: Callable[[Candidate], Iterable[Candidate]] = lambda candidate: (),
 ) -> Found:
     """Simulate candidates from the lowest bound on, until the best are certain or the time is spent.
 
@@ -181,14 +206,17 @@ def search(
         seconds: No simulation begins later, but for the first.
         memory: Bytes of a worker; what takes more is refused.
         clock: Says the time in seconds.
+        savers: From a candidate that takes too much memory to those that may take less.
     """
     begin = clock()
-    # of equal bounds the first is looked at first
-    waiting = sorted(((bound(one), number) for number, one in enumerate(candidates)), reverse=True)
+    candidates = list(candidates)
+    known = {one.identity for one in candidates}
+    # of equal bounds the first is looked at first; what saves memory in the place of what it saves
+    waiting = sorted(((bound(one), place, place) for place, one in enumerate(candidates)), reverse=True)
     done: list[Judged] = []
     refused: list[Refused] = []
     while waiting:
-        least, number = waiting[-1]
+        least, place, number = waiting[-1]
         certain = len(done) >= num_best and least >= done[num_best - 1].step.seconds
         if certain or ((done or refused) and clock() - begin >= seconds):
             break
@@ -201,9 +229,15 @@ def search(
         if peak > memory:
             reason = f"a worker needs {peak / 1e9:.2f} GB, and has {memory / 1e9:.2f} GB"
             refused.append(Refused(candidates[number], reason))
+            for one in savers(candidates[number]):
+                if one.identity not in known:
+                    known.add(one.identity)
+                    candidates.append(one)
+                    waiting.append((max(least, bound(one)), place, len(candidates) - 1))
+            waiting.sort(reverse=True)
             continue
         done.append(Judged(candidates[number], judged))
         done.sort(key=lambda one: one.step.seconds)
-    left = tuple((candidates[number], least) for least, number in reversed(waiting))
+    left = tuple((candidates[number], least) for least, _, number in reversed(waiting))
     is_certain = not left or (len(done) >= num_best and left[0][1] >= done[num_best - 1].step.seconds)
     return Found(tuple(done), tuple(refused), left, is_certain)

@@ -175,6 +175,8 @@ class Strategy(ABC):
         goes_with_rows: Whether each of its workers has whole weights, of which others along dp may update the rows.
         settings: What a config says of it and of no other axis, by dotted names.
         variants: Settings of it that a planner tries, each with its values; they change no result but for rounding.
+        savers: Settings of it with the value that takes less memory, and as much time or more: a planner tries them where a plan
+            takes too much; they change no result but for rounding.
         home: Where a whole model lies until it is spread; None for the worker's device.
         spatial: How it cuts images; None if it does not.
 
@@ -198,6 +200,7 @@ class Strategy(ABC):
     goes_with_rows: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    savers: ClassVar[Mapping[str, Any]] = {}
     home: ClassVar[str | None] = None
     spatial: Any = None  # a SpatialMesh, or None
 

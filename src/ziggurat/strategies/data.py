@@ -6,6 +6,9 @@ after the canonical sum over dp, so that the result has the same bits on any deg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from ziggurat.strategies.base import Strategy
 from ziggurat.strategies.estimate import StepCost
 
@@ -21,6 +24,7 @@ class DataParallel(Strategy):
     replicates_state = True
     goes_with_rows = True
     settings = ("pipeline.shard_optimizer",)
+    savers: ClassVar[Mapping[str, Any]] = {"pipeline.shard_optimizer": True}
 
     @classmethod
     def estimate(cls, cost: StepCost, size: int) -> StepCost:

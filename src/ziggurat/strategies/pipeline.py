@@ -47,9 +47,9 @@ class PipelineParallel(Strategy):
     inwards = 1
     settings = ("pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint")
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "pipeline.schedule": ("1f1b", "gpipe", "interleaved"),
-        "pipeline.checkpoint": ("none", "stage"),
+        "pipeline.schedule": ("1f1b", "gpipe", "interleaved")
     }
+    savers: ClassVar[Mapping[str, Any]] = {"pipeline.checkpoint": "stage"}
     wants_microbatches = True
     takes_turns = True
 
