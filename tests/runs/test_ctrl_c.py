@@ -110,6 +110,29 @@ def check_and_press(folder, file):
     os._exit(0)
 
 
+def check_pressed_at_forks(folder, file):
+    """Check a data set; Ctrl-C reaches each process before it has run a line of its own."""
+    os.dup2(file, 2)
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+    find_faults(str(folder), DataConfig())
+    os._exit(0)
+
+
+def test_while_processes_that_check_a_data_set_are_started(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for number in range(70):
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
+    file = os.memfd_create("said")
+    process = fork_context().Process(target=check_pressed_at_forks, args=(tmp_path, file))
+    process.start()
+    process.join()
+    said = os.pread(file, 1 << 16, 0)
+    os.close(file)
+    assert said == b""
+    assert process.exitcode == 0
+
+
 def test_while_processes_check_a_data_set(tmp_path):
     """They leave it to the one that has started them, and say nothing."""
     (tmp_path / "train" / "a").mkdir(parents=True)

@@ -223,10 +223,10 @@ def joined(workers, folder, config):
     """Train; return how often tensors of several workers were joined before each step of the optimizer, and at the end."""
     calls, before, join = [], [], Workers.start_all_gather
 
-    def count(self, whole, part):
+    def count(self, whole, part, sizes=None):
         if self.size > 1 and part.is_floating_point():  # objects travel as bytes
             calls.append(part.shape)
-        return join(self, whole, part)
+        return join(self, whole, part, sizes)
 
     after_each_step(lambda _: before.append(len(calls)), before=True)
     Workers.start_all_gather = count  # in this process alone

@@ -1,4 +1,4 @@
-"""fsdp ends in the same bits however many workers there are; in those of one worker where units add no gradients up before others do."""
+"""fsdp ends in the same bits however many workers there are."""
 
 from __future__ import annotations
 
@@ -50,9 +50,18 @@ def test_the_same_bits_as_one_worker(tmp_path, case, worlds):
         assert all(torch.equal(value, state[name]) for name, value in stored.items()), "the whole state"
 
 
-def test_two_and_three_workers_have_the_same_bits_by_any_units(tmp_path):
-    """A stage that is a unit begins with two branches, and what it begins with goes to the neck, too: one worker adds otherwise."""
-    config = config_of("detect", **{"train.microbatches": 4, "train.steps": 2, "train.evaluate_every": 0})
-    two, three = (run_ranks(outcome, world, (f"fsdp={world}", tmp_path, config)) for world in (2, 3))
-    assert two == [two[0]] * 2
-    assert three == [two[0]] * 3
+@pytest.mark.parametrize("unit_bytes", [1 << 16, 1 << 20])
+def test_the_same_bits_by_units_of_any_size(tmp_path, unit_bytes):
+    """A stage begins with two branches, and what it begins with goes to the neck, too."""
+    settings = {
+        "train.microbatches": 4,
+        "train.steps": 2,
+        "train.evaluate_every": 0,
+        "pipeline.unit_bytes": unit_bytes,
+    }
+    config = config_of("detect", **settings)
+    (expected,) = run_ranks(
+        outcome, 1, ("dp=1", tmp_path, config_of("detect", **settings | {"pipeline.unit_bytes": 1 << 20}))
+    )
+    found = run_ranks(outcome, 2, ("fsdp=2", tmp_path, config))
+    assert found == [expected] * 2

@@ -1,5 +1,6 @@
 """What fsdp gathers as one piece is found without a pass of the network, where its form alone says it."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -65,3 +66,44 @@ def test_a_network_that_cannot_be_copied_is_run() -> None:
     model = _CannotBeCopied(_Block(looks=False), nn.Conv2d(8, 4, 1))
     assert find_units(model, (2, 3, 8, 8), unit_bytes=500).names == ["0.0"]
     assert model[0].seen == [torch.device("cpu")]
+
+
+class _Stage(nn.Module):
+    """Begins with two branches; or with one, beside which its input may be added."""
+
+    def __init__(self, begins: str) -> None:
+        super().__init__()
+        self.first, self.second, self.begins = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), begins
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.begins == "two branches":
+            return self.first(x) + self.second(x)
+        if self.begins == "a branch and a sum":
+            return self.second(self.first(x)) + x
+        return self.second(self.first(x))
+
+
+class _Pyramid(nn.Module):
+    def __init__(self, begins: str, goes_elsewhere: str) -> None:
+        super().__init__()
+        self.stem, self.stage, self.lateral = nn.Conv2d(3, 4, 1), _Stage(begins), nn.Conv2d(4, 4, 1)
+        self.goes = goes_elsewhere
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        if self.goes == "to a layer":
+            return [self.lateral(x), self.stage(x)]
+        return [self.stage(x), x] if self.goes == "to the outputs" else [self.lateral(self.stage(x))]
+
+
+@pytest.mark.parametrize("begins", ["two branches", "a branch and a sum", "one branch"])
+@pytest.mark.parametrize("goes", ["to a layer", "to the outputs", "nowhere"])
+def test_what_would_be_added_up_in_another_order_is_no_unit(begins: str, goes: str) -> None:
+    names = find_units(_Pyramid(begins, goes), (2, 3, 8, 8), unit_bytes=100).names
+    adds_first = begins != "one branch" and goes != "nowhere"
+    assert names == ([] if adds_first else ["stage"])
+
+
+def test_layers_of_a_stage_that_is_no_unit_are_units() -> None:
+    names = find_units(_Pyramid("two branches", "to a layer"), (2, 3, 8, 8), unit_bytes=50).names
+    assert names == ["lateral", "stage.second", "stage.first", "stem"]

@@ -33,7 +33,7 @@ from ziggurat.parallel.runtime.allocator import keep_freed_memory
 from ziggurat.planning.amounts import bytes_of, order_of
 from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
 from ziggurat.planning.program import Form, Kernel
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import fork_context, without_ctrl_c
 from ziggurat.system.memory import total_memory
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.operators import Parameter
@@ -102,7 +102,8 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
         for _ in range(conditions.workers):
             receive, send = context.Pipe(duplex=False)
             process = context.Process(target=_measure_here, args=(list(kernels), conditions, barrier, send))
-            process.start()
+            with without_ctrl_c():
+                process.start()
             send.close()
             pipes.append(receive)
             processes.append(process)

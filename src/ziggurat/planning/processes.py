@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import fork_context, without_ctrl_c
 from ziggurat.torch_internals.stores import FileStore
 
 T = TypeVar("T")
@@ -50,7 +50,8 @@ def on_workers(
                 process: BaseProcess = context.Process(
                     target=_be_worker, args=(function, rank, num_workers, folder, send, args, seconds)
                 )
-                process.start()
+                with without_ctrl_c():
+                    process.start()
                 send.close()
                 processes.append(process)
                 pipes.append(receive)

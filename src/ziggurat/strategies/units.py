@@ -5,7 +5,10 @@ This is right only for weights that are used while the unit's forward runs. A ne
 level of a pyramid. So the trace of the network says within which modules each weight is used, and a unit is a module
 
 - whose forward runs once in the pass (a head that runs on every level is gathered with what calls it), and
-- while which all uses of its parameters lie.
+- while which all uses of its parameters lie, and
+- which no tensor enters that is used more than once inside, and elsewhere, too: `fully_shard` sees each tensor that enters as one, so its gradients
+  from inside would be added up first, and rounded otherwise than on one worker (a stage that begins with two branches, and whose input also
+  goes to a pyramid: its layers are units instead).
 
 Of these the smallest that have enough bytes are taken. What remains is the root's, and stays gathered for the whole pass. That is all of a
 network that draws numbers while it runs: by them it may skip layers, on one worker and not on another, which would then gather weights
@@ -14,6 +17,7 @@ of different units together. Of one that cannot be traced, as it looks at values
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.faults import KINDS
+from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.graph.uses import Uses, observe_uses
 
@@ -55,10 +60,12 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> Units
         Units(names=['1'], is_traced=True)
     """
     try:
-        traced = _traced_uses(model, shape)
+        graph = _traced(model, shape)
     except DrawsNumbers:
         return Units([])
+    traced = None if graph is None else graph.uses
     uses = _observed_uses(model, shape) if traced is None else traced
+    regrouping = set() if graph is None else _regrouping(graph, model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     units: list[str] = []
     taken: set[int] = set()
@@ -70,7 +77,8 @@ def find_units(model: nn.Module, shape: Sequence[int], unit_bytes: int) -> Units
             module_name in uses.within.get(names[id(p)], {module_name}) for p in module.parameters()
         )
         size = sum(p.numel() * p.element_size() for p in mine)
-        if module is not model and uses.runs[module_name] == 1 and is_closed and size >= unit_bytes:
+        is_right = uses.runs[module_name] == 1 and is_closed and module_name not in regrouping
+        if module is not model and is_right and size >= unit_bytes:
             units.append(module_name)
             taken |= {id(p) for p in mine}
     return Units(units, traced is not None)
@@ -81,8 +89,40 @@ def _like(model: nn.Module) -> Tensor:
     return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
 
 
-def _traced_uses(model: nn.Module, shape: Sequence[int]) -> Uses | None:
-    """Return what a model uses of itself in a forward pass without gradients; None where it cannot be traced.
+def _regrouping(graph: Graph, model: nn.Module) -> set[str]:
+    """Return the modules that a tensor enters which is used more than once inside, and elsewhere, too."""
+    opaque = {name for name, module in model.named_modules() if any(module.children())}
+    every: Counter[Value] = Counter(graph.output_values())
+    inside: dict[str, Counter[Value]] = defaultdict(Counter)
+    for call in graph.calls:
+        # of a layer that is one call, with layers inside, nobody knows how often it uses what enters
+        times = 2 if call.function is None and call.layer in opaque else 1
+        for value in call.uses:
+            every[value] += times
+            for name in _around(call.layer):
+                inside[name][value] += times
+    return {
+        name
+        for name, counts in inside.items()
+        for value, count in counts.items()
+        if 1 < count < every[value]
+        and (value.call == INPUT or name not in _around(graph.calls[value.call].layer))
+    }
+
+
+def _around(layer: str) -> list[str]:
+    """Return the modules that a layer lies in, and itself.
+
+    Example:
+        >>> _around("stem.conv")
+        ['', 'stem', 'stem.conv']
+    """
+    parts = layer.split(".") if layer else []
+    return [".".join(parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _traced(model: nn.Module, shape: Sequence[int]) -> Graph | None:
+    """Return the graph of a forward pass without gradients, and what it uses; None where it cannot be traced.
 
     Raises:
         DrawsNumbers: If it draws numbers, by which it may choose.
@@ -99,7 +139,7 @@ def _traced_uses(model: nn.Module, shape: Sequence[int]) -> Uses | None:
         return None
     if graph.draws_numbers:
         raise DrawsNumbers(f"{type(model).__name__} draws numbers while it runs")
-    return graph.uses
+    return graph
 
 
 def _observed_uses(model: nn.Module, shape: Sequence[int]) -> Uses:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkContext
 
 # Of Python 3.12 and later, whose os.fork counts the threads of the operating system, PyTorch's among them.
@@ -28,3 +31,16 @@ def fork_context() -> ForkContext:
     # Not around each fork: the filters belong to the whole process, and a second thread would restore the wrong ones.
     warnings.filterwarnings("ignore", message=THREADS_WARNING, category=DeprecationWarning)
     return multiprocessing.get_context("fork")
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Keep Ctrl-C waiting while a process is started, which keeps it waiting for ever: the one that starts it answers.
+
+    The process would else end with a traceback before it has come to say so itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -36,7 +36,7 @@ from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.seen import Seen, SeenImages, look_at, look_at_header
 from ziggurat.errors import UserError
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import fork_context, without_ctrl_c
 
 _FEW = 32  # images that one process decodes before others are worth starting
 
@@ -212,7 +212,9 @@ def _results(function: Callable[[Path], Result], paths: Sequence[Path]) -> Itera
         mp_context=fork_context(),
         initializer=_prepare,
     ) as pool:
-        yield from pool.map(function, paths, chunksize=8)
+        with without_ctrl_c():  # the processes start here
+            results = pool.map(function, paths, chunksize=8)
+        yield from results
 
 
 def _prepare() -> None:

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ziggurat.data.loading.passing import NoRoom, Passed, pass_on, take
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import fork_context, without_ctrl_c
 
 Asked = TypeVar("Asked")
 Channel = Connection | socket.socket
@@ -72,7 +72,8 @@ class LoaderProcess(Generic[Asked]):
         self._process = context.Process(
             target=_serve, args=(make, requests, answers, theirs, os.getpid()), daemon=True
         )
-        self._process.start()
+        with without_ctrl_c():
+            self._process.start()
         requests.close()
         answers.close()
 

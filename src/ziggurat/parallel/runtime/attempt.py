@@ -33,7 +33,7 @@ from ziggurat.parallel.runtime.hangs import HangWatch, where
 from ziggurat.parallel.runtime.heartbeat import read_record, read_records
 from ziggurat.parallel.runtime.losses import tell_loss
 from ziggurat.parallel.runtime.preemption import Preemption
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import fork_context, without_ctrl_c
 
 LAST_WORD_SECONDS = 0.5  # after a first error others may follow, or deaths, that explain it
 STUCK_SECONDS = 5.0  # a survivor that waits for so long has not noticed that a worker has died
@@ -109,7 +109,7 @@ class Attempt:
         """
         context = fork_context() if method == "fork" else multiprocessing.get_context(method)
         if method != "fork":
-            resource_tracker.ensure_running()  # else the first start does it, and undoes `_without_ctrl_c`
+            resource_tracker.ensure_running()  # else the first start does it, and undoes `without_ctrl_c`
         try:
             with _interrupts():
                 for rank in range(num_workers):
@@ -118,7 +118,7 @@ class Attempt:
                     # typeshed gives the base class of contexts no Process
                     process = context.Process(target=function, args=(send, rank, *args))  # type: ignore[attr-defined]
                     try:
-                        with _without_ctrl_c():
+                        with without_ctrl_c():
                             process.start()
                     except OSError as error:
                         raise WorkerLost(f"worker {rank} cannot be started: {error}") from None
@@ -265,16 +265,3 @@ def _interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Keep Ctrl-C waiting while a process is started, which keeps it waiting for ever: its launcher answers.
-
-    A process that is spawned would else end with a traceback while it imports.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
