@@ -175,13 +175,13 @@ def _by_model(config: RunConfig, key: str) -> Idle | None:
 
 
 def _by_plan(config: RunConfig, key: str) -> Idle | None:
-    readers, plan = (
-        [axis for axis, one in STRATEGIES.items() if matches(one.settings, key)],
-        parse_plan(config.plan),
-    )
+    readers = [axis for axis, one in STRATEGIES.items() if matches(one.settings, key)]
+    if not readers:
+        return None
+    plan = parse_plan(config.plan)
     if key == "pipeline.shard_optimizer" and (fault := sharding_fault(plan)) is not None:
         return Idle(key, "plan", fault)
-    if not readers or set(readers) & set(plan.degrees):
+    if set(readers) & set(plan.degrees):
         return None
     return Idle(
         key,

@@ -159,7 +159,7 @@ def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
     Dims of one index count: by their strides alone PyTorch tells the memory format of a convolution of one pixel.
 
     Example:
-        >>> memory_order(torch.empty(2, 3, 1, 1).contiguous(memory_format=torch.channels_last))
+        >>> memory_order(torch.empty(2, 3, 1, 1).to(memory_format=torch.channels_last))
         (0, 2, 3, 1)
     """
     dims = range(tensor.dim())
