@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
 from ziggurat.planning.program import Kernel, Program, Start, Wait
@@ -19,6 +21,18 @@ def receive(rank: int, source: int) -> Start:
     return Start("swap", tuple(sorted((rank, source))), receives=((source, 8),))
 
 
+def quickest(
+    most: float, programs: Sequence[Program], *named: Callable[..., float], **options: float
+) -> float:
+    """Return the seconds of a step, of a few where the first takes longer than most: other work of the machine can only add to them."""
+    seconds = []
+    for _ in range(6):
+        seconds.append(shadow(programs, *named, steps=1, **options).seconds)  # type: ignore[arg-type]
+        if seconds[-1] < most:
+            break
+    return min(seconds)
+
+
 def test_workers_of_a_chain_wait_for_each_other() -> None:
     """Four workers, each of which computes when the one before has done so, and sends while it computes on."""
     programs = [
@@ -27,16 +41,17 @@ def test_workers_of_a_chain_wait_for_each_other() -> None:
         Program(2, (receive(2, 1), Wait(0), TENTH, send(2, 3), Wait(1))),
         Program(3, (receive(3, 2), Wait(0), TENTH)),
     ]
-    found = shadow(programs, lambda kernel: SECONDS, lambda start: 0.05, steps=1)
-    assert 4 * SECONDS + 3 * 0.05 <= found.seconds < 1.5 * (4 * SECONDS + 3 * 0.05)
+    least = 4 * SECONDS + 3 * 0.05
+    assert least <= quickest(1.5 * least, programs, lambda kernel: SECONDS, lambda start: 0.05) < 1.5 * least
 
 
 def test_a_collective_ends_after_the_last_who_begins_it() -> None:
     """Rank 3 comes last; what is computed between start and wait is hidden by it."""
     total = Start("all-reduce", (0, 1, 2, 3), num_bytes=8)
     programs = [Program(rank, (*(TENTH,) * rank, total, TENTH, Wait(0), TENTH)) for rank in range(4)]
-    found = shadow(programs, lambda kernel: SECONDS, lambda start: 0.15, steps=1, stretch=0.5)
-    assert 3 * SECONDS + 0.15 + SECONDS <= found.seconds < 1.5 * (4 * SECONDS + 0.15)
+    least = 4 * SECONDS + 0.15
+    taken = quickest(1.5 * least, programs, lambda kernel: SECONDS, lambda start: 0.15, stretch=0.5)
+    assert least <= taken < 1.5 * least
 
 
 @pytest.mark.slow
