@@ -132,7 +132,7 @@ def follow(words: list[str], block: Block) -> None:
         source = (ROOT / rest[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in rest if word.startswith("--")), f"{block}: {words}"
     elif program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert rest[0] in targets, f"{block}: {words}"
     elif program == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
