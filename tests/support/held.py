@@ -30,6 +30,7 @@ def after_each_step(look: Callable[[Held], None], before: bool = False) -> None:
 
 def _models(parameters: set[int]) -> list[nn.Module]:
     """Return the networks that are trained, and those of the same names with other weights."""
+    gc.collect()  # what a test before this one has left, before this process was forked
     modules = [one for one in gc.get_objects() if isinstance(one, nn.Module)]
     trained = max(
         modules, key=lambda one: (sum(id(p) in parameters for p in one.parameters()), len([*one.modules()]))
