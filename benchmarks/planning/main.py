@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ziggurat.errors import UserError
+from ziggurat.planning.judging import Judge
 from ziggurat.planning.place import config_under, tools_of
 from ziggurat.planning.record import record_step
 from ziggurat.planning.request import PlanRequest, read_plan_request
@@ -85,7 +86,7 @@ def cells_of(
         if isinstance(judged, Refused):
             print(f"{network} {candidate}: {judged.reason.splitlines()[0][:120]}", file=sys.stderr)
             continue
-        taken, counted = _take(request, candidate, steps)
+        taken, counted = _take(request, tools.judge, candidate, steps)
         at_once = min(workers, os.cpu_count() or 1)
         yield Cell(
             network, shape, purpose, str(candidate), round(judged.seconds, 6), round(taken, 6),
@@ -106,14 +107,15 @@ def _candidates(request: PlanRequest) -> list[Candidate]:
     return [*taken, *again]
 
 
-def _take(request: PlanRequest, candidate: Candidate, steps: int) -> tuple[float, int]:
-    """Return the seconds and bytes of a step that is taken."""
+def _take(request: PlanRequest, judge: Judge, candidate: Candidate, steps: int) -> tuple[float, int]:
+    """Return the seconds and bytes of a step that is taken; bytes with the cut and branches of the forecast."""
     config, amount = config_under(candidate, request.config), request.amount(candidate.plan)
     shape = request.recorded_shape
     seconds = measure_steps(request.build, config, shape, amount.pieces, request.purpose, steps)
     recorded = record_step(
-        request.build(config), config, candidate.plan, shape, amount.pieces, request.purpose, hollow=False
-    )
+        request.build(config), config, candidate.plan, shape, amount.pieces, request.purpose,
+        judge.record(candidate).decisions, hollow=False,
+    )  # fmt: skip
     return seconds * amount.times, max((one.peak_bytes for one in recorded.programs), default=0)
 
 

@@ -7,7 +7,10 @@ without a traceback. Any other exception is a bug of ours and keeps its tracebac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -31,6 +34,28 @@ class UserError(ValueError):
         if len(self.faults) == 1:
             return self.faults[0]
         return "\n  - ".join([f"{len(self.faults)} faults:", *self.faults])
+
+
+class Faults(list[str]):
+    """The faults of several parts of an input, so that all of them are told at once.
+
+    Example:
+        >>> faults = Faults()
+        >>> faults.of(int, "3"), faults.of(nearest, "spp", ["sp", "pp"])
+        (3, "did you mean 'sp'?")
+        >>> def fails(value: str) -> int:
+        ...     raise UserError(f"not a number: {value}")
+        >>> faults.of(fails, "x") is None, faults
+        (True, ['not a number: x'])
+    """
+
+    def of(self, part: Callable[..., T], *args: Any) -> T | None:
+        """Return what a part of the input comes to; None if it is wrong, and take its faults."""
+        try:
+            return part(*args)
+        except UserError as error:
+            self.extend(error.faults)
+            return None
 
 
 class Preempted(Exception):  # noqa: N818 - not an error: the run is to be started again

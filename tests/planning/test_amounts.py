@@ -3,24 +3,14 @@
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from support.kernels import Recorded
 from ziggurat.planning.amounts import bytes_of, is_free, layer_of, operator_text, order_of, text_of, work_of
 from ziggurat.planning.kernels import kernel_of
 from ziggurat.planning.program import Form, Kernel
 
 aten = torch.ops.aten
-
-
-class Recorded(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.kernels = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.kernels.append(kernel_of(func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
 
 
 def strided_conv():

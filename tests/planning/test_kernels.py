@@ -2,23 +2,13 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from support.kernels import Recorded
 from ziggurat.planning.kernels import call_of, form_of, forms_in, kernel_of
 from ziggurat.planning.program import Form, Kernel
 from ziggurat.torch_internals.operators import computes_nothing, operator_of
 
 aten = torch.ops.aten
-
-
-class Recorded(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.kernels = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.kernels.append(kernel_of(func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
 
 
 def some_tensor(form, parameter):

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from support.kernels import Recorded
 from ziggurat.planning import measuring
 from ziggurat.planning.amounts import is_free
 from ziggurat.planning.kernels import kernel_of
@@ -14,16 +14,6 @@ from ziggurat.planning.measuring import Conditions, Replay, Tensors, measure_ker
 from ziggurat.planning.program import Form, Kernel
 
 aten = torch.ops.aten
-
-
-class Recorded(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.kernels = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.kernels.append(kernel_of(func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
 
 
 class Ticks:

@@ -119,32 +119,19 @@ def check_pressed_at_forks(folder, file):
     os._exit(0)
 
 
-def test_while_processes_that_check_a_data_set_are_started(tmp_path):
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    for number in range(70):
-        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
-    file = os.memfd_create("said")
-    process = fork_context().Process(target=check_pressed_at_forks, args=(tmp_path, file))
-    process.start()
-    process.join()
-    said = os.pread(file, 1 << 16, 0)
-    os.close(file)
-    assert said == b""
-    assert process.exitcode == 0
-
-
-def test_while_processes_check_a_data_set(tmp_path):
+@pytest.mark.parametrize(("check", "status"), [(check_and_press, 130), (check_pressed_at_forks, 0)])
+def test_processes_that_check_a_data_set(tmp_path, check, status):
     """They leave it to the one that has started them, and say nothing."""
     (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(70):
         Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
     file = os.memfd_create("said")
-    process = fork_context().Process(target=check_and_press, args=(tmp_path, file))
+    process = fork_context().Process(target=check, args=(tmp_path, file))
     process.start()
     process.join()
     said = os.pread(file, 1 << 16, 0)
     os.close(file)
-    assert (process.exitcode, said) == (130, b"")
+    assert (process.exitcode, said) == (status, b"")
 
 
 def test_what_goes_on_ends_in_the_bits_of_the_undisturbed_run(tmp_path):

@@ -108,7 +108,7 @@ def _text(value: Any) -> str:
 def _encoded(value: Any) -> Hashable:
     kind = type(value)
     if kind is int or kind is bool or value is None or kind is str:
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # of the types just looked at
     if isinstance(value, Tensor):
         return form_of(value)
     if kind is float:

@@ -37,7 +37,7 @@ from ziggurat.planning.events import Events
 from ziggurat.planning.hollow import Hollow, Noting
 from ziggurat.planning.processes import on_workers
 from ziggurat.planning.program import Form, Kernel, Program
-from ziggurat.planning.work import Marked, Work, inference_images, sizes_of
+from ziggurat.planning.work import Marked, Work, decoding, inference_images, sizes_of
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.costs.measure import measure_calls
@@ -49,7 +49,6 @@ from ziggurat.strategies.plan import Plan
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
 from ziggurat.strategies.state import TrainState
-from ziggurat.tasks.registry import make_task
 from ziggurat.torch_internals.sharding import seeing_storage
 from ziggurat.training.feed import autocast
 from ziggurat.training.step import Step
@@ -266,12 +265,7 @@ def _predict(
     setting = _setting(order, mesh, order.shape, 1, events)
     executor = place_for_inference(model, mesh, setting)
     count = order.num_microbatches or executor.at_once
-    finish: Callable[[Any, int], Any] = lambda outputs, index: outputs  # noqa: E731
-    if isinstance(model, VisionModel):
-        task, sizes = make_task(model, config), [tuple(order.shape[2:])] * order.shape[0]
-
-        def finish(outputs: Any, index: int) -> Any:
-            return task.decode(outputs, sizes)
+    finish = decoding(model, config, order.shape)
 
     def images(index: int) -> Tensor:
         events.mark(f"forward {index}")

@@ -6,17 +6,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from ziggurat.config import RunConfig, bands_of, check_command, override, range_faults
 from ziggurat.config.values import shown
-from ziggurat.errors import UserError
+from ziggurat.errors import Faults, UserError
 from ziggurat.models.build import build_model, task_of
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.planning.clusters import Cluster, parse_machines, read_network
@@ -30,7 +30,6 @@ from ziggurat.verification.networks import build_network, check_name, is_foreign
 from ziggurat.verification.request import read_shape
 from ziggurat.verification.timeline import timeline_path
 
-T = TypeVar("T")
 Purpose = Literal["train", "predict"]
 
 UNITS = {
@@ -191,15 +190,8 @@ def read_plan_request(
     Raises:
         UserError: Listing every fault.
     """
-    faults: list[str] = []
-
-    def check(part: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return part(*args)
-        except UserError as error:
-            faults.extend(error.faults)
-            return None
-
+    faults = Faults()
+    check = faults.of
     if world_from_environment() is not None:
         raise UserError(
             "plans are looked for by one process: run `ziggurat plan` without torchrun, with --workers or --machines, and "
@@ -238,8 +230,8 @@ def read_plan_request(
     config = _resolved(config, sizes, counts)
     check_priced(config.device, cluster)
     room = room or memory_of_worker(config.device, counts[1], cluster)
-    if kind == "train" and (faults := batch_faults(Plan(), sizes[0], config.train.microbatches)):
-        raise UserError(faults)
+    if kind == "train" and (batch := batch_faults(Plan(), sizes[0], config.train.microbatches)):
+        raise UserError(batch)
     return PlanRequest(
         name, subject, config, sizes, kind, counts, memory=room, cluster=cluster, fixed=given, seconds=budget,
         num_measured=int(measured), timeline=path,

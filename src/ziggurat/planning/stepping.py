@@ -7,18 +7,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
-from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
-from ziggurat.planning.work import Work, inference_images, sizes_of
+from ziggurat.planning.work import Work, decoding, inference_images, sizes_of
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import place_for_inference
 from ziggurat.strategies.mesh import Mesh, make_mesh
@@ -27,7 +25,6 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
-from ziggurat.tasks.registry import make_task
 from ziggurat.training.feed import autocast
 from ziggurat.training.step import Step
 from ziggurat.verification.step import Trial, start_state
@@ -123,14 +120,10 @@ def _prediction(
     """Return what computes batches."""
     setting = _setting(mesh, config, shape, 1)
     executor = place_for_inference(model.to(mesh.home), mesh, setting)
-    decode = make_task(model, config).decode if isinstance(model, VisionModel) else None
-    sizes = [tuple(shape[2:])] * shape[0]
+    finish = decoding(model, config, shape)
 
     def images(index: int) -> Tensor:
         return inference_images(model, config, mesh, shape)
-
-    def finish(outputs: Any, index: int) -> Any:
-        return outputs if decode is None else decode(outputs, sizes)
 
     def seed(index: int) -> None:
         torch.manual_seed(config.seed)

@@ -188,3 +188,17 @@ def inference_images(model: nn.Module, config: RunConfig, mesh: Mesh, shape: Seq
     if last:
         images = images.contiguous(memory_format=torch.channels_last)
     return mesh.spread(Normalization.of(config.data, model)(images, [size] * count), part)
+
+
+def decoding(model: nn.Module, config: RunConfig, shape: Sequence[int]) -> Callable[[Any, int], Any]:
+    """Return what a prediction makes of a network's outputs for a batch: a model of ours decodes them, of any other they stay.
+
+    Args:
+        model: The network.
+        config: Of the run.
+        shape: Of the images of a batch.
+    """
+    if not isinstance(model, VisionModel):
+        return lambda outputs, index: outputs
+    task, sizes = make_task(model, config), [tuple(shape[2:])] * shape[0]
+    return lambda outputs, index: task.decode(outputs, sizes)

@@ -57,7 +57,7 @@ def sum_rows_by(unit: FSDPModule, add_up: Callable[[Tensor, Tensor], None]) -> N
     Why: ``set_custom_reduce_scatter`` is documented, and the class of what it takes is in a private module; what is called has no other
     members.
     """
-    unit.set_custom_reduce_scatter(_RowsBy(add_up))  # type: ignore[arg-type]
+    unit.set_custom_reduce_scatter(_RowsBy(add_up))  # type: ignore[arg-type]  # its class is private, see above
 
 
 Order = tuple[int, ...]  # of dims in memory, the outermost first

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from ziggurat.config import RunConfig, check_command, override, range_faults
 from ziggurat.config.values import shown
-from ziggurat.errors import UserError
+from ziggurat.errors import Faults, UserError
 from ziggurat.models.build import task_of
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.system.memory import total_memory
 from ziggurat.verification.networks import OWN_PREFIXES, check_name, is_foreign
 from ziggurat.verification.timeline import timeline_path
-
-T = TypeVar("T")
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 DEFAULT_INPUT = "2x3x256x256"
@@ -70,15 +68,8 @@ def read_request(
     Raises:
         UserError: Listing every fault.
     """
-    faults: list[str] = []
-
-    def check(part: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return part(*args)
-        except UserError as error:
-            faults.extend(error.faults)
-            return None
-
+    faults = Faults()
+    check = faults.of
     check(check_name, name)
     sizes = check(read_shape, shape)
     parsed = check(read_plan, plan)
@@ -100,14 +91,14 @@ def read_request(
     kind: Literal["fp64", "fp32"] = "fp64" if dtype == "fp64" else "fp32"
     config = override(config, {"threads": max(1, config.threads)})
     check_effects(override(config, {"plan": str(parsed), **_task_and_model(name, config.task)}), given or {})
-    faults = [
+    without = [
         f"{key} has no effect on {name}, which has a loss and settings of its own; leave it out"
         for key in given or {}
         if (key.startswith("loss.") and not _has_own_loss(name))
         or (key.startswith("model.") and is_foreign(name))
     ]
-    if faults:
-        raise UserError(faults)
+    if without:
+        raise UserError(without)
     config = override(config, {"model.name": name})
     return Request(name, sizes, parsed, kind, config, path)
 
