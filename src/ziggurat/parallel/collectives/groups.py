@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.system.scheduling import yielding_threads
 
 
 class Groups:
@@ -44,7 +46,13 @@ class Groups:
             CollectiveFailed: If one of them does not come.
         """
         self.check()
-        with waiting(), converted(lambda: f"one of the workers {list(ranks)} did not come to a new group"):
+        is_gloo = (backend or dist.get_backend()) == "gloo"
+        scheduling = yielding_threads() if is_gloo else nullcontext()
+        with (
+            scheduling,
+            waiting(),
+            converted(lambda: f"one of the workers {list(ranks)} did not come to a new group"),
+        ):
             group = dist.new_group(
                 list(ranks), self.timeout, backend, use_local_synchronization=True
             )  # named by its members: others may make theirs at the same time

@@ -49,6 +49,7 @@ from ziggurat.parallel.runtime.preemption import (
     raised_signals,
 )
 from ziggurat.system.platform import require_linux
+from ziggurat.system.scheduling import yielding_threads
 from ziggurat.system.scratch import scratch_folder
 from ziggurat.system.streams import prepare_streams
 from ziggurat.torch_internals.stores import FileStore, Store
@@ -215,7 +216,7 @@ def _process_group(
         yield Workers(device=device)
         return
     is_nccl = device.type == "cuda" and settings.limits.backend != "gloo"
-    with waiting():
+    with waiting(), nullcontext() if is_nccl else yielding_threads():
         dist.init_process_group(
             "nccl" if is_nccl else "gloo",
             store=store,
