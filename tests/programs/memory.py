@@ -313,6 +313,37 @@ def rows_scaled_after_instance_norm() -> nn.Module:
     return Between(change)
 
 
+def scaled_after_einsum() -> nn.Module:
+    """A map is changed in place after its channels were mixed: one worker's product of letters has kept a copy."""
+    mixing = torch.linspace(-0.5, 0.5, 64, dtype=torch.float64).view(8, 8)
+
+    def change(x: Tensor) -> Tensor:
+        scaled = x * 1.5
+        mixed = torch.einsum("bchw,cd->bdhw", scaled, mixing.to(x.dtype).requires_grad_())
+        scaled[:, -3:].mul_(0.9)
+        return mixed
+
+    return Between(change)
+
+
+def scaled_after_tensordot() -> nn.Module:
+    """A map is changed in place after a product over its channels."""
+    mixing = torch.linspace(-0.5, 0.5, 64, dtype=torch.float64).view(8, 8)
+
+    def change(x: Tensor) -> Tensor:
+        scaled = x * 1.5
+        mixed = torch.tensordot(scaled, mixing.to(x.dtype).requires_grad_(), dims=([1], [0]))
+        scaled.mul_(0.9)
+        return mixed.movedim(-1, 1)
+
+    return Between(change)
+
+
+def norm_of_no_channels() -> nn.Module:
+    """Channels that a slice leaves out are normalized: none."""
+    return Between(lambda x: torch.cat([x, functional.instance_norm(x[:, 8:])], 1))
+
+
 class _Enlarged(nn.Module):
     """A transposed convolution, what it gives changed in place."""
 

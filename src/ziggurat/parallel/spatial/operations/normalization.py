@@ -244,6 +244,8 @@ def _group_moments(band: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _normalize_groups(
     x: SpatialTensor, band: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> SpatialTensor:
+    if band.shape[1] == 0:
+        return wrap(band.clone(), x)
     axes = tuple(x.mesh.axes[a] for a in cut_axes(x))
     with torch.autocast(x.local.device.type, enabled=False):
         local = _GroupNorm.apply(band, groups, weight, bias, eps, axes, counts_of(x, {0, 1}))

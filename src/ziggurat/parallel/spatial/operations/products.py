@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial.layout import plain
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.gathering import of_each, run_whole, with_locals
 from ziggurat.parallel.spatial.operations.matrix import contract
-from ziggurat.parallel.spatial.table import Call, operation, views_on_meta
+from ziggurat.parallel.spatial.table import Call, operation, place_of, views_on_meta
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
+from ziggurat.torch_internals.tensors import memory_key
 
 
 @operation("moments", "einsum", views=views_on_meta)
@@ -32,9 +34,41 @@ def _einsum(call: Call) -> Any:
                 f"the equation '{equation}' has a letter twice in one operand",
                 "take its diagonal(...) before",
             )
-    return contract(
-        operands, letters, result, lambda *local: torch.einsum(equation, *local), call.mesh, call.name
+    compute = _keeping_as_one_worker(operands, lambda *local: torch.einsum(equation, *local))
+    return contract(operands, letters, result, compute, call.mesh, call.name)
+
+
+def _keeping_as_one_worker(
+    operands: Sequence[Tensor], compute: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Return a product of parts that keeps copies where that of the wholes does: the originals may be changed in place."""
+    needed = [operand.requires_grad for operand in operands]
+    if not (torch.is_grad_enabled() and any(needed)):
+        return compute
+    wholes, parts = (
+        _kept(compute, [make_meta(*place_of(one), one.dtype) for one in tensors], needed)
+        for tensors in (operands, [x.local if isinstance(x, SpatialTensor) else x for x in operands])
     )
+    copied = [part and not whole for part, whole in zip(parts, wholes, strict=True)]
+    if not any(copied):
+        return compute
+    return lambda *local: compute(
+        *(one.clone() if copy else one for one, copy in zip(local, copied, strict=True))
+    )
+
+
+def _kept(compute: Callable[..., Tensor], operands: Sequence[Tensor], needed: Sequence[bool]) -> list[bool]:
+    """Return whether autograd keeps the memory of each operand (meta, one memory each) until its backward."""
+    kept: set[int] = set()
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.add(memory_key(tensor))
+        return tensor
+
+    leaves = [one.requires_grad_(need) for one, need in zip(operands, needed, strict=True)]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        compute(*leaves)
+    return [memory_key(one) in kept for one in leaves]
 
 
 def parse_equation(equation: str, num_dims: Sequence[int]) -> tuple[list[list[str]], list[str]]:
@@ -79,10 +113,8 @@ def _tensordot(call: Call) -> Any:
     for d, e in zip(first, second, strict=True):
         right[e] = left[d]
     result = [name for name in left if name not in right] + [name for name in right if name not in left]
-    return contract(
-        [one, other], [left, right], result, lambda a, b: torch.tensordot(a, b, dims=(first, second)), call.mesh,
-        call.name,
-    )  # fmt: skip
+    compute = _keeping_as_one_worker([one, other], lambda a, b: torch.tensordot(a, b, dims=(first, second)))
+    return contract([one, other], [left, right], result, compute, call.mesh, call.name)
 
 
 def _numbers(given: Any) -> list[int]:
