@@ -17,6 +17,7 @@ class Events:
         is_real: Whether memory that workers share is written to.
         workers_per_machine: Neighbours that share a machine, and its memory; 0 for all.
         seconds: Of a kernel.
+        shares_memory: Whether workers of a machine exchange through its memory: those with devices of their own do not.
 
     Attributes:
         noted: So far.
@@ -30,8 +31,10 @@ class Events:
         is_real: bool = True,
         workers_per_machine: int = 0,
         seconds: Callable[[Kernel], float] = lambda kernel: 0.0,
+        shares_memory: bool = True,
     ) -> None:
         self.is_real, self.workers_per_machine = is_real, workers_per_machine
+        self.shares_memory = shares_memory
         self.seconds, self.now = seconds, 0.0
         self.noted: list[Event] = []
         self.is_noting = False
@@ -40,6 +43,8 @@ class Events:
 
     def shared_memory(self, ranks: Sequence[int]) -> Literal["reserved", "promised", "none"]:
         """Return what memory is to workers that want to share it."""
+        if not self.shares_memory:
+            return "none"
         if self.workers_per_machine and len({rank // self.workers_per_machine for rank in ranks}) > 1:
             return "none"
         return "reserved" if self.is_real else "promised"

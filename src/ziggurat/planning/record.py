@@ -5,9 +5,9 @@ batches as `predict` does. Their events and bytes are noted (`hollow`, `events`)
 
     record_step(model, config, "dp=2,sp=2", (8, 3, 512, 512), 2).programs      one for each worker, in order of rank
 
-**Larger worlds.** Workers of other places of dp do the same, but for which roots of the canonical tree they hold: so a plan with dp=N is
-recorded with a few places of dp, and what depends on N (bytes of slices, members of a group of dp, roots) follows from the
-exchange's own arithmetic: each event of a group over dp is known by its ranks.
+**Larger worlds.** Workers of other places of dp do the same. So of a world that is too large for a process each, the workers of the first
+place alone are there (`parallel.collectives.absent`): what they do, to how many others they send, and what they add up is that of the large
+world, by the plan's own code. How others are alike says `alike_fault`.
 
 A second step is what is recorded: the first, of a microbatch of each place of dp, also makes what lives as long as the run (shared
 memory, graphs, anchors).
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ziggurat.config import RunConfig
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.absent import first_of
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
 from ziggurat.planning.events import Events
@@ -42,6 +43,7 @@ from ziggurat.strategies.base import Setting
 from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.costs.measure import measure_calls
 from ziggurat.strategies.executor import place_for_inference
+from ziggurat.strategies.machines import tiers_among
 from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.parallel import Parallel
@@ -91,6 +93,7 @@ class Order:
         chosen: For ``predict``: candidates of a level and an image above the threshold. The numbers of large tensors are not
             computed, so this is a premise; ``decode.candidates`` is the most that there are after the limit.
         is_hollow: Whether computing is left out.
+        shares_memory: Whether workers of a machine exchange through its memory.
     """
 
     config: RunConfig
@@ -103,6 +106,7 @@ class Order:
     workers_per_machine: int
     chosen: int
     is_hollow: bool
+    shares_memory: bool = True
 
 
 def roughly(kernel: Kernel) -> float:
@@ -127,8 +131,10 @@ def record_step(
     seconds: Seconds = roughly,
     workers_per_machine: int = 0,
     hollow: bool = True,
+    shares_memory: bool = True,
+    only_first: bool = False,
 ) -> Recorded:
-    """Return what every worker of a plan does in a step.
+    """Return what every worker of a plan does in a step, or those of the first replica.
 
     Args:
         model: With its weights, which need not have numbers (see `hollow_model`); not changed.
@@ -141,23 +147,47 @@ def record_step(
         seconds: See `Order`.
         workers_per_machine: See `Order`.
         hollow: Whether computing is left out.
+        shares_memory: See `Order`.
+        only_first: Whether the workers that compute the first microbatches together are there alone; the others do as they do.
 
     Raises:
         RuntimeError: If a worker fails otherwise than by refusing the plan.
+        ValueError: If others than those that are there would do other things.
     """
     order = Order(
         config, plan, tuple(shape), num_microbatches, purpose, decisions or Decisions(), seconds, workers_per_machine,
-        config.decode.candidates, hollow,
+        config.decode.candidates, hollow, shares_memory,
     )  # fmt: skip
+    if only_first and (fault := alike_fault(plan, num_microbatches)) is not None:
+        raise ValueError(fault)
     state = None
     if purpose == "train":
         with _mode(order, Events(), Ledger()):
             state = start_state(copy.deepcopy(model), Trial(torch.empty(0), config.seed, config=config))
     try:
-        found = on_workers(_record, plan.num_workers, (model, state, order))
+        there = plan.num_of_one if only_first else plan.num_workers
+        found = on_workers(_record, there, (model, state, order))
     except UserError as error:
         return Recorded(refused=str(error))
     return Recorded(tuple(program for program, _ in found), None, found[0][1])
+
+
+def alike_fault(plan: Plan, num_microbatches: int) -> str | None:
+    """Return why the replicas of a plan do not all do the same in a step; None if they do.
+
+    Each has as many microbatches, which are one subtree of the canonical tree: a power of two.
+
+    Example:
+        >>> alike_fault(Plan(dp=6), 12), alike_fault(Plan(dp=6), 18)
+        (None, 'the replicas of dp=6 have other parts of the tree over 18 microbatches: they do the same where each has 1, 2, 4, 8 ... of them')
+    """
+    each, rest = divmod(num_microbatches, plan.num_data)
+    if not rest and each and not each & (each - 1):
+        return None
+    return (
+        f"the replicas of {plan} have other parts of the tree over {num_microbatches} microbatches: they do the same where each has 1, 2, 4, "
+        "8 ... of them"
+    )
 
 
 def hollow_model(build: Callable[[], nn.Module], config: RunConfig) -> nn.Module:
@@ -185,16 +215,27 @@ def _record(
     workers: Workers, model: nn.Module, state: TrainState[nn.Module] | None, order: Order
 ) -> tuple[Program, Decisions]:
     """Be a worker, and return its program with what was decided."""
-    events = Events(not order.is_hollow, order.workers_per_machine, order.seconds)
+    events = Events(not order.is_hollow, order.workers_per_machine, order.seconds, order.shares_memory)
     ledger = Ledger()
-    workers.observe(events)
+    world = first_of(workers, order.plan.num_workers)
+    world.observe(events)
     mode = _mode(order, events, ledger)
     with mode, seeing_storage(ledger.count), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own
-        mesh = make_mesh(workers, order.plan)
+        mesh = make_mesh(world, order.plan, hierarchy_of(order, workers.rank))
         if state is None:
             return _predict(model, mesh, order, events, ledger)
         return _train(state, mesh, order, events, mode)
+
+
+def hierarchy_of(order: Order, rank: int) -> str:
+    """Return how a worker meets those that take other microbatches, on the machines of which it is told."""
+    plan, each = order.plan, order.workers_per_machine or order.plan.num_workers
+    members = range(rank % plan.num_of_one, plan.num_workers, plan.num_of_one)
+    tiers = tiers_among(
+        plan.num_data, order.config.launch.hierarchy, lambda: [str(member // each) for member in members]
+    )
+    return "x".join(map(str, tiers))
 
 
 def _setting(order: Order, mesh: Mesh, shape: Sequence[int], count: int, events: Events) -> Setting:

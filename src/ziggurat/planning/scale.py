@@ -1,21 +1,22 @@
-"""Worlds that are larger than what can be recorded: many replicas of the same workers, as vectors.
+"""Worlds of thousands of workers: many replicas of the same workers, as vectors.
 
 Under dp all replicas do the same, so that one program a place within a replica describes them all. What differs is when: each has its own
-jitter, and every exchange waits for the slowest. So a worker here is a *place* whose clock is a vector over replicas:
+jitter, and an exchange waits for the slowest of those that meet. So a worker here is a *place* whose clock is a vector over replicas:
 
-    computing            clock += seconds * factors        one of each replica
-    a message            over = max(sender, receiver) + t  within each replica
-    an exchange of dp    over = max over all replicas + t
+    computing            clock += seconds * factors                one of each replica
+    a message            over = max(sender, receiver) + t          within each replica
+    an exchange          over = max over the replicas that meet + t
 
-Each worker has a device and a cable of its own; what carries many flows over one cable has to be in the formula of the network.
+The replicas that meet are all of them, or of a tier every so many-th: of tiers of 8 and 4 replicas, eight neighbours, or four with 8 between.
 
-The program of a large world is that of a small one, but for what depends on the number of replicas `D`: a slice of an exchange is
-`1/D` of a bucket. Bytes and seconds of anything are `a + b / D`, with `a` and `b` from recordings of two small worlds. (That an exchange
-adds up `D` slices costs its bytes here, which are the same for every `D`, not the calls.)
+Each worker has a device of its own. What leaves a machine shares its cables with what the machine's other workers send at the same time, as
+they all do the same: messages wait for no latency but their own, and their bytes take as many times as long.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from ziggurat.planning.meetings import Meetings, find_meetings
 from ziggurat.planning.program import Kernel, Mark, Program, Start, Wait
 from ziggurat.planning.segments import Action, Jitter, Segment, actions_of, nothing
-from ziggurat.planning.simulate import Network
+from ziggurat.planning.simulate import Network, without_bytes
 
 Vector = NDArray[np.float64]
 
@@ -52,7 +53,7 @@ class Scaled(NamedTuple):
     Attributes:
         seconds: Until the last worker is done.
         busy: Of each place within a replica, mean seconds in which it computes.
-        waited: Likewise, mean seconds in which it waits for workers of other replicas that are slower.
+        waited: Likewise, mean seconds in which it waits for workers that are slower.
         idle: Share of all workers' time in which they do not compute.
     """
 
@@ -62,116 +63,36 @@ class Scaled(NamedTuple):
     idle: float
 
 
-def recorded_replicas(
+def replicas_of(
     programs: Sequence[Program],
     count: int,
     seconds: Callable[[Kernel], float],
     begin: Callable[[Start], float] = nothing,
 ) -> Replicas:
-    """Return replicas as they were recorded.
+    """Return replicas that do what the first one does.
 
     Args:
-        programs: Of all workers, by rank: those of a replica are neighbours.
+        programs: Of the workers of the first replica, by rank; those of a replica are neighbours.
         count: Of replicas.
         seconds: Of a kernel.
         begin: Seconds of computing that a message or collective costs whoever begins it.
     """
-    of_one = programs[: len(programs) // count]
-    actions = tuple(tuple(actions_of(program, seconds, begin)) for program in of_one)
-    return Replicas(tuple(_bare(program) for program in of_one), actions, count)
+    actions = tuple(tuple(actions_of(program, seconds, begin)) for program in programs)
+    return Replicas(tuple(_bare(program, len(programs)) for program in programs), actions, count)
 
 
-def _bare(program: Program) -> Program:
-    return replace(program, events=tuple(e for e in program.events if not isinstance(e, Kernel)))
-
-
-def grow(small: Replicas, large: Replicas, count: int) -> Replicas:
-    """Return more replicas than were recorded, by what two recordings of the same step say.
-
-    Args:
-        small: A few replicas.
-        large: More of them, each with the same microbatches.
-        count: How many there shall be.
-
-    Raises:
-        ValueError: If the workers of the two do not do the same things in the same order.
-    """
-    law = _Law(small.count, large.count, count)
-    programs, actions = [], []
-    of_one = len(small.programs)
-    for a, b in zip(small.programs, large.programs, strict=True):
-        if [_kind(event) for event in a.events] != [_kind(event) for event in b.events]:
-            raise ValueError(
-                f"worker {a.rank} does other things with {small.count} and {large.count} replicas: what it does with {count} is not known"
-            )
-        events = tuple(
-            _grown(one, other, law, of_one, small.count)
-            if isinstance(one, Start) and isinstance(other, Start)
-            else one
-            for one, other in zip(a.events, b.events, strict=True)
+def _bare(program: Program, of_one: int) -> Program:
+    """Return a program without kernels, whose messages between replicas are collectives: all replicas send as this one."""
+    events = (
+        event._replace(
+            kind="all-to-all", num_bytes=sum(size for _, size in event.sends), sends=(), receives=()
         )
-        programs.append(Program(a.rank, events, round(law(a.peak_bytes, b.peak_bytes)), dict(a.held_bytes)))
-    for mine, others in zip(small.actions, large.actions, strict=True):
-        actions.append(tuple(_between(mine, others, law)))
-    return Replicas(tuple(programs), tuple(actions), count)
-
-
-@dataclass(frozen=True)
-class _Law:
-    """What depends on the number of replicas as ``a + b / D`` does."""
-
-    small: int
-    large: int
-    wanted: int
-
-    def __call__(self, small: float, large: float) -> float:
-        """Return a number of the wanted world from those of the recorded ones; never less than 0."""
-        if self.small == self.large or small == large:
-            return large
-        slope = (small - large) / (1 / self.small - 1 / self.large)
-        return max(0.0, large + slope * (1 / self.wanted - 1 / self.large))
-
-
-def _kind(event: object) -> object:
-    return event.kind if isinstance(event, Start) else event
-
-
-def _grown(one: Start, other: Start, law: _Law, of_one: int, count: int) -> Start:
-    """Return a message of the large world: one within a replica as it is, an exchange between all replicas with all of them."""
-    if all(rank < of_one for rank in one.group):
-        return one
-    inside = [rank for rank in one.group if rank < of_one]
-    if len(inside) * count != len(one.group) or one.kind == "swap":
-        raise ValueError(
-            f"a {one.kind} of {len(one.group)} workers is none of all replicas: it is not known how it grows"
-        )
-    group = tuple(replica * of_one + rank for replica in range(law.wanted) for rank in inside)
-    return Start(one.kind, group, num_bytes=round(law(one.num_bytes, other.num_bytes)))
-
-
-def _between(small: Sequence[Action], large: Sequence[Action], law: _Law) -> list[Action]:
-    """Return what a worker does in the large world. Where only one of the recordings computes, the other takes no time."""
-    actions: list[Action] = []
-    rest, count = list(reversed(large)), 0
-
-    def computing() -> float:
-        """Return the seconds that the larger recording computes next; 0 if it does something else."""
-        if rest and isinstance(rest[-1], Segment):
-            seconds = rest[-1].seconds
-            rest.pop()
-            return seconds
-        return 0.0
-
-    for action in small:
-        own = action.seconds if isinstance(action, Segment) else 0.0
-        others = computing()
-        if own or others:
-            actions.append(Segment(law(own, others), count))
-            count += 1
-        if not isinstance(action, Segment):
-            actions.append(action)
-            rest.pop()
-    return [*actions, Segment(law(0.0, computing()), count)] if rest else actions
+        if isinstance(event, Start) and event.kind == "swap" and max(event.group) >= of_one
+        else event
+        for event in program.events
+        if not isinstance(event, Kernel)
+    )
+    return replace(program, events=tuple(events))
 
 
 def simulate_replicas(
@@ -180,13 +101,13 @@ def simulate_replicas(
     """Let all workers of all replicas do what they do.
 
     Args:
-        replicas: As recorded, or grown.
+        replicas: See `replicas_of`.
         links: What carries messages.
         places: The machine of each worker, by rank; by default all are on one.
         jitter: How computing varies, over all workers by rank.
 
     Raises:
-        ValueError: If workers wait for each other for ever.
+        ValueError: If workers wait for each other for ever, or it is not known which replicas meet.
     """
     run = _Vectors(replicas, links, places, jitter or Jitter())
     run.to_end()
@@ -195,6 +116,56 @@ def simulate_replicas(
     busy = tuple(float(one.mean()) for one in run.busy)
     idle = 1 - sum(busy) / (seconds * len(busy)) if seconds else 0.0
     return Scaled(seconds, busy, tuple(float(one.mean()) for one in run.waited), idle)
+
+
+class Meet(NamedTuple):
+    """Which replicas meet where the first one does.
+
+    Attributes:
+        size: How many; 1 of a message within each replica.
+        stride: Between neighbours.
+    """
+
+    size: int
+    stride: int
+
+    def latest(self, clocks: Vector) -> Vector:
+        """Return of each replica the latest clock of those that it meets.
+
+        Example:
+            >>> Meet(2, 2).latest(np.array([5.0, 2.0, 3.0, 4.0]))
+            array([5., 4., 5., 4.])
+        """
+        if self.size == 1:
+            return clocks
+        met = clocks.reshape(-1, self.size, self.stride)
+        return np.broadcast_to(met.max(axis=1, keepdims=True), met.shape).reshape(-1)
+
+
+def meet_of(start: Start, of_one: int, count: int) -> Meet:
+    """Return which replicas meet in a message or collective of the first one.
+
+    Args:
+        start: Of a worker of the first replica.
+        of_one: Workers of a replica.
+        count: Of replicas.
+
+    Raises:
+        ValueError: If these are not replicas at equal distances, with the same workers each.
+
+    Example:
+        >>> meet_of(Start("barrier", (1, 5, 9, 13)), 2, 16)
+        Meet(size=4, stride=2)
+    """
+    replicas = sorted({rank // of_one for rank in start.group})
+    stride = replicas[1] - replicas[0] if len(replicas) > 1 else 1
+    inside = {rank % of_one for rank in start.group}
+    even = replicas == list(range(replicas[0], replicas[0] + len(replicas) * stride, stride))
+    if not even or len(inside) * len(replicas) != len(start.group) or count % (len(replicas) * stride):
+        raise ValueError(
+            f"a {start.kind} of {len(start.group)} workers of {len(replicas)} of {count} replicas: it is not known which others meet likewise"
+        )
+    return Meet(len(replicas), stride)
 
 
 class _Vectors:
@@ -208,6 +179,8 @@ class _Vectors:
         self.meetings: Meetings = find_meetings(replicas.programs)
         self.links, self.jitter = links, jitter
         self.places = places or [0] * (self.count * self.of_one)
+        self.on_machine = Counter(self.places)
+        self.leaving = self._leaving()
         self.clocks = [np.zeros(self.count) for _ in replicas.programs]
         self.busy = [np.zeros(self.count) for _ in replicas.programs]
         self.waited = [np.zeros(self.count) for _ in replicas.programs]
@@ -215,8 +188,17 @@ class _Vectors:
         self.came: list[dict[int, Vector]] = [{} for _ in self.meetings.all]
         self.over: list[Vector | None] = [None] * len(self.meetings.all)
         self.late: list[Vector | float] = [0.0] * len(self.meetings.all)
-        self.seconds: dict[Start, float] = {}
+        self.known: dict[Start, tuple[float, Meet]] = {}
         self.factors: dict[int, Vector] = {}
+
+    def _leaving(self) -> Counter[int]:
+        """Return how many workers of each machine of the first replica send messages of one to another machine."""
+        found = {
+            meeting.comers[0]
+            for meeting in self.meetings.all
+            if meeting.start.kind == "swap" and len({self.places[rank] for rank in meeting.comers}) > 1
+        }
+        return Counter(self.places[rank] for rank in found)
 
     def to_end(self) -> None:
         """Let all do what they can until nobody can do more."""
@@ -262,13 +244,39 @@ class _Vectors:
         came[place] = self.clocks[place]
         if len(came) < len(meeting.comers):
             return
-        start = meeting.start
-        if start not in self.seconds:
-            self.seconds[start] = self.links.seconds(start, self.places)
-        last: Vector | float = np.maximum.reduce(list(came.values()))
-        if len(start.group) > self.of_one or any(rank >= self.of_one for rank in start.group):
-            last = self.late[number] = float(np.max(last))
-        self.over[number] = np.full(self.count, last + self.seconds[start])
+        seconds, meet = self._known(meeting.start)
+        self.late[number] = late = meet.latest(np.maximum.reduce(list(came.values())))
+        self.over[number] = late + seconds
+
+    def _known(self, start: Start) -> tuple[float, Meet]:
+        """Return how long a message or collective takes, and which replicas meet in it."""
+        if start not in self.known:
+            self.known[start] = self._seconds(start), meet_of(start, self.of_one, self.count)
+        return self.known[start]
+
+    def _seconds(self, start: Start) -> float:
+        """Return how long a message or collective takes, where the slowest of the replicas does it."""
+        return max(self._seconds_of(_shifted(start, shift)) for shift in self._shifts(start))
+
+    def _shifts(self, start: Start) -> range:
+        """Return by how many workers replicas are shifted that lie otherwise on their machines; of tiers all lie alike."""
+        if max(start.group) >= self.of_one:
+            return range(1)
+        each = self.on_machine[self.places[0]]
+        alike = min(self.count, each // math.gcd(each, self.of_one))
+        return range(0, alike * self.of_one, self.of_one)
+
+    def _seconds_of(self, start: Start) -> float:
+        seconds = self.links.seconds(start, self.places)
+        on = Counter(self.places[rank] for rank in start.group)
+        if len(on) == 1:
+            return seconds
+        if start.kind == "swap":
+            flows = float(self.leaving.get(self.places[start.group[0]], 1))
+        else:
+            flows = max(self.on_machine[place] / mine for place, mine in on.items())
+        latency = self.links.seconds(without_bytes(start), self.places)
+        return latency + (seconds - latency) * flows
 
     def _factor(self, place: int, segment: int) -> Vector:
         if segment not in self.factors:
@@ -277,3 +285,13 @@ class _Vectors:
             drawn = self.jitter.factors(segment, self.count * self.of_one)
             self.factors[segment] = drawn.reshape(self.count, self.of_one)
         return self.factors[segment][:, place]
+
+
+def _shifted(start: Start, shift: int) -> Start:
+    """Return what another replica does where the first one does this."""
+    if not shift:
+        return start
+    sends, receives = (
+        tuple((rank + shift, size) for rank, size in some) for some in (start.sends, start.receives)
+    )
+    return start._replace(group=tuple(rank + shift for rank in start.group), sends=sends, receives=receives)

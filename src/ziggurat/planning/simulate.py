@@ -35,6 +35,17 @@ class Network(Protocol):
         ...
 
 
+def without_bytes(start: Start) -> Start:
+    """Return a message or collective that carries nothing: what it takes is its latency, which no cable shares.
+
+    Example:
+        >>> without_bytes(Start("swap", (0, 1), sends=((1, 64),))).sends
+        ((1, 0),)
+    """
+    sends, receives = (tuple((rank, 0) for rank, _ in some) for some in (start.sends, start.receives))
+    return start._replace(sends=sends, receives=receives, num_bytes=0)
+
+
 @dataclass(frozen=True)
 class Simulated:
     """What a step comes to.
@@ -225,6 +236,9 @@ class _Run:
         self.comers: list[list[int]] = [[] for _ in self.meetings.all]  # in the order in which they have come
         self.complete = [math.inf] * len(self.meetings.all)
         self.over = [math.inf] * len(self.meetings.all)
+        self.carried: dict[
+            int, tuple[float, tuple[Resource, ...]]
+        ] = {}  # what is left of a meeting when its latency is over
         self.factors: dict[int, list[float]] = {}
 
     def to_end(self) -> None:
@@ -270,12 +284,20 @@ class _Run:
         comers.append(rank)
         if len(comers) == len(meeting.comers):
             self.complete[place] = self.sharing.now
+            seconds = self.links.seconds(meeting.start, self.places)
             machines = {self.places[comer] for comer in meeting.comers}
-            cables = tuple(("cable", machine) for machine in sorted(machines)) if len(machines) > 1 else ()
-            self.sharing.begin(-1 - place, self.links.seconds(meeting.start, self.places), cables)
+            if len(machines) > 1:  # its latency goes by first, which no cable shares
+                latency = self.links.seconds(without_bytes(meeting.start), self.places)
+                cables = tuple(("cable", machine) for machine in sorted(machines))
+                self.carried[place] = seconds - latency, cables
+                seconds = latency
+            self.sharing.begin(-1 - place, seconds, ())
 
     def _end(self, place: int) -> None:
-        """Let those go on that have waited for a meeting."""
+        """Let those go on that have waited for a meeting; or let it be carried, where only its latency is over."""
+        if place in self.carried:
+            self.sharing.begin(-1 - place, *self.carried.pop(place))
+            return
         now = self.over[place] = self.sharing.now
         meeting = self.meetings.all[place]
         for rank in meeting.comers:

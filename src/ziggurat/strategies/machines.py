@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ziggurat.parallel.collectives.workers import Workers
 
@@ -25,12 +25,27 @@ def find_tiers(workers: Workers, hierarchy: str, machine: str) -> tuple[int, ...
     Communication:
         Under ``auto`` one gather of the machines' names.
     """
+    return tiers_among(workers.size, hierarchy, lambda: workers.gather(machine))
+
+
+def tiers_among(size: int, hierarchy: str, machines: Callable[[], Sequence[str]]) -> tuple[int, ...]:
+    """Return how many workers meet in each tier, the innermost first.
+
+    Args:
+        size: How many workers there are.
+        hierarchy: As `find_tiers` has it.
+        machines: Returns the name of each worker's, in order of rank; called under ``auto``.
+
+    Example:
+        >>> tiers_among(8, "auto", lambda: "aabbccdd"), tiers_among(8, "2x2x2", list), tiers_among(8, "flat", list)
+        ((2, 4), (2, 2, 2), (8,))
+    """
     sizes = read_hierarchy(hierarchy)
-    if sizes is not None and math.prod(sizes) == workers.size:
+    if sizes is not None and math.prod(sizes) == size:
         return sizes
-    if hierarchy == "flat" or workers.size < 4:  # no two machines of two
-        return (workers.size,)
-    return tiers_of(workers.gather(machine))
+    if hierarchy == "flat" or size < 4:  # no two machines of two
+        return (size,)
+    return tiers_of(machines())
 
 
 def tiers_of(machines: Sequence[str]) -> tuple[int, ...]:

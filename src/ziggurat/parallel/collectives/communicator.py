@@ -37,16 +37,19 @@ class Communicator:
 
     Attributes:
         sent: What this worker has sent over the group so far.
+        needs_group: Whether several workers talk over a process group.
 
     Raises:
         ValueError: If there is no group for several workers, or one for a single worker.
     """
 
+    needs_group = True
+
     def __init__(
         self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, groups: Groups,
         through_host: bool = False,
     ) -> None:  # fmt: skip
-        if (group is None) != (size == 1):
+        if self.needs_group and (group is None) != (size == 1):
             raise ValueError(
                 f"a group is needed exactly if there are several workers: got {size} and {group}"
             )
@@ -143,13 +146,14 @@ class Communicator:
             return DONE
         if len(set(sizes)) > 1:
             return self._start_all_gather_of(whole.view(-1), part.reshape(-1), sizes)
-        mine, there = self._reached(part.reshape(-1)), self._reached(whole.view(-1))
+        flat = whole.view(-1)
+        mine, there = self._reached(part.reshape(-1)), self._reached(flat)
         self.sent.add(self.size - 1, (self.size - 1) * part.nbytes)
         return self._start(
             "all-gather",
             part,
             lambda: dist.all_gather_single(there, mine, group=self._open_group, async_op=True),
-            (whole.view(-1), there),
+            (flat, there),
         )
 
     def _start_all_gather_of(self, whole: Tensor, part: Tensor, sizes: Sequence[int]) -> Request:
