@@ -318,10 +318,11 @@ def scaled_after_einsum() -> nn.Module:
     mixing = torch.linspace(-0.5, 0.5, 64, dtype=torch.float64).view(8, 8)
 
     def change(x: Tensor) -> Tensor:
-        scaled = x * 1.5
+        column = x[..., :1].contiguous(memory_format=torch.channels_last)
+        scaled = column.flatten(2).softmax(-1).view_as(column) * column
         mixed = torch.einsum("bchw,cd->bdhw", scaled, mixing.to(x.dtype).requires_grad_())
         scaled[:, -3:].mul_(0.9)
-        return mixed
+        return x + mixed
 
     return Between(change)
 
@@ -331,10 +332,11 @@ def scaled_after_tensordot() -> nn.Module:
     mixing = torch.linspace(-0.5, 0.5, 64, dtype=torch.float64).view(8, 8)
 
     def change(x: Tensor) -> Tensor:
-        scaled = x * 1.5
+        column = x[..., :1].contiguous(memory_format=torch.channels_last)
+        scaled = column.flatten(2).softmax(-1).view_as(column) * column
         mixed = torch.tensordot(scaled, mixing.to(x.dtype).requires_grad_(), dims=([1], [0]))
         scaled.mul_(0.9)
-        return mixed.movedim(-1, 1)
+        return x + mixed.movedim(-1, 1)
 
     return Between(change)
 

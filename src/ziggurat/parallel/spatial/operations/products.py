@@ -45,16 +45,18 @@ def _keeping_as_one_worker(
     needed = [operand.requires_grad for operand in operands]
     if not (torch.is_grad_enabled() and any(needed)):
         return compute
-    wholes, parts = (
-        _kept(compute, [make_meta(*place_of(one), one.dtype) for one in tensors], needed)
-        for tensors in (operands, [x.local if isinstance(x, SpatialTensor) else x for x in operands])
-    )
-    copied = [part and not whole for part, whole in zip(parts, wholes, strict=True)]
-    if not any(copied):
-        return compute
-    return lambda *local: compute(
-        *(one.clone() if copy else one for one, copy in zip(local, copied, strict=True))
-    )
+    by_wholes = _kept(compute, [make_meta(*place_of(one), one.dtype) for one in operands], needed)
+
+    def compute_parts(*parts: Tensor) -> Tensor:
+        by_parts = _kept(compute, [make_meta(*place_of(one), one.dtype) for one in parts], needed)
+        return compute(
+            *(
+                part.clone() if kept and not kept_whole else part
+                for part, kept, kept_whole in zip(parts, by_parts, by_wholes, strict=True)
+            )
+        )
+
+    return compute_parts
 
 
 def _kept(compute: Callable[..., Tensor], operands: Sequence[Tensor], needed: Sequence[bool]) -> list[bool]:
