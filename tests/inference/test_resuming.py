@@ -22,7 +22,9 @@ from support.killed_predictions import (
 from support.ranks import run_ranks
 from ziggurat.errors import UserError
 from ziggurat.inference import journal, tiles
+from ziggurat.inference import predict as predict_module
 from ziggurat.inference.journal import FOLDER, Journal, read_journal
+from ziggurat.inference.rows import IMAGE
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -78,6 +80,25 @@ def test_a_prediction_goes_on_with_another_number_of_workers(images, undisturbed
 def stop_early(images, out):
     with pytest.raises(RuntimeError):
         run_ranks(predict_until, 1, (images, out, 9))
+
+
+def late(workers, images, out):
+    """Predict; the second worker looks at the journal when the first has written all of its images."""
+    read = predict_module.read_journal
+
+    def late_read(folder, check=False):
+        while workers.rank and not any(kind == IMAGE for kind, _ in read(folder)):
+            os.sched_yield()
+        return read(folder, check)
+
+    predict_module.read_journal = late_read
+    return predict(workers, images, out)
+
+
+def test_a_worker_that_comes_late_joins_the_images_that_are_its_own(images, undisturbed, tmp_path):
+    """It read what the others had written by then, and so took other images than those that were left to it."""
+    run_ranks(late, 2, (images, tmp_path / "out"))
+    assert files_of(tmp_path / "out") == undisturbed[0]
 
 
 CHANGES = {

@@ -7,7 +7,7 @@ import argparse
 from ziggurat.cli.options import (
     DATA_HELP,
     DONE,
-    RUN_HELP,
+    RUNS_HELP,
     SPLITS,
     TRAINED_FLAGS,
     Outcome,
@@ -20,7 +20,7 @@ HELP = "measure a trained run on a data set"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    command.add_argument("run", metavar="RUN", help=RUN_HELP)
+    command.add_argument("run", metavar="RUN[,RUN]", help=RUNS_HELP)
     command.add_argument("data", metavar="DATA", help=DATA_HELP)
     command.add_argument(
         "--split", choices=SPLITS, default="val", help="which images of DATA (default: %(default)s)"

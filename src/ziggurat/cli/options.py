@@ -46,6 +46,7 @@ TILE_FLAGS = {"--crop": "data.crop", "--overlap": "data.tile_overlap"}
 SPLITS = ("val", "test", "train")
 DATA_HELP = "a folder or an annotation file of any known format (docs/formats.md), or digits"
 RUN_HELP = "a run's folder, RUN@best, RUN@last, RUN@step-400, a checkpoint's folder, or a file of weights (with --model)"
+RUNS_HELP = f"{RUN_HELP}; several with commas between, or a folder of --members, are averaged"
 
 
 class Outcome(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ziggurat.cli.options import (
     DONE,
     NO,
-    RUN_HELP,
+    RUNS_HELP,
     SPLITS,
     TILE_FLAGS,
     TRAINED_FLAGS,
@@ -22,7 +22,7 @@ HELP = "run a model on images: results as JSON and CSV, and pictures"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    command.add_argument("run", metavar="RUN", help=RUN_HELP)
+    command.add_argument("run", metavar="RUN[,RUN]", help=RUNS_HELP)
     command.add_argument(
         "images",
         metavar="IMAGE",

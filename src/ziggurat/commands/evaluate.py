@@ -8,29 +8,31 @@ from typing import Any
 
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say_notes
-from ziggurat.commands.runs import config_of, load
-from ziggurat.config import RunConfig, run_task
+from ziggurat.commands.runs import Members, members_of
+from ziggurat.config import run_task
 from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.table import Split
 from ziggurat.data.regions import RegionDataset
 from ziggurat.errors import UserError
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.members import RunNames
 from ziggurat.runs.progress import Meter
 from ziggurat.tasks.opening import open_dataset
 
 
 def evaluate(
-    run: str | os.PathLike[str],
+    run: RunNames,
     data: str | os.PathLike[str],
     settings: Mapping[str, Any] | None = None,
     *,
     split: Split = "val",
 ) -> dict[str, Any] | None:
-    """Evaluate a run on a split of a data set, as `ziggurat evaluate` does.
+    """Evaluate a run, or the average of several, on a split of a data set, as `ziggurat evaluate` does.
 
     Args:
-        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings; or
+            several (`ziggurat.runs.members`).
         data: The data set.
         settings: From dotted names to values.
         split: ``val``, ``test`` or ``train``; an annotation file serves as each.
@@ -38,7 +40,8 @@ def evaluate(
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
-    config = config_of(run, dict(settings or {}) | {"data.path": os.fspath(data)}, "evaluate")
+    members = members_of(run, dict(settings or {}) | {"data.path": os.fspath(data)}, "evaluate")
+    config = members.config
     dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits)
     if dataset is None:
         raise UserError(
@@ -52,14 +55,14 @@ def evaluate(
                 f"measured are the {split} blocks; --set data.split=given measures all pixels, whatever was trained on"
             ]
         )
-    result = launch_plan(_evaluate_worker, (run, config, split), config)
+    result = launch_plan(_evaluate_worker, (members, split), config)
     if result is not None:
+        result["members"] = list(members.names)
         say_notes(note for note in result["notes"] if note not in said)
     return result
 
 
-def _evaluate_worker(
-    workers: Workers, run: str | os.PathLike[str], config: RunConfig, split: Split
-) -> dict[str, Any]:
+def _evaluate_worker(workers: Workers, members: Members, split: Split) -> dict[str, Any]:
+    run, *others = members.load()
     with Meter("evaluation", "tiles", workers.is_first) as meter:
-        return evaluate_run(load(run, config), config, workers, split, meter)
+        return evaluate_run(run, members.config, workers, split, meter, others)

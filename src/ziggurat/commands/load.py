@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-from ziggurat.commands.runs import config_of
-from ziggurat.commands.runs import load as load_weights
+from ziggurat.commands.runs import members_of
 from ziggurat.errors import UserError
 from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.members import RunNames
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device
 
@@ -20,17 +19,18 @@ _OF_WORKERS = {"device", "launch", "plan", "threads"}  # settings of processes t
 
 
 def load(
-    run: str | os.PathLike[str],
+    run: RunNames,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Predictor:
-    """Load a run, or a file of weights, as a predictor on this process.
+    """Load a run, a file of weights, or several whose predictions are averaged, as a predictor on this process.
 
     It computes with PyTorch's threads as they are: the bits are those of `ziggurat predict` where these are as many as the
     run's ``threads``.
 
     Args:
-        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings; or
+            several (`ziggurat.runs.members`).
         device: Where it computes.
         settings: From dotted names to values, over those of the run.
 
@@ -43,6 +43,6 @@ def load(
             f"a run is loaded into this process as it is: the settings {', '.join(without_effect)} have no effect; give the "
             "device as an argument, or run ziggurat.predict on workers of their own"
         )
-    config = config_of(run, {**(settings or {}), "plan": "dp=1", "device": device}, "predict")
+    members = members_of(run, {**(settings or {}), "plan": "dp=1", "device": device}, "predict")
     mesh = make_mesh(Workers(device=torch.device(resolve_device(device))))
-    return Predictor.of_run(load_weights(run, config)._replace(config=config), mesh)
+    return Predictor.of_runs(members.load(), mesh)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say, say_notes
-from ziggurat.commands.runs import config_of, load
+from ziggurat.commands.runs import Members, members_of
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import notes_of
 from ziggurat.data.files import files_of
@@ -20,6 +20,7 @@ from ziggurat.data.formats.table import Split
 from ziggurat.data.readers.list_files import STANDARD_INPUT, expand_lists
 from ziggurat.errors import UserError
 from ziggurat.inference.journal import FOLDER
+from ziggurat.inference.members import digest_of
 from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.inference.outputs.registry import TABLES, check_formats, check_polygons
 from ziggurat.inference.pictures import Pictures
@@ -30,6 +31,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.lock import locked
+from ziggurat.runs.members import RunNames
 from ziggurat.runs.progress import Meter
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
@@ -39,7 +41,7 @@ _LOOKED_AT = 20  # JSON files beside images
 
 
 def predict(
-    run: str | os.PathLike[str],
+    run: RunNames,
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -55,7 +57,8 @@ def predict(
     """Run a trained model on images, as `ziggurat predict` does.
 
     Args:
-        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings; or
+            several, whose predictions are averaged (`ziggurat.runs.members`).
         images: Files, folders and globs, one or several, lists of them (``.txt``, a path a line; ``-`` reads standard input); or a data set (its annotation file, ``digits``, or with `split` its
             folder), whose ids the results keep.
         out: Where results and pictures go; None takes the run's ``predictions``, or the next free ``predictions-2``.
@@ -79,27 +82,28 @@ def predict(
     check_formats(formats)
     rules = PolygonRules.of(polygons or {})
     check_polygons(rules, formats)
-    config = config_of(run, settings or {}, "predict")
+    members = members_of(run, settings or {}, "predict")
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     given = _listed(given)
     data = _dataset(given, split)
-    target = Path(out) if out is not None else _free(_own_folder(run), overwrite, resume)
+    target = Path(out) if out is not None else _free(_own_folder(members.names), overwrite, resume)
     options = {
         "overwrite": overwrite, "resume": resume, "pictures": pictures, "only": tuple(classes), "formats": tuple(formats),
         "polygons": rules,
     }  # fmt: skip
     if data is not None:
-        config = replace(config, data=replace(config.data, path=data))
+        members = members.on(data)
         split = split or "val"
-        say_notes(notes_of(_open(config, split, None)))
+        say_notes(notes_of(_open(members.config, split, None)))
     else:
         say(*_ids_elsewhere(given))
     alone = (
         locked(target) if world_from_environment() is None else nullcontext()
     )  # one prediction in one folder
     with alone:
-        result = launch_plan(_predict_worker, (run, config, given, target, split, options), config)
+        result = launch_plan(_predict_worker, (members, given, target, split, options), members.config)
     if result is not None:
+        result["members"] = list(members.names)
         say(*(f"note: {note}" for note in result["notes"]))
         say(*(f"left out: {fault}" for fault in result["faults"].values()))
     return result
@@ -136,11 +140,14 @@ def _ids_elsewhere(given: Sequence[str]) -> list[str]:
     return notes
 
 
-def _own_folder(run: str | os.PathLike[str]) -> Path:
-    """Return where the predictions of a run lie if nothing else is said."""
-    reference = find_reference(run)
+def _own_folder(names: Sequence[str]) -> Path:
+    """Return where the predictions of a run lie if nothing else is said; of several in the folder that holds them all."""
+    if len(names) > 1:
+        folders = {os.path.dirname(os.path.abspath(find_reference(name).folder or name)) for name in names}
+        return Path(os.path.relpath(os.path.commonpath(folders))) / "predictions"
+    reference = find_reference(names[0])
     if reference.folder is None:
-        return Path(run).parent / "predictions"
+        return Path(names[0]).parent / "predictions"
     return reference.folder / "-".join(filter(None, ("predictions", reference.name)))
 
 
@@ -181,21 +188,22 @@ def _open(config: RunConfig, split: Split, classes: tuple[str, ...] | None) -> A
 
 def _predict_worker(
     workers: Workers,
-    path: str | os.PathLike[str],
-    config: RunConfig,
+    members: Members,
     images: list[str],
     out: Path,
     split: Split | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    run = load(path, config)
-    weights = weights_sha256(run.model) if workers.is_first else ""  # of all of it, before others' is dropped
-    category_ids = run.category_ids or tuple(range(run.model.num_classes))
+    runs, config = members.load(), members.config
+    # of all of the networks, before others' is dropped
+    digests = [weights_sha256(run.model) for run in runs] if workers.is_first else [""]
+    weights = digest_of(digests, members.configs)
+    category_ids = runs[0].category_ids or tuple(range(runs[0].model.num_classes))
     with make_mesh(workers, config.plan) as mesh:
-        predictor = Predictor.of_run(run._replace(config=config), mesh)
+        predictor = Predictor.of_runs(runs, mesh)
         meter = Meter("prediction", "tiles", workers.is_first)
         if split is not None:
-            dataset = _open(config, split, run.classes or None)
+            dataset = _open(config, split, runs[0].classes or None)
             found = predict_dataset(predictor, dataset, out, meter, weights=weights, **options)
             return found | {"split": split}
         return predict_files(predictor, category_ids, images, out, meter, weights=weights, **options)

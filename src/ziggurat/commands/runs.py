@@ -5,19 +5,78 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ziggurat.commands.auto import check_auto, choose_plan, is_auto, of_plans
 from ziggurat.config import RunConfig, bands_of, check_command, flatten, override
 from ziggurat.data.bands import band_faults, shown_as
 from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
+from ziggurat.inference.members import check_classes, check_configs
 from ziggurat.parallel.runtime.launch import world_from_environment
 from ziggurat.runs.folder import Run
+from ziggurat.runs.members import RunNames, names_of_runs
 from ziggurat.runs.pretrained import load_published, published_config
 from ziggurat.runs.reference import find_reference, load_reference
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_place
+
+FUSION = "decode.fusion"
+
+
+class Members(NamedTuple):
+    """One run, or several whose predictions are averaged.
+
+    Attributes:
+        names: Of each.
+        configs: Of each, for this evaluation or prediction.
+    """
+
+    names: tuple[str, ...]
+    configs: tuple[RunConfig, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the first, which says how images are seen, and by which plan they are computed."""
+        return self.configs[0]
+
+    def on(self, data: str) -> Members:
+        """Return the same on another data set."""
+        return self._replace(
+            configs=tuple(replace(one, data=replace(one.data, path=data)) for one in self.configs)
+        )
+
+    def load(self) -> list[Run]:
+        """Return each with its weights and its config.
+
+        Raises:
+            UserError: If they do not know the same classes.
+        """
+        pairs = zip(self.names, self.configs, strict=True)
+        runs = [load(name, config)._replace(config=config) for name, config in pairs]
+        check_classes(self.names, runs)
+        return runs
+
+
+def members_of(runs: RunNames, settings: Mapping[str, Any], command: str) -> Members:
+    """Return the runs that are named, with their configs; see `config_of`.
+
+    Args:
+        runs: One, or several whose predictions are averaged (`runs.members`).
+        settings: As the user gave them, for each of them.
+        command: ``evaluate`` or ``predict``.
+
+    Raises:
+        UserError: If there is none of a name, the settings are not usable, or the runs cannot be averaged.
+    """
+    names = names_of_runs(runs)
+    if len(names) == 1 and FUSION in settings:
+        raise UserError(f"{FUSION} has no effect with one run, {names[0]}: name several, or leave it out")
+    first = config_of(names[0], settings, command)
+    placed = {**settings, "plan": first.plan}  # one plan for all, also where it was to be found
+    configs = [first, *(config_of(name, placed, command) for name in names[1:])]
+    check_configs(names, configs)
+    return Members(names, tuple(configs))
 
 
 def config_of(run: str | os.PathLike[str], settings: Mapping[str, Any], command: str) -> RunConfig:

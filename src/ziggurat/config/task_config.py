@@ -56,3 +56,8 @@ class DecodeConfig:
         "(``truncated``) and said.",
         between(1, COUNT),
     )
+    fusion: Literal["weighted", "nms"] = setting(
+        "weighted",
+        "How the boxes of several runs become one prediction: ``weighted`` averages boxes that lie on each other (weighted boxes "
+        "fusion, by the package ``ensemble-boxes``), ``nms`` keeps the best of them.",
+    )

@@ -22,6 +22,7 @@ class Detections:
         num_cut: Detections that a limit has cut off.
         best_cut: The best score among them; 0 if there is none.
         candidates_cut: Those of them that were cut off as candidates: some may have overlapped with others.
+        shares: Of each object the share of several models that have found it, float32, shape ``(N,)``; None of one model.
     """
 
     boxes_xyxy: Tensor
@@ -30,6 +31,7 @@ class Detections:
     num_cut: int = 0
     best_cut: float = 0.0
     candidates_cut: int = 0
+    shares: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

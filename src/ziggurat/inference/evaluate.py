@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig, run_task
@@ -122,8 +123,9 @@ def evaluate_run(
     workers: Workers,
     split: Split = "val",
     progress: ProgressCallback | None = None,
+    others: Sequence[Run] = (),
 ) -> dict[str, Any]:
-    """Measure a finished run on a split of ``data.path``.
+    """Measure a finished run, or the average of several, on a split of ``data.path``.
 
     Args:
         run: Its model is moved to the worker's device.
@@ -131,6 +133,7 @@ def evaluate_run(
         workers: All of them call this.
         split: Which one.
         progress: Called after each batch of this worker.
+        others: Further runs, each with the config of its own evaluation, whose predictions are averaged with the first one's.
 
     Returns:
         The fields of the command's JSON object: ``split``, ``metrics``, ``images``, ``seconds``, ``images_per_second``,
@@ -152,7 +155,7 @@ def evaluate_run(
             f"{run.model.num_classes}"
         )
     mesh = make_mesh(workers, config.plan)
-    predictor = Predictor.of_run(run._replace(config=config), mesh)
+    predictor = Predictor.of_runs([run._replace(config=config), *others], mesh)
     begin = time.perf_counter()
     evaluation = evaluate(predictor, dataset, progress)
     seconds = time.perf_counter() - begin

@@ -184,6 +184,7 @@ class _Running:
             self.task.lies_on,
             options.polygons,
             predictor.composite,
+            len(self.compute.members),
         )
         self.outputs = Outputs(options.formats, target)
         if self.outputs.want_probabilities:
@@ -234,7 +235,7 @@ class _Running:
                     journal.add(TILES, number, encode(self.task, found))
 
             try:
-                run_tiles(images, work, self.task.decode, predictor.compute(progress), take, spoiled)
+                run_tiles(images, work, self.task, predictor.compute(progress), take, spoiled)
             except UserError as error:
                 raise UserError(with_remedy(error.faults)) from None
             journal.sync()
@@ -250,7 +251,8 @@ class _Running:
         """Join, draw and write the images that the journal does not have, each by one worker."""
         records = read_journal(self.begun.folder)
         found = FoundTiles(self.task, work, records)
-        todo = [index for index in self.numbers if (IMAGE, index) not in records]
+        done = self.begun.numbers(IMAGE)  # the same on every worker: others may be writing already
+        todo = [index for index in self.numbers if index not in done]
         pixels = [volume(self.asked.images.record(index).extent) for index in todo]
         mine = todo[share_of(self.workers.rank, self.workers.size, pixels)]
         drawn, meter = writing.Pictures(), Meter("results and pictures", "images", self.workers.is_first)

@@ -27,7 +27,7 @@ from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.strategies.resolve import resolve_dtype
 from ziggurat.tasks.base import Task
-from ziggurat.tasks.registry import make_task
+from ziggurat.tasks.registry import join_tasks, make_task
 from ziggurat.visualize.composite import Composite
 
 
@@ -101,6 +101,25 @@ class Predictor:
         """Return a predictor of a finished run; see `of_model`."""
         classes = run.classes or tuple(str(label) for label in range(run.model.num_classes))
         return cls.of_model(run.model, run.config, mesh, classes)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Run], mesh: Mesh | None = None) -> Predictor:
+        """Return a predictor that averages what several finished runs say; see `of_model`.
+
+        Its `model` is that of the first, which says how images are seen, too.
+
+        Args:
+            runs: Of the same task and classes (`members.check_configs`, `members.check_classes`); one is a run by itself.
+            mesh: All workers; each computes its part of every model.
+
+        Raises:
+            UserError: On all workers, if a network cannot be spread so, or predictions of the task cannot be averaged.
+        """
+        members = [cls.of_run(run, mesh) for run in runs]
+        first = members[0]
+        first.task = join_tasks([one.task for one in members])
+        first._compute = replace(first._compute, others=tuple(one._compute for one in members[1:]))
+        return first
 
     def predict(
         self,

@@ -58,7 +58,7 @@ def run_images(
     """
     work = Work.of(views_of(task, images), compute)
     joiner = _Joiner(task, images, work, compute, give)
-    run_tiles(images, work, task.decode, compute, joiner, spoiled)
+    run_tiles(images, work, task, compute, joiner, spoiled)
     joiner.join_shared(spoiled or {})
 
 

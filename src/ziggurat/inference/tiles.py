@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -36,6 +37,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
+from ziggurat.tasks.base import Task
 
 T = TypeVar("T")  # what is found in a tile
 
@@ -50,7 +52,7 @@ BATCH_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 @dataclass(frozen=True)
 class Compute:
-    """How a model is run.
+    """How a model is run, or several whose predictions are averaged.
 
     Attributes:
         executor: The model on its workers; all of them call `run_tiles`.
@@ -60,6 +62,7 @@ class Compute:
         mode: The model's, which all threads that run it share.
         normalization: Of the samples of its images.
         progress: Called after each batch.
+        others: How further models are run, on the same workers and on the same tiles.
     """
 
     executor: Executor[VisionModel]
@@ -69,6 +72,22 @@ class Compute:
     mode: EvaluationMode
     normalization: Normalization
     progress: ProgressCallback | None = None
+    others: tuple[Compute, ...] = ()
+
+    @property
+    def members(self) -> tuple[Compute, ...]:
+        """How each model is run."""
+        return (self, *self.others)
+
+    @property
+    def size_multiple(self) -> int:
+        """What rows and columns of a batch are multiples of, for every model."""
+        return math.lcm(*(one.executor.model.size_multiple for one in self.members))
+
+    @property
+    def at_once(self) -> int:
+        """Batches that are computed together."""
+        return max(one.executor.at_once for one in self.members)
 
     @property
     def mesh(self) -> Mesh:
@@ -131,7 +150,7 @@ class Work:
     @classmethod
     def of(cls, views: Sequence[View], compute: Compute, done: Container[int] = ()) -> Work:
         """Put the tiles of images into batches, and share out those that are not done."""
-        batches = make_batches(views, compute.executor.model.size_multiple, compute.batch)
+        batches = make_batches(views, compute.size_multiple, compute.batch)
         todo = [number for number in range(len(batches)) if number not in done]
         pixels, size = [batch_pixels(batches[number]) for number in todo], compute.mesh.data.size
         shares = [share_of(rank, size, pixels) for rank in range(size)]
@@ -145,7 +164,7 @@ class Work:
 def run_tiles(
     images: Images,
     work: Work,
-    finish: Callable[[Any, Sequence[Extent]], list[T]],
+    task: Task[T, Any],
     compute: Compute,
     take: Take[T],
     spoiled: dict[int, str] | None = None,
@@ -155,7 +174,7 @@ def run_tiles(
     Args:
         images: The same on every worker.
         work: Their tiles.
-        finish: From the model's outputs and the rows and columns of each tile to a result for each tile.
+        task: Decodes the models' outputs, and combines what each has found.
         compute: How; the model's mode (training or evaluation) is restored.
         take: Called after each of this worker's batches, in order.
         spoiled: Takes the index of each image that cannot be decoded, and why, on every worker; its tiles are computed as
@@ -173,14 +192,17 @@ def run_tiles(
     """
     workers = compute.mesh.data
     share = work.share(workers.rank)
-    forward = _Forward(finish, compute)
+    forward = _Forward(task, compute)
     most = max(len(work.share(rank)) for rank in range(workers.size))
-    with compute.mode:
+    with ExitStack() as modes:
+        for one in compute.members:
+            modes.enter_context(one.mode)
         run = _Run(forward, images, work, compute, take, spoiled is not None)
         run.batches(share)
         if most > run.num_runs:
             forward.keep_company(work.batches[work.todo[0]], most - run.num_runs)
-    compute.executor.end()
+    for one in compute.members:
+        one.executor.end()
     messages = {
         image: text
         for by_image in compute.mesh.workers.gather(run.faults)
@@ -210,26 +232,35 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class _Forward(Generic[T]):
-    """Runs the model on batches."""
+    """Runs the model, or one model after the other, on batches."""
 
-    finish: Callable[[Any, Sequence[Extent]], list[T]]
+    task: Task[T, Any]
     compute: Compute
 
     def __call__(self, group: Sequence[Given]) -> list[list[T]]:
         """Return the result of each tile of each batch, on every worker that computes a part of them."""
+        pairs = zip(self.compute.members, self.task.decoders, strict=True)
+        parts = [self._of_model(one, decode, group) for one, decode in pairs]
+        return [self.task.combine(of_batch) for of_batch in zip(*parts, strict=True)]
+
+    def _of_model(
+        self, model: Compute, decode: Callable[[Any, Sequence[Extent]], list[Any]], group: Sequence[Given]
+    ) -> list[list[Any]]:
+        """Return what a model finds in each tile of each batch."""
 
         def images(index: int) -> Tensor:
-            return self.images(group[index].batch, group[index].tiles, group[index].part)
+            given = group[index]
+            return self.images(given.batch, given.tiles, given.part, model.normalization)
 
-        def finish(outputs: Any, index: int) -> list[T]:
-            return self.finish(outputs, _sizes(group[index].batch))
+        def finish(outputs: Any, index: int) -> list[Any]:
+            return decode(outputs, _sizes(group[index].batch))
 
-        return self.compute.executor.run(Microbatches(len(group), images, finish, self.autocast))
+        return model.executor.run(Microbatches(len(group), images, finish, self.autocast))
 
     def keep_company(self, batch: Sequence[Piece], runs: int) -> None:
         """Take part in the runs of other workers, on a black tile of a batch's size."""
-        executor, mesh = self.compute.executor, self.compute.mesh
-        extent = batch_extent(batch, executor.model.size_multiple)
+        mesh = self.compute.mesh
+        extent = batch_extent(batch, self.compute.size_multiple)
 
         def black() -> Tensor:
             part = mesh.part(*extent)
@@ -239,7 +270,8 @@ class _Forward(Generic[T]):
             )
             return mesh.spread(self._in_format(images), part)
 
-        executor.keep_company(runs, black, self.autocast)
+        for one in self.compute.members:
+            one.executor.keep_company(runs, black, self.autocast)
 
     def autocast(self) -> torch.autocast:
         """Return a context in which the model computes."""
@@ -249,21 +281,24 @@ class _Forward(Generic[T]):
         last = self.compute.channels_last
         return images.contiguous(memory_format=torch.channels_last) if last else images
 
-    def images(self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None) -> Tensor:
-        """Return a batch as the model sees it.
+    def images(
+        self, batch: Sequence[Piece], tiles: list[Tensor], part: Part | None, normalization: Normalization
+    ) -> Tensor:
+        """Return a batch as a model sees it.
 
         Args:
             batch: The tiles.
             tiles: Their pixels, or of each those that lie in `part`: samples, shape ``(C, H, W)``.
             part: What this worker has of each; None for all.
+            normalization: Of the model.
         """
-        mesh, model, sizes = self.compute.mesh, self.compute.executor.model, _sizes(batch)
+        mesh, sizes = self.compute.mesh, _sizes(batch)
         if any(tile.is_floating_point() for tile in tiles):  # those of a resized image are
             tiles = [tile.float() for tile in tiles]
-        extent = batch_extent(batch, model.size_multiple) if part is None else part.tile.size
+        extent = batch_extent(batch, self.compute.size_multiple) if part is None else part.tile.size
         stacked = self._in_format(stack_padded(tiles, extent).to(mesh.workers.device))
         own_sizes = sizes if part is None else part.sizes(sizes)
-        return mesh.spread(self.compute.normalization(stacked, own_sizes), part)
+        return mesh.spread(normalization(stacked, own_sizes), part)
 
 
 def _sizes(batch: Sequence[Piece]) -> list[Extent]:
@@ -299,21 +334,23 @@ class _Run(Generic[T]):
 
     def batches(self, share: Sequence[int]) -> None:
         """Compute some batches."""
-        mesh, executor = self.compute.mesh, self.compute.executor
+        mesh = self.compute.mesh
         batches = [self.work.batches[number] for number in share]
-        parts = [mesh.part(*batch_extent(batch, executor.model.size_multiple)) for batch in batches]
+        parts = [mesh.part(*batch_extent(batch, self.compute.size_multiple)) for batch in batches]
         own = [
             _own_pixels(piece, part) for batch, part in zip(batches, parts, strict=True) for piece in batch
         ]
         waiting: list[Given] = []  # until there are as many as keep all workers of the network busy
         done = 0
         with (
-            executor.context(),
+            ExitStack() as contexts,
             closing(read_tiles(self.images, self.work.views, own, self.compute.pixel_bytes)) as tiles,
         ):
+            for one in self.compute.members:
+                contexts.enter_context(one.executor.context())
             for place, (number, batch, part) in enumerate(zip(share, batches, parts, strict=True), start=1):
                 waiting.append(Given(number, batch, self._pixels(batch, part, tiles), part))
-                if len(waiting) == executor.at_once or place == len(batches):
+                if len(waiting) == self.compute.at_once or place == len(batches):
                     done += self._compute(waiting)
                     waiting = []
                 if self.compute.progress is not None:

@@ -37,6 +37,10 @@ Prediction = TypeVar("Prediction")
 LiesOn = Literal["boxes", "masks", "images"]
 
 
+# From the outputs of a model and the rows and columns of each tile to what is found in each tile; one for each model.
+Decoders = Sequence[Callable[[Any, Sequence[Extent]], list[Any]]]
+
+
 def _nowhere(region: Region) -> Tensor | None:
     return None
 
@@ -256,6 +260,35 @@ class Task(ABC, Generic[Found, Prediction]):
             outputs: The model's.
             sizes: Rows and columns of each tile before padding.
         """
+
+    @property
+    def decoders(self) -> Decoders:
+        """What decodes the outputs of each model, as `decode` does: of one model `decode` itself."""
+        return (self.decode,)
+
+    def combine(self, parts: Sequence[list[Any]]) -> list[Found]:
+        """Return what is found in each tile of a batch.
+
+        Args:
+            parts: What each of `decoders` has made of its model's outputs, tile by tile.
+        """
+        (found,) = parts
+        return found
+
+    def of_members(self, tasks: Sequence[Task[Any, Any]]) -> Task[Any, Any]:
+        """Return the task of several models whose predictions are averaged; this one is of the first.
+
+        For our own tasks `registry.join_tasks` knows it.
+
+        Args:
+            tasks: Of each model.
+
+        Raises:
+            UserError: If predictions of this task cannot be averaged.
+        """
+        raise UserError(
+            f"the task {self.name} does not say how predictions of several runs are averaged (Task.of_members): name one run"
+        )
 
     @abstractmethod
     def stitch(self, tiles: Sequence[tuple[Region, Found]], view: View, record: ImageRecord) -> Prediction:

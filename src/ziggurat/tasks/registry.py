@@ -6,7 +6,7 @@ A task from outside is registered as ours are, by a script (`register_task`) or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ziggurat.config import RunConfig
@@ -14,11 +14,21 @@ from ziggurat.config.registry import Registry
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Task
+from ziggurat.tasks.classification.members import ClassificationMembers
 from ziggurat.tasks.classification.task import ClassificationTask
+from ziggurat.tasks.detection.members import DetectionMembers
 from ziggurat.tasks.detection.task import DetectionTask
+from ziggurat.tasks.segmentation.members import SegmentationMembers
 from ziggurat.tasks.segmentation.task import SegmentationTask
 
 TASKS: Registry[type[Task[Any, Any]]] = Registry("task", "ziggurat.tasks")
+
+# Of a task the one of several models. One that is derived from ours may join predictions in another way: it says so itself.
+_MEMBERS: dict[type[Task[Any, Any]], Callable[[Sequence[Task[Any, Any]]], Task[Any, Any]]] = {
+    DetectionTask: DetectionMembers,
+    ClassificationTask: ClassificationMembers,
+    SegmentationTask: SegmentationMembers,
+}
 
 AnyTask = TypeVar("AnyTask", bound="type[Task[Any, Any]]")
 
@@ -51,6 +61,21 @@ def find_task(name: str) -> type[Task[Any, Any]]:
 def make_task(model: VisionModel, config: RunConfig) -> Task[Any, Any]:
     """Return the task of a run: the one that its config names, else the one that its model is declared for."""
     return find_task(model.task if config.task == "auto" else config.task)(model, config)
+
+
+def join_tasks(tasks: Sequence[Task[Any, Any]]) -> Task[Any, Any]:
+    """Return the task of several models whose predictions are averaged; of one model its own.
+
+    Args:
+        tasks: Of each model, all of one kind.
+
+    Raises:
+        UserError: If predictions of this kind cannot be averaged.
+    """
+    first = tasks[0]
+    if len(tasks) == 1:
+        return first
+    return _MEMBERS.get(type(first), first.of_members)(tasks)
 
 
 def model_task(task: type[Task[Any, Any]]) -> str:

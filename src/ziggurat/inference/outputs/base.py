@@ -92,6 +92,7 @@ class Target:
         lies_on: What a row of results lies on.
         polygons: What is done to the areas of masks where they are written as polygons.
         composite: What pictures show of the images.
+        num_models: How many models' predictions are averaged.
     """
 
     folder: Path
@@ -100,6 +101,7 @@ class Target:
     lies_on: LiesOn
     polygons: PolygonRules = field(default_factory=PolygonRules)
     composite: Composite = SHOWN_AS_THEY_ARE
+    num_models: int = 1
 
     def label(self, row: Row) -> int:
         """Return the label of a row's class."""

@@ -18,12 +18,16 @@ from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.extents import Region
 from ziggurat.data.readers.gdal import OPTIONS
 from ziggurat.data.readers.opened import Georeference, OpenedImage
-from ziggurat.inference.outputs.base import ImageResults, Output, Source
+from ziggurat.errors import UserError
+from ziggurat.inference.outputs.base import ImageResults, Output, Source, Target
 from ziggurat.inference.outputs.label_files import open_labels, quiet_places
 from ziggurat.system.packages import extra_package
+from ziggurat.tasks.probabilities import ONE
+from ziggurat.visualize.colors import Color
 from ziggurat.visualize.labels import label_palette
 
 FOLDER = "masks"
+APART = "disagreement"  # the folder, the row's name of the file, and the format
 BLOCK = 512
 _TILED = {
     "tiled": True,
@@ -53,21 +57,55 @@ class MaskRaster(Output):
 
     def image(self, results: ImageResults) -> None:
         """See `Output`."""
-        import rasterio
-        from rasterio.shutil import copy
-
         for row in results.rows:
             file = self.target.folder / FOLDER / f"{results.stem}.tif"
-            with partial_folder(file) as folder:
-                tiled, cog = folder / "tiled.tif", folder / file.name
-                _write_tiled(tiled, row["mask"], results)
-                with rasterio.Env(**OPTIONS):
-                    copy(tiled, cog, driver="COG", **_COG)
-                cog.replace(file)
+            _write_cog(file, row["mask"], results, list(label_palette()))
 
     def close(self) -> list[Path]:
         """See `Output`."""
         return [self.target.folder / FOLDER]
+
+
+class DisagreementRaster(Output):
+    """How far the models of an average lie apart at each pixel: a file for each image, beside its PNG in the folder ``disagreement``."""
+
+    name = APART
+    takes = ("masks",)
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        if target.num_models < 2:
+            raise UserError(
+                f"--format {self.name} says how far several runs lie apart: one is named; name them with commas between, or leave it out"
+            )
+
+    def fault(self, source: Source) -> str:
+        """See `Output`."""
+        extra_package("rasterio", "geo", f"--format {self.name}")
+        return ""
+
+    def image(self, results: ImageResults) -> None:
+        """See `Output`."""
+        for row in results.rows:
+            _write_cog(self.target.folder / APART / f"{results.stem}.tif", row[APART], results, None)
+
+    def close(self) -> list[Path]:
+        """See `Output`."""
+        return [self.target.folder / APART]
+
+
+def _write_cog(file: Path, png: str, results: ImageResults, colours: list[Color] | None) -> None:
+    """Write the bytes of an image's PNG as a cloud-optimized GeoTIFF: labels with their colours, else probabilities."""
+    import rasterio
+    from rasterio.shutil import copy
+
+    with partial_folder(file) as folder:
+        tiled, cog = folder / "tiled.tif", folder / file.name
+        _write_tiled(tiled, png, results, colours)
+        how = _COG if colours is not None else _COG | {"OVERVIEW_RESAMPLING": "AVERAGE"}
+        with rasterio.Env(**OPTIONS):
+            copy(tiled, cog, driver="COG", **how)
+        cog.replace(file)
 
 
 @contextmanager
@@ -82,22 +120,25 @@ def partial_folder(file: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_tiled(path: Path, mask: str, results: ImageResults) -> None:
-    """Write the labels of an image as a tiled TIFF, a row of tiles at a time."""
+def _write_tiled(path: Path, mask: str, results: ImageResults, colours: list[Color] | None) -> None:
+    """Write the bytes of an image's PNG as a tiled TIFF, a row of tiles at a time; see `_write_cog`."""
     import rasterio
     from rasterio.windows import Window
 
     where = profile_of(results.georeference)
     rows, columns = results.source.record.extent
     shape = {"count": 1, "height": rows, "width": columns, "dtype": "uint8", "nodata": IGNORED_PIXEL}
-    colours = {label: (*colour, 255) for label, colour in enumerate(label_palette())}
     with (
         open_labels(mask) as labels,
         results.source.opened() as image,
         quiet_places(),
         rasterio.open(path, "w", driver="GTiff", **_TILED, **shape, **where) as file,
     ):
-        file.write_colormap(1, colours)
+        if colours is None:
+            file.scales = [1 / ONE]
+            file.set_band_description(1, APART)
+        else:
+            file.write_colormap(1, {label: (*colour, 255) for label, colour in enumerate(colours)})
         for top in range(0, rows, BLOCK):
             height = min(BLOCK, rows - top)
             window = Window(0, top, columns, height)

@@ -12,7 +12,7 @@ from ziggurat.errors import UserError, nearest
 from ziggurat.inference.outputs.base import Output, Target, refuse_rows
 from ziggurat.inference.outputs.crops import Crops
 from ziggurat.inference.outputs.geojson import GeoJson
-from ziggurat.inference.outputs.mask_rasters import MaskRaster
+from ziggurat.inference.outputs.mask_rasters import DisagreementRaster, MaskRaster
 from ziggurat.inference.outputs.ome_zarr import OmeZarr
 from ziggurat.inference.outputs.polygons import PolygonRules
 from ziggurat.inference.outputs.probabilities import Probabilities
@@ -25,7 +25,18 @@ from ziggurat.tasks.base import LiesOn
 TABLES = ("coco", "csv")
 OUTPUTS: Registry[type[Output]] = Registry("format of results", "ziggurat.outputs")
 
-for _output in (GeoPackage, GeoJson, Shapefile, QuPath, MaskRaster, Probabilities, OmeZarr, YoloTexts, Crops):
+for _output in (
+    GeoPackage,
+    GeoJson,
+    Shapefile,
+    QuPath,
+    MaskRaster,
+    DisagreementRaster,
+    Probabilities,
+    OmeZarr,
+    YoloTexts,
+    Crops,
+):
     OUTPUTS.register(_output.name, _output)
 
 

@@ -21,16 +21,17 @@ from ziggurat.data.regions import mask_in
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
-from ziggurat.tasks.base import CutOff, Place, ResultTable, Task, Written
+from ziggurat.tasks.base import Place, ResultTable, Task, Written
 from ziggurat.tasks.own import own_part
-from ziggurat.tasks.segmentation.decoding import own_bands, to_own_pixels, whole_labels
-from ziggurat.tasks.segmentation.label_tiles import join_tiles, label_bands
+from ziggurat.tasks.segmentation.bands import image_bands, write_bands
+from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
+from ziggurat.tasks.segmentation.label_tiles import join_tiles
 from ziggurat.tasks.segmentation.metric import SegmentationMetric
 from ziggurat.tasks.segmentation.pixel_losses import DiceTotals, dice_share, focal_cross_entropy, overlap_sums
 from ziggurat.tasks.segmentation.probabilities import labels_of, passing_probabilities, whole_sheets
 from ziggurat.tasks.segmentation.settings import DEMO
 from ziggurat.tasks.segmentation.targets import MaskKind, MaskTargets
-from ziggurat.tasks.segmentation.writing import LabelOverview, mask_table, middles, without_blanks, write_mask
+from ziggurat.tasks.segmentation.writing import mask_table, middles, write_mask
 from ziggurat.visualize.labels import draw_label_comparison, draw_labels
 
 
@@ -210,13 +211,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
         """Write the mask of an image row by row of its tiles: it need not be in memory."""
         if place.probabilities is not None:
             tiles = passing_probabilities(tiles, view, record.extent, place.probabilities)
-        bands = label_bands(tiles, view.tiles)
-        if view.extent != record.extent:
-            bands = own_bands(bands, view.extent, record.extent)
-        bands = without_blanks(bands, place, record.extent)
-        overview = None if picture is None else LabelOverview(record.extent, picture)
-        row = write_mask(bands, record.extent, place, overview)
-        return Written([row], CutOff(), None if overview is None else overview.labels_HW)
+        return write_bands(image_bands(tiles, view, record, place), record, place, picture)
 
     def metric(self, dataset: SegmentationDataset) -> SegmentationMetric:
         """Return the mean IoU and what else there is to count."""
