@@ -16,8 +16,8 @@ ORDER_OF_SEED_0 = [4, 0, 7, 3, 5, 2, 1, 6]
 @given(num_samples=numbers, batch_size=numbers, seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
 def test_an_epoch_is_a_permutation(num_samples: int, batch_size: int, seed: int, epoch: int) -> None:
     sampler = Sampler(num_samples, batch_size, seed)
-    first = epoch * sampler.steps_per_epoch
-    batches = [sampler.batch(first + step) for step in range(sampler.steps_per_epoch)]
+    first = sampler.num_steps(epoch)
+    batches = [sampler.batch(first + step) for step in range(sampler.num_steps(1))]
     ids = [id for batch in batches for id in batch]
     assert sorted(id.sample for id in ids) == list(range(num_samples))
     assert {id.epoch for id in ids} == {epoch}
@@ -59,7 +59,7 @@ def test_microbatches_are_fixed_pieces(size: int, count: int, data: st.DataObjec
 @given(numbers, st.integers(1, 8), st.integers(1, 6), st.integers(0, 20))
 def test_the_smallest_microbatch_of_a_run(num_samples: int, size: int, count: int, num_steps: int) -> None:
     sampler = Sampler(num_samples, size * count, 0)
-    steps = range(num_steps or sampler.steps_per_epoch)
+    steps = range(num_steps or sampler.num_steps(1))
     pieces = [piece for step in steps for piece in microbatch_ids(sampler.batch(step), size * count, count)]
     assert smallest_microbatch(num_samples, size * count, count, num_steps) == min(map(len, pieces))
 

@@ -34,6 +34,9 @@ WHERE = {  # what a setting needs to have an effect, besides its task
     "tensor.min_width": ("--plan", "tp=2"), "model.spp_bins": ("--model", "spp-test_resnet"),
     "loss.dice_weight": ("--set", "loss.segmentation=ce+dice"), "data.resize_limit": ("--set", "data.resize=32"),
     "train.drops": ("--set", "train.schedule=step"), "train.drop_factor": ("--set", "train.schedule=step"),
+    "data.repeat_threshold": ("--set", "data.balance=repeat"),
+    "loss.effective_beta": ("--set", "loss.class_weights=effective"),
+    "loss.equalized_scale": ("--set", "loss.detection=equalized"),
     "train.patience": ("--set", "train.evaluate_every=1"),
     "checkpoint.keep_best": ("--set", "train.evaluate_every=1"),
 }  # fmt: skip

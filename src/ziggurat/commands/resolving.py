@@ -115,7 +115,8 @@ def resolve(
             kind = find_task(run_task(config)).targets
             num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
             say_notes(size_notes(resolved, num_samples))
-            check(partial(check_smallest_microbatch, model, resolved, num_samples))
+            if config.data.balance == "none":  # else the epochs are known when classes have been counted
+                check(partial(check_smallest_microbatch, model, resolved, num_samples))
     weights_fault = None if resume else first_weights_fault(config.model.weights)
     if weights_fault is not None:
         faults.append(weights_fault)

@@ -121,6 +121,23 @@ class DataConfig:
     min_visible: float = setting(
         0.25, "A box that keeps less than this share of its area in the crop is left out.", SHARE
     )
+    balance: Literal["none", "repeat", "repeat-instances"] = setting(
+        "none",
+        "How often an epoch has images with rare classes: each once (``none``), or an image with a class of which ``f`` is the share of "
+        "images that have it ``max(1, sqrt(t / f))`` times, by its rarest class (``repeat``, as LVIS); ``repeat-instances`` takes for "
+        "``f`` the geometric mean of the shares of images and of objects (of pixels, for masks). ``t`` is ``data.repeat_threshold``. "
+        "Fractions are rounded at random, keyed by seed, epoch and sample.",
+    )
+    repeat_threshold: float = setting(
+        0.001,
+        "Classes that are rarer than this share of images are repeated by ``data.balance``.",
+        between(1e-9, 1.0),
+    )
+    count_classes: Literal["auto", "always"] = setting(
+        "auto",
+        "Count the images and objects of each class before training, so that metrics are told by how frequent a class is: where another "
+        "setting needs the counts (``auto``), or ``always``. Masks are read for it.",
+    )
     workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", between(0, 256))
     cache_bytes: int = setting(
         1 << 30, "Decoded images that each loader process may keep.", between(0, BYTES)
@@ -226,6 +243,12 @@ class DigitsConfig:
     train_scenes: int = setting(2000, "Scenes of the training split.", between(1, COUNT))
     val_scenes: int = setting(200, "Scenes of the validation split.", between(1, COUNT))
     seed: int = setting(0, "Another seed is another data set.", between(0, SEED))
+    imbalance: float = setting(
+        1.0,
+        "How many times as often the digit 0 is drawn for training scenes as the digit 9, with equal ratios between neighbours (a long "
+        "tail); validation scenes have all digits equally often.",
+        between(1.0, 1e4),
+    )
 
 
 def read_numbers(text: str) -> tuple[float, ...]:

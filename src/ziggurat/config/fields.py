@@ -223,6 +223,11 @@ POSITIVES = Rule(
     "a positive number a band",
     lambda text: _are_numbers(text) and all(float(part) > 0 for part in text.split(",") if part.strip()),
 )
+CLASS_WEIGHTS = Rule(
+    "be none, inverse, effective, or a positive number for each class with commas between, such as 1,2.5,40",
+    "none, inverse, effective, a positive number a class",
+    lambda text: text in ("none", "inverse", "effective") or (bool(text.strip()) and POSITIVES.holds(text)),
+)
 RANGES = Rule(
     "be empty, or LOW:HIGH of one or three bands with commas between, such as 0:3000,0:2500,0:2800",
     "LOW:HIGH of one or three bands",

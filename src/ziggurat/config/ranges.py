@@ -37,6 +37,10 @@ def range_faults(config: RunConfig) -> list[str]:
             faults[f"{one} {other}"] = (
                 f"{one} and {other} both say how large images become: got {flat[one]:g} and {flat[other]:g}; leave one out, or set it to 0"
             )
+    if config.loss.detection == "equalized" and config.loss.focal_gamma == 0:
+        faults["loss.focal_gamma"] = (
+            "loss.focal_gamma must be positive with loss.detection=equalized, which multiplies by the growth of the exponent: got 0"
+        )
     if not config.train.steps and not config.train.epochs:
         faults["train.steps"] = "nothing to do: give train.epochs or train.steps"
     return list(faults.values())

@@ -13,7 +13,7 @@ from ziggurat.errors import UserError
 
 AUGMENTATION = (
     "data.crops", "data.scale_min", "data.scale_max", "data.flip", "data.quarter_turns", "data.color_jitter",
-    "data.min_visible", "data.normalize", "data.mean", "data.std",
+    "data.min_visible", "data.normalize", "data.mean", "data.std", "data.balance", "data.repeat_threshold", "data.count_classes",
 )  # fmt: skip
 BLOCKS = (
     "data.val_share",
@@ -21,7 +21,7 @@ BLOCKS = (
     "data.split_seed",
 )  # other ones than the run's would be evaluated on
 TRAINING = (
-    "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "loss.", "train.",
+    "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "digits.imbalance", "loss.", "train.",
     "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy",
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")

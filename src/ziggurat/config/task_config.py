@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ziggurat.config.fields import COUNT, PROBABILITY, SHARE, between, setting
+from ziggurat.config.fields import CLASS_WEIGHTS, COUNT, PROBABILITY, SHARE, between, setting
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,29 @@ class LossConfig:
     )
     focal_alpha: float = setting(0.25, "Weight of positives in the focal loss.", PROBABILITY)
     focal_gamma: float = setting(2.0, "Exponent of the focal loss.", between(0.0, 20.0))
+    detection: Literal["focal", "equalized"] = setting(
+        "focal",
+        "The loss of a detector's classes: the focal loss, or the ``equalized`` focal loss, which makes the exponent and the factor of a "
+        "class larger the less its positives weigh against its negatives, in gradients summed up over all steps.",
+    )
+    equalized_scale: float = setting(
+        8.0,
+        "How much the exponent of the equalized focal loss grows at most, of a class without any positive.",
+        between(0.0, 100.0),
+    )
+    class_weights: str = setting(
+        "none",
+        "What the true class's part of the loss is multiplied by: ``none``, ``inverse`` to how often a class occurs in the training data "
+        "(objects, images, or pixels), to its ``effective`` number (``loss.effective_beta``; of objects or images), or a positive number "
+        "for each class with commas between. Means over images and pixels are weighted ones; a detector's positives have the weight in "
+        "the class term alone.",
+        CLASS_WEIGHTS,
+    )
+    effective_beta: float = setting(
+        0.999,
+        "With ``class_weights=effective``: ``n`` examples count for ``(1 - beta**n) / (1 - beta)`` different ones.",
+        SHARE,
+    )
     box_weight: float = setting(1.0, "Factor of the box term.", between(0.0, 1e4))
     smoothing: float = setting(
         0.0, "Share of a class's target probability that is spread over all classes (classification).", SHARE

@@ -41,10 +41,17 @@ class SampleId:
     Attributes:
         epoch: Number of the epoch, from 0.
         sample: Number of the sample in the data set's list of samples, from 0.
+        repeat: How often the epoch had it before, where an epoch may have a sample several times (`data.balance`).
     """
 
     epoch: int
     sample: int
+    repeat: int = 0
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The numbers that key what is random in the sample: a repeat looks different from the first."""
+        return (self.epoch, self.sample, self.repeat) if self.repeat else (self.epoch, self.sample)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A scene is a piece of a photograph with a few digits on it, whose heights are spread over the range of sizes: a
 pyramid is needed to find them all. Training and validation share neither a digit nor a place: digits are divided by
-a fixed permutation, photographs by columns. A scene is a pure function of (seed, split, index).
+a fixed permutation, photographs by columns. A scene is a pure function of (seed, split, index). With ``digits.imbalance`` the
+digits of training scenes have a long tail: digit ``k`` is drawn ``imbalance ** (-k / 9)`` times as often as 0.
 
 Shapes: ``S`` rows and columns of a scene, ``N`` digits of a scene.
 
@@ -167,7 +168,7 @@ def draw_scene(config: DigitsConfig, split: Literal["train", "val"], index: int)
     numbers, labels = _handwriting(split), []
     placed: list[tuple[Glyph, int, int]] = []
     for height in _heights(generator, config, count):
-        number = int(numbers[generator.integers(len(numbers))])
+        number = _draw_number(generator, numbers, config.imbalance if split == "train" else 1.0)
         placed.append(_find_place(generator, config, number, height, placed))
         labels.append(int(digit_pixels().labels[number]))
     masks = np.zeros((count, config.size, config.size), dtype=np.uint8)
@@ -182,6 +183,15 @@ def draw_scene(config: DigitsConfig, split: Literal["train", "val"], index: int)
     image = torch.from_numpy(np.rint(canvas).astype(np.uint8)).permute(2, 0, 1).contiguous()
     objects = Objects(torch.from_numpy(boxes)[seen], torch.tensor(labels, dtype=torch.int64)[seen])
     return Scene(image, objects, torch.from_numpy(masks)[seen])
+
+
+def _draw_number(generator: np.random.Generator, numbers: np.ndarray, imbalance: float) -> int:
+    """Draw the number of a digit; of two neighbours the lower digit is the more frequent one where classes are unequal."""
+    if imbalance > 1:
+        weights = imbalance ** -(np.arange(10) / 9)
+        digit = generator.choice(10, p=weights / weights.sum())
+        numbers = numbers[digit_pixels().labels[numbers] == digit]
+    return int(numbers[generator.integers(len(numbers))])
 
 
 def _heights(generator: np.random.Generator, config: DigitsConfig, count: int) -> list[float]:

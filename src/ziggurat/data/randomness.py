@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     SCENE = 3
     SIDE = 4
     BLOCKS = 5
+    REPEATS = 6
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

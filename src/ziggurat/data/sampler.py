@@ -5,11 +5,21 @@ An epoch is a permutation of the samples keyed by (seed, epoch), cut into global
     epoch 0 (7 samples, batch 3):  [4 1 6] [0 3 5] [2]      steps 0 1 2
     epoch 1:                       [2 6 0] [5 4 1] [3]      steps 3 4 5
 
-The last batch of an epoch is smaller where the batch size does not divide the samples: none is repeated, none is
+The last batch of an epoch is smaller where the batch size does not divide the samples: none is repeated to fill it, none is
 dropped. The number of workers plays no part.
+
+Where classes are rare, an epoch may have samples several times (`data.balance`). Each sample has a factor, of which the whole part
+is how often an epoch has it at least, and the fraction how probable it is that it comes once more, drawn anew for each
+(seed, epoch, sample)::
+
+    factors 1.0 2.5 1.0:  epoch 0 [1 1' 0] [2]      1' is the same image, cut and changed in another way
+                          epoch 1 [1' 2 1''] [0 1]
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,12 +31,10 @@ class Sampler:
     """The order in which samples are trained on.
 
     Args:
-        num_samples: Samples of an epoch, at least 1.
+        num_samples: Samples, at least 1.
         batch_size: Samples of a step (the global batch), at least 1.
         seed: The run's seed.
-
-    Attributes:
-        steps_per_epoch: Steps in which every sample is seen once.
+        factors: How often an epoch has each sample on average, 1 or more each; None has each once.
 
     Example:
         >>> sampler = Sampler(num_samples=5, batch_size=2, seed=0)
@@ -36,7 +44,13 @@ class Sampler:
         [0, 1, 2, 3, 4]
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        factors: Sequence[float] | np.ndarray | None = None,
+    ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(
                 f"num_samples and batch_size must be positive: got {num_samples} and {batch_size}"
@@ -44,21 +58,70 @@ class Sampler:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-num_samples // batch_size)
+        self.factors = None if factors is None else np.asarray(factors, np.float64)
+        if self.factors is not None and (len(self.factors) != num_samples or not (self.factors >= 1).all()):
+            raise ValueError(f"{num_samples} samples need as many factors of 1 or more: got {self.factors}")
+        self._starts = [0]  # the first step of each epoch, as far as they were asked for
         self._order: tuple[int, np.ndarray] | None = None
+
+    def num_steps(self, epochs: int) -> int:
+        """Return the steps of so many epochs."""
+        if self.factors is None:
+            return epochs * -(-self.num_samples // self.batch_size)
+        while len(self._starts) <= epochs:
+            size = int(self.repeats(len(self._starts) - 1).sum())
+            self._starts.append(self._starts[-1] - (-size // self.batch_size))
+        return self._starts[epochs]
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch that a step belongs to."""
+        if self.factors is None:
+            return step // self.num_steps(1)
+        while self._starts[-1] <= step:
+            self.num_steps(len(self._starts))
+        return bisect_right(self._starts, step) - 1
 
     def batch(self, step: int) -> tuple[SampleId, ...]:
         """Return the global batch of `step` in canonical order; steps may be asked for in any order."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        start = place * self.batch_size
-        chosen = self._permutation(epoch)[start : start + self.batch_size]
-        return tuple(SampleId(epoch, sample) for sample in chosen.tolist())
+        epoch = self.epoch(step)
+        start = (step - self.num_steps(epoch)) * self.batch_size
+        chosen = self._epoch_order(epoch)[:, start : start + self.batch_size]
+        return tuple(SampleId(epoch, sample, repeat) for sample, repeat in chosen.T.tolist())
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch; the last one is kept, as it takes time for millions of samples."""
+    def repeats(self, epoch: int) -> np.ndarray:
+        """Return how often an epoch has each sample, int64, shape ``(num_samples,)``.
+
+        References:
+            Gupta et al., LVIS, 2019, appendix B.2; rounded as Detectron2's ``RepeatFactorTrainingSampler`` rounds: a fraction of 0.4
+            is 1 with a probability of 0.4. https://arxiv.org/abs/1908.03195
+        """
+        if self.factors is None:
+            return np.ones(self.num_samples, np.int64)
+        whole = np.floor(self.factors)
+        drawn = keyed_generator(self.seed, Purpose.REPEATS, epoch).random(self.num_samples)
+        return (whole + (drawn < self.factors - whole)).astype(np.int64)
+
+    def smallest_microbatch(self, num_microbatches: int, num_steps: int) -> int:
+        """Return the samples of the smallest microbatch of so many steps, 1 at least."""
+        last = self.epoch(num_steps - 1)
+        sizes = [int(self.repeats(epoch).sum()) for epoch in range(last + 1)]
+        left = num_steps - self.num_steps(last)  # steps of the last epoch
+        return min(
+            smallest_microbatch(size, self.batch_size, num_microbatches, left if epoch == last else 0)
+            for epoch, size in enumerate(sizes)
+        )
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch in order, and of each which repeat it is, shape ``(2, samples)``.
+
+        The last one is kept, as it takes time for millions of samples.
+        """
         if self._order is None or self._order[0] != epoch:
-            generator = keyed_generator(self.seed, Purpose.ORDER, epoch)
-            self._order = epoch, generator.permutation(self.num_samples)
+            repeats = self.repeats(epoch)
+            samples = np.repeat(np.arange(self.num_samples), repeats)
+            places = np.arange(len(samples)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+            order = keyed_generator(self.seed, Purpose.ORDER, epoch).permutation(len(samples))
+            self._order = epoch, np.stack([samples, places])[:, order]
         return self._order[1]
 
 

@@ -93,6 +93,10 @@ class TrainingSamples:
         other.part, other.part_of = None, _whole
         return other
 
+    def of_images(self, values: np.ndarray) -> np.ndarray:
+        """Return for each sample the value of the image that it is cut from, from one value for each image."""
+        return np.repeat(values, np.diff(self._ends, prepend=0))
+
     def image_index(self, sample: int) -> int:
         """Return the image that sample number `sample` is cut from."""
         return int(np.searchsorted(self._ends, sample, side="right"))
@@ -111,7 +115,7 @@ class TrainingSamples:
             self._try_decoding(index)  # a window of it may be readable where the whole is not
             self._whole.add(index)
         record = self.dataset.record(index)
-        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, id.epoch, id.sample)
+        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, *id.key)
         augmentation = draw_augmentation(generator, record.extent, self.config, record.spacing)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
 
@@ -137,12 +141,13 @@ class TrainingSamples:
         own, num_images = self.image_index(id.sample), len(self.dataset)
         for distance in range(1, num_images):
             index = (own + distance) % num_images
-            yield SampleId(id.epoch, int(self._ends[index - 1]) if index else 0)
+            yield SampleId(id.epoch, int(self._ends[index - 1]) if index else 0, id.repeat)
 
     def describe(self, id: SampleId) -> str:
         """Name a sample in a message: its number, epoch and image."""
         name = self.dataset.record(self.image_index(id.sample)).name
-        return f"{id.sample} of epoch {id.epoch} ({name})"
+        again = f", repeat {id.repeat}" if id.repeat else ""
+        return f"{id.sample} of epoch {id.epoch}{again} ({name})"
 
     def _image(self, index: int, augmentation: Augmentation) -> Tensor:
         crop = self.config.crop

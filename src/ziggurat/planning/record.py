@@ -55,7 +55,7 @@ from ziggurat.torch_internals.sharding import seeing_storage
 from ziggurat.training.feed import autocast
 from ziggurat.training.step import Step
 from ziggurat.verification.memory import Ledger
-from ziggurat.verification.step import Trial, start_state
+from ziggurat.verification.step import Trial, accumulate_for, start_state
 
 Purpose = Literal["train", "predict"]
 Seconds = Callable[[Kernel], float]
@@ -274,6 +274,7 @@ def _train(
     with torch.no_grad(), mode.in_truth():
         work = Work.of(model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
     marked = Marked(work, events, mode.in_truth)
+    accumulate_for(state, work.loss, config.seed)
     step = Step(parallel, marked, marked, config.train.clip_norm)
     for tensor in state.tensors().values():
         ledger.count(tensor)
@@ -289,7 +290,7 @@ def _train(
         raise RuntimeError(
             "a hollow step has come out with numbers that are not finite: its end was left out"
         )
-    kinds = {"model": "weights", "optimizer": "moments", "average": "average"}
+    kinds = {"model": "weights", "optimizer": "moments", "average": "average", "loss": "moments"}
     held_bytes = dict.fromkeys(kinds.values(), 0)
     for name, tensor in state.tensors().items():
         held_bytes[kinds[name.partition(".")[0]]] += tensor.nbytes

@@ -35,7 +35,7 @@ from ziggurat.strategies.setting import image_spec
 from ziggurat.training.feed import autocast
 from ziggurat.training.step import Step
 from ziggurat.verification.networks import build_network
-from ziggurat.verification.step import Trial, start_state
+from ziggurat.verification.step import Trial, accumulate_for, start_state
 
 # Where nothing was found yet: about what was seen on two cores of a Xeon (Sapphire Rapids) that others used, too.
 ASSUMED = Overheads(kernel=6e-6, start=3e-4)
@@ -145,6 +145,7 @@ def _take(workers: Workers, step: SmallStep, config: RunConfig, repeats: int) ->
         setting = Setting(image_spec(shapes[0], config.train.channels_last, mesh), config, 1, compute)
         parallel = Parallel(state, mesh, setting)
         work = Work.of(state.model, config, mesh, shapes, parallel.microbatches_of(1))
+        accumulate_for(state, work.loss, config.seed)
         take = Step(parallel, work.loss, work.feed, config.train.clip_norm)
         for number in range(BEFORE + repeats):
             workers.barrier()

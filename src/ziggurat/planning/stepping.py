@@ -27,7 +27,7 @@ from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
 from ziggurat.training.feed import autocast
 from ziggurat.training.step import Step
-from ziggurat.verification.step import Trial, start_state
+from ziggurat.verification.step import Trial, accumulate_for, start_state
 
 STEPS = 2  # after one that is not counted
 
@@ -105,6 +105,7 @@ def _training(
     state = start_state(model.to(mesh.home), Trial(torch.empty(0), config.seed, config=config))
     parallel = Parallel(state, mesh, _setting(mesh, config, shapes[0], len(shapes)))
     work = Work.of(state.model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
+    accumulate_for(state, work.loss, config.seed)
     step = Step(parallel, work.loss, work.feed, config.train.clip_norm)
 
     def take() -> None:

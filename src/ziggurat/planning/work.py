@@ -19,7 +19,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.feed import SampleFeed, autocast
 from ziggurat.training.step import Loss
-from ziggurat.verification.losses import Piece, RandomWeighting
+from ziggurat.verification.losses import Piece, RandomWeighting, unequal_counts
 
 Truth = Callable[[], AbstractContextManager[Any]]
 
@@ -120,6 +120,7 @@ class Work:
         loss: Any
         if isinstance(model, VisionModel):
             loss, feed = make_task(model, config), SampleFeed(model, mesh, config, lambda: 0)
+            loss.take_counts(unequal_counts(model.num_classes))
             batches = [draw_batch(model, config, mesh, shapes[index], index) for index in mine]
             return cls(batches, loss, feed)
         pieces = [Piece(index, torch.rand(tuple(shapes[index]))) for index in mine]

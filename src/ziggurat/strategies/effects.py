@@ -63,6 +63,21 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         _has_own_bands,
         "bands that are not shown as they are: data.bands=4,3,2 or all",
     ),
+    "data.repeat_threshold": (
+        "data.balance",
+        lambda c: c.data.balance != "none",
+        "data.balance=repeat or repeat-instances",
+    ),
+    "loss.effective_beta": (
+        "loss.class_weights",
+        lambda c: c.loss.class_weights == "effective",
+        "loss.class_weights=effective",
+    ),
+    "loss.equalized_scale": (
+        "loss.detection",
+        lambda c: c.loss.detection == "equalized",
+        "loss.detection=equalized",
+    ),
     "data.unscaled": ("data.gsd", lambda c: c.data.gsd > 0 or c.data.mpp > 0, "data.gsd or data.mpp"),
     "data.resize_limit": ("data.resize", lambda c: c.data.resize > 0, "data.resize"),
     "data.val": (

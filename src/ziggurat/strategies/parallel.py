@@ -36,7 +36,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, bind, join
 from ziggurat.strategies.rows import OptimizerRows, RowSums, sharding_fault
 from ziggurat.strategies.running import Microbatches, first_bad_of_each
-from ziggurat.strategies.state import Model, TrainState, owner_of
+from ziggurat.strategies.state import ACCUMULATED, Model, TrainState, owner_of
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.whole import fill_states, local
 from ziggurat.torch_internals.tensors import scale_each_
@@ -298,6 +298,10 @@ class Parallel(Generic[Model]):
         """Return what this worker writes of a checkpoint, by the names of `TrainState.tensors`: each element once over all workers."""
         found = {}
         for name, tensor in self.state.tensors().items():
+            if name == ACCUMULATED:  # the same on every worker
+                if self.mesh.workers.is_first:
+                    found[name] = Chunk.whole(tensor)
+                continue
             owner, is_moment = owner_of(name), name.startswith("optimizer.")
             if not (self._is_first_of_moments if is_moment else self._is_first_copy):
                 continue

@@ -1,7 +1,7 @@
 """The state of a run: all that a step changes, and the only owner of it.
 
 One naming for its tensors: ``model.NAME`` and ``average.NAME`` are weights and buffers, ``optimizer.PARAMETER.SLOT`` what the
-optimizer keeps of a parameter. The settings of the optimizer are no state: the config and the step give them. It lies beside
+optimizer keeps of a parameter, ``loss.accumulated`` what the loss has summed up over steps. The settings of the optimizer are no state: the config and the step give them. It lies beside
 the layout, which says where each of these tensors lies: strategies, training and checkpoints all ask both.
 """
 
@@ -22,6 +22,7 @@ from ziggurat.strategies.whole import local
 from ziggurat.torch_internals.tensors import lerp_each_
 
 Model = TypeVar("Model", bound=nn.Module)
+ACCUMULATED = "loss.accumulated"
 
 
 @dataclass
@@ -38,6 +39,8 @@ class TrainState(Generic[Model]):
         counters: What the run has counted in these steps: those that were skipped, samples that were replaced.
         pending: What it has counted in the step that is not done yet.
         decisions: What was measured and fixes bits: cuts, costs of branches.
+        accumulated: What the loss has summed up over all steps so far, and depends on, float64, one-dimensional; the same on every
+            worker.
         parts: By the parameter's name what the optimizer changes in its place: this worker's rows, in the same memory.
         condition: ``complete`` after a step; ``computing`` in one, which can be undone; ``changing`` while tensors change.
     """
@@ -50,24 +53,29 @@ class TrainState(Generic[Model]):
     counters: Counter[str] = field(default_factory=Counter)
     pending: Counter[str] = field(default_factory=Counter)
     decisions: Decisions = field(default_factory=Decisions)
+    accumulated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     parts: Mapping[str, nn.Parameter] = field(default_factory=dict)
     condition: Literal["complete", "computing", "changing"] = "complete"
 
     @classmethod
-    def start(cls, model: Model, optimizer: torch.optim.Optimizer, decay: float = 0.0) -> TrainState[Model]:
+    def start(
+        cls, model: Model, optimizer: torch.optim.Optimizer, decay: float = 0.0, num_accumulated: int = 0
+    ) -> TrainState[Model]:
         """Return the state before the first step.
 
         Args:
             model: With its first weights.
             optimizer: Of its parameters.
             decay: Of the moving average; 0 keeps none.
+            num_accumulated: Numbers that the loss sums up over steps.
 
         Raises:
             UserError: If a layer talks to other processes by itself.
         """
         refuse_own_groups(model)
         average = copy.deepcopy(model).requires_grad_(False) if decay else model
-        return cls(model, optimizer, average, decay)
+        accumulated = torch.zeros(num_accumulated, dtype=torch.float64)
+        return cls(model, optimizer, average, decay, accumulated=accumulated)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -103,7 +111,11 @@ class TrainState(Generic[Model]):
                         f"an optimizer's state must be tensors: {names[parameter]} has a {type(value).__name__}, {slot}"
                     )
                 found[f"optimizer.{names[parameter]}.{slot}"] = local(value)
-        return found
+        return found | self.of_the_loss()
+
+    def of_the_loss(self) -> dict[str, Tensor]:
+        """Return what the loss has summed up, by name; nothing where it sums up nothing."""
+        return {ACCUMULATED: self.accumulated} if len(self.accumulated) else {}
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights and buffers of model and average that this worker has, by name."""

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
@@ -144,6 +145,8 @@ class Task(ABC, Generic[Found, Prediction]):
             the pixels that they have), or each know them whole.
         output_sum_names: Sums over the outputs of the global batch that the loss depends on (a Dice of the whole
             batch is no sum of Dices); empty for most losses. They cost a forward pass of their own.
+        accumulated_names: What the loss adds up over all steps of a run, and depends on in those that follow: part of the run's
+            state, and so of its checkpoints. Empty for most losses.
     """
 
     name: ClassVar[str]
@@ -163,6 +166,7 @@ class Task(ABC, Generic[Found, Prediction]):
     normalizer_names: tuple[str, ...]
     normalizers_are_parts: bool = False
     output_sum_names: tuple[str, ...] = ()
+    accumulated_names: tuple[str, ...] = ()
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         self.model = model
@@ -197,6 +201,9 @@ class Task(ABC, Generic[Found, Prediction]):
 
     # The loss.
 
+    def take_counts(self, counts: ClassCounts) -> None:
+        """Take note of how often each class occurs in the training data, where the loss depends on it; by default it does not."""
+
     @abstractmethod
     def assign(self, batch: Microbatch) -> Any:
         """Return what the outputs of a microbatch have to predict; needs no outputs."""
@@ -218,8 +225,12 @@ class Task(ABC, Generic[Found, Prediction]):
         Args:
             outputs: The model's.
             assignment: Of the same microbatch.
-            totals: Global sums over all microbatches, of `normalizers` and then of `output_sums`, float64, shape
-                ``(K + S,)``.
+            totals: Global sums over all microbatches, of `normalizers` and then of `output_sums`; then what was accumulated
+                in the steps before, float64, shape ``(K + S + A,)``.
+
+        Returns:
+            A scalar for each of `term_names`; where there are `accumulated_names`, behind them ``accumulated``: this microbatch's
+            summands, without gradient, float64, shape ``(A,)``.
         """
 
     # Inference.

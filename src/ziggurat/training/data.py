@@ -15,7 +15,7 @@ from ziggurat.data.decoding import spoiled_images
 from ziggurat.data.faults import Fault
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.regions import RegionDataset
-from ziggurat.data.sampler import Sampler, microbatch_ids
+from ziggurat.data.sampler import microbatch_ids
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
@@ -25,6 +25,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
+from ziggurat.training.balancing import balanced_sampler, count_classes
 from ziggurat.training.normalizing import measured
 
 
@@ -40,6 +41,7 @@ class TrainingData:
 
     Attributes:
         config: Of the run, with what was measured over the images.
+        counts: What each training image has of each class; None where no setting needs it.
 
     Raises:
         UserError: On every worker, if the data cannot be used.
@@ -64,7 +66,9 @@ class TrainingData:
 
         part, kind = part_of(config.data.crop), find_task(run_task(config)).targets
         self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of)
-        self.sampler = Sampler(len(self.samples), config.train.batch_size, config.seed)
+        self.counts = count_classes(config, self.dataset, mesh.workers)
+        self.sampler, balance = balanced_sampler(config, self.samples, self.counts)
+        self._measured += balance
         self.num_steps = self.length(config.train)
         self.notices: list[str] = []  # of what happened while samples were loaded
 
@@ -81,14 +85,16 @@ class TrainingData:
     def __str__(self) -> str:
         train = self.config.train
         unit = "regions" if isinstance(self.dataset, RegionDataset) else "images"
+        factors = self.sampler.factors
+        samples = f"{len(self.samples)}" if factors is None else f"about {factors.sum():.0f}"
         return (
-            f"{self.config.data.path}: {len(self.dataset)} {unit}, {len(self.samples)} samples an epoch, "
+            f"{self.config.data.path}: {len(self.dataset)} {unit}, {samples} samples an epoch, "
             f"{self.num_steps} steps of {train.batch_size} samples in {train.microbatches} microbatches"
         )
 
     def length(self, train: TrainConfig) -> int:
         """Return the steps of a whole run on these data."""
-        return train.steps or train.epochs * self.sampler.steps_per_epoch
+        return train.steps or self.sampler.num_steps(train.epochs)
 
     def describe(self, ids: Sequence[SampleId]) -> str:
         """Name samples in a message."""

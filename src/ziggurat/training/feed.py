@@ -66,7 +66,7 @@ class SampleFeed:
 
     def seed(self, batch: Microbatch) -> None:
         """Let what is random depend on the samples only."""
-        seed_everything(self.config.seed, *((id.epoch, id.sample) for id in batch.ids))
+        seed_everything(self.config.seed, *(id.key for id in batch.ids))
 
     def announce(self, name: str, batch: Microbatch) -> None:
         """Note in the worker's heartbeat what it begins."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ziggurat.config import RunConfig, definition_sha256
+from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
@@ -31,6 +32,7 @@ from ziggurat.strategies.setting import run_setting
 from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
+from ziggurat.training.balancing import refuse_single_images
 from ziggurat.training.callbacks import NO_CALLBACKS, Callbacks, Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import earlier_definitions
@@ -81,8 +83,13 @@ def train(
     data = TrainingData(as_begun(config, folder) if resume else config, mesh)
     config = data.config
     model, weights_report = _build(mesh.home, config, data.classes, resume)
+    refuse_single_images(model, config, min(crop_sizes(config.data)), data.sampler, data.num_steps)
     task = make_task(model, config)
-    state = TrainState.start(model, make_optimizer(model, config.train), config.train.ema)
+    if data.counts is not None:
+        task.take_counts(data.counts)
+    state = TrainState.start(
+        model, make_optimizer(model, config.train), config.train.ema, len(task.accumulated_names)
+    )
     run, earlier = definition_sha256(config), earlier_definitions(folder) if resume else ()
     checkpoints = Checkpoints(
         folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier

@@ -28,7 +28,7 @@ class StepRecord:
     def __init__(self, number: int, data: TrainingData, waited: float) -> None:
         self.number, self.waited, self.begin = number, waited, time.perf_counter()
         self.num_images = len(data.sampler.batch(number))
-        self.epoch = number // data.sampler.steps_per_epoch
+        self.epoch = data.sampler.epoch(number)
 
     def row(
         self, result: StepResult, term_names: Sequence[str], optimizer: torch.optim.Optimizer

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ziggurat.parallel.collectives.canonical import sum_leaves
 from ziggurat.parallel.graph.generators import key_others, others_as_before
 from ziggurat.parallel.runtime.determinism import explain_nondeterminism
 from ziggurat.parallel.runtime.heartbeat import phase
@@ -64,7 +65,7 @@ class Loss(Protocol[M_contra]):
         ...
 
     def loss_shares(self, outputs: Any, assignment: Any, totals: Tensor) -> dict[str, Tensor]:
-        """Return a microbatch's share of each term; over all microbatches they add up to the loss."""
+        """Return a microbatch's share of each term, which over all microbatches add up to the loss; then what it accumulates."""
         ...
 
 
@@ -122,6 +123,13 @@ class Step(Generic[M, Model]):
     ) -> None:
         self.parallel, self.task, self.feed, self.clip_norm = parallel, task, feed, clip_norm
         self.state = parallel.state
+        # a loss that is no `Task` need not say that it accumulates nothing
+        self.num_accumulated = len(getattr(task, "accumulated_names", ()))
+        if len(self.state.accumulated) != self.num_accumulated:
+            raise ValueError(
+                f"the state of a run must have what its loss accumulates, {self.num_accumulated} numbers: got "
+                f"{len(self.state.accumulated)}"
+            )
 
     def __call__(self, batches: Sequence[M], num_microbatches: int) -> StepResult:
         """Take one step; all workers call this.
@@ -155,16 +163,20 @@ class Step(Generic[M, Model]):
         if task.output_sum_names:
             sums = parallel.outputs(self._pass(batches, assignments, None))
             totals = torch.cat([totals, parallel.sum(sums, len(task.output_sum_names))])
+        if self.num_accumulated:
+            totals = torch.cat([totals, self.state.accumulated.to(totals.device)])
         work = self._pass(batches, assignments, totals)
         losses = parallel.losses(work)
 
         phase("exchange", self.state.step)
         parallel.finish_gradients()
-        terms = parallel.gather(losses, len(task.term_names))
+        num_terms = len(task.term_names)
+        found = parallel.gather(losses, num_terms + self.num_accumulated)
+        terms, summands = found[:, :num_terms], found[:, num_terms:]
         norm = parallel.norm()
         workers = parallel.mesh.workers
         workers.confirm()  # on a GPU a lost worker's part is read as any number
-        if not (terms.isfinite().all() and norm.isfinite()):
+        if not (found.isfinite().all() and norm.isfinite()):
             return self._refuse(terms, norm, work)
         parallel.finish_statistics()
         phase("optimizer", self.state.step)
@@ -174,6 +186,8 @@ class Step(Generic[M, Model]):
             parallel.clip(self.clip_norm, norm)
         parallel.update()
         self.state.update_average()
+        if self.num_accumulated:
+            self.state.accumulated += sum_leaves(summands).to(self.state.accumulated.device)
         return StepResult(terms, norm, finite=True)
 
     def _refuse(self, terms: Tensor, norm: Tensor, work: Microbatches) -> StepResult:
@@ -191,7 +205,11 @@ class Step(Generic[M, Model]):
         def finish(outputs: Any, index: int) -> Tensor:
             if totals is None:
                 return task.output_sums(outputs, assignments[index])
-            return torch.stack(list(task.loss_shares(outputs, assignments[index], totals).values()))
+            shares = task.loss_shares(outputs, assignments[index], totals)
+            if not self.num_accumulated:
+                return torch.stack(list(shares.values()))
+            # what is accumulated has no gradient, so that it may travel with the terms, whose sum is differentiated
+            return torch.cat([value.double().flatten() for value in shares.values()])
 
         def seed(index: int) -> None:
             feed.seed(batches[index])

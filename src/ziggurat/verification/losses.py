@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.spatial import SpatialTensor
@@ -114,6 +115,8 @@ class TaskLoss:
         self.task = task = make_task(model, config)
         self.term_names, self.normalizer_names = task.term_names, task.normalizer_names
         self.normalizers_are_parts, self.output_sum_names = task.normalizers_are_parts, task.output_sum_names
+        task.take_counts(unequal_counts(model.num_classes))
+        self.accumulated_names = task.accumulated_names
         device = mesh.workers.device
         self.batches = [
             _draw_targets(
@@ -166,6 +169,12 @@ def _draw_targets(
     ids = tuple(SampleId(0, number) for number in range(count))
     images = torch.zeros((count, bands, rows, columns), dtype=torch.uint8)
     return Microbatch(index, ids, images, ((rows, columns),) * count, targets, part)
+
+
+def unequal_counts(num_classes: int) -> ClassCounts:
+    """Return how often classes occur in training data that there are none of: each once more than the one before it."""
+    images = [{label: 1} for label in range(num_classes) for _ in range(label + 1)]
+    return ClassCounts.of(images, num_classes)
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:

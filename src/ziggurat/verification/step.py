@@ -30,10 +30,10 @@ from ziggurat.strategies.layout import Chunk, Layout
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.sharded import shard_bytes
-from ziggurat.strategies.state import TrainState, owner_of
+from ziggurat.strategies.state import ACCUMULATED, TrainState, owner_of
 from ziggurat.strategies.whole import local, named_states
 from ziggurat.training.optimization import make_optimizer
-from ziggurat.training.step import Step
+from ziggurat.training.step import Loss, Step
 from ziggurat.verification.losses import Objective, Piece, make_objective, tensors_of
 from ziggurat.verification.memory import PeakBytes
 from ziggurat.verification.precision import KeepFloat64
@@ -230,6 +230,15 @@ def start_state(model: nn.Module, trial: Trial) -> TrainState[nn.Module]:
     return state
 
 
+def accumulate_for(state: TrainState[Any], loss: Loss[Any], seed: int = 0) -> None:
+    """Let a state have what a loss accumulates, as after some steps: numbers from 0 to 1, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(
+        getattr(loss, "accumulated_names", ())
+    )  # a loss that is no task's need not say that it has none
+    state.accumulated = torch.rand(count, generator=generator, dtype=torch.float64)
+
+
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
     """Return values in a parameter's memory format, as the fused optimizers want them."""
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
@@ -258,6 +267,7 @@ def run_step(
     pieces = trial.pieces()
     state = start_state(model.to(mesh.home), trial)
     objective = make_objective(model, trial.images.shape, pieces, trial.config, trial.seed, mesh)
+    accumulate_for(state, objective, trial.seed)
     watch = Watch(trial, objective, mesh)
     setting = Setting(
         spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions),
@@ -341,8 +351,9 @@ def _found(
         "state": {
             name: chunk(owner_of(name), value, moments if name.startswith("optimizer.") else layout)
             for name, value in state.tensors().items()
-            if layout.mine(owner_of(name))
-        },
+            if name != ACCUMULATED and layout.mine(owner_of(name))
+        }
+        | {name: Chunk.whole(copied(value)) for name, value in state.of_the_loss().items()},
     }
 
 

@@ -5,19 +5,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from ziggurat.tasks.detection.assignment import LevelTargets, Places
+from support.focal_targets import ANCHORS, CLASSES, COLUMNS, IMAGES, ROWS, random_targets
+from ziggurat.tasks.detection.assignment import LevelTargets
 from ziggurat.tasks.detection.focal import focal_sums
-
-IMAGES, ANCHORS, CLASSES, ROWS, COLUMNS = 2, 3, 4, 5, 6
-
-
-def random_targets(positives: int, ignored: int) -> LevelTargets:
-    chosen = torch.randperm(IMAGES * ANCHORS * ROWS * COLUMNS)[: positives + ignored]
-    parts = torch.unravel_index(chosen, (IMAGES, ANCHORS, ROWS, COLUMNS))
-    image, anchor, row, column = ([part[:positives], part[positives:]] for part in parts)
-    places = [Places(image[i], row[i], column[i], anchor[i]) for i in range(2)]
-    boxes = torch.zeros(positives, 4)
-    return LevelTargets(places[0], places[1], boxes, boxes, torch.randint(0, CLASSES, (positives,)))
 
 
 def plain_sums(logits: Tensor, targets: LevelTargets, alpha: float, gamma: float) -> Tensor:

@@ -29,7 +29,7 @@ def load_state(folder: Path, progress: Progress, state: TrainState[Any]) -> None
     Raises:
         UserError: If it is of another model; then nothing is changed.
     """
-    stored, wanted = stored_tensors(folder), state.weights()
+    stored, wanted = stored_tensors(folder), state.weights() | state.of_the_loss()
     parameters = {name: value for name, value in state.model.named_parameters() if value.requires_grad}
     slots: dict[str, dict[str, Tensor]] = {}
     for name in sorted(name for name in stored if name.startswith("optimizer.")):

@@ -30,6 +30,7 @@ class LabelKind:
     """
 
     is_cached = False
+    counted = "images"
 
     def num_samples(self, dataset: ClassificationDataset, index: int, config: DataConfig) -> int:
         """Return 1: an image with one label is one sample, whatever its size, which need not be read."""
@@ -38,6 +39,10 @@ class LabelKind:
     def read(self, dataset: ClassificationDataset, index: int) -> int:
         """Return the label of an image."""
         return dataset.label(index)
+
+    def count_classes(self, dataset: ClassificationDataset, index: int) -> dict[int, int]:
+        """Return the label of an image, once."""
+        return {dataset.label(index): 1}
 
     def cut(self, target: int, augmentation: Augmentation, config: DataConfig, part: Part | None) -> int:
         """Return the label of the whole image."""

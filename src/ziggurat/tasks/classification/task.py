@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.dataset import ClassificationDataset, ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View, make_center_view
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task
+from ziggurat.tasks.class_weights import ClassWeights
 from ziggurat.tasks.classification.metric import ClassificationMetric
 from ziggurat.tasks.classification.pictures import draw_class
 from ziggurat.tasks.classification.settings import DEMO, PRETRAINED_DATA
@@ -43,7 +45,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
 
     name = "classify"
     main_metric = "top1"
-    settings = ("loss.smoothing", "loss.level_weight")
+    settings = ("loss.smoothing", "loss.level_weight", "loss.class_weights", "loss.effective_beta")
     annotations = ("labels",)
     default_model = "timm:resnet50"
     usual_classes = 1000
@@ -55,6 +57,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
         self._loss = config.loss
+        self._weights = ClassWeights(config.loss, model.num_classes)
         self._level_names = model.level_names
         self.term_names = ("classes", "levels") if self._level_names else ("classes",)
 
@@ -74,13 +77,19 @@ class ClassificationTask(Task[Tensor, Tensor]):
         """Return what is usual for weights that were trained on ImageNet."""
         return RunConfig(data=PRETRAINED_DATA)
 
+    def take_counts(self, counts: ClassCounts) -> None:
+        """Make weights of classes of how many images have them, if the loss is to have such."""
+        self._weights.take_counts(counts)
+
     def assign(self, batch: Microbatch) -> Tensor:
         """Return the label of each image, int64, shape ``(B,)``."""
         targets: LabelTargets = batch.targets
         return targets.labels_B
 
     def normalizers(self, assignment: Tensor) -> Tensor:
-        """Return the number of images, float64, shape ``(1,)``."""
+        """Return the number of images, or the sum of the weights of their classes, float64, shape ``(1,)``."""
+        if self._weights:
+            return self._weights.weight_K.to(assignment.device)[assignment].sum().view(1)
         return torch.full((1,), len(assignment), dtype=torch.float64, device=assignment.device)
 
     def output_sums(self, outputs: dict[str, Tensor], assignment: Tensor) -> Tensor:
@@ -98,7 +107,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
         Args:
             outputs: The model's: logits, shapes ``(B, K)``.
             assignment: Of the same microbatch.
-            totals: The number of images of the global batch, float64, shape ``(1,)``.
+            totals: The number of images of the global batch, or the sum of their weights, float64, shape ``(1,)``.
         """
         with torch.autocast(assignment.device.type, enabled=False):
             shares = {"classes": self._share(outputs["logits"], assignment, totals)}
@@ -160,10 +169,12 @@ class ClassificationTask(Task[Tensor, Tensor]):
     def _share(self, logits_BK: Tensor, labels_B: Tensor, totals: Tensor) -> Tensor:
         logits_BK, num_workers = whole_output(logits_BK)
         logits_BK = _widen(logits_BK)
+        weight_K = self._weights.like(logits_BK) if self._weights else None
         losses = functional.cross_entropy(
-            logits_BK, labels_B, reduction="sum", label_smoothing=self._loss.smoothing
+            logits_BK, labels_B, weight_K, reduction="sum", label_smoothing=self._loss.smoothing
         )
-        return losses / (totals[0].to(device=losses.device, dtype=losses.dtype).clamp(min=1) * num_workers)
+        total = totals[0] if self._weights else totals[0].clamp(min=1)
+        return losses / (total.to(device=losses.device, dtype=losses.dtype) * num_workers)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from ziggurat.config import LossConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.models.detector import Detector
 from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.tasks.class_weights import ClassWeights
 from ziggurat.tasks.detection.anchors import level_grids
 from ziggurat.tasks.detection.assignment import Assignment, collect_targets, gather
-from ziggurat.tasks.detection.focal import focal_sums
+from ziggurat.tasks.detection.equalized import equalized
+from ziggurat.tasks.detection.focal import ByClass, focal_sums, focal_sums_by_class
 from ziggurat.tasks.detection.heads import HEADS
 from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.own import own_block, own_part
@@ -38,11 +40,16 @@ class DetectionLoss:
         normalizer_names: What the loss is divided by: the positives, and for the box term what its weights are
             if they are not 1 each; or the images.
         term_names: The terms of the loss.
+        accumulated_names: With ``loss.detection=equalized`` the gradients of each class's positives, then of its negatives, as
+            `equalized` sums them up.
     """
 
     def __init__(self, model: Detector, loss: LossConfig) -> None:
         head = HEADS[model.head_kind]
         self._model, self._loss = model, loss
+        self.weights = ClassWeights(loss, model.num_classes)
+        classes = range(model.num_classes) if loss.detection == "equalized" else ()
+        self.accumulated_names = tuple(f"{kind}_{c}" for kind in ("positive", "negative") for c in classes)
         self._assigner, self._coder = head.assigner, head.coder
         chosen = head.normalizer if loss.normalizer == "default" else loss.normalizer
         names = ("images",) if chosen == "images" else ("positives", self._coder.box_normalizer)
@@ -80,12 +87,17 @@ class DetectionLoss:
         Args:
             outputs: The model's.
             assignment: Of the same microbatch.
-            totals: The global normalizers, float64, shape ``(K,)``: the sum of `normalizers` over all microbatches.
+            totals: The global normalizers, float64, shape ``(K,)``: the sum of `normalizers` over all microbatches. Behind them,
+                where the loss is equalized, what was accumulated in the steps before.
+
+        Returns:
+            The terms; where the loss is equalized, behind them ``accumulated``.
         """
         device = assignment.positives.device
         outputs, own = own_outputs(outputs, assignment)
         with torch.autocast(device.type, enabled=False):
-            sums, losses = self._class_sums(outputs, own), self._positive_losses(outputs, own)
+            sums, gradients = self._class_sums(outputs, own, totals[len(self.normalizer_names) :])
+            losses = self._positive_losses(outputs, own)
             weight_B = self._image_weights(assignment.positives, totals[0]).to(device, sums.dtype)
             box_weights = self._coder.box_weights(assignment)
             last = totals[len(self.normalizer_names) - 1]
@@ -96,16 +108,31 @@ class DetectionLoss:
                 factor_B = box_weight_B if term == "boxes" else weight_B
                 shares[term] = (loss_N * factor_B[image_N]).sum()
             shares["boxes"] = shares["boxes"] * self._loss.box_weight
+            if gradients is not None:
+                shares["accumulated"] = (gradients * weight_B.double()).sum(dim=1)
         return shares
 
-    def _class_sums(self, outputs: Outputs, assignment: Assignment) -> Tensor:
-        """Return the focal loss of each image, shape ``(B,)``."""
-        alpha, gamma = self._loss.focal_alpha, self._loss.focal_gamma
-        by_level = [
-            focal_sums(outputs[name]["classes"], targets, self._assigner.num_anchors, alpha, gamma)
-            for name, targets in assignment.levels.items()
+    def _class_sums(
+        self, outputs: Outputs, assignment: Assignment, accumulated: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the focal loss of each image, shape ``(B,)``; where it is equalized, also its gradients, shape ``(2 * K, B)``."""
+        alpha, gamma, num_anchors = self._loss.focal_alpha, self._loss.focal_gamma, self._assigner.num_anchors
+        levels = [(outputs[name]["classes"], targets) for name, targets in assignment.levels.items()]
+        if not self.accumulated_names and not self.weights:
+            by_level = [focal_sums(logits, targets, num_anchors, alpha, gamma) for logits, targets in levels]
+            return torch.stack(by_level).sum(dim=0), None
+        by_class = ByClass(positive_K=self.weights.weight_K if self.weights else None)
+        if self.accumulated_names:
+            by_class = equalized(accumulated, gamma, self._loss.equalized_scale, by_class)
+        found = [
+            focal_sums_by_class(logits, targets, num_anchors, alpha, gamma, by_class)
+            for logits, targets in levels
         ]
-        return torch.stack(by_level).sum(dim=0)
+        loss_B = torch.stack([one.loss_B for one in found]).sum(dim=0)
+        if not self.accumulated_names:
+            return loss_B, None
+        gradients = torch.stack([torch.cat([one.positive_BK, one.negative_BK], dim=1) for one in found])
+        return loss_B, gradients.sum(dim=0).T
 
     def _positive_losses(self, outputs: Outputs, assignment: Assignment) -> dict[str, Tensor]:
         """Return every other term's loss of each positive, shapes ``(N,)``; outputs elsewhere are not touched."""

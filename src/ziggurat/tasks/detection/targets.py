@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class ObjectKind:
     """Reads, cuts and stacks objects; see `TargetKind`. Workers that share an image all know its objects."""
 
     is_cached = False
+    counted = "objects"
 
     def num_samples(self, dataset: DetectionDataset, index: int, config: DataConfig) -> int:
         """Return how many crops fit into an image."""
@@ -44,6 +46,10 @@ class ObjectKind:
     def read(self, dataset: DetectionDataset, index: int) -> Objects:
         """Return the objects that a detector is trained on."""
         return dataset.objects(index)
+
+    def count_classes(self, dataset: DetectionDataset, index: int) -> dict[int, int]:
+        """Return how many objects of each class a detector is trained on in an image, by label."""
+        return dict(Counter(dataset.objects(index).labels.tolist()))
 
     def cut(
         self, target: Objects, augmentation: Augmentation, config: DataConfig, part: Part | None

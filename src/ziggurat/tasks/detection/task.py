@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, Objects
 from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.detections import Detections, named
@@ -46,8 +47,8 @@ class DetectionTask(Task[Detections, Detections]):
     name = "detect"
     main_metric = "map50"
     settings = (
-        "decode.", "loss.normalizer", "loss.focal_alpha", "loss.focal_gamma", "loss.box_weight", "data.min_visible",
-        "data.tile_overlap",
+        "decode.", "loss.normalizer", "loss.focal_alpha", "loss.focal_gamma", "loss.box_weight", "loss.detection",
+        "loss.equalized_scale", "loss.class_weights", "loss.effective_beta", "data.min_visible", "data.tile_overlap",
     )  # fmt: skip
     annotations = ("boxes",)
     default_model = "fcos-resnet50-fpn"
@@ -62,6 +63,7 @@ class DetectionTask(Task[Detections, Detections]):
         detector = cast(Detector, model)  # what it says it is for
         self._loss, self._decoder = DetectionLoss(detector, config.loss), Decoder(detector, config.decode)
         self.normalizer_names, self.term_names = self._loss.normalizer_names, self._loss.term_names
+        self.accumulated_names = self._loss.accumulated_names
 
     @classmethod
     def demo(cls) -> RunConfig:
@@ -78,6 +80,10 @@ class DetectionTask(Task[Detections, Detections]):
     def known_classes(cls, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Return COCO's classes, if there are so many."""
         return coco_classes(count)
+
+    def take_counts(self, counts: ClassCounts) -> None:
+        """Make weights of classes of how many objects have them, if the loss is to have such."""
+        self._loss.weights.take_counts(counts)
 
     def assign(self, batch: Microbatch) -> Assignment:
         """Say which predictions answer for which objects; needs no outputs of the model."""

@@ -18,13 +18,16 @@ from torch.autograd.function import once_differentiable
 from ziggurat.data.batch import IGNORED_PIXEL
 
 
-def focal_cross_entropy(logits_BKHW: Tensor, labels_BHW: Tensor, gamma: float) -> Tensor:
+def focal_cross_entropy(
+    logits_BKHW: Tensor, labels_BHW: Tensor, gamma: float, weight_K: Tensor | None = None
+) -> Tensor:
     """Return the sum over all valid pixels of the focal loss of the softmax, ``(1 - p)**gamma * -log(p)``.
 
     Args:
         logits_BKHW: Any floating type and memory format.
         labels_BHW: uint8; `IGNORED_PIXEL` takes no part.
         gamma: Exponent of the error; 0 is the cross-entropy.
+        weight_K: What each pixel's loss is multiplied by, by its class; None leaves it.
 
     Returns:
         float32 (float64 for float64 logits), a scalar.
@@ -33,17 +36,22 @@ def focal_cross_entropy(logits_BKHW: Tensor, labels_BHW: Tensor, gamma: float) -
         Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4, for a softmax.
         https://arxiv.org/abs/1708.02002
     """
-    total: Tensor = _FocalCrossEntropy.apply(logits_BKHW, labels_BHW, gamma)
+    total: Tensor = _FocalCrossEntropy.apply(logits_BKHW, labels_BHW, gamma, weight_K)
     return total
 
 
 class _FocalCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_BKHW: Tensor, labels_BHW: Tensor, gamma: float) -> Tensor:
+    def forward(
+        ctx: Any, logits_BKHW: Tensor, labels_BHW: Tensor, gamma: float, weight_K: Tensor | None
+    ) -> Tensor:
         valid_B1HW, index_B1HW = _places(labels_BHW)
         log_p = logits_BKHW.to(_wide(logits_BKHW)).log_softmax(dim=1)
         log_true = log_p.gather(1, index_B1HW)
         loss, slope = _focal(log_true, gamma)
+        if weight_K is not None:
+            weight_B1HW = weight_K.to(loss.dtype)[index_B1HW]
+            loss, slope = loss * weight_B1HW, slope * weight_B1HW
         loss.masked_fill_(~valid_B1HW, 0)
         slope.masked_fill_(~valid_B1HW, 0)
         # d log(p_t) / d x_j is 1 - p_j for j = t and -p_j elsewhere
@@ -54,9 +62,9 @@ class _FocalCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (slopes,) = ctx.saved_tensors
-        return slopes * grad.to(slopes.dtype), None, None
+        return slopes * grad.to(slopes.dtype), None, None, None
 
 
 def _focal(log_p: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ class MaskKind:
     """Reads, cuts and stacks masks; see `TargetKind`. Each of the workers that share an image has its own pixels."""
 
     is_cached = True
+    counted = "pixels"
 
     def num_samples(self, dataset: SegmentationDataset, index: int, config: DataConfig) -> int:
         """Return how many crops fit into an image."""
@@ -35,6 +36,11 @@ class MaskKind:
     def read(self, dataset: SegmentationDataset, index: int) -> Tensor:
         """Return the label of each pixel, uint8, shape ``(H, W)``."""
         return dataset.mask(index)
+
+    def count_classes(self, dataset: SegmentationDataset, index: int) -> dict[int, int]:
+        """Return how many pixels of each class an image has, by label; those without one do not count."""
+        counts = torch.bincount(dataset.mask(index).flatten(), minlength=IGNORED_PIXEL + 1)[:IGNORED_PIXEL]
+        return {label: int(counts[label]) for label in counts.nonzero().flatten().tolist()}
 
     def cut(
         self, target: Tensor, augmentation: Augmentation, config: DataConfig, part: Part | None

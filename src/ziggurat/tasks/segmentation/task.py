@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import IGNORED_PIXEL, Microbatch
 from ziggurat.data.dataset import ImageRecord, SegmentationDataset
 from ziggurat.data.extents import Extent, Region
@@ -22,6 +23,7 @@ from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task, Written
+from ziggurat.tasks.class_weights import ClassWeights
 from ziggurat.tasks.own import own_part
 from ziggurat.tasks.segmentation.bands import image_bands, write_bands
 from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
@@ -53,7 +55,8 @@ class SegmentationTask(Task[Tensor, Tensor]):
 
     The terms are those that ``loss.segmentation`` names:
 
-    - ``ce``: cross-entropy, summed over the valid pixels of the global batch, divided by their number.
+    - ``ce``: cross-entropy, summed over the valid pixels of the global batch, divided by their number; with ``loss.class_weights``
+      each pixel has the weight of its class, and the sum is divided by that of the weights.
     - ``focal``: the same of the focal loss of the softmax, ``(1 - p)**gamma * -log(p)`` of the true class's
       probability (without alpha).
     - ``dice``: one minus the mean, over the classes that occur in the truth of the global batch, of
@@ -70,7 +73,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     kept, a tile has sheets, the labels and those of each class, uint8, shape ``(1 + K, H, W)``.
 
     Attributes:
-        normalizer_names: Valid pixels; with Dice also the pixels of each class.
+        normalizer_names: Valid pixels, or the sum of their weights; with Dice also the pixels of each class.
         output_sum_names: With Dice, ``I`` and ``P`` of each class; otherwise none.
 
     References:
@@ -81,7 +84,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     name = "segment"
     main_metric = "miou"
     settings = (
-        "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "data.classes", "data.ignore", "data.tile_overlap",
+        "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "loss.class_weights", "loss.effective_beta", "data.classes", "data.ignore", "data.tile_overlap",
     )  # fmt: skip
     annotations = ("masks", "outlines")
     default_model = "smp:unet/resnet34"
@@ -97,6 +100,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
         self._num_classes, self._loss = model.num_classes, config.loss
+        self._weights = ClassWeights(config.loss, model.num_classes)
         self.term_names = tuple(config.loss.segmentation.split("+"))
         self.normalizer_names = ("pixels",)
         if "dice" in self.term_names:
@@ -111,12 +115,19 @@ class SegmentationTask(Task[Tensor, Tensor]):
         """Return the settings of terms that the loss has not."""
         terms = config.loss.segmentation.split("+")
         needs = {"loss.dice_weight": "dice", "loss.focal_gamma": "focal"}
-        return {key: f"loss.segmentation={term}" for key, term in needs.items() if term not in terms}
+        idle = {key: f"loss.segmentation={term}" for key, term in needs.items() if term not in terms}
+        if terms == ["dice"]:
+            idle["loss.class_weights"] = "loss.segmentation=ce, focal, ce+dice or focal+dice"
+        return idle
 
     @classmethod
     def demo(cls) -> RunConfig:
         """Return a run on scenes of one or two digits."""
         return DEMO
+
+    def take_counts(self, counts: ClassCounts) -> None:
+        """Make weights of classes of how many pixels, or images, have them, if the loss is to have such."""
+        self._weights.take_counts(counts)
 
     @torch.no_grad()
     def assign(self, batch: Microbatch) -> PixelTargets:
@@ -139,8 +150,9 @@ class SegmentationTask(Task[Tensor, Tensor]):
         return PixelTargets(targets.labels_BHW, counts[: self._num_classes].to(torch.float64))
 
     def normalizers(self, assignment: PixelTargets) -> Tensor:
-        """Return the number of valid pixels, and with Dice those of each class, float64, shape ``(1 [+ K],)``."""
-        pixels = assignment.counts_K.sum().view(1)
+        """Return the number of valid pixels (or the sum of their weights), and with Dice those of each class, float64, shape ``(1 [+ K],)``."""
+        counts_K = assignment.counts_K
+        pixels = (counts_K * self._weights.like(counts_K) if self._weights else counts_K).sum().view(1)
         return torch.cat([pixels, assignment.counts_K]) if self.output_sum_names else pixels
 
     @torch.no_grad()
@@ -172,8 +184,10 @@ class SegmentationTask(Task[Tensor, Tensor]):
         with torch.autocast(logits_BKHW.device.type, enabled=False):
             if self.term_names[0] != "dice":
                 gamma = self._loss.focal_gamma if self.term_names[0] == "focal" else 0.0
-                total = focal_cross_entropy(logits_BKHW, labels_BHW, gamma)
-                shares[self.term_names[0]] = total / totals[0].clamp(min=1).to(total.dtype)
+                weight_K = self._weights.like(totals) if self._weights else None
+                total = focal_cross_entropy(logits_BKHW, labels_BHW, gamma, weight_K)
+                divisor = torch.where(totals[0] > 0, totals[0], 1)  # a batch may have no valid pixel
+                shares[self.term_names[0]] = total / divisor.to(total.dtype)
             if "dice" in self.term_names:
                 true_K, intersection_K, predicted_K = totals[1:].view(3, self._num_classes)
                 dice = DiceTotals(intersection_K, predicted_K, true_K)
