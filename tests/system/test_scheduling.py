@@ -64,3 +64,12 @@ def test_a_policy_that_somebody_has_chosen_stays():
         assert os.sched_getscheduler(0) == os.SCHED_BATCH
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def test_where_it_is_forbidden_all_stays(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with yielding_threads():
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
