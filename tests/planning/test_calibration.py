@@ -27,6 +27,9 @@ def test_workers_measure_every_kind_of_message_and_agree(world):
     links = links_from_json(first)
     group, places = tuple(range(world)), [0] * world
     assert {kind for _, kind in links.kinds} == set(KINDS)
+    assert set(links.processor) == {"swap", *KINDS}
+    assert links.processor_seconds(Start("all-gather", group, num_bytes=1 << 23)) > 1e-4  # it copies them
+    assert links.processor_seconds(Start("barrier", (0,))) == 0
     for kind in KINDS:
         assert links.seconds(Start(kind, group, num_bytes=1 << 20), places) > 0
     assert links.seconds(Start("swap", (0, 1), sends=((1, 1 << 20),)), places) > 0

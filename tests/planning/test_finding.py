@@ -11,7 +11,9 @@ from ziggurat.planning.finding import find_plans
 from ziggurat.planning.judging import Judge
 from ziggurat.planning.program import Mark, Program, Start, Wait
 from ziggurat.planning.request import read_plan_request
+from ziggurat.planning.search import Candidate
 from ziggurat.planning.table import format_plans
+from ziggurat.strategies.plan import Plan
 
 
 @dataclass
@@ -101,6 +103,24 @@ def test_kernels_of_plans_that_are_far_from_the_best_are_not_measured(request_of
     measured = {one.name for one in judging.costs.measured}
     assert measured == {"8", "4", "4.5", "6"}  # 7 s are more than 1.5 times 4.225
     assert max(row["step_seconds"] for row in result["plans"]) == 7
+    guessed = {
+        row["settings"].get("pipeline.schedule", row["plan"]): row["guessed"] for row in result["plans"]
+    }
+    assert guessed.pop("gpipe") == 1.0
+    assert set(guessed.values()) == {0.0}
+    assert "guessed: the share" in format_plans(result)
+    beside = {"call_seconds": 6e-6, "message_seconds": 1e-4, "step_seconds": 0.0, "measured": False}
+    assert "6.0 us a call, 0.10 ms a message, 0.0 ms a step (assumed)" in format_plans(
+        result | {"beside_kernels": beside}
+    )
+
+
+def test_the_share_that_was_guessed_is_one_of_seconds():
+    judging = judge()
+    judging.costs.measured = {kernel(3)}
+    programs = [Program(0, (kernel(3), kernel(1), kernel(3), Mark("forward 0"), kernel(3)))]
+    assert judging._step(Candidate(Plan()), programs).guessed == pytest.approx(0.1)
+    assert replace(judging, is_formula=True)._step(Candidate(Plan()), programs).guessed == 1.0
 
 
 def test_what_has_no_room_is_refused(request_of_two):

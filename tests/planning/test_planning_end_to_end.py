@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 
 from support.commands import TINY
 from ziggurat.cli.main import main
@@ -23,7 +24,10 @@ def cache(tmp_path, monkeypatch):
     file = tmp_path / "cache" / "ziggurat" / "kernels.json"
     file.parent.mkdir(parents=True)
     links = Links({"machine": Link(1e-4, 1e-9)})
-    file.write_text(json.dumps({key_of(2, processor_name()): links_to_json(links)}))
+    overheads = f"overheads of calls of {processor_name()}, torch {torch.__version__}"
+    file.write_text(
+        json.dumps({key_of(2, processor_name()): links_to_json(links), overheads: [5e-6, 1e-4, 0]})
+    )
     return file
 
 
@@ -60,6 +64,10 @@ def test_plan_tells_costs_and_why_not(capfd, cache, tmp_path):
     assert 1e5 < best["peak_bytes"] < 1e9
     assert best["communication_bytes"] > 0
     assert 0 <= best["idle"] < 1
+    assert 0 <= best["guessed"] < 1
+    assert result["beside_kernels"] == {
+        "call_seconds": 5e-6, "message_seconds": 1e-4, "step_seconds": 0.0, "measured": True
+    }  # fmt: skip
     looked_at = len(result["plans"]) + len(
         [row for row in result["refused"] if row["plan"] in ("tp=2", "lp=2")]
     )

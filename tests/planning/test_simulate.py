@@ -174,6 +174,33 @@ def test_jitter_keeps_the_mean_and_comes_again_from_its_seed():
     assert step != simulate(programs, lambda one: 1.0, Steady(), jitter=Jitter(0.2, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("cores", "seconds"),
+    [
+        (None, 2.0),  # devices of their own: nothing that carries takes of them
+        (4, 2.0),  # a core is free for each
+        (
+            2,
+            3.0,
+        ),  # two that compute and two that carry, one second each, on two cores: two seconds of which one is left
+    ],
+)
+def test_threads_that_carry_take_cores_of_those_that_compute(cores, seconds):
+    programs = [
+        Program(rank, (Start("all-reduce", (0, 1), num_bytes=8), kernel("a"), kernel("a"), Wait(0)))
+        for rank in range(2)
+    ]
+    step = simulate(programs, lambda one: 1.0, Steady(), cores=cores, carry=lambda start: 1.0)
+    assert step.seconds == pytest.approx(seconds)
+
+
+def test_a_message_is_over_when_it_is_carried_at_both_ends():
+    programs = [Program(0, (sends((0, 1), 1),)), Program(1, (receives((0, 1), 0), Wait(0), kernel("a")))]
+    step = simulate(programs, lambda one: 1.0, Steady(latency=0.5), cores=2, carry=lambda start: 0.75)
+    assert step.seconds == pytest.approx(1.75)
+    assert step.waits[1] == pytest.approx((0.0, 0.75))
+
+
 def drawn(seed, low=0.01, high=3.0):
     """Return seconds of kernels that depend on their name alone."""
     return lambda one: random.Random(f"{seed} {one.name}").uniform(low, high)
@@ -185,7 +212,7 @@ NETWORK = Steady(0.2, 0.05)
 @given(ending_programs(), st.integers(0, 1000), st.sampled_from([None, 1, 2, 3]))
 @settings(max_examples=120, deadline=None)
 def test_every_instant_of_every_worker_is_accounted_for(programs, seed, cores):
-    step = simulate(programs, drawn(seed), NETWORK, cores=cores)
+    step = simulate(programs, drawn(seed), NETWORK, cores=cores, carry=lambda start: 0.05)
     for spans, busy, waits in zip(step.spans, step.busy, step.waits, strict=True):
         clock = 0.0
         for span in spans:

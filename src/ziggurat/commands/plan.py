@@ -27,9 +27,9 @@ def plan(model: str, settings: Mapping[str, Any] | None = None, **asked: Any) ->
     """
     request = read_plan_request(model, settings or {}, **asked)
     with Stages(f"plan {request.name}") as stages:
-        tools = tools_of(request, stages)
+        tools = tools_of(request, stages, learns=True)
         try:
             _, result = find_plans(request, tools.judge, tools.measure, stages)
         finally:
             tools.keep()
-    return result
+    return {**result, "beside_kernels": tools.beside}

@@ -1,12 +1,14 @@
 """Latency and bandwidth of this machine's own connections, measured in some seconds by the workers that there are.
 
 Each kind of message is sent at five sizes, several times; the fastest third counts, of the slowest worker. The line through the sizes
-gives seconds of a message and of a byte. A collective has a line of its own: its algorithm says how many messages follow one another, and
+gives seconds of a message and of a byte. What the carrier's own threads take of the processor meanwhile is measured, too: gloo copies
+while workers compute. A collective has a line of its own: its algorithm says how many messages follow one another, and
 the calibration what such a message takes within it.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from ziggurat.strategies.costs.cache import MeasurementCache
 
 SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # bytes
 REPEATS = 9
+SERIES = 3  # of messages one after the other, whose time of the processor is taken
 KINDS: tuple[Kind, ...] = ("all-reduce", "all-gather", "all-to-all", "broadcast", "gather", "barrier")
 
 Send = Callable[[Workers, Tensor, Tensor], None]  # of a tensor, with room for what comes
@@ -50,22 +53,28 @@ def calibrate(
     group, places = tuple(range(workers.size)), [*range(workers.size)]
     if connection != "network":
         places = [0] * workers.size
-    pair = _line(workers, unit, connection, "swap", (0, 1), places, repeats)
-    kinds = {
-        (connection, kind): _line(workers, unit, connection, kind, group, places, repeats) for kind in KINDS
-    }
-    return Links({connection: pair}, kinds, carrier)
+
+    def lines(measured: Callable[[Workers, Kind, int, int], float]) -> dict[Kind, Link]:
+        return {
+            kind: _line(workers, unit, measured, kind, group if kind != "swap" else (0, 1), places, repeats)
+            for kind in ("swap", *KINDS)
+        }
+
+    taken = lines(_seconds)
+    processor = lines(_processor_seconds) if carrier == "gloo" and workers.device.type == "cpu" else {}
+    kinds = {(connection, kind): taken[kind] for kind in KINDS}
+    return Links({connection: taken["swap"]}, kinds, carrier, processor)
 
 
 def _line(
-    workers: Workers, unit: Links, connection: Connection, kind: Kind, group: tuple[int, ...], places: list[int],
-    repeats: int,
+    workers: Workers, unit: Links, measured: Callable[[Workers, Kind, int, int], float], kind: Kind,
+    group: tuple[int, ...], places: list[int], repeats: int,
 ) -> Link:  # fmt: skip
     """Return seconds of a message, and of a byte, within one kind of message or collective."""
     points: list[Point] = []
     messages = 1.0
     for size in SIZES if kind != "barrier" else SIZES[:1]:
-        seconds = _seconds(workers, kind, size, repeats)
+        seconds = measured(workers, kind, size, repeats)
         start = Start(kind, group, sends=((1, size),) if kind == "swap" else (), num_bytes=size)
         way = unit.carried(start, places)
         messages = way.messages
@@ -81,8 +90,7 @@ def _line(
 def _seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
     """Return the seconds of a message of some bytes: of the slowest worker, the median of the fastest third of repeats."""
     send = _SENDS[kind]
-    tensor = torch.zeros(max(1, size // 4 // workers.size) * workers.size, device=workers.device)
-    room = tensor.new_zeros(tensor.numel() * workers.size)
+    tensor, room = _tensors(workers, size)
     times = []
     for number in range(repeats + 1):
         workers.barrier()
@@ -96,6 +104,27 @@ def _seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
     return float(workers.to_host(workers.add_up(slowest, "max")))
 
 
+def _processor_seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
+    """Return what a message takes of the processor in threads of the carrier: of all workers the mean, of some series the least."""
+    send = _SENDS[kind] if kind != "swap" else _exchange
+    tensor, room = _tensors(workers, size)
+    least = math.inf
+    for number in range(SERIES + 1):
+        workers.barrier()
+        begin = time.process_time() - time.thread_time()
+        for _ in range(repeats):
+            send(workers, tensor, room)
+        if number:
+            least = min(least, (time.process_time() - time.thread_time() - begin) / repeats)
+    mean = torch.tensor([max(least, 1e-9) / workers.size], dtype=torch.float64)
+    return float(workers.add_up(mean))
+
+
+def _tensors(workers: Workers, size: int) -> tuple[Tensor, Tensor]:
+    tensor = torch.zeros(max(1, size // 4 // workers.size) * workers.size, device=workers.device)
+    return tensor, tensor.new_zeros(tensor.numel() * workers.size)
+
+
 def _swap(workers: Workers, tensor: Tensor, room: Tensor) -> None:
     if workers.rank == 0:
         workers.start_send(tensor, 1).wait()
@@ -103,6 +132,13 @@ def _swap(workers: Workers, tensor: Tensor, room: Tensor) -> None:
     elif workers.rank == 1:
         workers.start_receive(tensor, 0).wait()
         workers.start_send(tensor, 0).wait()
+
+
+def _exchange(workers: Workers, tensor: Tensor, room: Tensor) -> None:
+    """Send and receive at once, as neighbours of bands do."""
+    if workers.rank < 2:
+        other = 1 - workers.rank
+        workers.start_swap([(other, tensor)], [(other, room[: tensor.numel()])]).wait()
 
 
 def _all_to_all(workers: Workers, tensor: Tensor, room: Tensor) -> None:
@@ -127,7 +163,7 @@ _SENDS: dict[Kind, Send] = {
 
 def key_of(num_workers: int, processor: str) -> str:
     """Return the key of a calibration in a file of measurements."""
-    return f"links of {processor}, torch {torch.__version__}, {num_workers} workers"
+    return f"links and their processor time of {processor}, torch {torch.__version__}, {num_workers} workers"
 
 
 def links_of_this_machine(
@@ -160,6 +196,7 @@ def links_to_json(links: Links) -> dict[str, Any]:
         "carrier": links.carrier,
         "links": {name: list(link) for name, link in links.links.items()},
         "kinds": {f"{connection} {kind}": list(link) for (connection, kind), link in links.kinds.items()},
+        "processor": {kind: list(link) for kind, link in links.processor.items()},
     }
 
 
@@ -175,6 +212,7 @@ def links_from_json(found: Any) -> Links:
             connection, _, kind = name.partition(" ")
             kinds[connection, kind] = Link(*map(float, link))
         links = {name: Link(*map(float, link)) for name, link in found["links"].items()}
-        return Links(links, kinds, found["carrier"])
+        processor: Any = {kind: Link(*map(float, link)) for kind, link in found["processor"].items()}
+        return Links(links, kinds, found["carrier"], processor)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"no costs of messages: {type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from ziggurat.parallel.collectives.observer import Talk
-from ziggurat.planning.program import Event, Kernel, Mark, Start, Wait
+from ziggurat.planning.program import VIEW, Event, Kernel, Mark, Start, Wait
 
 
 class Events:
@@ -58,11 +58,25 @@ class Events:
         finally:
             self.is_noting = False
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Note nothing of what happens in a block."""
+        before, self.is_noting = self.is_noting, False
+        try:
+            yield
+        finally:
+            self.is_noting = before
+
     def kernel(self, kernel: Kernel) -> None:
         """Note that an operator is called."""
         self.now += self.seconds(kernel)
         if self.is_noting:
             self.noted.append(kernel)
+
+    def view(self) -> None:
+        """Note that an operator is called that computes nothing."""
+        if self.is_noting:
+            self.noted.append(VIEW)
 
     def mark(self, name: str) -> None:
         """Note a place for people."""

@@ -86,6 +86,7 @@ def _row(one: Judged, num_images: int, measured: float | None) -> dict[str, Any]
         "images_per_second": num_images / step.seconds if step.seconds else 0.0,
         "peak_bytes": max(step.peak_bytes),
         "idle": step.idle,
+        "guessed": step.guessed,
         "communication_bytes": sum(step.bytes_sent),
         "measured_seconds": measured,
         "waits": [list(row) for row in step.waits],

@@ -102,8 +102,11 @@ class Noting(DispatchMode):
         """Return the result of an operator."""
         if func.namespace == "c10d":
             return self.talk(func, args, named)
-        if not _is_free(func) and not _is_on_meta(args, named):
-            self.events.kernel(kernel_of(func, args, named))
+        if not _is_on_meta(args, named):
+            if _is_free(func):
+                self.events.view()
+            else:
+                self.events.kernel(kernel_of(func, args, named))
         return func(*args, **named)
 
     def talk(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -188,9 +191,13 @@ class Hollow(Noting):
         """Return the result of an operator, or what takes its place."""
         if func.namespace == "c10d":
             return self.talk(func, args, named)
-        is_memory = schema_name(func) in ALLOCATES
-        if (_is_free(func) and not is_memory) or _is_on_meta(args, named):
+        if _is_on_meta(args, named):
             return func(*args, **named)
+        is_memory = schema_name(func) in ALLOCATES
+        if _is_free(func):
+            self.events.view()
+            if not is_memory:
+                return func(*args, **named)
         if self._is_true:
             if is_memory:
                 return func(*args, **named)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ziggurat.planning.program import Kernel, Program, Start
 from ziggurat.planning.search import Candidate, Refused
+from ziggurat.planning.segments import nothing
 from ziggurat.planning.simulate import Network, Simulated, simulate
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.plan import Plan
@@ -70,6 +72,8 @@ class Judge:
         times: How many times as much there is to do as was recorded.
         cores: Workers of a machine that can compute at once; None where each has a device of its own.
         places: The machine of each worker, by rank.
+        carry: Seconds of a core that a message costs each of its workers beside its computing, see `simulate`.
+        is_formula: Whether nothing that kernels cost was measured.
         fastest: Seconds of the fastest plan so far.
     """
 
@@ -80,6 +84,8 @@ class Judge:
     times: Callable[[Plan], float] = lambda plan: 1.0
     cores: float | None = None
     places: Sequence[int] | None = None
+    carry: Callable[[Start], float] = nothing
+    is_formula: bool = False
     fastest: float = math.inf
 
     def __call__(self, candidate: Candidate) -> Simulated | Refused:
@@ -93,11 +99,11 @@ class Judge:
             return Refused(candidate, f"its step could not be recorded, so it is not known: {why[-1]}")
         if recorded.refused is not None:
             return Refused(candidate, recorded.refused)
-        step = self._simulated(candidate, recorded.programs)
+        step = self.step_of(candidate, recorded.programs)
         self.fastest = min(self.fastest, step.seconds)
         return step
 
-    def _simulated(
+    def step_of(
         self, candidate: Candidate, programs: Sequence[Program], measures_all: bool = False
     ) -> Simulated:
         """Return a step; kernels that are not known are measured, unless a forecast of them says that the plan is far from the best."""
@@ -116,9 +122,29 @@ class Judge:
 
     def _step(self, candidate: Candidate, programs: Sequence[Program]) -> Simulated:
         places = None if self.places is None else self.places[: len(programs)]
-        step = simulate(programs, self.costs.seconds, self.links, self.cores, places, begin=self.costs.begin)
+        step = simulate(
+            programs,
+            self.costs.seconds,
+            self.links,
+            self.cores,
+            places,
+            begin=self.costs.begin,
+            carry=self.carry,
+        )
         times = self.times(candidate.plan)
+        step = replace(step, guessed=self._guessed(programs))
         return step if times == 1 else step.repeated(times)
+
+    def _guessed(self, programs: Sequence[Program]) -> float:
+        """Return the share of the seconds of all kernels that was not measured, but is told by others that are alike."""
+        if self.is_formula:
+            return 1.0
+        kernels = {id(e): e for program in programs for e in program.events if isinstance(e, Kernel)}
+        counts = Counter(id(e) for program in programs for e in program.events if isinstance(e, Kernel))
+        taken = {True: 0.0, False: 0.0}
+        for number, kernel in kernels.items():
+            taken[self.costs.known(kernel)] += counts[number] * self.costs.seconds(kernel)
+        return taken[False] / (taken[True] + taken[False] or 1.0)
 
     def alone(self, candidate: Candidate) -> StepCost | str:
         """Return what the step costs one worker, from which rules of thumb bound what it costs several; else why it does not run."""
@@ -126,7 +152,7 @@ class Judge:
         if recorded.refused is not None:
             return recorded.refused
         (program,) = recorded.programs
-        step = self._simulated(candidate, recorded.programs, measures_all=True)
+        step = self.step_of(candidate, recorded.programs, measures_all=True)
         weights = program.held_bytes.get("weights", 0)
         kept = sum(program.held_bytes.values()) - weights
         activations = max(0, program.peak_bytes - weights - kept)

@@ -67,6 +67,8 @@ class Links:
         links: Of each kind of connection.
         kinds: Of a collective over a kind of connection, where it was measured by itself; else `links` counts.
         carrier: Whose algorithms the collectives have.
+        processor: Of a message or collective within a machine, what the carrier's own threads take of a worker's processor; nothing
+            where it was not measured.
 
     Example:
         >>> links = Links({"machine": Link(1.0, 0.25)})
@@ -77,6 +79,7 @@ class Links:
     links: Mapping[Connection, Link]
     kinds: Mapping[tuple[Connection, Kind], Link] = field(default_factory=dict)
     carrier: Carrier = "gloo"
+    processor: Mapping[Kind, Link] = field(default_factory=dict)
 
     def alpha(self, connection: Connection) -> float:
         """Return the seconds of a message of no size."""
@@ -108,6 +111,19 @@ class Links:
         kind: Kind = "all-reduce" if start.kind == "reduce-scatter" else start.kind
         link = self._link(connection, kind)
         return min(way.messages * link.alpha + way.num_bytes * link.beta for way in ways)
+
+    def processor_seconds(self, start: Start) -> float:
+        """Return the seconds that the carrier's threads of each worker take of its processor.
+
+        Args:
+            start: As `seconds` has it.
+        """
+        kind: Kind = "all-reduce" if start.kind == "reduce-scatter" else start.kind
+        link = self.processor.get(kind)
+        if link is None or len(start.group) < 2:
+            return 0.0
+        way = self._ring(start, start.group, [0] * (max(start.group) + 1))
+        return way.messages * link.alpha + way.num_bytes * link.beta
 
     def carried(self, start: Start, places: Sequence[int]) -> Carried:
         """Return what a message or collective is made of, along a ring; arguments as `seconds` has them."""

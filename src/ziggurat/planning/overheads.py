@@ -1,9 +1,12 @@
-"""What a step takes beside its kernels: Python, autograd and the dispatcher around each; the bookkeeping of each message.
+"""What a step takes beside its kernels: Python, autograd and the dispatcher around each call; the bookkeeping of each message.
 
 Kernels are measured by themselves, so this is what is left of real steps. It is found from a few small ones on one worker and on
 two, where it weighs most:
 
-    seconds of a step = seconds of its kernels + kernels * kernel + messages * start + step
+    seconds of a step = seconds of its kernels + calls * call + messages * start + step
+
+Calls are those of all operators that the dispatcher sees: kernels, and what computes nothing (views, new memory), which a step has
+twice as many of.
 
 On several workers of one machine messages are started by all at once, so each has its own.
 """
@@ -24,12 +27,12 @@ class Overheads(NamedTuple):
     """Seconds beside kernels.
 
     Attributes:
-        kernel: Of each kernel.
+        call: Of each call of an operator, also of those that compute nothing.
         start: Of each message or collective that begins, on each worker.
         step: Of a step.
     """
 
-    kernel: float = 0.0
+    call: float = 0.0
     start: float = 0.0
     step: float = 0.0
 
@@ -38,13 +41,13 @@ class Sample(NamedTuple):
     """A real step.
 
     Attributes:
-        kernels: How many it had.
+        calls: Of operators, how many it had.
         starts: Messages and collectives.
         kernel_seconds: What its kernels take, as the table has it.
         seconds: What it took, without waiting for others.
     """
 
-    kernels: int
+    calls: int
     starts: int
     kernel_seconds: float
     seconds: float
@@ -87,7 +90,7 @@ class WithOverheads:
 
     def seconds(self, kernel: Kernel) -> float:
         """Return what a kernel takes, with what calls it."""
-        return self.costs.seconds(kernel) + (0.0 if is_free(kernel) else self.overheads.kernel)
+        return self.costs.seconds(kernel) + self.overheads.call
 
     def begin(self, start: Start) -> float:
         """Return what it takes a worker to begin a message or collective, before it waits for it."""
@@ -102,10 +105,10 @@ def sample_of(program: Program, costs: Costs, seconds: float) -> Sample:
         costs: Know its kernels.
         seconds: That it took this worker, without waiting for others.
     """
-    kernels = {kernel: count for kernel, count in program.kernels.items() if not is_free(kernel)}
+    calls = program.kernels
     starts = sum(isinstance(event, Start) for event in program.events)
-    taken = sum(count * costs.seconds(kernel) for kernel, count in kernels.items())
-    return Sample(sum(kernels.values()), starts, taken, seconds)
+    taken = sum(count * costs.seconds(kernel) for kernel, count in calls.items() if not is_free(kernel))
+    return Sample(sum(calls.values()), starts, taken, seconds)
 
 
 def fit_overheads(samples: Sequence[Sample]) -> Overheads:
@@ -119,12 +122,12 @@ def fit_overheads(samples: Sequence[Sample]) -> Overheads:
 
     Example:
         >>> fit_overheads([Sample(1000, 0, 1.0, 1.02), Sample(4000, 0, 2.0, 2.05)])
-        Overheads(kernel=1e-05, start=0.0, step=0.01)
+        Overheads(call=1e-05, start=0.0, step=0.01)
     """
     if not samples:
         raise ValueError("overheads are fitted to real steps: got none")
     weights = np.array([1 / one.seconds for one in samples])
-    columns = np.array([(one.kernels, one.starts, 1.0) for one in samples]) * weights[:, None]
+    columns = np.array([(one.calls, one.starts, 1.0) for one in samples]) * weights[:, None]
     missing = np.array([one.seconds - one.kernel_seconds for one in samples]) * weights
     best, least = np.zeros(3), float((missing**2).sum())
     # of the few choices of what is zero, the one that fits best with nothing below zero

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ from ziggurat.planning.program import Kernel
 from ziggurat.planning.record import hollow_model, record_step, roughly
 from ziggurat.planning.request import PlanRequest
 from ziggurat.planning.search import Candidate
-from ziggurat.planning.small_steps import known_overheads
+from ziggurat.planning.small_steps import ASSUMED, known_overheads, overheads_of_this_machine
 from ziggurat.planning.stepping import measure_steps
 from ziggurat.strategies.costs.cache import MeasurementCache
 from ziggurat.strategies.resolve import available_cores
@@ -104,19 +105,22 @@ class Tools:
         judge: Simulates steps.
         measure: Takes steps.
         keep: Keeps what was measured meanwhile.
+        beside: What is beside kernels, and whether it was measured, as fields of the command's JSON object; None on described devices.
     """
 
     judge: Judge
     measure: Callable[[Candidate], float]
     keep: Callable[[], None]
+    beside: dict[str, Any] | None = None
 
 
-def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
+def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool = False) -> Tools:
     """Return what the plan of a request is looked for with; links of this machine are measured, or found in the user's cache.
 
     Args:
         request: What is asked for.
         begins: Called as a part of it begins, with a word for it.
+        learns: Whether what is beside kernels is measured where it is not known of this machine, in some seconds; else it is assumed.
 
     Raises:
         UserError: If the network cannot be built.
@@ -129,9 +133,19 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
     at_once = max(1, min(request.machines[1], available_cores() // threads))
     table: CostTable | None = None
     priced: Costs
+    beside: dict[str, Any] | None = None
     if device is None:
         table = CostTable.read(cache, Machine.here(threads, at_once))
-        priced = WithOverheads(Prices(table), known_overheads(processor_name(), cache))
+        if learns and known_overheads(processor_name(), cache) is None:
+            begins("small steps are taken, which tell what is beside kernels")
+            _learn(table, cache)
+        found = known_overheads(processor_name(), cache)
+        overheads = found or ASSUMED
+        beside = {
+            "call_seconds": overheads.call, "message_seconds": overheads.start, "step_seconds": overheads.step,
+            "measured": found is not None,
+        }  # fmt: skip
+        priced = WithOverheads(Prices(table), overheads)
     else:
         priced = WithOverheads(DeviceCosts(device), Overheads())
     links = Links({}) if cluster is None else cluster.links
@@ -141,7 +155,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
         links = links_of_this_machine(count, processor_name(), cache, request.config.device)
     judge = Judge(
         Recorder(request, model, priced), priced, links, request.pieces, lambda plan: request.amount(plan).times, cores,
-        request.places,
+        request.places, links.processor_seconds, is_formula=device is not None,
     )  # fmt: skip
 
     def keep() -> None:
@@ -151,7 +165,16 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None]) -> Tools:
     def measure(candidate: Candidate) -> float:
         config = config_under(candidate, request.config)
         amount = request.amount(candidate.plan)
-        seconds = measure_steps(request.build, config, request.recorded_shape, amount.pieces, request.purpose)
-        return seconds * amount.times
+        taken = measure_steps(request.build, config, request.recorded_shape, amount.pieces, request.purpose)
+        return taken.seconds * amount.times
 
-    return Tools(judge, measure, keep)
+    return Tools(judge, measure, keep, beside)
+
+
+def _learn(table: CostTable, cache: MeasurementCache) -> None:
+    """Find what is beside kernels of workers of one thread, and keep it."""
+    one_thread = (
+        table if table.machine.threads == 1 else CostTable.read(cache, replace(table.machine, threads=1))
+    )
+    overheads_of_this_machine(one_thread, processor_name(), cache)
+    one_thread.write(cache)

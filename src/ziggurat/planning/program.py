@@ -45,6 +45,10 @@ class Kernel(NamedTuple):
     arguments: tuple[Hashable, ...]
 
 
+VIEW = Kernel("aten.alias.default", ())
+"""A call that computes nothing: a view, new memory, a number that is read. In a program all of them are this one."""
+
+
 class Start(NamedTuple):
     """A message, or a collective, that begins; it is done when its `Wait` has ended.
 

@@ -246,20 +246,26 @@ def _setting(order: Order, mesh: Mesh, shape: Sequence[int], count: int, events:
 
 
 class FiniteParallel(Parallel[nn.Module]):
-    """A hollow run's state, whose step ends as one does whose numbers are finite: memory that nobody has written to may hold anything."""
+    """A hollow run's state, whose step ends as one does whose numbers are finite: memory that nobody has written to may hold anything.
+
+    Attributes:
+        events: Where what a real step does not do is not noted.
+    """
+
+    events: Events
 
     def gather(self, *args: Any, **named: Any) -> Tensor:
         """Return what was gathered; 0 where it is not finite."""
-        return _finite(super().gather(*args, **named))
+        return self._finite(super().gather(*args, **named))
 
     def norm(self) -> Tensor:
         """Return the norm; 0 if it is not finite."""
-        return _finite(super().norm())
+        return self._finite(super().norm())
 
-
-def _finite(tensor: Tensor) -> Tensor:
-    found = np.nan_to_num(np.asarray(tensor.numpy()), nan=0.0, posinf=0.0, neginf=0.0)
-    return torch.from_numpy(np.asarray(found).reshape(tuple(tensor.shape)))
+    def _finite(self, tensor: Tensor) -> Tensor:
+        with self.events.pausing():
+            found = np.nan_to_num(np.asarray(tensor.numpy()), nan=0.0, posinf=0.0, neginf=0.0)
+            return torch.from_numpy(np.asarray(found).reshape(tuple(tensor.shape)))
 
 
 def _train(
@@ -269,8 +275,10 @@ def _train(
     count, *rest = order.shape
     shapes = [(size, *rest) for size in sizes_of(count, order.num_microbatches)]
     model = state.model
-    kind = FiniteParallel if order.is_hollow else Parallel
-    parallel = kind(state, mesh, _setting(order, mesh, shapes[0], len(shapes), events))
+    setting = _setting(order, mesh, shapes[0], len(shapes), events)
+    parallel = FiniteParallel(state, mesh, setting) if order.is_hollow else Parallel(state, mesh, setting)
+    if isinstance(parallel, FiniteParallel):
+        parallel.events = events
     with torch.no_grad(), mode.in_truth():
         work = Work.of(model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
     marked = Marked(work, events, mode.in_truth)

@@ -21,6 +21,8 @@ from ziggurat.planning.program import Kernel, Mark, Program, Start, Wait
 from ziggurat.planning.segments import Action, Jitter, Segment, actions_of, nothing
 from ziggurat.planning.sharing import Resource, Sharing
 
+WAY = -1  # in the place of a worker's rank: what a message does on its way
+
 
 class Network(Protocol):
     """What carries messages: `network.Links`, or what stands in its place."""
@@ -57,6 +59,7 @@ class Simulated:
         bytes_sent: By each worker, as a ring carries collectives.
         peak_bytes: Most bytes of tensors that are alive at once, of each worker.
         spans: Of each worker, what it does when.
+        guessed: Share of the seconds of all kernels that was not measured, as whoever gives the seconds knows.
     """
 
     seconds: float
@@ -65,6 +68,7 @@ class Simulated:
     bytes_sent: tuple[int, ...]
     peak_bytes: tuple[int, ...]
     spans: tuple[tuple[Span, ...], ...]
+    guessed: float = 0.0
 
     @property
     def idle(self) -> float:
@@ -91,6 +95,7 @@ def simulate(
     places: Sequence[int] | None = None,
     jitter: Jitter | None = None,
     begin: Callable[[Start], float] = nothing,
+    carry: Callable[[Start], float] = nothing,
 ) -> Simulated:
     """Let every worker do its program, as soon as what it waits for is there.
 
@@ -103,6 +108,8 @@ def simulate(
         places: The machine of each worker; by default all are on one.
         jitter: How computing varies.
         begin: Seconds of computing that a message or collective costs whoever begins it.
+        carry: Seconds of a core that each of its workers' own threads take to carry a message or collective, where workers have
+            cores; they compute meanwhile, if no core is free more slowly.
 
     Raises:
         ValueError: If workers wait for each other for ever; says who for what.
@@ -119,7 +126,7 @@ def simulate(
         (2.5, (2.0, 1.0), (1.0, 0.5), (8, 0))
     """
     actions = [actions_of(program, seconds, begin) for program in programs]
-    run = _Run(programs, actions, links, cores, places or [0] * len(programs), jitter or Jitter())
+    run = _Run(programs, actions, links, cores, places or [0] * len(programs), jitter or Jitter(), carry)
     run.to_end()
     return Simulated(
         max((worker.clock for worker in run.workers), default=0.0),
@@ -213,7 +220,8 @@ class _Run:
     """The simulation.
 
     A meeting has come together when its last worker has come; then it goes on, and then it is over. What workers do in between is in
-    `Sharing`, under their rank; what meetings do under ``-1 - place``.
+    `Sharing`, under their rank; what meetings do under their place and the rank of the worker whose threads carry it, or `WAY`, the time
+    on its way.
     """
 
     def __init__(
@@ -224,12 +232,13 @@ class _Run:
         cores: float | None,
         places: Sequence[int],
         jitter: Jitter,
+        carry: Callable[[Start], float],
     ) -> None:
         count = len(programs)
         self.meetings = find_meetings(programs)
         self.workers = [_Worker(rank, mine, count) for rank, mine in enumerate(actions)]
         self.links, self.places, self.jitter = links, places, jitter
-        self.cores = cores
+        self.cores, self.carry = cores, carry
         capacity: dict[Resource, float] = {("cable", place): 1.0 for place in places}
         capacity |= {("cores", place): cores or math.inf for place in places}
         self.sharing = Sharing(capacity)
@@ -239,6 +248,7 @@ class _Run:
         self.carried: dict[
             int, tuple[float, tuple[Resource, ...]]
         ] = {}  # what is left of a meeting when its latency is over
+        self.parts = [0] * len(self.meetings.all)  # of what a meeting does, how many are not over
         self.factors: dict[int, list[float]] = {}
 
     def to_end(self) -> None:
@@ -247,13 +257,13 @@ class _Run:
             self._go_on(worker)
         while (now := self.sharing.next_end()) < math.inf:
             for what in self.sharing.advance(now):
-                assert isinstance(what, int)
-                if what >= 0:
+                if isinstance(what, int):
                     worker = self.workers[what]
                     worker.computed(now)
                     self._go_on(worker)
                 else:
-                    self._end(-1 - what)
+                    assert isinstance(what, tuple)
+                    self._part_is_over(*what)
         stuck = [worker for worker in self.workers if worker.waiting is not None]
         if stuck:
             told = "; ".join(self._told(worker) for worker in stuck)
@@ -291,13 +301,24 @@ class _Run:
                 cables = tuple(("cable", machine) for machine in sorted(machines))
                 self.carried[place] = seconds - latency, cables
                 seconds = latency
-            self.sharing.begin(-1 - place, seconds, ())
+            self.sharing.begin((place, WAY), seconds, ())
+            self.parts[place] = 1
+            if self.cores is not None and (taken := self.carry(meeting.start)):
+                self.parts[place] += len(comers)
+                for comer in comers:
+                    self.sharing.begin((place, comer), taken, (("cores", self.places[comer]),))
+
+    def _part_is_over(self, place: int, who: int) -> None:
+        """Go on with a meeting of which a part is over: its latency, its way, or the work of a worker's threads."""
+        if who == WAY and place in self.carried:
+            self.sharing.begin((place, WAY), *self.carried.pop(place))
+            return
+        self.parts[place] -= 1
+        if not self.parts[place]:
+            self._end(place)
 
     def _end(self, place: int) -> None:
-        """Let those go on that have waited for a meeting; or let it be carried, where only its latency is over."""
-        if place in self.carried:
-            self.sharing.begin(-1 - place, *self.carried.pop(place))
-            return
+        """Let those go on that have waited for a meeting."""
         now = self.over[place] = self.sharing.now
         meeting = self.meetings.all[place]
         for rank in meeting.comers:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.planning.work import Work, decoding, inference_images, sizes_of
 from ziggurat.strategies.base import Setting
+from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.executor import place_for_inference
 from ziggurat.strategies.mesh import Mesh, make_mesh
 from ziggurat.strategies.mode import EvaluationMode
@@ -32,6 +36,21 @@ from ziggurat.verification.step import Trial, accumulate_for, start_state
 STEPS = 2  # after one that is not counted
 
 
+class Taken(NamedTuple):
+    """Steps that were taken.
+
+    Attributes:
+        seconds: Of a step: the median of all, of the slowest worker.
+        processor: Seconds of the processor that all workers together take for a step: their own threads, and those that carry messages.
+        others: Share of the machine's processors that others than these workers have taken meanwhile: where it is more than little,
+            `seconds` are not the plan's.
+    """
+
+    seconds: float
+    processor: float
+    others: float
+
+
 def measure_steps(
     build: Callable[[RunConfig], nn.Module],
     config: RunConfig,
@@ -39,8 +58,9 @@ def measure_steps(
     pieces: int,
     purpose: str,
     num_steps: int = STEPS,
-) -> float:
-    """Return the seconds of a step under a config's plan: the median of some, of the slowest worker.
+    decisions: Decisions | None = None,
+) -> Taken:
+    """Take steps under a config's plan, and return what they have taken.
 
     Args:
         build: Makes the network; a module's own function, or a record.
@@ -49,14 +69,14 @@ def measure_steps(
         pieces: Microbatches of a step, or batches of a prediction that a worker is given.
         purpose: ``train`` or ``predict``.
         num_steps: That count; one comes before.
+        decisions: Where stages begin and branches are placed; by default the workers decide.
     """
     settings = WorkerSettings(config.threads, config.device, config.launch)
     plan = parse_plan(config.plan)
-    seconds = launch(
-        _measure, (build, config, tuple(shape), pieces, purpose, num_steps), plan.num_workers, settings
-    )
-    assert seconds is not None  # torchrun's workers do not plan
-    return seconds
+    order = (build, config, tuple(shape), pieces, purpose, num_steps, decisions or Decisions())
+    taken = launch(_measure, order, plan.num_workers, settings)
+    assert taken is not None  # torchrun's workers do not plan
+    return taken
 
 
 def _measure(
@@ -67,7 +87,8 @@ def _measure(
     pieces: int,
     purpose: str,
     num_steps: int,
-) -> float:
+    decisions: Decisions,
+) -> Taken:
     """Be a worker."""
     torch.manual_seed(config.seed)
     key_others()
@@ -77,33 +98,62 @@ def _measure(
         warnings.simplefilter("ignore")  # the network's own
         model = build(config)
         last = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        take = prepare(model.to(memory_format=last), mesh, config, shape, pieces)
+        take = prepare(model.to(memory_format=last), mesh, config, shape, pieces, decisions)
+        clock = _Clock()
         for number in range(num_steps + 1):
             phase("step under the plan")
             workers.barrier()
+            if number == 1:
+                clock = _Clock()
             begin = time.perf_counter()
             take()
             if workers.device.type == "cuda":
                 torch.cuda.synchronize(workers.device)
             if number:
                 times.append(time.perf_counter() - begin)
-    mine = torch.tensor([statistics.median(times)], dtype=torch.float64, device=workers.device)
-    return float(workers.to_host(workers.add_up(mine, "max")))
+        passed, mine, all_of_machine = clock.read()
+    slowest = torch.tensor([statistics.median(times)], dtype=torch.float64, device=workers.device)
+    seconds = float(workers.to_host(workers.add_up(slowest, "max")))
+    processor = torch.tensor([mine], dtype=torch.float64, device=workers.device)
+    ours = float(workers.to_host(workers.add_up(processor)))
+    others = max(0.0, all_of_machine - ours) / (passed * (os.cpu_count() or 1))
+    return Taken(seconds, ours / num_steps, round(others, 4))
 
 
-def _setting(mesh: Mesh, config: RunConfig, shape: Sequence[int], count: int) -> Setting:
+class _Clock:
+    """Seconds that pass, that this process has the processor, and that all processes of the machine together have it."""
+
+    def __init__(self) -> None:
+        self.begin = self._now()
+
+    def read(self) -> tuple[float, float, float]:
+        """Return them since the beginning."""
+        passed, mine, machine = (now - then for now, then in zip(self._now(), self.begin, strict=True))
+        return passed, mine, machine
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        # proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal
+        ticks = list(map(int, Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]))
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), time.process_time(), busy
+
+
+def _setting(
+    mesh: Mesh, config: RunConfig, shape: Sequence[int], count: int, decisions: Decisions
+) -> Setting:
     compute = partial(autocast, mesh.workers.device, config)
-    return Setting(image_spec(shape, config.train.channels_last, mesh), config, count, compute)
+    return Setting(image_spec(shape, config.train.channels_last, mesh), config, count, compute, decisions)
 
 
 def _training(
-    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int
+    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int, decisions: Decisions
 ) -> Callable[[], None]:
     """Return what takes a step of training."""
     count, *rest = shape
     shapes = [(size, *rest) for size in sizes_of(count, pieces)]
     state = start_state(model.to(mesh.home), Trial(torch.empty(0), config.seed, config=config))
-    parallel = Parallel(state, mesh, _setting(mesh, config, shapes[0], len(shapes)))
+    parallel = Parallel(state, mesh, _setting(mesh, config, shapes[0], len(shapes), decisions))
     work = Work.of(state.model, config, mesh, shapes, parallel.microbatches_of(len(shapes)))
     accumulate_for(state, work.loss, config.seed)
     step = Step(parallel, work.loss, work.feed, config.train.clip_norm)
@@ -116,10 +166,10 @@ def _training(
 
 
 def _prediction(
-    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int
+    model: nn.Module, mesh: Mesh, config: RunConfig, shape: tuple[int, ...], pieces: int, decisions: Decisions
 ) -> Callable[[], None]:
     """Return what computes batches."""
-    setting = _setting(mesh, config, shape, 1)
+    setting = _setting(mesh, config, shape, 1, decisions)
     executor = place_for_inference(model.to(mesh.home), mesh, setting)
     finish = decoding(model, config, shape)
 

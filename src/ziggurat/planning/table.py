@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+LITTLE = 0.005  # of the seconds that are guessed
 SHOWN = 10  # plans; the JSON object has all
 MOST_NAMED = 6  # plans of one reason
 MOST_REASONS = 160  # letters of why a plan is refused
@@ -22,20 +23,30 @@ def format_plans(result: dict[str, Any]) -> str:
     width = max([4, *(len(_named(row)) for row in result["plans"][:SHOWN])]) + 2
     measured = any(row["measured_seconds"] is not None for row in result["plans"])
     lines.append(
-        f"{'plan':{width}}{'seconds':>9}{'measured':>10}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}"
+        f"{'plan':{width}}{'seconds':>9}{'measured':>10}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}{'guessed':>9}"
         if measured
-        else f"{'plan':{width}}{'seconds':>9}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}"
+        else f"{'plan':{width}}{'seconds':>9}{'images/s':>10}{'peak MB':>10}{'idle':>6}{'sent MB':>9}{'guessed':>9}"
     )
     for row in result["plans"][:SHOWN]:
         real = row["measured_seconds"]
         taken = (f"{real:10.3f}" if real is not None else " " * 10) if measured else ""
         lines.append(
             f"{_named(row):{width}}{row['step_seconds']:9.3f}{taken}{row['images_per_second']:10.2f}{row['peak_bytes'] / 1e6:10.1f}"
-            f"{row['idle']:6.0%}{row['communication_bytes'] / 1e6:9.1f}"
+            f"{row['idle']:6.0%}{row['communication_bytes'] / 1e6:9.1f}{row['guessed']:9.0%}"
         )
     if len(result["plans"]) > SHOWN:
         lines.append(f"and {len(result['plans']) - SHOWN} more")
     lines += ["", *_left(result)]
+    if (beside := result.get("beside_kernels")) is not None:
+        how = "measured on this machine" if beside["measured"] else "assumed"
+        lines.append(
+            f"beside kernels: {beside['call_seconds'] * 1e6:.1f} us a call, {beside['message_seconds'] * 1e3:.2f} ms a message, "
+            f"{beside['step_seconds'] * 1e3:.1f} ms a step ({how})"
+        )
+    if any(row["guessed"] >= LITTLE for row in result["plans"][:SHOWN]):
+        lines.append(
+            "guessed: the share of a plan's kernel seconds that was not measured, but is told by kernels that are alike"
+        )
     if result["refused"]:
         lines += ["", "refused:", *_refused(result["refused"])]
     if result.get("timeline"):
