@@ -414,6 +414,14 @@ class Task(ABC, Generic[Found, Prediction]):
             )
         return Written(self.rows(prediction, place), self.cut_off(prediction), shown)
 
+    def arrays(self, prediction: Prediction) -> dict[str, Tensor]:
+        """Return a prediction as tensors by their names, as a server gives them to programs in any language; by default none."""
+        return {}
+
+    def array_specs(self, classes: Sequence[str]) -> dict[str, tuple[str, Extent]]:
+        """Return of each of `arrays` its type, in NumPy's words, and its shape, -1 where that varies."""
+        return {}
+
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return what ``predictions.csv`` says, from the rows of all images; by default their plain values.
 

@@ -162,6 +162,14 @@ class ClassificationTask(Task[Tensor, Tensor]):
             row["probabilities"] = dict(zip(place.classes, prediction.tolist(), strict=True))
         return [row]
 
+    def arrays(self, prediction: Tensor) -> dict[str, Tensor]:
+        """Return the probability of each class."""
+        return {"probabilities": prediction}
+
+    def array_specs(self, classes: Sequence[str]) -> dict[str, tuple[str, Extent]]:
+        """Return the type and shape of `arrays`."""
+        return {"probabilities": ("float32", (len(classes),))}
+
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return the best class of each image."""
         return class_table(rows)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -179,6 +180,26 @@ class DetectionTask(Task[Detections, Detections]):
     def rows(self, prediction: Detections, place: Place) -> list[dict[str, Any]]:
         """Return every detection as COCO has it."""
         return coco_rows(prediction, place)
+
+    def arrays(self, prediction: Detections) -> dict[str, Tensor]:
+        """Return corners, scores and labels, the best first, and how many they are."""
+        found = prediction
+        count = torch.tensor(len(found), dtype=torch.int32)
+        return {
+            "boxes_xyxy": found.boxes_xyxy,
+            "scores": found.scores,
+            "labels": found.labels,
+            "count": count,
+        }
+
+    def array_specs(self, classes: Sequence[str]) -> dict[str, tuple[str, Extent]]:
+        """Return the types and shapes of `arrays`."""
+        return {
+            "boxes_xyxy": ("float32", (-1, 4)),
+            "scores": ("float32", (-1,)),
+            "labels": ("int64", (-1,)),
+            "count": ("int32", ()),
+        }
 
     def table(self, rows: Sequence[dict[str, Any]]) -> ResultTable:
         """Return a line for each box."""

@@ -252,6 +252,14 @@ class SegmentationTask(Task[Tensor, Tensor]):
         """Draw a training sample with each class's colour on its pixels."""
         return draw_labels(image_CHW, target, classes)
 
+    def arrays(self, prediction: Tensor) -> dict[str, Tensor]:
+        """Return the label of each pixel, and rows and columns of the image."""
+        return {"labels": prediction, "extent": torch.tensor(prediction.shape, dtype=torch.int32)}
+
+    def array_specs(self, classes: Sequence[str]) -> dict[str, tuple[str, Extent]]:
+        """Return the types and shapes of `arrays`."""
+        return {"labels": ("uint8", (-1, -1)), "extent": ("int32", (2,))}
+
     def rows(self, prediction: Tensor, place: Place) -> list[dict[str, Any]]:
         """Return the image's mask (a file) and its pixels by class."""
         return [write_mask([prediction], tuple(prediction.shape), place)]
