@@ -25,6 +25,7 @@ OWN_BYTES = {
     ("parallel/collectives/workers.py", "pickle.loads"),
     ("data/loading/process.py", "pickle.loads"),
     ("planning/processes.py", "pickle.loads"),
+    ("serving/group.py", "pickle.loads"),
     ("data/loading/passing.py", "pickle.Unpickler"),
 }
 PICKLES = {

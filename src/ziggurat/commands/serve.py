@@ -64,7 +64,7 @@ def serve(
         extra_package(package, "serve", "ziggurat serve")
     config, faults = config or ServeConfig(), Faults()
     faults.of(config.check)
-    models = [found for one in _named(runs, faults) if (found := faults.of(_served, *one, settings or {}))]
+    models = faults.of(models_of, runs, settings) or []
     faults.of(_check_port, config.host, config.port)
     folders = [folder for one in allow if (folder := faults.of(_folder, one))]
     if jobs is not None and not allow:
@@ -102,6 +102,21 @@ def serve(
         "seconds": seconds,
         "served_seconds": time.perf_counter() - begin - seconds,
     }
+
+
+def models_of(
+    runs: Sequence[str | os.PathLike[str]], settings: Mapping[str, Any] | None = None
+) -> list[Served]:
+    """Return what is served, of runs or ``NAME=RUN``.
+
+    Raises:
+        UserError: Listing what is wrong with each.
+    """
+    faults = Faults()
+    models = [found for one in _named(runs, faults) if (found := faults.of(_served, *one, settings or {}))]
+    if faults:
+        raise UserError(faults)
+    return models
 
 
 def _named(runs: Sequence[str | os.PathLike[str]], faults: list[str]) -> list[tuple[str, str]]:
