@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from support.small_runs import config_of
-from ziggurat.commands.runs import config_of as config_of_run
+from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.models.build import build_model
 from ziggurat.runs.folder import WEIGHTS, declare_run, start_run_folder
@@ -39,7 +39,7 @@ def make_run(folder, task):
 
 
 def served(folder, plan="dp=1", name=None):
-    return Served(name or folder.name, str(folder), config_of_run(str(folder), {"plan": plan}, "predict"))
+    return Served(name or folder.name, members_of(str(folder), {"plan": plan}, "predict"))
 
 
 def png(index=0, size=None):
@@ -109,6 +109,15 @@ class Live:
     @property
     def log(self):
         return [json.loads(line) for line in self._stream.getvalue().splitlines()]
+
+    def logged(self, request):
+        """Return the line of a request, which is written once its answer is sent."""
+        for _ in range(3000):
+            for line in self.log:
+                if line["request"] == request:
+                    return line
+            threading.Event().wait(0.01)
+        raise AssertionError(f"{request} is not in the log")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="a run's folder, RUN@best, a checkpoint's folder, or a file of weights (with --model); NAME=RUN gives it a name of its own",
+        help="a run's folder, RUN@best, a checkpoint's folder, or a file of weights (with --model), or several with commas between whose predictions are averaged; NAME=RUN gives it a name of its own",
     )
     add_settings(command, [*TRAINED_FLAGS, *TILE_FLAGS])
     for name, value, known in settings_of(ServeConfig()):

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ziggurat.commands.notes import say
-from ziggurat.commands.runs import config_of
+from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.errors import Faults, UserError
 from ziggurat.serving.opening import Served
@@ -43,8 +43,8 @@ def serve(
     """Answer requests until Ctrl-C, SIGTERM, or an event.
 
     Args:
-        runs: What is served: ``RUN`` or ``NAME=RUN`` (a run, a checkpoint of it, or a file of weights); the first is asked if a request
-            names none.
+        runs: What is served: ``RUN`` or ``NAME=RUN`` (a run, a checkpoint of it, a file of weights, or several with commas between whose
+            predictions are averaged); the first is asked if a request names none.
         settings: From dotted names to values, for all of them.
         config: Limits and places.
         allow: Folders below which images of jobs may lie; without one no jobs are taken.
@@ -134,14 +134,15 @@ def _named(runs: Sequence[str | os.PathLike[str]], faults: list[str]) -> list[tu
 
 
 def _served(name: str, run: str, settings: Mapping[str, Any]) -> Served:
-    settings = dict(settings)
-    settings.setdefault("plan", "dp=1")  # a replica is one worker; more of them answer more requests
-    return Served(name, run if "@" in run else str(Path(run).absolute()), config_of(run, settings, "predict"))
+    settings = {"plan": "dp=1", **settings}  # a replica is one worker; more of them answer more requests
+    members = members_of(run, settings, "predict")
+    here = tuple(str(Path(one).absolute()) for one in members.names)  # replicas run elsewhere
+    return Served(name, members._replace(names=here))
 
 
 def _command(served: Served, settings: Mapping[str, Any]) -> list[str]:
     """Return the words of the command that predicts with a model, up to the images."""
-    words = ["predict", served.run]
+    words = ["predict", ",".join(served.runs.names)]
     for name, value in {**settings, "plan": served.config.plan, "threads": served.config.threads}.items():
         words[1:1] = ["--set", f"{name}={value}"]
     return words

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import Piece, View, batch_extent, make_batches
 from ziggurat.inference.tiles import Compute, Work, run_tiles
+from ziggurat.tasks.base import Task
 
 
 class Noise:
@@ -65,7 +66,7 @@ class Batches:
 
         An image of several tiles has its own, as there; images of one tile share them where that keeps the bits.
         """
-        multiple, most = self._compute.executor.model.size_multiple, self._compute.batch
+        multiple, most = self._compute.size_multiple, self._compute.batch
         batches: list[tuple[Piece, ...]] = []
         single: dict[Extent, list[Piece]] = {}
         for index, view in enumerate(views):
@@ -110,26 +111,34 @@ class Batches:
         ]
         work = Work(views, batches, range(len(batches)), (0, len(batches)))
         found: list[list[Tensor]] = []
-        is_known = True
-
-        def finish(outputs: Any, sizes: Sequence[Extent]) -> list[list[Tensor]]:
-            tensors: list[Tensor] = []
-
-            def keep(one: Tensor) -> Tensor:
-                tensors.append(one.detach().cpu())
-                return one
-
-            map_tensors(outputs, keep)
-            shared = [one for one in tensors if one.dim() and len(one) == len(sizes)]
-            return [[one[place].clone() for one in shared] for place in range(len(sizes))]
 
         def take(number: int, results: Sequence[list[Tensor]], faults: Any, /) -> None:
-            nonlocal is_known
             found.extend(results)
-            is_known &= all(results)
 
-        run_tiles(images, work, finish, replace(self._compute, progress=None), take)
-        return found if is_known else None
+        raw = cast("Task[list[Tensor], Any]", _Raw(len(self._compute.members)))
+        run_tiles(images, work, raw, replace(self._compute, progress=None), take)
+        return found if all(found) else None
+
+
+class _Raw:
+    """Stands for a task: what it finds in a tile are all tensors of the outputs that have a dim of the batch."""
+
+    def __init__(self, members: int) -> None:
+        self.decoders = (self._decode,) * members
+
+    def combine(self, parts: Sequence[list[list[Tensor]]]) -> list[list[Tensor]]:
+        return [[one for tensors in of_tile for one in tensors] for of_tile in zip(*parts, strict=True)]
+
+    def _decode(self, outputs: Any, sizes: Sequence[Extent]) -> list[list[Tensor]]:
+        tensors: list[Tensor] = []
+
+        def keep(one: Tensor) -> Tensor:
+            tensors.append(one.detach().cpu())
+            return one
+
+        map_tensors(outputs, keep)
+        shared = [one for one in tensors if one.dim() and len(one) == len(sizes)]
+        return [[one[place].clone() for one in shared] for place in range(len(sizes))]
 
 
 def _equal(one: list[list[Tensor]] | None, other: list[list[Tensor]] | None) -> bool:

@@ -163,7 +163,7 @@ class Computer:
             tiles[number] = found
 
         spoiled: dict[int, str] = {}
-        run_tiles(images, work, task.decode, self.predictor.compute(), take, spoiled)
+        run_tiles(images, work, task, self.predictor.compute(), take, spoiled)
         if mesh.workers.size > 1:
             own = {number: task.pack(found) for number, found in tiles.items()}
             every = mesh.workers.gather(own)

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from ziggurat.config import RunConfig
 from ziggurat.config.serve_config import ServeConfig
+from ziggurat.inference.members import digest_of
 from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run, weights_sha256
-from ziggurat.runs.pretrained import load_published
-from ziggurat.runs.reference import find_reference, load_reference
 from ziggurat.serving.computer import Computer
 from ziggurat.serving.exchange import Card
 from ziggurat.strategies.mesh import make_mesh
+
+
+class Runs(Protocol):
+    """One run, or several whose predictions are averaged."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of each run."""
+        ...
+
+    @property
+    def configs(self) -> Sequence[RunConfig]:
+        """Of each run, with the settings of the command; the first one's plan and threads are taken."""
+        ...
+
+    def load(self) -> list[Run]:
+        """Return each with its weights and its config."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,13 +42,16 @@ class Served:
 
     Attributes:
         name: By which requests name it.
-        run: A run, a checkpoint, or a file of weights.
-        config: Of the run, with the settings of the command.
+        runs: That it is made of.
     """
 
     name: str
-    run: str
-    config: RunConfig
+    runs: Runs
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the first run."""
+        return self.runs.configs[0]
 
 
 @contextmanager
@@ -40,18 +61,10 @@ def opened(served: Served, config: ServeConfig, workers: Workers) -> Iterator[tu
     Raises:
         UserError: If the run cannot be loaded, or not spread as its plan says.
     """
-    run = _load(served)
-    digest = workers.broadcast_object(weights_sha256(run.model) if workers.is_first else "")
-    category_ids = run.category_ids or tuple(range(run.model.num_classes))
+    runs = served.runs.load()
+    digests = [weights_sha256(run.model) for run in runs] if workers.is_first else []
+    digest = workers.broadcast_object(digest_of(digests, served.runs.configs) if digests else "")
+    category_ids = runs[0].category_ids or tuple(range(runs[0].model.num_classes))
     with make_mesh(workers, served.config.plan) as mesh:
-        predictor = Predictor.of_run(run._replace(config=served.config), mesh)
-        computer = Computer(predictor, category_ids, config)
+        computer = Computer(Predictor.of_runs(runs, mesh), category_ids, config)
         yield computer, computer.card(served.name, digest)
-
-
-def _load(served: Served) -> Run:
-    reference = find_reference(served.run)
-    if reference.folder is None:
-        assert reference.file is not None
-        return load_published(reference.file, served.config)
-    return load_reference(reference)

@@ -89,10 +89,6 @@ async def read_upload(request: Request, config: ServeConfig) -> Upload:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request, config)
-    if kind == "application/x-www-form-urlencoded":
-        raise Refused(
-            415, "an image is the body itself, or the file of multipart/form-data: got a form without files"
-        )
     if kind == "multipart/form-data":
         upload = await _of_form(request.headers, body)
     else:
