@@ -199,3 +199,21 @@ def test_a_loader_process_of_a_dead_worker_ends_at_once() -> None:
     process.start()
     process.join(10)
     assert process.exitcode == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_a_plan_that_changes_between_two_steps_is_followed_at_once(num_workers: int) -> None:
+    """What was loaded ahead for the plan of before is thrown away; a worker without microbatches may get some, and lose them."""
+    plans = [range(2), range(0), range(0), range(1), range(1, 2), range(2), range(2), range(0), range(1)]
+    now = 0
+
+    def mine(step: int) -> list[tuple[int, tuple[SampleId, ...]]]:
+        return [(index, ids) for index, ids in pieces(step) if index in plans[now]]
+
+    loader = load_steps(Numbered(), SAMPLER, mine, 0, len(plans), LoaderSettings(num_workers))
+    for step in range(len(plans)):
+        now = step
+        made = next(loader)
+        assert [(m.index, m.ids) for m in made] == mine(step), step
+        assert [int(m.images_BCHW[0, 0, 0, 0]) for m in made] == [m.ids[0].sample for m in made]
+    assert next(loader, None) is None

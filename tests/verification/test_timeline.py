@@ -56,7 +56,7 @@ def test_a_bubble_worked_by_hand() -> None:
              Span("backward", "B0@0", 5, 6), Span("backward", "B1@0", 9, 10)]  # fmt: skip
     last = [Span("forward", "F0@1", 1, 2.5), Span("forward", "loss of 0", 2.5, 3), Span("backward", "B0@1", 3, 5),
             Span("forward", "F1@1", 5, 7), Span("backward", "B1@1", 7, 9)]  # fmt: skip
-    bubble = measure_bubble([first, last], "1f1b", 1, 2, 2)
+    bubble = measure_bubble([first, last], "1f1b", 2, [range(2)])
     assert bubble.measured == pytest.approx(1 - 12 / 20)
     assert bubble.simulated == pytest.approx(1 - 12 / 20)
     assert bubble.balanced == pytest.approx(1 / 3)

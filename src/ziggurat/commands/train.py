@@ -38,6 +38,7 @@ from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder
 from ziggurat.runs.lock import locked
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.shares import EVEN, SETTING, shares_fault
 from ziggurat.system.writing import write_text
 from ziggurat.tasks.base import Task
 from ziggurat.training.callbacks import Callback, Callbacks
@@ -205,8 +206,12 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
     if world % plan.num_of_one:
         return config  # refused with what else is wrong
     microbatches = config.train.microbatches or plan.num_microbatches
-    follows = str(plan.spread_over(world // plan.num_of_one))
-    return override(config, {"plan": follows, "train.microbatches": microbatches})
+    follows = plan.spread_over(world // plan.num_of_one)
+    followed = {"plan": str(follows), "train.microbatches": microbatches}
+    if follows != plan and shares_fault(config.pipeline.shares, follows.num_data, microbatches) is not None:
+        say(f"note: {SETTING}={config.pipeline.shares} is for {plan}: under {follows} shares are even")
+        followed["pipeline.shares"] = EVEN
+    return override(config, followed)
 
 
 def _restart(config: RunConfig, out: str, family: str, memory: Path | None, pieces: Pieces) -> Restart:

@@ -144,6 +144,16 @@ def _are_shares(text: str) -> bool:
     )
 
 
+def _are_counts(text: str) -> bool:
+    """Whether a text is a word for shares, or numbers of microbatches."""
+    parts = text.split(",")
+    return text in ("even", "measured") or (
+        all(re.fullmatch("0|[1-9][0-9]{0,6}", part) for part in parts)
+        and 0 < sum(map(int, parts)) <= COUNT
+        and len(parts) <= COUNT
+    )
+
+
 def _are_bands(text: str) -> bool:
     """Whether a text is a word for the bands of images, or their numbers."""
     parts = [part.strip() for part in text.split(",")]
@@ -211,6 +221,11 @@ HIERARCHY = Rule(
     "be auto, flat, or numbers of workers with x between, such as 8x4",
     "auto, flat, numbers such as 8x4",
     lambda text: re.fullmatch(r"auto|flat|[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})*", text) is not None,
+)
+MICROBATCHES = Rule(
+    "be even, measured, or numbers of microbatches with commas between, not all of them 0, such as 5,3",
+    "even, measured, or whole numbers",
+    _are_counts,
 )
 LAYOUT = Rule(
     "be empty, or how many bands image files have and the type of their samples, such as '4 uint16', or the type alone",

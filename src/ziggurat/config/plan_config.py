@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ziggurat.config.fields import BYTES, HIERARCHY, between, setting
+from ziggurat.config.fields import BYTES, HIERARCHY, MICROBATCHES, between, setting
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class PipelineConfig:
         False,
         "Under dp, alone and with sp: each worker keeps what the optimizer keeps of its rows of the weights, and updates these. The same bits, "
         "and bytes sent; the optimizer's memory is divided by dp. A worker that is lost takes its rows along.",
+    )
+    shares: str = setting(
+        "even",
+        "Under dp, alone and with sp, pp, tp or lp: how many microbatches of a step each worker of dp takes. ``even``; ``measured`` gives "
+        "slower ones fewer, by what the last steps took, and changes that while the run goes on; or numbers with commas between, together "
+        "``train.microbatches``, such as ``5,3``. The same bits.",
+        MICROBATCHES,
     )
 
 

@@ -22,7 +22,7 @@ BLOCKS = (
 )  # other ones than the run's would be evaluated on
 TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "digits.imbalance", "loss.", "train.",
-    "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy",
+    "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy", "pipeline.shares",
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
@@ -46,7 +46,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ),
     "plan": (
-        "plan", "data.", "digits.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
+        "plan", "pipeline.shares", "data.", "digits.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
         "train.backbone_lr", "train.momentum", "train.beta2", "train.weight_decay", "train.warmup",
         "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.checkpoint_every", "train.freeze",
         "train.evaluate_every", "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds",

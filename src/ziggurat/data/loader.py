@@ -60,8 +60,8 @@ def load_steps(
     Args:
         samples: Makes the samples.
         sampler: Says which samples a step sees.
-        microbatches_of: From a step to the microbatches (index, samples) that this worker computes, in order; a
-            pure function. A worker may have none in a step.
+        microbatches_of: From a step to the microbatches (index, samples) that this worker computes, in order. A worker may have
+            none in a step. Between two steps it may change its mind: what was loaded ahead is then thrown away.
         first_step: The first step that is loaded.
         last_step: The step after the last one.
         settings: How they are loaded.
@@ -75,37 +75,68 @@ def load_steps(
         ValueError: If `microbatches_of` names samples that are not in the step's global batch.
     """
     pieces = Pieces(samples, settings.on_error)
-    steps = range(first_step, last_step)
-    schedule = _schedule(sampler, microbatches_of, side_of, steps)
+    plan = _Planned(sampler, microbatches_of, side_of, last_step)
+    schedule = plan.pieces(first_step)
     loading: _Loading
     if settings.num_workers:
         loading = OrderedLoading(pieces.make, schedule, settings.num_workers, notice)
     else:
         loading = _Here(pieces, schedule)
     try:
-        for step in steps:
-            made = [_next(loading, samples) for _ in microbatches_of(step)]
+        for step in range(first_step, last_step):
+            wanted = microbatches_of(step)
+            if plan.is_other(step, wanted):
+                loading.ask_instead(plan.pieces(step))
+            made = [_next(loading, samples) for _ in wanted]
             yield [microbatch.pin_memory() for microbatch in made] if settings.pin_memory else made
     finally:
         loading.close()
 
 
-def _schedule(
-    sampler: Sampler, microbatches_of: Plan, side_of: Callable[[int], int], steps: range
-) -> Iterator[Piece]:
-    """Yield every microbatch that this worker computes, step after step."""
-    for step in steps:
-        batch = set(sampler.batch(step))
-        for index, ids in microbatches_of(step):
-            if not batch.issuperset(ids):
-                raise ValueError(f"microbatch {index} of step {step} holds samples of another step")
-            yield Piece(index, ids, side_of(step))
+class _Planned:
+    """What this worker computes in the steps to come, as it was when it was asked for.
+
+    Args:
+        sampler: Says which samples a step sees.
+        microbatches_of: As `load_steps` has it.
+        side_of: As `load_steps` has it.
+        last_step: The step after the last one.
+    """
+
+    def __init__(
+        self, sampler: Sampler, microbatches_of: Plan, side_of: Callable[[int], int], last_step: int
+    ) -> None:
+        self._sampler, self._microbatches_of, self._side_of = sampler, microbatches_of, side_of
+        self._last_step, self._now = last_step, 0
+        self._asked: dict[int, list[tuple[int, tuple[SampleId, ...]]]] = {}
+
+    def pieces(self, first_step: int) -> Iterator[Piece]:
+        """Yield every microbatch of this worker, step after step; steps that are over by then had none."""
+        self._asked.clear()
+        for step in range(first_step, self._last_step):
+            if step < self._now:
+                continue
+            batch, mine = set(self._sampler.batch(step)), self._microbatches_of(step)
+            self._asked[step] = mine
+            for index, ids in mine:
+                if not batch.issuperset(ids):
+                    raise ValueError(f"microbatch {index} of step {step} holds samples of another step")
+                yield Piece(index, ids, self._side_of(step))
+
+    def is_other(self, step: int, wanted: list[tuple[int, tuple[SampleId, ...]]]) -> bool:
+        """Begin a step, and return whether what was asked for it ahead is not what is wanted now."""
+        self._now = step
+        for before in [one for one in self._asked if one < step]:
+            del self._asked[before]
+        return self._asked.get(step, wanted) != wanted
 
 
 class _Loading(Protocol):
     """Microbatches, or what is in their way, one after the other."""
 
     def next(self) -> Any: ...
+
+    def ask_instead(self, schedule: Iterator[Piece]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -120,6 +151,10 @@ class _Here:
     def next(self) -> Microbatch | Failure:
         """Return the next microbatch."""
         return self._pieces.make(next(self._schedule))
+
+    def ask_instead(self, schedule: Iterator[Piece]) -> None:
+        """Make others from now on: nothing was made ahead."""
+        self._schedule = schedule
 
     def close(self) -> None:
         """Nothing was started."""

@@ -135,7 +135,7 @@ class BranchStatistics(RunningStatistics):
         super().__init__(layers, data)
         self.network = network
 
-    def finish(self, num_leaves: int) -> None:
+    def finish(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
         """Combine the running statistics of all microbatches.
 
         Communication: one all-reduce over lp of those of this worker's microbatches (all calls of a norm are one worker's: to a
@@ -143,7 +143,7 @@ class BranchStatistics(RunningStatistics):
         """
         if self.layers and self.leaves:
             self.leaves = list(self.network.add_up(torch.stack(self.leaves)))
-        super().finish(num_leaves)
+        super().finish(num_leaves, parts)
 
 
 class BranchSums(Sums):

@@ -23,7 +23,7 @@ class DataParallel(Strategy):
     wants_microbatches = True
     replicates_state = True
     goes_with_rows = True
-    settings = ("pipeline.shard_optimizer",)
+    settings = ("pipeline.shard_optimizer", "pipeline.shares")
     savers: ClassVar[Mapping[str, Any]] = {"pipeline.shard_optimizer": True}
 
     @classmethod

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
+from ziggurat.parallel.collectives.canonical import consecutive, gather_leaves, partition, sum_leaves
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.machines import find_tiers
 from ziggurat.strategies.sums import Section, Sums
@@ -34,7 +34,6 @@ class DataParallel:
 
     Attributes:
         num_leaves: Microbatches of the step.
-        mine: This worker's.
     """
 
     def __init__(self, model: nn.Module, workers: Workers, hierarchy: str = "auto") -> None:
@@ -42,12 +41,32 @@ class DataParallel:
         workers.arrange(find_tiers(workers, hierarchy, machine_name()))
         workers.broadcast(list(model.state_dict().values()))
         self.sums = Sums([Section(dict(model.named_parameters()), model)], workers)
-        self.num_leaves, self.mine = 0, range(0)
+        self.num_leaves, self.parts = 0, [range(0)] * workers.size
 
-    def start(self, num_leaves: int) -> None:
-        """Begin a step."""
-        self.num_leaves, self.mine = num_leaves, partition(num_leaves, self.workers.size)[self.workers.rank]
-        self.sums.start(num_leaves)
+    @property
+    def mine(self) -> range:
+        """The microbatches of the step that are this worker's."""
+        return self.parts[self.workers.rank]
+
+    def start(self, num_leaves: int, counts: Sequence[int] | None = None) -> None:
+        """Begin a step.
+
+        Args:
+            num_leaves: Microbatches of all workers.
+            counts: How many each worker takes, the same on all of them; by default as even as possible. The sums have the same bits.
+
+        Raises:
+            ValueError: If the counts are not one for each worker, together `num_leaves`.
+        """
+        if counts is not None and (
+            len(counts) != self.workers.size or sum(counts) != num_leaves or min(counts) < 0
+        ):
+            raise ValueError(
+                f"counts are the microbatches of each of {self.workers.size} workers, together {num_leaves}: got {list(counts)}"
+            )
+        self.num_leaves = num_leaves
+        self.parts = partition(num_leaves, self.workers.size) if counts is None else consecutive(counts)
+        self.sums.start(num_leaves, self.parts)
 
     @contextmanager
     def leaf(self, index: int) -> Iterator[None]:
@@ -71,7 +90,7 @@ class DataParallel:
         """
         empty = torch.zeros((0, width), dtype=torch.float64, device=self.workers.device)
         vectors = torch.stack(list(mine)) if mine else empty
-        return sum_leaves(gather_leaves(vectors, partition(self.num_leaves, self.workers.size), self.workers))
+        return sum_leaves(gather_leaves(vectors, self.parts, self.workers))
 
     def finish_gradients(self) -> None:
         """Wait for the exchange; every ``parameter.grad`` is then that of the global batch."""

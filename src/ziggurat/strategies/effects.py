@@ -19,9 +19,10 @@ from ziggurat.errors import UserError
 from ziggurat.models.build import family_of
 from ziggurat.models.families import FAMILIES
 from ziggurat.strategies.machines import read_hierarchy
-from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.registry import STRATEGIES
 from ziggurat.strategies.rows import sharding_fault
+from ziggurat.strategies.shares import MEASURED, SETTING, shares_fault
 from ziggurat.tasks.registry import TASKS, find_task
 
 
@@ -197,12 +198,29 @@ def _by_plan(config: RunConfig, key: str) -> Idle | None:
     if key == "pipeline.shard_optimizer" and (fault := sharding_fault(plan)) is not None:
         return Idle(key, "plan", fault)
     if set(readers) & set(plan.degrees):
-        return None
+        return _by_shares(config, key, plan)
     return Idle(
         key,
         "plan",
         f"{key} has no effect under the plan {config.plan}: it is for plans with {listed(readers)}",
     )
+
+
+def _by_shares(config: RunConfig, key: str, plan: Plan) -> Idle | None:
+    if key != "pipeline.shares":
+        return None
+    shares, num_microbatches = config.pipeline.shares, config.train.microbatches
+    if num_microbatches and (fault := shares_fault(shares, plan.num_data, num_microbatches)) is not None:
+        return Idle(key, "plan", fault)
+    if shares != MEASURED:
+        return None
+    if num_microbatches == plan.num_data:
+        sentence = f"{SETTING}={MEASURED} has no effect where each of {plan.num_data} workers has one microbatch: raise --microbatches"
+        return Idle(key, "train.microbatches", sentence)
+    if config.pipeline.max_bytes:
+        sentence = f"plan.max_bytes bounds memory by the shares that a run begins with, and {SETTING}={MEASURED} changes them"
+        return Idle(key, "pipeline.max_bytes", sentence)
+    return None
 
 
 def _by_data(config: RunConfig, key: str) -> Idle | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.canonical import gather_leaves, partition, sum_leaves
+from ziggurat.parallel.collectives.canonical import gather_leaves, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.sent import Sent
 from ziggurat.parallel.graph.meta import meta_copy
@@ -36,6 +36,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.placing import Placed, bind, join
 from ziggurat.strategies.rows import OptimizerRows, RowSums, sharding_fault
 from ziggurat.strategies.running import Microbatches, first_bad_of_each
+from ziggurat.strategies.shares import SETTING, Shares
 from ziggurat.strategies.state import ACCUMULATED, Model, TrainState, owner_of
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.whole import fill_states, local
@@ -55,7 +56,7 @@ class Parallel(Generic[Model]):
         layout: Where parameters and buffers lie.
         moments: Where gradients lie, and what the optimizer keeps of each parameter.
         trained: What the optimizer changes, by the parameter's name: the parameter, or this worker's rows of it.
-        mine: The microbatches of the step that are this worker's.
+        shares: How many microbatches each place of the data axis takes; between two steps they may be others, the same on all workers.
         num_microbatches: Of the step.
 
     Raises:
@@ -92,7 +93,8 @@ class Parallel(Generic[Model]):
         average_runner = self.runner if len(state.models) == 1 else self.placed.runner(state.average)
         self.executor = Executor(state.average, mesh, average_runner)
         self.sums = self._make_sums()
-        self.num_microbatches, self.mine = 0, range(0)
+        self.shares = Shares.read(setting.config.pipeline.shares)
+        self.num_microbatches, self.parts = 0, [range(0)]
         self.trace: Trace | None = None
 
     def _shard_optimizer(self) -> OptimizerRows | None:
@@ -118,14 +120,17 @@ class Parallel(Generic[Model]):
 
     def microbatches_of(self, num_microbatches: int, place: int | None = None) -> range:
         """Return the microbatches of a place of the data axis (this worker's by default) in a step that has so many."""
-        return partition(num_microbatches, self.mesh.data.size)[
-            self.mesh.data.rank if place is None else place
-        ]
+        parts = self.shares.parts(num_microbatches, self.mesh.data.size)
+        return parts[self.mesh.data.rank if place is None else place]
+
+    @property
+    def mine(self) -> range:
+        """The microbatches of the step that are this worker's."""
+        return self.parts[self.mesh.data.rank] if self.num_microbatches else range(0)
 
     def workers_of(self, index: int) -> list[int]:
         """Return the workers that compute the loss of a microbatch of the step."""
-        places = range(self.mesh.data.size)
-        place = next(p for p in places if index in self.microbatches_of(self.num_microbatches, p))
+        place = next(place for place, part in enumerate(self.parts) if index in part)
         axes = zip(self.mesh.strategies, self.placed.joined, strict=True)
         fixed = {axis.axis: one.loss_place for axis, one in axes if one.loss_place is not None}
         of_place = self.mesh.workers_of(place)
@@ -136,8 +141,9 @@ class Parallel(Generic[Model]):
     def start(self, num_microbatches: int) -> None:
         """Begin a step."""
         self._refuse_hooks()
-        self.num_microbatches, self.mine = num_microbatches, self.microbatches_of(num_microbatches)
-        self.sums.start(num_microbatches)
+        self.num_microbatches = num_microbatches
+        self.parts = self.shares.parts(num_microbatches, self.mesh.data.size)
+        self.sums.start(num_microbatches, self.parts)
 
     def _refuse_hooks(self) -> None:
         """Refuse hooks that would see something else than on one worker, whoever has registered them since."""
@@ -174,7 +180,7 @@ class Parallel(Generic[Model]):
         return found
 
     def _most(self) -> int:
-        return max(map(len, partition(self.num_microbatches, self.mesh.data.size)))
+        return max(map(len, self.parts))
 
     def gather(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
         """Return a vector of each microbatch of the step, from all workers, in order.
@@ -195,7 +201,7 @@ class Parallel(Generic[Model]):
             return empty.new_zeros((self.num_microbatches, 0))
         vectors = torch.stack(list(mine)) if mine else empty
         data = self.mesh.data
-        gathered = gather_leaves(vectors, partition(self.num_microbatches, data.size), data)
+        gathered = gather_leaves(vectors, self.parts, data)
         return self.mesh.images.add_up(gathered) if parts else gathered
 
     def sum(self, mine: Sequence[Tensor], width: int, parts: bool = True) -> Tensor:
@@ -371,7 +377,15 @@ class Parallel(Generic[Model]):
 
     def describe(self) -> list[str]:
         """Return lines on how the model is spread over workers."""
-        return [line for one in self.placed.joined for line in one.describe()]
+        lines = [line for one in self.placed.joined for line in one.describe()]
+        counts, places = self.shares.counts, self.mesh.data.size
+        if len(counts) == places:
+            lines.append(f"shares of {sum(counts)} microbatches: {self.shares}")
+        elif counts:
+            lines.append(
+                f"note: {SETTING}={self.shares} is for {len(counts)} workers that take other samples: those of {places} are even"
+            )
+        return lines
 
     def close(self) -> None:
         """Remove the hooks from the model."""

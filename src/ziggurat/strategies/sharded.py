@@ -32,6 +32,7 @@ from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.opening import backward_of_nothing, close_around, open_around
 from ziggurat.strategies.running import Microbatches, Runner, WholeRunner
+from ziggurat.strategies.shares import refuse_uneven
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.units import find_units
 from ziggurat.strategies.whole import local
@@ -42,6 +43,11 @@ from ziggurat.torch_internals.sharding import (
     strides_of,
     sum_gradients,
     sum_rows_by,
+)
+
+TOGETHER = (
+    "the workers of fsdp gather weights together, so each takes as many passes as the one with the most microbatches, and shares "
+    "are even"
 )
 
 
@@ -180,11 +186,13 @@ class ShardedSums(Sums):
     def __init__(self, sections: Sequence[Section], data: Workers, now: Pass) -> None:
         super().__init__([Section({}, section.layers) for section in sections], data)
         self.parameters = sections[0].parameters
-        self.data, self.now = data, now
+        self.now = now
         self.passes = 0
 
-    def start(self, num_microbatches: int) -> None:
-        """Begin a step."""
+    def start(self, num_microbatches: int, of_workers: Sequence[range] | None = None) -> None:
+        """Begin a step; its passes are taken by all workers together, so that their microbatches are as even as possible."""
+        if of_workers is not None:
+            refuse_uneven(of_workers, num_microbatches, TOGETHER)
         super().start(num_microbatches)
         self.passes = 0
         self.now.step += 1

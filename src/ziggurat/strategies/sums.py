@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.gradients import GradientSum
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
@@ -46,10 +47,10 @@ class Sums:
     """
 
     def __init__(self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None) -> None:
-        self.sections = sections
+        self.sections, self.data = sections, data
         self.statistics = [self.make_statistics(section.layers, data) for section in sections]
         self.gradients = [self.make_gradients(section, data, parts) for section in sections]
-        self.num_microbatches = 0
+        self.num_microbatches, self.of_workers = 0, list[range]()
 
     def make_gradients(self, section: Section, data: Workers, parts: PartSum | None) -> GradientSum:
         """Return what sums the gradients of a section."""
@@ -59,11 +60,17 @@ class Sums:
         """Return what keeps the running statistics of a section."""
         return RunningStatistics(layers, data)
 
-    def start(self, num_microbatches: int) -> None:
-        """Begin a step."""
+    def start(self, num_microbatches: int, of_workers: Sequence[range] | None = None) -> None:
+        """Begin a step.
+
+        Args:
+            num_microbatches: Of all workers.
+            of_workers: The microbatches of each worker of the data axis, consecutive; by default as even as possible.
+        """
         self.num_microbatches = num_microbatches
+        self.of_workers = list(of_workers or partition(num_microbatches, self.data.size))
         for gradients in self.gradients:
-            gradients.start(num_microbatches)
+            gradients.start(num_microbatches, self.of_workers)
         for statistics in self.statistics:
             statistics.start()
 
@@ -122,7 +129,7 @@ class Sums:
     def finish_statistics(self) -> None:
         """Combine the running statistics of all microbatches, in canonical order."""
         for statistics in reversed(self.statistics):
-            statistics.finish(self.num_microbatches)
+            statistics.finish(self.num_microbatches, self.of_workers)
 
     def abandon(self) -> None:
         """Go back to the running statistics from before the step."""

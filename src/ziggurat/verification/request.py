@@ -17,6 +17,7 @@ from ziggurat.errors import Faults, UserError
 from ziggurat.models.build import task_of
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.plan import Plan, parse_plan
+from ziggurat.strategies.shares import MEASURED, SETTING
 from ziggurat.system.memory import total_memory
 from ziggurat.verification.networks import OWN_PREFIXES, check_name, is_foreign
 from ziggurat.verification.timeline import timeline_path
@@ -90,7 +91,13 @@ def read_request(
         raise UserError(faults)
     kind: Literal["fp64", "fp32"] = "fp64" if dtype == "fp64" else "fp32"
     config = override(config, {"threads": max(1, config.threads)})
-    check_effects(override(config, {"plan": str(parsed), **_task_and_model(name, config.task)}), given or {})
+    if config.pipeline.shares == MEASURED:
+        raise UserError(
+            f"{SETTING}={MEASURED} measures the steps of a run: one step is verified with counts, such as {SETTING}=5,3"
+        )
+    pieces = Request(name, sizes, parsed, kind, config, path).num_microbatches
+    known = {"plan": str(parsed), "train.microbatches": pieces, **_task_and_model(name, config.task)}
+    check_effects(override(config, known), given or {})
     without = [
         f"{key} has no effect on {name}, which has a loss and settings of its own; leave it out"
         for key in given or {}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.pipeline.schedules import CHUNKS, Action, make_schedule, num_stages
 from ziggurat.parallel.pipeline.simulation import run_order
 from ziggurat.parallel.pipeline.timing import Span
@@ -46,35 +45,36 @@ class Bubble:
 
 
 def measure_bubble(
-    spans: Sequence[Sequence[Span]], schedule: str, num_data: int, num_workers: int, num_microbatches: int
+    spans: Sequence[Sequence[Span]], schedule: str, num_workers: int, of_pipelines: Sequence[range]
 ) -> Bubble:
     """Return the bubble of a step.
 
     Args:
         spans: Of each worker, in order of rank.
         schedule: ``gpipe``, ``1f1b`` or ``interleaved``.
-        num_data: Workers that the samples are spread over.
         num_workers: Of one pipeline.
-        num_microbatches: Of the step, over all pipelines.
+        of_pipelines: The microbatches of each.
 
     Example:
         >>> first = [Span("forward", "F0@0", 0, 1), Span("backward", "B0@0", 3, 4)]
         >>> last = [Span("forward", "F0@1", 1, 2), Span("backward", "B0@1", 2, 3)]
-        >>> measure_bubble([first, last], "1f1b", 1, 2, 1)
+        >>> measure_bubble([first, last], "1f1b", 2, [range(1)])
         Bubble(measured=0.5, simulated=0.5, balanced=0.5)
     """
     computing = [[span for span in one if span.doing in COMPUTING] for one in spans]
     begin = min(span.begin for one in computing for span in one)
     end = max(span.end for one in computing for span in one)
     busy = sum(span.end - span.begin for one in computing for span in one)
-    each = len(spans) // (num_data * num_workers)
-    pipeline = computing[: num_workers * each : each]  # the first one's
+    count = max(map(len, of_pipelines))
+    longest = next(place for place, mine in enumerate(of_pipelines) if len(mine) == count)
+    each = len(spans) // (len(of_pipelines) * num_workers)
+    first = longest * num_workers * each
+    pipeline = computing[first : first + num_workers * each : each]
     seconds: dict[str, float] = {}
     for one in pipeline:
         for span in one:
             name = span.name if "@" in span.name else _of_loss(span.name, schedule, num_workers)
             seconds[name] = seconds.get(name, 0.0) + span.end - span.begin
-    count = len(partition(num_microbatches, num_data)[0])
     orders = make_schedule(schedule, num_workers, count)
 
     def seconds_of(action: Action) -> float:

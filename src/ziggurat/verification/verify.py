@@ -22,6 +22,7 @@ from ziggurat.runs.progress import Stages
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.resolve import resolve_device_of
+from ziggurat.strategies.shares import Shares
 from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS, compare_steps
 from ziggurat.verification.errors import Errors, name_of
@@ -242,13 +243,11 @@ def describe(
     judgement, rounding = judged or (None, None)
     bound = BOUNDS[request.torch_dtype]
     facts = check.facts
-    bubble = (
-        measure_bubble(
-            check.spans, facts["schedule"], request.plan.num_data, facts["workers"], request.num_microbatches
-        )
-        if check.spans
-        else None
-    )
+    bubble = None
+    if check.spans:
+        shares = Shares.read(request.config.pipeline.shares)
+        parts = shares.parts(request.num_microbatches, request.plan.num_data)
+        bubble = measure_bubble(check.spans, facts["schedule"], facts["workers"], parts)
     return {
         "ok": check.errors is not None and check.errors.largest <= bound,
         "model": request.name,

@@ -78,12 +78,19 @@ class OrderedLoading(Generic[Asked]):
                     self._replace(process, death)
                 else:
                     self._deaths.pop(number, None)
-                    self._ready[number] = thing
+                    if number >= self._taken:  # else nobody wants it any more
+                        self._ready[number] = thing
         thing = self._ready.pop(self._taken)
         if isinstance(thing, DiedAgainAndAgain):
             raise thing
         self._taken += 1
         return thing
+
+    def ask_instead(self, schedule: Iterator[Asked]) -> None:
+        """Throw away what was asked for and not taken, and ask for other things from now on."""
+        self._schedule = enumerate(schedule, start=self._asked)
+        self._taken = self._asked
+        self._ready.clear()
 
     def close(self) -> None:
         """End the processes at once: one may wait for something that a dead one held."""
@@ -107,7 +114,7 @@ class OrderedLoading(Generic[Asked]):
 
     def _replace(self, process: LoaderProcess[Asked], death: LoaderDied) -> None:
         """Let a new process make what a dead one owes, but for what has killed too many."""
-        owed = list(process.asked)
+        owed = [(number, asked) for number, asked in process.asked if number >= self._taken]
         place = self._processes.index(process)
         del self._processes[place]
         process.close()

@@ -50,7 +50,17 @@ def partition(num_leaves: int, num_workers: int) -> list[range]:
         [range(0, 3), range(3, 6), range(6, 8)]
     """
     small, larger = divmod(num_leaves, num_workers)
-    starts = [rank * small + min(rank, larger) for rank in range(num_workers + 1)]
+    return consecutive([small + (rank < larger) for rank in range(num_workers)])
+
+
+def consecutive(counts: Sequence[int]) -> list[range]:
+    """Return the leaves of each worker, consecutive, so many of each: the sum is the same for any counts.
+
+    Example:
+        >>> consecutive([5, 0, 3])
+        [range(0, 5), range(5, 5), range(5, 8)]
+    """
+    starts = itertools.accumulate(counts, initial=0)
     return [range(start, stop) for start, stop in itertools.pairwise(starts)]
 
 

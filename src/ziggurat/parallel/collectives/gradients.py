@@ -69,10 +69,15 @@ class GradientSum:
         self.memories: set[int] = set()  # of the current leaf's gradients
         self.shared_roots = 0 if workers.tiers and workers.device.type == "cpu" else None
 
-    def start(self, num_leaves: int) -> None:
-        """Begin a step whose global batch has `num_leaves` microbatches."""
+    def start(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
+        """Begin a step whose global batch has `num_leaves` microbatches.
+
+        Args:
+            num_leaves: Of all workers.
+            parts: The leaves of each worker, consecutive; by default as even as possible.
+        """
         self.num_leaves = num_leaves
-        self.partition = partition(num_leaves, self.workers.size)
+        self.partition = list(parts or partition(num_leaves, self.workers.size))
         self.mine = self.partition[self.workers.rank]
         self.pending: list[Exchange | Leaf] = []  # of each bucket; the sum itself, where there is one worker
         self.stops = self.parts is not None

@@ -244,15 +244,19 @@ class RunningStatistics:
             self.columns = {key: numbers.to(self.before.device)}
         return torch.cat([*values, self.columns[key]])
 
-    def finish(self, num_leaves: int) -> None:
+    def finish(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
         """Combine what all `num_leaves` microbatches have left, and end the step.
+
+        Args:
+            num_leaves: Of all workers.
+            parts: The microbatches of each worker, consecutive; by default as even as possible.
 
         Communication: the exchange of one update of each statistic, two float64 numbers, however many microbatches there are; before, of
         norms whose running statistics are the mean of all calls, one all-gather of the numbers of calls on each worker.
         """
         if not self.layers:
             return
-        parts = partition(num_leaves, self.workers.size)
+        parts = parts or partition(num_leaves, self.workers.size)
         mine = parts[self.workers.rank]
         seen = self._seen_before_mine()
         updates: Accumulator[Tensor] = Accumulator(mine, num_leaves, follow)

@@ -54,9 +54,9 @@ class SlicedSum(GradientSum):
         places = slices(tiers, [1] * workers.size)
         self.order = sorted(range(workers.size), key=lambda rank: places[rank].start)
 
-    def start(self, num_leaves: int) -> None:
-        """Begin a step whose global batch has `num_leaves` microbatches."""
-        super().start(num_leaves)
+    def start(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
+        """Begin a step, as `GradientSum.start` does."""
+        super().start(num_leaves, parts)
         self.stop_at_slices()
 
     def pieces(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

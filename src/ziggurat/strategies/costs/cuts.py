@@ -14,7 +14,7 @@ from torch import nn
 
 from ziggurat.config import PipelineConfig
 from ziggurat.errors import UserError
-from ziggurat.parallel.collectives.canonical import gradients_held, partition
+from ziggurat.parallel.collectives.canonical import gradients_held
 from ziggurat.parallel.graph.stages import find_places
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.pipeline.balance import StageCost, Unit, balance, cost_of, units_of
@@ -25,6 +25,7 @@ from ziggurat.strategies.costs.cache import MeasurementCache
 from ziggurat.strategies.costs.decisions import Decisions, decide
 from ziggurat.strategies.costs.measure import Measure, measure_calls, state_bytes
 from ziggurat.strategies.costs.team import Team
+from ziggurat.strategies.shares import Shares
 
 CUTS = "cuts.json"
 
@@ -145,8 +146,9 @@ def _choose(
 
 def _balanced(units: Sequence[Unit], team: Team, config: PipelineConfig, num_leaves: int) -> list[str]:
     """Return the layers at which stages start that take equally long, each within the memory bound on every place of dp."""
-    leaves = partition(num_leaves, team.data.size)
-    orders = make_schedule(config.schedule, team.network.size, len(leaves[0]))
+    leaves = Shares.read(config.shares).parts(num_leaves, team.data.size)
+    longest = max(map(len, leaves))
+    orders = make_schedule(config.schedule, team.network.size, longest)
     of_places = itertools.zip_longest(
         *(gradients_held(mine, num_leaves) for mine in leaves), fillvalue=(0, 0)
     )
@@ -157,7 +159,7 @@ def _balanced(units: Sequence[Unit], team: Team, config: PipelineConfig, num_lea
         return predict_memory(cost, orders, stage, again, held).total
 
     def seconds(stage: int, cost: StageCost) -> float:
-        share = share_again(orders, stage, len(leaves[0])) if again else 0.0
+        share = share_again(orders, stage, longest) if again else 0.0
         return cost.seconds + share * cost.forward_seconds
 
     return balance(units, num_stages(config.schedule, team.network.size), memory, config.max_bytes, seconds)
