@@ -117,6 +117,11 @@ class RunLog:
         shown = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
         self.say("evaluation: " + ("  ".join(shown) or "no metric has a value for these images"))
 
+    def balance(self, values: dict[str, Any]) -> None:
+        """Record what the last steps took on all workers: ``step``, and further numbers."""
+        if self.active:
+            self._record(values, "balance")
+
     def history(self, metric: str) -> list[tuple[int, float | None]]:
         """Return the step and a metric of every evaluation so far; none on workers that do not speak."""
         if not self.active:

@@ -33,6 +33,7 @@ from ziggurat.strategies.hooks import HookRules
 from ziggurat.strategies.keeping import refuse_own_history
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
+from ziggurat.strategies.pace import Pace
 from ziggurat.strategies.placing import Placed, bind, join
 from ziggurat.strategies.rows import OptimizerRows, RowSums, sharding_fault
 from ziggurat.strategies.running import Microbatches, first_bad_of_each
@@ -58,6 +59,7 @@ class Parallel(Generic[Model]):
         trained: What the optimizer changes, by the parameter's name: the parameter, or this worker's rows of it.
         shares: How many microbatches each place of the data axis takes; between two steps they may be others, the same on all workers.
         num_microbatches: Of the step.
+        pace: What the time of this worker's steps goes into, where that is measured.
 
     Raises:
         UserError: On all workers, if the network cannot be spread so.
@@ -93,6 +95,7 @@ class Parallel(Generic[Model]):
         average_runner = self.runner if len(state.models) == 1 else self.placed.runner(state.average)
         self.executor = Executor(state.average, mesh, average_runner)
         self.sums = self._make_sums()
+        self.pace = Pace(mesh.workers)
         self.shares = Shares.read(setting.config.pipeline.shares)
         self.num_microbatches, self.parts = 0, [range(0)]
         self.trace: Trace | None = None
@@ -162,7 +165,12 @@ class Parallel(Generic[Model]):
         Raises:
             UserError: If the network registers a hook that would see something else than on one worker.
         """
-        with as_alone(self.mesh.workers.device), self.hooks.watching(), self.sums.watching():
+        with (
+            self.pace.computing(),
+            as_alone(self.mesh.workers.device),
+            self.hooks.watching(),
+            self.sums.watching(),
+        ):
             return self.runner.train(work, self.mine, self.sums)
 
     def outputs(self, work: Microbatches) -> list[Tensor]:
@@ -171,7 +179,7 @@ class Parallel(Generic[Model]):
         Returns:
             What ``work.finish`` makes of each microbatch, on every worker that computes a part of it.
         """
-        with torch.no_grad(), as_alone(self.mesh.workers.device), self.sums.watching():
+        with self.pace.computing(), torch.no_grad(), as_alone(self.mesh.workers.device), self.sums.watching():
             found = self.runner.infer(work)
             missing = self._most() - len(self.mine)
             self.runner.keep_company(missing, self.setting.blank_images, work.compute)
@@ -214,7 +222,7 @@ class Parallel(Generic[Model]):
         Communication:
             The sums over microbatches and parts, see `Sums`; then what each axis has to settle.
         """
-        with noted(self.trace, "sum", "gradients"):
+        with noted(self.trace, "sum", "gradients"), self.pace.summing():
             gradients = self.sums.finish()
             for one in self.placed.joined:
                 one.settle(gradients, self.names.__getitem__)

@@ -28,6 +28,7 @@ class SpatialParallel(Strategy):
     inwards = 2
     takes_grid = True
     parts_of_images = True
+    own_pace = True
     goes_with_rows = True
     parts_of_gradients = True
 

@@ -6,7 +6,7 @@ Read `train` from top to bottom; `docs/step.md` explains what one step means, an
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
 from ziggurat.training.step import Step
+from ziggurat.training.unequal_workers import Balance
 
 STOPPING = (
     "a signal asks for the end: the step or evaluation under way is finished, and a checkpoint written (Ctrl-C once more ends at "
@@ -112,6 +113,7 @@ def train(
         Preemption(STOPPING if workers.is_first else "") as preemption,
         checkpoints,
         Snapshots(memory, run, parallel).on_loss(),
+        ExitStack() as measuring,
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
@@ -122,6 +124,7 @@ def train(
         for line in parallel.describe():
             log.say(line)
         session.report(log)
+        balance = Balance(parallel, log)
 
         def follow(done: int) -> None:
             """Do what is due after a step; where survivors have handed its state over, the next attempt does it."""
@@ -143,11 +146,13 @@ def train(
         if survived:
             follow(first_step)
         start = time.perf_counter()
+        measuring.enter_context(balance.measuring())
         for number, batches, waited in steps:
             if patience.is_over:
                 log.say(patience.verdict(task.main_metric, state.step))
                 break
             record = StepRecord(number, data, waited)
+            balance.before_step()
             session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
             pieces = data.pieces(number)
@@ -160,9 +165,13 @@ def train(
             calls.step(row)
             state.complete()
             samples += record.num_images
+            balance.after_step(number + 1, waited, row["seconds"])
             follow(number + 1)
 
         seconds = time.perf_counter() - start
+        for line in balance.table().splitlines():
+            log.say(line)
+        measuring.close()
         parallel.close()
         session.save_checkpoint(state.step, log)
         whole = session.save_weights()
@@ -196,6 +205,7 @@ def train(
         "images_per_second": samples / seconds,
         "loss": float(result.terms.sum()) if result is not None and result.finite else None,
         "metrics": evaluation.metrics,
+        "balance": balance.facts(),
         "truncated": evaluation.truncated,
         "notes": [*data.notes, *evaluation.notes],
     }

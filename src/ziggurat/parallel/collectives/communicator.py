@@ -6,6 +6,7 @@ without a group.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.groups import Groups
 from ziggurat.parallel.collectives.observer import Observer, Talk
 from ziggurat.parallel.collectives.requests import DONE, Request, converted
@@ -290,7 +292,7 @@ class Communicator:
             (work, lambda some=some: self._unanswered(some))
             for work, some in zip(works, of_work, strict=True)
         ]
-        return Request(waited, self._groups.check, self.device, mine, there, done)
+        return Request(waited, self._groups.check, self.device, mine, there, done, self._groups.timed)
 
     def abort(self, lost: str) -> None:
         """End all waits of this worker, in every group of its world; see `Groups.abort`.
@@ -347,6 +349,15 @@ class Communicator:
         """Tell somebody of all messages of this world from now on; None tells nobody."""
         self._groups.observer = observer
 
+    def time_waits(self, clock: Clock | None) -> Clock | None:
+        """Let a clock know how long this thread waits for other workers, in any group of this world, from now on.
+
+        Returns:
+            The one that was told before; None where none was.
+        """
+        before, self._groups.waits, self._groups.waiter = self._groups.waits, clock, threading.get_ident()
+        return before
+
     @property
     def shared_memory(self) -> Literal["reserved", "promised", "none"]:
         """What memory that these workers share is to them, see `Observer`."""
@@ -371,7 +382,12 @@ class Communicator:
     def _collective(self, name: Literal["broadcast", "gather"], given: Tensor) -> Iterator[None]:
         """Note that this worker waits while a block runs, and let it raise `CollectiveFailed`."""
         self._groups.check()
-        with waiting(), self._observed(name, given) as done, converted(lambda: self._failed(name)):
+        with (
+            self._groups.timed(self.device),
+            waiting(),
+            self._observed(name, given) as done,
+            converted(lambda: self._failed(name)),
+        ):
             yield
         if done is not None:
             done()
@@ -393,7 +409,7 @@ class Communicator:
             work = begin()
         assert work is not None  # this worker is a member
         waited = [(work, lambda: self._failed(name))]
-        return Request(waited, self._groups.check, self.device, (), results, done)
+        return Request(waited, self._groups.check, self.device, (), results, done, self._groups.timed)
 
     def _failed(self, name: str) -> str:
         return f"one of the workers {self._world_ranks} did not answer worker {self._world_ranks[self.rank]} in its {name}"

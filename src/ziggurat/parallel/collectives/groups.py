@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed
+from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
@@ -26,9 +28,12 @@ class Groups:
     Attributes:
         lost: What this worker was told of another one that is lost; empty while all is well.
         observer: Is told of all messages; None while nobody wants to know.
+        waits: Is told how long one thread waits for others, in any of the groups; None while nobody wants to know.
     """
 
     observer: Observer | None = None
+    waits: Clock | None = None
+    waiter = 0  # the thread
 
     def __init__(self, world: dist.ProcessGroup | None, timeout: timedelta | None = None) -> None:
         self.timeout = timeout
@@ -73,6 +78,12 @@ class Groups:
         """
         if self.lost:
             raise CollectiveFailed(self.lost)
+
+    def timed(self, device: torch.device) -> AbstractContextManager[None]:
+        """Return the context in which this worker waits for others."""
+        if self.waits is None or threading.get_ident() != self.waiter:
+            return nullcontext()
+        return self.waits.span(device)
 
     def abort(self, lost: str) -> None:
         """End what this worker waits for in any group, now and later; may be called from another thread.

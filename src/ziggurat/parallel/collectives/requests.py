@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,10 @@ def converted(describe: Callable[[], str]) -> Iterator[None]:
         ) from error
 
 
+def _untimed(device: torch.device) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Request:
     """A collective, or some messages, that this worker has begun.
 
@@ -44,6 +48,7 @@ class Request:
         memory: What must live until the end.
         results: Tensors, and where the backend leaves what they shall hold.
         done: Called when this worker has waited.
+        timed: From the device to the context in which it waits.
     """
 
     def __init__(
@@ -54,8 +59,9 @@ class Request:
         memory: Sequence[torch.Tensor] = (),
         results: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
         done: Callable[[], None] | None = None,
+        timed: Callable[[torch.device], AbstractContextManager[None]] = _untimed,
     ) -> None:
-        self._works, self._check, self._device = works, check, device
+        self._works, self._check, self._device, self._timed = works, check, device, timed
         self._memory, self._results, self._done = memory, results, done
 
     def wait(self, clock: Clock | None = None) -> None:
@@ -68,7 +74,8 @@ class Request:
             CollectiveFailed: If another worker has ended, or has not answered within the group's time-out.
         """
         works, self._works = self._works, ()
-        with clock.span(self._device) if clock is not None else nullcontext(), waiting():
+        asked = clock.span(self._device) if clock is not None else nullcontext()
+        with asked, self._timed(self._device), waiting():
             for work, describe in works:
                 with converted(describe):
                     work.wait()
