@@ -240,9 +240,11 @@ class PipelineRunner(Runner):
             with sums.leaf(section[stage], mine[index]):
                 yield
 
-        if work.count:
-            work.announce("forward", 0)
-        self.pipeline.step(Work(work.count, work.images, loss, work.seed, after_forward, leaf, work.compute))
+        def begin(index: int) -> None:
+            work.announce("forward", index)
+            work.seed(index)
+
+        self.pipeline.step(Work(work.count, work.images, loss, begin, after_forward, leaf, work.compute))
         return collect(self.workers, terms)
 
     def trace_to(self, trace: Trace | None) -> None:

@@ -195,6 +195,7 @@ def train(
                 write_report(
                     folder, evaluation, whole, task, data.validation, config, place, log.board, log.console
                 )
+                balance.write(folder)
         session.finish(log)
         mesh.close()
     return session.result(data) | {

@@ -102,6 +102,7 @@ def leaf_values(num_leaves: int, length: int) -> torch.Tensor:
 
 def gathered(workers, num_leaves, tiers):
     workers.arrange(tiers)
+    workers.barrier()  # where nothing is gathered, nobody leaves before all are connected
     values = leaf_values(num_leaves, 3)
     part = partition(num_leaves, workers.size)[workers.rank]
     return gather_leaves(values[part.start : part.stop], partition(num_leaves, workers.size), workers).numpy()

@@ -9,7 +9,8 @@ bytes: no lock, no message, no system call.
 
 A *fault plan* in the environment makes a worker fail as it enters a phase (`tests/faults` uses it):
 ``ZIGGURAT_FAULTS="kill@forward rank=1 step=3 attempt=0; stop@data rank=0"``. ``kill`` and ``stop`` send SIGKILL and
-SIGSTOP, ``loop`` computes for ever, ``interrupt`` sends Ctrl-C's signal to the launcher. ``step`` counts from 0; what is not given matches everything.
+SIGSTOP, ``loop`` computes for ever, ``interrupt`` sends Ctrl-C's signal to the launcher, ``slow`` sleeps for so many milliseconds each time
+(``slow@forward rank=1 ms=20``; ``step`` is the first one then). ``step`` counts from 0; what is not given matches everything.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ RECORD_BYTES = 1024
 _LAYOUT = struct.Struct("<Qdqqq?24s512s")  # of a record: see `_Record.write`
 _SECTIONS = {
     "set-up": ("set-up", "process group"),
-    "step": ("data", "forward", "backward", "exchange", "optimizer", "handover"),
+    "step": ("data", "forward", "backward", "exchange", "optimizer", "balance", "handover"),
     "checkpoint": ("checkpoint data", "checkpoint manifest", "checkpoint publishing", "checkpoint"),
     "evaluation": ("evaluation", "report"),
     "verification": ("reference", "step under the plan"),
@@ -77,13 +78,18 @@ class Activity:
 
 @dataclass(frozen=True)
 class Fault:
-    """A failure that is planned: at the entry of a phase, on a worker, in a step, in an attempt; None matches all."""
+    """A failure that is planned: at the entry of a phase, on a worker, in a step, in an attempt; None matches all.
+
+    Attributes:
+        ms: How long ``slow`` sleeps.
+    """
 
     action: str
     phase: str
     rank: int | None = None
     step: int | None = None
     attempt: int | None = None
+    ms: int = 0
 
 
 class _Record:
@@ -214,7 +220,7 @@ def phase(
         if (
             fault.phase == name
             and fault.rank in (None, record.rank)
-            and fault.step in (None, record.step)
+            and (fault.step in (None, record.step) or (fault.action == "slow" and record.step > fault.step))
             and fault.attempt in (None, record.attempt)
         ):
             _fail(fault)
@@ -242,16 +248,16 @@ def read_faults(text: str) -> tuple[Fault, ...]:
 
     Example:
         >>> read_faults("kill@forward rank=1 step=3")
-        (Fault(action='kill', phase='forward', rank=1, step=3, attempt=None),)
+        (Fault(action='kill', phase='forward', rank=1, step=3, attempt=None, ms=0),)
     """
     faults = []
     for item in filter(None, (item.strip() for item in text.split(";"))):
         words = item.split()
         keys = dict(word.split("=") for word in words if "=" in word)
         action, _, name = " ".join(word for word in words if "=" not in word).partition("@")
-        if action not in ("kill", "stop", "loop", "interrupt") or name not in PHASES:
+        if action not in ("kill", "stop", "loop", "interrupt", "slow") or name not in PHASES:
             raise ValueError(
-                f"a fault is kill, stop, loop or interrupt at a phase ({', '.join(PHASES)}), as kill@forward: got '{item}'"
+                f"a fault is kill, stop, loop, interrupt or slow at a phase ({', '.join(PHASES)}), as kill@forward: got '{item}'"
             )
         faults.append(Fault(action, name, **{key: int(value) for key, value in keys.items()}))
     return tuple(faults)
@@ -262,6 +268,9 @@ ANSWER_SECONDS = 30.0
 
 
 def _fail(fault: Fault) -> None:
+    if fault.action == "slow":
+        time.sleep(fault.ms / 1000)
+        return
     if fault.action == "interrupt":
         if fault not in _interrupted:
             _interrupted.add(fault)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from ziggurat.parallel.collectives.canonical import Span, consecutive, partition, subtrees
 
+AT_ONCE = 0.25  # of a step: so much is not waited for
 MOST_GAIN = 0.3  # that is ever asked for
 WIDTH = 12  # bounds between two places that are tried, next to the one that times alone would choose
 
@@ -126,7 +127,8 @@ def noise_of(seconds: Sequence[float]) -> float:
 class Adaptation:
     """Shares that follow the workers' speeds, and do not hunt.
 
-    Other shares are taken where two measurements in a row say that a step would be shorter by `gain` at least, and by twice the noise.
+    Other shares are taken where two measurements in a row say that a step would be shorter by `gain` at least, and by twice the noise; or
+    one, by `AT_ONCE`.
     To go back to shares that were left asks for twice the gain of the time before (up to `MOST_GAIN`), as what comes and goes is noise.
 
     Attributes:
@@ -149,11 +151,11 @@ class Adaptation:
         """Take a measurement, and return whether the shares are others now."""
         best = best_counts(sum(self.counts), speeds)
         now, then = speeds.seconds(self.counts), speeds.seconds(best)
-        asked = max(self.gain * 2 ** self.left.get(best, 0), 2 * speeds.noise)
-        if best == self.counts or now - then < now * min(MOST_GAIN, asked):
+        asked = min(MOST_GAIN, max(self.gain * 2 ** self.left.get(best, 0), 2 * speeds.noise))
+        if best == self.counts or now - then < now * asked:
             self.waited = False
             return False
-        if not self.waited:
+        if not self.waited and now - then < AT_ONCE * now:
             self.waited = True
             return False
         self.left[self.counts] = self.left.get(self.counts, 0) + 1
