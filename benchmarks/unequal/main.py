@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [("dp=2", 30, 10)]
         if quick
         else [
-            ("dp=2", 500, 40), ("dp=3", 100, 80), ("dp=4", 100, 80), ("dp=2,sp=2", 100, 80), ("dp=2,pp=2", 100, 80), ("dp=2", 100, 0),
+            *((plan, 60, 150) for plan in ("dp=2", "dp=3", "dp=4", "dp=2,sp=2", "dp=2,pp=2")), ("dp=2", 500, 20), ("dp=2", 100, 0),
         ]
     )  # fmt: skip
     figures = []

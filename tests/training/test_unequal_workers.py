@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ziggurat.strategies.pace import Spent
-from ziggurat.training.balance import Took, Totals, find_straggler
+from ziggurat.training.unequal_workers import Took, Totals, find_straggler
 
 
 def took(data=0.1, compute=1.0, exchange=0.1, step=1.5, count=4):
