@@ -103,7 +103,7 @@ def test_every_fault_is_told_at_once():
     ("asked", "words"),
     [
         ({"machines": "2x4", "workers": "3"}, "--machines 2x4 are 8 workers"),
-        ({"machines": "9x8"}, "72 are more than 64"),
+        ({"machines": "9x8"}, "72 workers are more than 64"),
         ({"machines": "x"}, "such as 4x8"),
         ({"machines": "2x2", "measure": "2"}, "--measure takes steps on this machine"),
         ({"network": "nothing.yaml"}, "nothing.yaml"),

@@ -21,7 +21,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="workers of one machine (default: as many as this one has GPUs, or cores)",
     )
-    command.add_argument("--machines", metavar="MxW", help="machines, and workers of each, such as 4x8")
+    command.add_argument(
+        "--machines", metavar="MxW", help="machines, and workers of each, such as 4x8 or 2048x8"
+    )
     command.add_argument(
         "--network",
         metavar="FILE",
@@ -34,6 +36,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--input",
         metavar="SHAPE",
         help="images of a step, BxCxHxW (default: train.batch_size images of data.crop)",
+    )
+    command.add_argument(
+        "--per-worker",
+        action="store_true",
+        help="the images of --input, or train.batch_size, are those of each worker, not of all (weak scaling); of more than 64 "
+        "workers one each, if neither is given",
     )
     command.add_argument(
         "--for",
@@ -73,6 +81,7 @@ def run(options: argparse.Namespace) -> Outcome:
         seconds=options.seconds,
         measure=options.measure,
         timeline=options.timeline,
+        per_worker=options.per_worker,
     )
     if not options.json:
         print(format_plans(result))

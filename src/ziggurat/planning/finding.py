@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from ziggurat.errors import UserError
 from ziggurat.planning.judging import Judge
+from ziggurat.planning.large import HIERARCHY, LargeJudge, not_looked_at, with_tiers
 from ziggurat.planning.request import PlanRequest
 from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, savers_of, search
 from ziggurat.strategies.plan import Plan
@@ -16,7 +18,7 @@ from ziggurat.verification.timeline import write_timeline
 
 def find_plans(
     request: PlanRequest,
-    judge: Judge,
+    judge: Judge | LargeJudge,
     measure: Callable[[Candidate], float],
     begins: Callable[[str], None] = lambda what: None,
 ) -> tuple[Found, dict[str, Any]]:
@@ -37,7 +39,20 @@ def find_plans(
     if isinstance(alone, str):
         raise UserError(f"{request.name} does not take a step on one worker either: {alone}")
     fixed = request.fixed or {}
-    taken, by_rule = candidates_of(request.num_workers, len(request.shape) - 2, fixed, request.check)
+    left_out: Counter[str] = Counter()
+    reasons = not_looked_at(request.num_workers) if request.is_large else {}
+
+    def is_looked_at(plan: Plan) -> bool:
+        reason = next((why for why, is_meant in reasons.items() if is_meant(plan)), None)
+        if reason is not None:
+            left_out[reason] += 1
+        return reason is None
+
+    taken, by_rule = candidates_of(
+        request.num_workers, len(request.shape) - 2, fixed, request.check, is_looked_at
+    )
+    if request.is_large:
+        taken = [one for each in taken for one in with_tiers(each, request.machines[1], HIERARCHY in fixed)]
     is_training = request.purpose == "train"
     if not is_training:  # what a planner tries of an axis is about backward and the optimizer
         taken = list(dict.fromkeys(Candidate(one.plan) for one in taken))
@@ -49,7 +64,7 @@ def find_plans(
     left = request.seconds - (time.monotonic() - begin)
     found = search(
         taken, lambda one: judge.bound(one, alone), told, request.num_best, left, request.memory,
-        savers=lambda one: savers_of(one, fixed) if is_training else (),
+        savers=lambda one: savers_of(one, fixed) if is_training else (), cost=judge.cost,
     )  # fmt: skip
     measured: dict[Candidate, float] = {}
     for one in found.best[: request.num_measured]:
@@ -62,8 +77,10 @@ def find_plans(
         "workers": request.num_workers,
         "machines": request.machines[0],
         "microbatches": request.config.train.microbatches,
+        "images_per_worker": request.images_per_worker,
         "plans": [_row(one, request.shape[0], measured.get(one.candidate)) for one in found.best],
         "refused": [{**_named(one.candidate), "reason": one.reason} for one in (*found.refused, *by_rule)],
+        "not_planned": [{"plans": count, "reason": reason} for reason, count in left_out.items()],
         "left": [{**_named(one), "least_seconds": least} for one, least in found.left],
         "certain": found.is_certain,
         "num_best": request.num_best,

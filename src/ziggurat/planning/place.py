@@ -16,6 +16,7 @@ from ziggurat.planning.calibration import links_of_this_machine
 from ziggurat.planning.costs import CostTable, Machine, processor_name
 from ziggurat.planning.devices import DeviceCosts
 from ziggurat.planning.judging import Costs, Judge, Recorded
+from ziggurat.planning.large import LargeJudge
 from ziggurat.planning.measuring import Conditions
 from ziggurat.planning.network import Links
 from ziggurat.planning.overheads import Overheads, WithOverheads
@@ -59,7 +60,6 @@ class Recorder:
     request: PlanRequest
     model: nn.Module
     costs: Costs
-    is_alone: bool = True
 
     def __call__(self, candidate: Candidate) -> Recorded:
         """Return what the workers do."""
@@ -69,7 +69,17 @@ class Recorder:
         count = request.amount(candidate.plan).pieces
         return record_step(
             self.model, config, candidate.plan, request.recorded_shape, count, request.purpose, seconds=seconds,
-            workers_per_machine=request.machines[1] if request.machines[0] > 1 else 0,
+            workers_per_machine=request.machines[1] if request.machines[0] > 1 else 0, shares_memory=request.shares_memory,
+        )  # fmt: skip
+
+    def of_first(self, candidate: Candidate, count: int) -> Recorded:
+        """Return what the workers of the first replica do in a step of so many microbatches."""
+        request, plan = self.request, candidate.plan
+        each = request.shape[0] // request.config.train.microbatches
+        seconds: Callable[[Kernel], float] = self.costs.seconds if plan.num_workers > 1 else roughly
+        return record_step(
+            self.model, config_under(candidate, request.config), plan, (each * count, *request.shape[1:]), count, seconds=seconds,
+            workers_per_machine=request.machines[1], shares_memory=request.shares_memory, only_first=True,
         )  # fmt: skip
 
 
@@ -108,7 +118,7 @@ class Tools:
         beside: What is beside kernels, and whether it was measured, as fields of the command's JSON object; None on described devices.
     """
 
-    judge: Judge
+    judge: Judge | LargeJudge
     measure: Callable[[Candidate], float]
     keep: Callable[[], None]
     beside: dict[str, Any] | None = None
@@ -153,10 +163,15 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
         begins("messages between workers of this machine are measured")
         count = max(2, min(request.num_workers, available_cores()))
         links = links_of_this_machine(count, processor_name(), cache, request.config.device)
-    judge = Judge(
-        Recorder(request, model, priced), priced, links, request.pieces, lambda plan: request.amount(plan).times, cores,
-        request.places, links.processor_seconds, is_formula=device is not None,
-    )  # fmt: skip
+    recorder = Recorder(request, model, priced)
+    judge: Judge | LargeJudge
+    if request.is_large:
+        judge = LargeJudge(recorder.of_first, priced, links, request.pieces, request.places)
+    else:
+        judge = Judge(
+            recorder, priced, links, request.pieces, lambda plan: request.amount(plan).times, cores, request.places,
+            links.processor_seconds, is_formula=device is not None,
+        )  # fmt: skip
 
     def keep() -> None:
         if table is not None:

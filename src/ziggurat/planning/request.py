@@ -45,7 +45,7 @@ UNITS = {
 }
 FEW = 2  # batches of a prediction that are recorded
 SECONDS = 60.0  # of a search, unless said
-MOST_WORKERS = 64  # each is a process while a step is recorded
+MOST_WORKERS = 64  # each is a process while a step is recorded: of more, those of one replica are
 
 
 class Amount(NamedTuple):
@@ -100,6 +100,7 @@ class PlanRequest:
         num_measured: Of the best plans, how many are measured.
         num_best: How many are to be known as the best; the search ends when they are.
         timeline: Where the best plan's simulated step goes; None for nowhere.
+        images_per_worker: Images of a step for each worker, where these were given and not those of all; else 0.
     """
 
     name: str
@@ -116,6 +117,17 @@ class PlanRequest:
     num_measured: int = 0
     num_best: int = 10
     timeline: Path | None = None
+    images_per_worker: int = 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are more workers than can be recorded."""
+        return self.num_workers > MOST_WORKERS
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether workers of a machine exchange through its memory: those with devices of their own do not."""
+        return self.cluster is None or self.cluster.device is None
 
     @property
     def num_workers(self) -> int:
@@ -171,6 +183,7 @@ def read_plan_request(
     seconds: str | None = None,
     measure: str | None = None,
     timeline: str | None = None,
+    per_worker: bool = False,
 ) -> PlanRequest:
     """Check everything that the user gave.
 
@@ -186,6 +199,7 @@ def read_plan_request(
         seconds: Longest time of the search.
         measure: How many of the best plans are measured.
         timeline: A file for the best plan's simulated step.
+        per_worker: Whether the images that are given are those of each worker, and not of all.
 
     Raises:
         UserError: Listing every fault.
@@ -204,10 +218,6 @@ def read_plan_request(
         faults += range_faults(config)
     cluster = check(read_network, Path(network)) if network is not None else None
     counts = check(_machines, workers, machines, cluster, config.device if config else "cpu")
-    if counts is not None and math.prod(counts) > MOST_WORKERS:
-        faults.append(
-            f"a plan's workers are processes here while its step is recorded: {math.prod(counts)} are more than {MOST_WORKERS}; give fewer"
-        )
     room = check(read_bytes, memory) if memory is not None else 0.0
     sizes = check(read_shape, shape) if shape is not None else ()
     if purpose not in ("train", "predict"):
@@ -217,6 +227,10 @@ def read_plan_request(
     path = check(timeline_path, timeline) if timeline is not None else None
     if counts is not None and (network is None or cluster is not None):
         faults += _missing_links(counts, cluster)
+    if counts is not None and math.prod(counts) > MOST_WORKERS:
+        faults += _large_faults(counts, cluster, purpose, timeline)
+    if per_worker and purpose == "predict":
+        faults.append("--per-worker is about the images of a training step: leave it out, or --for predict")
     if counts and measured and (counts[0] > 1 or network is not None):
         faults.append(
             "--measure takes steps on this machine: leave out --machines and --network, or --measure"
@@ -226,15 +240,20 @@ def read_plan_request(
     assert budget is not None
     assert measured is not None
     kind: Purpose = "predict" if purpose == "predict" else "train"
+    is_said = bool(sizes) or "train.batch_size" in given or subject.num_classes is not None
     sizes = sizes or (config.train.batch_size, bands_of(config.model), config.data.crop, config.data.crop)
-    config = _resolved(config, sizes, counts)
+    each = sizes[0] if per_worker else 0
+    if math.prod(counts) > MOST_WORKERS and not is_said and not per_worker:
+        each = 1  # what one worker's batch is by default would leave most of these without an image
+    sizes = (each * math.prod(counts) if each else sizes[0], *sizes[1:])
+    config = _resolved(config, sizes, counts, cluster)
     check_priced(config.device, cluster)
     room = room or memory_of_worker(config.device, counts[1], cluster)
     if kind == "train" and (batch := batch_faults(Plan(), sizes[0], config.train.microbatches)):
         raise UserError(batch)
     return PlanRequest(
         name, subject, config, sizes, kind, counts, memory=room, cluster=cluster, fixed=given, seconds=budget,
-        num_measured=int(measured), timeline=path,
+        num_measured=int(measured), timeline=path, images_per_worker=each,
     )  # fmt: skip
 
 
@@ -285,6 +304,26 @@ def _machines(
             f"--workers must be a positive whole number, of one machine (--machines has several): got {shown(workers)}"
         )
     return 1, int(workers)
+
+
+def _large_faults(
+    machines: tuple[int, int], cluster: Cluster | None, purpose: str, timeline: str | None
+) -> list[str]:
+    """Return what is asked for that a world of so many workers has not."""
+    few = f"{math.prod(machines)} workers are more than {MOST_WORKERS}, of which one replica is recorded for all"
+    faults = []
+    if purpose == "predict":
+        faults.append(
+            f"{few}: a prediction is planned for fewer; as images do not depend on each other, plan those of a part of the machines"
+        )
+    if timeline is not None:
+        faults.append(f"{few}: --timeline draws each worker of fewer; leave it out")
+    if cluster is None or (cluster.device is None and machines[1] > local_devices("cpu")):
+        faults.append(
+            f"{few}: each needs a device or a core of its own; describe the machines with --machines and --network (a device such as h100, "
+            f"or at most {local_devices('cpu')} workers a machine)"
+        )
+    return faults
 
 
 def _missing_links(machines: tuple[int, int], cluster: Cluster | None) -> list[str]:
@@ -356,7 +395,9 @@ def read_bytes(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def _resolved(config: RunConfig, shape: tuple[int, ...], machines: tuple[int, int]) -> RunConfig:
+def _resolved(
+    config: RunConfig, shape: tuple[int, ...], machines: tuple[int, int], cluster: Cluster | None
+) -> RunConfig:
     """Return a config whose batch, microbatches, device, type and threads are chosen.
 
     A run that is started has as many microbatches as workers; where its batch is no multiple, the most that divide it.
@@ -367,5 +408,8 @@ def _resolved(config: RunConfig, shape: tuple[int, ...], machines: tuple[int, in
         wanted = min(math.prod(machines), shape[0])
         train = replace(train, microbatches=max(n for n in range(1, wanted + 1) if shape[0] % n == 0))
     threads = config.threads or max(1, local_devices("cpu") // machines[1])
+    described = None if cluster is None else cluster.device
     dtype = resolve_dtype(config.dtype, device)
+    if described is not None and config.dtype == "auto":
+        dtype = "bf16" if described.peak("bfloat16") > described.peak("float32") else "fp32"
     return replace(config, train=train, threads=threads, dtype=dtype, device=device)

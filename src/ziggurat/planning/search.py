@@ -163,7 +163,11 @@ def savers_of(candidate: Candidate, fixed: Mapping[str, Any]) -> Iterator[Candid
 
 
 def candidates_of(
-    num_workers: int, num_dims: int, fixed: Mapping[str, Any], check: Callable[[Plan], None]
+    num_workers: int,
+    num_dims: int,
+    fixed: Mapping[str, Any],
+    check: Callable[[Plan], None],
+    is_looked_at: Callable[[Plan], bool] = lambda plan: True,
 ) -> tuple[list[Candidate], list[Refused]]:
     """Return the plans for so many workers that break no rule, in all their variants, and those that do.
 
@@ -172,10 +176,13 @@ def candidates_of(
         num_dims: Spatial dims of an image.
         fixed: Settings that the user has chosen.
         check: Raises UserError for a plan that the run refuses: its batch is too small, or its images.
+        is_looked_at: Whether a plan is among either.
     """
     taken: list[Candidate] = []
     refused: list[Refused] = []
     for plan in plans_of(num_workers, num_dims):
+        if not is_looked_at(plan):
+            continue
         try:
             parse_plan(str(plan))
             check(plan)
@@ -195,6 +202,7 @@ def search(
     memory: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
     savers: Callable[[Candidate], Iterable[Candidate]] = lambda candidate: (),
+    cost: Callable[[Candidate], float] = lambda candidate: 0.0,
 ) -> Found:
     """Simulate candidates from the lowest bound on, until the best are certain or the time is spent.
 
@@ -207,6 +215,7 @@ def search(
         memory: Bytes of a worker; what takes more is refused.
         clock: Says the time in seconds.
         savers: From a candidate that takes too much memory to those that may take less.
+        cost: About how many seconds it takes to judge a candidate: one that would end later is left.
     """
     begin = clock()
     candidates = list(candidates)
@@ -215,12 +224,16 @@ def search(
     waiting = sorted(((bound(one), place, place) for place, one in enumerate(candidates)), reverse=True)
     done: list[Judged] = []
     refused: list[Refused] = []
+    too_long: list[tuple[float, int, int]] = []
     while waiting:
         least, place, number = waiting[-1]
         certain = len(done) >= num_best and least >= done[num_best - 1].step.seconds
         if certain or ((done or refused) and clock() - begin >= seconds):
             break
         waiting.pop()
+        if clock() - begin + cost(candidates[number]) > seconds and (done or refused):
+            too_long.append((least, place, number))
+            continue
         judged = judge(candidates[number])
         if isinstance(judged, Refused):
             refused.append(judged)
@@ -238,6 +251,6 @@ def search(
             continue
         done.append(Judged(candidates[number], judged))
         done.sort(key=lambda one: one.step.seconds)
-    left = tuple((candidates[number], least) for least, _, number in reversed(waiting))
+    left = tuple((candidates[number], least) for least, _, number in sorted(waiting + too_long))
     is_certain = not left or (len(done) >= num_best and left[0][1] >= done[num_best - 1].step.seconds)
     return Found(tuple(done), tuple(refused), left, is_certain)

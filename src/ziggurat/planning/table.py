@@ -18,6 +18,8 @@ def format_plans(result: dict[str, Any]) -> str:
     """
     machines = f" on {result['machines']} machines" if result["machines"] > 1 else ""
     of = f", {result['microbatches']} microbatches" if result["for"] == "train" else ""
+    if result["images_per_worker"]:
+        of = f" ({result['images_per_worker']} of each worker){of}"
     step = "a step of training" if result["for"] == "train" else "a prediction of these images"
     lines = [f"{result['model']}, {result['input']}{of}, {result['workers']} workers{machines}: {step}", ""]
     width = max([4, *(len(_named(row)) for row in result["plans"][:SHOWN])]) + 2
@@ -47,6 +49,9 @@ def format_plans(result: dict[str, Any]) -> str:
         lines.append(
             "guessed: the share of a plan's kernel seconds that was not measured, but is told by kernels that are alike"
         )
+    if result["not_planned"]:
+        lines += ["", "not looked at in so large a world:"]
+        lines += [f"  {row['plans']} plans: {row['reason']}" for row in result["not_planned"]]
     if result["refused"]:
         lines += ["", "refused:", *_refused(result["refused"])]
     if result.get("timeline"):
@@ -56,15 +61,20 @@ def format_plans(result: dict[str, Any]) -> str:
 
 def _refused(rows: list[dict[str, Any]]) -> list[str]:
     """Return a line for each reason, with the plans that it refuses."""
-    plans: dict[str, list[str]] = {}
+    alike: dict[str, set[str]] = {}
     for row in rows:
-        named = row["plan"] if row["plan"] not in row["reason"] else ""
-        plans.setdefault(_short(row["reason"]), []).append(named)
+        alike.setdefault(row["reason"].replace(row["plan"], "..."), set()).add(row["reason"])
+    plans: dict[str, list[str]] = {}
+    for row in rows:  # reasons that name their plan stand by themselves, unless there are many
+        same = row["reason"].replace(row["plan"], "...")
+        many = len(alike[same]) > MOST_NAMED
+        named = row["plan"] if many or row["plan"] not in row["reason"] else ""
+        plans.setdefault(_short(same if many else row["reason"]), []).append(named)
     lines = []
     for reason, several in plans.items():
-        named = list(dict.fromkeys(one for one in several if one))
-        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-        lines.append(f"  {', '.join(named[:MOST_NAMED])}{more}{': ' if named else ''}{reason}")
+        named_plans = list(dict.fromkeys(one for one in several if one))
+        more = f" and {len(named_plans) - MOST_NAMED} more" if len(named_plans) > MOST_NAMED else ""
+        lines.append(f"  {', '.join(named_plans[:MOST_NAMED])}{more}{': ' if named_plans else ''}{reason}")
     return lines
 
 

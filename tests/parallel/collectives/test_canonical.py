@@ -11,7 +11,10 @@ from support.ranks import run_ranks
 from ziggurat.parallel.collectives.canonical import (
     Accumulator,
     Span,
+    are_leaves,
     children,
+    fold,
+    fold_rows,
     gather_leaves,
     gradients_held,
     partition,
@@ -113,6 +116,29 @@ def gathered(workers, num_leaves, tiers):
 def test_gathered_leaves_are_in_order(num_leaves, tiers):
     for leaves in run_ranks(gathered, math.prod(tiers), (num_leaves, tiers)):
         assert (leaves == leaf_values(num_leaves, 3).numpy()).all()
+
+
+@pytest.mark.parametrize("num_leaves", [*range(1, 34), 63, 64, 100])
+def test_rows_are_added_level_by_level_in_the_order_of_the_tree(num_leaves):
+    leaves = leaf_values(num_leaves, 5)
+    by_definition = fold({Span(i, i + 1): leaf.clone() for i, leaf in enumerate(leaves)}, Span(0, num_leaves))
+    before = leaves.clone()
+    assert torch.equal(sum_leaves(leaves), by_definition)
+    assert torch.equal(leaves, before)
+
+
+@pytest.mark.parametrize("parts", [(8, 4), (12, 3), (7, 7), (24, 6), (3, 3), (8, 3), (9, 4)])
+def test_roots_are_added_like_leaves_where_they_are_as_large(parts):
+    """Of workers with as many leaves each; where the answer is no, some node is split otherwise."""
+    num_leaves, workers = parts
+    node = Span(0, num_leaves)
+    spans = [span for part in partition(num_leaves, workers) for span in subtrees(part, node)]
+    leaves = leaf_values(num_leaves, 5)
+    roots = {span: sum_leaves(leaves[span.start : span.stop]) for span in spans}
+    by_definition = sum_leaves(leaves)
+    assert are_leaves(spans, node) == (parts in ((8, 4), (7, 7), (24, 6), (3, 3)))
+    if are_leaves(spans, node):
+        assert torch.equal(fold_rows(torch.stack(list(roots.values()))), by_definition)
 
 
 def test_no_leaves_sum_to_zero():

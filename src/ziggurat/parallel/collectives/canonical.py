@@ -208,5 +208,39 @@ def sum_leaves(leaves: Tensor) -> Tensor:
     """Add the rows of `leaves`, shape ``(n, K)``, in the order of the tree; zeros where there are none."""
     if not len(leaves):
         return leaves.new_zeros(leaves.shape[1])
-    rows = leaves.clone().unbind()
-    return fold({Span(i, i + 1): row for i, row in enumerate(rows)}, Span(0, len(rows)))
+    return fold_rows(leaves.clone())
+
+
+def fold_rows(rows: Tensor) -> Tensor:
+    """Add rows in the order of the tree over them, level by level: as many additions as the tree is deep, and the bits of `fold`.
+
+    Neighbours are added, the last one of an odd number stays: so each node holds the largest power of two to the left.
+
+    Args:
+        rows: Shape ``(n, K)``, one at least; overwritten.
+
+    Returns:
+        Shape ``(K,)``, in the memory of the first row.
+
+    Example:
+        >>> fold_rows(torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]]))
+        tensor([15.])
+    """
+    while (count := len(rows)) > 1:
+        rows[: count // 2 * 2 : 2].add_(rows[1::2])
+        rows = rows[::2]
+    return rows[0]
+
+
+def are_leaves(spans: Sequence[Span], node: Span) -> bool:
+    """Whether the tree over some spans, as if each were a leaf, is that of a node which they make up.
+
+    Example:
+        >>> are_leaves([Span(4, 6), Span(6, 8)], Span(4, 8)), are_leaves([Span(3, 4), Span(4, 6)], Span(3, 6))
+        (True, False)
+    """
+    length = spans[0].stop - spans[0].start
+    even = all(
+        span == Span(node.start + n * length, node.start + (n + 1) * length) for n, span in enumerate(spans)
+    )
+    return even and spans[-1].stop == node.stop and not length & (length - 1)

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ziggurat.parallel.collectives.canonical import Span, add_into, fold, subtrees
+from ziggurat.parallel.collectives.canonical import Span, add_into, are_leaves, fold, fold_rows, subtrees
 from ziggurat.parallel.collectives.hierarchy import members, place_in
 from ziggurat.parallel.collectives.requests import DONE, Request
 from ziggurat.parallel.collectives.workers import Workers
@@ -149,8 +149,10 @@ class MessageTier:
         """Wait for the pieces, and add those of roots that have a subtree in common."""
         self.request.wait()
         spans = [span for brought in self.meeting.brought for span in brought]
-        rows = self.received.view(len(spans), self.mine).unbind()
-        return _joined(dict(zip(spans, rows, strict=True)), self.meeting.kept, self.add)
+        rows, kept = self.received.view(len(spans), self.mine), self.meeting.kept
+        if self.add is add_into and len(kept) == 1 and are_leaves(spans, kept[0]):
+            return {kept[0]: fold_rows(rows)}
+        return _joined(dict(zip(spans, rows.unbind(), strict=True)), kept, self.add)
 
     def leave(self) -> None:
         """Do nothing: what was received is this worker's own."""
