@@ -158,3 +158,20 @@ def test_what_needs_more_memory_is_refused_with_both_sizes():
     found = search(candidates, lambda one: 0.0, lambda one: step(1.0, peaks[one]), memory=2e9)
     assert [one.candidate for one in found.best] == [candidates[1]]
     assert found.refused == (Refused(candidates[0], "a worker needs 3.00 GB, and has 2.00 GB"),)
+
+
+def test_what_would_take_longer_than_there_is_time_is_left_and_cheaper_ones_are_looked_at():
+    cheap, dear, last = (Candidate(Plan(dp=degree)) for degree in (2, 3, 4))
+    cost = {cheap: 1.0, dear: 50.0, last: 2.0}
+    now = [0.0]
+
+    def judge(one: Candidate) -> Simulated:
+        now[0] += cost[one]
+        return step(5.0 - one.plan.size("dp"))
+
+    found = search(
+        [cheap, dear, last], lambda one: 0.5, judge, seconds=10.0, clock=lambda: now[0], cost=cost.__getitem__
+    )
+    assert [one.candidate for one in found.best] == [last, cheap]
+    assert found.left == ((dear, 0.5),)
+    assert not found.is_certain

@@ -34,7 +34,7 @@ def format_plans(result: dict[str, Any]) -> str:
         taken = (f"{real:10.3f}" if real is not None else " " * 10) if measured else ""
         lines.append(
             f"{_named(row):{width}}{row['step_seconds']:9.3f}{taken}{row['images_per_second']:10.2f}{row['peak_bytes'] / 1e6:10.1f}"
-            f"{row['idle']:6.0%}{row['communication_bytes'] / 1e6:9.1f}{row['guessed']:9.0%}"
+            f"{row['idle']:6.0%}{_megabytes(row['communication_bytes']):>9}{row['guessed']:9.0%}"
         )
     if len(result["plans"]) > SHOWN:
         lines.append(f"and {len(result['plans']) - SHOWN} more")
@@ -57,6 +57,10 @@ def format_plans(result: dict[str, Any]) -> str:
     if result.get("timeline"):
         lines += ["", f"written: {' and '.join(result['timeline'])}"]
     return "\n".join(lines)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count < 1e12 else f"{count / 1e6:.2e}"
 
 
 def _refused(rows: list[dict[str, Any]]) -> list[str]:
