@@ -91,6 +91,7 @@ class Group:
         cores = os.cpu_count() or 1
         events = [event for program in recorded.programs for event in program.events]
         processor = sum(costs.seconds(event) for event in events if isinstance(event, Kernel))
+        processor += len(recorded.programs) * self.judge.before
         processor += sum(
             costs.begin(event) + self.judge.carry(event) for event in events if isinstance(event, Start)
         )
@@ -131,7 +132,7 @@ class Group:
                 RuntimeError,
                 TypeError,
                 NotImplementedError,
-            ) as error:  # operators that fake tensors do not have
+            ) as error:  # its hooks do not go with every network
                 print(
                     f"MemTracker does not count {cell.network}: {str(error).splitlines()[0][:100]}",
                     file=sys.stderr,

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from ziggurat.planning.amounts import bytes_of
@@ -217,7 +216,7 @@ def _groups(costs: Sequence[float], stages: int) -> list[list[int]]:
 
 
 def tracked_bytes(build: Callable[[], nn.Module], shape: Sequence[int], training: bool) -> int:
-    """Return the most bytes of a step of one worker, as ``MemTracker`` of PyTorch counts them on fake tensors.
+    """Return the most bytes of a step of one worker, as ``MemTracker`` of PyTorch counts them; the step is taken.
 
     Its counterpart for seconds, ``RuntimeEstimator``, asks for a GPU's properties, and ends the process where there is none.
 
@@ -226,20 +225,20 @@ def tracked_bytes(build: Callable[[], nn.Module], shape: Sequence[int], training
         shape: Of the images of a microbatch of this worker.
         training: Whether it learns, by AdamW.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model, images = build().train(training), torch.rand(tuple(shape))
-        tracker = MemTracker()
-        optimizer = torch.optim.AdamW(model.parameters())
-        tracker.track_external(model, images, *([optimizer] if training else []))
-        with tracker, torch.set_grad_enabled(training):
-            for _ in range(2):  # the first makes moments
-                outputs = [one for one in tree_leaves(model(images)) if _is_number(one)]
-                if training:
-                    total = sum((one.float().sum() for one in outputs), torch.zeros(()))
-                    total.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-        snapshot: dict[Any, dict[Any, int]] = tracker.get_tracker_snapshot("peak")
+    model, images = build().train(training), torch.rand(tuple(shape))
+    tracker = MemTracker()
+    optimizer = torch.optim.AdamW(model.parameters())
+    tracker.track_external(model, images, *([optimizer] if training else []))
+    with tracker, torch.set_grad_enabled(training):
+        for _ in range(2):  # the first makes moments
+            outputs = [one for one in tree_leaves(model(images)) if _is_number(one)]
+            if training:
+                total = sum((one.float().sum() for one in outputs), torch.zeros(()))
+                total.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            tracker.reset_mod_stats()
+    snapshot: dict[Any, dict[Any, int]] = tracker.get_tracker_snapshot("peak")
     return max(of_device["Total"] for of_device in snapshot.values())
 
 

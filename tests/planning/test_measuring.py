@@ -64,6 +64,24 @@ def test_the_median_of_all_passes_but_the_first_counts():
     assert one.spread == pytest.approx((1 + 0 + 2) / 3 / 2)
 
 
+def test_what_a_call_of_nothing_takes_is_taken_off():
+    clock = Ticks([9.0, 0.5, 3.0, 0.25, 4.0, 0.5, 5.0, 0.5])  # a kernel and nothing in turn
+    replay = Replay([add(3)], room=1 << 20, clock=clock, every=1)
+    for _ in range(4):
+        replay.take_pass()
+    (one,) = replay.measured().values()
+    assert one.seconds == 4.0 - 0.5
+    assert clock.seconds == []
+
+
+def test_no_kernel_takes_less_than_nothing():
+    replay = Replay([add(3)], room=1 << 20, clock=Ticks([9.0, 0.5, 0.25, 0.5]), every=1)
+    for _ in range(2):
+        replay.take_pass()
+    (one,) = replay.measured().values()
+    assert 0 < one.seconds < 1e-6
+
+
 def test_a_short_kernel_is_called_as_often_as_the_program_has_it_and_a_long_one_once():
     short, long = add(3), add(4)
     clock = Ticks([1e-6, 1.0, 1e-6, 2.0, 3e-6])

@@ -194,6 +194,13 @@ def test_threads_that_carry_take_cores_of_those_that_compute(cores, seconds):
     assert step.seconds == pytest.approx(seconds)
 
 
+def test_what_comes_before_a_program_delays_all_of_it():
+    programs = [Program(0, (sends((0, 1), 1),)), Program(1, (receives((0, 1), 0), Wait(0), kernel("a")))]
+    step = simulate(programs, lambda one: 1.0, Steady(latency=0.5), before=0.25)
+    assert step.seconds == pytest.approx(1.75)
+    assert step.busy == pytest.approx((0.25, 1.25))
+
+
 def test_a_message_is_over_when_it_is_carried_at_both_ends():
     programs = [Program(0, (sends((0, 1), 1),)), Program(1, (receives((0, 1), 0), Wait(0), kernel("a")))]
     step = simulate(programs, lambda one: 1.0, Steady(latency=0.5), cores=2, carry=lambda start: 0.75)

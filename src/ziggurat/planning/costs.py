@@ -88,9 +88,7 @@ class Machine:
     @property
     def key(self) -> str:
         """The key in a file of measurements."""
-        return (
-            f"kernels of {self.processor}, torch {self.torch}, {self.threads} threads, {self.workers} workers"
-        )
+        return f"kernels of {self.processor}, torch {self.torch}, {self.threads} threads, {self.workers} workers, without calls"
 
 
 @functools.cache

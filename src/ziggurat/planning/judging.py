@@ -73,6 +73,7 @@ class Judge:
         cores: Workers of a machine that can compute at once; None where each has a device of its own.
         places: The machine of each worker, by rank.
         carry: Seconds of a core that a message costs each of its workers beside its computing, see `simulate`.
+        before: Seconds of computing of each worker before its program.
         is_formula: Whether nothing that kernels cost was measured.
         fastest: Seconds of the fastest plan so far.
     """
@@ -85,6 +86,7 @@ class Judge:
     cores: float | None = None
     places: Sequence[int] | None = None
     carry: Callable[[Start], float] = nothing
+    before: float = 0.0
     is_formula: bool = False
     fastest: float = math.inf
 
@@ -130,6 +132,7 @@ class Judge:
             places,
             begin=self.costs.begin,
             carry=self.carry,
+            before=self.before,
         )
         times = self.times(candidate.plan)
         step = replace(step, guessed=self._guessed(programs))

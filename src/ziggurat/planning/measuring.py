@@ -7,6 +7,9 @@ within a step. So all are called in turn, as a step calls them, and this several
     pass 1 .. in the order in which the program has them, a kernel that takes long once, a short one as often as the program has it,
               up to some times: that one follows another of its own is what makes it short. The mean of a pass, of all passes the median
 
+Between them, a call that computes nothing is timed in the same way; what it takes (Python, the dispatcher, the clock) is no part of a
+kernel, and is taken off: in a step most are called by autograd, and what their calls take is among the overheads.
+
 What a kernel reads was written last by a kernel before it, where one gave such a tensor; what it gives lies in new memory. A tensor
 with gaps is a part of another: of the one that was written last, where it fits. Workers begin each pass together.
 
@@ -39,6 +42,8 @@ from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.operators import Parameter
 
 PASSES = 5
+EVERY = 8  # calls there is one of nothing
+LEAST_SECONDS = 1e-7  # of a kernel
 SHORT_SECONDS, MOST_CALLS = 3e-4, 12  # kernels that take less are called as often in a pass
 ENOUGH_SECONDS = 30.0  # no pass begins later, but for the first that counts
 
@@ -132,7 +137,8 @@ def _measure_here(kernels: Sequence[Kernel], conditions: Conditions, barrier: An
     torch.set_flush_denormal(True)  # what is multiplied pass after pass must not become slow
     keep_freed_memory()
     room = total_memory() // 4 // conditions.workers
-    replay = Replay(kernels, room, time.thread_time if conditions.threads == 1 else time.perf_counter)
+    clock = time.thread_time if conditions.threads == 1 else time.perf_counter
+    replay = Replay(kernels, room, clock, every=EVERY)
     begin = time.perf_counter()
     for number in range(conditions.passes + 1):
         if number > 1 and time.perf_counter() - begin > conditions.enough_seconds:
@@ -171,15 +177,21 @@ class Replay:
         room: Bytes of tensors that are kept from one kernel to the next; a kernel that has more itself is not called.
         clock: Tells seconds.
         device: Where tensors lie.
+        every: After so many calls there is one that computes nothing, which is taken off all; 0 for none.
 
     Attributes:
         kernels: Each once.
+        nothing: Seconds of calls that compute nothing.
     """
 
     def __init__(
-        self, kernels: Sequence[Kernel], room: int, clock: Clock = time.perf_counter, device: str = "cpu"
-    ) -> None:
-        self.clock, self.device = clock, torch.device(device)
+        self, kernels: Sequence[Kernel], room: int, clock: Clock = time.perf_counter, device: str = "cpu",
+        every: int = 0,
+    ) -> None:  # fmt: skip
+        self.clock, self.device, self.every = clock, torch.device(device), every
+        self.nothing: list[float] = []
+        self.one = torch.zeros(1, device=self.device)
+        self.calls = 0
         self.kernels = list(dict.fromkeys(kernels))
         places = {kernel: number for number, kernel in enumerate(self.kernels)}
         self.order = [places[kernel] for kernel in kernels]
@@ -205,6 +217,7 @@ class Replay:
                     del self.times[number]
                 else:
                     done.append(seconds)
+                self._call_nothing()
         if self.first:
             for number, done in calls.items():
                 if number in self.times and done:
@@ -215,12 +228,23 @@ class Replay:
     def measured(self) -> dict[int, Measured]:
         """Return what was measured, by the place of the kernel in `kernels`."""
         found = {}
+        nothing = statistics.median(self.nothing) if self.nothing else 0.0
         for number, times in self.times.items():
             if times:
                 median = statistics.median(times)
                 spread = statistics.fmean(abs(one - median) for one in times) / median if median else 0.0
-                found[number] = Measured(median, spread)
+                found[number] = Measured(max(median - nothing, LEAST_SECONDS), spread)
         return found
+
+    def _call_nothing(self) -> None:
+        self.calls += 1
+        if self.every and self.calls % self.every == 0:
+            operator, args, named = torch.ops.aten.alias.default, [self.one], dict[str, Any]()
+            self._finish()
+            begin = self.clock()
+            operator(*args, **named)
+            self._finish()
+            self.nothing.append(self.clock() - begin)
 
     def _call(self, kernel: Kernel) -> float | None:
         """Return the seconds of a kernel; None where it cannot be called."""

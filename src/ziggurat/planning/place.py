@@ -144,6 +144,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
     table: CostTable | None = None
     priced: Costs
     beside: dict[str, Any] | None = None
+    before = 0.0  # of a step; a prediction has none
     if device is None:
         table = CostTable.read(cache, Machine.here(threads, at_once))
         if learns and known_overheads(processor_name(), cache) is None:
@@ -151,6 +152,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
             _learn(table, cache)
         found = known_overheads(processor_name(), cache)
         overheads = found or ASSUMED
+        before = overheads.step
         beside = {
             "call_seconds": overheads.call, "message_seconds": overheads.start, "step_seconds": overheads.step,
             "measured": found is not None,
@@ -170,7 +172,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
     else:
         judge = Judge(
             recorder, priced, links, request.pieces, lambda plan: request.amount(plan).times, cores, request.places,
-            links.processor_seconds, is_formula=device is not None,
+            links.processor_seconds, before if request.purpose == "train" else 0.0, is_formula=device is not None,
         )  # fmt: skip
 
     def keep() -> None:

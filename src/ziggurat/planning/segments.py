@@ -43,7 +43,10 @@ def nothing(start: Start) -> float:
 
 
 def actions_of(
-    program: Program, seconds: Callable[[Kernel], float], begin: Callable[[Start], float] = nothing
+    program: Program,
+    seconds: Callable[[Kernel], float],
+    begin: Callable[[Start], float] = nothing,
+    before: float = 0.0,
 ) -> list[Action]:
     """Return what a worker does, with kernels added up between messages and marks.
 
@@ -51,6 +54,7 @@ def actions_of(
         program: Of the worker.
         seconds: Of a kernel.
         begin: Seconds of computing that a message or collective costs whoever begins it.
+        before: Seconds of computing that come before all.
 
     Example:
         >>> kernel = Kernel("aten.relu.default", ())
@@ -59,7 +63,7 @@ def actions_of(
     """
     actions: list[Action] = []
     known: dict[int, float] = {}  # by identity: equal kernels are one object, and to hash one takes longer
-    computing, begun, segments = 0.0, 0, 0
+    computing, begun, segments = before, 0, 0
     for event in program.events:
         if isinstance(event, Kernel):
             if id(event) not in known:

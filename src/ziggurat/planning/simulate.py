@@ -96,6 +96,7 @@ def simulate(
     jitter: Jitter | None = None,
     begin: Callable[[Start], float] = nothing,
     carry: Callable[[Start], float] = nothing,
+    before: float = 0.0,
 ) -> Simulated:
     """Let every worker do its program, as soon as what it waits for is there.
 
@@ -110,6 +111,7 @@ def simulate(
         begin: Seconds of computing that a message or collective costs whoever begins it.
         carry: Seconds of a core that each of its workers' own threads take to carry a message or collective, where workers have
             cores; they compute meanwhile, if no core is free more slowly.
+        before: Seconds of computing of each worker that come before its program.
 
     Raises:
         ValueError: If workers wait for each other for ever; says who for what.
@@ -125,7 +127,7 @@ def simulate(
         >>> step.seconds, step.busy, step.waits[1], step.bytes_sent
         (2.5, (2.0, 1.0), (1.0, 0.5), (8, 0))
     """
-    actions = [actions_of(program, seconds, begin) for program in programs]
+    actions = [actions_of(program, seconds, begin, before) for program in programs]
     run = _Run(programs, actions, links, cores, places or [0] * len(programs), jitter or Jitter(), carry)
     run.to_end()
     return Simulated(
