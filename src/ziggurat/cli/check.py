@@ -7,6 +7,7 @@ from typing import Any
 
 from ziggurat.cli.options import DATA_HELP, DONE, NO, Outcome, add_settings, settings_from
 
+MOST_CLASSES = 12  # the most frequent and the rarest that are said
 HELP = "list every fault of a data set"
 
 
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> Outcome:
             f"{split}: {counts['images']} images, {counts['annotations']} annotations"
             for split, counts in result["splits"].items()
         )
+        for line in _balance(result["balance"]):
+            print(line)
         for part, counts in (result.get("parts") or {}).items():
             print(f"data.split=blocks, {part}: {_listed(counts)}")
         print(
@@ -41,6 +44,25 @@ def run(options: argparse.Namespace) -> Outcome:
             f"{len(result['faults'])} faults{_skipping(result)}"
         )
     return Outcome(DONE if result["ok"] else NO, result)
+
+
+def _balance(found: dict[str, Any] | None) -> list[str]:
+    """Say how often each class occurs in what is trained on, the most frequent first; shortened in the middle."""
+    if found is None:
+        return []
+    rows = sorted(found["classes"].items(), key=lambda row: -row[1]["images"])
+    unit = found["unit"]
+    said = [
+        f"{name} {row['images']:,}" + ("" if unit == "images" else f" ({row['instances']:,} {unit})")
+        for name, row in rows
+    ]
+    if len(said) > 2 * MOST_CLASSES:
+        said[MOST_CLASSES:-MOST_CLASSES] = [f"... {len(said) - 2 * MOST_CLASSES} others ..."]
+    return [
+        f"training images of each class: {', '.join(said)}",
+        f"the most frequent class is in {found['ratio']:,.1f} times as many images as the rarest that occurs"
+        + ("" if not found["is_unequal"] else ": docs/balance.md says what helps rare classes"),
+    ]
 
 
 def _skipping(result: dict[str, Any]) -> str:

@@ -90,7 +90,8 @@ def _report_worker(
     if dataset is not None:
         meter = Meter("evaluation", "tiles", workers.is_first)
         with make_mesh(workers, config.plan) as mesh:
-            evaluation = evaluate(Predictor.of_run(loaded._replace(config=config), mesh), dataset, meter)
+            predictor = Predictor.of_run(loaded._replace(config=config), mesh)
+            evaluation = evaluate(predictor, dataset, meter, loaded.frequency)
     measured = evaluation.dataset or dataset
     files: dict[str, str] = {}
     if workers.is_first:  # it has the whole network, whatever the plan has left of the first one

@@ -136,7 +136,7 @@ class DataConfig:
     count_classes: Literal["auto", "always"] = setting(
         "auto",
         "Count the images and objects of each class before training, so that metrics are told by how frequent a class is: where another "
-        "setting needs the counts (``auto``), or ``always``. Masks are read for it.",
+        "setting needs the counts (``auto``), or ``always``. Masks are read for it; ``ziggurat check`` counts them with ``always`` alone.",
     )
     workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", between(0, 256))
     cache_bytes: int = setting(

@@ -57,7 +57,7 @@ READ_STILL = {
     "evaluate": ("train.channels_last",),
     "predict": ("train.channels_last",),
     "report": ("train.channels_last", "train.report"),
-    "check": ("data.crop", "data.min_visible"),  # with blocks
+    "check": ("data.crop", "data.min_visible", "data.count_classes"),  # the first two with blocks
     "plan": ("data.crop",),
 }
 

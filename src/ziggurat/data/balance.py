@@ -79,6 +79,12 @@ class ClassCounts:
         np.add.at(total_K, self.label_E, self.count_E)
         return total_K
 
+    @property
+    def ratio(self) -> float:
+        """How many times as many images the most frequent class has as the rarest that occurs; 1 where none does."""
+        known = self.images_K[self.images_K > 0]
+        return float(known.max() / known.min()) if len(known) else 1.0
+
     def repeat_factors(self, balance: Balance, threshold: float) -> np.ndarray:
         """Return how often an epoch has each image on average, float64, 1 or more, shape ``(N,)``.
 

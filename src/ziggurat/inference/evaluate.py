@@ -17,6 +17,7 @@ from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.run import run_images
 from ziggurat.inference.tiles import ProgressCallback
 from ziggurat.metrics.base import Metric
+from ziggurat.metrics.frequency import by_frequency
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
@@ -50,6 +51,7 @@ def evaluate_model(
     dataset: Dataset,
     config: RunConfig,
     progress: ProgressCallback | None = None,
+    frequency: Sequence[int] = (),
 ) -> Evaluation:
     """Measure a model that is placed already, as one in training is; see `evaluate`.
 
@@ -59,11 +61,17 @@ def evaluate_model(
         dataset: With the labels of the model.
         config: Of the run: ``data`` says how images are seen, ``decode`` how many detections count.
         progress: Called after each batch of this worker.
+        frequency: As for `evaluate`.
     """
-    return evaluate(Predictor(executor, task, config), dataset, progress)
+    return evaluate(Predictor(executor, task, config), dataset, progress, frequency)
 
 
-def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None) -> Evaluation:
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    progress: ProgressCallback | None = None,
+    frequency: Sequence[int] = (),
+) -> Evaluation:
     """Measure a model on a data set: the same digits on any number of workers.
 
     With ``data.on_error=skip`` images that cannot be decoded, or whose annotations cannot, are left out.
@@ -72,6 +80,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
         predictor: All of its workers call this.
         dataset: With the labels of the model.
         progress: Called after each batch of this worker.
+        frequency: How many training images have each class, by which metrics are told, too; empty where that is not known.
 
     Raises:
         SpoiledImages: On every worker, with each image and each annotation that cannot be decoded.
@@ -83,7 +92,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
     """
     while True:
         try:
-            return _evaluate_all(predictor, dataset, progress)
+            return _evaluate_all(predictor, dataset, progress, frequency)
         except SpoiledImages as spoiled:
             if predictor.config.data.on_error == "stop" or not isinstance(dataset, CanLeaveOut):
                 raise
@@ -93,7 +102,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, progress: ProgressCallback 
 
 
 def _evaluate_all(
-    predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None = None
+    predictor: Predictor, dataset: Dataset, progress: ProgressCallback | None, frequency: Sequence[int]
 ) -> Evaluation:
     metric, faults, cut = predictor.task.metric(dataset), dict[int, str](), dict[int, CutOff]()
 
@@ -113,7 +122,12 @@ def _evaluate_all(
     metric.merge([state for state, _, _ in gathered])
     every = joined(part for _, _, part in gathered)
     notes = truncation_notes(predictor.task, every, lambda index: dataset.record(index).name)
-    metrics = workers.decide_on_first(metric.compute)
+
+    def compute() -> dict[str, Any]:
+        metrics = metric.compute()
+        return metrics | by_frequency(metrics, metric.by_class, dataset.classes, frequency)
+
+    metrics = workers.decide_on_first(compute)
     return Evaluation(metrics, metric, dataset, truncation(every), notes)
 
 
@@ -157,7 +171,7 @@ def evaluate_run(
     mesh = make_mesh(workers, config.plan)
     predictor = Predictor.of_runs([run._replace(config=config), *others], mesh)
     begin = time.perf_counter()
-    evaluation = evaluate(predictor, dataset, progress)
+    evaluation = evaluate(predictor, dataset, progress, run.frequency)
     seconds = time.perf_counter() - begin
     mesh.close()
     dataset = evaluation.dataset or dataset

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ziggurat.metrics.findings import Findings
 
@@ -17,7 +17,13 @@ class Metric(ABC, Generic[Prediction]):
     On each worker, in this order::
 
         update, update, ...  -->  state  ==gather==>  merge  -->  compute  -->  findings
+
+    Attributes:
+        by_class: From the name of a metric to that of its dictionary of single classes, where there is one: it is told by how
+            frequent classes are, too.
     """
+
+    by_class: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def update(self, index: int, prediction: Prediction) -> None:

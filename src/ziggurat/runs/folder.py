@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ziggurat.config import RunConfig, flatten, load_config, override, save_config
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.faults import Fault, listing
 from ziggurat.errors import UserError
@@ -31,6 +32,7 @@ from ziggurat.system.writing import whole_file, write_text
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 CLASSES = "classes.json"
+COUNTS = "class_counts.json"
 SKIPPED = "skipped.jsonl"
 ENVIRONMENT = "environment.json"
 
@@ -67,6 +69,20 @@ def start_run_folder(folder: Path, config: RunConfig, dataset: Dataset, resume: 
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CLASSES, text)
     write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+
+
+def write_counts(folder: Path, counts: ClassCounts) -> None:
+    """Write how often each class occurs in the training data, in the order of labels.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    facts = {
+        "unit": counts.unit,
+        "images": counts.images_K.tolist(),
+        "instances": counts.instances_K.tolist(),
+    }
+    write_text(folder / COUNTS, json.dumps(facts) + "\n")
 
 
 def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
@@ -178,12 +194,14 @@ class Run(NamedTuple):
         config: As it was run.
         classes: The name of each label.
         category_ids: The COCO category id of each label.
+        frequency: How many training images have each class; empty where that was not counted.
     """
 
     model: VisionModel
     config: RunConfig
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    frequency: tuple[int, ...] = ()
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -219,4 +237,26 @@ def build_run(folder: str | os.PathLike[str], needed: Sequence[str] = (CONFIG, C
     config = load_config(folder / CONFIG)
     facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
     model = build_model(config.model, len(facts["classes"]))
-    return Run(model.eval(), config, tuple(facts["classes"]), tuple(facts["category_ids"]))
+    classes = tuple(facts["classes"])
+    return Run(model.eval(), config, classes, tuple(facts["category_ids"]), _frequency(folder, len(classes)))
+
+
+def _frequency(folder: Path, num_classes: int) -> tuple[int, ...]:
+    """Return how many training images of a run have each class; nothing where that was not counted.
+
+    Raises:
+        UserError: If the file holds something else.
+    """
+    file = folder / COUNTS
+    if not file.is_file():
+        return ()
+    try:
+        images = tuple(map(int, json.loads(file.read_text(encoding="utf-8"))["images"]))
+    except (ValueError, TypeError, KeyError):
+        images = ()
+    if len(images) != num_classes:
+        raise UserError(
+            f"{file} must hold the images of each of {num_classes} classes, as training has written them: remove it, and metrics are not "
+            "told by how frequent classes are"
+        )
+    return images

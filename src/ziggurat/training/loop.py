@@ -98,6 +98,7 @@ def train(
     session = Session(workers, config, folder, state, checkpoints)
     session.start_folder(data.dataset, resume)
     session.list_skipped(data.left_out)
+    session.write_counts(data.counts)
     survived = session.resume(memory) if resume else False
     extension = session.extension(data) if resume else None
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
@@ -241,7 +242,8 @@ def _evaluate(
         phase("evaluation")
         watch(done, total)
 
-    evaluation = evaluate_model(executor, task, data.validation, config, progress)
+    frequency = () if data.counts is None else data.counts.images_K.tolist()
+    evaluation = evaluate_model(executor, task, data.validation, config, progress, frequency)
     data.validation = evaluation.dataset
     return evaluation
 

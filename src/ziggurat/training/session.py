@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.faults import Fault, count_left_out
 from ziggurat.errors import Preempted, UserError
@@ -25,6 +26,7 @@ from ziggurat.runs.folder import (
     resume_command,
     save_weights,
     start_run_folder,
+    write_counts,
 )
 from ziggurat.runs.log import LOG, RunLog
 from ziggurat.strategies.parallel import Parallel
@@ -72,6 +74,11 @@ class Session:
     def start_folder(self, dataset: Dataset, resume: bool) -> None:
         """Write what the run is about, where it begins."""
         self.workers.decide_on_first(lambda: start_run_folder(self.folder, self.config, dataset, resume))
+
+    def write_counts(self, counts: ClassCounts | None) -> None:
+        """Write how often each class occurs in the training data, where that was counted."""
+        if counts is not None:
+            self.workers.decide_on_first(lambda: write_counts(self.folder, counts))
 
     def list_skipped(self, left_out: Mapping[str, Sequence[Fault]]) -> None:
         """Write the list of annotations and images that were left out, by split."""

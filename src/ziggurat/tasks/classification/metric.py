@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class ClassificationMetric(Metric[Tensor]):
     Args:
         dataset: Of the labels.
     """
+
+    by_class = MappingProxyType({"class_accuracy": "per_class"})
 
     def __init__(self, dataset: ClassificationDataset) -> None:
         self._dataset = dataset

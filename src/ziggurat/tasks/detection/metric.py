@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ziggurat.data.dataset import Dataset, DetectionDataset, all_annotations, spelling_of
@@ -26,6 +27,8 @@ class DetectionMetric(Metric[Detections]):
         dataset: Of the annotations.
         max_detections: Most detections of a tile.
     """
+
+    by_class = MappingProxyType({"map": "map_per_class", "map50": "map50_per_class"})
 
     def __init__(self, dataset: DetectionDataset, max_detections: int) -> None:
         self._dataset = dataset

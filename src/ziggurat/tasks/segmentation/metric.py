@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class SegmentationMetric(Metric[Tensor]):
     Args:
         dataset: Of the masks.
     """
+
+    by_class = MappingProxyType({"iou": "per_class_iou"})
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
