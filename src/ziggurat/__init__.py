@@ -70,6 +70,7 @@ _HOMES = {
     "WorkerSettings": "ziggurat.parallel.runtime.launch",
     "Workers": "ziggurat.parallel.collectives.workers",
     "evaluate": "ziggurat.commands.evaluate",
+    "export": "ziggurat.commands.export",
     "join_world": "ziggurat.parallel.runtime.launch",
     "launch": "ziggurat.parallel.runtime.launch",
     "load": "ziggurat.commands.load",

@@ -157,11 +157,11 @@ def test_what_has_an_effect_is_taken(base, given):
         ("predict", "loss.smoothing", "train, demo, verify and plan"),
         ("predict", "seed", "train, demo, verify and plan"),
         ("predict", "checkpoint.keep", "train and demo"),
-        ("check", "data.tile_overlap", "train, demo, evaluate, predict and report"),
-        ("check", "digits.size", "train, demo, evaluate, predict, report and convert"),
-        ("convert", "model.norm", "train, demo, evaluate, predict, report, verify and plan"),
-        ("demo", "data.images", "train, evaluate, predict, report, check and convert"),
-        ("verify", "data.crop", "train, demo, evaluate, predict, report, check and plan"),
+        ("check", "data.tile_overlap", "train, demo, evaluate, predict, export and report"),
+        ("check", "digits.size", "train, demo, evaluate, predict, export, report and convert"),
+        ("convert", "model.norm", "train, demo, evaluate, predict, export, report, verify and plan"),
+        ("demo", "data.images", "train, evaluate, predict, export, report, check and convert"),
+        ("verify", "data.crop", "train, demo, evaluate, predict, export, report, check and plan"),
     ],
 )
 def test_a_command_refuses_what_it_does_not_read(command, key, others):

@@ -15,7 +15,20 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ziggurat.cli import check, convert, demo, evaluate, models, plan, predict, report, serve, train, verify
+from ziggurat.cli import (
+    check,
+    convert,
+    demo,
+    evaluate,
+    export,
+    models,
+    plan,
+    predict,
+    report,
+    serve,
+    train,
+    verify,
+)
 from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
 from ziggurat.cli.parsing import Parser, Version, split_settings
 from ziggurat.cli.telling import telling
@@ -49,7 +62,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, Command] = {
     "demo": demo, "train": train, "evaluate": evaluate, "predict": predict, "verify": verify, "check": check,
-    "convert": convert, "models": models, "plan": plan, "report": report, "serve": serve,
+    "convert": convert, "models": models, "plan": plan, "report": report, "export": export, "serve": serve,
 }  # fmt: skip
 
 

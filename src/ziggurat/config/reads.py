@@ -37,6 +37,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "demo": ("data.path", "data.val", "data.split", *BLOCKS, "data.classes", "data.ignore", "data.images", "data.label_column", "data.range", "data.bands", "data.layout", "data.shown", "data.stretch", "data.max_pixels", *SCALES),
     "evaluate": TRAINING,
     "predict": (*TRAINING, "data.split"),
+    "export": (*TRAINING, "plan", "device", "dtype", "pipeline.", "tensor.", "data.shown", "data.stretch"),
     "report": tuple(name for name in TRAINING if name != "data.val"),
     "check": (*READING, "digits."),
     "convert": (*READING, "data.split", *BLOCKS, *SCALES),

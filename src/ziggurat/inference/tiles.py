@@ -29,7 +29,7 @@ from ziggurat.data.extents import Extent, clip
 from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_batches, share_of
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images, read_tiles
-from ziggurat.models.images import Normalization
+from ziggurat.models.images import AsSamples, Normalization
 from ziggurat.models.vision import VisionModel
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
@@ -110,7 +110,8 @@ def compute_as_configured(
 ) -> Compute:
     """Return how a run's config has its model run."""
     batch, mode = batch_of(config, executor.mesh), EvaluationMode(executor.model)
-    normalization = Normalization.of(config.data, executor.model)
+    preparation = AsSamples if executor.model.takes_samples else Normalization
+    normalization = preparation.of(config.data, executor.model)
     return Compute(executor, config.dtype, config.train.channels_last, batch, mode, normalization, progress)
 
 

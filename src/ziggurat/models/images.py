@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,3 +80,23 @@ class Normalization:
                 if pixels < image_CHW.shape[dim]:
                     image_CHW.narrow(dim, pixels, image_CHW.shape[dim] - pixels).zero_()
         return normalized
+
+
+class Samples(NamedTuple):
+    """Images for a model that normalizes them itself.
+
+    Attributes:
+        images_BCHW: Samples as they are read, float32, padded behind each image.
+        sizes_B2: Rows and columns of each image before padding, int64.
+    """
+
+    images_BCHW: Tensor
+    sizes_B2: Tensor
+
+
+class AsSamples(Normalization):
+    """Leaves normalization to the model."""
+
+    def __call__(self, images_BCHW: Tensor, sizes: Sequence[tuple[int, ...]]) -> Samples:  # type: ignore[override]  # what its model takes
+        """Return the samples, with the sizes of the images."""
+        return Samples(images_BCHW.float(), torch.tensor(sizes, dtype=torch.int64))

@@ -26,6 +26,7 @@ class VisionModel(nn.Module):
         class_layers: Names of the layers whose outputs are the classes: weights of another number of classes leave
             them as they are.
         level_names: Outputs of single levels that a loss may supervise besides the joined one; mostly none.
+        takes_samples: Whether it takes `models.images.Samples` in the place of normalized images, as an export does.
     """
 
     task: str
@@ -35,6 +36,7 @@ class VisionModel(nn.Module):
     size_multiple: int
     class_layers: tuple[str, ...]
     level_names: tuple[str, ...] = ()
+    takes_samples: bool = False
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the model and its hooks."""

@@ -30,6 +30,7 @@ from ziggurat.data.views import View, make_view
 from ziggurat.errors import UserError
 from ziggurat.metrics.base import Metric
 from ziggurat.models.vision import VisionModel
+from ziggurat.tasks.graph import Dialect, Difference, GraphDecoder
 from ziggurat.tasks.probabilities import ProbabilitySink
 from ziggurat.visualize.pixels import draw_pixels
 
@@ -310,6 +311,31 @@ class Task(ABC, Generic[Found, Prediction]):
             view: As `view` returned it.
             record: Of the image.
         """
+
+    # Graphs: the network and its decoding as a file that other programs run.
+
+    def graph(self, dialect: Dialect) -> GraphDecoder:
+        """Return what follows the network in a graph, whose outputs `decode` takes as it takes the network's own.
+
+        Args:
+            dialect: What the graph is for.
+
+        Raises:
+            UserError: If the task has none.
+        """
+        raise UserError(f"the task {self.name} cannot be exported: it has no graph (Task.graph)")
+
+    def compare_graph(
+        self, outputs: Any, graph: dict[str, Tensor], sizes: Sequence[Extent]
+    ) -> list[Difference]:
+        """Return for each tile how far what a graph finds is from what is found without it.
+
+        Args:
+            outputs: The model's.
+            graph: The graph's outputs by name, for the same tiles.
+            sizes: Rows and columns of each tile before padding.
+        """
+        raise UserError(f"the task {self.name} cannot be exported: it has no graph (Task.graph)")
 
     def pack(self, found: Sequence[Found]) -> Any:
         """Return what was found in many tiles in a form that travels fast between workers, and that `predict` keeps on disk.

@@ -27,6 +27,7 @@ from ziggurat.tasks.classification.pictures import draw_class
 from ziggurat.tasks.classification.settings import DEMO, PRETRAINED_DATA
 from ziggurat.tasks.classification.targets import LabelKind, LabelTargets
 from ziggurat.tasks.classification.writing import class_row, class_table
+from ziggurat.tasks.graph import Dialect, Difference, GraphOutput, LogitsDecoder, compare_logits
 from ziggurat.tasks.own import whole_output
 from ziggurat.visualize.boxes import draw_caption
 
@@ -128,6 +129,25 @@ class ClassificationTask(Task[Tensor, Tensor]):
         """Return what was found in the one tile of an image."""
         ((_, probabilities_K),) = tiles
         return probabilities_K
+
+    def graph(self, dialect: Dialect) -> LogitsDecoder:
+        """Return the logits as they are."""
+        classes = self.model.num_classes
+        return LogitsDecoder(
+            (
+                GraphOutput(
+                    "logits",
+                    ("batch", classes),
+                    "logits of the classes; their softmax is the probability of each",
+                ),
+            )
+        )
+
+    def compare_graph(
+        self, outputs: dict[str, Tensor], graph: dict[str, Tensor], sizes: Sequence[Extent]
+    ) -> list[Difference]:
+        """Return how far the logits are apart; see `compare_logits`."""
+        return compare_logits(outputs["logits"], graph["logits"], sizes)
 
     def pack(self, found: Sequence[Tensor]) -> Tensor | None:
         """Return one tensor."""

@@ -25,6 +25,7 @@ from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import CutOff, Place, ResultTable, Task
 from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
+from ziggurat.tasks.detection.graph import GraphBoxes, compare_detections, padded_detections
 from ziggurat.tasks.detection.loss import DetectionLoss, Outputs
 from ziggurat.tasks.detection.merging import merge_tiles
 from ziggurat.tasks.detection.metric import DetectionMetric
@@ -33,6 +34,7 @@ from ziggurat.tasks.detection.settings import DEMO, PRETRAINED_DATA, PRETRAINED_
 from ziggurat.tasks.detection.targets import ObjectKind
 from ziggurat.tasks.detection.windows import inside, objects_inside
 from ziggurat.tasks.detection.writing import box_table, coco_rows
+from ziggurat.tasks.graph import Dialect, Difference
 from ziggurat.visualize.boxes import draw_comparison, draw_detections, draw_objects
 from ziggurat.visualize.pixels import reduction
 
@@ -111,7 +113,9 @@ class DetectionTask(Task[Detections, Detections]):
         self._decoder.labels = tuple(labels)
 
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
-        """Return the objects found in each tile, on the CPU; see `detections`."""
+        """Return the objects found in each tile, on the CPU; see `detections`. A graph has found them itself."""
+        if "count" in outputs:
+            return padded_detections(cast(dict[str, Tensor], outputs))
         return [
             replace(one, boxes_xyxy=one.boxes_xyxy.cpu(), scores=one.scores.cpu(), labels=one.labels.cpu())
             for one in self.detections(outputs, sizes)
@@ -134,6 +138,17 @@ class DetectionTask(Task[Detections, Detections]):
         y, x = (new / old for new, old in zip(smaller, extent, strict=True))
         factors = prediction.boxes_xyxy.new_tensor([x, y, x, y])
         return replace(prediction, boxes_xyxy=prediction.boxes_xyxy * factors)
+
+    def graph(self, dialect: Dialect) -> GraphBoxes:
+        """Return decoding and suppression as part of a graph."""
+        return GraphBoxes(cast(Detector, self.model), self.config.decode, dialect)
+
+    def compare_graph(
+        self, outputs: Outputs, graph: dict[str, Tensor], sizes: Sequence[Extent]
+    ) -> list[Difference]:
+        """Return whether both find the same objects; see `compare_detections`."""
+        pairs = zip(self.decode(outputs, sizes), padded_detections(graph), strict=True)
+        return [compare_detections(ours, theirs) for ours, theirs in pairs]
 
     def pack(self, found: Sequence[Detections]) -> Packed:
         """Return three tensors (28 bytes for each detection)."""

@@ -24,6 +24,7 @@ from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Place, ResultTable, Task, Written
 from ziggurat.tasks.class_weights import ClassWeights
+from ziggurat.tasks.graph import Dialect, Difference, GraphOutput, LogitsDecoder, compare_logits
 from ziggurat.tasks.own import own_part
 from ziggurat.tasks.segmentation.bands import image_bands, write_bands
 from ziggurat.tasks.segmentation.decoding import to_own_pixels, whole_labels
@@ -209,6 +210,25 @@ class SegmentationTask(Task[Tensor, Tensor]):
         """Return the labels of a smaller picture, each that of the pixel in its middle."""
         rows, columns = (middles(old, new) for old, new in zip(extent, smaller, strict=True))
         return prediction[rows][:, columns]
+
+    def graph(self, dialect: Dialect) -> LogitsDecoder:
+        """Return the logits as they are."""
+        classes = self.model.num_classes
+        return LogitsDecoder(
+            (
+                GraphOutput(
+                    "logits",
+                    ("batch", classes, "rows", "columns"),
+                    "logits of the classes of each pixel; the best of them is its label",
+                ),
+            )
+        )
+
+    def compare_graph(
+        self, outputs: dict[str, Tensor], graph: dict[str, Tensor], sizes: Sequence[Extent]
+    ) -> list[Difference]:
+        """Return how far the logits are apart; see `compare_logits`."""
+        return compare_logits(outputs["logits"], graph["logits"], sizes)
 
     def pack(self, found: Sequence[Tensor]) -> list[Tensor]:
         """Return what was found, each tile without those beside it in memory."""

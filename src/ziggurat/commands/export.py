@@ -1,0 +1,192 @@
+"""`ziggurat export`: writes a trained model as a file that other programs run, with a proof that it finds the same."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.notes import say
+from ziggurat.commands.runs import config_of, load
+from ziggurat.config import RunConfig, run_task
+from ziggurat.data.dataset import CanLeaveOut, Dataset
+from ziggurat.errors import UserError, nearest
+from ziggurat.exports.engines import read_facts
+from ziggurat.exports.exporting import Exported, Request, export_run
+from ziggurat.exports.facts import FormatName
+from ziggurat.exports.formats import FORMATS
+from ziggurat.exports.loading import FOLDER, STEM, load_export
+from ziggurat.exports.proof import BOX_ERROR, ERROR
+from ziggurat.exports.samples import embedded_images, first_tiles
+from ziggurat.inference.evaluate import evaluate
+from ziggurat.inference.predictor import Predictor
+from ziggurat.inference.reading import Images
+from ziggurat.models.images import Normalization
+from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.runs.folder import Run
+from ziggurat.runs.reference import find_reference
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.tasks.opening import open_dataset
+from ziggurat.tasks.registry import make_task
+
+IMAGES = 16
+UNSTATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of an export.
+
+    Attributes:
+        format: ``pt2``, ``onnx`` or ``openvino``.
+        path: Of the file.
+        images: How many it is proved and measured on.
+        licence: Of the weights.
+    """
+
+    format: FormatName
+    path: Path
+    images: int = IMAGES
+    licence: str = UNSTATED
+
+
+def export(
+    run: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    images: int = IMAGES,
+    licence: str = UNSTATED,
+) -> dict[str, Any] | None:
+    """Write a trained model as a file that other programs run, as `ziggurat export` does.
+
+    The file is run on real images, at three sizes and in batches of three numbers, and gets its name only if it finds what the
+    network finds: scores or logits within 1e-4, the same detections, boxes within 0.05 pixels.
+
+    Args:
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
+        format: ``pt2`` (torch.export), ``onnx`` or ``openvino``.
+        out: The folder of the file; None takes ``exports`` in the run's.
+        settings: From dotted names to values.
+        images: How many images of the validation split it is proved and measured on.
+        licence: Of the weights, for the file's metadata.
+
+    Returns:
+        The fields of the command's JSON object: ``file`` (None if it was refused), ``format``, ``parity``, ``metrics``,
+        ``images_per_second``, ``ok``, ``worst``, ``layer``.
+
+    Raises:
+        UserError: If the run, the format or the settings are not usable, or the network cannot be exported.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format '{format}': {nearest(format, list(FORMATS))}")
+    if not 1 <= images <= 100_000:
+        raise UserError(f"--images must lie between 1 and 100000: got {images}")
+    name: FormatName = format  # type: ignore[assignment]  # one of them, as was asked above
+    config = replace(config_of(run, settings or {}, "export"), plan="dp=1", device="cpu", dtype="fp32")
+    options = Options(name, _path(run, out, name), images, licence)
+    return launch_plan(_export_worker, (run, config, options), config)
+
+
+def _path(run: str | os.PathLike[str], out: str | os.PathLike[str] | None, name: FormatName) -> Path:
+    return exports_folder(run, out) / (STEM + FORMATS[name].suffix)
+
+
+def exports_folder(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Return where the exports of a run lie."""
+    if out is not None:
+        return Path(out)
+    reference = find_reference(run)
+    if reference.folder is None:
+        return Path(run).parent / FOLDER
+    return reference.folder / "-".join(filter(None, (FOLDER, reference.name)))
+
+
+def _export_worker(
+    workers: Workers, path: str | os.PathLike[str], config: RunConfig, options: Options
+) -> dict[str, Any]:
+    run = load(path, config)._replace(config=config)
+    task = make_task(run.model, config)
+    dataset = _validation(run, config)
+    bands = len(Normalization.of(config.data, run.model).mean)
+    images: Images = embedded_images(config, bands) if dataset is None else dataset
+    names, tiles = first_tiles(images, task, options.images)
+    request = Request(options.format, options.path, names, tiles, config.threads, options.licence)
+    exported = export_run(run, request, lambda text: say(f"{text} ..."))
+    metrics: dict[str, Any] | None = None
+    if exported.path is not None and dataset is not None:
+        some = _first(dataset, options.images)
+        file = load_export(
+            exported.path, read_facts(exported.path), FORMATS[options.format].engine, config.threads, "fp32"
+        )
+        metrics = {
+            "torch": _measured(run, config, some, workers),
+            "exported": _measured(file, config, some, workers),
+            "images": len(some),
+        }
+    return _result(exported, options, metrics, dataset)
+
+
+def _validation(run: Run, config: RunConfig) -> Dataset | None:
+    """Return the run's validation images; None where they are not here."""
+    try:
+        dataset = open_dataset(
+            config.data.path, "val", run_task(config), config.data, config.digits, run.classes or None
+        )
+    except UserError as error:
+        say(
+            f"note: the run's images are not here ({error.faults[0]}): it is proved on embedded ones, and not measured"
+        )
+        return None
+    if dataset is None or not len(dataset):
+        say("note: the run has no validation images: it is proved on embedded ones, and not measured")
+        return None
+    return dataset
+
+
+def _first(dataset: Dataset, count: int) -> Dataset:
+    if not isinstance(dataset, CanLeaveOut) or len(dataset) <= count:
+        return dataset
+    return dataset.without(dict.fromkeys(range(count, len(dataset)), "not measured"))
+
+
+def _measured(run: Run, config: RunConfig, dataset: Dataset, workers: Workers) -> dict[str, Any]:
+    with make_mesh(workers, config.plan) as mesh:
+        return evaluate(Predictor.of_run(run._replace(config=config), mesh), dataset).metrics
+
+
+def _result(
+    exported: Exported, options: Options, metrics: dict[str, Any] | None, dataset: Dataset | None
+) -> dict[str, Any]:
+    proof = exported.proof
+    rates = {name: proof.comparisons / seconds for name, seconds in proof.seconds.items()}
+    return {
+        "file": None if exported.path is None else str(exported.path),
+        "format": options.format,
+        "ok": proof.ok,
+        "parity": {
+            "images": proof.images,
+            "comparisons": proof.comparisons,
+            "sizes": proof.sizes,
+            "batches": proof.batches,
+            "max_error": _finite(proof.max_error),
+            "max_box_error": _finite(proof.max_box_error),
+            "same_detections": proof.same_detections,
+            "bounds": {"error": ERROR, "box_error": BOX_ERROR},
+            "embedded_images": dataset is None,
+        },
+        "worst": {"image": proof.worst, "difference": proof.said, "layer": exported.layer},
+        "metrics": metrics,
+        "images_per_second": rates,
+        "weights_sha256": exported.facts.weights_sha256,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has; None for one that is beyond any bound."""
+    return value if math.isfinite(value) else None
