@@ -49,6 +49,14 @@ def test_steps_that_take_less_than_their_kernels_have_no_overheads():
     assert fit_overheads([Sample(1000, 5, 1.0, 0.9), Sample(2000, 9, 2.0, 1.7)]) == Overheads()
 
 
+def test_a_call_takes_what_it_takes_at_least():
+    samples = [Sample(1000, 5, 1.0, 0.9), Sample(2000, 9, 2.0, 1.7)]
+    assert fit_overheads(samples, least_call=1e-6) == Overheads(call=1e-6)
+    samples = [Sample(1000, 0, 1.0, 1.02), Sample(4000, 0, 2.0, 2.05)]
+    found = fit_overheads(samples, least_call=4e-6)
+    assert found == pytest.approx(fit_overheads(samples), rel=1e-4)  # where calls take more, it says nothing
+
+
 def test_a_large_step_does_not_outweigh_small_ones():
     samples = [Sample(1000, 0, 0.01, 0.02), Sample(1000, 0, 0.02, 0.03), Sample(1000, 0, 100.0, 101.0)]
     assert fit_overheads(samples).call == pytest.approx(1e-5, rel=0.1)

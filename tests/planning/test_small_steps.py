@@ -9,6 +9,7 @@ from ziggurat.planning.small_steps import (
     SmallStep,
     known_overheads,
     overheads_of_this_machine,
+    seconds_of_a_call,
     take_small_step,
 )
 from ziggurat.strategies.costs.cache import MeasurementCache
@@ -53,6 +54,7 @@ def test_overheads_are_found_once_and_kept(tmp_path, monkeypatch, capsys):
         return Sample(100 * len(taken), 0, 1.0, 1.0 + 0.5 * len(taken))
 
     monkeypatch.setattr(small_steps, "take_small_step", take)
+    monkeypatch.setattr(small_steps, "seconds_of_a_call", lambda: 0.0)
     cache = MeasurementCache(tmp_path / "kernels.json")
     step = SmallStep("timm:resnet18", (1, 3, 64, 64), "dp=1")
     assert known_overheads("a processor", cache) is None
@@ -64,3 +66,7 @@ def test_overheads_are_found_once_and_kept(tmp_path, monkeypatch, capsys):
     cache.write("overheads of calls of another, torch " + small_steps.torch.__version__, ["x"])
     assert overheads_of_this_machine(Instant(), "another", cache, [step, step]).call > 0
     assert "no usable value" in capsys.readouterr().err
+
+
+def test_a_call_takes_some_microseconds():
+    assert 1e-7 < seconds_of_a_call() < 1e-3

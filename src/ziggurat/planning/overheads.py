@@ -111,11 +111,12 @@ def sample_of(program: Program, costs: Costs, seconds: float) -> Sample:
     return Sample(sum(calls.values()), starts, taken, seconds)
 
 
-def fit_overheads(samples: Sequence[Sample]) -> Overheads:
+def fit_overheads(samples: Sequence[Sample], least_call: float = 0.0) -> Overheads:
     """Return the overheads by which samples are off least, relative to each; none is below zero.
 
     Args:
         samples: One or more; some with messages, or `start` is 0.
+        least_call: Seconds that a call takes at least: kernels that were measured a little too slow hide what calls take.
 
     Raises:
         ValueError: Without samples.
@@ -128,7 +129,7 @@ def fit_overheads(samples: Sequence[Sample]) -> Overheads:
         raise ValueError("overheads are fitted to real steps: got none")
     weights = np.array([1 / one.seconds for one in samples])
     columns = np.array([(one.calls, one.starts, 1.0) for one in samples]) * weights[:, None]
-    missing = np.array([one.seconds - one.kernel_seconds for one in samples]) * weights
+    missing = np.array([s.seconds - s.kernel_seconds - s.calls * least_call for s in samples]) * weights
     best, least = np.zeros(3), float((missing**2).sum())
     # of the few choices of what is zero, the one that fits best with nothing below zero
     for count in (1, 2, 3):
@@ -141,4 +142,5 @@ def fit_overheads(samples: Sequence[Sample]) -> Overheads:
             off = float(((columns @ whole - missing) ** 2).sum())
             if off < least * (1 - 1e-6):
                 best, least = whole, off
+    best[0] += least_call
     return Overheads(*(float(f"{value:.6g}") for value in best))

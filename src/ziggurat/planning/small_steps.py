@@ -39,6 +39,7 @@ from ziggurat.verification.step import Trial, accumulate_for, start_state
 
 # Where nothing was found yet: about what was seen on two cores of a Xeon (Sapphire Rapids) that others used, too.
 ASSUMED = Overheads(call=6e-6, start=1.5e-4)
+SERIES, LONG = 20, 100  # of calls one after the other, and how many there are of each kind
 REPEATS, BEFORE = 5, 2  # steps that count, and those before that do not
 
 
@@ -76,7 +77,7 @@ def overheads_of_this_machine(
     """
     found = known_overheads(machine, cache)
     if found is None:
-        found = fit_overheads([take_small_step(step, costs) for step in steps])
+        found = fit_overheads([take_small_step(step, costs) for step in steps], seconds_of_a_call())
         cache.write(_key(machine), list(found))
     return found
 
@@ -100,6 +101,20 @@ def known_overheads(machine: str, cache: MeasurementCache) -> Overheads | None:
 
 def _key(machine: str) -> str:
     return f"overheads of calls of {machine}, torch {torch.__version__}"
+
+
+def seconds_of_a_call() -> float:
+    """Return the processor's time that a call of an operator takes at least: of calls one after the other, forward and backward, on one number."""
+    x, one = torch.zeros(1, requires_grad=True), torch.ones(1)
+    times = []
+    for _ in range(SERIES):
+        begin = time.thread_time()
+        y = x
+        for _ in range(LONG):
+            y = y.view(1).neg()
+        y.backward(one)  # a view and a negative for each of them
+        times.append(time.thread_time() - begin)
+    return min(times) / (4 * LONG)
 
 
 def take_small_step(step: SmallStep, costs: Costs, repeats: int = REPEATS) -> Sample:
