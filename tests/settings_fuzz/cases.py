@@ -37,6 +37,7 @@ WHERE = {  # what a setting needs to have an effect, besides its task
     "data.repeat_threshold": ("--set", "data.balance=repeat"),
     "loss.effective_beta": ("--set", "loss.class_weights=effective"),
     "loss.equalized_scale": ("--set", "loss.detection=equalized"),
+    **dict.fromkeys(("members.data", "members.member", "members.seed"), ("--set", "members.count=2")),
     "train.patience": ("--set", "train.evaluate_every=1"),
     "checkpoint.keep_best": ("--set", "train.evaluate_every=1"),
 }  # fmt: skip

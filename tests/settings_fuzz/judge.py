@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from settings_fuzz.cases import Case
 from settings_fuzz.data import Place, write_csv
 from ziggurat.cli.main import main
+from ziggurat.runs.members import MEMBERS
 from ziggurat.system.forking import fork_context
 
 SILENCE = 10.0  # seconds without a word
@@ -187,18 +188,21 @@ def _faults_of_run(case: Case, ending: Ending, out: Path) -> Iterator[str]:
         yield "no result"
         return
     if case.words[0] == "train":
+        held = out / "config.yaml"
+        if (out / MEMBERS).is_file():  # the first of several runs stands for all
+            held, out, result = out / MEMBERS, out / "member-0", result["members"][0]
         weights = load_file(out / "weights.safetensors")
         if not all(value.isfinite().all() for value in weights.values()):
             yield "weights that are not finite"
         if result["loss"] is None or result["samples"] == 0:
             yield "trained on nothing"
-        yield from _faults_of_config(case, out)
+        yield from _faults_of_config(case, held)
 
 
-def _faults_of_config(case: Case, out: Path) -> Iterator[str]:
+def _faults_of_config(case: Case, config: Path) -> Iterator[str]:
     """Yield where the config of a run does not say what was given."""
     key, _, given = case.words[-1].partition("=")
-    tree = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     if tree is None or case.words[-2] != "--set":

@@ -26,6 +26,7 @@ RUN_FLAGS = {
     "--threads": "threads",
     "--dtype": "dtype",
     "--seed": "seed",
+    "--members": "members.count",
     "--weights": "model.weights",
     "--limit": "launch.step_seconds",
     "--lr": "train.lr",

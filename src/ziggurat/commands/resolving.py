@@ -31,6 +31,7 @@ from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
 from ziggurat.training.data import open_validation
 from ziggurat.training.freezing import freeze, freezing_notes
+from ziggurat.training.members import of_member
 
 T = TypeVar("T")
 
@@ -193,5 +194,7 @@ def _open_training(config: RunConfig) -> Dataset | None:
     dataset = open_dataset(config.data.path, "train", task, as_all_bands(config.data), config.digits)
     if config.data.split == "blocks":
         divided(dataset, config.data.path)
+    if dataset is not None:
+        dataset = of_member(dataset, config.members)
     check_learnable(dataset, find_task(task).annotations, config.data.path)
     return dataset

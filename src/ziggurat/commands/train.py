@@ -13,6 +13,7 @@ import torch.utils.data
 
 from ziggurat.commands.auto import check_auto
 from ziggurat.commands.launching import launch_plan
+from ziggurat.commands.members import resume_members, train_members, trains_members
 from ziggurat.commands.notes import say
 from ziggurat.commands.pieces import Build, Pieces, name_data, name_model, name_task, pieces_for
 from ziggurat.commands.resolving import resolve
@@ -36,6 +37,7 @@ from ziggurat.runs.checkpoint import published_steps
 from ziggurat.runs.first_weights import first_weights_fault
 from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder, resume_command
 from ziggurat.runs.lock import locked
+from ziggurat.runs.members import is_of_members
 from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.shares import EVEN, SETTING, shares_fault
@@ -43,6 +45,7 @@ from ziggurat.system.writing import write_text
 from ziggurat.tasks.base import Task
 from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
+from ziggurat.training.members import config_of_member
 from ziggurat.training.snapshot import memory_folder
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
@@ -83,7 +86,8 @@ def train(
         family: The first part of the folder's name where `out` is None; empty takes the task.
 
     Returns:
-        The fields of the command's JSON object; None on torchrun's workers but the first.
+        The fields of the command's JSON object (of several members those of `commands.members`); None on torchrun's workers but the
+        first.
 
     Raises:
         UserError: Listing every fault.
@@ -94,6 +98,36 @@ def train(
     out = None if out is None else os.fspath(out)
     callbacks = Callbacks(on_step, on_evaluation, on_checkpoint)
     tasks = (task,) if isinstance(task, type) else ()
+
+    def of_member(given: Mapping[str, Any], folder: str, goes_on: bool, begin: RunConfig | None) -> Any:
+        place = data if goes_on else None
+        return _train_run(place, given, folder, callbacks, tasks, goes_on, None, begin, family)
+
+    if resume and out is not None and is_of_members(out) and config_file is None:
+        return resume_members(of_member, Path(out), settings)
+    if not resume:
+        from_file = {} if config_file is None else read_settings(Path(config_file))
+        start = (defaults or RunConfig()) if config_file is None else override(RunConfig(), from_file)
+        config = override(start, _with_data(settings, data))
+        if trains_members(config):
+            config = _with_model_of_weights(config, settings)
+            return train_members(of_member, config, out, settings, from_file, family)
+    return _train_run(data, settings, out, callbacks, tasks, resume, config_file, defaults, family)
+
+
+def _train_run(
+    data: str | None,
+    settings: Mapping[str, Any],
+    out: str | None,
+    callbacks: Callbacks,
+    tasks: tuple[type[Task[Any, Any]], ...],
+    resume: bool,
+    config_file: str | os.PathLike[str] | None,
+    defaults: RunConfig | None,
+    family: str,
+) -> dict[str, Any] | None:
+    """Train one run; see `train`, whose arguments these are."""
+    settings = dict(settings)
     world = world_from_environment()
     with ExitStack() as held:
         if (
@@ -114,13 +148,10 @@ def train(
             if data is None and "data.path" not in settings:
                 config, notes = data_as_begun(config, Path(out or ""))
                 say(*notes)
-        if data is not None:
-            if settings.get("data.path", data) != data:
-                raise UserError(
-                    f"the data set is given twice, {data} and data.path={settings['data.path']}: give one of them"
-                )
-            settings = settings | {"data.path": data}
+        settings = _with_data(settings, data)
         config = override(config, settings)
+        if not resume and config.members.count > config.members.number >= 0 and config.members.key is None:
+            config = config_of_member(config, config.members.number)
         check_auto(config.plan, world)
         if not resume:
             config = _with_model_of_weights(config, settings)
@@ -139,6 +170,21 @@ def train(
         if out is None:
             held.enter_context(locked(Path(folder)))
         return _train_here(config, folder, resume, family, pieces)
+
+
+def _with_data(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """Return settings with the data set that is given beside them.
+
+    Raises:
+        UserError: If they name another one.
+    """
+    if data is None:
+        return settings
+    if settings.get("data.path", data) != data:
+        raise UserError(
+            f"the data set is given twice, {data} and data.path={settings['data.path']}: give one of them"
+        )
+    return settings | {"data.path": data}
 
 
 def _train_here(

@@ -87,7 +87,8 @@ def full_name(given: str) -> str:
         key = f"pipeline.{key[len(PLAN) :]}"
     if key in known:
         return key
-    called = _called(key) if "." not in key else []
+    is_section = any(one.startswith(f"{key}.") for one in known)  # data is not members.data
+    called = _called(key) if "." not in key and not is_section else []
     if len(called) == 1:
         return called[0]
     if called:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ziggurat.config.fields import about
@@ -41,9 +41,30 @@ def range_faults(config: RunConfig) -> list[str]:
         faults["loss.focal_gamma"] = (
             "loss.focal_gamma must be positive with loss.detection=equalized, which multiplies by the growth of the exponent: got 0"
         )
+    faults |= _faults_of_members(config, faults)
     if not config.train.steps and not config.train.epochs:
         faults["train.steps"] = "nothing to do: give train.epochs or train.steps"
     return list(faults.values())
+
+
+def _faults_of_members(config: RunConfig, known: Mapping[str, str]) -> dict[str, str]:
+    """Return what is wrong with settings of members together, if each of them is right."""
+    members, data, faults = config.members, config.data, dict[str, str]()
+    if any(key.startswith("members.") for key in known) or members.count < 2:
+        return faults
+    if members.number >= members.count:
+        faults["members.member"] = (
+            f"members.member must be less than members.count, {members.count}: got {members.member}"
+        )
+    if members.data != "all" and data.split == "blocks":
+        faults["members.data"] = (
+            f"members.data must be all with data.split=blocks, which divides the images already: got {members.data}"
+        )
+    if members.data == "folds" and data.val:
+        faults["members.data"] = (
+            f"members.data=folds evaluates each member on its fold: data.val={data.val} has no effect; leave it out"
+        )
+    return faults
 
 
 def _faults_of(record: Any, prefix: str) -> Iterator[tuple[str, str]]:

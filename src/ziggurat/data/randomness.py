@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     SIDE = 4
     BLOCKS = 5
     REPEATS = 6
+    MEMBERS = 7
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

@@ -94,6 +94,8 @@ def _of_folder(text: str, path: Path) -> Reference:
     run = path.absolute().parent.parent
     if (path / MANIFEST).is_file() and path.name.startswith("step-") and (run / CONFIG).is_file():
         return Reference(text, run, _step(run, path.name))
+    if (path / "member-0" / CONFIG).is_file():
+        raise UserError(f"{path} holds several runs: name one of them, such as {path / 'member-0'}")
     raise UserError(f"{path} is not the folder of a run (it has no {CONFIG}), nor a file of weights")
 
 

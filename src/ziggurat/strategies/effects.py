@@ -94,6 +94,10 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         _fits_hierarchy,
         "a plan that spreads samples over as many workers as its sizes make together: dp=8 for 4x2",
     ),
+    **{
+        key: ("members.count", lambda c: c.members.count > 1, "members.count")
+        for key in ("members.data", "members.member", "members.seed")
+    },
     "checkpoint.keep_best": (
         "train.evaluate_every",
         lambda c: c.train.evaluate_every > 0,

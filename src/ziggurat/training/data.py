@@ -26,6 +26,7 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
 from ziggurat.training.balancing import balanced_sampler, count_classes
+from ziggurat.training.members import fold_of_member, has_fold, of_member
 from ziggurat.training.normalizing import measured
 
 
@@ -51,6 +52,7 @@ class TrainingData:
         self.config = config
         opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
         assert opened is not None  # only the validation split may be missing
+        opened = of_member(opened, config.members)
         self.dataset: Dataset = opened
         self.said = frozenset(notes_of(opened))  # by who has started the run
         if config.data.on_error == "skip":
@@ -169,12 +171,15 @@ def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Datas
     """Open what a run is evaluated on, with the labels of `classes` (its own where these are not known).
 
     An annotation file that is trained on is not evaluated on, unless ``data.val`` names it too, or ``data.split=blocks`` divides its
-    images.
+    images. A member of a cross-validation is evaluated on its fold.
 
     Raises:
         UserError: If it cannot be opened, or has classes that the run does not know.
     """
     path, task = config.data.val or config.data.path, run_task(config)
+    if has_fold(config.members):
+        whole = open_dataset(config.data.path, "train", task, config.data, config.digits, classes)
+        return None if whole is None else fold_of_member(whole, config.members)
     if Path(path).is_file() and not config.data.val and config.data.split == "given":
         return None
     found = open_dataset(path, "val", task, config.data, config.digits, classes)
