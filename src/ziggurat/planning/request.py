@@ -403,7 +403,8 @@ def _resolved(
     A run that is started has as many microbatches as workers; where its batch is no multiple, the most that divide it.
     """
     device = resolve_device(config.device)
-    train = replace(config.train, batch_size=shape[0])
+    # volumes have no such memory format here
+    train = replace(config.train, batch_size=shape[0], channels_last=config.train.channels_last and len(shape) == 4)
     if not train.microbatches:
         wanted = min(math.prod(machines), shape[0])
         train = replace(train, microbatches=max(n for n in range(1, wanted + 1) if shape[0] % n == 0))
