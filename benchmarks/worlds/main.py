@@ -92,7 +92,10 @@ def request_of(case: Case, workers: int) -> PlanRequest:
     train = replace(asked.config.train, microbatches=case.images)
     cluster = Cluster(LINKS, find_device(DEVICE), (machines, min(workers, PER_MACHINE)))
     return replace(
-        asked, config=replace(asked.config, train=train), machines=(machines, min(workers, PER_MACHINE)), cluster=cluster
+        asked,
+        config=replace(asked.config, train=train),
+        machines=(machines, min(workers, PER_MACHINE)),
+        cluster=cluster,
     )
 
 
@@ -145,7 +148,9 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
                 one = rows[0]["images_per_second"] if rows else row["images_per_second"]
                 row["efficiency"] = row["images_per_second"] / workers / one
             rows.append(row)
-            print(name, {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+            print(
+                name, {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()}, flush=True
+            )
     return rows
 
 
@@ -157,14 +162,31 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(results), squeeze=False)[0]
-    styles = {"dp": ("o", "#1f5f8b"), "dp and sp": ("s", "#d1702a"), "dp and pp": ("^", "#3d8b4f"), "dp, sp and pp": ("D", "#7d4a9c")}
+    styles = {
+        "dp": ("o", "#1f5f8b"),
+        "dp and sp": ("s", "#d1702a"),
+        "dp and pp": ("^", "#3d8b4f"),
+        "dp, sp and pp": ("D", "#7d4a9c"),
+    }
     for panel, (name, rows) in zip(panels, results.items(), strict=True):
         known = [row for row in rows if "seconds" in row]
         one = known[0]["images_per_second"]
         most = max(row["workers"] for row in known)
-        panel.plot([1, most], [one, one * most], color="#999999", linewidth=1, linestyle="--", label="as many times one worker")
-        best = [max((r for r in known if r["workers"] == w), key=lambda r: r["images_per_second"]) for w in sorted({r["workers"] for r in known})]
-        panel.plot([r["workers"] for r in best], [r["images_per_second"] for r in best], color="#444444", linewidth=1)
+        panel.plot(
+            [1, most],
+            [one, one * most],
+            color="#999999",
+            linewidth=1,
+            linestyle="--",
+            label="as many times one worker",
+        )
+        best = [
+            max((r for r in known if r["workers"] == w), key=lambda r: r["images_per_second"])
+            for w in sorted({r["workers"] for r in known})
+        ]
+        panel.plot(
+            [r["workers"] for r in best], [r["images_per_second"] for r in best], color="#444444", linewidth=1
+        )
         for kind, (marker, color) in styles.items():
             points = [row for row in known if kind_of(row["plan"]) == kind]
             if points:
@@ -173,8 +195,20 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
                     linestyle="none", markersize=6, label=kind,
                 )  # fmt: skip
         for row in best:
-            panel.annotate(f"{row['efficiency']:.0%}", (row["workers"], row["images_per_second"]), textcoords="offset points", xytext=(6, -11), fontsize=7)
-        panel.set(xscale="log", yscale="log", xlabel=f"workers ({DEVICE}, {PER_MACHINE} on a machine)", ylabel="images a second", title=name)
+            panel.annotate(
+                f"{row['efficiency']:.0%}",
+                (row["workers"], row["images_per_second"]),
+                textcoords="offset points",
+                xytext=(6, -11),
+                fontsize=7,
+            )
+        panel.set(
+            xscale="log",
+            yscale="log",
+            xlabel=f"workers ({DEVICE}, {PER_MACHINE} on a machine)",
+            ylabel="images a second",
+            title=name,
+        )
         panel.legend(fontsize=8, frameon=False)
         panel.grid(alpha=0.3)
     figure.savefig(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class VolumeUNet(nn.Module):
 
     def __init__(self, bands: int = 1, num_classes: int = 3, channels: tuple[int, ...] = CHANNELS) -> None:
         super().__init__()
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(itertools.pairwise(channels))
         self.first = block(bands, channels[0])
         self.down = nn.ModuleList(block(fine, coarse, 2) for fine, coarse in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, 2) for fine, coarse in pairs)

@@ -146,7 +146,7 @@ class PerKernel:
 
 
 def straight(candidate, count):
-    """A replica of one worker: each microbatch has three kernels and memory of ten, then all exchange."""
+    """A replica of one worker: each microbatch has three kernels and memory of ten, each doubling a gradient of 40; then all exchange."""
     num_data = candidate.plan.num_data
     each = count // num_data
     kernels = [
@@ -155,7 +155,16 @@ def straight(candidate, count):
         for event in (Mark(f"forward {n}"), *(Kernel(f"{n} {i}", ()) for i in range(3)))
     ]
     exchange = (Start("all-reduce", tuple(range(num_data)), num_bytes=8), Wait(0)) if num_data > 1 else ()
-    return Recorded((Program(0, (*kernels, *exchange), 100 + 10 * each, {"weights": 40, "moments": 50}),))
+    return Recorded(
+        (
+            Program(
+                0,
+                (*kernels, *exchange),
+                100 + 10 * each + 40 * (each.bit_length() - 1),
+                {"weights": 40, "moments": 50},
+            ),
+        )
+    )
 
 
 def test_many_microbatches_follow_from_few():
@@ -166,7 +175,7 @@ def test_many_microbatches_follow_from_few():
     step = judge(Candidate(Plan(dp=128)))
     assert isinstance(step, Simulated)
     assert step.seconds == pytest.approx(16 * 3 + 0.5)
-    assert step.peak_bytes == (260,)
+    assert step.peak_bytes == (100 + 10 * 16 + 40 * 4,)
     assert step.busy == (48.0,)
     alone = judge.alone(Candidate(Plan()))
     assert not isinstance(alone, str)

@@ -10,6 +10,7 @@ from typing import Any
 from ziggurat.errors import UserError
 from ziggurat.planning.judging import Judge
 from ziggurat.planning.large import HIERARCHY, LargeJudge, not_looked_at, with_tiers
+from ziggurat.planning.noise import noise_of_run
 from ziggurat.planning.request import PlanRequest
 from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, savers_of, search
 from ziggurat.strategies.plan import Plan
@@ -86,6 +87,9 @@ def find_plans(
         "num_best": request.num_best,
         "planning_seconds": time.monotonic() - begin,
     }
+    noise = None if request.build.folder is None else noise_of_run(request.build.folder)
+    if noise is not None:
+        result["noise_scale"] = noise.as_json()
     if request.timeline is not None and found.best:
         result["timeline"] = _write_timeline(request, found.best[0])
     return found, result

@@ -71,7 +71,9 @@ class LargeJudge:
         for one in recorded:
             if one.refused is not None:
                 return Refused(candidate, one.refused)
-        return self._extended(plan, [self._simulated(plan, one.programs) for one in recorded])
+        steps = [self._simulated(plan, one.programs) for one in recorded]
+        weights = [program.held_bytes.get("weights", 0) for program in recorded[-1].programs]
+        return self._extended(plan, steps, weights)
 
     def amounts(self, plan: Plan) -> list[int]:
         """Return with how many microbatches a replica is recorded: with all of them, or with a few and then with twice as many.
@@ -123,25 +125,30 @@ class LargeJudge:
         peaks = tuple(program.peak_bytes for program in programs)
         return Simulated(scaled.seconds, scaled.busy, (), sent, peaks, ())
 
-    def _extended(self, plan: Plan, steps: Sequence[Simulated]) -> Simulated:
-        """Return the step with all microbatches: what each more of them adds is the difference between two steps."""
+    def _extended(self, plan: Plan, steps: Sequence[Simulated], weights: Sequence[int]) -> Simulated:
+        """Return the step with all microbatches: what each more of them adds is the difference between two steps.
+
+        Of memory, each doubling adds a gradient that waits in the tree (as many bytes as weights), and each microbatch what else it adds.
+        """
         if len(steps) == 1:
             return steps[0]
         few, more = steps
         first, second = self.amounts(plan)
-        times = (self.pieces // plan.num_data - second) / (second - first)
+        each = self.pieces // plan.num_data
+        times = (each - second) / (second - first)
 
         def on(one: float, other: float) -> float:
             return other + (other - one) * times
+
+        def peak(one: int, other: int, gradient: int) -> int:
+            return round(other + max(0, other - one - gradient) * times + gradient * math.log2(each / second))
 
         return Simulated(
             on(few.seconds, more.seconds),
             tuple(on(*pair) for pair in zip(few.busy, more.busy, strict=True)),
             (),
             tuple(round(on(*pair)) for pair in zip(few.bytes_sent, more.bytes_sent, strict=True)),
-            tuple(
-                max(pair[1], round(on(*pair))) for pair in zip(few.peak_bytes, more.peak_bytes, strict=True)
-            ),
+            tuple(peak(*each_one) for each_one in zip(few.peak_bytes, more.peak_bytes, weights, strict=True)),
             (),
         )
 

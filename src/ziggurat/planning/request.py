@@ -68,11 +68,13 @@ class Subject:
         config: To begin with.
         name: Of the network.
         num_classes: Of a run; None of a network by itself.
+        folder: Of a run.
     """
 
     config: RunConfig
     name: str
     num_classes: int | None = None
+    folder: Path | None = None
 
     def __call__(self, config: RunConfig) -> nn.Module:
         """Return the network, with weights drawn from PyTorch's global generator."""
@@ -219,7 +221,7 @@ def read_plan_request(
     cluster = check(read_network, Path(network)) if network is not None else None
     counts = check(_machines, workers, machines, cluster, config.device if config else "cpu")
     room = check(read_bytes, memory) if memory is not None else 0.0
-    sizes = check(read_shape, shape) if shape is not None else ()
+    sizes = check(read_shape, shape, 1) if shape is not None else ()
     if purpose not in ("train", "predict"):
         faults.append(f"--for must be train or predict: got {shown(purpose)}")
     budget = check(_number, "--seconds", seconds, 1.0) if seconds is not None else SECONDS
@@ -278,7 +280,7 @@ def _of_run(reference: Reference) -> Subject:
         )
     config = reference.config()
     classes = json.loads((reference.folder / CLASSES).read_text(encoding="utf-8"))["classes"]
-    return Subject(config, config.model.name, len(classes))
+    return Subject(config, config.model.name, len(classes), reference.folder)
 
 
 def _machines(
@@ -404,7 +406,9 @@ def _resolved(
     """
     device = resolve_device(config.device)
     # volumes have no such memory format here
-    train = replace(config.train, batch_size=shape[0], channels_last=config.train.channels_last and len(shape) == 4)
+    train = replace(
+        config.train, batch_size=shape[0], channels_last=config.train.channels_last and len(shape) == 4
+    )
     if not train.microbatches:
         wanted = min(math.prod(machines), shape[0])
         train = replace(train, microbatches=max(n for n in range(1, wanted + 1) if shape[0] % n == 0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ziggurat.planning.noise import format_noise
+
 LITTLE = 0.005  # of the seconds that are guessed
 SHOWN = 10  # plans; the JSON object has all
 MOST_NAMED = 6  # plans of one reason
@@ -49,6 +51,8 @@ def format_plans(result: dict[str, Any]) -> str:
         lines.append(
             "guessed: the share of a plan's kernel seconds that was not measured, but is told by kernels that are alike"
         )
+    if (noise := result.get("noise_scale")) is not None:
+        lines += format_noise(noise)
     if result["not_planned"]:
         lines += ["", "not looked at in so large a world:"]
         lines += [f"  {row['plans']} plans: {row['reason']}" for row in result["not_planned"]]

@@ -29,6 +29,7 @@ from ziggurat.parallel.runtime.allocator import give_back_freed_memory
 from ziggurat.strategies.alone import as_alone
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor
+from ziggurat.strategies.first_gradient import FirstGradient
 from ziggurat.strategies.hooks import HookRules
 from ziggurat.strategies.keeping import refuse_own_history
 from ziggurat.strategies.layout import Chunk
@@ -95,6 +96,8 @@ class Parallel(Generic[Model]):
         average_runner = self.runner if len(state.models) == 1 else self.placed.runner(state.average)
         self.executor = Executor(state.average, mesh, average_runner)
         self.sums = self._make_sums()
+        is_whole = self.layout.is_whole and mesh.parts.size == 1 and len(self.sums.gradients) == 1
+        self.first = FirstGradient(self.sums.gradients[0] if is_whole else None)
         self.pace = Pace(mesh.workers)
         self.shares = Shares.read(setting.config.pipeline.shares)
         self.num_microbatches, self.parts = 0, [range(0)]

@@ -153,6 +153,7 @@ def train(
                 log.say(patience.verdict(task.main_metric, state.step))
                 break
             record = StepRecord(number, data, waited)
+            parallel.first.begin(record.looks_at_first)
             balance.before_step()
             session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
@@ -161,7 +162,7 @@ def train(
             if not result.finite:
                 described = [data.describe(piece) for piece in pieces]
                 session.not_finite(nonfinite_faults(result, task.term_names, described, parallel), log)
-            row = record.row(result, task.term_names, state.optimizer)
+            row = record.row(result, task.term_names, state.optimizer, parallel.first.norm())
             log.step(row)
             calls.step(row)
             state.complete()

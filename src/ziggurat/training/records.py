@@ -12,6 +12,8 @@ from torch import Tensor
 from ziggurat.training.data import TrainingData
 from ziggurat.training.step import StepResult
 
+FIRST_EVERY = 10  # steps: of these the gradient of the first microbatch is measured
+
 
 class StepRecord:
     """The line of ``metrics.jsonl`` for one step, begun before it.
@@ -29,13 +31,31 @@ class StepRecord:
         self.number, self.waited, self.begin = number, waited, time.perf_counter()
         self.num_images = len(data.sampler.batch(number))
         self.epoch = data.sampler.epoch(number)
+        pieces = data.pieces(number)
+        self.num_of_first = len(pieces[0])
+        self.looks_at_first = number % FIRST_EVERY == 0 and len(pieces) > 1
 
     def row(
-        self, result: StepResult, term_names: Sequence[str], optimizer: torch.optim.Optimizer
+        self,
+        result: StepResult,
+        term_names: Sequence[str],
+        optimizer: torch.optim.Optimizer,
+        first: Tensor | None,
     ) -> dict[str, Any]:
-        """Return the line, now that the step has come to its end."""
+        """Return the line, now that the step has come to its end.
+
+        Args:
+            result: What came of it.
+            term_names: Of the loss.
+            optimizer: Has the learning rate.
+            first: Norm of what the first microbatch has added to the gradient; None where it was not measured.
+        """
         seconds, terms = time.perf_counter() - self.begin, result.terms
         by_term = {f"loss_{n}": _finite(v) for n, v in zip(term_names, terms.sum(dim=0), strict=True)}
+        measured = {}
+        if first is not None:  # a share of the batch: as if all of it were like this one
+            whole = first * self.num_images / self.num_of_first
+            measured = {"microbatch_gradient_norm": _finite(whole), "microbatch_images": self.num_of_first}
         return {
             "step": self.number + 1,
             "epoch": self.epoch,
@@ -43,6 +63,7 @@ class StepRecord:
             **by_term,
             "lr": optimizer.param_groups[0]["lr"],
             "gradient_norm": _finite(result.norm),
+            **measured,
             "images": self.num_images,
             "images_per_second": self.num_images / (seconds + self.waited),
             "seconds": seconds,

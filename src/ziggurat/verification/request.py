@@ -145,8 +145,12 @@ def _microbatch_faults(sizes: tuple[int, ...], plan: Plan, count: int) -> list[s
     ]
 
 
-def read_shape(text: str) -> tuple[int, ...]:
+def read_shape(text: str, at_once: int | None = None) -> tuple[int, ...]:
     """Return the shape of an input: images, batch, and one to three spatial dims.
+
+    Args:
+        text: What the user gave.
+        at_once: Images that are in memory at once; by default all.
 
     Raises:
         UserError: If it is not three to five positive numbers with ``x`` between, or is more than the memory.
@@ -160,7 +164,7 @@ def read_shape(text: str) -> tuple[int, ...]:
             f"--input must be BxCxHxW (or BxCxL, BxCxDxHxW) in positive whole numbers, such as {DEFAULT_INPUT}: got {shown(text)}"
         )
     sizes = tuple(int(size) for size in text.split("x"))
-    needed, memory = 8 * math.prod(sizes), total_memory()
+    needed, memory = 8 * math.prod((min(sizes[0], at_once or sizes[0]), *sizes[1:])), total_memory()
     if needed > memory:
         raise UserError(
             f"--input must fit into memory: {text} takes {needed / 10**9:.0f} GB, and there are {memory / 10**9:.0f} GB"

@@ -67,6 +67,9 @@ class GradientSum:
         ]
         self.current: int | None = None
         self.memories: set[int] = set()  # of the current leaf's gradients
+        self.look_at_first: Callable[[Leaf], None] | None = (
+            None  # at each bucket's leaf of microbatch 0, before it is added to
+        )
         self.shared_roots = 0 if workers.tiers and workers.device.type == "cpu" else None
 
     def start(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
@@ -201,7 +204,10 @@ class GradientSum:
     def _fold(self, bucket: Bucket) -> None:
         """Add the bucket's leaf to its sum; after the last leaf, exchange all that is complete."""
         assert self.current is not None and bucket.sum is not None
-        bucket.sum.add(self.current, bucket.pop_leaf(), bucket.has_left)
+        leaf = bucket.pop_leaf()
+        if self.current == 0 and self.look_at_first is not None:
+            self.look_at_first(leaf)
+        bucket.sum.add(self.current, leaf, bucket.has_left)
         bucket.has_left = False
         bucket.complete = True
         if self.current == self.mine[-1]:
