@@ -108,7 +108,9 @@ def gathered(workers, num_leaves, tiers):
     workers.barrier()  # where nothing is gathered, nobody leaves before all are connected
     values = leaf_values(num_leaves, 3)
     part = partition(num_leaves, workers.size)[workers.rank]
-    found = gather_leaves(values[part.start : part.stop], partition(num_leaves, workers.size), workers).numpy()
+    found = gather_leaves(
+        values[part.start : part.stop], partition(num_leaves, workers.size), workers
+    ).numpy()
     workers.barrier()  # where nothing is gathered, nobody leaves while others still meet
     return found
 
