@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import signal
@@ -13,17 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from ziggurat.commands.notes import say
 from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.errors import Faults, UserError
 from ziggurat.serving.opening import Served
-from ziggurat.system.packages import extra_package
 from ziggurat.system.scratch import scratch_folder
 
-PACKAGES = ("ray.serve", "starlette", "prometheus_client", "python_multipart")
+PACKAGES = ("ray", "starlette", "prometheus_client", "python_multipart")
 MODULE = "ziggurat.serving.ray_app"  # imported once it is known that Ray is there
 _NAME = r"[A-Za-z0-9][\w.-]{0,63}"
 
@@ -60,8 +60,12 @@ def serve(
     Raises:
         UserError: If runs, settings or limits are not usable, or the port is taken.
     """
-    for package in PACKAGES:
-        extra_package(package, "serve", "ziggurat serve")
+    if missing := [
+        name for name in PACKAGES if importlib.util.find_spec(name) is None
+    ]:  # Ray takes seconds to import
+        raise UserError(
+            f"ziggurat serve needs the packages {', '.join(missing)}: pip install 'ziggurat[serve]'"
+        )
     config, faults = config or ServeConfig(), Faults()
     faults.of(config.check)
     models = faults.of(models_of, runs, settings) or []
@@ -74,7 +78,7 @@ def serve(
     begin = time.perf_counter()
     ray_app: Any = importlib.import_module(MODULE)
     with (
-        _stopping(stop or threading.Event()) as stopped,
+        _Stopping(stop or threading.Event()) as stopping,
         _quiet_usage(),
         scratch_folder("ziggurat-jobs-") as own,
     ):
@@ -85,13 +89,14 @@ def serve(
             places = ray_app.JobPlaces(str(here), tuple(map(str, folders)), commands)
         try:
             handle = ray_app.start(models, config, address, places, str(Path(log).absolute()) if log else "")
+            stopping.listen()
             seconds = time.perf_counter() - begin
             url = f"http://{config.host}:{config.port}"
             names = ", ".join(f"{one.name} (plan {one.config.plan})" for one in models)
             say(f"serving {names} at {url} with {config.replicas} replicas each; Ctrl-C ends it")
             if ready is not None:
                 ready.set()
-            stopped.wait()
+            stopping.stop.wait()
             say("ending: requests under way are answered, no others")
             ray_app.drain(handle, config)
         finally:
@@ -168,26 +173,34 @@ def _check_port(host: str, port: int) -> None:
         ) from None
 
 
-@contextmanager
-def _stopping(stop: threading.Event) -> Iterator[threading.Event]:
-    """Let Ctrl-C and SIGTERM set an event while a block runs; the second one ends the process as usual."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
-        yield stop
-        return
-    before: dict[signal.Signals, Any] = {}
+class _Stopping:
+    """Lets Ctrl-C and SIGTERM set an event while a block runs; the second one ends the process as usual."""
 
-    def set_it(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        for one, handler in before.items():
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
+            self._before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+            self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals; again once Ray has started, which takes SIGTERM for itself."""
+        for one in self._before:
+            signal.signal(one, self._set)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.stop.set()
+        self._restore()
+
+    def _restore(self) -> None:
+        for one, handler in self._before.items():
             signal.signal(one, handler)
 
-    for one in (signal.SIGINT, signal.SIGTERM):
-        before[one] = signal.signal(one, set_it)
-    try:
-        yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    def __exit__(self, *error: object) -> None:
+        self._restore()
 
 
 @contextmanager
