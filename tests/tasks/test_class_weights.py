@@ -12,6 +12,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from support.focal_targets import ANCHORS, CLASSES, COLUMNS, IMAGES, ROWS, random_targets
+from ziggurat.cli.main import main
 from ziggurat.config import LossConfig, RunConfig, override
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import IGNORED_PIXEL
@@ -153,3 +154,14 @@ def plain_weighted(logits: Tensor, targets: Any, weight: Tensor) -> Tensor:
     counts[i.image, i.anchor, :, i.row, i.column] = 0
     loss = sigmoid_focal_loss(logits.view(shape), wanted, 0.25, 2.0, reduction="none") * counts
     return loss.flatten(1).sum(1)
+
+
+def test_a_wrong_number_of_weights_is_told_with_the_other_faults(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "digits", "--task", "classify", "--model", "pnn", "--plan", "dp=1", "--lr", "-1"]
+    assert main([*words, "--set", "loss.class_weights=1,2"]) == 2
+    said = capfd.readouterr().err
+    assert "train.lr must be" in said
+    assert (
+        "loss.class_weights must have a number for each class, in the order of labels: got 2 for 10 classes"
+        in said
+    )

@@ -27,6 +27,7 @@ from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.runs.first_weights import first_weights_fault, normalized_as
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.resolve import resolve_batch, resolve_place
+from ziggurat.tasks.class_weights import ClassWeights
 from ziggurat.tasks.opening import open_dataset, recognise_tasks
 from ziggurat.tasks.registry import TASKS, find_task, model_task
 from ziggurat.training.data import open_validation
@@ -89,6 +90,8 @@ def resolve(
             check(lambda: _natural_task(config))
     else:
         model = check(lambda: outline_model(config.model, num_classes=2)) if not bad & {"model"} else None
+        if dataset is not None and not bad & {"loss"}:
+            check(partial(ClassWeights, config.loss, len(dataset.classes)))
         validation = None
         if config.data.path and not bad & {"data", "digits"}:  # two splits, two lists of faults
             validation = check(
