@@ -26,6 +26,7 @@ from ziggurat.cli import (
     predict,
     report,
     serve,
+    soup,
     train,
     verify,
 )
@@ -62,7 +63,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, Command] = {
     "demo": demo, "train": train, "evaluate": evaluate, "predict": predict, "verify": verify, "check": check,
-    "convert": convert, "models": models, "plan": plan, "report": report, "export": export, "serve": serve,
+    "convert": convert, "models": models, "plan": plan, "report": report, "soup": soup, "export": export, "serve": serve,
 }  # fmt: skip
 
 

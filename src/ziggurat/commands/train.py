@@ -35,7 +35,7 @@ from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
 from ziggurat.runs.first_weights import first_weights_fault
-from ziggurat.runs.folder import CONFIG, WEIGHTS, data_as_begun, make_run_folder, resume_command
+from ziggurat.runs.folder import CONFIG, SOUP, WEIGHTS, data_as_begun, make_run_folder, resume_command
 from ziggurat.runs.lock import locked
 from ziggurat.runs.members import is_of_members
 from ziggurat.runs.reference import find_reference
@@ -284,6 +284,10 @@ def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict
         raise UserError(
             f"--resume needs --out with the folder of a run (which has a {CONFIG}): got {out}; a run that was ended before it "
             "began is started again without --resume"
+        )
+    if (Path(out) / SOUP).is_file():
+        raise UserError(
+            f"{out} is a soup, which no training has led to: start a run from its weights (--weights {out})"
         )
     config = load_config(Path(out) / CONFIG)
     changed = flatten(override(config, settings))

@@ -34,6 +34,7 @@ CONFIG = "config.yaml"
 CLASSES = "classes.json"
 COUNTS = "class_counts.json"
 SKIPPED = "skipped.jsonl"
+SOUP = "soup.json"  # in the folder of a run whose weights are an average
 ENVIRONMENT = "environment.json"
 
 
