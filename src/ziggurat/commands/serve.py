@@ -25,6 +25,12 @@ from ziggurat.system.scratch import scratch_folder
 
 PACKAGES = ("ray", "starlette", "prometheus_client", "python_multipart")
 MODULE = "ziggurat.serving.ray_app"  # imported once it is known that Ray is there
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told what it is used for
+    # a proxy that was killed is noticed at the third look that fails, and a new one may take its time on a busy machine
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
 _NAME = r"[A-Za-z0-9][\w.-]{0,63}"
 
 
@@ -76,12 +82,12 @@ def serve(
     if faults:
         raise UserError(faults)
     begin = time.perf_counter()
-    ray_app: Any = importlib.import_module(MODULE)
     with (
         _Stopping(stop or threading.Event()) as stopping,
-        _quiet_usage(),
+        _ray_environment(),  # read as Ray is imported
         scratch_folder("ziggurat-jobs-") as own,
     ):
+        ray_app: Any = importlib.import_module(MODULE)
         places = None
         if folders:
             commands = {one.name: _command(one, settings or {}) for one in models}
@@ -204,15 +210,12 @@ class _Stopping:
 
 
 @contextmanager
-def _quiet_usage() -> Iterator[None]:
-    """Let Ray send nobody what it is used for, while a block runs."""
-    name = "RAY_USAGE_STATS_ENABLED"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
+def _ray_environment() -> Iterator[None]:
+    """Tell Ray what only the environment tells it, while a block runs; what the user has set there stays."""
+    told = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(told)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name in told:
+            os.environ.pop(name, None)
