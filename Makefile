@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 N      ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep zoo faults fuzz settings bench plan-errors gpu clean
+.PHONY: help setup demo test check sweep zoo faults fuzz settings bench plan-errors shadow gpu clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -52,11 +52,14 @@ fuzz: setup      ## N random programs under each plan (make fuzz N=1000); a run 
 settings: setup  ## every setting, flag and plan with 12 bad values, mutations of configs and tables: more than 2,200 commands, 30 minutes
 	$(BIN)/python tests/settings_fuzz/main.py
 
-bench: setup     ## the benchmarks but plan-errors, each into its results.json
-	for main in $(filter-out benchmarks/planning/main.py,$(wildcard benchmarks/*/main.py)); do $(BIN)/python $$main || exit 1; done
+bench: setup     ## the benchmarks but plan-errors and shadow, each into its results.json
+	for main in $(filter-out benchmarks/planning/main.py benchmarks/shadow/main.py,$(wildcard benchmarks/*/main.py)); do $(BIN)/python $$main || exit 1; done
 
 plan-errors: setup ## forecasts of ziggurat plan against steps that are taken, into benchmarks/planning/cells.csv: hours; a run that is stopped goes on
 	$(BIN)/python benchmarks/planning/main.py
+
+shadow: setup    ## steps of 16, 32 and 64 shadow workers against the planner's simulation, into benchmarks/shadow/rows.csv: 15 minutes of a quiet machine
+	$(BIN)/python benchmarks/shadow/main.py
 
 gpu: setup       ## what one GPU can prove, in 8 minutes, into gpu-report.json (not run yet: no GPU was at hand)
 	$(BIN)/python tests/gpu/main.py

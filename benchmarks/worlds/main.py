@@ -69,13 +69,13 @@ CASES = {
     ),
     "3-d U-Net": Case(
         "volumes:unet",
-        (1, 128, 128, 128),
+        (1, 256, 256, 256),
         1024,
         {
             1: (), 8: (), 64: (), 512: (),
-            1024: ("dp=512,sp=2", "dp=512,pp=2"),
-            4096: ("dp=1024,sp=4", "dp=1024,sp=2x2", "dp=1024,sp=2,pp=2"),
-            16384: ("dp=1024,sp=16", "dp=1024,sp=4x4", "dp=1024,sp=4,pp=4"),
+            1024: ("dp=512,sp=2",),
+            4096: ("dp=1024,sp=4", "dp=1024,sp=2,pp=2"),
+            16384: ("dp=1024,sp=16",),
         },
     ),
 }  # fmt: skip
@@ -124,15 +124,14 @@ def row_of(case: Case, judge: LargeJudge, candidate: Candidate, workers: int) ->
         "seconds_with_jitter": drawn.seconds,
         "images_per_second": case.images / drawn.seconds,
         "idle": drawn.idle,
-        "peak_bytes": max(drawn.peak_bytes),
         "bytes_sent_by_a_worker": max(even.bytes_sent) // max(1, candidate.plan.num_data),
         "planning_processor_seconds": took,
     }
 
 
-def measure(name: str, case: Case) -> list[dict[str, Any]]:
-    """Return the rows of a case, with how much of one worker's speed each worker keeps."""
-    rows = []
+def measure(name: str, case: Case) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a case, with how much of one worker's speed each worker keeps."""
+    first = 0.0
     costs = WithOverheads(DeviceCosts(find_device(DEVICE)), Overheads())
     model = None
     for workers in case.plans:
@@ -145,13 +144,11 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
         for candidate in plans_of(case, workers):
             row = row_of(case, judge, candidate, workers)
             if "seconds" in row:
-                one = rows[0]["images_per_second"] if rows else row["images_per_second"]
-                row["efficiency"] = row["images_per_second"] / workers / one
-            rows.append(row)
-            print(
-                name, {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()}, flush=True
-            )
-    return rows
+                first = first or row["images_per_second"]
+                row["efficiency"] = row["images_per_second"] / workers / first
+            shown = {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()}
+            print(name, shown, flush=True)
+            yield row
 
 
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -237,15 +234,22 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.quick:
         for name, case in QUICK.items():
-            measure(name, case)
+            list(measure(name, case))
         return
     written = json.loads(options.out.read_text())["results"] if options.out.is_file() else {}
     for name in options.cases:
-        written[name] = measure(name, CASES[name])
-        of_all = {one: written[one] for one in CASES if one in written}
-        result = {"torch": torch.__version__, "device": DEVICE, "jitter": JITTER.deviation, "results": of_all}
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
-        draw(of_all, options.picture)
+        written[name] = []
+        for row in measure(name, CASES[name]):
+            written[name].append(row)
+            of_all = {one: written[one] for one in CASES if one in written}
+            result = {
+                "torch": torch.__version__,
+                "device": DEVICE,
+                "jitter": JITTER.deviation,
+                "results": of_all,
+            }
+            options.out.write_text(json.dumps(result, indent=2) + "\n")
+    draw({one: written[one] for one in CASES if one in written}, options.picture)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,39 @@ def meet_of(start: Start, of_one: int, count: int) -> Meet:
     return Meet(len(replicas), stride)
 
 
+def all_workers(programs: Sequence[Program], count: int) -> list[Program]:
+    """Return the programs of all replicas' workers, by rank, that do what those of the first do, each with those that it meets.
+
+    Args:
+        programs: Of the workers of the first replica.
+        count: Of replicas.
+
+    Raises:
+        ValueError: If it is not known which replicas meet.
+
+    Example:
+        >>> first = [Program(0, (Start("all-reduce", (0, 2), num_bytes=8),))]
+        >>> [program.events[0].group for program in all_workers(first, 4)]
+        [(0, 2), (1, 3), (0, 2), (1, 3)]
+    """
+    of_one = len(programs)
+    found = []
+    for replica in range(count):
+        for program in programs:
+            events = tuple(
+                _of_replica(event, replica, of_one, count) if isinstance(event, Start) else event
+                for event in program.events
+            )
+            found.append(replace(program, rank=replica * of_one + program.rank, events=events))
+    return found
+
+
+def _of_replica(start: Start, replica: int, of_one: int, count: int) -> Start:
+    size, stride = meet_of(start, of_one, count)
+    first = replica - replica // stride % size * stride
+    return _shifted(start, first * of_one)
+
+
 class _Vectors:
     """The simulation: clocks of each place within a replica, over all replicas."""
 
