@@ -23,10 +23,11 @@ import torch
 
 from ziggurat.commands.train import train
 from ziggurat.config import RunConfig, override
+from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import FAULTS
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
-from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.training.loop import train as train_here
 
 MICROBATCHES = 16
@@ -119,14 +120,27 @@ def compare(plan: str, steps: int, milliseconds: int) -> dict[str, Any]:
                     result = launch(pinned, (config, str(folder)), parse_plan(plan).num_workers, place_of)
             assert result is not None
             found[shares] = outcome(folder, result, steps)
-    places = parse_plan(plan).num_data
-    even = max(-(-MICROBATCHES // places) * (1 if place < places - 1 else 2) for place in range(places))
     return {
         "plan": plan, "slowed_by": f"sleeps of {2 * milliseconds} ms" if milliseconds else "a competitor on its core", "steps": steps,
         **found, "speedup": found["even"]["step_seconds"] / found["measured"]["step_seconds"],
-        "bound": even * (places - 0.5) / MICROBATCHES,
+        "bound": bound_of(parse_plan(plan), found["even"]["microbatch_seconds"]),
         "same_bits": found["even"]["weights_sha256"] == found["measured"]["weights_sha256"],
     }  # fmt: skip
+
+
+def bound_of(plan: Plan, each: Sequence[float]) -> float:
+    """Return the most that shares can gain over even ones, if microbatches could be divided and messages took no time.
+
+    Args:
+        plan: Of the run.
+        each: Seconds of a microbatch on each worker.
+    """
+    size = plan.num_of_one
+    places = [max(each[place * size : (place + 1) * size]) for place in range(plan.num_data)]
+    even = max(
+        len(part) * one for part, one in zip(partition(MICROBATCHES, len(places)), places, strict=True)
+    )
+    return even * sum(1 / one for one in places) / MICROBATCHES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,13 +39,14 @@ from ziggurat.runs.folder import CONFIG, SOUP, WEIGHTS, data_as_begun, make_run_
 from ziggurat.runs.lock import locked
 from ziggurat.runs.members import is_of_members
 from ziggurat.runs.reference import find_reference
-from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.shares import EVEN, SETTING, shares_fault
 from ziggurat.system.writing import write_text
 from ziggurat.tasks.base import Task
 from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.members import config_of_member
+from ziggurat.training.plan_change import PlanAsked
 from ziggurat.training.snapshot import memory_folder
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
@@ -262,14 +263,18 @@ def _follow_world(config: RunConfig, world: int) -> RunConfig:
 
 def _restart(config: RunConfig, out: str, family: str, memory: Path | None, pieces: Pieces) -> Restart:
     """Return how training goes on when a worker is lost: from the newest state, with as many workers or fewer."""
-    plan = parse_plan(config.plan)
+
+    def plan() -> Plan:
+        """Return the plan of the run, which may have changed while it went on."""
+        is_there = (Path(out) / CONFIG).is_file()
+        return parse_plan(load_config(Path(out) / CONFIG).plan if is_there else config.plan)
 
     def arguments(num_workers: int) -> tuple[Any, ...]:
-        smaller = plan.spread_over(num_workers // plan.num_of_one)
+        smaller = plan().spread_over(num_workers // plan().num_of_one)
         return dataclasses.replace(config, plan=str(smaller)), out, False, family, True, memory, pieces
 
     def fewer(num_workers: int) -> int:
-        return max(plan.num_of_one, num_workers - plan.num_of_one)
+        return max(plan().num_of_one, num_workers - plan().num_of_one)
 
     return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
 
@@ -344,7 +349,28 @@ def train_worker(
         if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
             states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
             resume = workers.broadcast_object(bool(states))
-        return train_on_worker(workers, config, Path(folder), resume, memory, pieces.callbacks)
+        return _train_under_plans(workers, config, Path(folder), resume, memory, pieces.callbacks)
+
+
+def _train_under_plans(
+    workers: Workers, config: RunConfig, folder: Path, resume: bool, memory: Path | None, callbacks: Callbacks
+) -> dict[str, Any]:
+    """Train under a plan, and under those that are asked for while it goes on; one that the network refuses is left again."""
+    change: PlanAsked | None = None
+    before = config
+    while True:
+        try:
+            return train_on_worker(workers, config, folder, resume, memory, callbacks, change)
+        except PlanAsked as asked:
+            change, before, config, resume = asked, config, asked.config, True
+        except UserError as error:
+            if change is None or before is config or load_config(folder / CONFIG).plan == config.plan:
+                raise  # it has begun under its plan
+            if workers.is_first:
+                say(
+                    f"the plan {config.plan} cannot be: {'; '.join(error.faults)}; the run goes on under {before.plan}"
+                )
+            config = before
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:

@@ -43,6 +43,7 @@ from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
+from ziggurat.training.plan_change import PlanAsked, closed_for_change
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
@@ -62,6 +63,7 @@ def train(
     resume: bool = False,
     memory: Path | None = None,
     callbacks: Callbacks = NO_CALLBACKS,
+    change: PlanAsked | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it, and leave weights and metrics in the run's folder.
 
@@ -72,12 +74,14 @@ def train(
         resume: Go on from the newest checkpoint of the folder.
         memory: Where survivors of a lost worker hand over their state (`snapshot`), which may be newer.
         callbacks: Are called by the first worker; what they raise ends the run with a checkpoint.
+        change: Of the plan, in these processes, after which the run goes on here.
 
     Returns:
         The fields of the command's JSON object.
 
     Raises:
         UserError: If the data, the weights or the numbers that come out are not usable.
+        PlanAsked: Between two steps, if another plan is asked for (`plan_change`): it is trained under that next, with ``resume``.
         Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
     mesh = make_mesh(workers, config.plan, config.launch.hierarchy)
@@ -95,11 +99,12 @@ def train(
     checkpoints = Checkpoints(
         folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier
     )
-    session = Session(workers, config, folder, state, checkpoints)
+    session = Session(workers, config, folder, state, checkpoints, memory=memory)
     session.start_folder(data.dataset, resume)
     session.list_skipped(data.left_out)
     session.write_counts(data.counts)
-    survived = session.resume(memory) if resume else False
+    found_in_memory = resume and session.resume(memory)
+    survived = found_in_memory and change is None  # of a change all that was due is done
     extension = session.extension(data) if resume else None
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
     parallel = Parallel(state, mesh, setting)
@@ -109,6 +114,7 @@ def train(
     calls = Calls(callbacks, workers)
 
     with (
+        closed_for_change(parallel, mesh),
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
         Preemption(STOPPING if workers.is_first else "") as preemption,
@@ -147,6 +153,8 @@ def train(
         if survived:
             follow(first_step)
         start = time.perf_counter()
+        if change is not None:
+            log.say(f"the plan is {config.plan} now; the run has paused for {start - change.begin:.2f} s")
         measuring.enter_context(balance.measuring())
         for number, batches, waited in steps:
             if patience.is_over:
@@ -178,7 +186,7 @@ def train(
         session.save_checkpoint(state.step, log)
         whole = session.save_weights()
         session.finish_checkpoints(log)
-        session.agree(state.step, preemption, (0, []), log)
+        session.agree(state.step, preemption, (0, []), log, is_last=True)
         preemption.end_at_once()
         evaluation = _evaluate(parallel.executor, task, data, config, log)
         log.evaluation(state.step, evaluation.metrics)

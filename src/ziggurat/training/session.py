@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from ziggurat.training.callbacks import Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
-from ziggurat.training.snapshot import handed_over
+from ziggurat.training.plan_change import PlanAsked, Requests
+from ziggurat.training.snapshot import hand_over, handed_over
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
 
@@ -52,6 +54,7 @@ class Session:
         state: As this worker has it.
         checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
+        memory: Where the state goes when the plan changes; None takes a checkpoint on the disk.
         missing: The faults of files that must be there and are not (the first worker's).
         unbounded: Buffers that the network itself fills with infinity, such as the mask of an attention.
     """
@@ -62,8 +65,14 @@ class Session:
     state: TrainState[VisionModel]
     checkpoints: Checkpoints
     parallel: Parallel[VisionModel] | None = None
+    memory: Path | None = None
     missing: list[CannotWrite] = field(default_factory=list)
     unbounded: frozenset[str] = frozenset()
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Who asks for another plan."""
+        return Requests(self.folder)
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -129,25 +138,46 @@ class Session:
         self.checkpoints.save(progress, self.spread.chunks())
         self.report(log)
 
-    def agree(self, done: int, preemption: Preemption, happened: tuple[int, list[str]], log: RunLog) -> None:
-        """Let all workers know what happened on each before a step: signals, samples that were replaced.
+    def agree(
+        self,
+        done: int,
+        preemption: Preemption,
+        happened: tuple[int, list[str]],
+        log: RunLog,
+        is_last: bool = False,
+    ) -> None:
+        """Let all workers know what happened on each before a step: signals, samples that were replaced, another plan that is asked for.
 
         Args:
             done: Steps that are done.
             preemption: Whether a signal has asked this worker to stop.
             happened: How many samples of the step were replaced on this worker, and what there is to say.
             log: Where it is said.
+            is_last: Whether no step follows.
 
         Raises:
+            PlanAsked: If another plan is asked for, and can be; the state is where the next start finds it.
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        mine = [preemption.requested, preemption.by_user, replaced, len(notices), log.removed is not None]
-        stopping, by_user, replaced, to_say, is_removed = self.workers.sum(mine)
+        asks = self.workers.is_first and self.requests.is_there
+        mine = [
+            preemption.requested,
+            preemption.by_user,
+            replaced,
+            len(notices),
+            log.removed is not None,
+            asks,
+        ]
+        stopping, by_user, replaced, to_say, is_removed, another_plan = self.workers.sum(mine)
         if is_removed:
             raise UserError(self.workers.broadcast_object(f"{log.removed}; the run ends after step {done}"))
         if stopping:
             self._stop(done, by_user > 0, log)
+        if another_plan and is_last:
+            log.say(f"{self.requests.path} asks for another plan after the last step")
+        elif another_plan:
+            self._change_plan(done, log)
         self.state.pending["replaced_samples"] += replaced
         if to_say:
             for rank, said in enumerate(self.workers.gather(notices)):
@@ -155,6 +185,37 @@ class Session:
                     log.say(f"worker {rank}: {notice}")
         if replaced:
             log.say(f"samples that were replaced so far: {self.state.counted('replaced_samples')}")
+
+    def _change_plan(self, done: int, log: RunLog) -> None:
+        """Leave the plan for the one that is asked for; say why that cannot be, where it cannot."""
+        phase("handover")
+        found = self.workers.broadcast_object(
+            self.requests.read(self.config) if self.workers.is_first else ""
+        )
+        if isinstance(found, str):
+            log.say(found)
+            self._take_request_away(log)
+            return
+        asked = PlanAsked(found)
+        log.say(f"after step {done} the plan {self.config.plan} becomes {found.plan}")
+        fault = "there is no memory for it"
+        if self.memory is not None:
+            fault = hand_over(self.memory, self.checkpoints.run, self.spread) or ""
+        if fault:
+            self.save_checkpoint(done, log)
+            self.finish_checkpoints(log)
+        is_kept = self.workers.broadcast_object(not fault or self.checkpoints.newest == done)
+        if not is_kept:
+            log.say(
+                f"the state can be kept neither in memory ({fault}) nor on the disk: the plan stays {self.config.plan}"
+            )
+        self._take_request_away(log)  # a kill before leaves it to the next attempt
+        if is_kept:
+            raise asked
+
+    def _take_request_away(self, log: RunLog) -> None:
+        if self.workers.is_first and (why := self.requests.take_away()):
+            log.say(why)
 
     def call(self, calls: Calls, done: int, log: RunLog) -> None:
         """Tell the callbacks of a new checkpoint; all workers end together where one of them has failed.

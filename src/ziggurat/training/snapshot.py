@@ -91,6 +91,29 @@ class Snapshots:
                 remove_checkpoint(folder, step)
 
 
+def hand_over(folder: Path, run: str, parallel: Parallel[Any]) -> str | None:
+    """Write the state after a step to memory, each worker what it has of it, and return what went wrong; all workers call this.
+
+    Args:
+        folder: In memory that all workers see.
+        run: Names the definition of the run.
+        parallel: The state, on its workers.
+    """
+    state, workers = parallel.state, parallel.mesh.workers
+    before = published_steps(folder) if workers.is_first else []
+    if workers.broadcast_object(state.step in before):
+        return None
+    progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions.to_json())
+    chunks = {
+        name: Chunk(chunk.tensor.detach().cpu(), chunk.offsets) for name, chunk in parallel.chunks().items()
+    }
+    fault = write_checkpoint(folder, progress, run, chunks, workers)
+    if fault is None:
+        for step in before:
+            remove_checkpoint(folder, step)
+    return fault
+
+
 def handed_over(folder: Path | None, run: str) -> Progress | None:
     """Return how far the newest state is that survivors of the run have handed over whole; None if there is none."""
     for step in reversed(published_steps(folder) if folder is not None else []):
