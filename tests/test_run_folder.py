@@ -31,6 +31,7 @@ ONLY_SOMETIMES = {
     "report/regions.csv",
     "report/workers.md",
     *(f"{name}_{group}" for name in ("map", "map50") for group in ("rare", "common", "frequent")),
+    "plan",
 }  # said on the page: when
 
 
