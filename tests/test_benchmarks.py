@@ -47,3 +47,14 @@ def test_machines_of_several_workers_send_less_where_these_meet_first():
     assert figures["ways"]["flat"]["tiers"] == [4]
     assert 0.55 < figures["bytes_ratio"] < 0.59
     assert 1 <= figures["ways"]["auto"]["bytes_between"] / figures["gradient_bytes"] < 1.1
+
+
+def test_shares_follow_a_slow_worker_and_make_steps_shorter():
+    """The quick form of benchmarks/unequal: sleeps of 4 and 8 ms in each of 16 microbatches."""
+    (printed,) = run_ranks(quick, 1, (FOLDER / "unequal" / "main.py",))
+    figures = json.loads(printed)
+    assert figures["same_bits"]
+    ((step, counts),) = figures["measured"]["changes"]
+    first, second = map(int, counts.split(","))
+    assert step == 11, "after two steps that do not count, and eight that do"
+    assert first > second

@@ -1,64 +1,110 @@
 """What is gained by shares of microbatches that follow the workers' speeds, where one worker is half as fast?
 
-The same run is taken with even shares and with ``plan.shares=measured``. A worker is slowed by sleeps in each microbatch, which are exact
-and take no processor, so that any number of workers can be compared on two cores; or by another program on its core.
+The same steps are taken with even shares and with ``plan.shares=measured``, by the run's own parts: `Parallel` and `Balance`. In each microbatch
+a worker sleeps, the last one twice as long, which is exact and takes no processor; or it multiplies matrices on a core of its own, and the
+last one has to share that with another program.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import platform
-import re
 import statistics
-import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from ziggurat.commands.train import train
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.heartbeat import FAULTS
+from ziggurat.parallel.graph.trace import spec_of
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
-from ziggurat.strategies.plan import Plan, parse_plan
-from ziggurat.training.loop import train as train_here
+from ziggurat.strategies.base import Setting
+from ziggurat.strategies.mesh import make_mesh
+from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.running import Microbatches
+from ziggurat.strategies.state import TrainState
+from ziggurat.training.unequal_workers import Balance
 
 MICROBATCHES = 16
-SETTINGS = {
-    "task": "classify", "model.name": "pnn", "model.pnn.channels": 4, "device": "cpu", "threads": 1, "dtype": "fp32",
-    "data.path": "digits", "data.crop": 32, "data.resize": 32, "data.workers": 0, "digits.size": 32, "digits.height_min": 8,
-    "digits.height_max": 24, "digits.train_scenes": 64, "digits.val_scenes": 4, "train.batch_size": MICROBATCHES,
-    "train.microbatches": MICROBATCHES, "train.checkpoint_every": 0, "train.report": "numbers",
-}  # fmt: skip
-BUSY = {"model.pnn.channels": 16, "data.crop": 64, "data.resize": 64, "digits.size": 64}
-"""With a competitor it is computing that counts."""
+PRODUCTS = 20  # of matrices, in place of a sleep
 
 
-def sleeping(plan: str, milliseconds: int) -> str:
-    """Return the fault plan that lets all workers sleep in each microbatch, those of the last place of dp twice as long."""
-    parsed = parse_plan(plan)
-    first = parsed.num_workers - parsed.num_of_one
-    return "; ".join(
-        f"slow@forward rank={rank} ms={2 * milliseconds if rank >= first else milliseconds}"
-        for rank in range(parsed.num_workers)
+class Silent:
+    """A log that nobody reads."""
+
+    def say(self, message: str) -> None:
+        """Say nothing."""
+
+    def balance(self, values: dict[str, Any]) -> None:
+        """Record nothing."""
+
+
+def run(workers: Workers, shares: str, num_steps: int, milliseconds: int) -> dict[str, Any]:
+    """Take steps of a small network, and return their seconds, the shares of each, and a hash of the weights."""
+    torch.manual_seed(0)
+    if not milliseconds:
+        os.sched_setaffinity(0, {workers.rank})
+    images = [
+        torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(MICROBATCHES)
+    ]
+    net = nn.Linear(64, 64)
+    state = TrainState.start(net, torch.optim.SGD(net.parameters(), lr=1e-3))
+    setting = Setting(
+        spec_of(images[0]), override(RunConfig(), {"pipeline.shares": shares}), MICROBATCHES, nullcontext
     )
+    parallel = Parallel(state, make_mesh(workers), setting)
+    balance, work = Balance(parallel, Silent()), _work(workers, milliseconds)
+    seconds, counts = [], []
+    with balance.measuring():
+        for step in range(num_steps):
+            balance.before_step()
+            begin = time.perf_counter()
+            parallel.start(MICROBATCHES)
+            mine = [images[index] for index in parallel.mine]
+            parallel.losses(Microbatches(len(mine), mine.__getitem__, loss_of, nullcontext, announce=work))
+            parallel.finish_gradients()
+            parallel.update()
+            seconds.append(time.perf_counter() - begin)
+            counts.append(",".join(str(len(part)) for part in parallel.parts))
+            state.complete()
+            balance.after_step(step + 1, 0.0, seconds[-1])
+    facts = balance.facts()
+    parallel.close()
+    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in net.parameters())).hexdigest()
+    each = [] if facts is None else [one["microbatch_seconds"] for one in facts["workers"]]
+    return {"seconds": seconds, "counts": counts, "weights_sha256": digest, "microbatch_seconds": each}
 
 
-@contextlib.contextmanager
-def environment(faults: str) -> Iterator[None]:
-    """Let workers that are started in the block fail as a plan says."""
-    os.environ[FAULTS] = faults
-    try:
-        yield
-    finally:
-        del os.environ[FAULTS]
+def _work(workers: Workers, milliseconds: int) -> Callable[[str, int], None]:
+    """Return what takes time in each microbatch."""
+    matrix = torch.randn(256, 256)
+    pause = milliseconds / 1000 * (2 if workers.rank == workers.size - 1 else 1)
+
+    def work(name: str, index: int) -> None:
+        if name != "forward":
+            return
+        time.sleep(pause)
+        for _ in range(0 if milliseconds else PRODUCTS):
+            matrix @ matrix
+
+    return work
+
+
+def loss_of(outputs: Tensor, index: int) -> Tensor:
+    """Return a loss."""
+    return (outputs**2).sum()[None] * 1e-3
 
 
 @contextlib.contextmanager
@@ -79,68 +125,44 @@ def _compete(core: int) -> None:
         pass
 
 
-def pinned(workers: Workers, config: RunConfig, folder: str) -> dict[str, Any]:
-    """Train on a core of its own for each worker."""
-    os.sched_setaffinity(0, {workers.rank})
-    torch.set_num_threads(1)
-    return train_here(workers, config, Path(folder))
-
-
-def outcome(folder: Path, result: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return what a run took, of its second half."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    seconds = [row["seconds"] + row["data_seconds"] for row in rows if row["kind"] == "train"]
-    changes = re.findall(
-        r"from step (\d+) on shares of \d+ microbatches are ([0-9,]+)", (folder / "log.txt").read_text()
-    )
-    late = sorted(seconds[max(25, steps // 2) :])
+def compare(num_workers: int, num_steps: int, milliseconds: int) -> dict[str, Any]:
+    """Return the figures of so many workers; without milliseconds a competitor is on the last one's core."""
+    found = {}
+    for shares in ("even", "measured"):
+        place = WorkerSettings(1, "cpu", RunConfig().launch)
+        with nullcontext() if milliseconds else competitor(num_workers - 1):
+            result = launch(run, (shares, num_steps, milliseconds), num_workers, place)
+        assert result is not None
+        late, counts = sorted(result["seconds"][num_steps // 2 :]), result["counts"]
+        found[shares] = {
+            "step_seconds": statistics.median(late),
+            "spread": [late[len(late) // 20], late[-1 - len(late) // 20]],
+            "changes": [
+                [step, new] for step, (old, new) in enumerate(itertools.pairwise(counts), 2) if old != new
+            ],
+            "microbatch_seconds": result["microbatch_seconds"],
+            "weights_sha256": result["weights_sha256"],
+        }
     return {
-        "step_seconds": statistics.median(late),
-        "spread": [late[len(late) // 20], late[-1 - len(late) // 20]],
-        "changes": [[int(step), counts] for step, counts in changes],
-        "microbatch_seconds": [one["microbatch_seconds"] for one in result["balance"]["workers"]],
-        "weights_sha256": result["weights_sha256"],
+        "workers": num_workers,
+        "slowed_by": f"sleeps of {2 * milliseconds} ms" if milliseconds else "a competitor on its core",
+        "steps": num_steps,
+        **found,
+        "speedup": found["even"]["step_seconds"] / found["measured"]["step_seconds"],
+        "bound": bound_of(found["even"]["microbatch_seconds"]),
+        "same_bits": found["even"]["weights_sha256"] == found["measured"]["weights_sha256"],
     }
 
 
-def compare(plan: str, steps: int, milliseconds: int) -> dict[str, Any]:
-    """Return the figures of a plan with even and with measured shares; without milliseconds a competitor is on the last core."""
-    found = {}
-    for shares in ("even", "measured"):
-        settings = SETTINGS | {"plan": plan, "train.steps": steps, "pipeline.shares": shares}
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "run"
-            if milliseconds:
-                with environment(sleeping(plan, milliseconds)):
-                    result = train("digits", settings, str(folder))
-            else:
-                config = override(RunConfig(), settings | BUSY)
-                with competitor(parse_plan(plan).num_workers - 1):
-                    place_of = WorkerSettings(1, "cpu", config.launch)
-                    result = launch(pinned, (config, str(folder)), parse_plan(plan).num_workers, place_of)
-            assert result is not None
-            found[shares] = outcome(folder, result, steps)
-    return {
-        "plan": plan, "slowed_by": f"sleeps of {2 * milliseconds} ms" if milliseconds else "a competitor on its core", "steps": steps,
-        **found, "speedup": found["even"]["step_seconds"] / found["measured"]["step_seconds"],
-        "bound": bound_of(parse_plan(plan), found["even"]["microbatch_seconds"]),
-        "same_bits": found["even"]["weights_sha256"] == found["measured"]["weights_sha256"],
-    }  # fmt: skip
-
-
-def bound_of(plan: Plan, each: Sequence[float]) -> float:
+def bound_of(each: Sequence[float]) -> float:
     """Return the most that shares can gain over even ones, if microbatches could be divided and messages took no time.
 
     Args:
-        plan: Of the run.
         each: Seconds of a microbatch on each worker.
     """
-    size = plan.num_of_one
-    places = [max(each[place * size : (place + 1) * size]) for place in range(plan.num_data)]
-    even = max(
-        len(part) * one for part, one in zip(partition(MICROBATCHES, len(places)), places, strict=True)
-    )
-    return even * sum(1 / one for one in places) / MICROBATCHES
+    parts = partition(MICROBATCHES, len(each))
+    even = max((len(part) * one for part, one in zip(parts, each, strict=False)), default=0.0)
+    return even * sum(1 / one for one in each) / MICROBATCHES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,21 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a form of seconds, which writes nothing")
     quick = parser.parse_args(arguments).quick
-    cases = (
-        [("dp=2", 30, 10)]
-        if quick
-        else [
-            *((plan, 60, 150) for plan in ("dp=2", "dp=3", "dp=4", "dp=2,sp=2", "dp=2,pp=2")), ("dp=2", 500, 20), ("dp=2", 100, 0),
-        ]
-    )  # fmt: skip
+    cases = [(2, 14, 4)] if quick else [(2, 500, 20), (3, 60, 20), (4, 60, 20), (2, 100, 0)]
     figures = []
     for case in cases:
-        with (
-            contextlib.redirect_stdout(None),
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stderr(nowhere),
-        ):
-            figures.append(compare(*case))
+        figures.append(compare(*case))
         print(json.dumps(figures[-1]), flush=True)
     if not quick:
         results = {"torch": torch.__version__, "processor": _processor(), "figures": figures}
