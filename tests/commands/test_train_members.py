@@ -113,6 +113,11 @@ REFUSED = {
     "members.count must be from 1 to 64: got 99": {"members.count": 99},
     "members.data has no effect without members.count": {"members.data": "folds"},
     "needs an image for each member: got 12 images and members.count=13": {"members.count": 13, "members.data": "folds"},
+    "members.member must be all, or the number of a member, up to 63: got 'x'": {"members.count": 2, "members.member": "x"},
+    "members.seed must be empty, or a whole number from 0 to 4294967295: got 'nan'": {"members.count": 2, "members.seed": "nan"},
+    "members.seed must be empty, or a whole number from 0 to 4294967295: got '-1'": {
+        "members.count": 2, "members.member": "1", "members.seed": "-1",
+    },
     "data.val=x has no effect": {"members.count": 2, "members.data": "folds", "data.val": "x"},
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ziggurat.commands.notes import say
 from ziggurat.commands.resolving import resolve
-from ziggurat.config import RunConfig, load_config, override, run_task, save_config
+from ziggurat.config import RunConfig, load_config, override, range_faults, run_task, save_config
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.failures import WorkerFailed
 from ziggurat.parallel.runtime.launch import world_from_environment
@@ -58,6 +58,9 @@ def train_members(
         WorkerFailed: At the end, naming the members whose workers have failed.
     """
     _check_world(config)
+    faults = range_faults(config)
+    if any(fault.startswith("members.") for fault in faults):  # before a member's own take their place
+        raise UserError(faults)
     first = resolve(config_of_member(config, 0), None, False, given, from_file)
     common = override(
         first, {"members.member": "all", "members.seed": config.members.seed, "seed": config.seed}

@@ -151,7 +151,7 @@ def _train_run(
                 say(*notes)
         settings = _with_data(settings, data)
         config = override(config, settings)
-        if not resume and config.members.count > config.members.number >= 0 and config.members.key is None:
+        if not resume and config.members.count > config.members.number >= 0 and not config.members.seed:
             config = config_of_member(config, config.members.number)
         check_auto(config.plan, world)
         if not resume:
