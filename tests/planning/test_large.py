@@ -205,7 +205,7 @@ def test_replicas_that_are_not_alike_and_networks_that_do_not_go_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["dp=64,pp=2", "dp=128", "dp=64,sp=2"])
 def test_the_forecast_from_few_is_that_of_a_recording_of_all(plan, network):
-    request = read_plan_request(MODEL, {}, machines="16x8", network=network, shape="2048x3x32x32")
+    request = read_plan_request(MODEL, {}, machines="16x8", network=network, shape="2048x3x64x64")
     config = replace(request.config, train=replace(request.config.train, microbatches=2048))
     request = replace(request, config=config)
     costs = WithOverheads(DeviceCosts(find_device("h100")), Overheads())

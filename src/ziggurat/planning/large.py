@@ -26,6 +26,7 @@ from ziggurat.strategies.machines import tiers_of
 from ziggurat.strategies.plan import Plan
 
 MOST_THAT_SHARE = 128  # places of dp among which a sharded optimizer is looked at: each cuts every weight into as many pieces
+BEFORE = 3  # microbatches that take a process as long to record as what comes before them
 WIDE = 64  # workers that meet at once: of more, tiers are tried
 HIERARCHY = "launch.hierarchy"
 SHARDED = "pipeline.shard_optimizer"
@@ -86,7 +87,11 @@ class LargeJudge:
 
     def cost(self, candidate: Candidate) -> float:
         """Return about how many seconds it takes to look at a candidate."""
-        return self.pace * candidate.plan.num_of_one * sum(self.amounts(candidate.plan))
+        return (
+            self.pace
+            * candidate.plan.num_of_one
+            * sum(BEFORE + each for each in self.amounts(candidate.plan))
+        )
 
     def alone(self, candidate: Candidate) -> StepCost | str:
         """Return what the step costs one worker, from which rules of thumb bound what it costs several; else why it does not run."""
@@ -110,7 +115,7 @@ class LargeJudge:
         """Return what the workers of the first replica do, where each replica has so many microbatches."""
         plan, begin = candidate.plan, self.clock()
         recorded = self.record(candidate, each * plan.num_data)
-        self.pace = max(self.pace, (self.clock() - begin) / plan.num_of_one / each)
+        self.pace = max(self.pace, (self.clock() - begin) / plan.num_of_one / (BEFORE + each))
         return recorded
 
     def _simulated(self, plan: Plan, programs: Sequence[Program]) -> Simulated:
