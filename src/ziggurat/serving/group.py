@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ziggurat.strategies.plan import parse_plan
 from ziggurat.system.scratch import scratch_folder
 
 BEAT_SECONDS = 5.0  # after which idle workers tell each other that they are there
+LOOK_SECONDS = 0.5  # between two looks whether the leader is there, while it starts
 END_SECONDS = 10.0  # that workers have to end
 ENDED = (EOFError, ConnectionError, BrokenPipeError)
 
@@ -69,7 +71,7 @@ class Group:
         try:
             folder = self._stack.enter_context(scratch_folder("ziggurat-group-"))
             begin = _Begin(served, config, str(folder / "socket"), secrets.token_bytes(32))
-            listener = self._stack.enter_context(Listener(begin.address, "AF_UNIX", authkey=begin.key))
+            listener = self._stack.enter_context(_listen(begin.address))
             self._leader = subprocess.Popen(
                 [sys.executable, "-m", "ziggurat.serving.group", str(os.getpid())], stdin=subprocess.PIPE
             )
@@ -78,7 +80,7 @@ class Group:
             self._leader.stdin.write(pickle.dumps(begin))
             self._leader.stdin.close()
             self._pipe = self._stack.enter_context(
-                _accept(listener, self._leader)
+                _accept(listener, begin.key, self._leader)
             )  # closed first: the workers end
             first = self._receive()
             if isinstance(first, UserError):
@@ -127,18 +129,27 @@ def _lost() -> Refused:
     return Refused(503, "a worker of the replica is lost, and the replica is started again: try again", 5)
 
 
-def _accept(listener: Listener, leader: subprocess.Popen[bytes]) -> Connection:
-    """Wait for the first worker, as long as its leader is there."""
-    socket = listener._listener._socket  # type: ignore[attr-defined] # accept() has no time-out of its own
-    socket.settimeout(0.5)
+def _listen(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(1)
+    listener.settimeout(LOOK_SECONDS)
+    return listener
+
+
+def _accept(listener: socket.socket, key: bytes, leader: subprocess.Popen[bytes]) -> Connection:
+    """Wait for the first worker, as long as its leader is there; `Client` at the other end has the same key."""
     while True:
         try:
-            pipe = listener.accept()
+            accepted, _ = listener.accept()
         except TimeoutError:
             if leader.poll() is not None:
                 raise _lost() from None
             continue
-        assert isinstance(pipe, Connection)
+        accepted.setblocking(True)
+        pipe = Connection(accepted.detach())
+        deliver_challenge(pipe, key)
+        answer_challenge(pipe, key)
         return pipe
 
 
