@@ -127,10 +127,15 @@ def table(remedies: dict[str, list[dict[str, Any]]]) -> str:
         if name == "none":
             cells = [f"{mean([run[key] for run in runs]):.3f}" for key in columns]
         else:
-            cells = ["{:+.3f} ± {:.3f}".format(*difference(runs, without, key)) for key in columns]
+            cells = [shown(*difference(runs, without, key)) for key in columns]
         cost = mean([run["processor_seconds"] for run in runs]) / usual
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {cost:.2f} |")
     return "\n".join(lines)
+
+
+def shown(difference: float, half: float) -> str:
+    """Return a difference with its interval; one of a single seed has none."""
+    return f"{difference:+.3f}" + (f" ± {half:.3f}" if half < float("inf") else "")
 
 
 def counts(task: str, seed: int) -> list[int]:
