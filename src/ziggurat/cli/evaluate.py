@@ -11,6 +11,7 @@ from ziggurat.cli.options import (
     SPLITS,
     TRAINED_FLAGS,
     Outcome,
+    add_engine,
     add_settings,
     settings_from,
 )
@@ -25,6 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--split", choices=SPLITS, default="val", help="which images of DATA (default: %(default)s)"
     )
+    add_engine(command)
     add_settings(command, list(TRAINED_FLAGS))
 
 
@@ -32,7 +34,9 @@ def run(options: argparse.Namespace) -> Outcome:
     """Run the command."""
     from ziggurat.commands.evaluate import evaluate
 
-    result = evaluate(options.run, options.data, settings_from(options), split=options.split)
+    result = evaluate(
+        options.run, options.data, settings_from(options), split=options.split, engine=options.engine
+    )
     if result is not None and not options.json:
         for name, value in result["metrics"].items():
             print(f"{name}: {value}")

@@ -50,6 +50,9 @@ RUN_HELP = "a run's folder, RUN@best, RUN@last, RUN@step-400, a checkpoint's fol
 RUNS_HELP = f"{RUN_HELP}; several with commas between, or a folder of --members, are averaged"
 
 
+ENGINES = ("torch", "onnx", "openvino")
+
+
 class Outcome(NamedTuple):
     """What a command has come to.
 
@@ -75,6 +78,16 @@ def add_settings(command: argparse.ArgumentParser, flags: list[str]) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="any other setting (docs/settings.md), by its name or the last part of it; several may follow one another",
+    )
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """Let a command take what computes."""
+    command.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what computes: PyTorch, or ONNX Runtime or OpenVINO with an export of RUN; RUN may be the file of an export itself "
+        "(docs/export.md)",
     )
 
 

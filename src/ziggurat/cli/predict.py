@@ -13,6 +13,7 @@ from ziggurat.cli.options import (
     TILE_FLAGS,
     TRAINED_FLAGS,
     Outcome,
+    add_engine,
     add_settings,
     settings_from,
 )
@@ -30,6 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="files, folders or globs, lists of them (.txt, a path a line; - reads standard input); or a data set: its annotation "
         "file, or with --split its folder",
     )
+    add_engine(command)
     add_settings(command, [*TRAINED_FLAGS, *TILE_FLAGS])
     command.add_argument("--classes", metavar="A,B", help="of what is found only these classes count")
     command.add_argument(
@@ -82,6 +84,7 @@ def run(options: argparse.Namespace) -> Outcome:
         classes=_names(options.classes),
         formats=_names(options.format),
         polygons=_rules(options.polygons),
+        engine=options.engine,
     )
     if result is None:
         return Outcome(DONE, None)

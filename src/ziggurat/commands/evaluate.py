@@ -14,6 +14,7 @@ from ziggurat.data.dataset import notes_of
 from ziggurat.data.formats.table import Split
 from ziggurat.data.regions import RegionDataset
 from ziggurat.errors import UserError
+from ziggurat.exports.engines import EngineName
 from ziggurat.inference.evaluate import evaluate_run
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.members import RunNames
@@ -27,6 +28,7 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     *,
     split: Split = "val",
+    engine: EngineName | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate a run, or the average of several, on a split of a data set, as `ziggurat evaluate` does.
 
@@ -36,11 +38,12 @@ def evaluate(
         data: The data set.
         settings: From dotted names to values.
         split: ``val``, ``test`` or ``train``; an annotation file serves as each.
+        engine: What computes; as for `ziggurat.predict`.
 
     Raises:
         UserError: If the run, the data, or the settings are not usable.
     """
-    members = members_of(run, dict(settings or {}) | {"data.path": os.fspath(data)}, "evaluate")
+    members = members_of(run, dict(settings or {}) | {"data.path": os.fspath(data)}, "evaluate", engine)
     config = members.config
     dataset = open_dataset(config.data.path, split, run_task(config), config.data, config.digits)
     if dataset is None:

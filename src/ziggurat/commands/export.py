@@ -19,7 +19,7 @@ from ziggurat.exports.engines import read_facts
 from ziggurat.exports.exporting import Exported, Request, export_run
 from ziggurat.exports.facts import FormatName
 from ziggurat.exports.formats import FORMATS
-from ziggurat.exports.loading import FOLDER, STEM, load_export
+from ziggurat.exports.loading import STEM, exports_folder, load_export
 from ziggurat.exports.proof import BOX_ERROR, ERROR
 from ziggurat.exports.samples import embedded_images, first_tiles
 from ziggurat.inference.evaluate import evaluate
@@ -28,7 +28,6 @@ from ziggurat.inference.reading import Images
 from ziggurat.models.images import Normalization
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
-from ziggurat.runs.reference import find_reference
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import make_task
@@ -95,16 +94,6 @@ def export(
 
 def _path(run: str | os.PathLike[str], out: str | os.PathLike[str] | None, name: FormatName) -> Path:
     return exports_folder(run, out) / (STEM + FORMATS[name].suffix)
-
-
-def exports_folder(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Return where the exports of a run lie."""
-    if out is not None:
-        return Path(out)
-    reference = find_reference(run)
-    if reference.folder is None:
-        return Path(run).parent / FOLDER
-    return reference.folder / "-".join(filter(None, (FOLDER, reference.name)))
 
 
 def _export_worker(

@@ -19,6 +19,8 @@ from ziggurat.data.formats.recognise import format_of, is_annotation_file
 from ziggurat.data.formats.table import Split
 from ziggurat.data.readers.list_files import STANDARD_INPUT, expand_lists
 from ziggurat.errors import UserError
+from ziggurat.exports.engines import EngineName
+from ziggurat.exports.loading import digest_of_model
 from ziggurat.inference.journal import FOLDER
 from ziggurat.inference.members import digest_of
 from ziggurat.inference.outputs.polygons import PolygonRules
@@ -29,7 +31,6 @@ from ziggurat.inference.predictor import Predictor
 from ziggurat.inference.result_files import RESULTS
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import world_from_environment
-from ziggurat.runs.folder import weights_sha256
 from ziggurat.runs.lock import locked
 from ziggurat.runs.members import RunNames
 from ziggurat.runs.progress import Meter
@@ -53,6 +54,7 @@ def predict(
     classes: Sequence[str] = (),
     formats: Sequence[str] = TABLES,
     polygons: Mapping[str, float | str] | None = None,
+    engine: EngineName | None = None,
 ) -> dict[str, Any] | None:
     """Run a trained model on images, as `ziggurat predict` does.
 
@@ -72,6 +74,8 @@ def predict(
         formats: What results are written as, beside ``predictions.json``: ``csv``, ``gpkg``, ``geojson`` ... (docs/outputs.md).
         polygons: What is done to the areas of masks that are written as polygons, in pixels: ``min_area`` (smaller ones are left out),
             ``min_hole`` (smaller holes are closed), ``simplify`` (about how far a border may move for having fewer corners).
+        engine: What computes: ``torch``, or ``onnx`` or ``openvino``, which run an export of the run (docs/export.md). None takes PyTorch for
+            a run, and for an export, which may stand in the place of a run, what its file is for.
 
     Returns:
         The fields of the command's JSON object; None on torchrun's workers but the first.
@@ -82,7 +86,7 @@ def predict(
     check_formats(formats)
     rules = PolygonRules.of(polygons or {})
     check_polygons(rules, formats)
-    members = members_of(run, settings or {}, "predict")
+    members = members_of(run, settings or {}, "predict", engine)
     given = [os.fspath(one) for one in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     given = _listed(given)
     data = _dataset(given, split)
@@ -196,7 +200,7 @@ def _predict_worker(
 ) -> dict[str, Any]:
     runs, config = members.load(), members.config
     # of all of the networks, before others' is dropped
-    digests = [weights_sha256(run.model) for run in runs] if workers.is_first else [""]
+    digests = [digest_of_model(run.model) for run in runs] if workers.is_first else [""]
     weights = digest_of(digests, members.configs)
     category_ids = runs[0].category_ids or tuple(range(runs[0].model.num_classes))
     with make_mesh(workers, config.plan) as mesh:

@@ -20,6 +20,7 @@ from ziggurat.commands.notes import say
 from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.errors import Faults, UserError
+from ziggurat.exports.loading import is_export
 from ziggurat.serving.opening import Served
 from ziggurat.system.scratch import scratch_folder
 
@@ -147,6 +148,11 @@ def _named(runs: Sequence[str | os.PathLike[str]], faults: list[str]) -> list[tu
 def _served(name: str, run: str, settings: Mapping[str, Any]) -> Served:
     settings = {"plan": "dp=1", **settings}  # a replica is one worker; more of them answer more requests
     members = members_of(run, settings, "predict")
+    exports = [one for one in members.names if is_export(one)]
+    if exports:
+        raise UserError(
+            f"`ziggurat serve` serves runs, and {exports[0]} is an export: name the run that it was made of"
+        )
     here = tuple(str(Path(one).absolute()) for one in members.names)  # replicas run elsewhere
     return Served(name, members._replace(names=here))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +14,8 @@ from ziggurat.exports.facts import Facts
 from ziggurat.models.build import build_model
 from ziggurat.models.images import Samples
 from ziggurat.models.vision import VisionModel
-from ziggurat.runs.folder import Run
+from ziggurat.runs.folder import Run, weights_sha256
+from ziggurat.runs.reference import find_reference
 
 FOLDER = "exports"
 STEM = "model"
@@ -25,18 +26,22 @@ class ExportedModel(VisionModel):
 
     Args:
         facts: Of the file.
-        engine: Runs it.
+        run: Runs it.
         network: The network as PyTorch has it, which says what its task needs to know; its weights are not used.
+        engine: The name of what runs it.
+        dtype: That it computes in.
 
     Attributes:
         facts: As the argument.
+        engine: As the argument.
+        dtype: As the argument.
     """
 
     takes_samples = True
 
-    def __init__(self, facts: Facts, engine: Engine, network: VisionModel) -> None:
+    def __init__(self, facts: Facts, run: Engine, network: VisionModel, engine: str, dtype: str) -> None:
         super().__init__()
-        self.facts, self._engine = facts, engine
+        self.facts, self.engine, self.dtype, self._run = facts, engine, dtype, run
         for name, value in vars(network).items():
             if not name.startswith("_") and name != "training" and not isinstance(value, (nn.Module, Tensor)):
                 setattr(self, name, value)
@@ -60,7 +65,7 @@ class ExportedModel(VisionModel):
             raise UserError(
                 f"this export takes images of {only} x {only} pixels only: got {rows} x {columns}"
             )
-        return self._engine(samples.images_BCHW, samples.sizes_B2)
+        return self._run(samples.images_BCHW, samples.sizes_B2)
 
 
 def load_export(path: Path, facts: Facts, engine: EngineName, threads: int, dtype: str) -> Run:
@@ -78,7 +83,8 @@ def load_export(path: Path, facts: Facts, engine: EngineName, threads: int, dtyp
     """
     config = facts.run_config()
     network = build_model(config.model, len(facts.classes))
-    model = ExportedModel(facts, open_engine(path, facts, engine, threads, dtype), network)
+    runs = open_engine(path, facts, engine, threads, dtype)
+    model = ExportedModel(facts, runs, network, engine, dtype)
     return Run(model.eval(), config, facts.classes, facts.category_ids)
 
 
@@ -101,6 +107,52 @@ def engine_of(path: Path, asked: EngineName | None) -> EngineName:
     return asked or able[0]
 
 
-def outputs_of(run: Run) -> dict[str, Any]:
-    """Return what a run's model says of itself if it is an export; nothing otherwise."""
-    return {"weights_sha256": run.model.facts.weights_sha256} if isinstance(run.model, ExportedModel) else {}
+def exports_folder(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Return where the exports of a run lie, by itself in the run's folder.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    if out is not None:
+        return Path(out)
+    reference = find_reference(run)
+    if reference.folder is None:
+        return Path(run).parent / FOLDER
+    return reference.folder / "-".join(filter(None, (FOLDER, reference.name)))
+
+
+def find_export(run: str | os.PathLike[str], engine: EngineName | None) -> Path | None:
+    """Return the file that is run in the place of PyTorch's network; None where that itself is.
+
+    Args:
+        run: A run, or the file of an export.
+        engine: What is to run it, as was asked for.
+
+    Raises:
+        UserError: If the engine cannot run the file, or the run was not exported for it.
+    """
+    if is_export(run):
+        path = Path(run)
+        engine_of(path, engine)
+        return path
+    if engine in (None, "torch"):
+        return None
+    suffixes = [suffix for suffix, able in ENGINES.items() if engine in able]
+    # what was made for the engine before what it can read, too
+    places = [exports_folder(run) / f"{STEM}{suffix}" for suffix in reversed(suffixes)]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"--engine {engine} runs an export, and {run} has none for it ({' or '.join(map(str, places))}): "
+            f"`ziggurat export {run} --format {engine}` makes one"
+        )
+    return found
+
+
+def digest_of_model(model: VisionModel) -> str:
+    """Return the SHA-256 of a model's weights; of an export also of what it is run by."""
+    if not isinstance(model, ExportedModel):
+        return weights_sha256(model)
+    facts = model.facts
+    text = f"{facts.weights_sha256} {facts.format} {facts.precision} {model.engine} {model.dtype}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -20,6 +20,7 @@ from ziggurat.data.dataset import DetectionDataset, ImageRecord
 from ziggurat.data.detections import Detections, named
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
+from ziggurat.errors import UserError
 from ziggurat.models.detector import Detector
 from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import CutOff, Place, ResultTable, Task
@@ -109,7 +110,16 @@ class DetectionTask(Task[Detections, Detections]):
         return self._decoder.detections(outputs, sizes)
 
     def choose(self, labels: Sequence[int]) -> None:
-        """Let only some classes count: those of others take no candidate's place."""
+        """Let only some classes count: those of others take no candidate's place.
+
+        Raises:
+            UserError: If a graph decodes, which has chosen its candidates among all classes.
+        """
+        if self.model.takes_samples:
+            raise UserError(
+                "--classes chooses before boxes are dropped, and an export has dropped them: take the run itself, or choose among "
+                "the results"
+            )
         self._decoder.labels = tuple(labels)
 
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
