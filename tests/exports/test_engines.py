@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from support.commands import noise_images
@@ -11,8 +12,10 @@ from support.exported import in_folder
 from ziggurat.cli.main import main
 from ziggurat.commands.evaluate import evaluate
 from ziggurat.commands.predict import predict
+from ziggurat.data.detections import Detections
 from ziggurat.errors import UserError
 from ziggurat.runs.folder import load_run, weights_sha256
+from ziggurat.tasks.detection.graph import compare_detections
 
 HERE = {"plan": "dp=1", "threads": 1}
 
@@ -46,6 +49,13 @@ def rows_of(result):
         return json.load(file)
 
 
+def detections_of(rows):
+    boxes = torch.tensor([row["bbox"] for row in rows])
+    boxes[:, 2:] += boxes[:, :2]
+    scores, labels = (torch.tensor([row[key] for row in rows]) for key in ("score", "category_id"))
+    return Detections(boxes, scores, labels)
+
+
 @pytest.mark.parametrize(
     ("task", "name", "engine"), [("detect", "onnx", "onnx"), ("detect", "onnx", "openvino"), ("segment", "onnx", "onnx")]
 )  # fmt: skip
@@ -56,14 +66,15 @@ def test_predictions_are_the_same(folders, images, task, name, engine, tmp_path)
     by_file = predict(
         folder / "exports" / "model.onnx", images, tmp_path / "file", {**HERE, "plan": "dp=2"}, pictures="none", engine=engine
     )  # fmt: skip
-    assert rows_of(by_file) == rows_of(theirs)
+    without_files = [[{**row, "mask": ""} for row in rows_of(one)] for one in (by_file, theirs)]
+    assert without_files[0] == without_files[1]
     assert theirs["truncated"] == ours["truncated"]
     assert len(rows_of(ours)) == len(rows_of(theirs)) > 0
-    for one, other in zip(rows_of(ours), rows_of(theirs), strict=True):
-        if task == "detect":
-            assert other["score"] == pytest.approx(one["score"], abs=1e-4)
-            assert other["bbox"] == pytest.approx(one["bbox"], abs=0.05)
-        assert (one["image_id"], one.get("category_id")) == (other["image_id"], other.get("category_id"))
+    for number in (1, 2, 3):
+        of_image = [[row for row in rows_of(one) if row["image_id"] == number] for one in (ours, theirs)]
+        if task == "detect":  # two of nearly equal scores may change places
+            assert compare_detections(*map(detections_of, of_image)).said == ""
+        assert len(of_image[0]) == len(of_image[1]) > 0
     if task == "segment":
         for mask in sorted((tmp_path / "ours" / "masks").iterdir()):
             assert (tmp_path / "theirs" / "masks" / mask.name).read_bytes() == mask.read_bytes()
@@ -124,11 +135,9 @@ def _run_of(folders):
     return load_run(folders("classify", "openvino"))
 
 
-def test_serving_and_averaging_take_runs(folders, capsys):
+def test_averages_are_of_runs(folders, capsys):
     file = folders("detect", "onnx") / "exports" / "model.onnx"
-    assert main(["serve", str(file)]) == 2
-    assert "is an export: name the run" in capsys.readouterr().err
-    assert main(["evaluate", f"{file},{file}", "digits", "--plan", "dp=1"]) == 2
+    assert main(["evaluate", f"{file},{folders('detect', 'onnx')}", "digits", "--plan", "dp=1"]) == 2
     assert "an export is no part of an average" in capsys.readouterr().err
 
 
