@@ -70,12 +70,12 @@ class Events:
     def kernel(self, kernel: Kernel) -> None:
         """Note that an operator is called."""
         self.now += self.seconds(kernel)
-        if self.is_noting:
+        if self.is_noting and not self.in_message:  # what begins a message is noted as the message
             self.noted.append(kernel)
 
     def view(self) -> None:
         """Note that an operator is called that computes nothing."""
-        if self.is_noting:
+        if self.is_noting and not self.in_message:
             self.noted.append(VIEW)
 
     def mark(self, name: str) -> None:
