@@ -24,6 +24,7 @@ from ziggurat.planning.simulate import Network, Simulated
 from ziggurat.strategies.estimate import StepCost
 from ziggurat.strategies.machines import tiers_of
 from ziggurat.strategies.plan import Plan
+from ziggurat.strategies.registry import STRATEGIES
 
 MOST_THAT_SHARE = 128  # places of dp among which a sharded optimizer is looked at: each cuts every weight into as many pieces
 BEFORE = 3  # microbatches that take a process as long to record as what comes before them
@@ -176,7 +177,7 @@ def not_looked_at(num_workers: int) -> dict[str, Callable[[Plan], bool]]:
             lambda plan: plan.num_of_one > MOST_WORKERS
         ),
         f"fsdp over so many of {num_workers} workers: PyTorch's fully_shard talks to workers that are all there": (
-            lambda plan: plan.size("fsdp") > 1
+            lambda plan: not STRATEGIES[plan.data_axis].replicates_state
         ),
     }
 
