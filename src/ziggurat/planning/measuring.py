@@ -39,7 +39,7 @@ from ziggurat.planning.program import Form, Kernel
 from ziggurat.system.forking import fork_context, without_ctrl_c
 from ziggurat.system.memory import total_memory
 from ziggurat.torch_internals.containers import tree_leaves
-from ziggurat.torch_internals.operators import Parameter
+from ziggurat.torch_internals.operators import Parameter, operator_of
 
 PASSES = 5
 EVERY = 8  # calls there is one of nothing
@@ -191,6 +191,7 @@ class Replay:
         self.clock, self.device, self.every = clock, torch.device(device), every
         self.nothing: list[float] = []
         self.one = torch.zeros(1, device=self.device)
+        self.of_nothing = operator_of("aten.alias.default")
         self.calls = 0
         self.kernels = list(dict.fromkeys(kernels))
         places = {kernel: number for number, kernel in enumerate(self.kernels)}
@@ -239,7 +240,7 @@ class Replay:
     def _call_nothing(self) -> None:
         self.calls += 1
         if self.every and self.calls % self.every == 0:
-            operator, args, named = torch.ops.aten.alias.default, [self.one], dict[str, Any]()
+            operator, args, named = self.of_nothing, [self.one], dict[str, Any]()
             self._finish()
             begin = self.clock()
             operator(*args, **named)
