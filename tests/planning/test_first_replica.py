@@ -70,6 +70,11 @@ def check_same(first: Recorded, whole: Recorded) -> None:
         assert abs(mine.peak_bytes - real.peak_bytes) <= 8  # of a message of bytes, in which objects travel
 
 
+def unmarked(program: Program) -> list[Event]:
+    """Return what a worker does, without the names for people, which count microbatches."""
+    return [event for event in program.events if not isinstance(event, Mark)]
+
+
 @pytest.mark.parametrize(
     "case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)], ids=str
 )
