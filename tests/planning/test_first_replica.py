@@ -58,7 +58,7 @@ def record(
     )
 
 
-def check_same(first: Recorded, whole: Recorded) -> None:
+def check_same(first: Recorded, whole: Recorded, takes_turns: bool = False) -> None:
     """Hold the first replica against all workers."""
     assert first.refused is None
     assert whole.refused is None
@@ -67,7 +67,8 @@ def check_same(first: Recorded, whole: Recorded) -> None:
         assert mine.events == real.events
         assert mine.bytes_sent == real.bytes_sent
         assert mine.held_bytes == real.held_bytes
-        assert abs(mine.peak_bytes - real.peak_bytes) <= 8  # of a message of bytes, in which objects travel
+        # a message of bytes, in which objects travel; in a pipeline, a message that comes early is there for longer
+        assert abs(mine.peak_bytes - real.peak_bytes) <= (0.1 * real.peak_bytes if takes_turns else 8)
 
 
 def unmarked(program: Program) -> list[Event]:
@@ -83,7 +84,7 @@ def test_the_first_replica_does_what_it_does_among_all(case: tuple[str, int, int
     first = record(MODEL, plan, microbatches, each, settings, only_first=True)
     assert len(first.programs) == parse_plan(plan).num_of_one
     whole = record(MODEL, plan, microbatches, each, settings, only_first=False)
-    check_same(first, whole)
+    check_same(first, whole, parse_plan(plan).has_timeline)
     if not settings:  # a sharded optimizer has more rows of a weight on some workers than on others
         for mine, real in zip(
             all_workers(first.programs, parse_plan(plan).num_data), whole.programs, strict=True
@@ -96,7 +97,7 @@ def test_the_first_replica_does_what_it_does_among_all(case: tuple[str, int, int
 @pytest.mark.parametrize("plan", ["dp=4", "dp=4,sp=2", "dp=4,pp=2"])
 def test_a_detector_does_too(plan: str) -> None:
     first, whole = (record("fcos-test_resnet-fpn", plan, 8, 4, {}, only, side=96) for only in (True, False))
-    check_same(first, whole)
+    check_same(first, whole, parse_plan(plan).has_timeline)
 
 
 def messages(program: Program) -> int:
