@@ -26,9 +26,8 @@ import torch.distributed as dist
 from fuzz.judge import Finding, Judge, shortened
 from fuzz.program import Program
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.launch import die_with_parent
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import die_with_parent, fork_context
 
 LIMIT_SECONDS = 20.0  # for one program
 START_SECONDS = 20.0  # more for the first one of new workers

@@ -33,11 +33,10 @@ from programs.program import Program
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.launch import die_with_parent
 from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import die_with_parent, fork_context
 from ziggurat.verification.check import check_step
 from ziggurat.verification.compare import BOUNDS, LARGEST, relative_error
 from ziggurat.verification.losses import tensors_of

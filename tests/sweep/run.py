@@ -23,9 +23,8 @@ from sweep.alone import take_reference
 from sweep.cases import Case
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
-from ziggurat.parallel.runtime.launch import die_with_parent
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.system.forking import fork_context
+from ziggurat.system.forking import die_with_parent, fork_context
 from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS
 from ziggurat.verification.errors import Errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ziggurat.cli.main import main
-from ziggurat.parallel.runtime.launch import die_with_parent
+from ziggurat.system.forking import die_with_parent
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import statistics
 import threading
 import time
@@ -36,7 +37,7 @@ from ziggurat.parallel.runtime.allocator import keep_freed_memory
 from ziggurat.planning.amounts import bytes_of, order_of
 from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
 from ziggurat.planning.program import Form, Kernel
-from ziggurat.system.forking import fork_context, without_ctrl_c
+from ziggurat.system.forking import die_with_parent, fork_context, without_ctrl_c
 from ziggurat.system.memory import total_memory
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.operators import Parameter, operator_of
@@ -106,7 +107,9 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
     try:
         for _ in range(conditions.workers):
             receive, send = context.Pipe(duplex=False)
-            process = context.Process(target=_measure_here, args=(list(kernels), conditions, barrier, send))
+            process = context.Process(
+                target=_measure_here, args=(os.getpid(), list(kernels), conditions, barrier, send)
+            )
             with without_ctrl_c():
                 process.start()
             send.close()
@@ -131,8 +134,11 @@ def measure_kernels(kernels: Sequence[Kernel], conditions: Conditions) -> dict[K
     }
 
 
-def _measure_here(kernels: Sequence[Kernel], conditions: Conditions, barrier: Any, pipe: Connection) -> None:
+def _measure_here(
+    parent: int, kernels: Sequence[Kernel], conditions: Conditions, barrier: Any, pipe: Connection
+) -> None:
     """Be one of the processes, and send what it measured, as JSON."""
+    die_with_parent(parent)
     torch.set_num_threads(conditions.threads)
     torch.set_flush_denormal(True)  # what is multiplied pass after pass must not become slow
     keep_freed_memory()

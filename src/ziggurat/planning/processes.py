@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.system.forking import fork_context, without_ctrl_c
+from ziggurat.system.forking import die_with_parent, fork_context, without_ctrl_c
 from ziggurat.system.scheduling import yielding_threads
 from ziggurat.torch_internals.stores import FileStore
 
@@ -49,7 +49,8 @@ def on_workers(
             for rank in range(num_workers):
                 receive, send = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(
-                    target=_be_worker, args=(function, rank, num_workers, folder, send, args, seconds)
+                    target=_be_worker,
+                    args=(os.getpid(), function, rank, num_workers, folder, send, args, seconds),
                 )
                 with without_ctrl_c():
                     process.start()
@@ -105,6 +106,7 @@ def _collect(pipes: Sequence[Connection], seconds: float) -> list[Any]:
 
 
 def _be_worker(
+    parent: int,
     function: Callable[..., Any],
     rank: int,
     size: int,
@@ -114,6 +116,7 @@ def _be_worker(
     seconds: float,
 ) -> None:
     """Be a worker, and leave at once: what the parent has registered for its end is the parent's."""
+    die_with_parent(parent)
     torch.set_num_threads(1)
     try:
         group = None

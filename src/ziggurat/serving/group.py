@@ -28,11 +28,12 @@ from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed
 from ziggurat.parallel.runtime.heartbeat import phase
-from ziggurat.parallel.runtime.launch import WorkerSettings, die_with_parent, launch
+from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.serving.computer import Item
 from ziggurat.serving.exchange import Answer, Card, Refused
 from ziggurat.serving.opening import Served, opened
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.system.forking import die_with_parent
 from ziggurat.system.scratch import scratch_folder
 
 BEAT_SECONDS = 5.0  # after which idle workers tell each other that they are there

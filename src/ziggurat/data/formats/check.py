@@ -36,7 +36,7 @@ from ziggurat.data.masks import INEXACT, Palette, mask_faults
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.seen import Seen, SeenImages, look_at, look_at_header
 from ziggurat.errors import UserError
-from ziggurat.system.forking import fork_context, without_ctrl_c
+from ziggurat.system.forking import die_with_parent, fork_context, without_ctrl_c
 
 _FEW = 32  # images that one process decodes before others are worth starting
 
@@ -211,13 +211,15 @@ def _results(function: Callable[[Path], Result], paths: Sequence[Path]) -> Itera
         processes,
         mp_context=fork_context(),
         initializer=_prepare,
+        initargs=(os.getpid(),),
     ) as pool:
         with without_ctrl_c():  # the processes start here
             results = pool.map(function, paths, chunksize=8)
         yield from results
 
 
-def _prepare() -> None:
-    """Prepare a process of the pool: Ctrl-C reaches it, too, and is for the one that has started it."""
+def _prepare(parent: int) -> None:
+    """Prepare a process of the pool: Ctrl-C reaches it, too, and is for the one that has started it, with which it ends."""
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

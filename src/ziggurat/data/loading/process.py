@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing.connection
 import os
 import pickle
 import signal
 import socket
 import struct
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ziggurat.data.loading.passing import NoRoom, Passed, pass_on, take
-from ziggurat.system.forking import fork_context, without_ctrl_c
+from ziggurat.system.forking import die_with_parent, fork_context, without_ctrl_c
 
 Asked = TypeVar("Asked")
 Channel = Connection | socket.socket
@@ -183,8 +181,4 @@ def prepare(parent: int) -> None:
     # may reach the whole group; the worker ends us
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ask_kernel_to_die_with_parent = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None, use_errno=True).prctl(ask_kernel_to_die_with_parent, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
+    die_with_parent(parent)

@@ -10,7 +10,6 @@ at once, and starts as many as before; here they hand over their state first, an
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -48,6 +47,7 @@ from ziggurat.parallel.runtime.preemption import (
     is_ctrl_c,
     raised_signals,
 )
+from ziggurat.system.forking import die_with_parent
 from ziggurat.system.platform import require_linux
 from ziggurat.system.scheduling import yielding_threads
 from ziggurat.system.scratch import scratch_folder
@@ -367,13 +367,3 @@ def _local_worker(
     sys.stderr.flush()
     if word.traceback:
         os._exit(1)  # without waiting for what other workers owe it
-
-
-def die_with_parent(parent: int) -> None:
-    """End this process when the process that started it ends, however that ends (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(1)
