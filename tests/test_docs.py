@@ -29,6 +29,8 @@ from ziggurat.cli.options import settings_from
 from ziggurat.cli.running import COMMANDS, build_parser
 from ziggurat.config import RunConfig, override
 from ziggurat.config.fields import settings_of
+from ziggurat.strategies.plan import parse_plan
+from ziggurat.training.plan_change import REQUEST
 
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
 LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
@@ -140,6 +142,10 @@ def follow(words: list[str], block: Block) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for extra in re.findall(r"ziggurat\[(.*?)\]", " ".join(rest)):
             assert set(extra.split(",")) <= set(extras["optional-dependencies"]), f"{block}: {words}"
+    elif program == "echo":  # into a run's folder
+        plan, into, file = rest
+        parse_plan(plan)
+        assert (into, Path(file).name) == (">", REQUEST), f"{block}: {words}"
     else:
         assert program in ("git", "cd", "source"), f"{block}: nothing is known of {program}"
 
