@@ -4,20 +4,22 @@ from dataclasses import dataclass, field
 
 import torch
 from scipy import ndimage
-from torch import nn
 
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.detections import Detections
+from ziggurat.models.vision import VisionModel
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.detection.suppression import suppress
 from ziggurat.tasks.detection.task import DetectionTask
 
 
-class BrightSquares(nn.Module):
+class BrightSquares(VisionModel):
     """Passes its input on."""
 
     task = "detect"
+    num_classes = 2
+    class_layers = ()
     size_multiple = 32
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
@@ -32,7 +34,7 @@ class FindSquares(DetectionTask):
     """The task of `BrightSquares`: the red channel says where, the green channel the score, the blue one the class."""
 
     def __init__(self, config):
-        Task.__init__(self, None, config)  # there is no head
+        Task.__init__(self, BrightSquares(), config)  # there is no head
 
     def detections(self, outputs, sizes):
         return [self._of_one(image[:, :h, :w].float()) for image, (h, w) in zip(outputs, sizes, strict=True)]

@@ -124,7 +124,7 @@ class DetectionTask(Task[Detections, Detections]):
 
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each tile, on the CPU; see `detections`. A graph has found them itself."""
-        if "count" in outputs:
+        if self.model.takes_samples:
             return padded_detections(cast(dict[str, Tensor], outputs))
         return [
             replace(one, boxes_xyxy=one.boxes_xyxy.cpu(), scores=one.scores.cpu(), labels=one.labels.cpu())
