@@ -112,7 +112,7 @@ def without_fault_tolerance(arguments: list[str]) -> int:
     from ziggurat.training.snapshot import Snapshots
 
     launch.begin_record = lambda *place: None
-    Session.agree = lambda self, *happened: None
+    Session.agree = lambda self, *happened, **more: None
     Snapshots.on_loss = lambda self: nullcontext()
     return run_command(arguments)
 

@@ -47,9 +47,9 @@ def statistics_in_another_order(rank):
     """The running statistics of microbatches are combined from the last to the first."""
     finish = RunningStatistics.finish
 
-    def reversed_finish(self, num_leaves):
+    def reversed_finish(self, *given):
         self.leaves = self.leaves[::-1]
-        finish(self, num_leaves)
+        finish(self, *given)
 
     RunningStatistics.finish = reversed_finish
 

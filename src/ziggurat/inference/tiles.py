@@ -30,7 +30,7 @@ from ziggurat.data.views import Piece, View, batch_extent, batch_pixels, make_ba
 from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images, read_tiles
 from ziggurat.models.images import AsSamples, Normalization
-from ziggurat.models.vision import VisionModel
+from ziggurat.models.vision import VisionModel, takes_samples
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
 from ziggurat.strategies.mesh import Mesh
@@ -110,7 +110,7 @@ def compute_as_configured(
 ) -> Compute:
     """Return how a run's config has its model run."""
     batch, mode = batch_of(config, executor.mesh), EvaluationMode(executor.model)
-    preparation = AsSamples if executor.model.takes_samples else Normalization
+    preparation = AsSamples if takes_samples(executor.model) else Normalization
     normalization = preparation.of(config.data, executor.model)
     return Compute(executor, config.dtype, config.train.channels_last, batch, mode, normalization, progress)
 

@@ -43,6 +43,11 @@ class VisionModel(nn.Module):
         return super().__call__(*args, **named)
 
 
+def takes_samples(model: nn.Module) -> bool:
+    """Return whether a model takes samples in the place of normalized images; one that says nothing of it does not."""
+    return getattr(model, "takes_samples", False)
+
+
 def place_model(model: Model, device: torch.device, channels_last: bool) -> Model:
     """Move a model's weights to a device and lay them out in a memory format; return the model itself."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -15,7 +15,7 @@ from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
-from ziggurat.system.scheduling import yielding_threads
+from ziggurat.system.scheduling import threads_of_gloo
 
 
 class Groups:
@@ -52,7 +52,7 @@ class Groups:
         """
         self.check()
         is_gloo = (backend or dist.get_backend()) == "gloo"
-        scheduling = yielding_threads() if is_gloo else nullcontext()
+        scheduling = threads_of_gloo() if is_gloo else nullcontext()
         with (
             scheduling,
             waiting(),

@@ -22,7 +22,7 @@ from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import View
 from ziggurat.errors import UserError
 from ziggurat.models.detector import Detector
-from ziggurat.models.vision import VisionModel
+from ziggurat.models.vision import VisionModel, takes_samples
 from ziggurat.tasks.base import CutOff, Place, ResultTable, Task
 from ziggurat.tasks.detection.assignment import Assignment
 from ziggurat.tasks.detection.decoding import Decoder
@@ -115,7 +115,7 @@ class DetectionTask(Task[Detections, Detections]):
         Raises:
             UserError: If a graph decodes, which has chosen its candidates among all classes.
         """
-        if self.model.takes_samples:
+        if takes_samples(self.model):
             raise UserError(
                 "--classes chooses before boxes are dropped, and an export has dropped them: take the run itself, or choose among "
                 "the results"
@@ -124,7 +124,7 @@ class DetectionTask(Task[Detections, Detections]):
 
     def decode(self, outputs: Outputs, sizes: Sequence[Extent]) -> list[Detections]:
         """Return the objects found in each tile, on the CPU; see `detections`. A graph has found them itself."""
-        if self.model.takes_samples:
+        if takes_samples(self.model):
             return padded_detections(cast(dict[str, Tensor], outputs))
         return [
             replace(one, boxes_xyxy=one.boxes_xyxy.cpu(), scores=one.scores.cpu(), labels=one.labels.cpu())
