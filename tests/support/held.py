@@ -25,13 +25,21 @@ def local(tensor: Tensor) -> Tensor:
 def after_each_step(look: Callable[[Held], None], before: bool = False) -> None:
     """Call `look` with what this process holds, after (or before) each step of its optimizer from now on."""
     register = register_optimizer_step_pre_hook if before else register_optimizer_step_post_hook
-    register(lambda optimizer, *_: look(Held(optimizer)))
+    others = (
+        _modules()
+    )  # of tests before this one; they are kept, so that no later one has the number of one of them
+    register(lambda optimizer, *_: look(Held(optimizer, others)))
 
 
-def _models(parameters: set[int]) -> list[nn.Module]:
+def _modules() -> list[nn.Module]:
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, nn.Module)]
+
+
+def _models(parameters: set[int], others: list[nn.Module]) -> list[nn.Module]:
     """Return the networks that are trained, and those of the same names with other weights."""
-    gc.collect()  # what a test before this one has left, before this process was forked
-    modules = [one for one in gc.get_objects() if isinstance(one, nn.Module)]
+    known = set(map(id, others))
+    modules = [one for one in _modules() if id(one) not in known]
     trained = max(
         modules, key=lambda one: (sum(id(p) in parameters for p in one.parameters()), len([*one.modules()]))
     )
@@ -47,12 +55,15 @@ class Held:
         model: The network that is trained.
         averages: Other networks of the same names.
         optimizer: Its optimizer.
+
+    Args:
+        others: Networks that were there before the run.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, others: list[nn.Module]) -> None:
         self.optimizer = optimizer
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.model, *self.averages = _models(owned)
+        self.model, *self.averages = _models(owned, others)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return this worker's tensors with memory: ``model``, ``average``, ``moments``, each by name."""
