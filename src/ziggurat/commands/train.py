@@ -108,11 +108,13 @@ def train(
         return resume_members(of_member, Path(out), settings)
     if not resume:
         from_file = {} if config_file is None else read_settings(Path(config_file))
-        start = (defaults or RunConfig()) if config_file is None else override(RunConfig(), from_file)
-        config = override(start, _with_data(settings, data))
-        if trains_members(config):
-            config = _with_model_of_weights(config, settings)
-            return train_members(of_member, config, out, settings, from_file, family)
+        # of a run by itself the settings are looked at when its folder is held
+        if any(key.startswith("members.") for key in (*from_file, *settings)):
+            start = (defaults or RunConfig()) if config_file is None else override(RunConfig(), from_file)
+            config = override(start, _with_data(settings, data))
+            if trains_members(config):
+                config = _with_model_of_weights(config, settings)
+                return train_members(of_member, config, out, settings, from_file, family)
     return _train_run(data, settings, out, callbacks, tasks, resume, config_file, defaults, family)
 
 
