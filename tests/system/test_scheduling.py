@@ -9,7 +9,7 @@ import pytest
 from ziggurat.config import LaunchConfig
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
 from ziggurat.planning.processes import on_workers
-from ziggurat.system.scheduling import threads_of_gloo, yielding_threads
+from ziggurat.system.scheduling import yielding_threads
 
 
 def policies(workers) -> dict[str, set[int]]:
@@ -39,12 +39,6 @@ def test_threads_of_gloo_yield_to_those_that_compute(start):
     assert len(of_gloo) >= 2, found
     assert all(found[name] == {os.SCHED_BATCH} for name in of_gloo), found
     assert found["own"] == {os.SCHED_OTHER}
-
-
-def test_elsewhere_they_stay_as_they_are():
-    """As torchrun's workers do: they end their interpreter, and no thread may come late to that."""
-    with threads_of_gloo():
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_only_threads_that_begin_in_the_block_yield():

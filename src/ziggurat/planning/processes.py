@@ -20,7 +20,7 @@ import torch.distributed as dist
 from ziggurat.errors import CollectiveFailed, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.system.forking import die_with_parent, fork_context, without_ctrl_c
-from ziggurat.system.scheduling import threads_of_gloo
+from ziggurat.system.scheduling import yielding_threads
 from ziggurat.torch_internals.stores import FileStore
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def _be_worker(
         group = None
         if size > 1:
             store = FileStore(f"{folder}/store", size)
-            with threads_of_gloo():
+            with yielding_threads():
                 dist.init_process_group(
                     "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
                 )

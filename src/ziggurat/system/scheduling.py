@@ -4,19 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-
-_forks: list[int] = []  # this process, where it is a fork of one that has imported this module
-os.register_at_fork(after_in_child=lambda: _forks.append(os.getpid()))
-
-
-def threads_of_gloo() -> AbstractContextManager[None]:
-    """Return the context in which groups of gloo are made: where this process is a fork, their threads yield.
-
-    A forked worker leaves by ``os._exit``. Any other ends its interpreter first, and a thread of gloo that comes late, as one that
-    yields does on a busy machine, would find it ended while it lets go of a tensor: the process would abort at its end.
-    """
-    return yielding_threads() if _forks else nullcontext()
+from contextlib import contextmanager
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
-from ziggurat.system.scheduling import threads_of_gloo
+from ziggurat.system.scheduling import yielding_threads
 
 
 class Groups:
@@ -52,7 +52,7 @@ class Groups:
         """
         self.check()
         is_gloo = (backend or dist.get_backend()) == "gloo"
-        scheduling = threads_of_gloo() if is_gloo else nullcontext()
+        scheduling = yielding_threads() if is_gloo else nullcontext()
         with (
             scheduling,
             waiting(),
@@ -69,6 +69,10 @@ class Groups:
         """Close a group in which nobody waits any more."""
         self._open.remove(group)
         dist.destroy_process_group(group)
+
+    def forget(self) -> None:
+        """Hold none of them any more; they are destroyed already."""
+        self._open = []
 
     def check(self) -> None:
         """Do nothing while all is well.

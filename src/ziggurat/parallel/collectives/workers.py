@@ -209,6 +209,17 @@ class Workers(Communicator):
             self._groups.destroy(self._group)
             self._owns_group, self._group = False, None
 
+    def let_go(self) -> None:
+        """Hold no group any more, after all were destroyed: it ends, and gloo's threads with it, where nobody holds it.
+
+        A thread that comes late to the end of its message lets go of that message's tensor. Where the interpreter has ended by then,
+        the process aborts.
+        """
+        for one in self._made:
+            one.let_go()
+        self._owns_group, self._group = False, None
+        self._groups.forget()
+
     def _child(
         self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, owned: bool
     ) -> Workers:

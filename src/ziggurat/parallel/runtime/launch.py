@@ -49,7 +49,7 @@ from ziggurat.parallel.runtime.preemption import (
 )
 from ziggurat.system.forking import die_with_parent
 from ziggurat.system.platform import require_linux
-from ziggurat.system.scheduling import threads_of_gloo
+from ziggurat.system.scheduling import yielding_threads
 from ziggurat.system.scratch import scratch_folder
 from ziggurat.system.streams import prepare_streams
 from ziggurat.torch_internals.stores import FileStore, Store
@@ -216,7 +216,7 @@ def _process_group(
         yield Workers(device=device)
         return
     is_nccl = device.type == "cuda" and settings.limits.backend != "gloo"
-    with waiting(), nullcontext() if is_nccl else threads_of_gloo():
+    with waiting(), nullcontext() if is_nccl else yielding_threads():
         dist.init_process_group(
             "nccl" if is_nccl else "gloo",
             store=store,
@@ -228,7 +228,8 @@ def _process_group(
     phase("set-up")
     try:
         through_host = device.type == "cuda" and not is_nccl
-        yield Workers(rank, world, device, dist.group.WORLD, settings.group_timeout, through_host)
+        workers = Workers(rank, world, device, dist.group.WORLD, settings.group_timeout, through_host)
+        yield workers
     except CollectiveFailed:
         # another worker is lost, and a thread may be waiting for it: the end of this process ends all
         raise
@@ -236,6 +237,7 @@ def _process_group(
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+    workers.let_go()
 
 
 @contextmanager
