@@ -38,6 +38,9 @@ WHERE = {  # what a setting needs to have an effect, besides its task
     "loss.effective_beta": ("--set", "loss.class_weights=effective"),
     "loss.equalized_scale": ("--set", "loss.detection=equalized"),
     **dict.fromkeys(("members.data", "members.member", "members.seed"), ("--set", "members.count=2")),
+    **dict.fromkeys(
+        ("local_sgd.sync_every", "local_sgd.outer_lr", "local_sgd.outer_momentum"), ("--set", "local_sgd.replicas=2")
+    ),
     "train.patience": ("--set", "train.evaluate_every=1"),
     "checkpoint.keep_best": ("--set", "train.evaluate_every=1"),
 }  # fmt: skip

@@ -61,6 +61,11 @@ def resolve(
     dataset: Dataset | None = None
     how, threads = config.plan.strip(), config.threads
     if is_auto(how):  # chosen when all else is known to be right
+        if config.local_sgd.replicas:
+            faults.append(
+                f"--plan {how} knows the costs of one model, not of replicas: give a plan of dp, such as dp={config.local_sgd.replicas}, "
+                "or leave local_sgd.replicas out"
+            )
         config = dataclasses.replace(config, plan="")
     open_ones = of_plans(given or {}) if is_auto(how) else {}
     fixed = {key: value for key, value in (given or {}).items() if key not in open_ones}

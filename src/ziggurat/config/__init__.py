@@ -5,6 +5,7 @@ All faults are found before any process starts.
 
 from ziggurat.config.data_config import DataConfig, DigitsConfig, read_numbers
 from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
+from ziggurat.config.local_sgd_config import LocalSgdConfig
 from ziggurat.config.members_config import MembersConfig
 from ziggurat.config.model_config import ModelConfig, PnnConfig, bands_of
 from ziggurat.config.names import full_names, known_keys
@@ -24,6 +25,7 @@ __all__ = [
     "DecodeConfig",
     "DigitsConfig",
     "LaunchConfig",
+    "LocalSgdConfig",
     "LossConfig",
     "MembersConfig",
     "ModelConfig",

@@ -22,11 +22,11 @@ BLOCKS = (
 )  # other ones than the run's would be evaluated on
 TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "digits.imbalance", "loss.", "train.",
-    "members.", "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy", "pipeline.shares",
+    "members.", "local_sgd.", "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy", "pipeline.shares",
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
-    "task", "plan", "seed", "threads", "dtype", "device", "model.", "loss.", "decode.", "train.", "members.", "checkpoint.", "pipeline.",
+    "task", "plan", "seed", "threads", "dtype", "device", "model.", "loss.", "decode.", "train.", "members.", "local_sgd.", "checkpoint.", "pipeline.",
     "tensor.", "launch.", "data.val", *AUGMENTATION, "data.crop", "data.resize", "data.resize_limit", "data.antialias",
     "data.workers", "data.cache_bytes", "data.tile_overlap", "data.shown", "data.stretch",
 )  # fmt: skip
@@ -42,12 +42,12 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "check": (*READING, "digits."),
     "convert": (*READING, "data.split", *BLOCKS, *SCALES),
     "verify": (
-        "dtype", "data.", "digits.", "decode.", "members.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
+        "dtype", "data.", "digits.", "decode.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
     ),
     "plan": (
-        "plan", "pipeline.shares", "data.", "digits.", "members.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
+        "plan", "pipeline.shares", "data.", "digits.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
         "train.backbone_lr", "train.momentum", "train.beta2", "train.weight_decay", "train.warmup",
         "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.checkpoint_every", "train.freeze",
         "train.evaluate_every", "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds",

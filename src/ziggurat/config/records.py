@@ -7,6 +7,7 @@ from typing import Literal
 
 from ziggurat.config.data_config import DataConfig, DigitsConfig
 from ziggurat.config.fields import SEED, between, setting
+from ziggurat.config.local_sgd_config import LocalSgdConfig
 from ziggurat.config.members_config import MembersConfig
 from ziggurat.config.model_config import ModelConfig
 from ziggurat.config.plan_config import LaunchConfig, PipelineConfig, TensorConfig
@@ -51,6 +52,7 @@ class RunConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     members: MembersConfig = field(default_factory=MembersConfig)
+    local_sgd: LocalSgdConfig = field(default_factory=LocalSgdConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     tensor: TensorConfig = field(default_factory=TensorConfig)

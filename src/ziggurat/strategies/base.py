@@ -173,6 +173,7 @@ class Strategy(ABC):
         needs_branches: Whether it spreads only networks that compute several things side by side.
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
         goes_with_rows: Whether each of its workers has whole weights, of which others along dp may update the rows.
+        takes_replicas: Whether the replicas of a run by local SGD may be spread over its workers.
         own_pace: Whether each of its workers computes by itself, and what it waits for others in is counted by `Workers`.
         settings: What a config says of it and of no other axis, by dotted names.
         variants: Settings of it that a planner tries, each with its values; they change no result but for rounding.
@@ -199,6 +200,7 @@ class Strategy(ABC):
     needs_branches: ClassVar[bool] = False
     replicates_state: ClassVar[bool] = False
     goes_with_rows: ClassVar[bool] = False
+    takes_replicas: ClassVar[bool] = False
     own_pace: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

@@ -23,6 +23,7 @@ class DataParallel(Strategy):
     wants_microbatches = True
     replicates_state = True
     goes_with_rows = True
+    takes_replicas = True
     own_pace = True
     settings = ("pipeline.shard_optimizer", "pipeline.shares")
     savers: ClassVar[Mapping[str, Any]] = {"pipeline.shard_optimizer": True}

@@ -46,7 +46,7 @@ def refuse_own_history(model: nn.Module, mesh: Mesh, setting: Setting) -> None:
     Raises:
         UserError: Saying what it keeps from one call to the next.
     """
-    if mesh.data.size == 1:
+    if mesh.data.size == 1 and not setting.config.local_sgd.replicas:
         return
     try:
         with warnings.catch_warnings(), setting.alone():
@@ -56,6 +56,6 @@ def refuse_own_history(model: nn.Module, mesh: Mesh, setting: Setting) -> None:
         return
     if found := faults.get("state") or faults.get("outer"):
         raise UserError(
-            f"what {type(model).__name__} computes depends on its calls before, of which under dp and fsdp each worker has others: {found}; "
-            "return what is to be kept, and keep it outside of the network; or run it without dp and fsdp"
+            f"what {type(model).__name__} computes depends on its calls before, of which under dp and fsdp each worker has others (of local "
+            f"SGD each replica): {found}; return what is to be kept, and keep it outside of the network; or run it without dp, fsdp and replicas"
         )

@@ -36,6 +36,7 @@ from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.pace import Pace
 from ziggurat.strategies.placing import Placed, bind, join
+from ziggurat.strategies.replicas import MOMENTUM, PREFIX
 from ziggurat.strategies.rows import OptimizerRows, RowSums, sharding_fault
 from ziggurat.strategies.running import Microbatches, first_bad_of_each
 from ziggurat.strategies.shares import SETTING, Shares
@@ -97,9 +98,10 @@ class Parallel(Generic[Model]):
         self.executor = Executor(state.average, mesh, average_runner)
         self.sums = self._make_sums()
         is_whole = self.layout.is_whole and mesh.parts.size == 1 and len(self.sums.gradients) == 1
+        is_whole = is_whole and state.replicas is None  # whose sums are of other things
         self.first = FirstGradient(self.sums.gradients[0] if is_whole else None)
         self.pace = Pace(mesh.workers)
-        self.shares = Shares.read(setting.config.pipeline.shares)
+        self.shares = Shares.read(setting.config.pipeline.shares, setting.config.local_sgd.replicas)
         self.num_microbatches, self.parts = 0, [range(0)]
         self.trace: Trace | None = None
 
@@ -147,9 +149,13 @@ class Parallel(Generic[Model]):
     def start(self, num_microbatches: int) -> None:
         """Begin a step."""
         self._refuse_hooks()
+        self.count(num_microbatches)
+        self.sums.start(num_microbatches, self.parts)
+
+    def count(self, num_microbatches: int) -> None:
+        """Take note of how many microbatches a step has, and of whose they are."""
         self.num_microbatches = num_microbatches
         self.parts = self.shares.parts(num_microbatches, self.mesh.data.size)
-        self.sums.start(num_microbatches, self.parts)
 
     def _refuse_hooks(self) -> None:
         """Refuse hooks that would see something else than on one worker, whoever has registered them since."""
@@ -294,7 +300,8 @@ class Parallel(Generic[Model]):
     @property
     def survives(self) -> bool:
         """Whether each worker has the whole state, and can hand it over when others are lost."""
-        return self.layout.is_whole and self.moments.is_whole
+        has_all_replicas = self.state.replicas is None or self.mesh.data.size == 1
+        return self.layout.is_whole and self.moments.is_whole and has_all_replicas
 
     @property
     def _is_first_copy(self) -> bool:
@@ -317,6 +324,10 @@ class Parallel(Generic[Model]):
         for name, tensor in self.state.tensors().items():
             if name == ACCUMULATED:  # the same on every worker
                 if self.mesh.workers.is_first:
+                    found[name] = Chunk.whole(tensor)
+                continue
+            if name.startswith(PREFIX):  # a replica lies on one worker
+                if self.mesh.workers.is_first or not name.startswith(MOMENTUM):
                     found[name] = Chunk.whole(tensor)
                 continue
             owner, is_moment = owner_of(name), name.startswith("optimizer.")
@@ -382,6 +393,11 @@ class Parallel(Generic[Model]):
         """Return what this worker has sent over the data axis, by tier, the innermost first, with the workers that meet there."""
         return [(group.size, group.sent.copy()) for group in self.mesh.data.tiers]
 
+    @property
+    def data_bytes(self) -> int:
+        """Bytes that this worker has given to others over the data axis: sent, or written into memory that they share."""
+        return sum(sent.bytes + sent.shared_bytes for _, sent in self.sent())
+
     def facts(self) -> dict[str, Any]:
         """Return what the axes say of how the network lies on them, ready for JSON."""
         return {name: value for one in self.placed.joined for name, value in one.facts().items()}
@@ -389,6 +405,8 @@ class Parallel(Generic[Model]):
     def describe(self) -> list[str]:
         """Return lines on how the model is spread over workers."""
         lines = [line for one in self.placed.joined for line in one.describe()]
+        if (replicas := self.state.replicas) is not None:
+            lines.append(replicas.describe())
         counts, places = self.shares.counts, self.mesh.data.size
         if len(counts) == places:
             lines.append(f"shares of {sum(counts)} microbatches: {self.shares}")

@@ -15,6 +15,7 @@ import torch
 from ziggurat.config import RunConfig, range_faults
 from ziggurat.errors import UserError
 from ziggurat.strategies.plan import Plan, parse_plan
+from ziggurat.strategies.replica_rules import replica_faults
 from ziggurat.torch_internals.machine import cpu_has_bf16_units
 
 
@@ -154,8 +155,9 @@ def resolve_batch(config: RunConfig, world: int | None) -> RunConfig:
     """
     device = resolve_device(config.device)
     plan = resolve_plan(config.plan, _num_pieces(config), device, world, config.launch.backend)
-    microbatches = config.train.microbatches or plan.num_microbatches
+    microbatches = config.train.microbatches or config.local_sgd.replicas or plan.num_microbatches
     faults = batch_faults(plan, config.train.batch_size, microbatches)
+    faults += replica_faults(config, plan, microbatches)
     if faults:
         raise UserError(faults)
     train = dataclasses.replace(config.train, microbatches=microbatches)
@@ -187,7 +189,7 @@ def batch_faults(plan: Plan, batch_size: int, microbatches: int) -> list[str]:
 
 def _num_pieces(config: RunConfig) -> int:
     """Return what the workers of a run share: its microbatches, or samples where those are not decided yet."""
-    return config.train.microbatches or config.train.batch_size
+    return config.local_sgd.replicas or config.train.microbatches or config.train.batch_size
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:

@@ -26,19 +26,23 @@ class Shares:
 
     Attributes:
         counts: How many of a whole step are each place's, in order; none where they are as even as possible.
+        replicas: Of a run by local SGD: each takes as many microbatches, and a place those of its replicas; 0 of other runs.
     """
 
     counts: tuple[int, ...] = ()
+    replicas: int = 0
 
     @classmethod
-    def read(cls, text: str) -> Shares:
+    def read(cls, text: str, replicas: int = 0) -> Shares:
         """Return what ``plan.shares`` says of the first step.
 
         Example:
-            >>> Shares.read("5,3"), Shares.read("measured")
-            (Shares(counts=(5, 3)), Shares(counts=()))
+            >>> Shares.read("5,3").counts, Shares.read("measured").counts
+            ((5, 3), ())
         """
-        return cls() if text in (EVEN, MEASURED) else cls(tuple(int(count) for count in text.split(",")))
+        if text in (EVEN, MEASURED):
+            return cls(replicas=replicas)
+        return cls(tuple(int(count) for count in text.split(",")))
 
     def parts(self, num_microbatches: int, num_places: int) -> list[range]:
         """Return the microbatches of each place in a step that has so many.
@@ -49,7 +53,13 @@ class Shares:
         Example:
             >>> Shares((5, 3)).parts(8, 2), Shares((5, 3)).parts(4, 2), Shares((5, 3)).parts(8, 4)[0]
             ([range(0, 5), range(5, 8)], [range(0, 2), range(2, 4)], range(0, 2))
+            >>> Shares(replicas=4).parts(8, 3)
+            [range(0, 4), range(4, 6), range(6, 8)]
         """
+        if self.replicas:
+            each = [len(part) for part in partition(num_microbatches, self.replicas)]
+            of_places = partition(self.replicas, num_places)
+            return consecutive([sum(each[number] for number in mine) for mine in of_places])
         if len(self.counts) != num_places:
             return partition(num_microbatches, num_places)
         whole = sum(self.counts)

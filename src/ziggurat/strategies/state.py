@@ -1,7 +1,8 @@
 """The state of a run: all that a step changes, and the only owner of it.
 
 One naming for its tensors: ``model.NAME`` and ``average.NAME`` are weights and buffers, ``optimizer.PARAMETER.SLOT`` what the
-optimizer keeps of a parameter, ``loss.accumulated`` what the loss has summed up over steps. The settings of the optimizer are no state: the config and the step give them. It lies beside
+optimizer keeps of a parameter, ``loss.accumulated`` what the loss has summed up over steps, ``replicas.NUMBER.KIND.NAME`` and
+``replicas.momentum.PARAMETER`` what `ziggurat.strategies.replicas` keeps. The settings of the optimizer are no state: the config and the step give them. It lies beside
 the layout, which says where each of these tensors lies: strategies, training and checkpoints all ask both.
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ziggurat.strategies.alone import refuse_own_groups
 from ziggurat.strategies.costs.decisions import Decisions
+from ziggurat.strategies.replicas import Replicas
 from ziggurat.strategies.whole import local
 from ziggurat.torch_internals.tensors import lerp_each_
 
@@ -42,6 +44,7 @@ class TrainState(Generic[Model]):
         accumulated: What the loss has summed up over all steps so far, and depends on, float64, one-dimensional; the same on every
             worker.
         parts: By the parameter's name what the optimizer changes in its place: this worker's rows, in the same memory.
+        replicas: Of a run by local SGD: what this worker's replicas have for themselves.
         condition: ``complete`` after a step; ``computing`` in one, which can be undone; ``changing`` while tensors change.
     """
 
@@ -55,6 +58,7 @@ class TrainState(Generic[Model]):
     decisions: Decisions = field(default_factory=Decisions)
     accumulated: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     parts: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    replicas: Replicas | None = None
     condition: Literal["complete", "computing", "changing"] = "complete"
 
     @classmethod
@@ -111,7 +115,8 @@ class TrainState(Generic[Model]):
                         f"an optimizer's state must be tensors: {names[parameter]} has a {type(value).__name__}, {slot}"
                     )
                 found[f"optimizer.{names[parameter]}.{slot}"] = local(value)
-        return found | self.of_the_loss()
+        of_replicas = {} if self.replicas is None else self.replicas.tensors()
+        return found | self.of_the_loss() | of_replicas
 
     def of_the_loss(self) -> dict[str, Tensor]:
         """Return what the loss has summed up, by name; nothing where it sums up nothing."""
@@ -124,11 +129,15 @@ class TrainState(Generic[Model]):
         return {name: local(value) for name, value in states.items() if not value.is_meta}
 
     @torch.no_grad()
-    def update_average(self) -> None:
-        """Add the weights after the present step; early steps weigh more, so that the start is forgotten."""
+    def update_average(self, times: int = 1) -> None:
+        """Add the weights after the present step; early steps weigh more, so that the start is forgotten.
+
+        Args:
+            times: For how many steps they stand.
+        """
         if not self.decay:
             return
-        new = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+        new = 1 - min(self.decay, (1 + self.step) / (10 + self.step)) ** times
         pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
         held = [(local(mean), local(value)) for mean, value in pairs if not value.is_meta]
         floating = [(mean, value) for mean, value in held if mean.is_floating_point()]

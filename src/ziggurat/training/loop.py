@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ziggurat.config import RunConfig, definition_sha256
+from ziggurat.data.batch import Microbatch
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
@@ -28,6 +29,7 @@ from ziggurat.runs.log import RunLog
 from ziggurat.strategies.executor import Executor
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
+from ziggurat.strategies.replicas import Replicas
 from ziggurat.strategies.setting import run_setting
 from ziggurat.strategies.state import TrainState
 from ziggurat.tasks.base import Task
@@ -39,6 +41,7 @@ from ziggurat.training.extension import earlier_definitions
 from ziggurat.training.feed import SampleFeed, autocast, seed_everything
 from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.freezing import freeze
+from ziggurat.training.local_sgd import LocalStep
 from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
@@ -95,6 +98,8 @@ def train(
     state = TrainState.start(
         model, make_optimizer(model, config.train), config.train.ema, len(task.accumulated_names)
     )
+    if config.local_sgd.replicas:
+        state.replicas = Replicas(model, state.optimizer, config.local_sgd, mesh.data)
     run, earlier = definition_sha256(config), earlier_definitions(folder) if resume else ()
     checkpoints = Checkpoints(
         folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier
@@ -109,8 +114,8 @@ def train(
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
     parallel = Parallel(state, mesh, setting)
     session.begin(parallel)
-    step = Step(parallel, task, SampleFeed(model, mesh, config, lambda: state.step), config.train.clip_norm)
-    first_step, samples, result = state.step, 0, None
+    step = _make_step(parallel, task, config, data.num_steps)
+    first_step, samples, result, sent = state.step, 0, None, 0
     calls = Calls(callbacks, workers)
 
     with (
@@ -166,7 +171,9 @@ def train(
             session.agree(number, preemption, data.take_notices(batches, mesh), log)
             set_learning_rate(state.optimizer, learning_rate(number, data.num_steps, config.train))
             pieces = data.pieces(number)
+            before = parallel.data_bytes
             result = step(batches, len(pieces))
+            sent += parallel.data_bytes - before
             if not result.finite:
                 described = [data.describe(piece) for piece in pieces]
                 session.not_finite(nonfinite_faults(result, task.term_names, described, parallel), log)
@@ -181,6 +188,7 @@ def train(
         seconds = time.perf_counter() - start
         for line in balance.table().splitlines():
             log.say(line)
+        (sent,) = workers.sum([sent])
         measuring.close()
         parallel.close()
         session.save_checkpoint(state.step, log)
@@ -214,6 +222,7 @@ def train(
         "samples": samples,
         "seconds": seconds,
         "images_per_second": samples / seconds,
+        "exchanged_bytes": sent,
         "loss": float(result.terms.sum()) if result is not None and result.finite else None,
         "metrics": evaluation.metrics,
         "balance": balance.facts(),
@@ -236,6 +245,17 @@ def _build(
     if frozen := freeze(model, config.train.freeze):
         report += f"; {frozen} of them are frozen ({config.train.freeze})"
     return place_model(model, home, config.train.channels_last).train(), report
+
+
+def _make_step(
+    parallel: Parallel[VisionModel], task: Task[Any, Any], config: RunConfig, num_steps: int
+) -> Step[Microbatch, VisionModel] | LocalStep[Microbatch, VisionModel]:
+    """Return what takes the steps of a run."""
+    state, clip = parallel.state, config.train.clip_norm
+    feed = SampleFeed(state.model, parallel.mesh, config, lambda: state.step)
+    if state.replicas is not None:
+        return LocalStep(parallel, task, feed, clip, num_steps)
+    return Step(parallel, task, feed, clip)
 
 
 def _evaluate(

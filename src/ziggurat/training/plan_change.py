@@ -19,6 +19,7 @@ from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.strategies.replica_rules import replica_faults
 from ziggurat.strategies.resolve import batch_faults
 
 REQUEST = "plan"  # the file in the run's folder
@@ -103,6 +104,7 @@ def under(text: str, config: RunConfig) -> RunConfig:
             f"it has {plan.num_workers} workers, and the run has {now.num_workers}: end it (Ctrl-C), and go on with --resume --plan {plan}"
         )
     faults = batch_faults(plan, config.train.batch_size, config.train.microbatches)
+    faults += replica_faults(config, plan, config.train.microbatches)
     if faults:
         raise UserError(faults)
     changed = dataclasses.replace(config, plan=str(plan))

@@ -285,6 +285,8 @@ class Session:
         found = [
             name for model in self.state.models for name in bad_weights(model) if name not in self.unbounded
         ]
+        if self.state.replicas is not None:
+            found += self.state.replicas.bad()
         broken = list(dict.fromkeys(itertools.chain(*self.workers.gather(found))))
         if not broken:
             return

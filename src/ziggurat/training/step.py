@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -108,6 +108,41 @@ class StepResult:
     bad_gradient: str = ""
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What a step has computed before it changes anything, the same on every worker but for `work`.
+
+    Attributes:
+        terms: As `StepResult` has them.
+        summands: What the loss accumulates, of each microbatch.
+        norm: Of the gradient.
+        work: The pass.
+        is_finite: Whether all numbers are.
+    """
+
+    terms: Tensor
+    summands: Tensor
+    norm: Tensor
+    work: Microbatches
+    is_finite: bool
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Let a block take a step: generators are as before afterwards.
+
+    Raises:
+        UserError: If an operation has no deterministic form on the device.
+    """
+    try:
+        with others_as_before():
+            yield
+    except RuntimeError as error:
+        if (explained := explain_nondeterminism(error)) is None:
+            raise
+        raise explained from error
+
+
 class Step(Generic[M, Model]):
     """The step of a run.
 
@@ -144,15 +179,12 @@ class Step(Generic[M, Model]):
         Raises:
             UserError: If an operation has no deterministic form on the device.
         """
-        try:
-            with others_as_before():
-                return self._take(batches, num_microbatches)
-        except RuntimeError as error:
-            if (explained := explain_nondeterminism(error)) is None:
-                raise
-            raise explained from error
+        with guarded():
+            computed = self.compute(batches, num_microbatches)
+            return self._change(computed) if computed.is_finite else self._refuse(computed)
 
-    def _take(self, batches: Sequence[M], num_microbatches: int) -> StepResult:
+    def compute(self, batches: Sequence[M], num_microbatches: int) -> Computed:
+        """Compute the gradient of a step, on all workers; nothing is changed yet."""
         parallel, task = self.parallel, self.task
         parallel.start(num_microbatches)
         self.state.condition = "computing"
@@ -172,31 +204,36 @@ class Step(Generic[M, Model]):
         parallel.finish_gradients()
         num_terms = len(task.term_names)
         found = parallel.gather(losses, num_terms + self.num_accumulated)
-        terms, summands = found[:, :num_terms], found[:, num_terms:]
         norm = parallel.norm()
-        workers = parallel.mesh.workers
-        workers.confirm()  # on a GPU a lost worker's part is read as any number
-        if not (found.isfinite().all() and norm.isfinite()):
-            return self._refuse(terms, norm, work)
+        parallel.mesh.workers.confirm()  # on a GPU a lost worker's part is read as any number
+        is_finite = bool(found.isfinite().all() and norm.isfinite())
+        return Computed(found[:, :num_terms], found[:, num_terms:], norm, work, is_finite)
+
+    def _change(self, computed: Computed) -> StepResult:
+        parallel = self.parallel
         parallel.finish_statistics()
         phase("optimizer", self.state.step)
-        workers.confirm()
+        parallel.mesh.workers.confirm()
         self.state.condition = "changing"
         if self.clip_norm:
-            parallel.clip(self.clip_norm, norm)
+            parallel.clip(self.clip_norm, computed.norm)
         parallel.update()
         self.state.update_average()
         if self.num_accumulated:
-            self.state.accumulated += sum_leaves(summands).to(self.state.accumulated.device)
-        return StepResult(terms, norm, finite=True)
+            self.state.accumulated += sum_leaves(computed.summands).to(self.state.accumulated.device)
+        return StepResult(computed.terms, computed.norm, finite=True)
 
-    def _refuse(self, terms: Tensor, norm: Tensor, work: Microbatches) -> StepResult:
+    def _refuse(self, computed: Computed) -> StepResult:
         """Change nothing, and find what is not finite."""
-        look = bool(terms.isfinite().all())
-        each = self.parallel.first_bad_of_each(work) if look else {}
-        bad = self.parallel.first_bad_gradient() if look and not each else ""
+        each, bad = self.find_bad(computed)
         self.parallel.abandon()
-        return StepResult(terms, norm, False, each, bad)
+        return StepResult(computed.terms, computed.norm, False, each, bad)
+
+    def find_bad(self, computed: Computed) -> tuple[dict[int, str], str]:
+        """Return the first bad parameter of each microbatch where one can look, else that of the global batch; all workers call this."""
+        look = bool(computed.terms.isfinite().all())
+        each = self.parallel.first_bad_of_each(computed.work) if look else {}
+        return each, self.parallel.first_bad_gradient() if look and not each else ""
 
     def _pass(self, batches: Sequence[M], assignments: Sequence[Any], totals: Tensor | None) -> Microbatches:
         """Return a pass over microbatches: for the terms of the loss, or without totals for the sums over outputs."""

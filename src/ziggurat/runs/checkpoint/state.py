@@ -31,6 +31,11 @@ def load_state(folder: Path, progress: Progress, state: TrainState[Any]) -> None
     """
     stored, wanted = stored_tensors(folder), state.weights() | state.of_the_loss()
     parameters = {name: value for name, value in state.model.named_parameters() if value.requires_grad}
+    replicas = state.replicas
+    if replicas is not None:
+        stored = {name: facts for name, facts in stored.items() if not replicas.is_others(name)}
+        replicas.begin_like(stored, _place)
+        wanted |= replicas.tensors()
     slots: dict[str, dict[str, Tensor]] = {}
     for name in sorted(name for name in stored if name.startswith("optimizer.")):
         owner, slot = split_slot(name)
