@@ -49,6 +49,12 @@ class PipelineConfig:
         "``train.microbatches``, such as ``5,3``. The same bits.",
         MICROBATCHES,
     )
+    wire: Literal["fp32", "bf16", "int8"] = setting(
+        "fp32",
+        "What gradients travel as between workers of dp: ``bf16`` takes half the bytes of ``fp32``, ``int8`` (blocks of 32 with an exponent "
+        "each, rounded by chance) about a quarter. Part of what defines a run: sums are rounded so on one worker, too, and have the same "
+        "bits on any number of them. Pays over slow links; not under fsdp.",
+    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ BLOCKS = (
 TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "digits.imbalance", "loss.", "train.",
     "members.", "local_sgd.", "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy", "pipeline.shares",
+    "pipeline.wire",
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
@@ -45,6 +46,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "dtype", "data.", "digits.", "decode.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
+        "pipeline.wire",
     ),
     "plan": (
         "plan", "pipeline.shares", "data.", "digits.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",

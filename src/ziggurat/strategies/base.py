@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ziggurat.config import RunConfig
 from ziggurat.data.batch import Part
 from ziggurat.parallel.collectives.pieces import PartSum
+from ziggurat.parallel.collectives.wire import Wire
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
@@ -126,7 +127,9 @@ class Joined:
         """Return the parts of a placed model whose gradients and statistics come apart; None for the model as one."""
         return None
 
-    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None) -> Sums | None:
+    def sums(
+        self, sections: Sequence[Section], data: Workers, parts: PartSum | None, wire: Wire
+    ) -> Sums | None:
         """Return what sums gradients and statistics over microbatches; None for the canonical sums."""
         return None
 
@@ -174,6 +177,8 @@ class Strategy(ABC):
         replicates_state: Whether its workers have the same state of a run, each as much of it as it would have alone.
         goes_with_rows: Whether each of its workers has whole weights, of which others along dp may update the rows.
         takes_replicas: Whether the replicas of a run by local SGD may be spread over its workers.
+        rounds_gradients: Whether gradients of the samples that its workers take are added up in the canonical sum, whose nodes are
+            rounded to what travels.
         own_pace: Whether each of its workers computes by itself, and what it waits for others in is counted by `Workers`.
         settings: What a config says of it and of no other axis, by dotted names.
         variants: Settings of it that a planner tries, each with its values; they change no result but for rounding.
@@ -201,6 +206,7 @@ class Strategy(ABC):
     replicates_state: ClassVar[bool] = False
     goes_with_rows: ClassVar[bool] = False
     takes_replicas: ClassVar[bool] = False
+    rounds_gradients: ClassVar[bool] = True
     own_pace: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

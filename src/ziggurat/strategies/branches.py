@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ziggurat.parallel.branches.branches import Branches
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
+from ziggurat.parallel.collectives.wire import Wire
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.strategies.base import Joined, Setting, Strategy
@@ -94,9 +95,9 @@ class PlacedBranches(Joined):
         self.channels.append(runner.branches.channel)
         return runner
 
-    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None) -> Sums:
+    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None, wire: Wire) -> Sums:
         """Return sums whose statistics lie on several workers."""
-        return BranchSums(sections, data, parts, self.workers)
+        return BranchSums(sections, data, parts, wire, self.workers)
 
     def describe(self) -> list[str]:
         """Return a line for each worker's branches, and one for the bound of the speed-up."""
@@ -153,10 +154,10 @@ class BranchSums(Sums):
     """
 
     def __init__(
-        self, sections: Sequence[Section], data: Workers, parts: PartSum | None, network: Workers
+        self, sections: Sequence[Section], data: Workers, parts: PartSum | None, wire: Wire, network: Workers
     ) -> None:
         self.network = network
-        super().__init__(sections, data, parts)
+        super().__init__(sections, data, parts, wire)
 
     def make_statistics(self, layers: nn.Module, data: Workers) -> BranchStatistics:
         """Return what keeps the running statistics."""

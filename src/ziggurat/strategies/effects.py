@@ -23,6 +23,7 @@ from ziggurat.strategies.plan import Plan, parse_plan
 from ziggurat.strategies.registry import STRATEGIES
 from ziggurat.strategies.rows import sharding_fault
 from ziggurat.strategies.shares import MEASURED, SETTING, shares_fault
+from ziggurat.strategies.wires import wire_fault
 from ziggurat.tasks.registry import TASKS, find_task
 
 
@@ -199,6 +200,9 @@ def _by_model(config: RunConfig, key: str) -> Idle | None:
 
 
 def _by_plan(config: RunConfig, key: str) -> Idle | None:
+    if key == "pipeline.wire":
+        fault = wire_fault(config.pipeline.wire, parse_plan(config.plan), config.pipeline.shard_optimizer)
+        return None if fault is None else Idle(key, "plan", fault)
     readers = [axis for axis, one in STRATEGIES.items() if matches(one.settings, key)]
     if not readers:
         return None

@@ -23,6 +23,7 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import gather_leaves, sum_leaves
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.sent import Sent
+from ziggurat.parallel.collectives.wire import WIRES
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.pipeline.timing import Trace, noted
 from ziggurat.parallel.runtime.allocator import give_back_freed_memory
@@ -43,6 +44,7 @@ from ziggurat.strategies.shares import SETTING, Shares
 from ziggurat.strategies.state import ACCUMULATED, Model, TrainState, owner_of
 from ziggurat.strategies.sums import Section, Sums
 from ziggurat.strategies.whole import fill_states, local
+from ziggurat.strategies.wires import wire_fault
 from ziggurat.torch_internals.tensors import scale_each_
 
 
@@ -119,10 +121,17 @@ class Parallel(Generic[Model]):
         whole = [Section(dict(model.named_parameters()), model)]
         sections = next((found for found in of_axes if found is not None), whole)
         parts = PartSum(mesh.parts) if mesh.parts.size > 1 else None
+        config = self.setting.config.pipeline
+        trained = (parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+        if (fault := wire_fault(config.wire, mesh.plan, config.shard_optimizer, trained)) is not None:
+            raise UserError(fault)
+        wire = WIRES[config.wire]
         if self.rows is not None:
-            return RowSums(sections, mesh.data, parts, self.rows)
-        made = (one.sums(sections, mesh.data, parts) for one in self.placed.joined)
-        return next((sums for sums in made if sums is not None), None) or Sums(sections, mesh.data, parts)
+            return RowSums(sections, mesh.data, parts, self.rows, wire)
+        made = (one.sums(sections, mesh.data, parts, wire) for one in self.placed.joined)
+        return next((sums for sums in made if sums is not None), None) or Sums(
+            sections, mesh.data, parts, wire
+        )
 
     # -- which microbatches ---------------------------------------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Parallel(Generic[Model]):
         """Begin a step."""
         self._refuse_hooks()
         self.count(num_microbatches)
-        self.sums.start(num_microbatches, self.parts)
+        self.sums.start(num_microbatches, self.parts, (self.setting.config.seed, self.state.step))
 
     def count(self, num_microbatches: int) -> None:
         """Take note of how many microbatches a step has, and of whose they are."""

@@ -20,6 +20,7 @@ from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.gradients import GradientSum
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.sliced import SlicedSum
+from ziggurat.parallel.collectives.wire import FP32, Wire
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.boxes import Box
 from ziggurat.strategies.layout import Boxes, Layout, Placement
@@ -126,18 +127,25 @@ class RowSums(Sums):
         data: The workers that take other microbatches.
         parts: As `Sums` has them.
         rows: Which rows.
+        wire: What gradients travel as, one by one.
     """
 
     def __init__(
-        self, sections: Sequence[Section], data: Workers, parts: PartSum | None, rows: OptimizerRows
-    ) -> None:
+        self, sections: Sequence[Section], data: Workers, parts: PartSum | None, rows: OptimizerRows,
+        wire: Wire = FP32,
+    ) -> None:  # fmt: skip
         self.rows = rows
-        super().__init__(sections, data, parts)
+        super().__init__(sections, data, parts, wire)
 
     def make_gradients(self, section: Section, data: Workers, parts: PartSum | None) -> GradientSum:
         """Return what sums the gradients."""
         self.sliced = SlicedSum(
-            section.parameters.values(), data, lambda p: self.rows.rows[id(p)].sizes(), parts=parts
+            section.parameters.values(),
+            data,
+            lambda p: self.rows.rows[id(p)].sizes(),
+            parts=parts,
+            wire=self.wire,
+            part=0 if parts is None else parts.workers.rank,
         )
         return self.sliced
 

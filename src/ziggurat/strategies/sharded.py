@@ -26,6 +26,7 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.row_sum import Pass, RowSum
+from ziggurat.parallel.collectives.wire import Wire
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.base import Joined, Setting, Strategy
 from ziggurat.strategies.boxes import Box
@@ -61,6 +62,7 @@ class ShardedParallel(Strategy):
     spreads_samples = True
     wants_microbatches = True
     frees_storage = True
+    rounds_gradients = False
     home = "cpu"  # a whole model need not fit a device
 
     @classmethod
@@ -150,7 +152,7 @@ class Shards(Joined):
         """Return what keeps other workers company where they have more microbatches."""
         return ShardedRunner(model, self.data, self.setting)
 
-    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None) -> Sums:
+    def sums(self, sections: Sequence[Section], data: Workers, parts: PartSum | None, wire: Wire) -> Sums:
         """Return sums of statistics alone: gradients are added up as `fully_shard` takes them."""
         return ShardedSums(sections, data, self.now)
 
@@ -189,7 +191,9 @@ class ShardedSums(Sums):
         self.now = now
         self.passes = 0
 
-    def start(self, num_microbatches: int, of_workers: Sequence[range] | None = None) -> None:
+    def start(
+        self, num_microbatches: int, of_workers: Sequence[range] | None = None, key: tuple[int, ...] = (0, 0)
+    ) -> None:
         """Begin a step; its passes are taken by all workers together, so that their microbatches are as even as possible."""
         if of_workers is not None:
             refuse_uneven(of_workers, num_microbatches, TOGETHER)

@@ -12,6 +12,7 @@ from ziggurat.parallel.collectives.canonical import partition
 from ziggurat.parallel.collectives.gradients import GradientSum
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.running_statistics import RunningStatistics
+from ziggurat.parallel.collectives.wire import FP32, Wire
 from ziggurat.parallel.collectives.workers import Workers
 
 
@@ -44,33 +45,40 @@ class Sums:
         sections: Of the model.
         data: The workers that take other microbatches.
         parts: Adds up what workers with other parts of the same microbatches have; None where there are none.
+        wire: What gradients travel as.
     """
 
-    def __init__(self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None) -> None:
-        self.sections, self.data = sections, data
+    def __init__(
+        self, sections: Sequence[Section], data: Workers, parts: PartSum | None = None, wire: Wire = FP32
+    ) -> None:
+        self.sections, self.data, self.wire = sections, data, wire
         self.statistics = [self.make_statistics(section.layers, data) for section in sections]
         self.gradients = [self.make_gradients(section, data, parts) for section in sections]
         self.num_microbatches, self.of_workers = 0, list[range]()
 
     def make_gradients(self, section: Section, data: Workers, parts: PartSum | None) -> GradientSum:
         """Return what sums the gradients of a section."""
-        return GradientSum(section.parameters.values(), data, parts=parts)
+        part = 0 if parts is None else parts.workers.rank
+        return GradientSum(section.parameters.values(), data, parts=parts, wire=self.wire, part=part)
 
     def make_statistics(self, layers: nn.Module, data: Workers) -> RunningStatistics:
         """Return what keeps the running statistics of a section."""
         return RunningStatistics(layers, data)
 
-    def start(self, num_microbatches: int, of_workers: Sequence[range] | None = None) -> None:
+    def start(
+        self, num_microbatches: int, of_workers: Sequence[range] | None = None, key: tuple[int, ...] = (0, 0)
+    ) -> None:
         """Begin a step.
 
         Args:
             num_microbatches: Of all workers.
             of_workers: The microbatches of each worker of the data axis, consecutive; by default as even as possible.
+            key: Of the run and the step, for what the wire leaves to chance.
         """
         self.num_microbatches = num_microbatches
         self.of_workers = list(of_workers or partition(num_microbatches, self.data.size))
         for gradients in self.gradients:
-            gradients.start(num_microbatches, self.of_workers)
+            gradients.start(num_microbatches, self.of_workers, key)
         for statistics in self.statistics:
             statistics.start()
 

@@ -33,6 +33,7 @@ class _Addable(Protocol):
 
 
 Summand = TypeVar("Summand", bound=_Addable)  # a tensor, or a leaf of several
+Made = Callable[["Span", Summand], None]
 
 
 class Span(NamedTuple):
@@ -100,14 +101,16 @@ def add_into(left: Summand, right: Summand) -> Summand:
 
 
 def fold(
-    roots: Mapping[Span, Summand], node: Span, add: Callable[[Summand, Summand], Summand] = add_into
-) -> Summand:
+    roots: Mapping[Span, Summand], node: Span, add: Callable[[Summand, Summand], Summand] = add_into,
+    made: Made[Summand] | None = None,
+) -> Summand:  # fmt: skip
     """Add the roots of subtrees in the order of the tree.
 
     Args:
         roots: The sums of disjoint subtrees that together make up `node`, all of one shape.
         node: The node whose sum is wanted.
         add: Makes a node of its left and right child, in the memory of the left one.
+        made: Is given each node that is made, and may change it: rounds it to what travels.
 
     Returns:
         The sum, in the memory of its leftmost root.
@@ -115,7 +118,10 @@ def fold(
     if node in roots:
         return roots[node]
     left, right = children(node)
-    return add(fold(roots, left, add), fold(roots, right, add))
+    total = add(fold(roots, left, add, made), fold(roots, right, add, made))
+    if made is not None:
+        made(node, total)
+    return total
 
 
 class Accumulator(Generic[Summand]):
@@ -128,12 +134,14 @@ class Accumulator(Generic[Summand]):
         leaves: The worker's.
         num_leaves: Of all workers.
         add: As `fold` has it.
+        made: As `fold` has it; leaves are whoever's who makes them.
     """
 
     def __init__(
-        self, leaves: range, num_leaves: int, add: Callable[[Summand, Summand], Summand] = add_into
-    ) -> None:
-        self.node, self.join = Span(0, num_leaves), add
+        self, leaves: range, num_leaves: int, add: Callable[[Summand, Summand], Summand] = add_into,
+        made: Made[Summand] | None = None,
+    ) -> None:  # fmt: skip
+        self.node, self.join, self.made = Span(0, num_leaves), add, made
         self.roots: dict[Span, Summand] = {}
         self.expected = list(leaves)
 
@@ -157,11 +165,18 @@ class Accumulator(Generic[Summand]):
         self.expected.pop(0)
         self.roots[Span(leaf - has_left, leaf + 1)] = value
         done = range(next(iter(self.roots)).start, leaf + 1)
-        self.roots = {span: fold(self.roots, span, self.join) for span in subtrees(done, self.node)}
+        self.roots = {
+            span: fold(self.roots, span, self.join, self.made) for span in subtrees(done, self.node)
+        }
 
 
-def gradients_held(leaves: range, num_leaves: int) -> list[tuple[int, int]]:
+def gradients_held(leaves: range, num_leaves: int, lends: bool = True) -> list[tuple[int, int]]:
     """Return how many gradients a worker holds before each of its leaves, and with the one that is made.
+
+    Args:
+        leaves: The worker's.
+        num_leaves: Of all workers.
+        lends: Whether every second leaf is added to its left neighbour where it is made.
 
     Example:
         >>> gradients_held(range(4), 4)
@@ -172,7 +187,7 @@ def gradients_held(leaves: range, num_leaves: int) -> list[tuple[int, int]]:
     held = []
     for leaf in leaves:
         roots = subtrees(range(leaves.start, leaf), Span(0, num_leaves))
-        has_left = leaf % 2 == 1 and Span(leaf - 1, leaf) in roots
+        has_left = lends and leaf % 2 == 1 and Span(leaf - 1, leaf) in roots
         held.append((len(roots), len(roots) + (not has_left)))
     return held
 

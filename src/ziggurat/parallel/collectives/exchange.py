@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from ziggurat.parallel.collectives.canonical import Span, add_into, fold
+from ziggurat.parallel.collectives.canonical import Made, Span, add_into, fold
 from ziggurat.parallel.collectives.tiers import Add, Tier
 
 
@@ -35,6 +35,7 @@ class Exchange:
         length: ``n``.
         stops: Whether the slice waits for `share`; else it is shared as it is.
         add: Makes a node of its left and right child, in the memory of the left one.
+        made: Is given what is made here of a node, this worker's slice, and may change it.
 
     Placement: before, each worker holds the roots of its own leaves; at the slice each worker holds the sum of its slice; after,
     every worker holds the same sum.
@@ -44,9 +45,9 @@ class Exchange:
 
     def __init__(
         self, roots: Mapping[Span, Tensor], node: Span, tiers: Sequence[Tier], length: int, stops: bool = False,
-        add: Add = add_into,
+        add: Add = add_into, made: Made[Tensor] | None = None,
     ) -> None:  # fmt: skip
-        self.node, self.tiers, self.length, self.add = node, tiers, length, add
+        self.node, self.tiers, self.length, self.add, self.made = node, tiers, length, add, made
         self.stops = stops
         self.mine: Tensor | None = None  # this worker's slice, once it is summed
         self.whole: Tensor | None = None
@@ -89,7 +90,7 @@ class Exchange:
             tier.start_scatter(roots)
             yield
             roots = tier.scattered()
-        self.mine = fold(roots, self.node, self.add)
+        self.mine = fold(roots, self.node, self.add, self.made)
         if not self.stops:
             yield from self._gather(self.mine)
         yield

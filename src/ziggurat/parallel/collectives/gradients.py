@@ -10,6 +10,7 @@ number on every worker, so the communication of all workers matches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.collectives.canonical import Accumulator, Span, fold, partition, subtrees
+from ziggurat.parallel.collectives.canonical import Accumulator, Made, Span, fold, partition, subtrees
 from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.hierarchy import even_slices
 from ziggurat.parallel.collectives.leaf import Leaf, owned
 from ziggurat.parallel.collectives.shared_memory import Arena, arena_bytes, share_memory
-from ziggurat.parallel.collectives.tiers import MessageTier, Room, SharedTier, Tier, meetings
+from ziggurat.parallel.collectives.tiers import Meeting, MessageTier, Room, SharedTier, Tier, meetings
+from ziggurat.parallel.collectives.wire import FP32, Rounding, Wire, chances
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.torch_internals.tensors import copy_each_
 
 BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: large enough for bandwidth, small enough to overlap
 
@@ -40,6 +43,14 @@ class GradientSum:
         bucket_bytes: Size of the pieces that are exchanged at a time.
         parts: From a flat tensor to its sum over the workers which have other parts of the same microbatches, element by element
             in one order; it may overwrite its argument.
+        wire: What gradients travel as: every node of the sum is rounded to it, on any number of workers.
+        part: Which of the parts this worker has.
+
+    Attributes:
+        back: What this worker's slices are shared as.
+
+    Raises:
+        ValueError: If the wire is narrow, and parameters are not float32.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -55,11 +66,18 @@ class GradientSum:
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES,
-        parts: Callable[[Tensor], Tensor] | None = None,
+        parts: Callable[[Tensor], Tensor] | None = None, wire: Wire = FP32, part: int = 0,
     ) -> None:  # fmt: skip
         self.workers, self.parts = workers, parts
+        self.wire, self.back, self.part = wire, wire, part
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        self.buckets = [Bucket(group) for group in _bucket_groups(trained, bucket_bytes)]
+        others = {str(parameter.dtype)[6:] for parameter in trained} - {"float32"}
+        if wire.is_narrow and others:
+            raise ValueError(
+                f"gradients travel as {wire.name} where they are float32: got {', '.join(sorted(others))}"
+            )
+        self.numbers = {id(parameter): number for number, parameter in enumerate(trained)}
+        self.buckets = [Bucket(group, wire.block) for group in _bucket_groups(trained, bucket_bytes)]
         self.hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._take, bucket))
             for bucket in self.buckets
@@ -72,12 +90,15 @@ class GradientSum:
         )
         self.shared_roots = 0 if workers.tiers and workers.device.type == "cpu" else None
 
-    def start(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
+    def start(
+        self, num_leaves: int, parts: Sequence[range] | None = None, key: tuple[int, ...] = (0, 0)
+    ) -> None:
         """Begin a step whose global batch has `num_leaves` microbatches.
 
         Args:
             num_leaves: Of all workers.
             parts: The leaves of each worker, consecutive; by default as even as possible.
+            key: Of the run and the step, for what a wire leaves to chance.
         """
         self.num_leaves = num_leaves
         self.partition = list(parts or partition(num_leaves, self.workers.size))
@@ -86,7 +107,9 @@ class GradientSum:
         self.stops = self.parts is not None
         self._share_memory()
         for bucket in self.buckets:
-            bucket.sum = Accumulator(self.mine, num_leaves)
+            bucket.rounding = self._make_rounding(bucket, key)
+            made = None if bucket.rounding is None else partial(_round_leaf, bucket.rounding)
+            bucket.sum = Accumulator(self.mine, num_leaves, made=made)
             for parameter in bucket.parameters:
                 parameter.grad = None  # else autograd would add to the sum of the step before
 
@@ -94,11 +117,13 @@ class GradientSum:
     def leaf(self, index: int) -> Iterator[None]:
         """Take the gradient of one backward pass, run inside, as the leaf of microbatch `index`.
 
-        Of every second leaf autograd itself adds each parameter's gradient to that of the leaf before, as soon as it is made.
+        Of every second leaf autograd itself adds each parameter's gradient to that of the leaf before, as soon as it is made;
+        under a narrow wire not, as a leaf is rounded before it is added.
         """
         self._begin(index)
         for bucket in self.buckets:
-            bucket.lend_left(index)
+            if not self.wire.is_narrow:
+                bucket.lend_left(index)
         yield
         self._end()
 
@@ -126,9 +151,9 @@ class GradientSum:
         """
         self._exchange_complete_buckets()  # a worker without microbatches has had no occasion before
         self._advance_all()
-        for pending in self.pending:
+        for bucket, pending in zip(self.buckets, self.pending, strict=True):
             if self.stops and isinstance(pending, Exchange):
-                pending.share(self._with_parts(pending.slice()))
+                pending.share(self._with_parts(bucket, pending.slice()))
         self._advance_all()
         for bucket, pending in zip(self.buckets, self.pending, strict=True):
             gradients = pending.tensors if isinstance(pending, Leaf) else bucket.views(pending.result())
@@ -164,12 +189,15 @@ class GradientSum:
         self._exchange_complete_buckets()
         self._advance_all()
         return [
-            self._with_parts(pending.slice()) for pending in self.pending if isinstance(pending, Exchange)
+            self._with_parts(bucket, pending.slice())
+            for bucket, pending in zip(self.buckets, self.pending, strict=True)
+            if isinstance(pending, Exchange)
         ]
 
     def slice_sizes(self, bucket: Bucket) -> list[int]:
-        """Return the elements of each worker's slice of a bucket, in order of rank."""
-        return even_slices(bucket.length, self.workers.size)
+        """Return the elements of each worker's slice of a bucket, in order of rank: whole blocks of the wire."""
+        block = self.wire.block
+        return [block * size for size in even_slices(bucket.length // block, self.workers.size)]
 
     def flat(self, bucket: Bucket, leaf: Leaf) -> Tensor:
         """Return the elements of a bucket's leaf as they are cut into slices."""
@@ -207,6 +235,9 @@ class GradientSum:
         leaf = bucket.pop_leaf()
         if self.current == 0 and self.look_at_first is not None:
             self.look_at_first(leaf)
+        if bucket.rounding is not None:
+            leaf = bucket.joined(leaf)
+            _round_leaf(bucket.rounding, Span(self.current, self.current + 1), leaf)
         bucket.sum.add(self.current, leaf, bucket.has_left)
         bucket.has_left = False
         bucket.complete = True
@@ -232,22 +263,43 @@ class GradientSum:
         for _ in range(2 * len(self.workers.tiers)):
             self._advance()
 
-    def _with_parts(self, mine: Tensor) -> Tensor:
-        return mine if self.parts is None else self.parts(mine)
+    def _with_parts(self, bucket: Bucket, mine: Tensor) -> Tensor:
+        if self.parts is None:
+            return mine
+        total = self.parts(mine)
+        if bucket.rounding is not None:
+            bucket.rounding.total(Span(0, self.num_leaves), total, bucket.start)
+        return total
+
+    def _make_rounding(self, bucket: Bucket, key: tuple[int, ...]) -> Rounding | None:
+        if not self.wire.is_narrow:
+            return None
+        block = self.wire.block
+        if block > 1 and bucket.states is None:
+            numbers = [self.numbers[id(parameter)] for parameter in bucket.parameters]
+            sizes = [-(-parameter.numel() // block) for parameter in bucket.parameters]
+            total = sum(self.slice_sizes(bucket)) // block
+            bucket.states = chances(numbers, sizes, total).to(bucket.parameters[0].device)
+        return Rounding(self.wire, bucket.states, key, self.part)
 
     def _start_exchange(self, bucket: Bucket, leaves: dict[Span, Leaf]) -> Exchange | Leaf:
         node = Span(0, self.num_leaves)
         if self.workers.size == 1 and not self.stops:
-            return fold(leaves, node)
+            made = None if bucket.rounding is None else partial(_round_leaf, bucket.rounding)
+            return fold(leaves, node, made=made)
         roots = {span: self.flat(bucket, leaf) for span, leaf in leaves.items()}
-        sizes = self.slice_sizes(bucket)
-        tiers: list[Tier] = [
-            SharedTier(meeting, bucket.room)
-            if bucket.room is not None and meeting.workers is self.workers.tiers[0]
-            else MessageTier(meeting, bucket.parameters[0])
-            for meeting in meetings(self.workers.tiers, self.workers.rank, self.partition, sizes)
-        ]
-        return Exchange(roots, node, tiers, bucket.length, self.stops)
+        met = meetings(self.workers.tiers, self.workers.rank, self.partition, self.slice_sizes(bucket))
+        tiers = [self._tier(bucket, meeting) for meeting in met]
+        bucket.start = met[-1].start if met else 0
+        return Exchange(
+            roots, node, tiers, bucket.length, self.stops, made=_made_at(bucket.rounding, bucket.start)
+        )
+
+    def _tier(self, bucket: Bucket, meeting: Meeting) -> Tier:
+        made = _made_at(bucket.rounding, meeting.start)
+        if bucket.room is not None and meeting.workers is self.workers.tiers[0]:
+            return SharedTier(meeting, bucket.room, made=made)
+        return MessageTier(meeting, bucket.parameters[0], made=made, wire=self.wire, back=self.back)
 
     def _share_memory(self) -> None:
         """Map shared memory for the roots of the workers that meet first, where there is none yet or too little."""
@@ -274,16 +326,34 @@ def is_own_hook(hook: Callable[..., Any]) -> bool:
     return getattr(function, "__func__", None) is GradientSum._take
 
 
-class Bucket:
-    """Some parameters, and the gradients that the current backward pass has left in them."""
+def _round_leaf(rounding: Rounding, span: Span, leaf: Leaf) -> None:
+    assert leaf.joined is not None
+    rounding.node(span, leaf.joined)
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+
+def _made_at(rounding: Rounding | None, start: int) -> Made[Tensor] | None:
+    return None if rounding is None else partial(rounding.node, start=start)
+
+
+class Bucket:
+    """Some parameters, and the gradients that the current backward pass has left in them.
+
+    Args:
+        parameters: Of one type and device.
+        block: In a flat tensor each of them begins with a block of so many elements.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], block: int = 1) -> None:
         self.parameters = parameters
         self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
         self.strides = [torch.empty_like(p, device="meta").stride() for p in parameters]  # without gaps
-        self.length = sum(parameter.numel() for parameter in parameters)
+        sizes = [-(-parameter.numel() // block) * block for parameter in parameters]
+        *self.starts, self.length = itertools.accumulate(sizes, initial=0)
         self.dtype = parameters[0].dtype
         self.room: Room | None = None
+        self.rounding: Rounding | None = None
+        self.states: Tensor | None = None  # of its blocks' generators
+        self.start = 0  # of this worker's slice
         self.sum: Accumulator[Leaf] | None = None
         self.complete = False
         self.has_left = False
@@ -291,11 +361,16 @@ class Bucket:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Return one view of `flat` for each parameter, with its shape and strides."""
-        views, offset = [], 0
-        for parameter, strides in zip(self.parameters, self.strides, strict=True):
-            views.append(flat.as_strided(parameter.shape, strides, offset))
-            offset += parameter.numel()
-        return views
+        return [
+            flat.as_strided(parameter.shape, strides, start)
+            for parameter, strides, start in zip(self.parameters, self.strides, self.starts, strict=True)
+        ]
+
+    def joined(self, leaf: Leaf) -> Leaf:
+        """Return a copy of a leaf in one flat tensor, with zeros where a block is not full."""
+        flat = leaf.tensors[0].new_zeros(self.length)
+        copy_each_(views := self.views(flat), leaf.tensors)
+        return Leaf(views, flat)
 
     def lend_left(self, leaf: int) -> None:
         """Put the gradients of the leaf before into ``parameter.grad``, if this one is added to them first."""

@@ -21,9 +21,11 @@ class Leaf:
 
     Attributes:
         tensors: In the layouts of the parameters; nobody else has their memory.
+        joined: The flat tensor whose views they are, where there is one.
     """
 
     tensors: list[Tensor]
+    joined: Tensor | None = None
 
     def add_(self, other: Leaf) -> Leaf:
         """Add another leaf to this one.
@@ -32,11 +34,16 @@ class Leaf:
             >>> Leaf([torch.ones(2)]).add_(Leaf([torch.ones(2)])).tensors
             [tensor([2., 2.])]
         """
-        add_each_(self.tensors, other.tensors)
+        if self.joined is not None and other.joined is not None:
+            self.joined.add_(other.joined)
+        else:
+            add_each_(self.tensors, other.tensors)
         return self
 
     def flat(self) -> Tensor:
-        """Return the elements of all tensors one after the other, each in the order of its memory."""
+        """Return the elements of all tensors one after the other, each in the order of its memory; those of `joined` as they are."""
+        if self.joined is not None:
+            return self.joined
         joined = self.tensors[0].new_empty(sum(tensor.numel() for tensor in self.tensors))
         start = 0
         for tensor in self.tensors:

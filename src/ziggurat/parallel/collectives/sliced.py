@@ -21,6 +21,7 @@ from ziggurat.parallel.collectives.exchange import Exchange
 from ziggurat.parallel.collectives.gradients import BUCKET_BYTES, Bucket, GradientSum
 from ziggurat.parallel.collectives.hierarchy import slices
 from ziggurat.parallel.collectives.leaf import Leaf
+from ziggurat.parallel.collectives.wire import FP32, Wire
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.torch_internals.tensors import copy_each_
 
@@ -42,21 +43,31 @@ class SlicedSum(GradientSum):
         sizes: Elements of each worker's piece of a parameter, in the order of its memory and of rank.
         bucket_bytes: Size of what is exchanged at a time.
         parts: As `GradientSum` has it.
+        wire: As `GradientSum` has it, of what numbers travel one by one; what is shared in the gradient's place travels as it is.
+        part: As `GradientSum` has it.
+
+    Raises:
+        ValueError: If numbers of the wire travel in blocks, which a worker's pieces would cut.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], workers: Workers, sizes: Sizes, bucket_bytes: int = BUCKET_BYTES,
-        parts: Callable[[Tensor], Tensor] | None = None,
+        parts: Callable[[Tensor], Tensor] | None = None, wire: Wire = FP32, part: int = 0,
     ) -> None:  # fmt: skip
-        super().__init__(parameters, workers, bucket_bytes, parts)
+        if wire.block > 1:
+            raise ValueError(f"pieces of parameters would cut the blocks of {wire.name}: take another wire")
+        super().__init__(parameters, workers, bucket_bytes, parts, wire, part)
+        self.back = FP32
         self.sizes = {id(bucket): [list(sizes(p)) for p in bucket.parameters] for bucket in self.buckets}
         tiers = [group.size for group in workers.tiers]
         places = slices(tiers, [1] * workers.size)
         self.order = sorted(range(workers.size), key=lambda rank: places[rank].start)
 
-    def start(self, num_leaves: int, parts: Sequence[range] | None = None) -> None:
+    def start(
+        self, num_leaves: int, parts: Sequence[range] | None = None, key: tuple[int, ...] = (0, 0)
+    ) -> None:
         """Begin a step, as `GradientSum.start` does."""
-        super().start(num_leaves, parts)
+        super().start(num_leaves, parts, key)
         self.stop_at_slices()
 
     def pieces(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -21,9 +21,18 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ziggurat.parallel.collectives.canonical import Span, add_into, are_leaves, fold, fold_rows, subtrees
+from ziggurat.parallel.collectives.canonical import (
+    Made,
+    Span,
+    add_into,
+    are_leaves,
+    fold,
+    fold_rows,
+    subtrees,
+)
 from ziggurat.parallel.collectives.hierarchy import members, place_in
 from ziggurat.parallel.collectives.requests import DONE, Request
+from ziggurat.parallel.collectives.wire import FP32, Wire
 from ziggurat.parallel.collectives.workers import Workers
 
 Add = Callable[[Tensor, Tensor], Tensor]
@@ -38,12 +47,14 @@ class Meeting:
         brought: The subtrees whose roots each of them has.
         sizes: Elements of the piece that each of them takes, of every root.
         kept: The subtrees that their roots together make up.
+        start: Where, in all elements, this worker's piece begins.
     """
 
     workers: Workers
     brought: list[list[Span]]
     sizes: list[int]
     kept: list[Span]
+    start: int = 0
 
 
 def meetings(
@@ -59,7 +70,7 @@ def meetings(
     """
     tiers = [group.size for group in groups]
     node, mine = Span(0, parts[-1].stop), place_in(rank, tiers)
-    found = []
+    found, start = [], 0
     for number, group in enumerate(groups):
         inner = math.prod(tiers[:number])  # so many neighbouring workers have met already
         firsts = [member // inner * inner for member in members(rank, tiers, number)]
@@ -70,7 +81,8 @@ def meetings(
                 taken[places[number]] += size
         brought = [_held(parts[first : first + inner], node) for first in firsts]
         kept = _held(parts[firsts[0] : firsts[-1] + inner], node)
-        found.append(Meeting(group, brought, taken, kept))
+        start += sum(taken[: mine[number]])
+        found.append(Meeting(group, brought, taken, kept, start))
     return found
 
 
@@ -109,13 +121,20 @@ class MessageTier:
         meeting: Of several workers.
         like: A tensor of the type and device of the roots.
         add: Adds the root to the right, its second argument, to that to the left, in place.
+        made: Is given this worker's piece of each node that is made here, and may change it.
+        wire: What roots travel as, which they have been rounded to; pieces are whole blocks of it.
+        back: What is gathered travels as.
 
     Communication: one all-to-all of pieces and one all-gather over the group: where each of its `s` members has one root of `n`
     elements, ``2 * n * (s - 1) / s`` elements sent by each, as in a ring all-reduce, in ``2 * (s - 1)`` messages.
     """
 
-    def __init__(self, meeting: Meeting, like: Tensor, add: Add = add_into) -> None:
-        self.meeting, self.like, self.add = meeting, like, add
+    def __init__(
+        self, meeting: Meeting, like: Tensor, add: Add = add_into, made: Made[Tensor] | None = None,
+        wire: Wire = FP32, back: Wire = FP32,
+    ) -> None:  # fmt: skip
+        self.meeting, self.like, self.add, self.made = meeting, like, add, made
+        self.wire, self.back = wire, back
         self.workers = meeting.workers
         self.mine = meeting.sizes[self.workers.rank]
         self.request = DONE
@@ -128,9 +147,12 @@ class MessageTier:
         else:
             sent = self._by_member([roots[span] for span in spans])
         counts = [len(brought) * self.mine for brought in self.meeting.brought]
-        self.received = self.like.new_empty(sum(counts))
+        self.received = self.wire.room(sum(counts), self.like)
         self.request = self.workers.start_all_to_all(
-            self.received, sent, counts, [size * len(spans) for size in sizes]
+            self.received,
+            self.wire.pack(sent),
+            [self.wire.size(count) for count in counts],
+            [self.wire.size(size * len(spans)) for size in sizes],
         )
 
     def _by_member(self, roots: Sequence[Tensor]) -> Tensor:
@@ -149,23 +171,24 @@ class MessageTier:
         """Wait for the pieces, and add those of roots that have a subtree in common."""
         self.request.wait()
         spans = [span for brought in self.meeting.brought for span in brought]
-        rows, kept = self.received.view(len(spans), self.mine), self.meeting.kept
-        if self.add is add_into and len(kept) == 1 and are_leaves(spans, kept[0]):
+        rows, kept = self.wire.unpack(self.received).view(len(spans), self.mine), self.meeting.kept
+        if self.add is add_into and self.made is None and len(kept) == 1 and are_leaves(spans, kept[0]):
             return {kept[0]: fold_rows(rows)}
-        return _joined(dict(zip(spans, rows.unbind(), strict=True)), kept, self.add)
+        return _joined(dict(zip(spans, rows.unbind(), strict=True)), kept, self.add, self.made)
 
     def leave(self) -> None:
         """Do nothing: what was received is this worker's own."""
 
     def start_gather(self, mine: Tensor) -> None:
         """Begin the all-gather."""
-        self.whole = mine.new_empty(sum(self.meeting.sizes))
-        self.request = self.workers.start_all_gather(self.whole, mine.contiguous(), self.meeting.sizes)
+        self.whole = self.back.room(sum(self.meeting.sizes), mine)
+        sizes = [self.back.size(size) for size in self.meeting.sizes]
+        self.request = self.workers.start_all_gather(self.whole, self.back.pack(mine.contiguous()), sizes)
 
     def gathered(self) -> Tensor:
         """Wait for the all-gather."""
         self.request.wait()
-        return self.whole
+        return self.back.unpack(self.whole)
 
 
 @dataclass
@@ -190,13 +213,16 @@ class SharedTier:
         meeting: Of several workers of one machine.
         room: Large enough.
         add: As `MessageTier` has it.
+        made: As `MessageTier` has it.
 
     Communication: two barriers. Each worker writes its roots, reads its piece of all roots, writes its piece of what is gathered, and
     reads that. A worker writes into memory only after a barrier that every reader of the exchange before has passed.
     """
 
-    def __init__(self, meeting: Meeting, room: Room, add: Add = add_into) -> None:
-        self.meeting, self.room, self.add = meeting, room, add
+    def __init__(
+        self, meeting: Meeting, room: Room, add: Add = add_into, made: Made[Tensor] | None = None
+    ) -> None:
+        self.meeting, self.room, self.add, self.made = meeting, room, add, made
         self.workers = meeting.workers
         starts = list(itertools.accumulate(meeting.sizes, initial=0))
         self.mine = slice(starts[self.workers.rank], starts[self.workers.rank + 1])
@@ -219,7 +245,7 @@ class SharedTier:
             for spans, places in zip(self.meeting.brought, self.room.places, strict=True)
             for span, place in zip(spans, places, strict=False)
         }
-        return _joined(roots, self.meeting.kept, self.add)
+        return _joined(roots, self.meeting.kept, self.add, self.made)
 
     def leave(self) -> None:
         """Begin the barrier after which others may write."""
@@ -237,5 +263,7 @@ class SharedTier:
         return self.room.total[: sum(self.meeting.sizes)].clone()
 
 
-def _joined(roots: Mapping[Span, Tensor], kept: Sequence[Span], add: Add) -> dict[Span, Tensor]:
-    return {span: fold(roots, span, add) for span in kept}
+def _joined(
+    roots: Mapping[Span, Tensor], kept: Sequence[Span], add: Add, made: Made[Tensor] | None
+) -> dict[Span, Tensor]:
+    return {span: fold(roots, span, add, made) for span in kept}

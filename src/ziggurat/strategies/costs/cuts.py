@@ -150,7 +150,8 @@ def _balanced(units: Sequence[Unit], team: Team, config: PipelineConfig, num_lea
     longest = max(map(len, leaves))
     orders = make_schedule(config.schedule, team.network.size, longest)
     of_places = itertools.zip_longest(
-        *(gradients_held(mine, num_leaves) for mine in leaves), fillvalue=(0, 0)
+        *(gradients_held(mine, num_leaves, lends=config.wire == "fp32") for mine in leaves),
+        fillvalue=(0, 0),
     )
     held = [(max(before for before, _ in one), max(during for _, during in one)) for one in of_places]
     again = config.checkpoint == "stage"
