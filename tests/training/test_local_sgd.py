@@ -288,6 +288,7 @@ REFUSED = {
     ),
     r"plan\.shard_optimizer divides": ("dp=2", {"pipeline.shard_optimizer": True}),
     r"plan\.shares=measured has no effect": ("dp=2", {"pipeline.shares": "measured"}),
+    r"plan\.wire=int8 rounds the gradients": ("dp=2", {"pipeline.wire": "int8"}),
     r"loss\.detection=equalized sums up": ("dp=2", {"loss.detection": "equalized"}),
 }  # fmt: skip
 

@@ -47,6 +47,10 @@ def replica_faults(config: RunConfig, plan: Plan, microbatches: int) -> list[str
         faults.append(
             f"plan.shares={config.pipeline.shares} has no effect with {SETTING}: a worker takes the microbatches of its replicas; leave it out"
         )
+    if config.pipeline.wire != "fp32":
+        faults.append(
+            f"plan.wire={config.pipeline.wire} rounds the gradients of steps, which replicas of {SETTING} do not send each other: leave it out"
+        )
     if config.loss.detection == "equalized":
         faults.append(
             f"loss.detection=equalized sums up gradients of all microbatches in every step, which replicas of {SETTING} do not know: take "
