@@ -117,7 +117,7 @@ def die_in_a_sum(workers, folder):
 @TWO_GPUS
 def test_a_survivor_hears_of_a_dead_peer_and_does_not_hang(tmp_path):
     said = tmp_path / "said"
-    restart = Restart(lambda count: (), lambda count: count, lambda: 1 if said.exists() else None)
+    restart = Restart(lambda count: (), lambda count: count, lambda: 1 if said.exists() else None, lambda: 2)
     settings = WorkerSettings(1, "cuda", LaunchConfig(max_restarts=0))
     with pytest.raises(WorkerLost, match="worker 1 was killed"):
         launch(die_in_a_sum, (tmp_path,), 2, settings, restart)

@@ -66,7 +66,10 @@ def test_what_is_handed_over_and_what_is_told(tmp_path, how):
     memory.mkdir()
     settings = WorkerSettings(1, "cpu", LaunchConfig(max_restarts=0))
     restart = Restart(
-        lambda count: (), lambda count: count, lambda: max(published_steps(memory), default=None)
+        lambda count: (),
+        lambda count: count,
+        lambda: max(published_steps(memory), default=None),
+        lambda: 2,
     )
     with pytest.raises(WorkerFailed) as caught:
         launch(step_that_fails, (how, tmp_path), 2, settings, restart)

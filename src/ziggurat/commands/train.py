@@ -30,6 +30,7 @@ from ziggurat.config import (
 from ziggurat.data.dataset import Dataset
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.runtime.crew import OtherWorkers
 from ziggurat.parallel.runtime.failures import Interrupted
 from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
@@ -46,7 +47,7 @@ from ziggurat.tasks.base import Task
 from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.members import config_of_member
-from ziggurat.training.plan_change import PlanAsked
+from ziggurat.training.plan_change import Change, PlanAsked
 from ziggurat.training.snapshot import memory_folder
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
@@ -278,7 +279,10 @@ def _restart(config: RunConfig, out: str, family: str, memory: Path | None, piec
     def fewer(num_workers: int) -> int:
         return max(plan().num_of_one, num_workers - plan().num_of_one)
 
-    return Restart(arguments, fewer, lambda: max(_steps_in(memory), default=None))
+    def survived() -> int | None:
+        return max(_steps_in(memory), default=None)
+
+    return Restart(arguments, fewer, survived, lambda: plan().num_workers)
 
 
 def _steps_in(folder: Path | None) -> list[int]:
@@ -322,18 +326,19 @@ def train_worker(
     again: bool,
     memory: Path | None = None,
     pieces: Pieces | None = None,
+    change: Change | None = None,
 ) -> dict[str, Any]:
-    """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost."""
+    """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost, or their number changed."""
     pieces = pieces or Pieces()
     pieces.install()
-    joined = workers.gather((config, again))
-    machines = {(one.threads, one.device, one.dtype) for one, _ in joined}
+    joined = workers.gather((config, again, change))
+    machines = {(one.threads, one.device, one.dtype) for one, *_ in joined}
     if len(machines) > 1:
         raise UserError(
             f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
             "--dtype and --set device=... to all of them"
         )
-    config, again = joined[0][0], any(one for _, one in joined)
+    config, change, again = joined[0][0], joined[0][2], any(one for _, one, _ in joined)
     with ExitStack() as held:
 
         def choose() -> str:
@@ -351,28 +356,42 @@ def train_worker(
         if resume or again:  # a run that was killed before its first checkpoint goes on from its beginning
             states = _steps_in(Path(folder) / "checkpoints") + _steps_in(memory) if workers.is_first else []
             resume = workers.broadcast_object(bool(states))
-        return _train_under_plans(workers, config, Path(folder), resume, memory, pieces.callbacks)
+        return _train_under_plans(workers, config, Path(folder), resume, family, memory, pieces, change)
 
 
 def _train_under_plans(
-    workers: Workers, config: RunConfig, folder: Path, resume: bool, memory: Path | None, callbacks: Callbacks
+    workers: Workers,
+    config: RunConfig,
+    folder: Path,
+    resume: bool,
+    family: str,
+    memory: Path | None,
+    pieces: Pieces,
+    change: Change | None,
 ) -> dict[str, Any]:
-    """Train under a plan, and under those that are asked for while it goes on; one that the network refuses is left again."""
-    change: PlanAsked | None = None
-    before = config
+    """Train under a plan, and under those that are asked for while it goes on; one that the network refuses is left again.
+
+    Raises:
+        OtherWorkers: If the next plan is one of another number of workers, with the arguments of `train_worker`.
+    """
     while True:
         try:
-            return train_on_worker(workers, config, folder, resume, memory, callbacks, change)
+            return train_on_worker(workers, config, folder, resume, memory, pieces.callbacks, change)
         except PlanAsked as asked:
-            change, before, config, resume = asked, config, asked.config, True
+            change, config, resume = asked.change, asked.change.config, True
         except UserError as error:
-            if change is None or before is config or load_config(folder / CONFIG).plan == config.plan:
+            if change is None or config == change.before or load_config(folder / CONFIG).plan == config.plan:
                 raise  # it has begun under its plan
             if workers.is_first:
                 say(
-                    f"the plan {config.plan} cannot be: {'; '.join(error.faults)}; the run goes on under {before.plan}"
+                    f"the plan {config.plan} cannot be: {'; '.join(error.faults)}; the run goes on under {change.before.plan}"
                 )
-            config = before
+            config = change.before
+        num_workers = parse_plan(config.plan).num_workers
+        if num_workers != workers.size:
+            raise OtherWorkers(
+                num_workers, (config, str(folder), False, family, True, memory, pieces, change)
+            )
 
 
 def _choose_folder(out: str | None, resume: bool, family: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
-from ziggurat.training.plan_change import PlanAsked, closed_for_change
+from ziggurat.training.plan_change import Change, closed_for_change
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
@@ -66,7 +66,7 @@ def train(
     resume: bool = False,
     memory: Path | None = None,
     callbacks: Callbacks = NO_CALLBACKS,
-    change: PlanAsked | None = None,
+    change: Change | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it, and leave weights and metrics in the run's folder.
 
@@ -77,7 +77,7 @@ def train(
         resume: Go on from the newest checkpoint of the folder.
         memory: Where survivors of a lost worker hand over their state (`snapshot`), which may be newer.
         callbacks: Are called by the first worker; what they raise ends the run with a checkpoint.
-        change: Of the plan, in these processes, after which the run goes on here.
+        change: Of the plan of this living run, after which it goes on here.
 
     Returns:
         The fields of the command's JSON object.

@@ -1,6 +1,7 @@
-"""Another plan between two steps, in the processes that a run has: asked for by a file in its folder, see ``docs/elastic.md``.
+"""Another plan between two steps of a living run, of as many workers or another number: asked for by a file in its folder, see ``docs/elastic.md``.
 
 train under dp=2 ... step 7 | PlanAsked: state to memory, groups closed | train under sp=2, from memory: step 8 ...
+train under dp=2 ... step 7 | PlanAsked, OtherWorkers: in a new world   | train under dp=3, from memory: step 8 ...
 """
 
 from __future__ import annotations
@@ -9,34 +10,48 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig, flatten
 from ziggurat.errors import UserError
+from ziggurat.parallel.runtime.crew import Line
+from ziggurat.parallel.runtime.preemption import GoesOn
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.replica_rules import replica_faults
-from ziggurat.strategies.resolve import batch_faults
+from ziggurat.strategies.resolve import batch_faults, resolve_plan
 
 REQUEST = "plan"  # the file in the run's folder
 MOST_BYTES = 1000  # of a plan; the file may be anything
 
 
-class PlanAsked(Exception):  # noqa: N818 - reads as what happened
-    """The run goes on under another plan: its state is where the next start finds it, and its groups are closed.
+@dataclass(frozen=True)
+class Change:
+    """A change of a run's plan.
 
     Attributes:
-        config: Of the run, with the new plan.
-        begin: When it was asked for, on the clock of `time.perf_counter`.
+        before: The run's config, with the old plan.
+        config: The same with the new one.
+        step: How many steps were done.
+        begin: When the change began, on the machine's clock of `time.perf_counter`.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config.plan)
-        self.config, self.begin = config, time.perf_counter()
+    before: RunConfig
+    config: RunConfig
+    step: int
+    begin: float = field(default_factory=time.perf_counter)
+
+
+class PlanAsked(GoesOn):
+    """The run goes on under another plan: its state is where the next start finds it, and its groups are closed."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__(change.config.plan)
+        self.change = change
 
 
 @dataclass
@@ -45,38 +60,57 @@ class Requests:
 
     Attributes:
         folder: Of the run.
+        config: Of the run, as it is.
+        line: To what can start other workers; None where their number stays.
         is_deaf: Whether it is not looked for any more, as it cannot be taken away.
+        found: What `look` has found: the config under the plan that is asked for, or why that cannot be.
     """
 
     folder: Path
+    config: RunConfig
+    line: Line | None = None
     is_deaf: bool = False
+    found: RunConfig | str = ""
 
     @property
     def path(self) -> Path:
         """Where it is looked for."""
         return self.folder / REQUEST
 
-    @property
-    def is_there(self) -> bool:
-        """Whether another plan is asked for."""
-        return not self.is_deaf and self.path.exists()
+    def look(self) -> bool:
+        """Return whether there is an answer to a file that asks for another plan; not yet where it needs workers that are coming."""
+        now = parse_plan(self.config.plan).num_workers
+        if self.is_deaf or not self.path.exists():
+            if self.line is not None:
+                self.line.call_off(now)
+            return False
+        self.found = self._read()
+        if isinstance(self.found, str) or self.line is None:
+            return True
+        plan = parse_plan(self.found.plan)
+        if plan.num_workers <= now:
+            self.line.call_off(now)
+            return True
+        why = self.line.ready(plan.num_workers)
+        if why:
+            self.found = self._refusal(str(plan), why)
+        return why is not None
 
-    def read(self, config: RunConfig) -> RunConfig | str:
-        """Return the config of the run under the plan that is asked for, or why it cannot be.
-
-        Args:
-            config: Of the run, as it is.
-        """
+    def _read(self) -> RunConfig | str:
+        """Return the config of the run under the plan that is asked for, or why it cannot be."""
         text = ""
         try:
             with self.path.open("rb") as file:
                 text = file.read(MOST_BYTES).decode("utf-8", errors="replace").strip()
-            return under(text, config)
+            return under(text, self.config, self.line is not None)
         except OSError as error:
             why = error.strerror or str(error)
         except UserError as error:
             why = "; ".join(error.faults)
-        return f"{self.path} asks for the plan '{text}', which cannot be: {why}; the run goes on under {config.plan}"
+        return self._refusal(text, why)
+
+    def _refusal(self, text: str, why: str) -> str:
+        return f"{self.path} asks for the plan '{text}', which cannot be: {why}; the run goes on under {self.config.plan}"
 
     def take_away(self) -> str:
         """Remove the file, and return what is in the way of that; nothing where it is gone."""
@@ -90,8 +124,13 @@ class Requests:
         return ""
 
 
-def under(text: str, config: RunConfig) -> RunConfig:
-    """Return a config under another plan of as many workers.
+def under(text: str, config: RunConfig, other_workers: bool) -> RunConfig:
+    """Return a config under another plan.
+
+    Args:
+        text: The plan.
+        config: Of the run, as it is.
+        other_workers: Whether their number can change while the run goes on.
 
     Raises:
         UserError: If that cannot be.
@@ -99,10 +138,13 @@ def under(text: str, config: RunConfig) -> RunConfig:
     plan, now = parse_plan(text), parse_plan(config.plan)
     if plan == now:
         raise UserError("it is the plan of the run")
-    if plan.num_workers != now.num_workers:
+    if plan.num_workers != now.num_workers and not other_workers:
         raise UserError(
-            f"it has {plan.num_workers} workers, and the run has {now.num_workers}: end it (Ctrl-C), and go on with --resume --plan {plan}"
+            f"it has {plan.num_workers} workers, and the run has {now.num_workers}, whose number stays under torchrun and on GPUs: "
+            f"end it (Ctrl-C), and go on with --resume --plan {plan}"
         )
+    if other_workers:
+        resolve_plan(text, plan.num_microbatches, config.device, None, config.launch.backend)
     faults = batch_faults(plan, config.train.batch_size, config.train.microbatches)
     faults += replica_faults(config, plan, config.train.microbatches)
     if faults:

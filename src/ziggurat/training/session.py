@@ -37,7 +37,7 @@ from ziggurat.training.callbacks import Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
-from ziggurat.training.plan_change import PlanAsked, Requests
+from ziggurat.training.plan_change import Change, PlanAsked, Requests
 from ziggurat.training.snapshot import hand_over, handed_over
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
@@ -72,7 +72,7 @@ class Session:
     @cached_property
     def requests(self) -> Requests:
         """Who asks for another plan."""
-        return Requests(self.folder)
+        return Requests(self.folder, self.config, self.workers.line)
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -160,7 +160,7 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        asks = self.workers.is_first and self.requests.is_there
+        asks = self.workers.is_first and self.requests.look()
         mine = [
             preemption.requested,
             preemption.by_user,
@@ -189,14 +189,12 @@ class Session:
     def _change_plan(self, done: int, log: RunLog) -> None:
         """Leave the plan for the one that is asked for; say why that cannot be, where it cannot."""
         phase("handover")
-        found = self.workers.broadcast_object(
-            self.requests.read(self.config) if self.workers.is_first else ""
-        )
+        found = self.workers.broadcast_object(self.requests.found)
         if isinstance(found, str):
             log.say(found)
             self._take_request_away(log)
             return
-        asked = PlanAsked(found)
+        asked = PlanAsked(Change(self.config, found, done))
         log.say(f"after step {done} the plan {self.config.plan} becomes {found.plan}")
         fault = "there is no memory for it"
         if self.memory is not None:
@@ -210,8 +208,11 @@ class Session:
                 f"the state can be kept neither in memory ({fault}) nor on the disk: the plan stays {self.config.plan}"
             )
         self._take_request_away(log)  # a kill before leaves it to the next attempt
-        if is_kept:
-            raise asked
+        if not is_kept:
+            return
+        if self.workers.is_first and self.workers.line is not None:
+            self.workers.line.kept()
+        raise asked
 
     def _take_request_away(self, log: RunLog) -> None:
         if self.workers.is_first and (why := self.requests.take_away()):

@@ -29,6 +29,7 @@ from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.communicator import Communicator
 from ziggurat.parallel.collectives.groups import Groups
 from ziggurat.parallel.collectives.hierarchy import members
+from ziggurat.parallel.runtime.crew import Line
 
 T = TypeVar("T")
 
@@ -49,7 +50,10 @@ class Workers(Communicator):
         size: How many workers there are.
         device: Where this worker computes.
         tiers: The groups in which this worker meets the others, the innermost first; see `arrange`.
+        line: To the launcher, which can start more of them; None where their number stays (torchrun, GPUs, no launcher).
     """
+
+    line: Line | None = None
 
     def __init__(
         self,

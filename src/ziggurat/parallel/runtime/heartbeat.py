@@ -125,8 +125,9 @@ def _current() -> _Record | None:
 
 
 def make_records(path: Path, num_workers: int) -> None:
-    """Create the file that holds two records of each worker: what it does, and what it does beside that."""
-    path.write_bytes(bytes(2 * num_workers * RECORD_BYTES))
+    """Create the file that holds two records of each worker, what it does and what it does beside that, or lengthen it for more workers."""
+    with path.open("ab") as file:
+        file.truncate(max(file.tell(), 2 * num_workers * RECORD_BYTES))
 
 
 def begin_record(path: Path | None, rank: int, attempt: int) -> None:

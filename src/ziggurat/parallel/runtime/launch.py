@@ -5,19 +5,20 @@
 
 Either way the workers run the same function. Local workers meet through a file, a new one for each attempt, and talk
 over the loopback interface only. PyTorch's elastic launcher is not used for them: it ends the survivors of a lost worker
-at once, and starts as many as before; here they hand over their state first, and their number may change.
+at once, and starts as many as before; here they hand over their state first, and their number may change, also while they live (`crew`).
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +32,7 @@ from ziggurat.errors import CollectiveFailed, Preempted, UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.allocator import keep_freed_memory
 from ziggurat.parallel.runtime.attempt import INTERRUPTS, UNANSWERED, Attempt, LastWord
+from ziggurat.parallel.runtime.crew import Growth, Line, OtherWorkers
 from ziggurat.parallel.runtime.determinism import deterministic
 from ziggurat.parallel.runtime.failures import Interrupted as Interrupted
 from ziggurat.parallel.runtime.failures import WorkerFailed as WorkerFailed
@@ -88,17 +90,19 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Restart:
-    """How a function goes on after a worker is lost.
+    """How a function goes on after a worker is lost, or beside more of them.
 
     Attributes:
-        arguments: From a number of workers to the function's arguments in a later attempt.
+        arguments: From a number of workers to the function's arguments in a later attempt, or on a worker that comes later.
         fewer: From a number of workers to the next smaller one that is possible, or the same.
         survived: What survivors have handed over for the next attempt; None if nothing. Another value is news.
+        num_workers: How many the function has, as far as it has left word of that.
     """
 
     arguments: Callable[[int], tuple[Any, ...]]
     fewer: Callable[[int], int]
     survived: Callable[[], int | None]
+    num_workers: Callable[[], int]
 
 
 def world_from_environment() -> int | None:
@@ -144,15 +148,23 @@ def launch(
     if world is not None:
         return _join(function, args, settings)
     if num_workers == 1:
-        return _run_alone(function, args, settings)
+        try:
+            return _run_alone(function, args, settings, restart)
+        except OtherWorkers as asked:
+            num_workers, args = asked.num_workers, asked.args
     return _start_local(function, args, num_workers, settings, restart)
 
 
-def _run_alone(function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings) -> T:
+def _run_alone(
+    function: Callable[..., T], args: tuple[Any, ...], settings: WorkerSettings, restart: Restart | None
+) -> T:
     keep_freed_memory()
     try:
         with raised_signals(), _set_up(settings, 0) as device:
-            return function(Workers(device=device), *args)
+            workers = Workers(device=device)
+            if restart is not None and settings.device == "cpu":
+                workers.line = Line(None, _sending_fault(settings, (function, args)))
+            return function(workers, *args)
     except KeyboardInterrupt as stop:
         raise (Interrupted() if is_ctrl_c(stop) else Preempted(UNANSWERED)) from None
 
@@ -207,6 +219,17 @@ def _deadly_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _sending_fault(settings: WorkerSettings, things: Any) -> str:
+    """Return why workers cannot be given what they need; nothing where they can."""
+    if _start_method(settings) == "fork":
+        return ""
+    try:
+        pickle.dumps(things)
+    except Exception as error:  # noqa: BLE001 - pickle raises almost anything
+        return f"workers with several threads are started anew, and what the run was given cannot be sent to them ({error})"
+    return ""
+
+
 @contextmanager
 def _process_group(
     rank: int, world: int, device: torch.device, store: Store, settings: WorkerSettings
@@ -232,6 +255,10 @@ def _process_group(
         yield workers
     except CollectiveFailed:
         # another worker is lost, and a thread may be waiting for it: the end of this process ends all
+        raise
+    except OtherWorkers:
+        dist.destroy_process_group()
+        workers.let_go()
         raise
     except BaseException:
         dist.destroy_process_group()
@@ -274,6 +301,7 @@ def _start_local(
     attempt, in_a_row, furthest = 0, 0, -1
     with forwarded_signals() as preemption:
         while True:
+            before = restart.num_workers() if restart is not None else num_workers
             try:
                 return _attempt(function, args, num_workers, settings, restart, attempt, preemption)
             except WorkerLost as lost:
@@ -282,6 +310,8 @@ def _start_local(
                 furthest = max(furthest, lost.step)
                 if restart is None or in_a_row > settings.limits.max_restarts:
                     raise
+                if restart.num_workers() != before:  # it has changed while the attempt went on
+                    num_workers = restart.num_workers()
                 if in_a_row > 1:  # what fails twice at the same place may need more than is there
                     num_workers = restart.fewer(num_workers)
                 args = restart.arguments(num_workers)
@@ -304,17 +334,24 @@ def _attempt(
         records = folder / "records"
         make_records(records, num_workers)
         watch = HangWatch(folder, records, settings.limits)
-        before = restart.survived() if restart is not None else None
-        handed_over = None if restart is None else lambda: restart.survived() != before
-        attempt = Attempt(folder, records, watch, handed_over, preemption)
-        seat = _Seat(folder, records, num_workers, number, settings, os.getpid())
+        seat = _Seat(folder, records, num_workers, number, settings, os.getpid(), restart is not None)
+        growth = None
+        if restart is not None:
+            new = replace(seat, is_new=True)
+            growth = Growth(lambda count: (new, function, restart.arguments(count)), restart.survived)
+        attempt = Attempt(folder, records, watch, growth, preemption)
         result: T = attempt.run(_start_method(settings), num_workers, _local_worker, (seat, function, args))
         return result
 
 
 @dataclass(frozen=True)
 class _Seat:
-    """What a local worker is told about its attempt."""
+    """What a local worker is told about its attempt.
+
+    Attributes:
+        goes_on: Whether the function can go on with another number of workers.
+        is_new: Whether the worker comes while the others go on; how many there are then it is told later.
+    """
 
     folder: Path
     records: Path
@@ -322,6 +359,8 @@ class _Seat:
     number: int
     settings: WorkerSettings
     parent: int
+    goes_on: bool
+    is_new: bool = False
 
 
 def _start_method(settings: WorkerSettings) -> str:
@@ -332,7 +371,7 @@ def _start_method(settings: WorkerSettings) -> str:
 def _local_worker(
     pipe: Connection, rank: int, seat: _Seat, function: Callable[..., T], args: tuple[Any, ...]
 ) -> None:
-    """Run in a new process: set it up, join the others, call the function, report to the launcher."""
+    """Run in a new process: set it up, call the function among the other workers, report to the launcher."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher answers Ctrl-C
     for number in (*SIGNALS, *INTERRUPTS):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
@@ -349,23 +388,52 @@ def _local_worker(
             # the launcher watches over the workers (`losses`); NCCL's own watch would end a survivor before it hands over
             os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         keep_freed_memory()
-        store = FileStore(f"{seat.folder}/store", seat.num_workers)
-        with (
-            _set_up(seat.settings, rank) as device,
-            _process_group(rank, seat.num_workers, device, store, seat.settings) as workers,
-            listening(seat.folder, workers.abort) if device.type == "cuda" else nullcontext(),
-        ):
-            result = function(workers, *args)
-        word = LastWord(result if rank == 0 else None)
+        with _set_up(seat.settings, rank) as device:
+            word = _call_in_worlds(pipe, rank, seat, device, function, args)
     except Preempted as error:
         word = LastWord(preempted=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher reports it
         faults = error.faults if isinstance(error, UserError) else None
         is_consequence = isinstance(error, CollectiveFailed)
         word = LastWord(faults=faults, traceback=traceback.format_exc(), is_consequence=is_consequence)
-    pipe.send(word)
+    try:
+        pipe.send(word)
+    except BrokenPipeError:
+        if not word.has_left:  # then nobody waits for it
+            raise
     pipe.close()
     sys.stdout.flush()
     sys.stderr.flush()
     if word.traceback:
         os._exit(1)  # without waiting for what other workers owe it
+
+
+def _call_in_worlds(
+    pipe: Connection,
+    rank: int,
+    seat: _Seat,
+    device: torch.device,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> LastWord:
+    """Call a function among all workers, and again among others as long as their number changes and this one is needed."""
+    line = Line(pipe) if seat.goes_on and seat.settings.device == "cpu" else None
+    num_workers, world = seat.num_workers, 0
+    if seat.is_new:
+        assert line is not None
+        num_workers, world = line.wait_for_go()
+    while rank < num_workers:
+        store = FileStore(f"{seat.folder}/store-{world}", num_workers)
+        try:
+            with (
+                _process_group(rank, num_workers, device, store, seat.settings) as workers,
+                listening(seat.folder, workers.abort) if device.type == "cuda" else nullcontext(),
+            ):
+                workers.line = line
+                result = function(workers, *args)
+            return LastWord(result if rank == 0 else None)
+        except OtherWorkers as other:
+            num_workers, args, world = other.num_workers, other.args, world + 1
+        if rank == 0 and line is not None:
+            line.moved(num_workers, world)
+    return LastWord(has_left=True)

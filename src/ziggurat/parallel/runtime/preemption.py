@@ -11,6 +11,8 @@ the second time it ends them at once. Workers that it has started ignore SIGINT,
     set-up                     ends at once                                  -
     steps, their evaluations   noted; the step is finished, a checkpoint     ends at once
     after the last step        ends at once: the weights are on the disk     -
+
+Between two plans of a living run (`GoesOn`) signals are noted, too: the handlers stay, and the next block takes over what they have noted.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+class GoesOn(Exception):  # noqa: N818 - reads as what happened
+    """What raises it goes on elsewhere in this process: signals are noted until then."""
+
+
 MANY = 3  # who presses Ctrl-C so often does not want to wait for anything to be cleaned up
 
 
@@ -49,6 +57,7 @@ class Preemption:
         self._notes = True
         self._owner = 0
         self._before: dict[int, Any] = {}
+        self._stays = False  # after its block
 
     def __enter__(self) -> Self:
         self._owner = os.getpid()
@@ -58,12 +67,19 @@ class Preemption:
                 for number in (*SIGNALS, signal.SIGINT)
                 if signal.getsignal(number) is not signal.SIG_IGN
             ]
+            earlier = next(filter(None, map(_that_stays, heard)), None)
             self._before = {number: signal.signal(number, self._handle) for number in heard}
+            if earlier is not None:  # after the exchange of handlers, so that none is missed
+                self.requested, self.by_user = earlier.requested, earlier.by_user
+                self._presses, self._before = earlier._presses, earlier._before
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, GoesOn):
+            self._stays = True
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -103,6 +119,18 @@ class Preemption:
         if self._announce:
             with contextlib.suppress(OSError):  # nobody reads it, as after the end of a terminal
                 os.write(2, f"\nziggurat: {self._announce}\n".encode())  # a handler must not enter a stream
+
+
+def _that_stays(number: int) -> Preemption | None:
+    """Return what notes a signal after its block, in this process; None if nothing does."""
+    owner = getattr(signal.getsignal(number), "__self__", None)
+    is_there = isinstance(owner, Preemption) and owner._stays and owner._owner == os.getpid()
+    return owner if is_there else None
+
+
+def note_signals() -> None:
+    """Let the signals be noted from now on, until the next `Preemption` of this process takes them over."""
+    Preemption().__enter__()._stays = True
 
 
 @contextmanager
