@@ -64,6 +64,7 @@ class Requests:
         line: To what can start other workers; None where their number stays.
         is_deaf: Whether it is not looked for any more, as it cannot be taken away.
         found: What `look` has found: the config under the plan that is asked for, or why that cannot be.
+        coming: The plan whose workers are being started.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Requests:
     line: Line | None = None
     is_deaf: bool = False
     found: RunConfig | str = ""
+    coming: str = ""
 
     @property
     def path(self) -> Path:
@@ -92,6 +94,7 @@ class Requests:
             self.line.call_off(now)
             return True
         why = self.line.ready(plan.num_workers)
+        self.coming = str(plan) if why is None else ""
         if why:
             self.found = self._refusal(str(plan), why)
         return why is not None

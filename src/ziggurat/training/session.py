@@ -160,7 +160,7 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        asks = self.workers.is_first and self.requests.look()
+        asks = self.workers.is_first and self._look_for_request(log)
         mine = [
             preemption.requested,
             preemption.by_user,
@@ -213,6 +213,15 @@ class Session:
         if self.workers.is_first and self.workers.line is not None:
             self.workers.line.kept()
         raise asked
+
+    def _look_for_request(self, log: RunLog) -> bool:
+        coming = self.requests.coming
+        asks = self.requests.look()
+        if self.requests.coming not in ("", coming):
+            log.say(
+                f"workers for the plan {self.requests.coming} are started; steps go on until they are ready"
+            )
+        return asks
 
     def _take_request_away(self, log: RunLog) -> None:
         if self.workers.is_first and (why := self.requests.take_away()):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from ziggurat.parallel.runtime.heartbeat import waiting
+from ziggurat.parallel.runtime.heartbeat import phase, waiting
 from ziggurat.parallel.runtime.preemption import note_signals
 
 
@@ -118,6 +118,7 @@ class Line:
         """Return what world a new worker belongs to, as soon as it does."""
         assert self.pipe is not None
         note_signals()  # the others do, too, between two plans
+        phase("coming")
         self.pipe.send(Ready())
         with waiting():
             go = self.pipe.recv()

@@ -31,7 +31,7 @@ FAULTS = "ZIGGURAT_FAULTS"
 RECORD_BYTES = 1024
 _LAYOUT = struct.Struct("<Qdqqq?24s512s")  # of a record: see `_Record.write`
 _SECTIONS = {
-    "set-up": ("set-up", "process group"),
+    "set-up": ("set-up", "process group", "coming", "regrouping"),
     "step": ("data", "forward", "backward", "exchange", "optimizer", "balance", "handover"),
     "checkpoint": ("checkpoint data", "checkpoint manifest", "checkpoint publishing", "checkpoint"),
     "evaluation": ("evaluation", "report"),

@@ -434,6 +434,7 @@ def _call_in_worlds(
             return LastWord(result if rank == 0 else None)
         except OtherWorkers as other:
             num_workers, args, world = other.num_workers, other.args, world + 1
+        phase("regrouping")
         if rank == 0 and line is not None:
             line.moved(num_workers, world)
     return LastWord(has_left=True)
