@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 N      ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sweep zoo faults fuzz settings bench plan-errors shadow gpu clean
+.PHONY: help setup demo test test-all check sweep zoo faults fuzz settings bench plan-errors shadow gpu clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | sort
@@ -28,8 +28,11 @@ check: setup     ## lint, format, types, import boundaries
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check      ## check, then all tests, a file of them on each of up to four processors
+test: check      ## check, then the tests, of long tables a selection; a file of them on each of up to four processors
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test-all: check  ## the same with every case of every table
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m 'sampled or not slow'
 
 sweep: setup     ## the long tests: every combination that make test takes a selection of; three tables in docs/
 	$(BIN)/python -m pytest -m slow

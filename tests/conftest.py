@@ -24,6 +24,7 @@ from support.cheap_forks import (
     trace_once,
     use_huge_pages,
 )
+from support.sampled import leave_to_the_sweep
 from ziggurat.data.formats.registry import FORMATS
 from ziggurat.data.glyphs import digit_pixels
 from ziggurat.data.readers.registry import READERS
@@ -50,6 +51,12 @@ torch.set_num_threads = set_num_threads
 collect_ignore_glob = [
     "sweep/third_party/*_*.py"
 ]  # they import packages that need not be there, and hold no tests
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take a selection of long tables, before pytest itself leaves out what is slow."""
+    leave_to_the_sweep(items)
 
 
 def pytest_collection_finish() -> None:

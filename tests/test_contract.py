@@ -57,6 +57,7 @@ def model(original) -> torch.nn.Module:
 ours = pytest.mark.parametrize("original", OURS, indirect=True)
 
 
+@pytest.mark.sampled(21)
 @ours
 def test_shapes_at_odd_sizes(model):
     model.eval()
@@ -219,6 +220,7 @@ def test_the_same_bits_on_1_2_and_3_workers(names):
     check_bits(names)
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("backbone", TIMM)
 def test_levels_of_timms_backbones(backbone):
     with torch.device("meta"):

@@ -26,6 +26,7 @@ def build(
     return build_segmenter(ModelConfig(name=name, norm=norm, channels=64, drop_path=drop_path), num_classes=5)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_contract(decoder: str) -> None:
     """Shapes at odd sizes, gradients, independence of batch neighbours, and the state of another."""

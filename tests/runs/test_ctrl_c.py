@@ -68,6 +68,7 @@ INSTANTS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_at_an_instant_of_two_workers(tmp_path, instant):
     comes = INSTANTS[instant]

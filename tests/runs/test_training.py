@@ -39,6 +39,7 @@ def compare(case, found, expected):
                 assert found.metrics[name] == pytest.approx(value, abs=bounds.metrics), name
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("case", [case.param() for case in training_cases()])
 def test_a_run_is_that_of_one_worker(run_under, case):
     config = config_for(case)

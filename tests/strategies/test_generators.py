@@ -105,6 +105,7 @@ def built(kind: type[nn.Module], draw: Callable[[], float | Tensor]) -> nn.Modul
     return kind(draw).double()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("draw", [from_numpy, from_python, from_torch, as_tensor, with_a_key, from_its_own])
 def test_whoever_runs_the_network_itself_draws_the_same(draw: Callable[[], float | Tensor]) -> None:
     model, trial = built(Scaled, draw), make_trial()
@@ -137,6 +138,7 @@ def test_a_tensor_that_is_drawn_is_drawn_anew() -> None:
     assert verdict_of(built(Scaled, as_tensor), "pp=2", make_trial(cut="last")).is_exact
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("draw", [from_numpy, from_python])
 @pytest.mark.parametrize("plan", ["pp=2", "lp=2", "sp=2", "dp=2"])
 def test_layers_that_are_called_as_they_are_may_draw_numbers(draw: Callable[[], float], plan: str) -> None:

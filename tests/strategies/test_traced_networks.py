@@ -45,6 +45,7 @@ class Asking(nn.Module):
         return x
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("plan", ["pp=2", "sp=2,pp=2", "fsdp=2"])
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_questions_whether_numbers_are_finite(question: str, plan: str) -> None:
@@ -237,6 +238,7 @@ def order_of(channels: int) -> Tensor:
     return torch.arange(channels).flip(0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
 @pytest.mark.parametrize(
     "kind",
@@ -252,6 +254,7 @@ def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, pla
     assert run_alone_and(model, plan, trial) == "exact"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
 @pytest.mark.parametrize("kind", ["in_global", "in_list", "in_object"])
 def test_tensors_without_values_that_cannot_be_taken_back_are_refused(kind: str, plan: str) -> None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.system.forking import fork_context
+from ziggurat.system.scheduling import yielding_threads
 
 TIMEOUT_SECONDS = 150
 
@@ -95,13 +96,14 @@ def _main(
     torch.set_num_threads(1)
     try:
         if world > 1:
-            dist.init_process_group(
-                "gloo",
-                store=dist.FileStore(f"{folder}/store", world),
-                rank=rank,
-                world_size=world,
-                timeout=timedelta(seconds=seconds),
-            )
+            with yielding_threads():
+                dist.init_process_group(
+                    "gloo",
+                    store=dist.FileStore(f"{folder}/store", world),
+                    rank=rank,
+                    world_size=world,
+                    timeout=timedelta(seconds=seconds),
+                )
             dist.barrier()  # a function may communicate nothing: nobody leaves before all are connected
         workers = Workers(rank, world, group=dist.group.WORLD if world > 1 else None)
         message = pickle.dumps((None, function(workers, *args)))

@@ -101,6 +101,7 @@ def is_right(
     return bool(torch.allclose(found, right, rtol=1e-9, atol=1e-11)), found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("dims", [4, 5])
 def test_norms_are_mended_exactly_where_pytorch_is_wrong(name: str, dims: int) -> None:
@@ -115,6 +116,7 @@ def test_norms_are_mended_exactly_where_pytorch_is_wrong(name: str, dims: int) -
     assert num_wrong, "PyTorch is right by itself: ziggurat.torch_internals.norms can go"
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", OTHERS)
 def test_no_other_operation_has_the_fault(name: str) -> None:
     operation = OTHERS[name]

@@ -84,6 +84,7 @@ def test_quiet_says_the_result_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "shape", "plan"),
     [

@@ -115,6 +115,7 @@ def gathered(workers, num_leaves, tiers):
     return found
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("tiers", [(3,), (2, 2), (2, 3)])
 @pytest.mark.parametrize("num_leaves", [0, 1, 2, 7])
 def test_gathered_leaves_are_in_order(num_leaves, tiers):

@@ -64,6 +64,7 @@ def exchanged_sums(workers, num_leaves, length, way):
     return sums
 
 
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize("way", ["messages", "shared"])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize(("num_leaves", "length"), [(8, 1000), (5, 7), (4, 1), (7, 3), (2, 11), (1, 5)])

@@ -55,6 +55,7 @@ def summed_gradients(workers, num_leaves, bucket_bytes, shared=True, dtype=torch
     return {name: p.grad.numpy().copy() for name, p in net.named_parameters()}, strides
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("num_leaves", [1, 4, 5, 8])
 @pytest.mark.parametrize("bucket_bytes", [1, 500, 1 << 20])
 @pytest.mark.parametrize("shared", [True, False])
@@ -76,6 +77,7 @@ def summed_by_tiers(workers, tiers, shared):
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("tiers", [(2, 2), (3, 2), (2, 2, 2), (4, 2), (1, 2, 1, 3)])
 def test_the_same_bits_by_any_tiers(tiers, shared):

@@ -13,6 +13,7 @@ from ziggurat.parallel.graph.trace import Tracer, spec_of
 from ziggurat.verification.networks import build_network
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("width", [8, 9])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("stages", [2, 3, 4, 5])
@@ -29,6 +30,7 @@ def test_skips_and_all_that_is_awkward(stages, width, training):
         model.zero_grad(set_to_none=True)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name",
     [

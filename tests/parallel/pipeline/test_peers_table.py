@@ -82,6 +82,7 @@ def run_steps(workers, network, schedule, steps):
     return results
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(
     ("workers", "schedule"), [(2, "gpipe"), (2, "1f1b"), (2, "interleaved"), (4, "1f1b")]
 )

@@ -84,6 +84,7 @@ def pipeline_step(workers, schedule, images, cut, repeats=1):
     return losses, leaves, pipeline.peak_alive, len(pipeline.channel.sending)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved"])
 @pytest.mark.parametrize(("workers", "count"), [(2, 1), (2, 5), (3, 2), (3, 4), (4, 8)])
 def test_every_schedule_gives_the_numbers_of_one_worker(schedule, workers, count):

@@ -23,6 +23,7 @@ def found(group: str, plan: str, min_rows: int):
     return compare(GROUPS[group], PLANS[plan], min_rows)
 
 
+@pytest.mark.sampled(208)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group, cases in GROUPS.items() for name in cases]
@@ -33,6 +34,7 @@ def test_bands_compute_what_the_whole_does(group, name, plan):
     assert_exact(found(group, plan, 1)[name])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("group", GROUPS)
 def test_extents_that_are_too_small_to_cut_are_computed_by_every_worker(group):
     for name, result in compare(GROUPS[group], (2,), min_rows=8).items():  # 13 rows are whole

@@ -18,6 +18,7 @@ def found(group: str, plan: str, min_rows: int):
     return compare(GROUPS.get(group, DIMS), PLANS[plan], min_rows)
 
 
+@pytest.mark.sampled(286)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group, cases in GROUPS.items() for name in cases]
