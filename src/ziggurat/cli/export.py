@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ziggurat.cli.options import DONE, NO, RUN_HELP, Outcome, add_settings, settings_from
+from ziggurat.cli.options import DONE, NO, RUNS_HELP, Outcome, add_settings, settings_from
 
 HELP = "write a trained model as a file that other programs run, with a proof that it finds the same"
 FORMATS = ("pt2", "onnx", "openvino")
@@ -14,7 +14,7 @@ FLAGS = ["--model", "--threads", "--score"]
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Let the command take its arguments."""
-    command.add_argument("run", metavar="RUN", help=RUN_HELP)
+    command.add_argument("run", metavar="RUN[,RUN]", help=f"{RUNS_HELP} in one file (not detectors)")
     command.add_argument(
         "--format", choices=FORMATS, required=True, help="of torch.export, of ONNX, or of OpenVINO"
     )

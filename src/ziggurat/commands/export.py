@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ziggurat.commands.launching import launch_plan
 from ziggurat.commands.notes import say
-from ziggurat.commands.runs import config_of, load
+from ziggurat.commands.runs import Members, members_of
 from ziggurat.config import RunConfig, run_task
 from ziggurat.data.dataset import CanLeaveOut, Dataset
 from ziggurat.errors import UserError, nearest
+from ziggurat.exports.averaging import averaged
 from ziggurat.exports.engines import read_facts
 from ziggurat.exports.exporting import Exported, Request, export_run
 from ziggurat.exports.facts import FormatName
 from ziggurat.exports.formats import FORMATS
-from ziggurat.exports.loading import STEM, exports_folder, load_export
+from ziggurat.exports.loading import FOLDER, STEM, exports_folder, load_export
 from ziggurat.exports.proof import BOX_ERROR, ERROR
 from ziggurat.exports.samples import embedded_images, first_tiles
 from ziggurat.inference.evaluate import evaluate
@@ -28,6 +29,7 @@ from ziggurat.inference.reading import Images
 from ziggurat.models.images import Normalization
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run
+from ziggurat.runs.members import RunNames, is_of_members
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import make_task
@@ -54,7 +56,7 @@ class Options:
 
 
 def export(
-    run: str | os.PathLike[str],
+    run: RunNames,
     format: str,
     out: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -68,9 +70,10 @@ def export(
     network finds: scores or logits within 1e-4, the same detections, boxes within 0.05 pixels.
 
     Args:
-        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings.
+        run: A run, a checkpoint of it (``runs/x@best``), or a file of weights, whose model is ``model.name`` in the settings; or several
+            to classify or to segment, whose average becomes one file (`ziggurat.runs.members`).
         format: ``pt2`` (torch.export), ``onnx`` or ``openvino``.
-        out: The folder of the file; None takes ``exports`` in the run's.
+        out: The folder of the file; None takes ``exports`` in the run's, or in that of ``--members``.
         settings: From dotted names to values.
         images: How many images of the validation split it is proved and measured on.
         licence: Of the weights, for the file's metadata.
@@ -87,19 +90,32 @@ def export(
     if not 1 <= images <= 100_000:
         raise UserError(f"--images must lie between 1 and 100000: got {images}")
     name: FormatName = format  # type: ignore[assignment]  # one of them, as was asked above
-    config = replace(config_of(run, settings or {}, "export"), plan="dp=1", device="cpu", dtype="fp32")
-    options = Options(name, _path(run, out, name), images, licence)
-    return launch_plan(_export_worker, (run, config, options), config)
+    members = members_of(run, settings or {}, "export")
+    configs = [replace(one, plan="dp=1", device="cpu", dtype="fp32") for one in members.configs]
+    members = members._replace(configs=tuple(configs))
+    options = Options(name, _path(run, members, out, name), images, licence)
+    return launch_plan(_export_worker, (members, options), members.config)
 
 
-def _path(run: str | os.PathLike[str], out: str | os.PathLike[str] | None, name: FormatName) -> Path:
-    return exports_folder(run, out) / (STEM + FORMATS[name].suffix)
+def _path(run: RunNames, members: Members, out: str | os.PathLike[str] | None, name: FormatName) -> Path:
+    """Return the file's path.
+
+    Raises:
+        UserError: If several runs lie in no folder of their own, and none is given.
+    """
+    if out is None and len(members.names) > 1:
+        if isinstance(run, (str, os.PathLike)) and is_of_members(run):
+            out = Path(run) / FOLDER
+        else:
+            raise UserError(
+                f"several runs have no folder of their own: give --out for the average of {', '.join(members.names)}"
+            )
+    return exports_folder(members.names[0], out) / (STEM + FORMATS[name].suffix)
 
 
-def _export_worker(
-    workers: Workers, path: str | os.PathLike[str], config: RunConfig, options: Options
-) -> dict[str, Any]:
-    run = load(path, config)._replace(config=config)
+def _export_worker(workers: Workers, members: Members, options: Options) -> dict[str, Any]:
+    runs, config = members.load(), members.config
+    run = averaged(members.names, runs)
     task = make_task(run.model, config)
     dataset = _validation(run, config)
     bands = len(Normalization.of(config.data, run.model).mean)
@@ -114,8 +130,8 @@ def _export_worker(
             exported.path, read_facts(exported.path), FORMATS[options.format].engine, config.threads, "fp32"
         )
         metrics = {
-            "torch": _measured(run, config, some, workers),
-            "exported": _measured(file, config, some, workers),
+            "torch": _measured(runs, some, workers),
+            "exported": _measured([file._replace(config=config)], some, workers),
             "images": len(some),
         }
     return _result(exported, options, metrics, dataset)
@@ -144,9 +160,9 @@ def _first(dataset: Dataset, count: int) -> Dataset:
     return dataset.without(dict.fromkeys(range(count, len(dataset)), "not measured"))
 
 
-def _measured(run: Run, config: RunConfig, dataset: Dataset, workers: Workers) -> dict[str, Any]:
-    with make_mesh(workers, config.plan) as mesh:
-        return evaluate(Predictor.of_run(run._replace(config=config), mesh), dataset).metrics
+def _measured(runs: Sequence[Run], dataset: Dataset, workers: Workers) -> dict[str, Any]:
+    with make_mesh(workers, runs[0].config.plan) as mesh:
+        return evaluate(Predictor.of_runs(runs, mesh), dataset).metrics
 
 
 def _result(

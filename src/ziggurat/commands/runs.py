@@ -72,7 +72,7 @@ def members_of(
     Args:
         runs: One, or several whose predictions are averaged (`runs.members`).
         settings: As the user gave them, for each of them.
-        command: ``evaluate`` or ``predict``.
+        command: ``evaluate``, ``predict`` or ``export``.
         engine: What computes; None takes PyTorch for a run, and for an export what its file is for.
 
     Raises:
@@ -87,7 +87,8 @@ def members_of(
             f"an export is no part of an average: name the runs of {', '.join(exports)} themselves"
         )
     first = config_of(names[0], settings, command, engine)
-    placed = {**settings, "plan": first.plan}  # one plan for all, also where it was to be found
+    # one plan for all, also where it was to be found; an export has none
+    placed = dict(settings) if command == "export" else {**settings, "plan": first.plan}
     configs = [first, *(config_of(name, placed, command) for name in names[1:])]
     check_configs(names, configs)
     return Members(names, tuple(configs), engine)
@@ -156,6 +157,8 @@ def _config_of_export(path: Path, settings: Mapping[str, Any], command: str, eng
     base = facts.run_config()
     here: dict[str, Any] = {"plan": "", "device": "cpu", "dtype": "fp32"}
     config = override(base, {**here, **settings})
+    if config.device == "auto":
+        config = replace(config, device="cpu")
     if "data.shown" not in settings:
         config = replace(config, data=shown_as(config.data, base.data))
     was, now = flatten(base), flatten(config)

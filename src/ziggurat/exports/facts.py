@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ziggurat.config import RunConfig, flatten, override
 from ziggurat.errors import UserError
+from ziggurat.exports.averaging import AveragedModel
 from ziggurat.models.images import Normalization
 from ziggurat.runs.folder import Run, weights_sha256
 from ziggurat.tasks.graph import GraphOutput
@@ -28,7 +29,7 @@ class Facts:
         format: Of the file.
         precision: What it computes in.
         task: The kind of work.
-        model: The name of the network.
+        model: The name of the network, or of each with plus signs between.
         classes: The name of each label.
         category_ids: The COCO category id of each label.
         bands: Of the images.
@@ -44,6 +45,7 @@ class Facts:
         version: Of Ziggurat.
         config: Of the run, by dotted names.
         parity: What the proof has found.
+        members: Of several runs whose predictions the graph averages: the name of each network, and what its images are normalized by.
     """
 
     format: FormatName
@@ -65,6 +67,7 @@ class Facts:
     version: str
     config: dict[str, Any]
     parity: dict[str, Any] = field(default_factory=dict)
+    members: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of_run(
@@ -85,7 +88,7 @@ class Facts:
             format=name,
             precision=precision,
             task=run.model.task,
-            model=run.config.model.name,
+            model=" + ".join(_names_of(run)),
             classes=run.classes or tuple(map(str, labels)),
             category_ids=run.category_ids or tuple(labels),
             bands=len(normalization.mean),
@@ -100,6 +103,7 @@ class Facts:
             weights_sha256=weights_sha256(run.model),
             version=version("ziggurat"),
             config=flat,
+            members=run.model.facts() if isinstance(run.model, AveragedModel) else (),
         )
 
     def run_config(self) -> RunConfig:
@@ -128,3 +132,7 @@ class Facts:
                 f"{path} is no export of Ziggurat: it does not say its classes, preprocessing and settings; make one with "
                 "`ziggurat export`"
             ) from None
+
+
+def _names_of(run: Run) -> tuple[str, ...]:
+    return run.model.names if isinstance(run.model, AveragedModel) else (run.config.model.name,)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ziggurat.errors import UserError
-from ziggurat.models.images import Normalization
-from ziggurat.models.vision import VisionModel
+from ziggurat.exports.averaging import GraphNormalization
+from ziggurat.models.images import Normalization, Samples
+from ziggurat.models.vision import VisionModel, takes_samples
 from ziggurat.runs.folder import Run
 from ziggurat.tasks.graph import Dialect, GraphDecoder, GraphOutput
 from ziggurat.tasks.registry import make_task
@@ -50,31 +51,20 @@ class Graph(nn.Module):
     """Normalizes, computes and decodes.
 
     Args:
-        normalization: Of the samples.
+        normalization: Of the samples; a model that takes these normalizes them itself.
         model: In evaluation mode.
         decoder: Of its task.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, normalization: Normalization, model: VisionModel, decoder: GraphDecoder) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(normalization.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(normalization.std)[:, None, None])
-        self.white = normalization.white
+        self.prepare = None if takes_samples(model) else GraphNormalization(normalization)
         self.model, self.decoder = model, decoder
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of the decoder, in its order."""
-        whitened = images / self.white if self.white != 1 else images
-        normalized = ((whitened - self.mean) / self.std).nan_to_num(nan=0.0)
-        rows, columns = (
-            torch.arange(images.shape[dim], device=images.device) < sizes[:, place, None]
-            for place, dim in enumerate((2, 3))
-        )
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        found = self.decoder(self.model(torch.where(inside, normalized, 0.0)), sizes)
+        given = Samples(images, sizes) if self.prepare is None else self.prepare(images, sizes)
+        found = self.decoder(self.model(given), sizes)
         return tuple(found[one.name] for one in self.decoder.outputs)
 
 
@@ -90,8 +80,9 @@ def trace(run: Run, dialect: Dialect) -> Traced:
     """
     model = run.model.eval()
     decoder = make_task(model, run.config).graph(dialect)
-    graph = Graph(Normalization.of(run.config.data, model), model, decoder).eval()
-    bands = len(graph.mean)
+    normalization = Normalization.of(run.config.data, model)
+    graph = Graph(normalization, model, decoder).eval()
+    bands = len(normalization.mean)
     only_size = getattr(model, "only_size", None)
     fault = ""
     for multiple in [model.size_multiple] if model.size_multiple > 1 else MULTIPLES:

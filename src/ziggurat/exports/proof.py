@@ -11,7 +11,8 @@ import torch
 
 from ziggurat.exports.engines import Engine
 from ziggurat.exports.samples import Batch
-from ziggurat.models.images import Normalization
+from ziggurat.models.images import AsSamples, Normalization
+from ziggurat.models.vision import takes_samples
 from ziggurat.runs.folder import Run
 from ziggurat.tasks.graph import Difference
 from ziggurat.tasks.registry import make_task
@@ -79,7 +80,8 @@ class Prover:
         """
         model = self.run.model.eval()
         task = make_task(model, self.run.config)
-        normalization = Normalization.of(self.run.config.data, model)
+        preparation = AsSamples if takes_samples(model) else Normalization
+        normalization = preparation.of(self.run.config.data, model)
         proof, names = Proof(), set[str]()
         worst, worst_rank = None, (False, -1.0)
         for batch in batches:

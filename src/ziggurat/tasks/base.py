@@ -146,6 +146,7 @@ class Task(ABC, Generic[Found, Prediction]):
             the pixels that they have), or each know them whole.
         output_sum_names: Sums over the outputs of the global batch that the loss depends on (a Dice of the whole
             batch is no sum of Dices); empty for most losses. They cost a forward pass of their own.
+        joining_fault: Why outputs of several networks cannot be averaged in one graph; empty where `join_outputs` can.
         accumulated_names: What the loss adds up over all steps of a run, and depends on in those that follow: part of the run's
             state, and so of its checkpoints. Empty for most losses.
     """
@@ -168,6 +169,7 @@ class Task(ABC, Generic[Found, Prediction]):
     normalizers_are_parts: bool = False
     output_sum_names: tuple[str, ...] = ()
     accumulated_names: tuple[str, ...] = ()
+    joining_fault: ClassVar[str] = "its task does not say how their outputs are averaged (Task.join_outputs)"
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         self.model = model
@@ -313,6 +315,13 @@ class Task(ABC, Generic[Found, Prediction]):
         """
 
     # Graphs: the network and its decoding as a file that other programs run.
+
+    def join_outputs(self, outputs: Sequence[Any]) -> Any:
+        """Return outputs of one network of those of several, from which `decode` makes the average of what these say.
+
+        By operations that a graph can have; where `joining_fault` is empty.
+        """
+        raise NotImplementedError(self.joining_fault)
 
     def graph(self, dialect: Dialect) -> GraphDecoder:
         """Return what follows the network in a graph, whose outputs `decode` takes as it takes the network's own.

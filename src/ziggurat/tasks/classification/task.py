@@ -5,6 +5,7 @@ Shapes: ``B`` images of a microbatch, ``K`` classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ class ClassificationTask(Task[Tensor, Tensor]):
     legend = "in the corner: the predicted class and its probability"
     normalizer_names = ("images",)
     has_probabilities = True
+    joining_fault = ""
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -142,6 +144,11 @@ class ClassificationTask(Task[Tensor, Tensor]):
                 ),
             )
         )
+
+    def join_outputs(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the logarithms of the mean of the probabilities: logits of which the softmax is this mean."""
+        logs_NBK = torch.stack([one["logits"].float().log_softmax(dim=1) for one in outputs])
+        return {"logits": logs_NBK.logsumexp(dim=0) - math.log(len(outputs))}
 
     def compare_graph(
         self, outputs: dict[str, Tensor], graph: dict[str, Tensor], sizes: Sequence[Extent]

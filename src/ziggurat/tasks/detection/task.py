@@ -60,6 +60,9 @@ class DetectionTask(Task[Detections, Detections]):
     targets = ObjectKind()
     limit = "decode.max_detections"
     lies_on = "boxes"
+    joining_fault = (
+        "boxes of several runs are fused image by image (decode.fusion), by code that no graph has"
+    )
     legend = "in colour: found, with class and score; white: annotated"
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:

@@ -97,6 +97,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     )
     normalizers_are_parts = True
     has_probabilities = True
+    joining_fault = ""
 
     def __init__(self, model: VisionModel, config: RunConfig) -> None:
         super().__init__(model, config)
@@ -223,6 +224,10 @@ class SegmentationTask(Task[Tensor, Tensor]):
                 ),
             )
         )
+
+    def join_outputs(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the mean of the logits of each pixel."""
+        return {"logits": torch.stack([one["logits"].float() for one in outputs]).mean(dim=0)}
 
     def compare_graph(
         self, outputs: dict[str, Tensor], graph: dict[str, Tensor], sizes: Sequence[Extent]
