@@ -34,13 +34,15 @@ def folds(tmp_path_factory):
     return out, several(out, "folds", 3)
 
 
-@pytest.mark.parametrize("how", ["disjoint", "bootstrap"])
-def test_members_have_the_same_bits_on_any_number_of_workers(how, tmp_path):
-    alone = several(tmp_path / "1", how)
-    assert hashes(several(tmp_path / "2", how, plan="dp=2")) == hashes(alone)
+@pytest.mark.parametrize(("how", "more"), [("disjoint", {"members.stratify": "classes"}), ("bootstrap", {})])
+def test_members_have_the_same_bits_on_any_number_of_workers(how, more, tmp_path):
+    alone = several(tmp_path / "1", how, **more)
+    assert hashes(several(tmp_path / "2", how, plan="dp=2", **more)) == hashes(alone)
     assert len(set(hashes(alone))) == 2
     lone = train(
-        "digits", BASE | {"members.count": 2, "members.data": how, "members.member": "1"}, tmp_path / "lone"
+        "digits",
+        BASE | {"members.count": 2, "members.data": how, "members.member": "1"} | more,
+        tmp_path / "lone",
     )
     assert lone["weights_sha256"] == hashes(alone)[1]
 
@@ -112,6 +114,9 @@ REFUSED = {
     "members.member must be less than members.count, 2: got 2": {"members.count": 2, "members.member": "2"},
     "members.count must be from 1 to 64: got 99": {"members.count": 99},
     "members.data has no effect without members.count": {"members.data": "folds"},
+    "members.stratify has no effect without members.count and members.data=disjoint or folds": {
+        "members.count": 2, "members.stratify": "classes",
+    },
     "needs an image for each member: got 12 images and members.count=13": {"members.count": 13, "members.data": "folds"},
     "members.member must be all, or the number of a member, up to 63: got 'x'": {"members.count": 2, "members.member": "x"},
     "members.seed must be empty, or a whole number from 0 to 4294967295: got 'nan'": {"members.count": 2, "members.seed": "nan"},

@@ -1,5 +1,6 @@
 """What several models are trained on: parts, samples and folds of the images."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -19,6 +20,7 @@ from ziggurat.data.readers.images import KnowsBlanks, ReadsLevels, ReadsWindows
 from ziggurat.data.selected import OF_AN_IMAGE, SelectedImages
 from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
+from ziggurat.tasks.registry import find_task
 from ziggurat.training.members import (
     config_of_member,
     fold_images,
@@ -43,6 +45,65 @@ def test_parts_are_disjoint_and_folds_are_what_is_left(num_images):
         )
         assert held.tolist() == parts[member].tolist()
         assert sorted([*kept, *held]) == list(range(num_images))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stratified_parts_have_each_class_as_often_as_the_whole(seed):
+    """Of 40, 12, 6 and 3 images of four classes each of three parts has a third, and one image more at most; by chance it has not."""
+    labels = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2, 3], [40, 12, 6, 3])).tolist()
+    classes = [{label} for label in labels]
+    by_chance, stratified = (
+        [training_images(61, members("disjoint", member, seed=seed), given) for member in range(3)]
+        for given in (None, classes)
+    )
+    assert sorted(np.concatenate(stratified).tolist()) == list(range(61))
+    assert sorted(map(len, stratified)) == [20, 20, 21]
+
+    def counts(parts):
+        return np.array([np.bincount([labels[image] for image in part], minlength=4) for part in parts])
+
+    assert np.ptp(counts(stratified), axis=0).max() <= 1
+    assert np.ptp(counts(by_chance), axis=0).max() > 1
+    other = training_images(61, members("disjoint", 0, seed=seed + 9), classes)
+    assert other.tolist() != stratified[0].tolist(), "keyed"
+    held = fold_images(61, members("folds", 0, seed=seed), classes)
+    assert held.tolist() == stratified[0].tolist()
+
+
+def test_images_with_several_classes_or_none_are_dealt_out_by_the_rarest():
+    """Two classes occur together only: no part can do without what the other needs."""
+    classes = [{0, 1}, {0, 1}, {0}, {0}, {0}, {0}, set(), set()]
+    parts = [
+        training_images(8, members("disjoint", member, count=2), classes).tolist() for member in range(2)
+    ]
+    assert [len(part) for part in parts] == [4, 4]
+    for part in parts:
+        assert [sum(label in classes[image] for image in part) for label in (0, 1)] == [3, 1]
+
+
+def test_members_of_every_task_know_their_classes():
+    for task, boxes in (("classify", 1), ("detect", 2), ("segment", 2)):
+        scenes = override(
+            RunConfig(),
+            {
+                "digits.count_min": boxes,
+                "digits.count_max": boxes,
+                "digits.size": 64,
+                "digits.train_scenes": 12,
+            },
+        )
+        dataset = open_dataset("digits", "train", task, scenes.data, scenes.digits)
+        kind = find_task(task).targets
+        parts = [
+            of_member(dataset, dataclasses.replace(members("disjoint", n, count=2), stratify="classes"), kind)
+            for n in range(2)
+        ]
+        assert [len(part) for part in parts] == [6, 6]
+        assert "(members.data=disjoint, stratified by classes)" in parts[0].notes[-1]
+    with pytest.raises(
+        UserError, match=r"members\.stratify=classes needs targets whose classes can be counted"
+    ):
+        of_member(dataset, dataclasses.replace(members("disjoint", 0), stratify="classes"), None)
 
 
 def test_a_bootstrap_sample_is_as_large_as_the_data_and_has_two_thirds_of_them():

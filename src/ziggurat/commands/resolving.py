@@ -203,6 +203,6 @@ def _open_training(config: RunConfig) -> Dataset | None:
     if config.data.split == "blocks":
         divided(dataset, config.data.path)
     if dataset is not None:
-        dataset = of_member(dataset, config.members)
+        dataset = of_member(dataset, config.members, find_task(task).targets)
     check_learnable(dataset, find_task(task).annotations, config.data.path)
     return dataset

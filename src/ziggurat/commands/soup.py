@@ -101,7 +101,14 @@ def _config_of_soup(members: Members) -> RunConfig:
     config, notes = data_as_begun(members.config, folders[0])
     say(*notes)
     return override(
-        config, {"members.count": 1, "members.data": "all", "members.member": "all", "members.seed": ""}
+        config,
+        {
+            "members.count": 1,
+            "members.data": "all",
+            "members.member": "all",
+            "members.seed": "",
+            "members.stratify": "none",
+        },
     )
 
 

@@ -49,6 +49,11 @@ class MembersConfig:
         "holds both.",
         SEED_OR_NONE,
     )
+    stratify: Literal["none", "classes"] = setting(
+        "none",
+        "How images are divided among the members with ``data=disjoint`` or ``folds``: by chance alone (``none``), or so that each class is as "
+        "frequent in every part as in the whole (``classes``), for which all annotations are read first.",
+    )
 
     @property
     def number(self) -> int:

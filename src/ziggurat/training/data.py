@@ -52,7 +52,7 @@ class TrainingData:
         self.config = config
         opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
         assert opened is not None  # only the validation split may be missing
-        opened = of_member(opened, config.members)
+        opened = of_member(opened, config.members, find_task(run_task(config)).targets)
         self.dataset: Dataset = opened
         self.said = frozenset(notes_of(opened))  # by who has started the run
         if config.data.on_error == "skip":
@@ -179,7 +179,7 @@ def open_validation(config: RunConfig, classes: tuple[str, ...] | None) -> Datas
     path, task = config.data.val or config.data.path, run_task(config)
     if has_fold(config.members):
         whole = open_dataset(config.data.path, "train", task, config.data, config.digits, classes)
-        return None if whole is None else fold_of_member(whole, config.members)
+        return None if whole is None else fold_of_member(whole, config.members, find_task(task).targets)
     if Path(path).is_file() and not config.data.val and config.data.split == "given":
         return None
     found = open_dataset(path, "val", task, config.data, config.digits, classes)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import numpy as np
 
 from ziggurat.config import MembersConfig, RunConfig, override
+from ziggurat.data.balance import CountsClasses
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.selected import SelectedImages
 from ziggurat.errors import UserError
+from ziggurat.training.stratification import stratified_parts
 
 _PARTS, _SAMPLE, _SEED = range(3)  # what random numbers of members are for
+DIVIDING = ("disjoint", "folds")
+Classes = Sequence[Collection[int]]
 
 
 def config_of_member(config: RunConfig, member: int) -> RunConfig:
@@ -27,17 +32,18 @@ def config_of_member(config: RunConfig, member: int) -> RunConfig:
     return override(config, {"members.member": str(member), "members.seed": str(common), "seed": own})
 
 
-def training_images(num_images: int, members: MembersConfig) -> np.ndarray:
+def training_images(num_images: int, members: MembersConfig, classes: Classes | None = None) -> np.ndarray:
     """Return the index of each image that a member is trained on, rising; an index may occur several times.
 
     Args:
         num_images: Of the training data.
         members: Says which member, and of what kind.
+        classes: The labels that each image has, where parts are stratified by them.
 
     Example:
-        >>> [training_images(5, MembersConfig(2, "disjoint", member, "0")).tolist() for member in "01"]
+        >>> [training_images(5, MembersConfig(2, "disjoint", member=member, seed="0")).tolist() for member in "01"]
         [[1, 3, 4], [0, 2]]
-        >>> training_images(5, MembersConfig(2, "bootstrap", "0", "0")).tolist()
+        >>> training_images(5, MembersConfig(2, "bootstrap", member="0", seed="0")).tolist()
         [0, 2, 3, 3, 4]
     """
     if members.data == "all":
@@ -45,21 +51,38 @@ def training_images(num_images: int, members: MembersConfig) -> np.ndarray:
     if members.data == "bootstrap":
         generator = keyed_generator(members.key or 0, Purpose.MEMBERS, _SAMPLE, members.number)
         return np.sort(generator.integers(0, num_images, num_images))
-    parts = _parts(num_images, members)
+    parts = _parts(num_images, members, classes)
     if members.data == "disjoint":
         return parts[members.number]
     return np.sort(np.concatenate([part for number, part in enumerate(parts) if number != members.number]))
 
 
-def fold_images(num_images: int, members: MembersConfig) -> np.ndarray:
+def fold_images(num_images: int, members: MembersConfig, classes: Classes | None = None) -> np.ndarray:
     """Return the index of each image that a member of a cross-validation is evaluated on, rising."""
-    return _parts(num_images, members)[members.number]
+    return _parts(num_images, members, classes)[members.number]
 
 
-def _parts(num_images: int, members: MembersConfig) -> list[np.ndarray]:
+def _parts(num_images: int, members: MembersConfig, classes: Classes | None) -> list[np.ndarray]:
     """Return the images in as many parts as there are members; their sizes differ by one at most."""
     order = keyed_generator(members.key or 0, Purpose.MEMBERS, _PARTS).permutation(num_images)
-    return [np.sort(part) for part in np.array_split(order, members.count)]
+    if classes is None:
+        return [np.sort(part) for part in np.array_split(order, members.count)]
+    return [np.sort(np.array(part)) for part in stratified_parts(order, classes, members.count)]
+
+
+def _classes_of(dataset: Dataset, members: MembersConfig, kind: object) -> Classes | None:
+    """Return the labels that each image has, where parts are stratified by them.
+
+    Raises:
+        UserError: If an annotation cannot be read, or targets have no classes to count.
+    """
+    if members.stratify == "none" or members.data not in DIVIDING:
+        return None
+    if not isinstance(kind, CountsClasses):
+        raise UserError(
+            "members.stratify=classes needs targets whose classes can be counted (`count_classes`): those of this task cannot; leave it out"
+        )
+    return [frozenset(kind.count_classes(dataset, index)) for index in range(len(dataset))]
 
 
 def is_divided(members: MembersConfig) -> bool:
@@ -67,24 +90,31 @@ def is_divided(members: MembersConfig) -> bool:
     return members.count > 1 and members.number >= 0 and members.data != "all"
 
 
-def of_member(dataset: Dataset, members: MembersConfig) -> Dataset:
+def of_member(dataset: Dataset, members: MembersConfig, kind: object = None) -> Dataset:
     """Return what a member is trained on; of a run that is none, or sees all images, the data set itself.
 
+    Args:
+        dataset: The training data.
+        members: Says which member, and of what kind.
+        kind: Of the targets: one that counts classes, where parts are stratified by them.
+
     Raises:
-        UserError: If there are fewer images than members.
+        UserError: If there are fewer images than members, or their classes cannot be counted.
     """
     if not is_divided(members):
         return dataset
-    return _chosen(dataset, training_images(_enough(dataset, members), members), members, "trained on")
+    count, classes = _enough(dataset, members), _classes_of(dataset, members, kind)
+    return _chosen(dataset, training_images(count, members, classes), members, "trained on")
 
 
-def fold_of_member(dataset: Dataset, members: MembersConfig) -> Dataset:
-    """Return what a member of a cross-validation is evaluated on.
+def fold_of_member(dataset: Dataset, members: MembersConfig, kind: object = None) -> Dataset:
+    """Return what a member of a cross-validation is evaluated on; see `of_member`.
 
     Raises:
-        UserError: If there are fewer images than members.
+        UserError: If there are fewer images than members, or their classes cannot be counted.
     """
-    return _chosen(dataset, fold_images(_enough(dataset, members), members), members, "evaluated on")
+    count, classes = _enough(dataset, members), _classes_of(dataset, members, kind)
+    return _chosen(dataset, fold_images(count, members, classes), members, "evaluated on")
 
 
 def has_fold(members: MembersConfig) -> bool:
@@ -104,5 +134,8 @@ def _enough(dataset: Dataset, members: MembersConfig) -> int:
 def _chosen(dataset: Dataset, images: np.ndarray, members: MembersConfig, what: str) -> Dataset:
     different = len(np.unique(images))
     again = f", {len(images) - different} of them again" if different < len(images) else ""
-    note = f"member {members.number} of {members.count} is {what} {len(images)} of {len(dataset)} images{again} (members.data={members.data})"
+    how = f"members.data={members.data}" + (
+        f", stratified by {members.stratify}" if members.stratify != "none" else ""
+    )
+    note = f"member {members.number} of {members.count} is {what} {len(images)} of {len(dataset)} images{again} ({how})"
     return cast(Dataset, SelectedImages(dataset, images, note))  # it can what the data set can
