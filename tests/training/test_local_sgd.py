@@ -317,4 +317,4 @@ def test_the_command_says_it_before_anything_is_written(tmp_path):
 def test_no_plan_without_replicas_is_changed_to():
     config = config_of("classify", **OUTER | {"plan": "dp=2", "train.microbatches": 4, "train.batch_size": 4})
     with pytest.raises(UserError, match="spreads replicas over plans of dp alone"):
-        under("sp=2", config)
+        under("sp=2", config, other_workers=False)
