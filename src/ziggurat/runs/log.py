@@ -122,6 +122,20 @@ class RunLog:
         if self.active:
             self._record(values, "balance")
 
+    def change(self, values: dict[str, Any]) -> None:
+        """Note that the run goes on under another plan, and say how long it has paused.
+
+        Args:
+            values: As `plan_change.Change.pause` returns them.
+        """
+        if not self.active:
+            return
+        parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in values["seconds_of"].items())
+        self.say(
+            f"the plan is {values['plan']} now; the run has paused for {values['seconds']:.2f} s: {parts}"
+        )
+        self._record(values, "plan")
+
     def history(self, metric: str) -> list[tuple[int, float | None]]:
         """Return the step and a metric of every evaluation so far; none on workers that do not speak."""
         if not self.active:

@@ -87,7 +87,10 @@ def train(
         PlanAsked: Between two steps, if another plan is asked for (`plan_change`): it is trained under that next, with ``resume``.
         Preempted: By SIGTERM, SIGUSR1, SIGHUP or Ctrl-C to any worker, between two steps, with a checkpoint.
     """
+    mark = (lambda done: None) if change is None else change.mark
+    mark("leaving and meeting")
     mesh = make_mesh(workers, config.plan, config.launch.hierarchy)
+    mark("groups")
     data = TrainingData(as_begun(config, folder) if resume else config, mesh)
     config = data.config
     model, weights_report = _build(mesh.home, config, data.classes, resume)
@@ -108,7 +111,9 @@ def train(
     session.start_folder(data.dataset, resume)
     session.list_skipped(data.left_out)
     session.write_counts(data.counts)
+    mark("data and network")
     found_in_memory = resume and session.resume(memory)
+    mark("state from memory")
     survived = found_in_memory and change is None  # of a change all that was due is done
     extension = session.extension(data) if resume else None
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
@@ -159,7 +164,8 @@ def train(
             follow(first_step)
         start = time.perf_counter()
         if change is not None:
-            log.say(f"the plan is {config.plan} now; the run has paused for {start - change.begin:.2f} s")
+            mark("placing and the rest")
+            log.change(change.pause() | {"plan": config.plan})
         measuring.enter_context(balance.measuring())
         for number, batches, waited in steps:
             if patience.is_over:

@@ -7,6 +7,7 @@ train under dp=2 ... step 7 | PlanAsked, OtherWorkers: in a new world   | train 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,13 +38,32 @@ class Change:
         before: The run's config, with the old plan.
         config: The same with the new one.
         step: How many steps were done.
-        begin: When the change began, on the machine's clock of `time.perf_counter`.
+        marks: What the first worker has done since, with the machine's clock (`time.perf_counter`) and the processor seconds of its process afterwards.
     """
 
     before: RunConfig
     config: RunConfig
     step: int
-    begin: float = field(default_factory=time.perf_counter)
+    marks: list[tuple[str, float, float]] = field(
+        default_factory=lambda: [("", time.perf_counter(), time.process_time())], compare=False
+    )
+
+    def mark(self, done: str) -> None:
+        """Note that something is done."""
+        self.marks.append((done, time.perf_counter(), time.process_time()))
+
+    def pause(self) -> dict[str, Any]:
+        """Return how long the run has paused until now, in all and by what was done."""
+        seconds = {name: end - begin for (_, begin, _), (name, end, _) in itertools.pairwise(self.marks)}
+        processor = {name: end - begin for (*_, begin), (name, _, end) in itertools.pairwise(self.marks)}
+        return {
+            "step": self.step,
+            "plan_before": self.before.plan,
+            "plan": self.config.plan,
+            "seconds": self.marks[-1][1] - self.marks[0][1],
+            "seconds_of": seconds,
+            "processor_seconds_of": processor,
+        }
 
 
 class PlanAsked(GoesOn):
@@ -79,10 +99,15 @@ class Requests:
         """Where it is looked for."""
         return self.folder / REQUEST
 
+    @property
+    def is_there(self) -> bool:
+        """Whether another plan is asked for."""
+        return not self.is_deaf and self.path.exists()
+
     def look(self) -> bool:
         """Return whether there is an answer to a file that asks for another plan; not yet where it needs workers that are coming."""
         now = parse_plan(self.config.plan).num_workers
-        if self.is_deaf or not self.path.exists():
+        if not self.is_there:
             if self.line is not None:
                 self.line.call_off(now)
             return False

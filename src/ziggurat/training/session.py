@@ -160,7 +160,7 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        asks = self.workers.is_first and self._look_for_request(log)
+        asks = self.workers.is_first and (self.requests.is_there if is_last else self._look_for_request(log))
         mine = [
             preemption.requested,
             preemption.by_user,
@@ -194,7 +194,7 @@ class Session:
             log.say(found)
             self._take_request_away(log)
             return
-        asked = PlanAsked(Change(self.config, found, done))
+        change = Change(self.config, found, done)
         log.say(f"after step {done} the plan {self.config.plan} becomes {found.plan}")
         fault = "there is no memory for it"
         if self.memory is not None:
@@ -212,7 +212,8 @@ class Session:
             return
         if self.workers.is_first and self.workers.line is not None:
             self.workers.line.kept()
-        raise asked
+        change.mark("state to memory")
+        raise PlanAsked(change)
 
     def _look_for_request(self, log: RunLog) -> bool:
         coming = self.requests.coming
