@@ -29,7 +29,13 @@ PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a
 
 def field_types(record: type[Any]) -> dict[str, Any]:
     """Return the type of each field of a section."""
-    return typing.get_type_hints(record)
+    section: type = record
+    return _field_types(section)
+
+
+@cache
+def _field_types(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)  # each takes a millisecond, and a config hundreds of them
 
 
 @cache

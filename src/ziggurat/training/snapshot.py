@@ -79,7 +79,7 @@ class Snapshots:
             if before and before[-1] >= progress.step:
                 return
             chunks = {name: Chunk.whole(value.detach().cpu()) for name, value in state.tensors().items()}
-            fault = write_checkpoint(folder, progress, self.run, chunks, Workers())
+            fault = write_checkpoint(folder, progress, self.run, chunks, Workers(), is_summed=False)
             if fault is not None:
                 print(
                     f"ziggurat: the state after step {progress.step} cannot be handed over in {folder}: {fault}; the "
@@ -105,13 +105,27 @@ def hand_over(folder: Path, run: str, parallel: Parallel[Any]) -> str | None:
         return None
     progress = Progress(state.step, counters=dict(state.counters), decisions=state.decisions.to_json())
     chunks = {
-        name: Chunk(chunk.tensor.detach().cpu(), chunk.offsets) for name, chunk in parallel.chunks().items()
+        name: Chunk(chunk.tensor.detach().cpu(), chunk.offsets) for name, chunk in _written(parallel).items()
     }
-    fault = write_checkpoint(folder, progress, run, chunks, workers)
+    fault = write_checkpoint(folder, progress, run, chunks, workers, is_summed=False)
     if fault is None:
         for step in before:
             remove_checkpoint(folder, step)
     return fault
+
+
+def _written(parallel: Parallel[Any]) -> dict[str, Chunk]:
+    """Return what this worker writes of the state: where each has all of it, every worker a part, as they wait for each other."""
+    state, workers = parallel.state, parallel.mesh.workers
+    if not parallel.survives or state.replicas is not None:
+        return parallel.chunks()
+    tensors, sizes, mine = state.tensors(), [0] * workers.size, {}
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        rank = sizes.index(min(sizes))
+        sizes[rank] += tensors[name].nbytes
+        if rank == workers.rank:
+            mine[name] = Chunk.whole(tensors[name])
+    return mine
 
 
 def handed_over(folder: Path | None, run: str) -> Progress | None:
@@ -119,7 +133,7 @@ def handed_over(folder: Path | None, run: str) -> Progress | None:
     for step in reversed(published_steps(folder) if folder is not None else []):
         assert folder is not None
         place = checkpoint_folder(folder, step)
-        if not checkpoint_faults(place, step, run):
+        if not checkpoint_faults(place, step, run, is_summed=False):
             manifest = read_manifest(place)
             return Progress(step, counters=manifest.counters, decisions=manifest.decisions)
     return None

@@ -46,6 +46,7 @@ def write_checkpoint(
     tensors: Mapping[str, Chunk],
     workers: Workers,
     enter: Callable[[str], None] = lambda name: None,
+    is_summed: bool = True,
 ) -> str | None:
     """Write a checkpoint; all workers call this.
 
@@ -56,6 +57,7 @@ def write_checkpoint(
         tensors: This worker's part of the state, on the CPU; no two workers have an element of one name.
         workers: All workers, by a group that nothing else uses meanwhile.
         enter: Called as each phase begins, with its name (`phases`).
+        is_summed: Whether the manifest has the files' checksums: not of what never leaves memory, where half a gigabyte's would take a second.
 
     Returns:
         What went wrong, on every worker; None if the checkpoint is published.
@@ -66,7 +68,7 @@ def write_checkpoint(
     partial = partial_folder(parent, progress.step)
     fault = _first_does(workers, lambda: _make(parent, progress.step))
     if fault is None:
-        fault = _write_parts(parent, progress, run, tensors, workers, enter)
+        fault = _write_parts(parent, progress, run, tensors, workers, enter, is_summed)
     if fault is not None and workers.is_first:  # give the room back
         shutil.rmtree(partial, ignore_errors=True)
     return fault
@@ -79,11 +81,12 @@ def _write_parts(
     tensors: Mapping[str, Chunk],
     workers: Workers,
     enter: Callable[[str], None],
+    is_summed: bool,
 ) -> str | None:
     partial = partial_folder(parent, progress.step)
     files: dict[str, FileFacts] = {}
     enter("checkpoint data")
-    fault = _fault_of(lambda: files.update(_write_part(partial, tensors, workers.rank)))
+    fault = _fault_of(lambda: files.update(_write_part(partial, tensors, workers.rank, is_summed)))
     gathered = workers.gather((fault, files))
     faults = [f"worker {rank}: {fault}" for rank, (fault, _) in enumerate(gathered) if fault is not None]
     if faults:
@@ -102,11 +105,13 @@ def _make(parent: Path, step: int) -> None:
     make_partial(parent, step)
 
 
-def _write_part(partial: Path, tensors: Mapping[str, Chunk], rank: int) -> dict[str, FileFacts]:
+def _write_part(
+    partial: Path, tensors: Mapping[str, Chunk], rank: int, is_summed: bool
+) -> dict[str, FileFacts]:
     files = write_tensors(partial, tensors, rank)
     for file in files:
         sync(file)
-    return {file.name: file_facts(file) for file in files}
+    return {file.name: file_facts(file, is_summed) for file in files}
 
 
 def write_manifest(partial: Path, manifest: Manifest) -> None:
