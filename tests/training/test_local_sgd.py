@@ -30,7 +30,7 @@ from ziggurat.strategies.replicas import Replicas
 from ziggurat.strategies.state import TrainState
 from ziggurat.training.local_sgd import LocalStep
 from ziggurat.training.loop import train
-from ziggurat.training.plan_change import under
+from ziggurat.training.plan_change import REQUEST, under
 
 OUTER = {"local_sgd.replicas": 4, "local_sgd.sync_every": 2}
 LOCAL = OUTER | {
@@ -199,6 +199,16 @@ def test_a_run_goes_on_from_any_step_on_another_number_of_workers(alone, plan, s
     assert found[0]["metrics"] == metrics
 
 
+def by_command(folder, plan, on_step):
+    """Train the same run by the command, and return the digest of its weights."""
+    base = SMALL | TASKS["classify"] | {"task": "classify"} | LOCAL | {"plan": plan}
+    for key in ("data.path", "model.levels", "model.channels", "model.head_depth", "decode.max_detections"):
+        del base[key]
+    scenes = {"digits.size": 64, "digits.count_min": 1, "digits.count_max": 2, "digits.height_min": 12}
+    scenes |= {"digits.height_max": 48, "digits.train_scenes": 8, "digits.val_scenes": 3}
+    return train_command("digits", base | scenes, folder, on_step=on_step)["weights_sha256"]
+
+
 def test_a_killed_worker_changes_no_bit(alone, tmp_path):
     _, ((digest, *_),) = alone
     marker = tmp_path / "killed"
@@ -208,14 +218,21 @@ def test_a_killed_worker_changes_no_bit(alone, tmp_path):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    base = SMALL | TASKS["classify"] | {"task": "classify"} | LOCAL | {"plan": "dp=2"}
-    for key in ("data.path", "model.levels", "model.channels", "model.head_depth", "decode.max_detections"):
-        del base[key]
-    scenes = {"digits.size": 64, "digits.count_min": 1, "digits.count_max": 2, "digits.height_min": 12}
-    scenes |= {"digits.height_max": 48, "digits.train_scenes": 8, "digits.val_scenes": 3}
-    result = train_command("digits", base | scenes, tmp_path / "run", on_step=die)
+    assert by_command(tmp_path / "run", "dp=2", die) == digest
     assert marker.exists()
-    assert result["weights_sha256"] == digest
+
+
+def test_another_number_of_workers_in_a_living_run_changes_no_bit(alone, tmp_path):
+    """Between two outer steps replicas move to other workers, with their weights and moments."""
+    _, ((digest, *_),) = alone
+    folder = tmp_path / "run"
+
+    def ask(row):
+        if row["step"] == 3:
+            (folder / REQUEST).write_text("dp=1\n")
+
+    assert by_command(folder, "dp=2", ask) == digest
+    assert "the plan is dp=1 now" in (folder / "log.txt").read_text()
 
 
 def test_replicas_differ_and_are_joined(alone):
