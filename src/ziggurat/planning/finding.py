@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.wire import WIRES
 from ziggurat.planning.judging import Judge
 from ziggurat.planning.large import HIERARCHY, LargeJudge, not_looked_at, with_tiers
 from ziggurat.planning.noise import noise_of_run
 from ziggurat.planning.request import PlanRequest
-from ziggurat.planning.search import Candidate, Found, Judged, candidates_of, savers_of, search
+from ziggurat.planning.search import Candidate, Found, Judged, Refused, candidates_of, savers_of, search
 from ziggurat.strategies.plan import Plan
+from ziggurat.strategies.wires import wire_fault
 from ziggurat.verification.timeline import write_timeline
 
 
@@ -87,12 +89,59 @@ def find_plans(
         "num_best": request.num_best,
         "planning_seconds": time.monotonic() - begin,
     }
+    if (wires := _wires(request, judge, found, told, begin)) is not None:
+        result["wires"] = wires
     noise = None if request.build.folder is None else noise_of_run(request.build.folder)
     if noise is not None:
         result["noise_scale"] = noise.as_json()
     if request.timeline is not None and found.best:
         result["timeline"] = _write_timeline(request, found.best[0])
     return found, result
+
+
+def _wires(
+    request: PlanRequest,
+    judge: Judge | LargeJudge,
+    found: Found,
+    told: Callable[[Candidate], Any],
+    begin: float,
+) -> list[dict[str, Any]] | None:
+    """Return what a step of the best plan with dp would take if gradients travelled narrow.
+
+    Returns:
+        A row for each narrow wire that goes with the plan, the time allowing; none where gradients go through memory, so that nothing
+        would be saved. None where nobody would ask: of predictions, of a run, whose wire is a part of what defines it, of a wire that
+        the user has chosen, and of plans without dp.
+    """
+    is_open = (
+        request.purpose == "train"
+        and request.build.folder is None
+        and "pipeline.wire" not in (request.fixed or {})
+    )
+    best = next((one for one in found.best if one.candidate.plan.num_data > 1), None)
+    if not is_open or best is None:
+        return None
+    if request.machines[0] == 1 and request.shares_memory:
+        return []
+    rows = []
+    plan, settings = best.candidate.plan, dict(best.candidate.settings)
+    for name, wire in WIRES.items():
+        narrow = Candidate(plan, (*best.candidate.settings, ("pipeline.wire", name)))
+        fault = wire_fault(name, plan, bool(settings.get("pipeline.shard_optimizer")))
+        is_late = time.monotonic() - begin + judge.cost(narrow) > request.seconds
+        if not wire.is_narrow or fault is not None or is_late:
+            continue
+        step = told(narrow)
+        if not isinstance(step, Refused):
+            rows.append(
+                {
+                    **_named(narrow),
+                    "step_seconds": step.seconds,
+                    "communication_bytes": sum(step.bytes_sent),
+                    "times_as_fast": best.step.seconds / step.seconds if step.seconds else 1.0,
+                }
+            )
+    return rows
 
 
 def _named(candidate: Candidate) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from ziggurat.planning.noise import format_noise
 
 LITTLE = 0.005  # of the seconds that are guessed
+PAYS = 1.05  # times as fast, less than which is not worth that a run has other numbers
 SHOWN = 10  # plans; the JSON object has all
 MOST_NAMED = 6  # plans of one reason
 MOST_REASONS = 160  # letters of why a plan is refused
@@ -51,6 +52,8 @@ def format_plans(result: dict[str, Any]) -> str:
         lines.append(
             "guessed: the share of a plan's kernel seconds that was not measured, but is told by kernels that are alike"
         )
+    if (wires := result.get("wires")) is not None:
+        lines += _wires(wires, result["machines"])
     if (noise := result.get("noise_scale")) is not None:
         lines += format_noise(noise)
     if result["not_planned"]:
@@ -61,6 +64,21 @@ def format_plans(result: dict[str, Any]) -> str:
     if result.get("timeline"):
         lines += ["", f"written: {' and '.join(result['timeline'])}"]
     return "\n".join(lines)
+
+
+def _wires(rows: list[dict[str, Any]], num_machines: int) -> list[str]:
+    """Return lines on what narrow gradients would give."""
+    if not rows:
+        why = "gradients go through the memory of one machine"
+        return [f"plan.wire: nothing to save, as {why}"] if num_machines == 1 else []
+    said = [
+        f"{row['settings']['pipeline.wire']} {row['step_seconds']:.3f} s, {_megabytes(row['communication_bytes'])} MB, "
+        f"{row['times_as_fast']:.2f} times as fast"
+        for row in rows
+    ]
+    fastest = max(row["times_as_fast"] for row in rows)
+    verdict = "pays here, with other numbers" if fastest >= PAYS else "does not pay here"
+    return [f"plan.wire under {rows[0]['plan']}: {'; '.join(said)}: it {verdict}"]
 
 
 def _megabytes(count: int) -> str:
