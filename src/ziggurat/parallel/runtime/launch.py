@@ -10,6 +10,7 @@ at once, and starts as many as before; here they hand over their state first, an
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -152,6 +153,7 @@ def launch(
             return _run_alone(function, args, settings, restart)
         except OtherWorkers as asked:
             num_workers, args = asked.num_workers, asked.args
+        gc.collect()  # the network that this process has trained: it is only the launcher now
     return _start_local(function, args, num_workers, settings, restart)
 
 
