@@ -16,11 +16,16 @@ from ziggurat.exports.engines import open_engine
 from ziggurat.exports.facts import Facts, FormatName
 from ziggurat.exports.formats import FORMATS, Format, Translated
 from ziggurat.exports.graph import Traced, trace
+from ziggurat.exports.int8 import Int8, Measured, int8_model
 from ziggurat.exports.layers import first_difference
+from ziggurat.exports.loading import ExportedModel
 from ziggurat.exports.proof import Proof, Prover
-from ziggurat.exports.samples import Batch, batches
+from ziggurat.exports.samples import Batch, Batching, batches
+from ziggurat.models.vision import VisionModel
 from ziggurat.runs.folder import Run
 from ziggurat.system.writing import CannotWrite
+
+Opener = Callable[[], VisionModel]  # opens the file that was written last, in the place of the network
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,20 @@ class Exported:
         path: Of the file; None if it was refused.
         facts: Of the file.
         proof: What comparing has found.
+        measured: What a file in int8 was measured to be; None of others.
         layer: The first layer that differs, where it was refused and one was found.
     """
 
     path: Path | None
     facts: Facts
     proof: Proof
+    measured: Measured | None = None
     layer: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is as good as it has to be."""
+        return self.proof.ok and (self.measured is None or self.measured.ok)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Request:
         tiles: Their samples; see `samples.first_tiles`.
         threads: That the file is run with.
         licence: Of the weights.
+        int8: How the file is calibrated and measured that computes in int8; None leaves it in float. Called once the file has
+            been proved in float, with how its graph takes images, and what opens the file that was written last.
     """
 
     format: FormatName
@@ -59,6 +73,7 @@ class Request:
     tiles: Sequence[Tensor]
     threads: int
     licence: str
+    int8: Callable[[Batching, Opener], Int8] | None = None
 
 
 def export_run(
@@ -94,24 +109,43 @@ def export_run(
         facts = replace(facts, parity=proof.facts())
         if not proof.ok:
             layer = _first_layer(converted, worst)
-            return Exported(None, facts, proof, layer)
+            return Exported(None, facts, proof, layer=layer)
         del engine  # some keep the file open
+        measured = None
+        if request.int8 is not None:
+            proved = facts
+
+            def opened() -> VisionModel:
+                runs = open_engine(partial, proved, form.engine, request.threads, "fp32")
+                return ExportedModel(proved, runs, run.model, form.engine, "fp32")
+
+            asked = request.int8(batching_of(run, traced), opened)
+            converted, measured = int8_model(
+                converted, asked, lambda one: _write(lambda: form.save(one, facts, partial), path), say
+            )
+            facts = replace(facts, precision="int8", accuracy=measured.facts(asked))
+            if not measured.ok:
+                return Exported(None, facts, proof, measured)
         _write(lambda: form.save(converted, facts, partial), path)
         for file in sorted(
             folder.iterdir(), key=lambda one: one.suffix == path.suffix
         ):  # what it names first
             _write(lambda file=file: file.replace(path.with_name(file.name)), path)  # type: ignore[misc]  # mypy knows no type of a default
-        return Exported(path, facts, proof)
+        return Exported(path, facts, proof, measured)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def samples_of(run: Run, request: Request, traced: Traced) -> list[Batch]:
     """Return the batches that an export is proved on."""
+    return list(batches(request.names, request.tiles, batching_of(run, traced)))
+
+
+def batching_of(run: Run, traced: Traced) -> Batching:
+    """Return how a graph takes images."""
     multiple = run.model.size_multiple
     pads = multiple > 1 and multiple == traced.multiple
-    only_size = getattr(run.model, "only_size", None)
-    return list(batches(request.names, request.tiles, traced.multiple, pads, only_size))
+    return Batching(traced.multiple, pads, getattr(run.model, "only_size", None))
 
 
 def _first_layer(converted: Any, worst: Batch | None) -> str:

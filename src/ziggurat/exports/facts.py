@@ -44,8 +44,9 @@ class Facts:
         weights_sha256: Of the weights that went in.
         version: Of Ziggurat.
         config: Of the run, by dotted names.
-        parity: What the proof has found.
+        parity: What the proof has found, in float.
         members: Of several runs whose predictions the graph averages: the name of each network, and what its images are normalized by.
+        accuracy: What a file in int8 was measured to be; empty of others.
     """
 
     format: FormatName
@@ -68,6 +69,7 @@ class Facts:
     config: dict[str, Any]
     parity: dict[str, Any] = field(default_factory=dict)
     members: tuple[dict[str, Any], ...] = ()
+    accuracy: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_run(

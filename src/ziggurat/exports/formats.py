@@ -111,10 +111,14 @@ class OpenVino:
 
     def convert(self, traced: Traced) -> Any:
         """Return the model as OpenVINO has it."""
+        return self.of_onnx(Onnx().convert(traced).model)
+
+    def of_onnx(self, onnx_model: Any) -> Any:
+        """Return a model of ONNX as OpenVINO has it."""
         openvino = extra_package("openvino", EXTRA, "--format openvino")
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            path.write_bytes(Onnx().convert(traced).model.SerializeToString())
+            path.write_bytes(onnx_model.SerializeToString())
             model = openvino.Core().read_model(str(path))
             model = model.clone()  # its weights are of the file, which goes
         order_equals(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ziggurat.runs.reference import find_reference
 
 FOLDER = "exports"
 STEM = "model"
+INT8_STEM = f"{STEM}-int8"
 
 
 class ExportedModel(VisionModel):
@@ -142,6 +144,12 @@ def find_export(run: str | os.PathLike[str], engine: EngineName | None) -> Path 
     places = [exports_folder(run) / f"{STEM}{suffix}" for suffix in reversed(suffixes)]
     found = next((path for path in places if path.is_file()), None)
     if found is None:
+        integer = exports_folder(run) / f"{INT8_STEM}.xml"
+        if engine == "openvino" and integer.is_file():
+            raise UserError(
+                f"--engine openvino runs what finds the same as the run: {integer} computes in int8, and loses a little; name that "
+                "file in the place of the run"
+            )
         raise UserError(
             f"--engine {engine} runs an export, and {run} has none for it ({' or '.join(map(str, places))}): "
             f"`ziggurat export {run} --format {engine}` makes one"
@@ -155,4 +163,6 @@ def digest_of_model(model: VisionModel) -> str:
         return weights_sha256(model)
     facts = model.facts
     text = f"{facts.weights_sha256} {facts.format} {facts.precision} {model.engine} {model.dtype}"
+    if facts.accuracy:  # another calibration is another file
+        text += json.dumps(facts.accuracy, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

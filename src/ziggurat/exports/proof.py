@@ -98,6 +98,7 @@ class Prover:
             if len(batch.names) not in proof.batches:
                 proof.batches.append(len(batch.names))
             for name, one in zip(batch.names, task.compare_graph(outputs, found, batch.sizes), strict=True):
+                one = one._replace(error=_number(one.error), box_error=_number(one.box_error))
                 rank = (not one.same, max(one.error / ERROR, one.box_error / BOX_ERROR))
                 self._add(proof, one)
                 if rank > worst_rank:
@@ -110,8 +111,11 @@ class Prover:
     @staticmethod
     def _add(proof: Proof, one: Difference) -> None:
         proof.comparisons += 1
-        # a difference that is no number is beyond any bound
-        error, box_error = (value if value == value else float("inf") for value in (one.error, one.box_error))
-        proof.max_error = max(proof.max_error, error)
-        proof.max_box_error = max(proof.max_box_error, box_error)
+        proof.max_error = max(proof.max_error, one.error)
+        proof.max_box_error = max(proof.max_box_error, one.box_error)
         proof.same_detections &= one.same
+
+
+def _number(value: float) -> float:
+    """Return a difference; one that is no number is beyond any bound."""
+    return value if value == value else float("inf")

@@ -82,38 +82,62 @@ def first_tiles(images: Images, task: Task[Any, Any], count: int) -> tuple[list[
     return [record.name for record in records], tiles
 
 
-def batches(
-    names: Sequence[str], tiles: Sequence[Tensor], multiple: int, pads: bool, only_size: int | None = None
-) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Batching:
+    """How a graph takes images.
+
+    Attributes:
+        multiple: Of rows and columns of a batch.
+        pads: Whether images of a batch may be of several sizes, padded to one.
+        only_size: Rows and columns of the only images that the network takes.
+    """
+
+    multiple: int
+    pads: bool
+    only_size: int | None = None
+
+
+def batches(names: Sequence[str], tiles: Sequence[Tensor], batching: Batching) -> Iterator[Batch]:
     """Yield the images at each of the sizes of `STEPS`, in batches of each of `BATCHES`.
 
     Args:
         names: Of the images.
         tiles: Their samples, float32, shapes ``(C, H, W)``.
-        multiple: Of rows and columns of a batch.
-        pads: Whether images of a batch may be of several sizes, padded to one.
-        only_size: Rows and columns of the only images that the network takes.
+        batching: How the graph takes them.
     """
-    for step in STEPS if only_size is None else (0,):
-        resized = [_resized(tile, step, multiple, pads, only_size) for tile in tiles]
+    multiple = batching.multiple
+    for step in STEPS if batching.only_size is None else (0,):
+        resized = [_resized(tile, step, batching) for tile in tiles]
         for count in BATCHES:
             for start in range(0, len(tiles), count):
                 some = resized[start : start + count]
-                if pads:
+                if batching.pads:
                     some = [_trimmed(one, place * TRIMMED, multiple) for place, one in enumerate(some)]
                 elif len({one.shape for one in some}) > 1:  # images of one batch have one size
                     least = [min(one.shape[dim] for one in some) for dim in (1, 2)]
                     some = [one[:, : least[0], : least[1]] for one in some]
-                sizes = tuple((one.shape[1], one.shape[2]) for one in some)
-                stacked = stack_padded(some, rounded_up(largest(sizes), multiple))
-                yield Batch(tuple(names[start : start + count]), stacked, sizes)
+                yield _batch(names[start : start + count], some, multiple)
 
 
-def _resized(tile: Tensor, step: int, multiple: int, pads: bool, only_size: int | None) -> Tensor:
+def single_batches(names: Sequence[str], tiles: Sequence[Tensor], batching: Batching) -> list[Batch]:
+    """Return the images in their own size, each by itself; the arguments are those of `batches`."""
+    return [
+        _batch([name], [_resized(tile, 0, batching)], batching.multiple)
+        for name, tile in zip(names, tiles, strict=True)
+    ]
+
+
+def _batch(names: Sequence[str], images: Sequence[Tensor], multiple: int) -> Batch:
+    sizes = tuple((one.shape[1], one.shape[2]) for one in images)
+    return Batch(tuple(names), stack_padded(images, rounded_up(largest(sizes), multiple)), sizes)
+
+
+def _resized(tile: Tensor, step: int, batching: Batching) -> Tensor:
+    multiple = batching.multiple
     size = [max(multiple, side + step * max(multiple, side // 4)) for side in tile.shape[1:]]
-    if only_size is not None:
-        size = [only_size, only_size]
-    elif not pads:
+    if batching.only_size is not None:
+        size = [batching.only_size, batching.only_size]
+    elif not batching.pads:
         size = [max(multiple, side // multiple * multiple) for side in size]
     if size == list(tile.shape[1:]):
         return tile

@@ -65,7 +65,8 @@ class SpatialPyramidPooling(nn.Module):
 def _cut(tensor: Tensor, dim: int, count: int) -> list[Tensor]:
     """Return `count` slices along a dim that cover it, none empty."""
     extent = tensor.shape[dim]
-    edges = [(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
+    # no number below 0 is divided: ONNX rounds those up
+    edges = [(i * extent // count, ((i + 1) * extent + count - 1) // count) for i in range(count)]
     return [tensor.narrow(dim, start, stop - start) for start, stop in edges]
 
 
