@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.errors import UserError
+from ziggurat.exports.archives import check_archive
 from ziggurat.exports.facts import KEY, Facts
 from ziggurat.exports.graph import INPUTS
 from ziggurat.system.packages import extra_package
@@ -130,26 +131,46 @@ def open_engine(path: Path, facts: Facts, engine: EngineName, threads: int, dtyp
         if engine == "torch":
             return TorchEngine(names, _pt2_module(path))
         if engine == "onnx":
-            return OnnxEngine(names, _onnx_session(path, threads))
-        return OpenVinoEngine(names, compile_openvino(str(path), threads, dtype))
+            return OnnxEngine(names, _onnx_session(path, threads, names))
+        compiled = compile_openvino(str(path), threads, dtype)
+        _check_names(compiled.inputs, compiled.outputs, names, lambda one: set(one.get_names()))
+        return OpenVinoEngine(names, compiled)
     except UserError:
         raise
-    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:  # each runtime's own
+    except (RuntimeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:  # each runtime's own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be run by {engine}: {reason}; export it again") from None
 
 
-def _onnx_session(path: Path, threads: int) -> Any:
+def _onnx_session(path: Path, threads: int, names: Sequence[str]) -> Any:
     runtime = extra_package("onnxruntime", EXTRA, "--engine onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # nothing but what ends the process: errors are raised
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):  # its errors have no common base
             raise RuntimeError(str(error)) from None
         raise
+    _check_names(session.get_inputs(), session.get_outputs(), names, lambda one: {one.name})
+    return session
+
+
+def _check_names(
+    inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence[str], names_of: Callable[[Any], set[str]]
+) -> None:
+    """See that a graph has the inputs and outputs that its file says.
+
+    Raises:
+        RuntimeError: If it is another graph.
+    """
+    found = [set[str]().union(*map(names_of, ends)) for ends in (inputs, outputs)]
+    for what, said, there in (("inputs", INPUTS, found[0]), ("outputs", names, found[1])):
+        if missing := sorted(set(said) - there):
+            raise RuntimeError(
+                f"its graph lacks the {what} {', '.join(missing)}, of which its metadata speak"
+            )
 
 
 def compile_openvino(model: Any, threads: int, dtype: str) -> Any:
@@ -179,18 +200,16 @@ def order_equals(model: Any) -> None:
 
 
 def _pt2_module(path: Path) -> Any:
-    """Return the program of a ``.pt2`` file.
+    """Return the program of a ``.pt2`` file, which is looked into first.
 
     Raises:
-        UserError: If it holds pickles, which may run anything.
+        UserError: If it holds what may run anything.
     """
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(".json") and b'"use_pickle": true' in archive.read(name):
-                raise UserError(f"{path} holds pickled objects, which may run anything: it is not opened")
-            if name.endswith("sample_inputs/model.pt") and archive.getinfo(name).file_size:
-                raise UserError(f"{path} holds pickled inputs, which may run anything: it is not opened")
-    return torch.export.load(path).module(check_guards=False)
+    check_archive(path)
+    try:
+        return torch.export.load(path).module(check_guards=False)
+    except Exception as error:  # noqa: BLE001 - what is swapped or damaged fails anywhere in PyTorch's loader
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
 def _pt2_text(path: Path) -> str | None:
@@ -198,8 +217,8 @@ def _pt2_text(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             name = next((one for one in archive.namelist() if one.endswith(f"extra/{KEY}.json")), None)
             return archive.read(name).decode() if name else None
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError):
-        return None
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError, RuntimeError, NotImplementedError, EOFError):
+        return None  # what Python's zipfile raises for a file that is no archive, or a damaged one
 
 
 def _onnx_text(path: Path) -> str | None:
@@ -208,6 +227,10 @@ def _onnx_text(path: Path) -> str | None:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's errors have no common base, and the file may be anything
         raise UserError(f"{path} is no ONNX file: {type(error).__name__}") from None
+    if any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):
+        raise UserError(
+            f"{path} names other files for its weights, and no export of Ziggurat does: it is not opened"
+        )
     return next((one.value for one in model.metadata_props if one.key == KEY), None)
 
 

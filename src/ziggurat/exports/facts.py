@@ -116,6 +116,20 @@ class Facts:
         """Return the facts as JSON, as they stand in the file."""
         return json.dumps(asdict(self))
 
+    def _check(self) -> None:
+        """Raise a TypeError for what only another program would have written."""
+        kinds = {
+            str: (self.format, self.precision, self.task, self.model, self.licence, self.weights_sha256, *self.classes),
+            int: (self.bands, self.multiple, *self.category_ids, *([] if self.only_size is None else [self.only_size])),
+            float: (self.white, *self.mean, *self.std),
+            dict: (self.config, self.decode, self.parity, self.accuracy, *self.outputs),
+        }  # fmt: skip
+        for kind, values in kinds.items():
+            if not all(isinstance(one, (int, float) if kind is float else kind) for one in values):
+                raise TypeError(f"a field is no {kind.__name__}")
+        if not all(isinstance(one.get("name"), str) for one in self.outputs) or self.multiple < 1:
+            raise TypeError("outputs without names")
+
     @classmethod
     def read(cls, text: str | None, path: Path) -> Facts:
         """Return what a file says of itself.
@@ -128,7 +142,9 @@ class Facts:
             known: Any = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
             }
-            return cls(**known)
+            facts = cls(**known)
+            facts._check()
+            return facts
         except (ValueError, TypeError, AttributeError):
             raise UserError(
                 f"{path} is no export of Ziggurat: it does not say its classes, preprocessing and settings; make one with "
