@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from ziggurat.cli.options import DONE, TILE_FLAGS, TRAINED_FLAGS, Outcome, add_settings, settings_from
+from ziggurat.cli.options import (
+    DONE,
+    TILE_FLAGS,
+    TRAINED_FLAGS,
+    Outcome,
+    add_engine,
+    add_settings,
+    settings_from,
+)
 from ziggurat.config.fields import settings_of
 from ziggurat.config.serve_config import ServeConfig
 
@@ -17,8 +25,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="a run's folder, RUN@best, a checkpoint's folder, or a file of weights (with --model), or several with commas between whose predictions are averaged; NAME=RUN gives it a name of its own",
+        help="a run's folder, RUN@best, a checkpoint's folder, a file of weights (with --model), or the file of an export; or several runs with commas between whose predictions are averaged; NAME=RUN gives it a name of its own",
     )
+    add_engine(command)
     add_settings(command, [*TRAINED_FLAGS, *TILE_FLAGS])
     for name, value, known in settings_of(ServeConfig()):
         command.add_argument(
@@ -60,5 +69,6 @@ def run(options: argparse.Namespace) -> Outcome:
     result = serve(
         options.runs, settings_from(options), config,
         allow=options.allow, jobs=options.jobs, address=options.address, log=options.log,
+        engine=options.engine,
     )  # fmt: skip
     return Outcome(DONE, result)

@@ -20,7 +20,7 @@ from ziggurat.commands.notes import say
 from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.errors import Faults, UserError
-from ziggurat.exports.loading import is_export
+from ziggurat.exports.engines import EngineName
 from ziggurat.serving.opening import Served
 from ziggurat.system.scratch import scratch_folder
 
@@ -44,20 +44,22 @@ def serve(
     jobs: str | os.PathLike[str] | None = None,
     address: str = "",
     log: str = "",
+    engine: EngineName | None = None,
     ready: threading.Event | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Answer requests until Ctrl-C, SIGTERM, or an event.
 
     Args:
-        runs: What is served: ``RUN`` or ``NAME=RUN`` (a run, a checkpoint of it, a file of weights, or several with commas between whose
-            predictions are averaged); the first is asked if a request names none.
+        runs: What is served: ``RUN`` or ``NAME=RUN`` (a run, a checkpoint of it, a file of weights, an export, or several runs with commas
+            between whose predictions are averaged); the first is asked if a request names none.
         settings: From dotted names to values, for all of them.
         config: Limits and places.
         allow: Folders below which images of jobs may lie; without one no jobs are taken.
         jobs: Folder of the jobs; by default one that is removed at the end.
         address: Of a cluster of Ray; empty starts one on this machine.
         log: File to which a line of JSON for each request is added; empty takes standard error.
+        engine: What computes, for all of them; as for `ziggurat.predict`.
         ready: Is set once requests are answered.
         stop: Ends it.
 
@@ -75,7 +77,7 @@ def serve(
         )
     config, faults = config or ServeConfig(), Faults()
     faults.of(config.check)
-    models = faults.of(models_of, runs, settings) or []
+    models = faults.of(models_of, runs, settings, engine) or []
     faults.of(_check_port, config.host, config.port)
     folders = [folder for one in allow if (folder := faults.of(_folder, one))]
     if jobs is not None and not allow:
@@ -117,15 +119,19 @@ def serve(
 
 
 def models_of(
-    runs: Sequence[str | os.PathLike[str]], settings: Mapping[str, Any] | None = None
+    runs: Sequence[str | os.PathLike[str]],
+    settings: Mapping[str, Any] | None = None,
+    engine: EngineName | None = None,
 ) -> list[Served]:
-    """Return what is served, of runs or ``NAME=RUN``.
+    """Return what is served, of runs or ``NAME=RUN``; the arguments are those of `serve`.
 
     Raises:
         UserError: Listing what is wrong with each.
     """
     faults = Faults()
-    models = [found for one in _named(runs, faults) if (found := faults.of(_served, *one, settings or {}))]
+    models = [
+        found for one in _named(runs, faults) if (found := faults.of(_served, *one, settings or {}, engine))
+    ]
     if faults:
         raise UserError(faults)
     return models
@@ -145,14 +151,9 @@ def _named(runs: Sequence[str | os.PathLike[str]], faults: list[str]) -> list[tu
     return list(found.items())
 
 
-def _served(name: str, run: str, settings: Mapping[str, Any]) -> Served:
+def _served(name: str, run: str, settings: Mapping[str, Any], engine: EngineName | None) -> Served:
     settings = {"plan": "dp=1", **settings}  # a replica is one worker; more of them answer more requests
-    members = members_of(run, settings, "predict")
-    exports = [one for one in members.names if is_export(one)]
-    if exports:
-        raise UserError(
-            f"`ziggurat serve` serves runs, and {exports[0]} is an export: name the run that it was made of"
-        )
+    members = members_of(run, settings, "predict", engine)
     here = tuple(str(Path(one).absolute()) for one in members.names)  # replicas run elsewhere
     return Served(name, members._replace(names=here))
 
@@ -162,6 +163,8 @@ def _command(served: Served, settings: Mapping[str, Any]) -> list[str]:
     words = ["predict", ",".join(served.runs.names)]
     for name, value in {**settings, "plan": served.config.plan, "threads": served.config.threads}.items():
         words[1:1] = ["--set", f"{name}={value}"]
+    if served.runs.engine is not None:
+        words[1:1] = ["--engine", served.runs.engine]
     return words
 
 

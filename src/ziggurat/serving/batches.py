@@ -19,6 +19,7 @@ from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Extent, Region
 from ziggurat.data.views import Piece, View, batch_extent, make_batches
 from ziggurat.inference.tiles import Compute, Work, run_tiles
+from ziggurat.models.vision import takes_samples
 from ziggurat.tasks.base import Task
 
 
@@ -88,9 +89,12 @@ class Batches:
     def keep_bits(self, extent: Extent) -> bool:
         """Return whether up to as many tiles of a padded size as share a batch have the bits that they have alone.
 
-        Where several workers compute together nobody has looked: each image is a batch of its own.
+        Where several workers compute together nobody has looked: each image is a batch of its own. So it is of an export, whose
+        outputs may be what was found, and not all that was computed: noise, in which nothing is found, would show nothing.
         """
         if self._compute.mesh.workers.size > 1:
+            return False
+        if any(takes_samples(one.executor.model) for one in self._compute.members):
             return False
         if extent not in self._kept:
             alone = self._outputs(1, self._most, extent)

@@ -9,17 +9,19 @@ from typing import Protocol
 
 from ziggurat.config import RunConfig
 from ziggurat.config.serve_config import ServeConfig
+from ziggurat.exports.engines import EngineName
+from ziggurat.exports.loading import digest_of_model
 from ziggurat.inference.members import digest_of
 from ziggurat.inference.predictor import Predictor
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.runs.folder import Run, weights_sha256
+from ziggurat.runs.folder import Run
 from ziggurat.serving.computer import Computer
 from ziggurat.serving.exchange import Card
 from ziggurat.strategies.mesh import make_mesh
 
 
 class Runs(Protocol):
-    """One run, or several whose predictions are averaged."""
+    """One run, an export in the place of one, or several runs whose predictions are averaged."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -29,6 +31,11 @@ class Runs(Protocol):
     @property
     def configs(self) -> Sequence[RunConfig]:
         """Of each run, with the settings of the command; the first one's plan and threads are taken."""
+        ...
+
+    @property
+    def engine(self) -> EngineName | None:
+        """What computes, as was asked for; None leaves it to what is named."""
         ...
 
     def load(self) -> list[Run]:
@@ -62,7 +69,7 @@ def opened(served: Served, config: ServeConfig, workers: Workers) -> Iterator[tu
         UserError: If the run cannot be loaded, or not spread as its plan says.
     """
     runs = served.runs.load()
-    digests = [weights_sha256(run.model) for run in runs] if workers.is_first else []
+    digests = [digest_of_model(run.model) for run in runs] if workers.is_first else []
     digest = workers.broadcast_object(digest_of(digests, served.runs.configs) if digests else "")
     category_ids = runs[0].category_ids or tuple(range(runs[0].model.num_classes))
     with make_mesh(workers, served.config.plan) as mesh:
