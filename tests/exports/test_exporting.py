@@ -137,6 +137,23 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
     assert old.read_text() == "of before"
 
 
+class Interrupted(Failing):
+    """Is stopped by Ctrl-C while it writes."""
+
+    def save(self, converted, facts, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+
+def test_nothing_is_left_of_an_export_that_ctrl_c_ends(tmp_path):
+    run = spread_run("classify", **{"model.name": "timm:test_resnet"})
+    names, tiles = images_of(run, 1)
+    request = Request("onnx", tmp_path / "model.onnx", names, tiles, 1, "")
+    with pytest.raises(KeyboardInterrupt):
+        export_run(run, request, formats={**FORMATS, "onnx": Interrupted()})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("task", "name"), [("detect", "onnx"), ("classify", "openvino"), ("segment", "onnx")]
 )
