@@ -15,6 +15,7 @@ from ziggurat.models.segmenter import DECODERS
 from ziggurat.verification.networks import check_name
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SHORT)
 def test_exact(name: str) -> None:
     outcome = run_network("short", name, cases=[Case("sp=2", "prime")])

@@ -222,6 +222,7 @@ def _of_each(
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("plan", PLANS)
 def test_what_is_kept(plan: str, references: dict[tuple[str, bool], Outcome]) -> None:
     size = parse_plan(plan).num_workers
@@ -265,6 +266,7 @@ def _toggled(workers: Workers, plan: str, reference: Outcome, is_restored: bool)
     return errors.largest, ""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("is_restored", [True, False])
 def test_a_mode_that_forward_changes(plan: str, is_restored: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -46,7 +46,7 @@ def _leave(table: Sequence[pytest.Function]) -> None:
     assert marker is not None
     (number,) = marker.args
     cases = {
-        item.nodeid: {name: _key(value) for name, value in item.callspec.params.items()}
+        item.nodeid: dict(_values(item.callspec.params))
         for item in table
         if not item.get_closest_marker("slow")
     }
@@ -54,6 +54,15 @@ def _leave(table: Sequence[pytest.Function]) -> None:
     for item in table:
         if item.nodeid not in kept:
             item.add_marker(pytest.mark.slow)
+
+
+def _values(parameters: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield the values of a case, those within a tuple one by one."""
+    for name, value in parameters.items():
+        if isinstance(value, tuple):
+            yield from _values({f"{name}.{place}": one for place, one in enumerate(value)})
+        else:
+            yield name, _key(value)
 
 
 def _key(value: object) -> object:
