@@ -5,6 +5,7 @@ An engine takes samples and sizes (`graph`), and returns the outputs of the grap
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ziggurat.system.packages import extra_package
 
 EngineName = Literal["torch", "onnx", "openvino"]
 EXTRA = "export"
+WEIGHTS = "ziggurat_weights"  # what a graph of OpenVINO says of the file of weights beside it
 # What can run which files, by their suffix; the first is the usual one.
 ENGINES: Mapping[str, tuple[EngineName, ...]] = {
     ".pt2": ("torch",),
@@ -240,7 +242,27 @@ def _openvino_text(path: Path) -> str | None:
         model = openvino.Core().read_model(str(path))
     except RuntimeError as error:
         raise UserError(f"{path} is no file of OpenVINO: {str(error).strip().splitlines()[0]}") from None
-    return str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+    if not model.has_rt_info([KEY]):
+        return None
+    weights = weights_beside(path)
+    said = str(model.get_rt_info([WEIGHTS]).value) if model.has_rt_info([WEIGHTS]) else ""
+    if not weights.is_file() or said != digest_of(weights):
+        raise UserError(
+            f"{path} was not written with the weights beside it, {weights.name}: their SHA-256 is another one; copy both files of an "
+            "export together, or export it again"
+        )
+    return str(model.get_rt_info([KEY]).value)
+
+
+def weights_beside(path: Path) -> Path:
+    """Return the file of weights that OpenVINO keeps beside its graph."""
+    return path.with_suffix(".bin")
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 READERS: Mapping[str, Callable[[Path], str | None]] = {

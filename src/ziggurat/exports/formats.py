@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.export import ExportedProgram
 
-from ziggurat.exports.engines import EXTRA, EngineName, order_equals
+from ziggurat.exports.engines import (
+    EXTRA,
+    WEIGHTS,
+    EngineName,
+    digest_of,
+    order_equals,
+    weights_beside,
+)
 from ziggurat.exports.facts import KEY, Facts, FormatName
 from ziggurat.exports.graph import INPUTS, Traced
 from ziggurat.system.packages import extra_package
@@ -125,10 +132,14 @@ class OpenVino:
         return model
 
     def save(self, converted: Any, facts: Facts, path: Path) -> None:
-        """Write both files; the facts are information for the runtime."""
+        """Write both files; the facts, and which weights go with them, are information for the runtime."""
         openvino = extra_package("openvino", EXTRA, "--format openvino")
         converted.set_rt_info(facts.text(), [KEY])
         openvino.save_model(converted, str(path), compress_to_fp16=False)
+        converted.set_rt_info(digest_of(weights_beside(path)), [WEIGHTS])
+        openvino.save_model(
+            converted, str(path), compress_to_fp16=False
+        )  # the same weights, and their digest
 
 
 FORMATS: Mapping[FormatName, Format] = {"pt2": Pt2(), "onnx": Onnx(), "openvino": OpenVino()}
