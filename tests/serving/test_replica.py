@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from support.served import SIZES, png, served
@@ -84,25 +85,27 @@ def test_images_share_a_batch_only_where_that_keeps_their_bits(replicas, task):
 
 
 def test_batches_of_a_network_whose_bits_depend_on_them_are_refused(replicas):
-    """A layer that adds what depends on the number of images: the probe must see it."""
+    """A layer that adds what depends on the number of images: the probe must see it, and nothing where each is computed by itself."""
     computer = replicas["segment"]._desk._computer
     model = computer.predictor.model
+
+    def by_itself(module, given, output):  # whatever the processor does with batches of this size
+        each = [module.forward(image[None]) for image in given[0]]
+        return {name: torch.cat([one[name] for one in each]) for name in output}
 
     def leans(module, given, output):
         return {name: one + 1e-3 * len(given[0]) for name, one in output.items()}
 
-    def judge():
-        kinds = [type(computer._batches)(computer.predictor.compute(), 3) for _ in range(2)]
-        as_it_is = kinds[0].keep_bits((256, 256))
-        handle = model.register_forward_hook(leans)
+    def judge(hooks):
+        handles = [model.register_forward_hook(hook) for hook in hooks]
         try:
-            return as_it_is, kinds[1].keep_bits((256, 256))
+            return type(computer._batches)(computer.predictor.compute(), 3).keep_bits((256, 256))
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
-    as_it_is, leaning = replicas["segment"]._thread.submit(judge).result()
-    assert not leaning
-    assert as_it_is  # this network's bits, at this size, do not depend on the batch: the probe is no constant
+    assert replicas["segment"]._thread.submit(judge, [by_itself]).result()
+    assert not replicas["segment"]._thread.submit(judge, [by_itself, leans]).result()
 
 
 def test_one_bad_image_does_not_touch_the_others(replicas, alone):
