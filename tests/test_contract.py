@@ -75,6 +75,7 @@ def test_shapes_at_odd_sizes(model):
     assert all(leaf.isfinite().all() for leaf in leaves(outputs))
 
 
+@pytest.mark.sampled(25)
 @ours
 def test_gradients_reach_every_parameter(model):
     check_gradients(model)

@@ -49,6 +49,7 @@ def cut_back(whole, folder, step):
     (folder / "weights.safetensors").unlink()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("step", [1, 4])
 def test_the_end_has_the_same_bits_and_the_logs_no_gap_and_no_double(whole, tmp_path, world, step):

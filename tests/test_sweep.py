@@ -22,6 +22,7 @@ def test_exact(name: str) -> None:
     assert outcome.verdict == "exact", outcome.why
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [*SHORT[:4], "smp:pspnet/resnet18"])  # its last blocks are not called
 def test_stages_are_exact(name: str) -> None:
     cases = [Case("pp=3", "small", "1f1b", 2), Case("pp=2", "small", "interleaved", 2)]

@@ -76,6 +76,7 @@ def of_one_worker(function):
     return run_ranks(function, 1, ("",))[0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("plan", PLANS)
 def test_detections_are_those_of_one_worker(plan):
     alone = of_one_worker(detect)

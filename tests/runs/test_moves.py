@@ -23,6 +23,7 @@ def resume(folder, plan):
     return results[0]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("move", [move.param() for move in moves()])
 def test_a_run_goes_on_under_another_plan(tmp_path, run_under, move):
     settings = dict(move.settings) | {"train.checkpoint_every": 1, "train.steps": 3}

@@ -51,6 +51,7 @@ def start(folder, plan, loaders, how):
     raise AssertionError("the run ended before its first step")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("plan", "loaders", "number", "whom", "how"),
     [

@@ -81,6 +81,7 @@ def parallel_gradients(workers, head, normalizer):
     return loss, {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("head", "normalizer"),
     [

@@ -56,6 +56,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "plan", "num_microbatches"), CASES)
 def test_the_step_of_one_worker(name: str, plan: str, num_microbatches: int) -> None:
     """With three microbatches one worker has a pass more than the other, which keeps it company."""

@@ -131,6 +131,7 @@ def test_plans():
         parse_plan("pp=2,lp=2")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "shape", "plan", "microbatches"),
     [

@@ -146,6 +146,7 @@ def check_plan(name: str, plan: str, world: int, count: int, **settings: Any) ->
 SMALL = {"model.channels": 32, "model.head_depth": 2, "model.levels": "p3-p5", "tensor.min_width": 32}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "settings", "split"),
     [

@@ -187,6 +187,7 @@ LEAVES = (1, 2, 5, 8)
 UNEVEN = {2: (7, 1), 3: (0, 5, 3), 4: (3, 0, 3, 2)}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("wire", NARROW)
 @pytest.mark.parametrize("tiers", [(), (2, 2), (3, 2)])

@@ -13,6 +13,7 @@ from support.local_stages import compare_with_whole
 from ziggurat.parallel.graph.trace import Tracer, spec_of
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in REST + LISTED)]
 )
