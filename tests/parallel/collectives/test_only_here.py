@@ -93,6 +93,7 @@ def test_who_waits_says_so_in_one_place():
         )
     }
     others = {
+        "parallel/runtime/crew.py",  # for the word of the launcher: all new workers have come
         "parallel/runtime/launch.py",  # for the world to meet
         "runs/checkpoint/checkpoints.py",  # for the thread that writes
         "training/snapshot.py",  # for a lock
