@@ -106,15 +106,14 @@ class Requests:
 
     def look(self) -> bool:
         """Return whether there is an answer to a file that asks for another plan; not yet where it needs workers that are coming."""
-        now = parse_plan(self.config.plan).num_workers
         if not self.is_there:
             if self.line is not None:
-                self.line.call_off(now)
+                self.line.call_off(parse_plan(self.config.plan).num_workers)
             return False
         self.found = self._read()
         if isinstance(self.found, str) or self.line is None:
             return True
-        plan = parse_plan(self.found.plan)
+        plan, now = parse_plan(self.found.plan), parse_plan(self.config.plan).num_workers
         if plan.num_workers <= now:
             self.line.call_off(now)
             return True
