@@ -23,6 +23,7 @@ def error(found, wanted):
     return np.abs(found - wanted).max(initial=0) / max(np.abs(wanted).max(initial=0), 1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_step_is_that_of_one_worker(plan):
     for by_case in run_ranks(steps, PLANS[plan], (plan, tuple(CASES))):
