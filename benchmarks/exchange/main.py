@@ -7,80 +7,33 @@ The same step of ``dp=4`` is taken on two machines of two workers each, in turns
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from machines import NoNamespacesError, run_on, sent_bytes, two_machines
-from torch import Tensor
+from steps import Steps, noise
 
 from ziggurat.config import RunConfig, override
-from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.graph import tensors_in
-from ziggurat.parallel.graph.trace import spec_of
-from ziggurat.strategies.base import Setting
-from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.parallel import Parallel
-from ziggurat.strategies.running import Microbatches
-from ziggurat.strategies.state import TrainState
 
 LOCAL = 2
 PLAN = "dp=4"
 WAYS = ("flat", "auto")
 
 
-class Steps:
-    """The step of a way to meet, in as many microbatches as there are workers, without the optimizer's."""
-
-    def __init__(self, name: str, side: int, workers: Workers, way: str) -> None:
-        torch.manual_seed(0)
-        model = build_model(override(RunConfig(), {"model.name": name}).model, 10).train()
-        self.images = [
-            torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
-            for seed in range(workers.size)
-        ]
-        state = TrainState.start(model, torch.optim.SGD(model.parameters()))
-        setting = Setting(spec_of(self.images[0]), RunConfig(), len(self.images), nullcontext)
-        self.parallel = Parallel(state, make_mesh(workers, PLAN, way), setting)
-        if way == "flat":  # these two machines are one kernel's: real ones share no memory
-            for gradients in self.parallel.sums.gradients:
-                gradients.shared_roots = None
-
-    def __call__(self) -> str:
-        """Take a step, and return a hash of the gradient."""
-        parallel = self.parallel
-        parallel.start(len(self.images))
-        mine = [self.images[index] for index in parallel.mine]
-        parallel.losses(Microbatches(len(mine), mine.__getitem__, loss_of, nullcontext))
-        parallel.finish_gradients()
-        parallel.finish_statistics()
-        digest = hashlib.sha256()
-        for parameter in parallel.state.model.parameters():
-            assert parameter.grad is not None
-            digest.update(parameter.grad.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def loss_of(outputs: Any, index: int) -> Tensor:
-    """Return a loss that costs next to nothing: the mean square of every output."""
-    total: Tensor = sum(tensor.float().square().mean() for tensor in tensors_in(outputs))
-    return total
-
-
 def run(workers: Workers, machines: list[str], name: str, side: int, rounds: int) -> dict[str, Any]:
     """Take the steps in turns, in alternating order; return seconds, bytes and hashes by way."""
     warnings.simplefilter("ignore")  # the network's own
     machine = machines[workers.rank // LOCAL]
-    steps = {way: Steps(name, side, workers, way) for way in WAYS}
+    config, images = override(RunConfig(), {"model.name": name}), noise(workers.size, side)
+    steps = {way: Steps(config, images, workers, PLAN, way, way != "flat") for way in WAYS}
     found: dict[str, dict[str, list[Any]]] = {
         way: {"seconds": [], "bytes": [], "gradient": []} for way in WAYS
     }

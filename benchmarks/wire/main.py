@@ -7,7 +7,6 @@ are those that the kernel counts at the cable's end. Accuracy is that of digits,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -16,7 +15,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,26 +22,17 @@ from typing import Any
 import torch
 from accuracy import TASKS, WIRES, table
 from accuracy import measure as train_once
-from torch import Tensor
 
 from ziggurat.config import RunConfig, override
-from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.graph import tensors_in
-from ziggurat.parallel.graph.trace import spec_of
-from ziggurat.strategies.base import Setting
-from ziggurat.strategies.mesh import make_mesh
-from ziggurat.strategies.parallel import Parallel
-from ziggurat.strategies.running import Microbatches
-from ziggurat.strategies.state import TrainState
 
 PLAN = "dp=2"
 
 
-def _machines() -> ModuleType:
-    """Return the two machines of benchmarks/exchange."""
-    file = Path(__file__).parents[1] / "exchange" / "machines.py"
-    found = importlib.util.spec_from_file_location("two_machines_of_exchange", file)
+def _of_exchange(name: str) -> ModuleType:
+    """Return a module of benchmarks/exchange."""
+    file = Path(__file__).parents[1] / "exchange" / f"{name}.py"
+    found = importlib.util.spec_from_file_location(f"{name}_of_exchange", file)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -51,53 +40,24 @@ def _machines() -> ModuleType:
     return module
 
 
-machines = _machines()
-
-
-class Steps:
-    """The step of a wire, in two microbatches, without the optimizer's."""
-
-    def __init__(self, name: str, side: int, workers: Workers, wire: str) -> None:
-        torch.manual_seed(0)
-        config = override(RunConfig(), {"model.name": name, "plan.wire": wire})
-        model = build_model(config.model, 10).train()
-        self.images = [
-            torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(seed)) for seed in range(2)
-        ]
-        state = TrainState.start(model, torch.optim.SGD(model.parameters()))
-        setting = Setting(spec_of(self.images[0]), config, len(self.images), nullcontext)
-        plan = PLAN if workers.size > 1 else "dp=1"
-        self.parallel = Parallel(state, make_mesh(workers, plan), setting)
-        for (
-            gradients
-        ) in self.parallel.sums.gradients:  # these two machines are one kernel's: real ones share no memory
-            gradients.shared_roots = None
-
-    def __call__(self) -> str:
-        """Take a step, and return a hash of the gradient."""
-        parallel = self.parallel
-        parallel.start(len(self.images))
-        mine = [self.images[index] for index in parallel.mine]
-        parallel.losses(Microbatches(len(mine), mine.__getitem__, loss_of, nullcontext))
-        parallel.finish_gradients()
-        parallel.finish_statistics()
-        digest = hashlib.sha256()
-        for parameter in parallel.state.model.parameters():
-            assert parameter.grad is not None
-            digest.update(parameter.grad.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def loss_of(outputs: Any, index: int) -> Tensor:
-    """Return a loss that costs next to nothing: the mean square of every output."""
-    total: Tensor = sum(tensor.float().square().mean() for tensor in tensors_in(outputs))
-    return total
+machines, steps_of = _of_exchange("machines"), _of_exchange("steps")
 
 
 def run(workers: Workers, names: list[str], model: str, side: int, rounds: int) -> dict[str, Any]:
     """Take the steps in turns, in alternating order; return seconds, processor's seconds, bytes and hashes by wire."""
     warnings.simplefilter("ignore")  # the network's own
-    steps = {wire: Steps(model, side, workers, wire) for wire in WIRES}
+    plan, images = PLAN if workers.size > 1 else "dp=1", steps_of.noise(2, side)
+    steps = {
+        wire: steps_of.Steps(
+            override(RunConfig(), {"model.name": model, "plan.wire": wire}),
+            images,
+            workers,
+            plan,
+            "auto",
+            False,
+        )
+        for wire in WIRES
+    }
     found: dict[str, dict[str, list[Any]]] = {
         wire: {"seconds": [], "processor": [], "bytes": [], "gradient": []} for wire in WIRES
     }
