@@ -37,7 +37,9 @@ WHERE = {  # what a setting needs to have an effect, besides its task
     "data.repeat_threshold": ("--set", "data.balance=repeat"),
     "loss.effective_beta": ("--set", "loss.class_weights=effective"),
     "loss.equalized_scale": ("--set", "loss.detection=equalized"),
-    "members.stratify": ("--set", "members.count=2", "--set", "members.data=disjoint"),
+    **dict.fromkeys(
+        ("members.stratify", "members.groups"), ("--set", "members.count=2", "--set", "members.data=disjoint")
+    ),
     **dict.fromkeys(("members.data", "members.member", "members.seed"), ("--set", "members.count=2")),
     **dict.fromkeys(
         ("local_sgd.sync_every", "local_sgd.outer_lr", "local_sgd.outer_momentum"), ("--set", "local_sgd.replicas=2")

@@ -22,6 +22,7 @@ from ziggurat.errors import UserError
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
 from ziggurat.training.members import (
+    Known,
     config_of_member,
     fold_images,
     fold_of_member,
@@ -54,7 +55,7 @@ def test_stratified_parts_have_each_class_as_often_as_the_whole(seed):
     classes = [{label} for label in labels]
     by_chance, stratified = (
         [training_images(61, members("disjoint", member, seed=seed), given) for member in range(3)]
-        for given in (None, classes)
+        for given in (Known(), Known(classes))
     )
     assert sorted(np.concatenate(stratified).tolist()) == list(range(61))
     assert sorted(map(len, stratified)) == [20, 20, 21]
@@ -64,9 +65,9 @@ def test_stratified_parts_have_each_class_as_often_as_the_whole(seed):
 
     assert np.ptp(counts(stratified), axis=0).max() <= 1
     assert np.ptp(counts(by_chance), axis=0).max() > 1
-    other = training_images(61, members("disjoint", 0, seed=seed + 9), classes)
+    other = training_images(61, members("disjoint", 0, seed=seed + 9), Known(classes))
     assert other.tolist() != stratified[0].tolist(), "keyed"
-    held = fold_images(61, members("folds", 0, seed=seed), classes)
+    held = fold_images(61, members("folds", 0, seed=seed), Known(classes))
     assert held.tolist() == stratified[0].tolist()
 
 
@@ -74,7 +75,8 @@ def test_images_with_several_classes_or_none_are_dealt_out_by_the_rarest():
     """Two classes occur together only: no part can do without what the other needs."""
     classes = [{0, 1}, {0, 1}, {0}, {0}, {0}, {0}, set(), set()]
     parts = [
-        training_images(8, members("disjoint", member, count=2), classes).tolist() for member in range(2)
+        training_images(8, members("disjoint", member, count=2), Known(classes)).tolist()
+        for member in range(2)
     ]
     assert [len(part) for part in parts] == [4, 4]
     for part in parts:

@@ -108,6 +108,7 @@ def _config_of_soup(members: Members) -> RunConfig:
             "members.member": "all",
             "members.seed": "",
             "members.stratify": "none",
+            "members.groups": "",
         },
     )
 

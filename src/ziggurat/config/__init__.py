@@ -6,7 +6,7 @@ All faults are found before any process starts.
 from ziggurat.config.data_config import DataConfig, DigitsConfig, read_numbers
 from ziggurat.config.definition import EXTENDABLE, FREE_ON_RESUME, definition_sha256, earlier_definition
 from ziggurat.config.local_sgd_config import LocalSgdConfig
-from ziggurat.config.members_config import MembersConfig
+from ziggurat.config.members_config import MembersConfig, read_grouping
 from ziggurat.config.model_config import ModelConfig, PnnConfig, bands_of
 from ziggurat.config.names import full_names, known_keys
 from ziggurat.config.plan_config import LaunchConfig, PipelineConfig
@@ -46,6 +46,7 @@ __all__ = [
     "override",
     "range_faults",
     "read_config",
+    "read_grouping",
     "read_numbers",
     "read_settings",
     "run_task",

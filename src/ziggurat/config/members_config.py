@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,40 @@ SEED_OR_NONE = Rule(
     f"be empty, or a whole number from 0 to {SEED}",
     f"empty, or 0 to {SEED}",
     lambda text: not text or _is_number(text, SEED),
+)
+
+
+def read_grouping(text: str) -> tuple[str, str]:
+    """Return by what images are grouped: ``folder``, ``regex`` or the file of a table, and the pattern or the column.
+
+    Example:
+        >>> read_grouping("folder"), read_grouping("regex:^p([0-9]+)_"), read_grouping("sets/patients.csv:patient")
+        (('folder', ''), ('regex', '^p([0-9]+)_'), ('sets/patients.csv', 'patient'))
+    """
+    if text.startswith("regex:"):
+        return "regex", text.removeprefix("regex:")
+    if text == "folder":
+        return "folder", ""
+    file, _, column = text.rpartition(":")
+    return file, column
+
+
+def _is_grouping(text: str) -> bool:
+    if not text or text == "folder":
+        return True
+    kind, what = read_grouping(text)
+    if kind != "regex":
+        return bool(kind.strip() and what.strip()) and "\0" not in text
+    try:
+        return bool(what) and bool(re.compile(what))
+    except (re.error, OverflowError, RecursionError):  # no pattern, or one that cannot be made
+        return False
+
+
+GROUPING = Rule(
+    "be empty, folder, regex:PATTERN with a regular expression, or FILE:COLUMN with a CSV file and one of its columns",
+    "empty, folder, regex:PATTERN, FILE:COLUMN",
+    _is_grouping,
 )
 
 
@@ -53,6 +88,14 @@ class MembersConfig:
         "none",
         "How images are divided among the members with ``data=disjoint`` or ``folds``: by chance alone (``none``), or so that each class is as "
         "frequent in every part as in the whole (``classes``), for which all annotations are read first.",
+    )
+
+    groups: str = setting(
+        "",
+        "Images that belong together, such as those of one patient or flight: with ``data=disjoint`` or ``folds`` no group is divided among "
+        "parts. ``folder``: those of one folder. ``regex:PATTERN``: those in whose names (as in the annotations) the pattern's first group, "
+        "or all that it matches, is the same. ``FILE:COLUMN``: those that have the same entry in a column of a CSV file. Empty: each stands for itself.",
+        GROUPING,
     )
 
     @property

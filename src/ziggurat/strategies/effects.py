@@ -99,11 +99,14 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         key: ("members.count", lambda c: c.members.count > 1, "members.count")
         for key in ("members.data", "members.member", "members.seed")
     },
-    "members.stratify": (
-        "members.data",
-        lambda c: c.members.count > 1 and c.members.data in ("disjoint", "folds"),
-        "members.count and members.data=disjoint or folds",
-    ),
+    **{
+        key: (
+            "members.data",
+            lambda c: c.members.count > 1 and c.members.data in ("disjoint", "folds"),
+            "members.count and members.data=disjoint or folds",
+        )
+        for key in ("members.stratify", "members.groups")
+    },
     **{
         key: ("local_sgd.replicas", lambda c: c.local_sgd.replicas > 0, "local_sgd.replicas")
         for key in ("local_sgd.sync_every", "local_sgd.outer_lr", "local_sgd.outer_momentum")

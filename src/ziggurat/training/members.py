@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -13,11 +13,27 @@ from ziggurat.data.dataset import Dataset
 from ziggurat.data.randomness import Purpose, keyed_generator
 from ziggurat.data.selected import SelectedImages
 from ziggurat.errors import UserError
+from ziggurat.training.grouping import grouped_parts, groups_of
 from ziggurat.training.stratification import stratified_parts
 
 _PARTS, _SAMPLE, _SEED = range(3)  # what random numbers of members are for
 DIVIDING = ("disjoint", "folds")
 Classes = Sequence[Collection[int]]
+
+
+class Known(NamedTuple):
+    """What images are divided by.
+
+    Attributes:
+        classes: The labels that each image has, where parts are stratified by them.
+        groups: The group of each image, where these stay together.
+    """
+
+    classes: Classes | None = None
+    groups: Sequence[str] | None = None
+
+
+NOTHING = Known()
 
 
 def config_of_member(config: RunConfig, member: int) -> RunConfig:
@@ -32,13 +48,13 @@ def config_of_member(config: RunConfig, member: int) -> RunConfig:
     return override(config, {"members.member": str(member), "members.seed": str(common), "seed": own})
 
 
-def training_images(num_images: int, members: MembersConfig, classes: Classes | None = None) -> np.ndarray:
+def training_images(num_images: int, members: MembersConfig, known: Known = NOTHING) -> np.ndarray:
     """Return the index of each image that a member is trained on, rising; an index may occur several times.
 
     Args:
         num_images: Of the training data.
         members: Says which member, and of what kind.
-        classes: The labels that each image has, where parts are stratified by them.
+        known: What images are divided by.
 
     Example:
         >>> [training_images(5, MembersConfig(2, "disjoint", member=member, seed="0")).tolist() for member in "01"]
@@ -51,23 +67,38 @@ def training_images(num_images: int, members: MembersConfig, classes: Classes | 
     if members.data == "bootstrap":
         generator = keyed_generator(members.key or 0, Purpose.MEMBERS, _SAMPLE, members.number)
         return np.sort(generator.integers(0, num_images, num_images))
-    parts = _parts(num_images, members, classes)
+    parts = _parts(num_images, members, known)
     if members.data == "disjoint":
         return parts[members.number]
     return np.sort(np.concatenate([part for number, part in enumerate(parts) if number != members.number]))
 
 
-def fold_images(num_images: int, members: MembersConfig, classes: Classes | None = None) -> np.ndarray:
+def fold_images(num_images: int, members: MembersConfig, known: Known = NOTHING) -> np.ndarray:
     """Return the index of each image that a member of a cross-validation is evaluated on, rising."""
-    return _parts(num_images, members, classes)[members.number]
+    return _parts(num_images, members, known)[members.number]
 
 
-def _parts(num_images: int, members: MembersConfig, classes: Classes | None) -> list[np.ndarray]:
-    """Return the images in as many parts as there are members; their sizes differ by one at most."""
+def _parts(num_images: int, members: MembersConfig, known: Known) -> list[np.ndarray]:
+    """Return the images in as many parts as there are members; their sizes differ by one at most, but for groups that stay together."""
     order = keyed_generator(members.key or 0, Purpose.MEMBERS, _PARTS).permutation(num_images)
-    if classes is None:
+    if known.groups is not None:
+        parts = grouped_parts(order, known.groups, members.count, known.classes)
+        return [np.sort(np.array(part)) for part in parts]
+    if known.classes is None:
         return [np.sort(part) for part in np.array_split(order, members.count)]
-    return [np.sort(np.array(part)) for part in stratified_parts(order, classes, members.count)]
+    return [np.sort(np.array(part)) for part in stratified_parts(order, known.classes, members.count)]
+
+
+def _known_of(dataset: Dataset, members: MembersConfig, kind: object) -> Known:
+    """Return what the images are divided by.
+
+    Raises:
+        UserError: If classes or groups are asked for and not known.
+    """
+    if members.data not in DIVIDING:
+        return NOTHING
+    groups = groups_of(dataset, members)
+    return Known(_classes_of(dataset, members, kind), groups)
 
 
 def _classes_of(dataset: Dataset, members: MembersConfig, kind: object) -> Classes | None:
@@ -76,7 +107,7 @@ def _classes_of(dataset: Dataset, members: MembersConfig, kind: object) -> Class
     Raises:
         UserError: If an annotation cannot be read, or targets have no classes to count.
     """
-    if members.stratify == "none" or members.data not in DIVIDING:
+    if members.stratify == "none":
         return None
     if not isinstance(kind, CountsClasses):
         raise UserError(
@@ -99,22 +130,22 @@ def of_member(dataset: Dataset, members: MembersConfig, kind: object = None) -> 
         kind: Of the targets: one that counts classes, where parts are stratified by them.
 
     Raises:
-        UserError: If there are fewer images than members, or their classes cannot be counted.
+        UserError: If there are fewer images or groups than members, or their classes or groups are not known.
     """
     if not is_divided(members):
         return dataset
-    count, classes = _enough(dataset, members), _classes_of(dataset, members, kind)
-    return _chosen(dataset, training_images(count, members, classes), members, "trained on")
+    count, known = _enough(dataset, members), _known_of(dataset, members, kind)
+    return _chosen(dataset, training_images(count, members, known), members, "trained on")
 
 
 def fold_of_member(dataset: Dataset, members: MembersConfig, kind: object = None) -> Dataset:
     """Return what a member of a cross-validation is evaluated on; see `of_member`.
 
     Raises:
-        UserError: If there are fewer images than members, or their classes cannot be counted.
+        UserError: If there are fewer images or groups than members, or their classes or groups are not known.
     """
-    count, classes = _enough(dataset, members), _classes_of(dataset, members, kind)
-    return _chosen(dataset, fold_images(count, members, classes), members, "evaluated on")
+    count, known = _enough(dataset, members), _known_of(dataset, members, kind)
+    return _chosen(dataset, fold_images(count, members, known), members, "evaluated on")
 
 
 def has_fold(members: MembersConfig) -> bool:
@@ -134,8 +165,9 @@ def _enough(dataset: Dataset, members: MembersConfig) -> int:
 def _chosen(dataset: Dataset, images: np.ndarray, members: MembersConfig, what: str) -> Dataset:
     different = len(np.unique(images))
     again = f", {len(images) - different} of them again" if different < len(images) else ""
-    how = f"members.data={members.data}" + (
-        f", stratified by {members.stratify}" if members.stratify != "none" else ""
-    )
+    how = f"members.data={members.data}"
+    if members.data in DIVIDING:
+        how += f", stratified by {members.stratify}" if members.stratify != "none" else ""
+        how += f", in groups by {members.groups}" if members.groups else ""
     note = f"member {members.number} of {members.count} is {what} {len(images)} of {len(dataset)} images{again} ({how})"
     return cast(Dataset, SelectedImages(dataset, images, note))  # it can what the data set can
