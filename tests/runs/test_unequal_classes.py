@@ -17,6 +17,7 @@ TAIL = {"train.batch_size": 6, "train.microbatches": 3, "train.steps": 3, "data.
 REPEAT = {"data.balance": "repeat", "data.repeat_threshold": 0.7}
 BY_INSTANCES = {"data.balance": "repeat-instances", "data.repeat_threshold": 0.9}
 EQUALIZED = {"loss.detection": "equalized", "train.lr": 0.05}
+RARE_CROPS = {"data.crop": 32, "data.rare_crops": 0.7, "data.scale_min": 1.0}
 KEPT = {"train.checkpoint_every": 1, "checkpoint.keep": 3}
 WEIGHTS = ",".join(str(1 + k / 4) for k in range(10))
 CASES = {
@@ -25,12 +26,17 @@ CASES = {
     "repeat of labels": ("classify", REPEAT),
     "inverse": ("classify", {"loss.class_weights": "inverse", "loss.smoothing": 0.1}),
     "inverse of objects": ("detect", {"loss.class_weights": "inverse"}),
-    "effective": ("segment", {"loss.class_weights": "effective", "loss.effective_beta": 0.9}),
+    "effective": ("segment", RARE_CROPS | {"loss.class_weights": "effective", "loss.effective_beta": 0.9}),
     "given": ("detect", {"loss.class_weights": WEIGHTS, "model.name": "retinanet-test_resnet-fpn"}),
     "equalized": ("detect", EQUALIZED),
+    "rare crops": ("segment", RARE_CROPS),
+    "rare crops of objects": ("detect", BY_INSTANCES | RARE_CROPS | {"data.crops": "32,48"}),
     "all at once": (
         "detect",
-        EQUALIZED | BY_INSTANCES | {"loss.class_weights": "inverse", "model.name": "atss-test_resnet-fpn"},
+        EQUALIZED
+        | BY_INSTANCES
+        | RARE_CROPS
+        | {"loss.class_weights": "inverse", "model.name": "atss-test_resnet-fpn"},
     ),
 }
 

@@ -15,6 +15,7 @@ from ziggurat.config.fields import (
     NUMBERS,
     PIXEL_VALUE,
     POSITIVES,
+    PROBABILITY,
     RANGES,
     SAMPLE_RANGE,
     SEED,
@@ -137,6 +138,13 @@ class DataConfig:
         "auto",
         "Count the images and objects of each class before training, so that metrics are told by how frequent a class is: where another "
         "setting needs the counts (``auto``), or ``always``. Masks are read for it; ``ziggurat check`` counts them with ``always`` alone.",
+    )
+    rare_crops: float = setting(
+        0.0,
+        "Probability that a training crop is placed around something of its image, not anywhere: an object (a pixel, for masks) of one of the "
+        "classes that the image has, a class being drawn in proportion to ``1 / f``, with ``f`` as ``data.balance=repeat-instances`` has it. "
+        "Keyed by seed, epoch and sample.",
+        PROBABILITY,
     )
     workers: int = setting(1, "Loader processes per worker; 0 loads in the worker itself.", between(0, 256))
     cache_bytes: int = setting(

@@ -85,6 +85,14 @@ class ClassCounts:
         known = self.images_K[self.images_K > 0]
         return float(known.max() / known.min()) if len(known) else 1.0
 
+    def shares(self, balance: Balance) -> np.ndarray:
+        """Return how frequent each class is: the share of images, by instances its geometric mean with that of all instances; shape ``(K,)``."""
+        share_K: np.ndarray = self.images_K / max(1, self.num_images)
+        if balance == "repeat-instances":
+            instances_K = self.instances_K
+            share_K = np.sqrt(share_K * (instances_K / max(1, instances_K.sum())))
+        return share_K
+
     def repeat_factors(self, balance: Balance, threshold: float) -> np.ndarray:
         """Return how often an epoch has each image on average, float64, 1 or more, shape ``(N,)``.
 
@@ -111,10 +119,7 @@ class ClassCounts:
         factors_N = np.ones(self.num_images)
         if balance == "none":
             return factors_N
-        share_K = self.images_K / max(1, self.num_images)
-        if balance == "repeat-instances":
-            instances_K = self.instances_K
-            share_K = np.sqrt(share_K * (instances_K / max(1, instances_K.sum())))
+        share_K = self.shares(balance)
         # a class without images repeats none: its factor is not used
         factor_K = np.maximum(1.0, np.sqrt(threshold / np.where(share_K > 0, share_K, 1.0)))
         np.maximum.at(factors_N, self.image_E, factor_K[self.label_E])

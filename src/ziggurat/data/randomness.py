@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     BLOCKS = 5
     REPEATS = 6
     MEMBERS = 7
+    RARE_CROPS = 8
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

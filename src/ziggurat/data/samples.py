@@ -19,6 +19,7 @@ from ziggurat.data.extents import Region, cut_out, volume
 from ziggurat.data.image_cache import ImageCache
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
+from ziggurat.data.rare_crops import LocatesClasses, RareCrops
 from ziggurat.data.readers.images import ReadsWindows
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.reduced import reduced_window
@@ -52,6 +53,7 @@ class TrainingSamples:
         seed: The run's seed.
         part: The part of each crop that is wanted; None for all of it.
         part_of: From a side to the part of crops that have it.
+        rare: Places some of the crops around rare classes, which the kind of targets locates; None lets all lie anywhere.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class TrainingSamples:
         seed: int,
         part: Part | None = None,
         part_of: Callable[[int], Part | None] = _whole,
+        rare: RareCrops | None = None,
     ) -> None:
         self.dataset = dataset
         self.kind = kind
         self.config = config
         self.seed = seed
         self.part, self.part_of = part, part_of
+        self.rare = rare
         counts = [kind.num_samples(dataset, index, config) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._like = nothing_like(config)
@@ -93,6 +97,12 @@ class TrainingSamples:
         other.part, other.part_of = None, _whole
         return other
 
+    def anywhere(self) -> TrainingSamples:
+        """Return the same samples, none of which is placed around a rare class; what is cached is shared."""
+        other = copy.copy(self)
+        other.rare = None
+        return other
+
     def of_images(self, values: np.ndarray) -> np.ndarray:
         """Return for each sample the value of the image that it is cut from, from one value for each image."""
         return np.repeat(values, np.diff(self._ends, prepend=0))
@@ -114,10 +124,24 @@ class TrainingSamples:
         if self.config.on_error == "skip" and index not in self._whole:
             self._try_decoding(index)  # a window of it may be readable where the whole is not
             self._whole.add(index)
-        record = self.dataset.record(index)
-        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, *id.key)
-        augmentation = draw_augmentation(generator, record.extent, self.config, record.spacing)
+        augmentation = self._augmentation(id, index)
         return Sample(id, self._image(index, augmentation), self._target(index, augmentation), self.part)
+
+    def target(self, id: SampleId) -> Any:
+        """Return the target of a sample, as `sample` does, without its image.
+
+        Raises:
+            UserError: If the annotations cannot be read.
+        """
+        index = self.image_index(id.sample)
+        return self._target(index, self._augmentation(id, index))
+
+    def _augmentation(self, id: SampleId, index: int) -> Augmentation:
+        record, focus = self.dataset.record(index), None
+        if self.rare is not None and isinstance(self.kind, LocatesClasses):
+            focus = self.rare.focus(id, self.kind, self._whole_target(index), len(record.extent))
+        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, *id.key)
+        return draw_augmentation(generator, record.extent, self.config, record.spacing, focus)
 
     def _try_decoding(self, index: int) -> None:
         """Decode an image; one that fits into the cache stays there."""
@@ -180,8 +204,10 @@ class TrainingSamples:
         return cut_out(self._images[index], region) if pixels is None else pixels
 
     def _target(self, index: int, augmentation: Augmentation) -> Any:
-        target = self._targets[index] if self.kind.is_cached else self._read_target(index)
-        return self.kind.cut(target, augmentation, self.config, self.part)
+        return self.kind.cut(self._whole_target(index), augmentation, self.config, self.part)
+
+    def _whole_target(self, index: int) -> Any:
+        return self._targets[index] if self.kind.is_cached else self._read_target(index)
 
     def _read_target(self, index: int) -> Any:
         return self.kind.read(self.dataset, index)

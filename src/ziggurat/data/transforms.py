@@ -36,6 +36,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Focus:
+    """What a crop is placed around, instead of anywhere.
+
+    Attributes:
+        region: In pixels of the source image.
+        places: In ``[0, 1)``, for each dim: every place that holds the region is as likely.
+    """
+
+    region: Region
+    places: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Everything that is random about one sample.
 
@@ -91,6 +104,7 @@ def draw_augmentation(
     extent: Extent,
     config: DataConfig,
     spacing: Sequence[float] | None = None,
+    focus: Focus | None = None,
 ) -> Augmentation:
     """Draw what happens to one sample.
 
@@ -101,6 +115,7 @@ def draw_augmentation(
         extent: Of the image.
         config: Says what may happen.
         spacing: As for `resize_factors`.
+        focus: What the crop is placed around; None lets it lie anywhere.
     """
     scale, *drawn = generator.random(7 + len(extent)).tolist()
     places, (mirror, flip, turn, *colors) = drawn[: len(extent)], drawn[len(extent) :]
@@ -110,6 +125,10 @@ def draw_augmentation(
         _interval(size, config.crop, jitter * factor, place)
         for size, factor, place in zip(extent, factors, places, strict=True)
     ]
+    if focus is not None:
+        sides = [
+            _around(*one) for one in zip(sides, extent, _intervals(focus.region), focus.places, strict=True)
+        ]
     source_start, source_size, target_start, target_size = zip(*sides, strict=True)
     brightness, contrast, saturation = (1 + config.color_jitter * (2 * value - 1) for value in colors)
     return Augmentation(
@@ -141,6 +160,37 @@ def _interval(extent: int, crop: int, factor: float, place: float) -> tuple[int,
         return 0, extent, int(place * (crop - out_length + 1)), out_length
     length = min(extent, max(1, round(crop / factor)))
     return int(place * (extent - length + 1)), length, 0, crop
+
+
+def _intervals(region: Region) -> list[tuple[int, int]]:
+    return list(zip(region.start, region.end, strict=True))
+
+
+def _around(
+    side: tuple[int, int, int, int], extent: int, interval: tuple[int, int], place: float
+) -> tuple[int, int, int, int]:
+    """Move a crop along one dim so that it holds an interval of the source image, or lies within one that is longer.
+
+    Args:
+        side: As `_interval` returns it; a crop that holds all of the image stays where it is.
+        extent: Pixels of the source image.
+        interval: First pixel, and the one behind the last.
+        place: In ``[0, 1)``; every place is as likely.
+
+    Example:
+        >>> [_around((0, 10, 0, 20), 100, (42, 50), place)[0] for place in (0.0, 0.99)]  # 10 pixels that hold 42 to 49
+        [40, 42]
+        >>> [_around((0, 10, 0, 20), 100, (42, 90), place)[0] for place in (0.0, 0.99)]  # 10 of the 48 pixels
+        [42, 80]
+        >>> [_around((0, 10, 0, 20), 100, (0, 1), place)[0] for place in (0.0, 0.99)]  # at the edge there is one place
+        [0, 0]
+    """
+    _, length, target_start, target_length = side
+    if length == extent:
+        return side
+    ends = interval[0], interval[1] - length
+    low, high = max(0, min(ends)), min(extent - length, max(ends))
+    return low + int(place * (high - low + 1)), length, target_start, target_length
 
 
 def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> Tensor:

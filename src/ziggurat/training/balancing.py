@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
+
 from ziggurat.config import RunConfig, bands_of, run_task
 from ziggurat.data.balance import ClassCounts, CountsClasses
+from ziggurat.data.batch import SampleId
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.rare_crops import LocatesClasses, RareCrops, count_crops
 from ziggurat.data.sampler import Sampler
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.errors import UserError
@@ -15,12 +21,17 @@ from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.runs.progress import Meter
 from ziggurat.tasks.registry import find_task
 
+MOST_CROPS = 512  # whose targets are made to tell what is seen in them
+SHOWN_CLASSES = 10
+
 
 def needs_counts(config: RunConfig) -> str:
     """Return the setting for which classes are counted; empty if none needs it."""
     data, loss = config.data, config.loss
     if data.balance != "none":
         return f"data.balance={data.balance}"
+    if data.rare_crops:
+        return f"data.rare_crops={data.rare_crops:g}"
     if loss.class_weights in ("inverse", "effective"):
         return f"loss.class_weights={loss.class_weights}"
     return "data.count_classes=always" if data.count_classes == "always" else ""
@@ -85,6 +96,69 @@ def balanced_sampler(
             "raise it"
         )
     return Sampler(len(samples), batch_size, seed, factors), [said]
+
+
+def rare_crops(config: RunConfig, counts: ClassCounts | None) -> RareCrops | None:
+    """Return how crops are placed around rare classes; None where they are not.
+
+    Args:
+        config: Of the run.
+        counts: Of the images; needed where they are.
+
+    Raises:
+        UserError: If the targets of the task do not say where classes lie.
+    """
+    if counts is None or not config.data.rare_crops:
+        return None
+    if not isinstance(find_task(run_task(config)).targets, LocatesClasses):
+        raise UserError(
+            f"data.rare_crops={config.data.rare_crops:g} needs targets that say where classes lie: the task {run_task(config)} has none "
+            "(`labels` and `locate` of its targets); leave it out"
+        )
+    share_K = counts.shares("repeat-instances")
+    # of a class without images none is drawn
+    return RareCrops(config.data.rare_crops, 1 / np.where(share_K > 0, share_K, 1.0), config.seed)
+
+
+def crops_seen(samples: TrainingSamples, workers: Workers) -> list[str]:
+    """Return in how many crops of the first epoch each class is seen, and in how many it would be without `rare_crops`; in a sentence.
+
+    Args:
+        samples: Of the run; each worker makes some of their targets.
+        workers: All of them call this.
+
+    Communication: one gather of the counts.
+    """
+    if samples.rare is None:
+        return []
+    kind, whole = samples.kind, samples.whole()
+    assert isinstance(kind, LocatesClasses)  # else refused
+    num = min(MOST_CROPS, len(samples))
+    ids = [SampleId(0, number * len(samples) // num) for number in range(workers.rank, num, workers.size)]
+    found, faults = (Counter[int](), Counter[int]()), list[str]()
+    for id in ids:
+        phase("data")
+        try:
+            found[0].update(count_crops(whole, kind, [id]))
+            found[1].update(count_crops(whole.anywhere(), kind, [id]))
+        except UserError as error:
+            faults += error.faults
+    gathered = workers.gather((found, faults))
+    if faults := [fault for _, some in gathered for fault in some]:
+        raise UserError(faults)
+    with_, without = (sum((one[which] for one, _ in gathered), Counter[int]()) for which in (0, 1))
+    return [_said_of_crops(samples, num, with_, without)]
+
+
+def _said_of_crops(samples: TrainingSamples, num: int, with_: Counter[int], without: Counter[int]) -> str:
+    classes = samples.dataset.classes
+    rarest = sorted(range(len(classes)), key=lambda label: (without[label], label))[:SHOWN_CLASSES]
+    said = ", ".join(
+        f"{classes[label]} in {with_[label]}, without it in {without[label]}" for label in rarest
+    )
+    if with_ == without:
+        said += "; it changes nothing where crops show all of what is on their images"
+    return f"data.rare_crops={samples.config.rare_crops:g}: of {num} crops of the first epoch the rarest classes are seen: {said}"
 
 
 def refuse_single_images(

@@ -25,7 +25,7 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
-from ziggurat.training.balancing import balanced_sampler, count_classes
+from ziggurat.training.balancing import balanced_sampler, count_classes, crops_seen, rare_crops
 from ziggurat.training.members import fold_of_member, has_fold, of_member
 from ziggurat.training.normalizing import measured
 
@@ -67,10 +67,11 @@ class TrainingData:
             return mesh.part(side, side)
 
         part, kind = part_of(config.data.crop), find_task(run_task(config)).targets
-        self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of)
         self.counts = count_classes(config, self.dataset, mesh.workers)
+        rare = rare_crops(config, self.counts)
+        self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of, rare)
         self.sampler, balance = balanced_sampler(config, self.samples, self.counts)
-        self._measured += balance
+        self._measured += balance + crops_seen(self.samples, mesh.workers)
         self.num_steps = self.length(config.train)
         self.notices: list[str] = []  # of what happened while samples were loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Objects, Part
 from ziggurat.data.dataset import DetectionDataset
+from ziggurat.data.extents import Region
 from ziggurat.data.targets import num_crops
 from ziggurat.data.transforms import Augmentation, augment_objects
 
@@ -50,6 +52,17 @@ class ObjectKind:
     def count_classes(self, dataset: DetectionDataset, index: int) -> dict[int, int]:
         """Return how many objects of each class a detector is trained on in an image, by label."""
         return dict(Counter(dataset.objects(index).labels.tolist()))
+
+    def labels(self, target: Objects) -> list[int]:
+        """Return the labels of objects, rising."""
+        return sorted(set(target.labels.tolist()))
+
+    def locate(self, target: Objects, label: int, drawn: float) -> Region:
+        """Return the pixels that one of the objects of a label has a part of."""
+        of_label = (target.labels == label).nonzero().flatten()
+        x1, y1, x2, y2 = target.boxes_xyxy[of_label[int(drawn * len(of_label))]].tolist()
+        start = math.floor(y1), math.floor(x1)
+        return Region.between(start, (max(math.ceil(y2), start[0] + 1), max(math.ceil(x2), start[1] + 1)))
 
     def cut(
         self, target: Objects, augmentation: Augmentation, config: DataConfig, part: Part | None

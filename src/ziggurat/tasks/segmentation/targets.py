@@ -11,7 +11,7 @@ from torch import Tensor
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import IGNORED_PIXEL, Part
 from ziggurat.data.dataset import SegmentationDataset
-from ziggurat.data.extents import cut_out
+from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.targets import num_crops
 from ziggurat.data.transforms import Augmentation, augment_mask
 
@@ -41,6 +41,22 @@ class MaskKind:
         """Return how many pixels of each class an image has, by label; those without one do not count."""
         counts = torch.bincount(dataset.mask(index).flatten(), minlength=IGNORED_PIXEL + 1)[:IGNORED_PIXEL]
         return {label: int(counts[label]) for label in counts.nonzero().flatten().tolist()}
+
+    def labels(self, target: Tensor) -> list[int]:
+        """Return the labels that pixels have, rising."""
+        counts = torch.bincount(target.flatten(), minlength=IGNORED_PIXEL + 1)[:IGNORED_PIXEL]
+        found: list[int] = counts.nonzero().flatten().tolist()
+        return found
+
+    def locate(self, target: Tensor, label: int, drawn: float) -> Region:
+        """Return one of the pixels of a label."""
+        is_label = target == label
+        ends = is_label.sum(dim=1).cumsum(0)  # of each row, not of each pixel: images are large
+        number = int(drawn * int(ends[-1]))
+        row = int(torch.searchsorted(ends, number, right=True))
+        before = int(ends[row - 1]) if row else 0
+        column = int(is_label[row].nonzero()[number - before])
+        return Region((row, column), (1, 1))
 
     def cut(
         self, target: Tensor, augmentation: Augmentation, config: DataConfig, part: Part | None

@@ -86,6 +86,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     main_metric = "miou"
     settings = (
         "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "loss.class_weights", "loss.effective_beta", "data.classes", "data.ignore", "data.tile_overlap",
+        "data.rare_crops",
     )  # fmt: skip
     annotations = ("masks", "outlines")
     default_model = "smp:unet/resnet34"
