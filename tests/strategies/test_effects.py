@@ -1,15 +1,18 @@
 """Settings without an effect: each is refused, with where it would have one."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
+import ziggurat
 from ziggurat.config import RunConfig, check_command, flatten, known_keys, override
 from ziggurat.config.reads import READ_STILL, UNREAD, matches
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.families import FAMILIES
-from ziggurat.strategies.effects import NEEDS, check_effects
+from ziggurat.strategies.effects import NEEDS, check_effects, find_idle
 from ziggurat.strategies.registry import STRATEGIES
 from ziggurat.tasks.registry import TASKS, make_task
 
@@ -38,7 +41,6 @@ def judge(base, given, from_file=None):
         (DETECT | {"plan": "dp=3"}, {"launch.hierarchy": "2x2"}, "over as many workers as its sizes make"),
         (DETECT | {"plan": "sp=4"}, {"launch.hierarchy": "flat"}, "a plan that spreads samples"),
         (DETECT, {"loss.segmentation": "dice"}, "it is for segment"),
-        (DETECT, {"data.classes": "a,b"}, "it is for segment"),
         (SEGMENT, {"loss.box_weight": 2}, "it is for detect"),
         (SEGMENT, {"loss.dice_weight": 2}, "has no effect without loss.segmentation=dice"),
         (SEGMENT, {"loss.focal_gamma": 2}, "has no effect without loss.segmentation=focal"),
@@ -147,6 +149,27 @@ def test_how_the_embedded_data_set_looks_is_said_of_other_data():
 )
 def test_what_has_an_effect_is_taken(base, given):
     assert judge(base, given) == ([], [])
+
+
+REMEDIES = sorted(
+    {
+        key
+        for path in Path(ziggurat.__file__).parent.rglob("*.py")
+        for key in re.findall(r"--set ([a-z_]+(?:\.[a-z_]+)+)=", path.read_text(encoding="utf-8"))
+    }
+)
+
+
+def test_remedies_are_found():
+    assert {"data.classes", "data.on_error", "model.norm"} <= set(REMEDIES)
+
+
+@pytest.mark.parametrize("key", REMEDIES)
+@pytest.mark.parametrize("base", [DETECT, CLASSIFY, SEGMENT], ids=["detect", "classify", "segment"])
+def test_what_a_message_tells_one_to_set_is_not_refused_as_anothers(base, key):
+    """A remedy may ask for something else besides (a plan with tp); no task may refuse it as another task's."""
+    found = find_idle(override(RunConfig(), base | FILES), [key])
+    assert [idle.sentence for idle in found if idle.because == "task"] == []
 
 
 @pytest.mark.parametrize(

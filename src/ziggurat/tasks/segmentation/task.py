@@ -85,7 +85,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     name = "segment"
     main_metric = "miou"
     settings = (
-        "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "loss.class_weights", "loss.effective_beta", "data.classes", "data.ignore", "data.tile_overlap",
+        "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "loss.class_weights", "loss.effective_beta", "data.ignore", "data.tile_overlap",
         "data.rare_crops",
     )  # fmt: skip
     annotations = ("masks", "outlines")
