@@ -5,6 +5,8 @@ Each doubles the result in place, and returns the sum of both: three times the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +20,11 @@ PLANS = {
     "dropout_of_nothing": "sp=2 pp=2",
     "to_its_own_device": "sp=2 pp=2",
     "rolled_by_nothing": "sp=2 sp=3",
+    "contiguous_of_channels_last": "sp=2 pp=2 lp=2",
+    "reshaped_from_channels_last": "pp=2 lp=2",
+    "flattened_from_channels_last": "pp=2",
+    "cast_to_channels_last": "sp=2 pp=2",
+    "contiguous_layer_of_channels_last": "sp=2 pp=2 lp=2",
 }
 
 
@@ -211,6 +218,53 @@ def shuffled_by_one() -> nn.Module:
 def channels_last_copy() -> nn.Module:
     """`contiguous` with another memory format is a copy."""
     return Between(lambda x: _doubled(x, x.contiguous(memory_format=torch.channels_last)))
+
+
+class _LastThen(nn.Module):
+    """A convolution whose output is channels-last, though its input is not; and a function that looks at that."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 1).to(memory_format=torch.channels_last)
+        self.third, self.then = nn.Conv2d(8, 8, 3, padding=1), then
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.second(self.first(x))
+        column, then = made[..., -1], self.then(made)
+        side = self.third(torch.tanh(made))
+        made.add_(then if then.shape == made.shape else then.reshape(made.shape))
+        return side + made, column + 1
+
+
+def contiguous_of_channels_last() -> nn.Module:
+    """`contiguous` copies what a convolution with channels-last weights has made."""
+    return _LastThen(lambda made: made.contiguous())
+
+
+def reshaped_from_channels_last() -> nn.Module:
+    """`reshape` to tokens copies what is channels-last, and is a view of what is not."""
+    return _LastThen(lambda made: made.reshape(made.shape[0], -1))
+
+
+def flattened_from_channels_last() -> nn.Module:
+    """A layer that flattens, likewise."""
+    return _LastThen(nn.Flatten())
+
+
+def cast_to_channels_last() -> nn.Module:
+    """`to` channels-last returns the tensor itself where it is channels-last already."""
+    return _LastThen(lambda made: made.to(memory_format=torch.channels_last))
+
+
+def contiguous_layer_of_channels_last() -> nn.Module:
+    """A layer of somebody's that makes its input contiguous."""
+    return _LastThen(_Contiguous())
+
+
+class _Contiguous(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
 
 def clamped_in_vain() -> nn.Module:

@@ -27,6 +27,7 @@ from ziggurat.parallel.graph.graph import (
     tensors_in,
     values_in,
 )
+from ziggurat.parallel.graph.sharing import Sharing
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
@@ -118,7 +119,7 @@ class Recorder(FunctionMode):
         self.given: set[int] = set()  # to the layer that is one call, or made in it
         self.states: dict[str, None] = {}  # that it uses
         self.finite = FiniteWatch()
-        self.watch = UseWatch(name_of)
+        self.watch, self.sharing = UseWatch(name_of), Sharing()
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
     @property
@@ -151,6 +152,7 @@ class Recorder(FunctionMode):
                 hook.remove()
         self.draws.check("")
         self.graph.outputs = tree_map(self._mark, outputs)
+        self.graph.memory_of = {value: self.sharing.root(key) for value, key in self.graph.memory_of.items()}
         self.graph.uses = self.watch.uses
         self.unrecorded.end(self.graph, tensors_in(outputs))
         self.graph.faults = self.unrecorded.faults.found
@@ -201,6 +203,7 @@ class Recorder(FunctionMode):
             hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
         result = on_meta(func, hollow, hollow_named)
         with unseen():
+            result = self.sharing.apart(func, result, versions, tensors_in((hollow, hollow_named)))
             self._note_call(func, args, kwargs, given, versions, tensors_in((hollow, hollow_named)), result)
         return result
 
@@ -319,11 +322,13 @@ class Recorder(FunctionMode):
                 return tree_map(_on_meta, (args, kwargs))
         return None
 
-    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+        """Note that a layer ends; return another result in its place where that is one of its arguments as it was."""
         self.watch.leave()
+        apart = None
         if self.inside > 1:
             self.inside -= 1
-            return
+            return apart
         if not self.inside:
             self.draws.check(name)
         else:
@@ -332,8 +337,11 @@ class Recorder(FunctionMode):
             assert self.pending is not None
             args, kwargs, versions = self.pending
             self.inside = 0
+            with unseen():
+                result = apart = self.sharing.apart(None, result, versions, tensors_in((args, kwargs)))
             self._note_layer(name, args, kwargs, result, versions)
         self.layers.pop()
+        return apart
 
     def _note_layer(
         self, name: str, args: Any, kwargs: Any, result: Any, versions: list[tuple[Tensor, int]]
@@ -382,6 +390,7 @@ class Recorder(FunctionMode):
             self.unrecorded.question_inside(func, args, given, self.given, self.layer)
         result = on_meta(func, args, kwargs)
         with unseen():
+            self.sharing.call(func, given, result)
             made = tensors_in(result)
             self.made += map(weakref.ref, made)
             self.draws.after_call(func, given, made)
