@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ziggurat.cli.options import RUN_FLAGS
-from ziggurat.config.names import ELSEWHERE
-from ziggurat.errors import nearest
+from ziggurat.config.names import ELSEWHERE, full_name
+from ziggurat.config.reads import reads_setting
+from ziggurat.errors import UserError, nearest
 
 # What other tools call flags that are no settings, without dashes.
 FLAGS_ELSEWHERE = {
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             getattr(options, many).extend(others)  # those behind a flag
             others = []
         if others:
-            flags = re.findall(r"(?<!\S)--?[a-z][a-z-]*", command.format_help())
+            flags = list(dict.fromkeys(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", command.format_usage())))
             unknown = [word for word in others if word.startswith("-")]
             if unknown:
                 command.error(_unknown_flag(unknown[0].partition("=")[0], flags, options.command))
@@ -77,7 +78,7 @@ def _unknown_flag(word: str, flags: Sequence[str], command: str) -> str:
     if word in flags:
         return f"flags follow the command: ziggurat {command} ... {word}"
     name = word.lstrip("-").replace("-", "_").lower()
-    key, flag = ELSEWHERE.get(name), FLAGS_ELSEWHERE.get(name)
+    key, flag = ELSEWHERE.get(name) or _setting_of(word, name, command), FLAGS_ELSEWHERE.get(name)
     flag = flag or next((one for one, setting in RUN_FLAGS.items() if setting == key), None)
     if flag in flags:
         return f"unknown flag '{word}': here it is '{flag}'"
@@ -85,6 +86,15 @@ def _unknown_flag(word: str, flags: Sequence[str], command: str) -> str:
         return f"unknown flag '{word}': here it is '--set {key}=...'"
     lower = next((one for one in flags if one.lower() == word.lower()), word)
     return f"unknown flag '{word}': {nearest(lower, flags, cutoff=0.7)}"
+
+
+def _setting_of(word: str, name: str, command: str) -> str | None:
+    """Return the setting that a flag of another command stands for, or that is called as one that there is not; None if the command reads none."""
+    try:
+        setting = RUN_FLAGS.get(word) or full_name(name)
+    except UserError:
+        return None
+    return setting if reads_setting(command, setting) else None
 
 
 class Version(argparse.Action):

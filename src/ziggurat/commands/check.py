@@ -38,7 +38,7 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
     Returns:
         The fields ``ok`` (whether the data set can be used as ``data.on_error`` says), those of `Summary` with the ``tasks``
         that the data set serves, ``faults``, and ``skipped``: how many annotations and images are left out. ``balance`` says how unequal
-        the classes of what is trained on are (`_balance`); None where faults are in the way, or masks are not counted. With
+        the classes of what is trained on are (`_balance`); None where faults are in the way, nothing is trained on, or masks are not counted. With
         ``data.split=blocks`` also ``parts``: the blocks, regions, pixels and objects of each; None where faults are in the way.
 
     Raises:
@@ -52,7 +52,8 @@ def check(path: str, config: DataConfig) -> dict[str, Any]:
     serves = tasks_of(facts.pop("kinds"))
     judged = Faults(config.on_error, faults)
     ok = not judged.stopping and (config.on_error == "skip" or not faults)
-    facts["balance"] = None if judged.stopping else _balance(path, summary.kinds, config, serves)
+    has_balance = not judged.stopping and "train" in summary.splits
+    facts["balance"] = _balance(path, summary.kinds, config, serves) if has_balance else None
     if config.split == "blocks":
         facts["parts"] = _parts(path, summary.kinds, config) if not judged.stopping else None
     return {

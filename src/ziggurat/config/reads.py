@@ -78,8 +78,8 @@ def check_command(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     settings = full_names(settings)
     faults = []
     for key in settings:
-        if not _reads(command, key):
-            others = [name for name in UNREAD if _reads(name, key)]
+        if not reads_setting(command, key):
+            others = [name for name in UNREAD if reads_setting(name, key)]
             faults.append(
                 f"{key} has no effect in `ziggurat {command}`: it is a setting of {listed(others)}; leave it out"
             )
@@ -101,8 +101,10 @@ def read_config(command: str, settings: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def _reads(command: str, key: str) -> bool:
-    return not matches(UNREAD[command], key) or matches(READ_STILL.get(command, ()), key)
+def reads_setting(command: str, key: str) -> bool:
+    """Whether a command reads a setting; one that takes no settings reads none."""
+    reads = command in UNREAD and not matches(UNREAD[command], key)
+    return reads or matches(READ_STILL.get(command, ()), key)
 
 
 def matches(patterns: Iterable[str], key: str) -> bool:

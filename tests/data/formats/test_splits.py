@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ziggurat.commands.check import check
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.formats import open_split
 from ziggurat.data.formats.check import find_faults
@@ -161,6 +163,26 @@ def test_each_split_has_its_own_images(tmp_path: Path, layout: Callable[[Path], 
     faults, summary = find_faults(str(tmp_path), DataConfig())
     assert not faults
     assert set(summary.splits) == {"train", "val", "test"}
+
+
+ALONE = [coco_files, coco_layout, roboflow, csv, voc, yolo_folders, labelme, class_folders, mask_folders]
+
+
+@pytest.mark.parametrize("kept", ["train", "val", "test"])
+@pytest.mark.parametrize("layout", ALONE)
+def test_a_data_set_of_one_split_is_checked(
+    tmp_path: Path, layout: Callable[[Path], None], kept: str
+) -> None:
+    """A data set to measure on has no train split, and faults all the same."""
+    layout(tmp_path)
+    others = {"train", "val", "test"} - {kept}
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        name = path.name.replace("valid", "val")
+        if any(name.removeprefix("instances_").startswith(other) for other in others):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    result = check(str(tmp_path), DataConfig())
+    assert (result["ok"], list(result["splits"]), result["faults"]) == (True, [kept], [])
+    assert kept == "train" or result["balance"] is None
 
 
 def without_annotations(root: Path) -> None:

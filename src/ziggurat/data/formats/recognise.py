@@ -106,6 +106,8 @@ def recognise(path: Path) -> Recognised:
     ]  # fmt: skip
     only_test: dict[Split, Source] = {}
     for look in looks:
+        if look is _single and only_test:
+            continue  # what is named as a test split is not trained on
         splits = look(path)
         if splits.keys() - {"test"}:
             return _served(splits)
