@@ -270,14 +270,8 @@ class Communicator:
                 raise ValueError(f"worker {self.rank} of {self.size} cannot talk to worker {peer}")
         there = [(tensor, self._reached(tensor)) for _, tensor in receives]
         mine = [self._reached(tensor) for _, tensor in sends]
-        operations = [
-            dist.P2POp(dist.irecv, t, group=self._open_group, group_peer=peer)
-            for (peer, _), (_, t) in zip(receives, there, strict=True)
-        ]
-        operations += [
-            dist.P2POp(dist.isend, t, group=self._open_group, group_peer=peer)
-            for (peer, _), t in zip(sends, mine, strict=True)
-        ]
+        incoming = [(peer, t) for (peer, _), (_, t) in zip(receives, there, strict=True)]
+        outgoing = [(peer, t) for (peer, _), t in zip(sends, mine, strict=True)]
         peers = [peer for peer, _ in (*receives, *sends)]
         self.sent.add(len(sends), sum(tensor.nbytes for _, tensor in sends))
         self._groups.check()
@@ -285,7 +279,7 @@ class Communicator:
             self._observed("swap", None, sends, receives) as done,
             converted(lambda: self._unanswered(peers)),
         ):
-            works = dist.batch_isend_irecv(operations)
+            works = self._begin_batch(incoming, outgoing)
         # NCCL has one work for all of them
         of_work = [[peer] for peer in peers] if len(works) == len(peers) else [peers] * len(works)
         waited = [
@@ -293,6 +287,19 @@ class Communicator:
             for work, some in zip(works, of_work, strict=True)
         ]
         return Request(waited, self._groups.check, self.device, mine, there, done, self._groups.timed)
+
+    def _begin_batch(
+        self, incoming: Sequence[tuple[int, Tensor]], outgoing: Sequence[tuple[int, Tensor]]
+    ) -> list[dist.Work]:
+        """Begin to receive and to send; return a work for each, or under NCCL one for all."""
+        group = self._open_group
+        if self._through_host or self.device.type == "cpu":
+            # gloo knows no batches: PyTorch's would look the group up again for each message
+            works = [group.recv([tensor], peer, 0) for peer, tensor in incoming]
+            return works + [group.send([tensor], peer, 0) for peer, tensor in outgoing]
+        operations = [dist.P2POp(dist.irecv, t, group=group, group_peer=peer) for peer, t in incoming]
+        operations += [dist.P2POp(dist.isend, t, group=group, group_peer=peer) for peer, t in outgoing]
+        return dist.batch_isend_irecv(operations)
 
     def abort(self, lost: str) -> None:
         """End all waits of this worker, in every group of its world; see `Groups.abort`.

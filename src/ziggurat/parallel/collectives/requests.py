@@ -28,10 +28,14 @@ def converted(describe: Callable[[], str]) -> Iterator[None]:
     except OWN_FAULTS:
         raise
     except RuntimeError as error:  # gloo has no type of its own
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise CollectiveFailed(
-            f"{describe()}: it has ended, or is stuck; see its own last message, and resume the run ({lines[0]})"
-        ) from error
+        raise _failure(describe(), error) from error
+
+
+def _failure(unanswered: str, error: RuntimeError) -> CollectiveFailed:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return CollectiveFailed(
+        f"{unanswered}: it has ended, or is stuck; see its own last message, and resume the run ({lines[0]})"
+    )
 
 
 def _untimed(device: torch.device) -> AbstractContextManager[None]:
@@ -77,8 +81,12 @@ class Request:
         asked = clock.span(self._device) if clock is not None else nullcontext()
         with asked, self._timed(self._device), waiting():
             for work, describe in works:
-                with converted(describe):
+                try:
                     work.wait()
+                except OWN_FAULTS:
+                    raise
+                except RuntimeError as error:  # as `converted`, without a context for each of many messages
+                    raise _failure(describe(), error) from error
         for tensor, found in self._results:
             if tensor is not found:
                 tensor.copy_(found)

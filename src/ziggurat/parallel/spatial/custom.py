@@ -57,7 +57,7 @@ def _on_positions(dim: int) -> Callable[[Call], Any]:
     """Return what computes an operation that mixes channels: each worker at its positions."""
 
     def run(call: Call) -> Any:
-        first = next(tensors_in((*call.args, *call.named.values())))
+        first = tensors_in((*call.args, *call.named.values()))[0]
         channels = dim % len(first.dims)
         if is_cut(first.dims[channels]):
             raise call.unsupported(
@@ -101,7 +101,7 @@ def _at_positions(value: Tensor, first: SpatialTensor, channels: int, call: Call
 
 def _order_of_part(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
     """Say how results lie in memory: as the first argument does, if a worker's parts do; or as the part itself."""
-    first = next(tensors_in((*call.args, *call.named.values())))
+    first = tensors_in((*call.args, *call.named.values()))[0]
     found: list[Tensor | None] = []
     for x in made:
         shape, local = tuple(x.shape), x.raw
@@ -121,7 +121,7 @@ def custom_functions_seen() -> AbstractContextManager[None]:
 def _see(cls: Any, args: tuple[Any, ...], named: dict[str, Any], apply: Callable[..., Any]) -> Any:
     if cls is CheckpointFunction:
         return checkpoint_by_hooks(*args)
-    first = next(tensors_in((*args, *named.values())), None)
+    first = next(iter(tensors_in((*args, *named.values()))), None)
     if first is None:
         return apply(*args, **named)
     name = cls.__name__

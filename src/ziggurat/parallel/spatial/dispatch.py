@@ -8,7 +8,7 @@ these must know the tensor. Importing it fills the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial import operations
 from ziggurat.parallel.spatial import strides as orders
-from ziggurat.parallel.spatial.layout import AxisCutsTwice
+from ziggurat.parallel.spatial.layout import AxisCutsTwice, shape_of
 from ziggurat.parallel.spatial.memory import (
     View,
     WayBack,
@@ -52,13 +52,15 @@ IN_SHAPE = frozenset(
 """Views that reshaping undoes."""
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[SpatialTensor]:
-    """Yield the spatial tensors among values, and in lists among them."""
+def tensors_in(values: Iterable[Any]) -> list[SpatialTensor]:
+    """Return the spatial tensors among values, and in lists among them."""
+    found: list[SpatialTensor] = []
     for value in values:
         if isinstance(value, SpatialTensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
+            found += tensors_in(value)
+    return found
 
 
 def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -67,7 +69,7 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     Raises:
         UnsupportedOperation: If it has no declared kind, or cannot be computed on bands.
     """
-    tensors = list(tensors_in((*args, *named.values())))
+    tensors = tensors_in((*args, *named.values()))
     if not tensors:  # a class method such as Tensor.__torch_function__ asks nothing of us
         with as_plain_tensors():
             return func(*args, **named)
@@ -131,7 +133,7 @@ def _with_account(
     call: Call, entry: Operation, tensors: list[SpatialTensor], changed: list[SpatialTensor], result: Any
 ) -> Any:
     """Return what an operation has returned, each tensor of it with the place in memory that it has on one worker."""
-    made = list(tensors_in([result]))
+    made = tensors_in([result])
     if not made or any(result is x for x in changed):
         return result
     metas = entry.views(call, made) if entry.views is not None else [None] * len(made)
@@ -162,7 +164,7 @@ def _take_for_view(call: Call, x: SpatialTensor, meta: Tensor, base: SpatialTens
         return
 
     def again() -> SpatialTensor:
-        return list(tensors_in([run_operation(call.func, call.args, call.named)]))[place]
+        return tensors_in([run_operation(call.func, call.args, call.named)])[place]
 
     way_back: WayBack = "index" if call.name == "getitem" else "shape" if call.name in IN_SHAPE else "none"
     index = call.args[1] if way_back == "index" else None
@@ -172,7 +174,7 @@ def _take_for_view(call: Call, x: SpatialTensor, meta: Tensor, base: SpatialTens
 
 def _fresh(call: Call, entry: Operation, x: SpatialTensor) -> Tensor:
     """Return where a new tensor lies."""
-    shape = tuple(x.shape)
+    shape = shape_of(x.dims)
     asked_for = call.named.get("memory_format")
     if asked_for not in (None, torch.preserve_format):
         return make_meta(shape, orders.in_format(shape, asked_for), x.local.dtype)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.requests import Request
 from ziggurat.parallel.spatial.axis import Axis
-from ziggurat.parallel.spatial.geometry import Range, intersect, ranges
+from ziggurat.parallel.spatial.geometry import Range, intersect, range_of
 from ziggurat.torch_internals.tensors import memory_key
 
 
@@ -55,11 +55,11 @@ class Fetch:
 
     def is_local(self) -> bool:
         """Whether every worker needs exactly its own rows."""
-        return all(need == band for need, band in zip(self.need, ranges(self.have), strict=True))
+        return all(need == range_of(self.have, rank) for rank, need in enumerate(self.need))
 
     def piece(self, source: int, target: int) -> Range:
         """Return the rows that `source` has and `target` needs."""
-        return intersect(ranges(self.have)[source], self.need[target])
+        return intersect(range_of(self.have, source), self.need[target])
 
     def virtual(self, rank: int) -> tuple[int, int]:
         """Return the numbers of virtual rows before and after a worker's real ones."""
@@ -257,7 +257,7 @@ class ReturnedRows:
     ) -> Tensor:
         """Return what this worker itself has computed of its rows' gradient, in memory that may be added to."""
         format, me, dim = memory_format_of(gradient), self.axis.rank, self.plan.dim
-        own, band = self.plan.piece(me, me), ranges(self.plan.have)[me]
+        own, band = self.plan.piece(me, me), range_of(self.plan.have, me)
         if mine is not None and own == band:
             in_place = mine.is_contiguous(memory_format=format) and (owned or not self.returns.rooms)
             return mine if in_place else mine.clone(memory_format=format)

@@ -51,6 +51,16 @@ def ranges(bounds: Sequence[int]) -> list[Range]:
     return list(itertools.pairwise(bounds))
 
 
+def range_of(bounds: Sequence[int], rank: int) -> Range:
+    """Return the range of one worker.
+
+    Example:
+        >>> range_of((0, 2, 4, 7), 1)
+        (2, 4)
+    """
+    return bounds[rank], bounds[rank + 1]
+
+
 def intersect(one: Range, other: Range) -> Range:
     """Return what two ranges share; where they share nothing, an empty range inside of `one`.
 

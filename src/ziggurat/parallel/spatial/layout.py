@@ -57,7 +57,17 @@ def plain(size: int) -> Dim:
 
 def size_of(dim: Dim) -> int:
     """Return a dim's size on all workers together."""
-    return math.prod(factor.size for factor in dim)
+    return dim[0].size if len(dim) == 1 else math.prod([factor.size for factor in dim])
+
+
+def shape_of(dims: Dims) -> tuple[int, ...]:
+    """Return the shape on all workers together.
+
+    Example:
+        >>> shape_of((plain(2), (Factor(8, 0, (0, 4, 8)), Factor(6))))
+        (2, 48)
+    """
+    return tuple([dim[0].size if len(dim) == 1 else size_of(dim) for dim in dims])
 
 
 def local_size(dim: Dim, ranks: Sequence[int]) -> int:
@@ -105,7 +115,7 @@ def one_dim_an_axis(dims: Dims) -> Dims:
         for k, factor in enumerate(dim)
         if factor.axis is not None
     ]
-    if len(places) == len({axis for axis, _, _ in places}):
+    if len(places) < 2 or len(places) == len({axis for axis, _, _ in places}):
         return dims
     changed = [list(dim) for dim in dims]
     for axis in {axis for axis, _, _ in places}:

@@ -7,6 +7,7 @@ alone: the same on every worker.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ import torch
 
 Shape = tuple[int, ...]
 Strides = tuple[int, ...]
+
+SHAPES = 1 << 12  # of which results are kept: a network asks for the same ones in each step
 
 CHANNELS_LAST = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
 """Dims of maps and volumes from the fastest to the slowest, by their number."""
@@ -110,6 +113,11 @@ def elementwise(shape: Shape, operands: Sequence[tuple[Shape, Strides]]) -> Stri
         >>> elementwise((2, 3, 4), [((2, 3, 4), (12, 1, 3)), ((4,), (1,))])
         (12, 1, 3)
     """
+    return _elementwise(shape, tuple(operands))
+
+
+@functools.lru_cache(maxsize=SHAPES)
+def _elementwise(shape: Shape, operands: tuple[tuple[Shape, Strides], ...]) -> Strides:
     whole = [strides for own, strides in operands if own == shape]
     if len(whole) == len(operands) and whole:
         if all(same_strides(shape, strides, contiguous(shape)) for strides in whole):

@@ -16,6 +16,7 @@ apart ``torch.relu``, ``Tensor.relu``, ``Tensor.relu_`` and ``torch.nn.functiona
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -55,7 +56,7 @@ class Call:
     named: dict[str, Any]
     mesh: SpatialMesh
 
-    @property
+    @functools.cached_property
     def is_in_place(self) -> bool:
         """Whether it is a method that changes its first argument."""
         name = getattr(self.func, "__name__", "")

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from ziggurat.errors import UserError
 from ziggurat.parallel.spatial.exchange import Fetch, fetch, memory_format_of
 from ziggurat.parallel.spatial.geometry import Range, ranges
-from ziggurat.parallel.spatial.layout import Dim, Dims, cuts, local_size, one_dim_an_axis, plain, size_of
+from ziggurat.parallel.spatial.layout import (
+    Dim,
+    Dims,
+    cuts,
+    local_size,
+    one_dim_an_axis,
+    plain,
+    shape_of,
+    size_of,
+)
 from ziggurat.parallel.spatial.memory import Account, default_meta, make_meta, put, renew
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
@@ -55,7 +64,7 @@ class SpatialTensor(torch.Tensor):
         dims = one_dim_an_axis(dims)
         tensor = hollow_subclass(
             cls,
-            [size_of(dim) for dim in dims],
+            shape_of(dims),
             local.dtype,
             local.device,
             requires_grad=local.requires_grad and (local.is_floating_point() or local.is_complex()),
@@ -78,7 +87,7 @@ class SpatialTensor(torch.Tensor):
     def meta(self) -> Tensor:
         """The whole without its values: its shape, type, strides and storage."""
         if self.account.meta is None:
-            self.account.meta = default_meta(tuple(size_of(dim) for dim in self.dims), self.local)
+            self.account.meta = default_meta(shape_of(self.dims), self.local)
         return self.account.meta
 
     @classmethod
@@ -100,7 +109,7 @@ class SpatialTensor(torch.Tensor):
         raise first.mesh.unsupported(str(func), "it is called from compiled code, out of the engine's sight")
 
     def __repr__(self) -> str:  # type: ignore[override]  # PyTorch's takes contents
-        return f"SpatialTensor(shape={tuple(size_of(d) for d in self.dims)}, dims={self.dims})"
+        return f"SpatialTensor(shape={shape_of(self.dims)}, dims={self.dims})"
 
 
 @contextmanager

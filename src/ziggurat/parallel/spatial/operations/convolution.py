@@ -19,6 +19,7 @@ from ziggurat.parallel.spatial.geometry import (
     window_extent,
     window_input,
 )
+from ziggurat.parallel.spatial.layout import size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.border import Border, BorderConvolution, plan_border
 from ziggurat.parallel.spatial.operations.gathering import spread
@@ -116,7 +117,9 @@ def _conv(call: Call) -> Any:
     stride, dilation = per_dim(bound["stride"], n), per_dim(bound["dilation"], n)
     kernel = tuple(weight.shape[2:])
     x, padding = _paddings(x, bound["padding"], kernel, dilation)
-    extents = [window_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)]
+    extents = [
+        window_extent(size_of(x.dims[2 + i]), kernel[i], stride[i], padding[i], dilation[i]) for i in range(n)
+    ]
     plan = plan_windows(
         call, x, weight.shape[0], extents,
         lambda i, out: window_input(out, kernel[i], stride[i], padding[i][0], dilation[i]), stride,
@@ -180,7 +183,7 @@ def _conv_transpose(call: Call) -> Any:
     padding, extra = per_dim(bound["padding"], n), per_dim(bound["output_padding"], n)
     kernel = tuple(weight.shape[2:])
     extents = [
-        transposed_extent(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], extra[i])
+        transposed_extent(size_of(x.dims[2 + i]), kernel[i], stride[i], padding[i], dilation[i], extra[i])
         for i in range(n)
     ]
     plan = plan_windows(

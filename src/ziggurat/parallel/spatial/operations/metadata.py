@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ziggurat.parallel.spatial.layout import cuts, size_of
+from ziggurat.parallel.spatial.layout import cuts, shape_of, size_of
 from ziggurat.parallel.spatial.memory import make_meta, put
 from ziggurat.parallel.spatial.table import Call, as_meta, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole
@@ -52,8 +52,9 @@ def _fact(call: Call) -> Any:
 
 @operation("question", "get shape", "size")
 def _size(call: Call) -> Any:
-    x = call.args[0]
-    shape = torch.Size([size_of(dim) for dim in x.dims])
+    shape = torch.Size(shape_of(call.args[0].dims))
+    if len(call.args) == 1 and not call.named:
+        return shape
     bound = call.bind("self dim")
     return shape if bound.get("dim") is None else shape[bound["dim"]]
 

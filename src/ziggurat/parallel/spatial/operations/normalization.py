@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.axis import Axis
-from ziggurat.parallel.spatial.layout import is_cut
+from ziggurat.parallel.spatial.layout import is_cut, shape_of, size_of
 from ziggurat.parallel.spatial.norm_gradients import DirectGradient, add_gradient_of_moments
 from ziggurat.parallel.spatial.operations.moments import variance_and_mean
 from ziggurat.parallel.spatial.sums import start_sum
@@ -165,7 +165,7 @@ def _batch_norm(call: Call) -> Any:
 
 
 def _check_count(x: SpatialTensor) -> int:
-    count: int = x.numel() // x.shape[1]
+    count = math.prod(shape_of(x.dims)) // size_of(x.dims[1])
     if count < 2:
         # in PyTorch's words, which callers look for
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, size_of
+from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, shape_of, size_of
 from ziggurat.parallel.spatial.memory import empty_whole, make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
@@ -39,6 +39,10 @@ def broadcast_dims(operands: Sequence[Any], mesh: SpatialMesh, lead: SpatialTens
         lead: Whose layout is kept (an operation in place has no choice).
     """
     tensors = [o for o in operands if isinstance(o, Tensor)]
+    if tensors and isinstance(tensors[0], SpatialTensor):
+        dims_of_first = tensors[0].dims
+        if all(isinstance(o, SpatialTensor) and o.dims == dims_of_first for o in tensors[1:]):
+            return dims_of_first
     shapes = [_shape(o) for o in tensors]
     shape = torch.broadcast_shapes(*shapes)
     if lead is not None and _shape(lead) == tuple(shape):
@@ -68,7 +72,7 @@ def _rank(dim: Dim) -> tuple[bool, bool]:
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
     if isinstance(tensor, SpatialTensor):
-        return tuple(size_of(dim) for dim in tensor.dims)
+        return shape_of(tensor.dims)
     return tuple(tensor.shape)
 
 
