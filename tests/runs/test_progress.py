@@ -41,9 +41,10 @@ def test_a_log_gets_a_line_now_and_then():
     lines = said(io.StringIO(), 0.5).splitlines()
     assert lines == [
         "evaluation: 4/100 images  48 s left",
-        "evaluation: 24/100 images  38 s left",
-        "evaluation: 44/100 images  28 s left",
-        "evaluation: 64/100 images  18 s left",
+        "evaluation: 20/100 images  40 s left",
+        "evaluation: 36/100 images  32 s left",
+        "evaluation: 52/100 images  24 s left",
+        "evaluation: 68/100 images  16 s left",
         "evaluation: 84/100 images  8 s left",
     ]
 
@@ -75,9 +76,10 @@ def ticked(stream, active=True):
 def test_a_stage_is_said_with_its_time_also_where_it_is_one_call():
     assert ticked(io.StringIO()).splitlines() == [
         "verify: stage 0  2 s",
-        "verify: stage 0  12 s",
-        "verify: stage 1  2 s",
-        "verify: stage 1  12 s",
+        "verify: stage 0  10 s",
+        "verify: stage 0  18 s",
+        "verify: stage 1  6 s",
+        "verify: stage 1  14 s",
     ]
     text = ticked(Terminal())
     assert "\n" not in text

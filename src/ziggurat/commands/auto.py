@@ -135,6 +135,8 @@ def _best_of(request: PlanRequest, how: str) -> Candidate:
         tools = tools_of(request, stages)
         try:
             found, result = find_plans(request, tools.judge, tools.measure, stages)
+        except UserError as error:
+            raise UserError(f"--plan {how} finds none: {fault}" for fault in error.faults) from error
         finally:
             tools.keep()
     if not found.best:

@@ -12,7 +12,7 @@ from typing import IO, Self
 
 BEGIN_SECONDS = 2.0  # what takes no longer says nothing
 TERMINAL_SECONDS = 0.2  # between two changes of the line
-LOG_SECONDS = 10.0  # between two lines
+LOG_SECONDS = 8.0  # between two lines: nothing is silent for ten
 
 
 def time_left(seconds: float, done: int, total: int) -> str:
