@@ -5,8 +5,7 @@ safetensors form needs none: names, shapes and offsets stand in each file as JSO
 it is given as files of its own, ``shard-WORKER-model-PART-of-PARTS.safetensors``; a reader finds each tensor
 wherever it is, so the workers that read need not be as many.
 
-DCP's planners and storage are used, and not its ``save`` and ``load``: these talk to the other workers by
-themselves, and which worker writes what is known before.
+The form is DCP's, and not its code (`torch_internals.storage` says why); which worker writes what is known before.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ class TensorFacts(NamedTuple):
 def write_tensors(folder: Path, tensors: Mapping[str, Chunk], rank: int) -> list[Path]:
     """Write a worker's tensors.
 
-    Tensors whose names share their first word go to one file: a file's bytes are put together in memory first, so
-    several files need less of it.
+    Tensors whose names share their first word go to one file.
 
     Args:
         folder: Exists.
@@ -58,7 +56,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Chunk], rank: int) -> list
     """
     if not tensors:
         return []
-    state = {name: chunk.tensor.contiguous() for name, chunk in tensors.items()}
+    state = {name: chunk.tensor for name, chunk in tensors.items()}
     words = list(dict.fromkeys(_first_word(name) for name in state))
     parts = {name: 1 + words.index(_first_word(name)) for name in state}
     offsets = {name: chunk.offsets for name, chunk in tensors.items()}
