@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
@@ -37,6 +39,24 @@ def test_views_share_a_memory_also_without_any() -> None:
         assert tensors.memory_key(one) == tensors.memory_key(one[1:]) == tensors.memory_key(one.t())
         other = torch.empty(4, 4, device=device)
         assert tensors.memory_key(one) != tensors.memory_key(other)
+
+
+def test_a_memory_that_others_look_into_is_told() -> None:
+    one = nn.Parameter(torch.zeros(4))
+    assert tensors.is_alone(one)
+    for look in (lambda: one[1:], lambda: one.data, one.detach):
+        view = look()
+        assert not tensors.is_alone(one)
+        assert not tensors.is_alone(view)
+        del view
+        assert tensors.is_alone(one)
+
+
+def test_operators_that_change_arguments_are_told() -> None:
+    aten = torch.ops.aten
+    changing = (aten.add_.Tensor, aten.add.out, aten.normal_.default, aten.copy_.default)
+    assert all(map(functions.changes_arguments, changing))
+    assert not any(map(functions.changes_arguments, (aten.add.Tensor, aten.view.default, aten.randn.default)))
 
 
 def test_a_change_through_a_view_is_seen() -> None:
@@ -431,6 +451,79 @@ def test_tensors_are_stored_and_read_by_rows(tmp_path: Path) -> None:
     storage.read_safetensors(tmp_path, found)
     assert torch.equal(found["a.x"], whole)
     assert int(found["b"]) == 7
+
+
+def _stored_by_dcp(folder: Path, tensors: dict[str, Tensor]) -> None:
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=dict.fromkeys(tensors, 1))
+    torch.distributed.checkpoint.save(tensors, storage_writer=writer, no_dist=True)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same in shape, type and bytes: not all types can be compared by value."""
+    flat = [t.contiguous().view(-1).view(torch.uint8) for t in (one, other)]
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(*flat)
+
+
+def _read_by_dcp(folder: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {name: torch.empty_like(tensor) for name, tensor in like.items()}
+    reader = HuggingFaceStorageReader(str(folder))
+    torch.distributed.checkpoint.load(found, storage_reader=reader, no_dist=True)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP speaks to no other worker here
+@pytest.mark.parametrize("dtype", sorted(storage.DTYPES, key=str), ids=str)
+def test_what_is_stored_is_read_by_the_library_whose_form_it_is(tmp_path: Path, dtype: torch.dtype) -> None:
+    """DCP and safetensors read what is written here, in boxes too; and what safetensors writes is read here."""
+    draw = torch.Generator().manual_seed(0)
+    raw = torch.randint(
+        0, 2, (24 * dtype.itemsize,), generator=draw, dtype=torch.uint8
+    )  # bytes 0 and 1: bool, too
+    whole = raw.view(dtype).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    tensors = {
+        "a.whole": whole,
+        "a.number": raw[: dtype.itemsize].clone().view(dtype)[0],
+        "a.none": whole[:0],
+    }
+    for shard, (first, more) in enumerate(((0, tensors), (1, {})), start=1):
+        rows = {**more, "b.rows": whole[:, 2 * first : 2 + first]}
+        offsets = {name: (0,) * tensor.dim() for name, tensor in rows.items()} | {
+            "b.rows": (0, 2 * first, 0, 0)
+        }
+        parts = {name: 1 + (name == "b.rows") for name in rows}
+        files = storage.write_safetensors(tmp_path, rows, parts, offsets, shard)
+        for file in files:
+            found = load_file(file)
+            assert all(_same(found[name], rows[name]) for name in found), file
+    every = {**tensors, "b.rows": whole}
+    assert storage.read_heads(tmp_path) == {name: (tuple(t.shape), t.dtype) for name, t in every.items()}
+    ours = {name: torch.empty_like(tensor) for name, tensor in every.items()}
+    storage.read_safetensors(tmp_path, ours)
+    dcp = _read_by_dcp(tmp_path, every)
+    for name, tensor in every.items():
+        assert _same(ours[name], tensor), name
+        assert _same(dcp[name], tensor), name
+        assert ours[name].stride() == tensor.stride()
+    (tmp_path / "theirs").mkdir()
+    _stored_by_dcp(tmp_path / "theirs", {name: tensor.contiguous() for name, tensor in every.items()})
+    back = {name: torch.empty_like(tensor) for name, tensor in every.items()}
+    storage.read_safetensors(tmp_path / "theirs", back)
+    assert all(_same(back[name], tensor) for name, tensor in every.items())
+
+
+def test_what_is_not_stored_whole_is_not_read(tmp_path: Path) -> None:
+    rows = {"a": torch.ones(2, 3)}
+    storage.write_safetensors(tmp_path, rows, {"a": 1}, {"a": (0, 0)}, 1)
+    with pytest.raises(ValueError, match="does not hold all of a"):
+        storage.read_safetensors(tmp_path, {"a": torch.empty(4, 3)})
+    with pytest.raises(ValueError, match="is larger"):
+        storage.read_safetensors(tmp_path, {"a": torch.empty(2, 2)})
+    with pytest.raises(ValueError, match="dims"):
+        storage.read_safetensors(tmp_path, {"a": torch.empty(6)})
+    with pytest.raises(TypeError, match="complex128"):
+        storage.write_safetensors(
+            tmp_path, {"a": torch.ones(1, dtype=torch.complex128)}, {"a": 1}, {"a": (0,)}, 1
+        )
 
 
 def test_stores_are_those_that_are_documented(tmp_path: Path) -> None:

@@ -338,7 +338,9 @@ def train_worker(
             f"threads, device and dtype must be the same on every machine: got {sorted(machines)}; give --threads, "
             "--dtype and --set device=... to all of them"
         )
-    config, change, again = joined[0][0], joined[0][2], any(one for _, one, _ in joined)
+    config, again = joined[0][0], any(one for _, one, _ in joined)
+    if (told := joined[0][2]) is not None:
+        change = told if change is None else dataclasses.replace(told, kept=change.kept)
     with ExitStack() as held:
 
         def choose() -> str:
@@ -389,6 +391,7 @@ def _train_under_plans(
             config = change.before
         num_workers = parse_plan(config.plan).num_workers
         if num_workers != workers.size:
+            change.leave_out(num_workers)
             raise OtherWorkers(
                 num_workers, (config, str(folder), False, family, True, memory, pieces, change)
             )

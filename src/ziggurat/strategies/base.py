@@ -53,6 +53,8 @@ class Setting:
         device: Where the model computes.
         data: The workers that take other microbatches.
         spatial: How images are cut, where they are.
+        is_common: Whether all workers have the same weights already, as they have them from one place.
+        has_no_history: Whether the network is known to keep nothing of its own from call to call.
     """
 
     spec: ImageSpec
@@ -66,6 +68,8 @@ class Setting:
     data: Workers = field(default_factory=Workers)
     spatial: SpatialMesh | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    is_common: bool = False
+    has_no_history: bool = False
     _tracers: dict[nn.Module, Tracer] = field(default_factory=dict)
 
     @contextmanager

@@ -41,21 +41,23 @@ def join_buffers(model: nn.Module, mesh: SpatialMesh) -> None:
 def refuse_own_history(model: nn.Module, mesh: Mesh, setting: Setting) -> None:
     """Refuse a network whose workers would each have a history of their own, where they take other microbatches.
 
-    It is traced twice, without weights. Of a network that cannot be traced nothing is known.
+    It is traced twice, without weights; once for a run, whatever its plans are. Of a network that cannot be traced nothing is known.
 
     Raises:
         UserError: Saying what it keeps from one call to the next.
     """
-    if mesh.data.size == 1 and not setting.config.local_sgd.replicas:
+    if setting.has_no_history or (mesh.data.size == 1 and not setting.config.local_sgd.replicas):
         return
     try:
         with warnings.catch_warnings(), setting.alone():
             warnings.simplefilter("ignore")  # the network's own
             faults = setting.tracer(model).trace(setting.spec, KINDS).faults
     except CannotCut:
+        setting.has_no_history = True  # as far as can be known
         return
     if found := faults.get("state") or faults.get("outer"):
         raise UserError(
             f"what {type(model).__name__} computes depends on its calls before, of which under dp and fsdp each worker has others (of local "
             f"SGD each replica): {found}; return what is to be kept, and keep it outside of the network; or run it without dp, fsdp and replicas"
         )
+    setting.has_no_history = True

@@ -52,7 +52,8 @@ class Parallel(Generic[Model]):
     """A run's state, joined to the workers of a mesh.
 
     Args:
-        state: Whole, as one worker makes or resumes it; its weights are made those of the first worker. What is others' is dropped.
+        state: Whole, as one worker makes or resumes it; its weights are made those of the first worker, if they are not yet
+            (``setting.is_common``). What is others' is dropped.
         mesh: All workers; they call this together.
         setting: Of the run.
 
@@ -76,12 +77,13 @@ class Parallel(Generic[Model]):
         self.state, self.mesh, self.setting = state, mesh, setting
         for model in state.models:
             mesh.name_layers(model)
-        mesh.workers.broadcast(list(state.model.state_dict().values()))
+        if not setting.is_common:
+            mesh.workers.broadcast(list(state.model.state_dict().values()))
         self.hooks = HookRules.of(mesh)
         self.hooks.refuse(state.model.named_parameters(), state.model.named_modules())
         joined = join(state.model, mesh, setting)
         refuse_own_history(state.model, mesh, setting)
-        self._form = meta_copy(state.average) if mesh.workers.is_first and joined else None
+        self._form = meta_copy(state.average) if mesh.workers.is_first and mesh.state.size > 1 else None
         before = dict(state.model.named_parameters())
         self.placed = Placed(state.models, mesh, joined)
         self.layout = self.placed.layout
@@ -94,7 +96,8 @@ class Parallel(Generic[Model]):
         state.parts = {} if self.rows is None else self.rows.parts
         bind(state.optimizer, before, self.trained, self.moments)
         del before
-        give_back_freed_memory()  # of what other workers keep
+        if not (self.layout.is_whole and self.moments.is_whole):
+            give_back_freed_memory()  # of what other workers keep
         self.runner = self.placed.runner(state.model)
         average_runner = self.runner if len(state.models) == 1 else self.placed.runner(state.average)
         self.executor = Executor(state.average, mesh, average_runner)

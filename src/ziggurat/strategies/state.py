@@ -17,10 +17,11 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.strategies.alone import refuse_own_groups
 from ziggurat.strategies.costs.decisions import Decisions
 from ziggurat.strategies.replicas import Replicas
-from ziggurat.strategies.whole import local
+from ziggurat.strategies.whole import fill_states, local
 from ziggurat.torch_internals.tensors import lerp_each_
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -79,6 +80,34 @@ class TrainState(Generic[Model]):
         refuse_own_groups(model)
         average = copy.deepcopy(model).requires_grad_(False) if decay else model
         accumulated = torch.zeros(num_accumulated, dtype=torch.float64)
+        return cls(model, optimizer, average, decay, accumulated=accumulated)
+
+    @classmethod
+    def go_on(
+        cls, model: Model, optimizer: torch.optim.Optimizer, decay: float, tensors: Mapping[str, Tensor]
+    ) -> TrainState[Model]:
+        """Return a state of which all tensors are there, by the names of `tensors`; they become its own, and nothing is copied.
+
+        Args:
+            model: It has its own of them already (`give_states`).
+            optimizer: Of its parameters.
+            decay: Of the moving average; 0 keeps none.
+            tensors: Whole, as another state of the same run has left them.
+
+        Raises:
+            UserError: If a layer talks to other processes by itself.
+        """
+        refuse_own_groups(model)
+        average = model
+        if decay:
+            others = {name: buffer.clone() for name, buffer in model.named_buffers()}  # that are not saved
+            average = fill_states(meta_copy(model), others | names_of(tensors, "average"))
+            average.requires_grad_(False)
+        parameters = dict(model.named_parameters())
+        for name in filter(lambda name: name.startswith("optimizer."), tensors):
+            owner, slot = split_slot(name)
+            optimizer.state[parameters[owner]][slot] = tensors[name]
+        accumulated = tensors.get(ACCUMULATED, torch.zeros(0, dtype=torch.float64))
         return cls(model, optimizer, average, decay, accumulated=accumulated)
 
     @property

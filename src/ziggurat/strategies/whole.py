@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ziggurat.torch_internals.modules import own_states, replace_state
+from ziggurat.torch_internals.tensors import is_alone
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -61,6 +62,26 @@ def fill_states(model: Model, tensors: Mapping[str, Tensor]) -> Model:
 
     _replace(model, replacement)
     return model
+
+
+def give_states(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the parameters and buffers of a model the memory of tensors of their names: nothing is copied.
+
+    Where something else has a view of their own memory, that takes the values instead. Those that are not named stay as they are.
+
+    Raises:
+        ValueError: If one is of another shape or type.
+    """
+    for name, tensor in named_states(model).items():
+        if name not in tensors:
+            continue
+        given = tensors[name].detach()
+        if (given.shape, given.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, not {tuple(given.shape)}")
+        if is_alone(tensor):
+            tensor.data = given
+        else:
+            tensor.data.copy_(given)
 
 
 def _replace(model: nn.Module, replacement: Callable[[Tensor], Tensor]) -> None:

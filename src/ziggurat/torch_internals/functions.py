@@ -39,6 +39,14 @@ def is_primitive(func: Callable[..., Any]) -> bool:
     return isinstance(func, torch._ops.OpOverload) and func.namespace == "prims"
 
 
+def changes_arguments(func: Any) -> bool:
+    """Whether an operator changes an argument, in place or as where its result goes.
+
+    Why: the tag of operators in place leaves the others out.
+    """
+    return bool(func._schema.is_mutable)
+
+
 _original: Any = torch.autograd.Function.__dict__["apply"]
 
 

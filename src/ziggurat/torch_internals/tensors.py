@@ -25,6 +25,19 @@ def memory_key(tensor: Tensor) -> int:
     return key
 
 
+def is_alone(tensor: Tensor) -> bool:
+    """Whether no other tensor that is there lies in the memory of one.
+
+    Why: a tensor may be given other memory (``tensor.data = other``) only if nobody keeps a view of the old one, and views are not listed.
+    """
+    return _uses(tensor) <= _uses(torch.empty(1))
+
+
+def _uses(tensor: Tensor) -> int:
+    uses: int = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return uses
+
+
 def version_of(tensor: Tensor) -> int:
     """Return a number that grows with each change of a tensor in place, through any of its views.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ziggurat.config import RunConfig, TrainConfig, run_task
+from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, Part, SampleId
 from ziggurat.data.crop_sizes import crop_size
 from ziggurat.data.dataset import CanLeaveOut, Dataset, left_out_of, notes_of
@@ -39,6 +40,7 @@ class TrainingData:
     Args:
         config: Of the run.
         mesh: All workers, which make this together.
+        earlier: The data of the same run as it was under another plan, which every worker has, or none: they are not opened again.
 
     Attributes:
         config: Of the run, with what was measured over the images.
@@ -48,32 +50,47 @@ class TrainingData:
         UserError: On every worker, if the data cannot be used.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+    dataset: Dataset
+    validation: Dataset | None
+    counts: ClassCounts | None
+    said: frozenset[str]
+    _measured: list[str]
+
+    def __init__(self, config: RunConfig, mesh: Mesh, earlier: TrainingData | None = None) -> None:
         self.config = config
-        opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
-        assert opened is not None  # only the validation split may be missing
-        opened = of_member(opened, config.members, find_task(run_task(config)).targets)
-        self.dataset: Dataset = opened
-        self.said = frozenset(notes_of(opened))  # by who has started the run
-        if config.data.on_error == "skip":
-            self.dataset = _without_spoiled(opened, config, mesh.workers)
-        self.config, self._measured = measured(config, self.dataset, mesh.workers)
+        if earlier is None:
+            self._open(config, mesh)
+        else:
+            self.dataset, self.validation = earlier.dataset, earlier.validation
+            self.counts, self.said, self._measured = earlier.counts, earlier.said, []
         config = self.config
         self.classes = self.dataset.classes
-        self.validation = open_validation(config, self.classes)
-        self.said |= frozenset(notes_of(self.validation))
 
         def part_of(side: int) -> Part | None:
             return mesh.part(side, side)
 
         part, kind = part_of(config.data.crop), find_task(run_task(config)).targets
-        self.counts = count_classes(config, self.dataset, mesh.workers)
+        if earlier is None:
+            self.counts = count_classes(config, self.dataset, mesh.workers)
         rare = rare_crops(config, self.counts)
         self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of, rare)
         self.sampler, balance = balanced_sampler(config, self.samples, self.counts)
         self._measured += balance + crops_seen(self.samples, mesh.workers)
         self.num_steps = self.length(config.train)
         self.notices: list[str] = []  # of what happened while samples were loaded
+
+    def _open(self, config: RunConfig, mesh: Mesh) -> None:
+        """Open what is trained and evaluated on, and measure what the config does not say of it."""
+        opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
+        assert opened is not None  # only the validation split may be missing
+        opened = of_member(opened, config.members, find_task(run_task(config)).targets)
+        self.dataset = opened
+        self.said = frozenset(notes_of(opened))  # by who has started the run
+        if config.data.on_error == "skip":
+            self.dataset = _without_spoiled(opened, config, mesh.workers)
+        self.config, self._measured = measured(config, self.dataset, mesh.workers)
+        self.validation = open_validation(self.config, self.dataset.classes)
+        self.said |= frozenset(notes_of(self.validation))
 
     @property
     def left_out(self) -> dict[str, tuple[Fault, ...]]:

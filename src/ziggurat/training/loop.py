@@ -6,17 +6,20 @@ Read `train` from top to bottom; `docs/step.md` explains what one step means, an
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ziggurat.config import RunConfig, definition_sha256
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
+from ziggurat.models.undrawn import build_undrawn
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
@@ -31,7 +34,8 @@ from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.replicas import Replicas
 from ziggurat.strategies.setting import run_setting
-from ziggurat.strategies.state import TrainState
+from ziggurat.strategies.state import TrainState, names_of
+from ziggurat.strategies.whole import give_states
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.balancing import refuse_single_images
@@ -46,7 +50,7 @@ from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
-from ziggurat.training.plan_change import Change, closed_for_change
+from ziggurat.training.plan_change import Change, Kept, closed_for_change
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
@@ -91,32 +95,43 @@ def train(
     mark("leaving and meeting")
     mesh = make_mesh(workers, config.plan, config.launch.hierarchy)
     mark("groups")
-    data = TrainingData(as_begun(config, folder) if resume else config, mesh)
+    kept = Kept() if change is None else change.take(mesh.home)
+    begun = as_begun(config, folder) if resume and change is None else config
+    data = TrainingData(begun, mesh, kept.data)
     config = data.config
-    model, weights_report = _build(mesh.home, config, data.classes, resume)
+    model, weights_report = _build(mesh.home, config, data.classes, resume, kept.tensors)
     refuse_single_images(model, config, min(crop_sizes(config.data)), data.sampler, data.num_steps)
     task = make_task(model, config)
     if data.counts is not None:
         task.take_counts(data.counts)
-    state = TrainState.start(
-        model, make_optimizer(model, config.train), config.train.ema, len(task.accumulated_names)
-    )
+    optimizer, decay, is_whole = make_optimizer(model, config.train), config.train.ema, bool(kept.tensors)
+    if is_whole:
+        state = TrainState.go_on(model, optimizer, decay, kept.tensors)
+    else:
+        state = TrainState.start(model, optimizer, decay, len(task.accumulated_names))
+    del kept  # what the plan leaves to other workers goes
     if config.local_sgd.replicas:
         state.replicas = Replicas(model, state.optimizer, config.local_sgd, mesh.data)
-    run, earlier = definition_sha256(config), earlier_definitions(folder) if resume else ()
+    run = definition_sha256(config)
+    earlier = earlier_definitions(folder) if resume and change is None else ()
     checkpoints = Checkpoints(
         folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier
     )
     session = Session(workers, config, folder, state, checkpoints, memory=memory)
-    session.start_folder(data.dataset, resume)
-    session.list_skipped(data.left_out)
-    session.write_counts(data.counts)
-    mark("data and network")
-    found_in_memory = resume and session.resume(memory)
-    mark("state from memory")
-    survived = found_in_memory and change is None  # of a change all that was due is done
-    extension = session.extension(data) if resume else None
+    survived, extension = False, None
+    if change is None:
+        session.start_folder(data.dataset, resume)
+        session.list_skipped(data.left_out)
+        session.write_counts(data.counts)
+        survived = resume and session.resume(memory)
+        extension = session.extension(data) if resume else None
+    else:
+        mark("data and network")
+        session.go_on(change, is_whole)
+        mark("state from memory")
     setting = run_setting(config, mesh, lambda: autocast(workers.device, config), state.decisions, folder)
+    setting.is_common = resume
+    setting.has_no_history = change is not None and change.has_no_history
     parallel = Parallel(state, mesh, setting)
     session.begin(parallel)
     step = _make_step(parallel, task, config, data.num_steps)
@@ -124,7 +139,7 @@ def train(
     calls = Calls(callbacks, workers)
 
     with (
-        closed_for_change(parallel, mesh),
+        closed_for_change(parallel, mesh, data),
         RunLog(folder, data.num_steps, first_step, workers.is_first) as log,
         closing(data.steps(parallel, first_step)) as steps,
         Preemption(STOPPING if workers.is_first else "") as preemption,
@@ -238,11 +253,26 @@ def train(
 
 
 def _build(
-    home: torch.device, config: RunConfig, classes: tuple[str, ...], resume: bool
+    home: torch.device,
+    config: RunConfig,
+    classes: tuple[str, ...],
+    resume: bool,
+    tensors: Mapping[str, Tensor],
 ) -> tuple[VisionModel, str]:
-    """Return the model with its first weights, on a device, and what was loaded."""
-    seed_everything(config.seed)
-    model = build_model(config.model, len(classes))
+    """Return the model on a device, and what was loaded: with its first weights, those of a state's tensors, or as its memory is found."""
+
+    def build() -> VisionModel:
+        return build_model(config.model, len(classes))
+
+    def seed() -> None:
+        seed_everything(config.seed)
+
+    if resume:
+        model = build_undrawn(build, seed)
+        give_states(model, names_of(tensors, "model"))
+    else:
+        seed()
+        model = build()
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         loaded = load_first_weights(model, config.model.weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def _worker(index: int, parallel: Parallel[Any]) -> str:
     return f"worker {found[0]}" if len(found) == 1 else f"workers {found[0]} to {found[-1]}"
 
 
-def bad_weights(model: nn.Module) -> list[str]:
-    """Return this worker's weights and buffers that are not finite: no later step could mend them."""
+def bad_weights(model: nn.Module, but: Container[str] = ()) -> list[str]:
+    """Return this worker's weights and buffers, but those of some names, that are not finite: no later step could mend them."""
     held = ((name, local(value)) for name, value in model.state_dict().items() if not value.is_meta)
-    return [name for name, value in held if not value.isfinite().all()]
+    return [name for name, value in held if name not in but and not value.isfinite().all()]

@@ -15,38 +15,93 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ziggurat.config import RunConfig, flatten
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.crew import Line
 from ziggurat.parallel.runtime.preemption import GoesOn
+from ziggurat.runs.checkpoint import Progress
 from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.replica_rules import replica_faults
 from ziggurat.strategies.resolve import batch_faults, resolve_plan
+from ziggurat.training.data import TrainingData
 
 REQUEST = "plan"  # the file in the run's folder
 MOST_BYTES = 1000  # of a plan; the file may be anything
 
 
-@dataclass(frozen=True)
+@dataclass
+class Kept:
+    """What a worker that goes on has at hand of a run, so that it need not read or open it again; it is given away once.
+
+    Attributes:
+        tensors: All of the state, by the names of `TrainState.tensors`, where this worker has it whole.
+        data: Of the run; None where a worker that comes has not got them: they are opened by all together.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    data: TrainingData | None = None
+
+
+@dataclass
 class Change:
     """A change of a run's plan.
 
     Attributes:
         before: The run's config, with the old plan.
         config: The same with the new one.
-        step: How many steps were done.
+        progress: How far the run is.
+        known: The metrics of its checkpoints, by step.
+        has_no_history: Whether its network was found to keep nothing of its own from call to call.
+        place: Where the state is, for whoever has not got it at hand.
+        kept: What this worker has at hand; other processes are not told of it.
         marks: What the first worker has done since, with the machine's clock (`time.perf_counter`) and the processor seconds of its process afterwards.
     """
 
     before: RunConfig
     config: RunConfig
-    step: int
+    progress: Progress
+    known: dict[int, float | None] = field(default_factory=dict)
+    has_no_history: bool = False
+    place: Path = field(default_factory=Path)
+    kept: Kept = field(default_factory=Kept, compare=False, repr=False)
     marks: list[tuple[str, float, float]] = field(
         default_factory=lambda: [("", time.perf_counter(), time.process_time())], compare=False
     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what other processes are told."""
+        return self.__dict__ | {"kept": Kept()}
+
+    def keep(self, parallel: Parallel[Any], data: TrainingData) -> None:
+        """Keep what is at hand of a run that leaves its plan; as its workers are spread no more, nothing else changes it."""
+        state = parallel.state
+        if parallel.survives and state.replicas is None:
+            self.kept.tensors = {name: tensor.detach() for name, tensor in state.tensors().items()}
+        self.kept.data = data
+
+    def take(self, home: torch.device) -> Kept:
+        """Give away what this worker has at hand; the state only if it lies where whole models do.
+
+        What was taken is not there any more: a plan that cannot be has changed it, perhaps.
+        """
+        kept, self.kept = self.kept, Kept()
+        if any(tensor.device != home for name, tensor in kept.tensors.items() if name.startswith("model.")):
+            kept.tensors = {}
+        return kept
+
+    def leave_out(self, num_workers: int) -> None:
+        """Keep nothing that others need to have, too, where the next plan has so many workers."""
+        now = parse_plan(self.before.plan).num_workers
+        if now == 1:  # its process becomes the launcher
+            self.kept = Kept()
+        elif num_workers > now:
+            self.kept.data = None
 
     def mark(self, done: str) -> None:
         """Note that something is done."""
@@ -57,7 +112,7 @@ class Change:
         seconds = {name: end - begin for (_, begin, _), (name, end, _) in itertools.pairwise(self.marks)}
         processor = {name: end - begin for (*_, begin), (name, _, end) in itertools.pairwise(self.marks)}
         return {
-            "step": self.step,
+            "step": self.progress.step,
             "plan_before": self.before.plan,
             "plan": self.config.plan,
             "seconds": self.marks[-1][1] - self.marks[0][1],
@@ -182,11 +237,12 @@ def under(text: str, config: RunConfig, other_workers: bool) -> RunConfig:
 
 
 @contextmanager
-def closed_for_change(parallel: Parallel[Any], mesh: Mesh) -> Iterator[None]:
-    """Close what a plan has made, where the run goes on under another one after the block."""
+def closed_for_change(parallel: Parallel[Any], mesh: Mesh, data: TrainingData) -> Iterator[None]:
+    """Close what a plan has made, where the run goes on under another one after the block, and keep what that needs."""
     try:
         yield
-    except PlanAsked:
+    except PlanAsked as asked:
         parallel.close()
+        asked.change.keep(parallel, data)
         mesh.close()
         raise

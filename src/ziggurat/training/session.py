@@ -19,7 +19,7 @@ from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.preemption import Preemption
-from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state
+from ziggurat.runs.checkpoint import Checkpoints, Progress, checkpoint_folder, load_state, take_progress
 from ziggurat.runs.folder import (
     WEIGHTS,
     declare_run,
@@ -104,7 +104,7 @@ class Session:
         """Take the state as it is spread over workers; only now the folder is that of a run, and `--out` is taken."""
         self.parallel = parallel
         weights = {name for name, _ in self.state.model.named_parameters()}
-        self.unbounded = frozenset(bad_weights(self.state.model)) - weights
+        self.unbounded = frozenset(bad_weights(self.state.model, weights))
         if self.workers.is_first:
             declare_run(self.folder, self.config)
 
@@ -124,6 +124,19 @@ class Session:
             place = self.checkpoints.path(progress)
         load_state(place, progress, self.state)
         return progress is survived
+
+    def go_on(self, change: Change, is_whole: bool) -> None:
+        """Take the state as a change of plan has left it.
+
+        Args:
+            change: Of the plan of this run.
+            is_whole: Whether all tensors are there already.
+        """
+        self.checkpoints.know(change.known)
+        if is_whole:
+            take_progress(change.progress, self.state)
+        else:
+            load_state(change.place, change.progress, self.state)
 
     def save_checkpoint(self, done: int, log: RunLog, metric: float | None = None) -> None:
         """Begin to write the state after `done` steps; what the log says of them is on the disk before.
@@ -194,7 +207,10 @@ class Session:
             log.say(found)
             self._take_request_away(log)
             return
-        change = Change(self.config, found, done)
+        state, kept_in = self.state, self.memory or self.checkpoints.folder
+        progress = Progress(done, counters=dict(state.counters), decisions=state.decisions.to_json())
+        knows = self.spread.setting.has_no_history
+        change = Change(self.config, found, progress, has_no_history=knows)
         log.say(f"after step {done} the plan {self.config.plan} becomes {found.plan}")
         fault = "there is no memory for it"
         if self.memory is not None:
@@ -202,6 +218,8 @@ class Session:
         if fault:
             self.save_checkpoint(done, log)
             self.finish_checkpoints(log)
+            kept_in = self.checkpoints.folder
+        change.place, change.known = checkpoint_folder(kept_in, done), self.checkpoints.known
         is_kept = self.workers.broadcast_object(not fault or self.checkpoints.newest == done)
         if not is_kept:
             log.say(

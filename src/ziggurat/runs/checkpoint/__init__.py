@@ -17,7 +17,7 @@ is promised and shows the protocol; one file holds each idea:
 from ziggurat.runs.checkpoint.checkpoints import Checkpoints
 from ziggurat.runs.checkpoint.folders import checkpoint_folder, published_steps, remove_checkpoint
 from ziggurat.runs.checkpoint.manifest import checkpoint_faults, read_manifest
-from ziggurat.runs.checkpoint.state import load_state
+from ziggurat.runs.checkpoint.state import load_state, take_progress
 from ziggurat.runs.checkpoint.writing import Progress, write_checkpoint
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "published_steps",
     "read_manifest",
     "remove_checkpoint",
+    "take_progress",
     "write_checkpoint",
 ]

@@ -161,6 +161,15 @@ class Checkpoints:
         self._metrics = found.metrics
         return found.progress
 
+    @property
+    def known(self) -> dict[int, float | None]:
+        """The metrics of the checkpoints that are known to be whole, by step: what `know` takes."""
+        return dict(self._metrics)
+
+    def know(self, known: Mapping[int, float | None]) -> None:
+        """Take over what is known of the checkpoints of a run that has not ended since."""
+        self._metrics = dict(known)
+
     def path(self, progress: Progress) -> Path:
         """Return the folder of a checkpoint."""
         return checkpoint_folder(self.folder, progress.step)

@@ -50,6 +50,11 @@ def load_state(folder: Path, progress: Progress, state: TrainState[Any]) -> None
     state.optimizer.state.clear()
     for owner, values in slots.items():
         state.optimizer.state[parameters[owner]] = values
+    take_progress(progress, state)
+
+
+def take_progress(progress: Progress, state: TrainState[Any]) -> None:
+    """Let a state be as far as a run is: steps, counters and decisions."""
     state.step = progress.step
     state.counters.update(progress.counters)
     state.decisions = Decisions.from_json(progress.decisions)
