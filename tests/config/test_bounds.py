@@ -5,8 +5,11 @@ import typing
 
 import pytest
 
+from ziggurat.cli.main import main
+from ziggurat.cli.options import WRONG_INPUT
 from ziggurat.config import RunConfig, TrainConfig, full_names, known_keys, override, range_faults
 from ziggurat.config.fields import settings_of
+from ziggurat.config.names import as_typed
 from ziggurat.errors import UserError
 
 ABSURD = ["1e300", "-1e300", "-1", "1" + "0" * 30, "", "nan", "x", "1e-300"]
@@ -97,3 +100,33 @@ def test_every_kind_of_setting_is_known():
 
     collect(RunConfig)
     assert kinds == {int, float, bool, str}
+
+
+WRONG = {  # settings of a plan, by what `plan.` is before: a value that each refuses, whatever the plan is
+    "cut": "a\nb", "schedule": "x", "max_bytes": "-1", "checkpoint": "x", "unit_bytes": "few", "shard_optimizer": "maybe", "shares": "1,x", "wire": "int4",
+}  # fmt: skip
+OF_PLANS = sorted(key.removeprefix("pipeline.") for key in known_keys() if key.startswith("pipeline."))
+
+
+@pytest.mark.parametrize("name", OF_PLANS)
+@pytest.mark.parametrize("section", ["plan", "pipeline"])
+def test_a_setting_of_a_plan_is_called_as_the_user_has_called_it(name, section, tmp_path, capfd):
+    """By the command line, and by a call; also where the name itself is wrong, and where an axis refuses it."""
+    typed, other = f"{section}.{name}", f"{'plan' if section == 'pipeline' else 'pipeline'}.{name}"
+    words = ["train", "digits", "--task", "classify", "--out", str(tmp_path / "run"), "--plan", "dp=1"]
+    assert main([*words, "--set", f"{typed}={WRONG[name]}"]) == WRONG_INPUT
+    said = capfd.readouterr().err
+    assert typed in said, said
+    assert other not in said, said
+    with pytest.raises(UserError) as caught:
+        override(RunConfig(), {f"{typed}s": 1})
+    assert f"'{typed}'" in str(caught.value)
+
+
+def test_what_is_called_otherwise_stays():
+    assert as_typed("pipeline.cuts pipeline.cut.x a.pipeline.cut", ["plan.cut"]) == (
+        "pipeline.cuts pipeline.cut.x a.pipeline.cut"
+    )
+    assert as_typed("pipeline.cut, pipeline.wire=x.", ["pipeline.cut", " plan.wire "]) == (
+        "pipeline.cut, plan.wire=x."
+    )

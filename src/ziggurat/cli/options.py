@@ -91,6 +91,11 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     )
 
 
+def typed_names(options: argparse.Namespace) -> list[str]:
+    """Return the names of settings as the user has typed them after ``--set``; of a command that takes none, none."""
+    return [item.partition("=")[0] for item in getattr(options, "set", [])]
+
+
 def settings_from(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the command line by their dotted names; of two with one name the later one.
 

@@ -30,9 +30,18 @@ from ziggurat.cli import (
     train,
     verify,
 )
-from ziggurat.cli.options import INTERRUPTED, NO, READER_GONE, TRY_AGAIN, WRONG_INPUT, Outcome
+from ziggurat.cli.options import (
+    INTERRUPTED,
+    NO,
+    READER_GONE,
+    TRY_AGAIN,
+    WRONG_INPUT,
+    Outcome,
+    typed_names,
+)
 from ziggurat.cli.parsing import Parser, Version, split_settings
 from ziggurat.cli.telling import telling
+from ziggurat.config.names import as_typed
 from ziggurat.errors import Preempted, UserError
 from ziggurat.parallel.runtime.failures import Interrupted, WorkerFailed
 from ziggurat.system.platform import require_linux
@@ -114,7 +123,7 @@ def _end_of(options: argparse.Namespace, begins: Callable[[], None]) -> tuple[in
         if options.json and outcome.result is not None:
             print(json.dumps(outcome.result), flush=True)
     except UserError as error:
-        return WRONG_INPUT, str(error)
+        return WRONG_INPUT, as_typed(str(error), typed_names(options))
     except WorkerFailed as error:
         return NO, str(error)
     except Preempted as error:

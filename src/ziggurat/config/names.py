@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -88,9 +89,7 @@ def full_name(given: str) -> str:
         >>> full_name("lr"), full_name("plan.cut")
         ('train.lr', 'pipeline.cut')
     """
-    key, known = str(given), known_keys()
-    if key.startswith(PLAN):
-        key = f"pipeline.{key[len(PLAN) :]}"
+    key, known = _section_of_plan(str(given)), known_keys()
     if key in known:
         return key
     is_section = any(one.startswith(f"{key}.") for one in known)  # data is not members.data
@@ -100,6 +99,28 @@ def full_name(given: str) -> str:
     if called:
         raise UserError(f"several settings are called '{key}': give one of {', '.join(called)}")
     raise UserError(unknown_setting(str(given)))
+
+
+def as_typed(text: str, typed: Iterable[str]) -> str:
+    """Return a message in which settings of a plan are called as the user has called them, and not by their section of the config.
+
+    Args:
+        text: The message.
+        typed: What the user has typed for the names of settings.
+
+    Example:
+        >>> as_typed("pipeline.wire must be one of fp32, bf16, int8: got 'int4'", ["lr", "plan.wire"])
+        "plan.wire must be one of fp32, bf16, int8: got 'int4'"
+    """
+    for name in {one.strip() for one in typed if one.strip().startswith(PLAN)}:
+        section = re.escape(_section_of_plan(name))
+        text = re.sub(rf"(?<![\w.]){section}(?![\w.]*\w)", name, text)
+    return text
+
+
+def _section_of_plan(name: str) -> str:
+    """Return the dotted name of a setting that is called as ``plan.cut``; any other name as it is."""
+    return f"pipeline.{name[len(PLAN) :]}" if name.startswith(PLAN) else name
 
 
 def unknown_setting(given: str) -> str:
@@ -125,6 +146,8 @@ def unknown_setting(given: str) -> str:
         )
         if last:  # a slip in the last part counts more than the section's name
             hint = f"did you mean {_either(_called(last[0]))}?"
+    if given.startswith(PLAN):  # then its neighbours are called so, too
+        hint = hint.replace("'pipeline.", f"'{PLAN}")
     return f"unknown setting {shown(given)}: {hint}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ziggurat.config.names import PLAN, field_types, full_name, known_keys, unknown_setting
+from ziggurat.config.names import PLAN, as_typed, field_types, full_name, known_keys, unknown_setting
 from ziggurat.config.records import RunConfig
 from ziggurat.config.values import read_value
 from ziggurat.config.yaml_files import read_yaml
@@ -37,7 +37,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             key = full_name(given)
             config = _replace(config, key, key.split("."), value)
         except UserError as error:
-            faults += error.faults
+            faults += [as_typed(fault, [str(given)]) for fault in error.faults]
     if faults:
         raise UserError(faults)
     return config
