@@ -47,7 +47,7 @@ from ziggurat.tasks.base import Task
 from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.members import config_of_member
-from ziggurat.training.plan_change import Change, PlanAsked
+from ziggurat.training.plan_change import Change, Kept, PlanAsked, at_hand
 from ziggurat.training.snapshot import memory_folder
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
@@ -282,7 +282,7 @@ def _restart(config: RunConfig, out: str, family: str, memory: Path | None, piec
     def survived() -> int | None:
         return max(_steps_in(memory), default=None)
 
-    return Restart(arguments, fewer, survived, lambda: plan().num_workers)
+    return Restart(arguments, fewer, survived, lambda: plan().num_workers, prepare_worker)
 
 
 def _steps_in(folder: Path | None) -> list[int]:
@@ -317,6 +317,20 @@ def _resumed(out: str | None, settings: dict[str, Any]) -> tuple[RunConfig, dict
     return config, settings
 
 
+def prepare_worker(
+    config: RunConfig,
+    out: str,
+    resume: bool,
+    family: str,
+    again: bool,
+    memory: Path | None,
+    pieces: Pieces,
+) -> tuple[Any, ...]:
+    """Return the arguments of `train_worker` on a worker that comes, with what it has at hand while the others still take steps."""
+    pieces.install()
+    return config, out, resume, family, again, memory, pieces, None, at_hand(config)
+
+
 def train_worker(
     workers: Workers,
     config: RunConfig,
@@ -327,8 +341,10 @@ def train_worker(
     memory: Path | None = None,
     pieces: Pieces | None = None,
     change: Change | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Train on one worker: from the newest state, where a run goes on, also `again` after a worker was lost, or their number changed."""
+    kept = kept or (change.kept if change is not None else Kept())
     pieces = pieces or Pieces()
     pieces.install()
     joined = workers.gather((config, again, change))
@@ -340,7 +356,7 @@ def train_worker(
         )
     config, again = joined[0][0], any(one for _, one, _ in joined)
     if (told := joined[0][2]) is not None:
-        change = told if change is None else dataclasses.replace(told, kept=change.kept)
+        change = dataclasses.replace(told, kept=kept)
     with ExitStack() as held:
 
         def choose() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,72 @@ from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import find_task
-from ziggurat.training.balancing import balanced_sampler, count_classes, crops_seen, rare_crops
+from ziggurat.training.balancing import balanced_sampler, count_classes, crops_seen, needs_counts, rare_crops
 from ziggurat.training.members import fold_of_member, has_fold, of_member
-from ziggurat.training.normalizing import measured
+from ziggurat.training.normalizing import is_measured, measured
 
 
-class TrainingData:
-    """The data of a run: which samples a step sees, and this worker's part of them.
+@dataclass(frozen=True)
+class OpenedData:
+    """What a run is trained and evaluated on, opened: the same on every worker, and under every plan.
+
+    Attributes:
+        config: Of the run, with what was measured over the images.
+        dataset: What is trained on.
+        validation: What is evaluated on; None where there is nothing.
+        counts: What each training image has of each class; None where no setting needs it.
+        said: Notes that the user has read already.
+        measured: What there is to say of what was measured now.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    validation: Dataset | None
+    counts: ClassCounts | None
+    said: frozenset[str]
+    measured: tuple[str, ...] = ()
+
+
+def opens_together(config: RunConfig) -> bool:
+    """Whether the workers of a run look at its images together, each at a part of them, as they open the data."""
+    return config.data.on_error == "skip" or is_measured(config.data) or bool(needs_counts(config))
+
+
+def open_data(config: RunConfig, workers: Workers) -> OpenedData:
+    """Open the data of a run.
 
     With ``data.on_error=skip`` all images are decoded first, each by one of the workers, and what cannot be is left out
     everywhere.
 
     Args:
         config: Of the run.
+        workers: All of them call this; one by itself may where `opens_together` says so.
+
+    Raises:
+        UserError: On every worker, if the data cannot be used.
+    """
+    dataset = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
+    assert dataset is not None  # only the validation split may be missing
+    dataset = of_member(dataset, config.members, find_task(run_task(config)).targets)
+    said = frozenset(notes_of(dataset))  # by who has started the run
+    if config.data.on_error == "skip":
+        dataset = _without_spoiled(dataset, config, workers)
+    config, notes = measured(config, dataset, workers)
+    validation = open_validation(config, dataset.classes)
+    said |= frozenset(notes_of(validation))
+    return OpenedData(
+        config, dataset, validation, count_classes(config, dataset, workers), said, tuple(notes)
+    )
+
+
+class TrainingData:
+    """The data of a run: which samples a step sees, and this worker's part of them.
+
+    Args:
+        config: Of the run.
         mesh: All workers, which make this together.
-        earlier: The data of the same run as it was under another plan, which every worker has, or none: they are not opened again.
+        opened: The data of the run as they were opened for another plan; None opens them. All workers have them, or those that have
+            not open them by themselves.
 
     Attributes:
         config: Of the run, with what was measured over the images.
@@ -50,47 +102,30 @@ class TrainingData:
         UserError: On every worker, if the data cannot be used.
     """
 
-    dataset: Dataset
-    validation: Dataset | None
-    counts: ClassCounts | None
-    said: frozenset[str]
-    _measured: list[str]
-
-    def __init__(self, config: RunConfig, mesh: Mesh, earlier: TrainingData | None = None) -> None:
-        self.config = config
-        if earlier is None:
-            self._open(config, mesh)
-        else:
-            self.dataset, self.validation = earlier.dataset, earlier.validation
-            self.counts, self.said, self._measured = earlier.counts, earlier.said, []
-        config = self.config
-        self.classes = self.dataset.classes
+    def __init__(self, config: RunConfig, mesh: Mesh, opened: OpenedData | None = None) -> None:
+        is_new = opened is None
+        opened = opened or open_data(config, mesh.workers)
+        self.config = config = opened.config if is_new else config
+        self.dataset, self.validation, self.counts = opened.dataset, opened.validation, opened.counts
+        self.classes, self.said, self._measured = self.dataset.classes, opened.said, list(opened.measured)
 
         def part_of(side: int) -> Part | None:
             return mesh.part(side, side)
 
         part, kind = part_of(config.data.crop), find_task(run_task(config)).targets
-        if earlier is None:
-            self.counts = count_classes(config, self.dataset, mesh.workers)
         rare = rare_crops(config, self.counts)
         self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of, rare)
         self.sampler, balance = balanced_sampler(config, self.samples, self.counts)
-        self._measured += balance + crops_seen(self.samples, mesh.workers)
+        self._measured += balance
+        if is_new:  # else it was said
+            self._measured += crops_seen(self.samples, mesh.workers)
         self.num_steps = self.length(config.train)
         self.notices: list[str] = []  # of what happened while samples were loaded
 
-    def _open(self, config: RunConfig, mesh: Mesh) -> None:
-        """Open what is trained and evaluated on, and measure what the config does not say of it."""
-        opened = open_dataset(config.data.path, "train", run_task(config), config.data, config.digits)
-        assert opened is not None  # only the validation split may be missing
-        opened = of_member(opened, config.members, find_task(run_task(config)).targets)
-        self.dataset = opened
-        self.said = frozenset(notes_of(opened))  # by who has started the run
-        if config.data.on_error == "skip":
-            self.dataset = _without_spoiled(opened, config, mesh.workers)
-        self.config, self._measured = measured(config, self.dataset, mesh.workers)
-        self.validation = open_validation(self.config, self.dataset.classes)
-        self.said |= frozenset(notes_of(self.validation))
+    @property
+    def opened(self) -> OpenedData:
+        """What another plan of the run need not open again."""
+        return OpenedData(self.config, self.dataset, self.validation, self.counts, self.said)
 
     @property
     def left_out(self) -> dict[str, tuple[Fault, ...]]:

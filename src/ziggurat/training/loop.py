@@ -6,20 +6,17 @@ Read `train` from top to bottom; `docs/step.md` explains what one step means, an
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ziggurat.config import RunConfig, definition_sha256
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
-from ziggurat.models.undrawn import build_undrawn
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.heartbeat import phase
@@ -50,7 +47,7 @@ from ziggurat.training.nonfinite import nonfinite_faults
 from ziggurat.training.normalizing import as_begun
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 from ziggurat.training.patience import Patience
-from ziggurat.training.plan_change import Change, Kept, closed_for_change
+from ziggurat.training.plan_change import Change, Kept, build_without_values, closed_for_change
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots
@@ -99,7 +96,7 @@ def train(
     begun = as_begun(config, folder) if resume and change is None else config
     data = TrainingData(begun, mesh, kept.data)
     config = data.config
-    model, weights_report = _build(mesh.home, config, data.classes, resume, kept.tensors)
+    model, weights_report = _build(mesh.home, config, data.classes, resume, kept)
     refuse_single_images(model, config, min(crop_sizes(config.data)), data.sampler, data.num_steps)
     task = make_task(model, config)
     if data.counts is not None:
@@ -257,22 +254,15 @@ def _build(
     config: RunConfig,
     classes: tuple[str, ...],
     resume: bool,
-    tensors: Mapping[str, Tensor],
+    kept: Kept,
 ) -> tuple[VisionModel, str]:
     """Return the model on a device, and what was loaded: with its first weights, those of a state's tensors, or as its memory is found."""
-
-    def build() -> VisionModel:
-        return build_model(config.model, len(classes))
-
-    def seed() -> None:
-        seed_everything(config.seed)
-
     if resume:
-        model = build_undrawn(build, seed)
-        give_states(model, names_of(tensors, "model"))
+        model = kept.network or build_without_values(config, classes)
+        give_states(model, names_of(kept.tensors, "model"))
     else:
-        seed()
-        model = build()
+        seed_everything(config.seed)
+        model = build_model(config.model, len(classes))
     report = "weights: of the newest state" if resume else "weights: random"
     if config.model.weights != "none" and not resume:
         loaded = load_first_weights(model, config.model.weights)

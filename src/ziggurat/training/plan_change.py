@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,10 @@ from torch import Tensor
 
 from ziggurat.config import RunConfig, flatten
 from ziggurat.errors import UserError
+from ziggurat.models.build import build_model
+from ziggurat.models.undrawn import build_undrawn
+from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.crew import Line
 from ziggurat.parallel.runtime.preemption import GoesOn
 from ziggurat.runs.checkpoint import Progress
@@ -29,7 +33,8 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.strategies.replica_rules import replica_faults
 from ziggurat.strategies.resolve import batch_faults, resolve_plan
-from ziggurat.training.data import TrainingData
+from ziggurat.training.data import OpenedData, TrainingData, open_data, opens_together
+from ziggurat.training.feed import seed_everything
 
 REQUEST = "plan"  # the file in the run's folder
 MOST_BYTES = 1000  # of a plan; the file may be anything
@@ -41,11 +46,32 @@ class Kept:
 
     Attributes:
         tensors: All of the state, by the names of `TrainState.tensors`, where this worker has it whole.
-        data: Of the run; None where a worker that comes has not got them: they are opened by all together.
+        data: Of the run; None where they are to be opened, by all together or by who has not got them.
+        network: Without values; None where it is to be built.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    data: TrainingData | None = None
+    data: OpenedData | None = None
+    network: VisionModel | None = None
+
+
+def at_hand(config: RunConfig) -> Kept:
+    """Return what a worker that comes can make of a run by itself, before it is one of the workers.
+
+    Raises:
+        UserError: If the data cannot be used.
+    """
+    if opens_together(config):
+        return Kept()
+    data = open_data(config, Workers())
+    return Kept(data=data, network=build_without_values(config, data.dataset.classes))
+
+
+def build_without_values(config: RunConfig, classes: Sequence[str]) -> VisionModel:
+    """Return the network of a run whose state comes from elsewhere."""
+    return build_undrawn(
+        lambda: build_model(config.model, len(classes)), lambda: seed_everything(config.seed)
+    )
 
 
 @dataclass
@@ -83,7 +109,7 @@ class Change:
         state = parallel.state
         if parallel.survives and state.replicas is None:
             self.kept.tensors = {name: tensor.detach() for name, tensor in state.tensors().items()}
-        self.kept.data = data
+        self.kept.data = data.opened
 
     def take(self, home: torch.device) -> Kept:
         """Give away what this worker has at hand; the state only if it lies where whole models do.
@@ -100,7 +126,7 @@ class Change:
         now = parse_plan(self.before.plan).num_workers
         if now == 1:  # its process becomes the launcher
             self.kept = Kept()
-        elif num_workers > now:
+        elif num_workers > now and opens_together(self.before):
             self.kept.data = None
 
     def mark(self, done: str) -> None:

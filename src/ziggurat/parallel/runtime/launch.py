@@ -89,6 +89,10 @@ class WorkerSettings:
         return timedelta(seconds=max(sections) + GROUP_MARGIN_SECONDS)
 
 
+def _as_they_are(*args: Any) -> tuple[Any, ...]:
+    return args
+
+
 @dataclass(frozen=True)
 class Restart:
     """How a function goes on after a worker is lost, or beside more of them.
@@ -98,12 +102,15 @@ class Restart:
         fewer: From a number of workers to the next smaller one that is possible, or the same.
         survived: What survivors have handed over for the next attempt; None if nothing. Another value is news.
         num_workers: How many the function has, as far as it has left word of that.
+        prepare: A module's function from the function's arguments, on a worker that comes while the others go on, to those with what
+            it has made for them before it is one of the workers.
     """
 
     arguments: Callable[[int], tuple[Any, ...]]
     fewer: Callable[[int], int]
     survived: Callable[[], int | None]
     num_workers: Callable[[], int]
+    prepare: Callable[..., tuple[Any, ...]] = _as_they_are
 
 
 def world_from_environment() -> int | None:
@@ -339,7 +346,7 @@ def _attempt(
         seat = _Seat(folder, records, num_workers, number, settings, os.getpid(), restart is not None)
         growth = None
         if restart is not None:
-            new = replace(seat, is_new=True)
+            new = replace(seat, prepare=restart.prepare)
             growth = Growth(lambda count: (new, function, restart.arguments(count)), restart.survived)
         attempt = Attempt(folder, records, watch, growth, preemption)
         result: T = attempt.run(_start_method(settings), num_workers, _local_worker, (seat, function, args))
@@ -352,7 +359,7 @@ class _Seat:
 
     Attributes:
         goes_on: Whether the function can go on with another number of workers.
-        is_new: Whether the worker comes while the others go on; how many there are then it is told later.
+        prepare: Of a worker that comes while the others go on: see `Restart`; how many there are then it is told later.
     """
 
     folder: Path
@@ -362,7 +369,7 @@ class _Seat:
     settings: WorkerSettings
     parent: int
     goes_on: bool
-    is_new: bool = False
+    prepare: Callable[..., tuple[Any, ...]] | None = None
 
 
 def _start_method(settings: WorkerSettings) -> str:
@@ -421,8 +428,9 @@ def _call_in_worlds(
     """Call a function among all workers, and again among others as long as their number changes and this one is needed."""
     line = Line(pipe) if seat.goes_on and seat.settings.device == "cpu" else None
     num_workers, world = seat.num_workers, 0
-    if seat.is_new:
+    if seat.prepare is not None:
         assert line is not None
+        args = seat.prepare(*args)
         num_workers, world = line.wait_for_go()
     while rank < num_workers:
         store = FileStore(f"{seat.folder}/store-{world}", num_workers)
