@@ -56,10 +56,10 @@ def kill_some(launcher, folder, steps, seed, report):
         moment = time.monotonic() + choice.uniform(0, 0.4)
         while time.monotonic() < moment:
             time.sleep(0.005)  # the instant is what is random here
-        workers = workers_of(launcher)
-        if workers:
-            choice.choice(workers).kill()
-            kills += 1
+        while not (workers := workers_of(launcher)):
+            time.sleep(0.005)  # those that were lost are being started again
+        choice.choice(workers).kill()
+        kills += 1
     report.send(kills)
 
 
