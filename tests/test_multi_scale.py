@@ -14,7 +14,7 @@ from support.commands import run, sets
 from support.small_runs import SCENES, SMALL, TASKS
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.batch import SampleId
-from ziggurat.data.crop_sizes import crop_size
+from ziggurat.data.crop_sizes import CropShape, crop_size
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.tasks.detection.targets import ObjectKind
 from ziggurat.tasks.opening import open_dataset
@@ -104,7 +104,7 @@ def test_a_crop_of_another_side_shows_the_same():
     dataset = open_dataset("digits", "train", "detect", config.data, config.digits)
     samples = TrainingSamples(dataset, ObjectKind(), config.data, seed=1)
     for number in range(4):
-        small, large = (samples.at(side).sample(SampleId(0, number)) for side in (64, 96))
+        small, large = (samples.at(CropShape(side)).sample(SampleId(0, number)) for side in (64, 96))
         assert (small.image_CHW.shape, large.image_CHW.shape) == ((3, 64, 64), (3, 96, 96))
         enlarged = torch.nn.functional.interpolate(small.image_CHW[None].float(), size=96, mode="bilinear")
         assert (enlarged[0] - large.image_CHW).abs().mean() < 12  # of 255

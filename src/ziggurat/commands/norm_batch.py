@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ziggurat.config import RunConfig, bands_of
+from ziggurat.data.aspect_groups import smallest_side
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.data.sampler import smallest_microbatch
 from ziggurat.errors import UserError
@@ -21,7 +22,7 @@ def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples
     Raises:
         UserError: With what would leave no single image.
     """
-    train, side = config.train, min(crop_sizes(config.data))
+    train, side = config.train, smallest_side(min(crop_sizes(config.data)), config.data)
     batch, pieces = train.batch_size, train.microbatches
 
     def smallest(batch_size: int, num_microbatches: int) -> int:

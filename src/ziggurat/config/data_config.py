@@ -80,6 +80,13 @@ class DataConfig:
         "takes ``crop`` always.",
         SIDES,
     )
+    aspect_grouping: int = setting(
+        0,
+        "Groups of images between an aspect ratio and its double, as torchvision's ``--aspect-ratio-group-factor``: the images of a step are of "
+        "one group (of two where one ends), and its crops have the rows and columns that the largest of them needs, up to ``crop``, instead of "
+        "being square. 0: no groups, square crops. For images that are smaller than the crop, not with ``quarter_turns``.",
+        between(0, 16),
+    )
     resize: int = setting(
         0,
         "Shorter side of every image before it is cropped or tiled, in pixels; 0 keeps its own size (a "

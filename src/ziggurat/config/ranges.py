@@ -41,6 +41,11 @@ def range_faults(config: RunConfig) -> list[str]:
         faults["loss.focal_gamma"] = (
             "loss.focal_gamma must be positive with loss.detection=equalized, which multiplies by the growth of the exponent: got 0"
         )
+    if config.data.aspect_grouping and config.data.quarter_turns:
+        faults["data.aspect_grouping"] = (
+            f"data.aspect_grouping={config.data.aspect_grouping} needs images that stay as wide and high as they are: got "
+            "data.quarter_turns=true; leave one out"
+        )
     faults |= _faults_of_members(config, faults)
     if not config.train.steps and not config.train.epochs:
         faults["train.steps"] = "nothing to do: give train.epochs or train.steps"

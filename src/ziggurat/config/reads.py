@@ -13,7 +13,7 @@ from ziggurat.errors import UserError
 
 AUGMENTATION = (
     "data.crops", "data.scale_min", "data.scale_max", "data.flip", "data.quarter_turns", "data.color_jitter",
-    "data.min_visible", "data.normalize", "data.mean", "data.std", "data.balance", "data.repeat_threshold", "data.count_classes", "data.rare_crops",
+    "data.min_visible", "data.normalize", "data.mean", "data.std", "data.balance", "data.repeat_threshold", "data.count_classes", "data.rare_crops", "data.aspect_grouping",
 )  # fmt: skip
 BLOCKS = (
     "data.val_share",

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ziggurat.config import DataConfig
+from ziggurat.data.extents import Extent
 from ziggurat.data.randomness import Purpose, keyed_generator
+
+
+@dataclass(frozen=True)
+class CropShape:
+    """The shape of a step's crops.
+
+    Attributes:
+        side: As if they were square: images are scaled along with it.
+        canvas: Rows and columns, where they are not square; none is more than `side`.
+    """
+
+    side: int
+    canvas: Extent | None = None
+
+    @property
+    def extent(self) -> Extent:
+        """Rows and columns."""
+        return (self.side, self.side) if self.canvas is None else self.canvas
 
 
 def crop_sizes(config: DataConfig) -> tuple[int, ...]:

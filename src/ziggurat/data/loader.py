@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.data.crop_sizes import CropShape
 from ziggurat.data.loading.ordered import DiedAgainAndAgain, OrderedLoading
 from ziggurat.data.loading.process import Broken
 from ziggurat.data.pieces import Failure, Piece, Pieces, Samples
@@ -18,6 +19,7 @@ from ziggurat.data.sampler import Sampler
 from ziggurat.errors import UserError
 
 Plan = Callable[[int], list[tuple[int, tuple[SampleId, ...]]]]
+ShapeOf = Callable[[int], CropShape | None]
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def _ignore(message: str) -> None:
     """Take note of nothing."""
 
 
-def _own_side(step: int) -> int:
-    return 0
+def _own_shape(step: int) -> None:
+    """Take crops of the samples' own shape."""
 
 
 def load_steps(
@@ -51,7 +53,7 @@ def load_steps(
     last_step: int,
     settings: LoaderSettings,
     notice: Callable[[str], None] = _ignore,
-    side_of: Callable[[int], int] = _own_side,
+    shape_of: ShapeOf = _own_shape,
 ) -> Iterator[list[Microbatch]]:
     """Yield this worker's microbatches of each step.
 
@@ -66,7 +68,7 @@ def load_steps(
         last_step: The step after the last one.
         settings: How they are loaded.
         notice: Is told of loader processes that died and were replaced.
-        side_of: From a step to the side of its crops, a pure function; 0 stands for the samples' own.
+        shape_of: From a step to the shape of its crops, a pure function; None stands for the samples' own.
 
     Raises:
         UserError: If a sample cannot be made (the message is that of the failing sample), shared memory is
@@ -75,7 +77,7 @@ def load_steps(
         ValueError: If `microbatches_of` names samples that are not in the step's global batch.
     """
     pieces = Pieces(samples, settings.on_error)
-    plan = _Planned(sampler, microbatches_of, side_of, last_step)
+    plan = _Planned(sampler, microbatches_of, shape_of, last_step)
     schedule = plan.pieces(first_step)
     loading: _Loading
     if settings.num_workers:
@@ -99,14 +101,12 @@ class _Planned:
     Args:
         sampler: Says which samples a step sees.
         microbatches_of: As `load_steps` has it.
-        side_of: As `load_steps` has it.
+        shape_of: As `load_steps` has it.
         last_step: The step after the last one.
     """
 
-    def __init__(
-        self, sampler: Sampler, microbatches_of: Plan, side_of: Callable[[int], int], last_step: int
-    ) -> None:
-        self._sampler, self._microbatches_of, self._side_of = sampler, microbatches_of, side_of
+    def __init__(self, sampler: Sampler, microbatches_of: Plan, shape_of: ShapeOf, last_step: int) -> None:
+        self._sampler, self._microbatches_of, self._shape_of = sampler, microbatches_of, shape_of
         self._last_step, self._now = last_step, 0
         self._asked: dict[int, list[tuple[int, tuple[SampleId, ...]]]] = {}
 
@@ -121,7 +121,7 @@ class _Planned:
             for index, ids in mine:
                 if not batch.issuperset(ids):
                     raise ValueError(f"microbatch {index} of step {step} holds samples of another step")
-                yield Piece(index, ids, self._side_of(step))
+                yield Piece(index, ids, self._shape_of(step))
 
     def is_other(self, step: int, wanted: list[tuple[int, tuple[SampleId, ...]]]) -> bool:
         """Begin a step, and return whether what was asked for it ahead is not what is wanted now."""

@@ -37,7 +37,7 @@ def augment_part(
     Args:
         read: Returns a region of the image, shape ``(C, *size)``.
         augmentation: What happens to the image; must not need its whole window.
-        crop: Pixels of the crop along each dim.
+        crop: Pixels of the crop along each dim, where the augmentation has no others.
         part: In pixels of the crop.
         like: Has as many bands, and the type: a part may lie beside the image.
 
@@ -55,14 +55,15 @@ def augment_part(
 
 
 def on_canvas(part: Region, augmentation: Augmentation, crop: int) -> Region:
-    """Return where a part of a crop of equal sides was before it was turned and mirrored, which the last two dims are."""
+    """Return where a part of a crop, of equal sides if it is turned, was before it was turned and mirrored, which the last two dims are."""
     start, size = list(part.start), list(part.size)
+    extent = augmentation.extent_of(crop)
     for _ in range(augmentation.quarter_turns):
         # with the clock: what was on top goes to the right, (x, y) to (crop - y, x)
         start[-2:] = start[-1], crop - start[-2] - size[-2]
         size[-2:] = size[-1], size[-2]
     if augmentation.upside_down:
-        start[-2] = crop - start[-2] - size[-2]
+        start[-2] = extent[-2] - start[-2] - size[-2]
     if augmentation.mirror:
-        start[-1] = crop - start[-1] - size[-1]
+        start[-1] = extent[-1] - start[-1] - size[-1]
     return Region(tuple(start), tuple(size))

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 
 from ziggurat.data.batch import Microbatch, Sample, SampleId, stack_padded
+from ziggurat.data.crop_sizes import CropShape
 from ziggurat.data.extents import largest
 from ziggurat.data.targets import TargetKind
 from ziggurat.errors import UserError
@@ -30,8 +31,8 @@ class Samples(Protocol):
         """Yield what may stand in a sample's place; a pure function."""
         ...
 
-    def at(self, side: int) -> Samples:
-        """Return the same samples in crops of another side."""
+    def at(self, shape: CropShape) -> Samples:
+        """Return the same samples in crops of another shape."""
         ...
 
     def describe(self, id: SampleId) -> str:
@@ -46,12 +47,12 @@ class Piece:
     Attributes:
         index: Place in the global batch.
         ids: The samples.
-        side: Rows and columns of their crops; 0 stands for the samples' own.
+        shape: Of their crops; None stands for the samples' own.
     """
 
     index: int
     ids: tuple[SampleId, ...]
-    side: int = 0
+    shape: CropShape | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Pieces:
     def make(self, piece: Piece) -> Microbatch | Failure:
         """Return a microbatch, or the user's error that is in its way."""
         try:
-            samples = self._samples.at(piece.side) if piece.side else self._samples
+            samples = self._samples if piece.shape is None else self._samples.at(piece.shape)
             made = [self._make(samples, id) for id in piece.ids]
         except UserError as error:
             return Failure(error.faults)

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     REPEATS = 6
     MEMBERS = 7
     RARE_CROPS = 8
+    GROUPS = 9
 
 
 def keyed_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:

@@ -35,6 +35,7 @@ class Sampler:
         batch_size: Samples of a step (the global batch), at least 1.
         seed: The run's seed.
         factors: How often an epoch has each sample on average, 1 or more each; None has each once.
+        groups: Of each sample: those of one group are trained on together (`grouped_order`); None has all in any order.
 
     Example:
         >>> sampler = Sampler(num_samples=5, batch_size=2, seed=0)
@@ -50,6 +51,7 @@ class Sampler:
         batch_size: int,
         seed: int,
         factors: Sequence[float] | np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(
@@ -61,6 +63,7 @@ class Sampler:
         self.factors = None if factors is None else np.asarray(factors, np.float64)
         if self.factors is not None and (len(self.factors) != num_samples or not (self.factors >= 1).all()):
             raise ValueError(f"{num_samples} samples need as many factors of 1 or more: got {self.factors}")
+        self.groups = groups
         self._starts = [0]  # the first step of each epoch, as far as they were asked for
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -121,8 +124,35 @@ class Sampler:
             samples = np.repeat(np.arange(self.num_samples), repeats)
             places = np.arange(len(samples)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
             order = keyed_generator(self.seed, Purpose.ORDER, epoch).permutation(len(samples))
+            if self.groups is not None:
+                generator = keyed_generator(self.seed, Purpose.GROUPS, epoch)
+                order = order[grouped_order(self.groups[samples[order]], self.batch_size, generator)]
             self._order = epoch, np.stack([samples, places])[:, order]
         return self._order[1]
+
+
+def grouped_order(groups: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Return places of samples in an order in which a batch has samples of one group, or of two where one ends.
+
+    As without groups, one batch may be smaller, the last one. Which samples it has is drawn, as is the order of all others.
+
+    Args:
+        groups: Of each sample, in the order in which those of one group follow each other, shape ``(N,)``.
+        batch_size: Samples of a batch.
+        generator: Draws.
+
+    Example:
+        >>> groups = np.array([0, 1, 0, 1, 0])
+        >>> order = grouped_order(groups, 2, np.random.default_rng(0))
+        >>> order.tolist(), groups[order].tolist()
+        ([0, 2, 4, 1, 3], [0, 0, 0, 1, 1])
+    """
+    by_group = np.argsort(groups, kind="stable")
+    full, rest = divmod(len(groups), batch_size)
+    first = int(generator.integers(0, full + 1)) * batch_size  # of the small batch
+    batches = np.delete(by_group, np.s_[first : first + rest]).reshape(full, batch_size)
+    last = by_group[first : first + rest]
+    return np.concatenate([batches[generator.permutation(full)].reshape(-1), last])
 
 
 def microbatch_ids(

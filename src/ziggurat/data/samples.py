@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import Part, Sample, SampleId
-from ziggurat.data.crop_sizes import at_crop_size
+from ziggurat.data.crop_sizes import CropShape, at_crop_size
 from ziggurat.data.dataset import Dataset, try_decoding
-from ziggurat.data.extents import Region, cut_out, volume
+from ziggurat.data.extents import Extent, Region, cut_out, volume
 from ziggurat.data.image_cache import ImageCache
 from ziggurat.data.parts import augment_part, needs_whole_window
 from ziggurat.data.randomness import Purpose, keyed_generator
@@ -25,11 +25,11 @@ from ziggurat.data.readers.layout import Reading
 from ziggurat.data.reduced import reduced_window
 from ziggurat.data.regions import RegionDataset
 from ziggurat.data.targets import TargetKind
-from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation
+from ziggurat.data.transforms import Augmentation, Window, augment_image, draw_augmentation, shown_extent
 
 
-def _whole(side: int) -> None:
-    """Take crops of every side whole."""
+def _whole(extent: Extent) -> None:
+    """Take crops of every extent whole."""
 
 
 def nothing_like(config: DataConfig) -> Tensor:
@@ -52,7 +52,7 @@ class TrainingSamples:
         config: The crop, and what may happen to it.
         seed: The run's seed.
         part: The part of each crop that is wanted; None for all of it.
-        part_of: From a side to the part of crops that have it.
+        part_of: From rows and columns to the part of crops that have them.
         rare: Places some of the crops around rare classes, which the kind of targets locates; None lets all lie anywhere.
     """
 
@@ -63,7 +63,7 @@ class TrainingSamples:
         config: DataConfig,
         seed: int,
         part: Part | None = None,
-        part_of: Callable[[int], Part | None] = _whole,
+        part_of: Callable[[Extent], Part | None] = _whole,
         rare: RareCrops | None = None,
     ) -> None:
         self.dataset = dataset
@@ -72,6 +72,7 @@ class TrainingSamples:
         self.seed = seed
         self.part, self.part_of = part, part_of
         self.rare = rare
+        self.canvas: Extent | None = None
         counts = [kind.num_samples(dataset, index, config) for index in range(len(dataset))]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._like = nothing_like(config)
@@ -83,12 +84,13 @@ class TrainingSamples:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def at(self, side: int) -> TrainingSamples:
-        """Return the same samples in crops of another side; what is cached is shared."""
-        if side == self.config.crop:
+    def at(self, shape: CropShape) -> TrainingSamples:
+        """Return the same samples in crops of another shape; what is cached is shared."""
+        if shape == CropShape(self.config.crop, self.canvas):
             return self
         other = copy.copy(self)
-        other.config, other.part = at_crop_size(self.config, side), self.part_of(side)
+        other.config, other.canvas = at_crop_size(self.config, shape.side), shape.canvas
+        other.part = self.part_of(shape.extent)
         return other
 
     def whole(self) -> TrainingSamples:
@@ -115,7 +117,7 @@ class TrainingSamples:
         """Return one sample: the same bits in every process, in every order.
 
         Returns:
-            A crop of ``(C, crop, crop)``, uint8 or float32, or a part of it; and its target.
+            A crop of ``(C, crop, crop)``, or of the canvas, uint8 or float32, or a part of it; and its target.
 
         Raises:
             UserError: If the image cannot be decoded.
@@ -141,7 +143,13 @@ class TrainingSamples:
         if self.rare is not None and isinstance(self.kind, LocatesClasses):
             focus = self.rare.focus(id, self.kind, self._whole_target(index), len(record.extent))
         generator = keyed_generator(self.seed, Purpose.AUGMENTATION, *id.key)
-        return draw_augmentation(generator, record.extent, self.config, record.spacing, focus)
+        return draw_augmentation(generator, record.extent, self.config, record.spacing, focus, self.canvas)
+
+    def shown_extent(self, id: SampleId) -> Extent:
+        """Return the rows and columns that a sample fills of its crop; the image is not read."""
+        record = self.dataset.record(self.image_index(id.sample))
+        generator = keyed_generator(self.seed, Purpose.AUGMENTATION, *id.key)
+        return shown_extent(generator, record.extent, self.config, record.spacing, self.canvas)
 
     def _try_decoding(self, index: int) -> None:
         """Decode an image; one that fits into the cache stays there."""

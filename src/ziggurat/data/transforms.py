@@ -60,6 +60,7 @@ class Augmentation:
         brightness: Factor of the brightness.
         contrast: Factor of the contrast.
         saturation: Factor of the saturation.
+        canvas: Rows and columns of the crop, where it is not square.
         spread: Mean and deviation of each band, of images whose samples are of their own type: colours are changed in these units.
     """
 
@@ -71,6 +72,11 @@ class Augmentation:
     contrast: float
     saturation: float
     spread: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    canvas: Extent | None = None
+
+    def extent_of(self, crop: int) -> Extent:
+        """Return rows and columns of a crop that would have `crop` of each if it was square."""
+        return (crop,) * len(self.window.target.size) if self.canvas is None else self.canvas
 
 
 def resize_factors(
@@ -105,6 +111,7 @@ def draw_augmentation(
     config: DataConfig,
     spacing: Sequence[float] | None = None,
     focus: Focus | None = None,
+    canvas: Extent | None = None,
 ) -> Augmentation:
     """Draw what happens to one sample.
 
@@ -116,14 +123,16 @@ def draw_augmentation(
         config: Says what may happen.
         spacing: As for `resize_factors`.
         focus: What the crop is placed around; None lets it lie anywhere.
+        canvas: Rows and columns of the crop; None takes a square, as `config` says.
     """
     scale, *drawn = generator.random(7 + len(extent)).tolist()
     places, (mirror, flip, turn, *colors) = drawn[: len(extent)], drawn[len(extent) :]
-    jitter = config.scale_min * (config.scale_max / config.scale_min) ** scale
+    jitter = _jitter(scale, config)
     factors = resize_factors(extent, config, spacing)
+    crops = (config.crop,) * len(extent) if canvas is None else canvas
     sides = [
-        _interval(size, config.crop, jitter * factor, place)
-        for size, factor, place in zip(extent, factors, places, strict=True)
+        _interval(size, crop, jitter * factor, place)
+        for size, crop, factor, place in zip(extent, crops, factors, places, strict=True)
     ]
     if focus is not None:
         sides = [
@@ -140,7 +149,38 @@ def draw_augmentation(
         contrast=max(contrast, 0.0),
         saturation=max(saturation, 0.0),
         spread=(read_numbers(config.mean), read_numbers(config.std)) if config.mean else None,
+        canvas=canvas,
     )
+
+
+def shown_extent(
+    generator: np.random.Generator,
+    extent: Extent,
+    config: DataConfig,
+    spacing: Sequence[float] | None = None,
+    canvas: Extent | None = None,
+) -> Extent:
+    """Return how many rows and columns of a crop are not black: those that the image fills, with the scale that is drawn.
+
+    Args:
+        generator: As `draw_augmentation` would have it, which draws the same scale.
+        extent: Of the image.
+        config: As for `draw_augmentation`.
+        spacing: As for `resize_factors`.
+        canvas: As for `draw_augmentation`.
+    """
+    jitter = _jitter(float(generator.random()), config)
+    factors = resize_factors(extent, config, spacing)
+    crops = (config.crop,) * len(extent) if canvas is None else canvas
+    return tuple(
+        min(crop, max(1, round(size * jitter * factor)))
+        for size, crop, factor in zip(extent, crops, factors, strict=True)
+    )
+
+
+def _jitter(drawn: float, config: DataConfig) -> float:
+    jitter: float = config.scale_min * (config.scale_max / config.scale_min) ** drawn
+    return jitter
 
 
 def _interval(extent: int, crop: int, factor: float, place: float) -> tuple[int, int, int, int]:
@@ -199,7 +239,7 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
     Args:
         image_CHW: Shape ``(C, H, W)``; not written to.
         augmentation: What happens to it.
-        crop: Rows and columns of the result.
+        crop: Rows and columns of the result, where the augmentation has no others.
 
     Returns:
         Shape ``(C, crop, crop)``, a tensor of its own; where the image does not reach as `empty_canvas` has it.
@@ -210,7 +250,7 @@ def augment_image(image_CHW: Tensor, augmentation: Augmentation, crop: int) -> T
         # antialias only acts where the image gets smaller
         pixels = functional.resize(pixels, list(window.target.size), antialias=True)
     pixels = recolor(pixels, augmentation)
-    canvas = empty_canvas(image_CHW, (crop,) * len(window.target.size))
+    canvas = empty_canvas(image_CHW, augmentation.extent_of(crop))
     canvas[window.target.last_dims] = pixels
     return turn(canvas, augmentation)
 
@@ -227,7 +267,7 @@ def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tens
     Args:
         mask_HW: The label of each pixel, uint8, shape ``(H, W)``; not written to.
         augmentation: What happens to the image.
-        crop: Rows and columns of the result.
+        crop: Rows and columns of the result, where the augmentation has no others.
 
     Returns:
         uint8, shape ``(crop, crop)``; `IGNORED_PIXEL` where the image does not reach.
@@ -235,7 +275,7 @@ def augment_mask(mask_HW: Tensor, augmentation: Augmentation, crop: int) -> Tens
     window = augmentation.window
     labels = mask_HW[window.source.slices]
     resized = functional.resize(labels[None], list(window.target.size), InterpolationMode.NEAREST_EXACT)
-    canvas = mask_HW.new_full((1, *[crop] * mask_HW.dim()), IGNORED_PIXEL)
+    canvas = mask_HW.new_full((1, *augmentation.extent_of(crop)), IGNORED_PIXEL)
     canvas[window.target.last_dims] = resized
     return turn(canvas, augmentation)[0]
 
@@ -300,7 +340,7 @@ def augment_objects(objects: Objects, augmentation: Augmentation, crop: int, min
     Args:
         objects: In pixels of the source image.
         augmentation: What happens to the image.
-        crop: Rows and columns of the crop.
+        crop: Rows and columns of the crop, where the augmentation has no others.
         min_visible: Objects that keep less than this share of their box's area are left out, as are those that
             keep nothing.
 
@@ -328,12 +368,13 @@ def _area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def _turn_boxes(boxes_xyxy: Tensor, augmentation: Augmentation, crop: int) -> Tensor:
-    """Mirror and turn boxes in a square crop; the same moves as in `turn`."""
+    """Mirror and turn boxes in a crop, which is square where they are turned; the same moves as in `turn`."""
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)
+    rows, columns = augmentation.extent_of(crop)[-2:]
     if augmentation.mirror:
-        x1, x2 = crop - x2, crop - x1
+        x1, x2 = columns - x2, columns - x1
     if augmentation.upside_down:
-        y1, y2 = crop - y2, crop - y1
+        y1, y2 = rows - y2, rows - y1
     for _ in range(augmentation.quarter_turns):
         # against the clock: what was right is on top, (x, y) goes to (y, crop - x)
         x1, y1, x2, y2 = y1, crop - x2, y2, crop - x1

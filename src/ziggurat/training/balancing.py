@@ -73,7 +73,7 @@ def count_classes(config: RunConfig, dataset: Dataset, workers: Workers) -> Clas
 
 
 def balanced_sampler(
-    config: RunConfig, samples: TrainingSamples, counts: ClassCounts | None
+    config: RunConfig, samples: TrainingSamples, counts: ClassCounts | None, groups: np.ndarray | None = None
 ) -> tuple[Sampler, list[str]]:
     """Return which samples each step sees, and what there is to say of it.
 
@@ -81,10 +81,11 @@ def balanced_sampler(
         config: Of the run.
         samples: Each has the factor of its image.
         counts: Of the images; needed where epochs are balanced.
+        groups: Of each sample, where those of a step are of one; None has no groups.
     """
     data, batch_size, seed = config.data, config.train.batch_size, config.seed
     if counts is None or data.balance == "none":
-        return Sampler(len(samples), batch_size, seed), []
+        return Sampler(len(samples), batch_size, seed, groups=groups), []
     factors = samples.of_images(counts.repeat_factors(data.balance, data.repeat_threshold))
     said = (
         f"data.balance={data.balance}: {int((factors > 1).sum())} of {len(factors)} samples come more than once in an epoch, the rarest "
@@ -95,7 +96,7 @@ def balanced_sampler(
             f"data.balance={data.balance} repeats nothing: no class is rarer than data.repeat_threshold={data.repeat_threshold:g}; "
             "raise it"
         )
-    return Sampler(len(samples), batch_size, seed, factors), [said]
+    return Sampler(len(samples), batch_size, seed, factors, groups), [said]
 
 
 def rare_crops(config: RunConfig, counts: ClassCounts | None) -> RareCrops | None:

@@ -11,9 +11,9 @@ from typing import Any
 from ziggurat.config import RunConfig, TrainConfig, run_task
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, Part, SampleId
-from ziggurat.data.crop_sizes import crop_size
 from ziggurat.data.dataset import CanLeaveOut, Dataset, left_out_of, notes_of
 from ziggurat.data.decoding import spoiled_images
+from ziggurat.data.extents import Extent
 from ziggurat.data.faults import Fault
 from ziggurat.data.loader import LoaderSettings, load_steps
 from ziggurat.data.regions import RegionDataset
@@ -30,6 +30,7 @@ from ziggurat.tasks.registry import find_task
 from ziggurat.training.balancing import balanced_sampler, count_classes, crops_seen, needs_counts, rare_crops
 from ziggurat.training.members import fold_of_member, has_fold, of_member
 from ziggurat.training.normalizing import is_measured, measured
+from ziggurat.training.shapes import StepShapes, groups_of
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class TrainingData:
 
     Attributes:
         config: Of the run, with what was measured over the images.
+        shape: From a step to the shape of its crops.
         counts: What each training image has of each class; None where no setting needs it.
 
     Raises:
@@ -109,17 +111,19 @@ class TrainingData:
         self.dataset, self.validation, self.counts = opened.dataset, opened.validation, opened.counts
         self.classes, self.said, self._measured = self.dataset.classes, opened.said, list(opened.measured)
 
-        def part_of(side: int) -> Part | None:
-            return mesh.part(side, side)
+        def part_of(extent: Extent) -> Part | None:
+            return mesh.part(*extent)
 
-        part, kind = part_of(config.data.crop), find_task(run_task(config)).targets
+        part, kind = part_of((config.data.crop,) * 2), find_task(run_task(config)).targets
         rare = rare_crops(config, self.counts)
         self.samples = TrainingSamples(self.dataset, kind, config.data, config.seed, part, part_of, rare)
-        self.sampler, balance = balanced_sampler(config, self.samples, self.counts)
+        groups = groups_of(self.samples, config, mesh.workers)
+        self.sampler, balance = balanced_sampler(config, self.samples, self.counts, groups)
+        self.shape = StepShapes(config, self.samples, self.sampler)
+        self.num_steps = self.length(config.train)
         self._measured += balance
         if is_new:  # else it was said
-            self._measured += crops_seen(self.samples, mesh.workers)
-        self.num_steps = self.length(config.train)
+            self._measured += crops_seen(self.samples, mesh.workers) + self.shape.said(self.num_steps)
         self.notices: list[str] = []  # of what happened while samples were loaded
 
     @property
@@ -160,10 +164,6 @@ class TrainingData:
         train = self.config.train
         return microbatch_ids(self.sampler.batch(step), train.batch_size, train.microbatches)
 
-    def side(self, step: int) -> int:
-        """Return the rows and columns of a step's crops."""
-        return crop_size(self.config.data, self.config.seed, step)
-
     def take_notices(self, microbatches: list[Microbatch], mesh: Mesh) -> tuple[int, list[str]]:
         """Return how many samples of this worker's microbatches were replaced, and what there is to say.
 
@@ -187,7 +187,7 @@ class TrainingData:
         config = self.config.data
         settings = LoaderSettings(config.workers, device.type == "cuda", config.on_error)
         loader = load_steps(
-            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append, self.side
+            self.samples, self.sampler, mine, first, self.num_steps, settings, self.notices.append, self.shape
         )
         begin = time.perf_counter()
         phase("data", first)

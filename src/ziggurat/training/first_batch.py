@@ -35,7 +35,7 @@ def show_first_batch(data: TrainingData, task: Task[Any, Any], folder: Path, log
         return
     samples: list[Sample] = []
     names: list[str] = []
-    whole = data.samples.at(data.side(0)).whole()
+    whole = data.samples.at(data.shape(0)).whole()
     for id in (id for piece in data.pieces(0) for id in piece):
         if len(samples) == NUM_SAMPLES:
             break

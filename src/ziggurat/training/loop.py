@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ziggurat.config import RunConfig, definition_sha256
+from ziggurat.data.aspect_groups import smallest_side
 from ziggurat.data.batch import Microbatch
 from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
@@ -96,8 +97,15 @@ def train(
     begun = as_begun(config, folder) if resume and change is None else config
     data = TrainingData(begun, mesh, kept.data)
     config = data.config
+<<<<<<< HEAD
     model, weights_report = _build(mesh.home, config, data.classes, resume, kept)
     refuse_single_images(model, config, min(crop_sizes(config.data)), data.sampler, data.num_steps)
+=======
+    model, weights_report = _build(mesh.home, config, data.classes, resume, kept.tensors)
+    refuse_single_images(
+        model, config, smallest_side(min(crop_sizes(config.data)), config.data), data.sampler, data.num_steps
+    )
+>>>>>>> c4d8d3a (Steps of images of like aspect ratio: data.aspect_grouping, whose crops have the rows and columns that a step's images need; each shows what a square crop would, with one result on any number of workers)
     task = make_task(model, config)
     if data.counts is not None:
         task.take_counts(data.counts)

@@ -20,8 +20,10 @@ from ziggurat.data.sampler import Sampler
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.models.images import Normalization
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.tasks.registry import find_task
 from ziggurat.training.feed import autocast
+from ziggurat.training.shapes import StepShapes, groups_of
 
 Weights = Mapping[str, Tensor]
 
@@ -98,7 +100,8 @@ def measure_batch_norms(model: VisionModel, dataset: Dataset, config: RunConfig,
         return 0
     samples = TrainingSamples(dataset, find_task(run_task(config)).targets, config.data, config.seed)
     size = max(1, config.train.batch_size // max(1, config.train.microbatches))
-    sampler = Sampler(len(samples), size, config.seed)
+    sampler = Sampler(len(samples), size, config.seed, groups=groups_of(samples, config, Workers()))
+    shapes = StepShapes(config, samples, sampler)
     normalize, device = Normalization.of(config.data, model), next(model.parameters()).device
     before, momenta = [(one, one.training) for one in model.modules()], [one.momentum for one in norms]
     model.eval()
@@ -109,7 +112,8 @@ def measure_batch_norms(model: VisionModel, dataset: Dataset, config: RunConfig,
     # a last batch of a few samples would count as much as the others
     count = min(most_batches, max(1, len(samples) // size))
     for step in range(count):
-        images = torch.stack([samples.sample(id).image_CHW for id in sampler.batch(step)]).to(device)
+        shaped = samples.at(shapes(step))
+        images = torch.stack([shaped.sample(id).image_CHW for id in sampler.batch(step)]).to(device)
         normalized = normalize(images, [tuple(images.shape[2:])] * len(images))
         if config.train.channels_last:
             normalized = normalized.contiguous(memory_format=torch.channels_last)

@@ -53,7 +53,7 @@ class DetectionTask(Task[Detections, Detections]):
     settings = (
         "decode.", "loss.normalizer", "loss.focal_alpha", "loss.focal_gamma", "loss.box_weight", "loss.detection",
         "loss.equalized_scale", "loss.class_weights", "loss.effective_beta", "data.min_visible", "data.tile_overlap",
-        "data.rare_crops",
+        "data.rare_crops", "data.aspect_grouping",
     )  # fmt: skip
     annotations = ("boxes",)
     default_model = "fcos-resnet50-fpn"

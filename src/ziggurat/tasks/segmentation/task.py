@@ -86,7 +86,7 @@ class SegmentationTask(Task[Tensor, Tensor]):
     main_metric = "miou"
     settings = (
         "loss.segmentation", "loss.dice_weight", "loss.focal_gamma", "loss.class_weights", "loss.effective_beta", "data.ignore", "data.tile_overlap",
-        "data.rare_crops",
+        "data.rare_crops", "data.aspect_grouping",
     )  # fmt: skip
     annotations = ("masks", "outlines")
     default_model = "smp:unet/resnet34"
