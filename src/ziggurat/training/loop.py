@@ -97,15 +97,10 @@ def train(
     begun = as_begun(config, folder) if resume and change is None else config
     data = TrainingData(begun, mesh, kept.data)
     config = data.config
-<<<<<<< HEAD
     model, weights_report = _build(mesh.home, config, data.classes, resume, kept)
-    refuse_single_images(model, config, min(crop_sizes(config.data)), data.sampler, data.num_steps)
-=======
-    model, weights_report = _build(mesh.home, config, data.classes, resume, kept.tensors)
     refuse_single_images(
         model, config, smallest_side(min(crop_sizes(config.data)), config.data), data.sampler, data.num_steps
     )
->>>>>>> c4d8d3a (Steps of images of like aspect ratio: data.aspect_grouping, whose crops have the rows and columns that a step's images need; each shows what a square crop would, with one result on any number of workers)
     task = make_task(model, config)
     if data.counts is not None:
         task.take_counts(data.counts)
