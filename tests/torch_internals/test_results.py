@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
+from ziggurat.torch_internals.functions import DispatchMode, unseen
+from ziggurat.torch_internals.operators import computes_nothing
 from ziggurat.torch_internals.results import (
     Blank,
     Forms,
     blank_of,
     changed_results,
     changes_form,
+    decomposed,
     draws,
     is_made_of_others,
 )
@@ -44,6 +48,106 @@ def test_forms_are_those_of_real_results(operator, args):
     for one, other in zip(found, real, strict=True):
         if isinstance(other, torch.Tensor) and other.numel():
             assert one == blank_of(other)
+
+
+class Compared(DispatchMode):
+    """Holds the form of each result of an operator, in truth, against what is told of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.forms, self.compared, self.wrong = Forms(), 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if is_made_of_others(func):
+            with self:
+                return decomposed(func)(*args, **(kwargs or {}))
+        with unseen():
+            result = func(*args, **(kwargs or {}))
+            if computes_nothing(func) or changed_results(func) is not None:
+                return result
+            told = self.forms.of_call(func, args, kwargs or {})
+            for one, other in zip(_several(told), _several(result), strict=True):
+                if isinstance(other, torch.Tensor) and other.numel():
+                    self.compared += 1
+                    if not _is_same(one, blank_of(other)):
+                        self.wrong[str(func)] = one, blank_of(other)
+        return result
+
+
+def _several(results):
+    return results if isinstance(results, (tuple, list)) else (results,)
+
+
+def _is_same(one, other):
+    strides = [(a, b) for size, a, b in zip(one.shape, one.strides, other.strides, strict=True) if size > 1]
+    return (one.shape, one.dtype) == (other.shape, other.dtype) and all(a == b for a, b in strides)
+
+
+def _padded(mode, amount=2):
+    return lambda x: functional.pad(x, [amount] * 2 * (x.dim() - 2), mode=mode)
+
+
+def _enlarged(mode):
+    return lambda x: functional.interpolate(x, scale_factor=2, mode=mode)
+
+
+def _lost(name):
+    return lambda x: getattr(functional, name)(x, torch.zeros_like(x), reduction="none")
+
+
+FUNCTIONS = {
+    **{mode: _padded(mode) for mode in ("replicate", "reflect", "circular", "constant")},
+    **{mode: _enlarged(mode) for mode in ("nearest", "nearest-exact")},
+    **{name: _lost(name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")},
+    **{
+        name: getattr(functional, name)
+        for name in ("relu", "silu", "gelu", "hardswish", "mish", "elu", "leaky_relu", "logsigmoid", "softplus", "instance_norm")
+    },
+    "rrelu": lambda x: functional.rrelu(x, training=True),
+    "glu": lambda x: functional.glu(x, 1),
+    "roll": lambda x: x.roll(1, 2),
+    "flip": lambda x: x.flip(2),
+    "softmax": lambda x: x.softmax(1),
+    "group_norm": lambda x: functional.group_norm(x, 2),
+    "batch_norm": lambda x: functional.batch_norm(x, None, None, training=True),
+    "cat": lambda x: torch.cat([x, x], 1),
+    "amax": lambda x: x.amax(1, keepdim=True),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "bf16": lambda x: x.bfloat16() * 2,
+}  # fmt: skip
+OF_MAPS = {
+    "bilinear": _enlarged("bilinear"),
+    "bicubic": _enlarged("bicubic"),
+    "unpool": lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2),
+    "max_pool": lambda x: functional.max_pool2d(x, 3, 2, 1),
+    "avg_pool": lambda x: functional.avg_pool2d(x, 2),
+    "adaptive": lambda x: functional.adaptive_avg_pool2d(x, 3),
+    "shuffle": lambda x: functional.pixel_shuffle(x, 2),
+    "unshuffle": lambda x: functional.pixel_unshuffle(x, 2),
+    "channels": lambda x: functional.channel_shuffle(x, 2),
+    "grid": lambda x: functional.grid_sample(x, torch.zeros(2, 5, 5, 2), align_corners=False),
+    "conv": lambda x: functional.conv2d(x, WEIGHT, padding=1),
+    "transposed": lambda x: functional.conv_transpose2d(x, WEIGHT, stride=2),
+}
+VOLUME = torch.randn(2, 8, 6, 6, 6).to(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "rows"])
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        *[pytest.param(one, MAP, id=f"{name}-map") for name, one in (FUNCTIONS | OF_MAPS).items()],
+        *[pytest.param(one, VOLUME, id=f"{name}-volume") for name, one in FUNCTIONS.items()],
+    ],
+)
+def test_forms_of_what_networks_compute_are_those_of_real_results_forward_and_backward(function, x, last):
+    """Kernels differ in speed up to tenfold by the order of their tensors, so a forecast needs the right one."""
+    x = (x if last else x.contiguous()).detach().requires_grad_()
+    with Compared() as compared:
+        made = function(x)
+        torch.autograd.grad(made, x, torch.ones_like(made))
+    assert compared.compared
+    assert not compared.wrong
 
 
 def test_what_depends_on_numbers_is_not_answered():

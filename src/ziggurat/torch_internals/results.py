@@ -67,26 +67,54 @@ class Forms:
         return found if correct is None else correct(found, args)
 
 
-def _as_first(found: Any, args: Sequence[Any]) -> Any:
-    """Give the first result the memory format of the first argument: channels-last where it is so."""
-    first: Tensor = args[0]
-    format = torch.channels_last if first.dim() == 4 else torch.channels_last_3d
-    if first.dim() not in (4, 5) or not first.is_contiguous(memory_format=format) or first.is_contiguous():
-        return found
-    strides = torch.empty(found[0].shape, device="meta").to(memory_format=format).stride()
-    return (Blank(found[0].shape, strides, found[0].dtype), *found[1:])
+def _first_as(place: int) -> Callable[[Any, Sequence[Any]], Any]:
+    """Return what gives the first result the memory format of an argument: channels-last where it is so, else that of new tensors."""
+
+    def correct(found: Any, args: Sequence[Any]) -> Any:
+        given: Tensor = args[place]
+        format = torch.channels_last if given.dim() == 4 else torch.channels_last_3d
+        is_last = given.dim() in (4, 5) and given.is_contiguous(memory_format=format)
+        first, *others = found if isinstance(found, tuple) else (found,)
+        meta = torch.empty(first.shape, device="meta")
+        if is_last and not given.is_contiguous():
+            meta = meta.to(memory_format=format)
+        blank = Blank(first.shape, meta.stride(), first.dtype)
+        return (blank, *others) if isinstance(found, tuple) else blank
+
+    return correct
+
+
+def _like_first(found: Any, args: Sequence[Any]) -> Any:
+    """Give the result the strides of a tensor that is made like the first argument."""
+    return Blank(found.shape, torch.empty_like(_on_meta(args[0])).stride(), found.dtype)
 
 
 def _contiguous(found: Any, args: Sequence[Any]) -> Any:
     """Give all results the strides of new tensors."""
-    return tuple(Blank(one.shape, torch.empty(one.shape, device="meta").stride(), one.dtype) for one in found)
+    return tree_map(_as_new, found)
+
+
+def _as_new(one: Any) -> Any:
+    return Blank(one.shape, torch.empty(one.shape, device="meta").stride(), one.dtype)
 
 
 CORRECTED: dict[str, Callable[[Any, Sequence[Any]], Any]] = {
-    "aten::native_group_norm": _as_first,
-    "aten::log_sigmoid_forward": _contiguous,
-}
-"""Operators of whose results on the CPU PyTorch's own answer is wrong, as a comparison with real steps has shown."""
+    "aten::native_group_norm": _first_as(0),
+    "aten::max_unpool2d": _first_as(0),
+    "aten::pixel_shuffle": _first_as(0),
+    "aten::channel_shuffle": _first_as(0),
+    "aten::roll": _like_first,
+    **{f"aten::{kind}_pad{n}d": _first_as(0) for kind in ("replication", "reflection") for n in (2, 3)},
+    **{f"aten::{kind}_pad{n}d_backward": _first_as(1) for kind in ("replication", "reflection") for n in (2, 3)},
+    **{
+        f"aten::{name}": _contiguous
+        for name in (
+            "log_sigmoid_forward", "glu_backward", "rrelu_with_noise", "mse_loss_backward", "smooth_l1_loss_backward",
+            "huber_loss_backward",
+        )
+    },
+}  # fmt: skip
+"""Operators of whose results on the CPU PyTorch's own answer is wrong, as a comparison with real steps, and with real calls, has shown."""
 
 
 @functools.cache
