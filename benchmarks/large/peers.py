@@ -87,6 +87,7 @@ class AsTorchvision(nn.Module):
 
 
 Prediction = Callable[[], tuple[int, dict[str, float]]]  # the number of boxes, and seconds of parts
+Find = Callable[[], np.ndarray]  # left, top, right, bottom, label, score: ``(N, 6)``
 
 
 def by_ziggurat(name: str, path: Path, folder: Path) -> Prediction:
@@ -127,51 +128,71 @@ def by_ziggurat(name: str, path: Path, folder: Path) -> Prediction:
 
 def by_sahi(name: str, path: Path, folder: Path) -> Prediction:
     """Predict by slices; boxes are suppressed as `predict` does it, not merged."""
-    from sahi.models.torchvision import TorchVisionDetectionModel
-    from sahi.predict import get_sliced_prediction
-
     _, model, task = make(name)
     module = AsTorchvision(model, task)
-    names = {str(label): one for label, one in enumerate(CLASSES)}
-    detector = TorchVisionDetectionModel(
-        model=module, confidence_threshold=0.0, device="cpu", category_mapping=names, load_at_init=True
-    )
-
-    def predict() -> tuple[int, dict[str, float]]:
-        result = get_sliced_prediction(
-            str(path), detector, TILE, TILE, OVERLAP, OVERLAP, perform_standard_pred=False, postprocess_type="NMS",
-            postprocess_match_metric="IOU", postprocess_match_threshold=IOU, verbose=0,
-        )  # fmt: skip
-        return len(result.object_prediction_list), {"network and decoding": module.seconds}
-
-    return predict
+    find = sahi_of(module, CLASSES, path, IOU)
+    return lambda: (len(find()), {"network and decoding": module.seconds})
 
 
 def by_deepforest(name: str, path: Path, folder: Path) -> Prediction:
     """Predict a tile, of which only windows are in memory."""
-    from deepforest import main
-
     _, model, task = make(name)
     module = AsTorchvision(model, task)
-    labels = {one: label for label, one in enumerate(CLASSES)}
+    find = deepforest_of(module, CLASSES, path, IOU)
+    return lambda: (len(find()), {"network and decoding": module.seconds})
+
+
+def sahi_of(module: AsTorchvision, classes: Sequence[str], path: Path, iou: float) -> Find:
+    """Return a call of SAHI's sliced prediction."""
+    from sahi.models.torchvision import TorchVisionDetectionModel
+    from sahi.predict import get_sliced_prediction
+
+    names = {str(label): one for label, one in enumerate(classes)}
+    detector = TorchVisionDetectionModel(
+        model=module, confidence_threshold=0.0, device="cpu", category_mapping=names, load_at_init=True
+    )
+
+    def find() -> np.ndarray:
+        result = get_sliced_prediction(
+            str(path), detector, TILE, TILE, OVERLAP, OVERLAP, perform_standard_pred=False, postprocess_type="NMS",
+            postprocess_match_metric="IOU", postprocess_match_threshold=iou, verbose=0,
+        )  # fmt: skip
+        rows = [
+            (*one.bbox.to_xyxy(), one.category.id, one.score.value) for one in result.object_prediction_list
+        ]
+        return np.array(rows, np.float32).reshape(-1, 6)
+
+    return find
+
+
+def deepforest_of(module: AsTorchvision, classes: Sequence[str], path: Path, iou: float) -> Find:
+    """Return a call of DeepForest's prediction of a tile, of which only windows are in memory."""
+    from deepforest import main
+
+    labels = {one: label for label, one in enumerate(classes)}
     settings = {
         "accelerator": "cpu",
         "devices": 1,
         "workers": 0,
         "batch_size": 1,
-        "num_classes": 2,
+        "num_classes": len(classes),
         "label_dict": labels,
     }
     program = main.deepforest(model=module, config_args=settings)
-    program.label_dict, program.numeric_to_label_dict = labels, dict(enumerate(CLASSES))
+    program.label_dict, program.numeric_to_label_dict = labels, dict(enumerate(classes))
 
-    def predict() -> tuple[int, dict[str, float]]:
+    def find() -> np.ndarray:
         found = program.predict_tile(
-            str(path), patch_size=TILE, patch_overlap=OVERLAP, iou_threshold=IOU, dataloader_strategy="window"
+            str(path), patch_size=TILE, patch_overlap=OVERLAP, iou_threshold=iou, dataloader_strategy="window"
         )
-        return 0 if found is None else len(found), {"network and decoding": module.seconds}
+        if found is None:
+            return np.empty((0, 6), np.float32)
+        columns = [found[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax")]
+        return np.stack(
+            [*columns, found["label"].map(labels).to_numpy(), found["score"].to_numpy()], 1
+        ).astype(np.float32)
 
-    return predict
+    return find
 
 
 def measure(program: str, name: str, path: Path, folder: Path) -> dict[str, Any]:
@@ -269,7 +290,7 @@ def main(words: Sequence[str] | None = None) -> None:
         rows[name, program, number] = row
         print(row, flush=True)
         about = {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             **{one: version_of(options.python, one) for one in ("torch", "sahi", "deepforest")},
@@ -277,7 +298,8 @@ def main(words: Sequence[str] | None = None) -> None:
         file.write_text(json.dumps(about | {"rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name, family and model."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from programs.networks import Between, OnTokens, Returned, last, tokens
 
@@ -23,6 +26,11 @@ PLANS = {
     "rows_shifted_into_zeros": "sp=2 sp=3",
     "odd_row_slice": "sp=2 sp=3 sp=2x2",
     "copied_into_slice": "sp=2 pp=2",
+    "expanded_to_itself_and_clamped": "sp=2 pp=2",
+    "checkpoint_changed_behind_it": "sp=2 pp=2",
+    "checkpoint_changed_within_and_behind": "sp=2 pp=2",
+    "view_of_a_checkpoint_changed": "sp=2 pp=2",
+    "checkpoint_changed_beside_its_view": "sp=2 pp=2",
 }
 
 
@@ -372,3 +380,51 @@ def diagonal_of_a_slice_scaled() -> nn.Module:
 def no_channels_flattened() -> nn.Module:
     """No channel at all is flattened, and added up with the others."""
     return Between(lambda x: x + x[:, 2:2].flatten(2).transpose(1, 2).sum())
+
+
+class _Clamped(nn.Module):
+    """A view that is made of the older of two names of one memory, and the memory changed through the newer one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.first(x)
+        same = made.expand_as(made)
+        same.mul_(1.5)
+        side = self.second(made.clone())  # here it may be cut
+        half = made[:, :-2]
+        same.clamp_(min=0)
+        return half + 1, side
+
+
+def expanded_to_itself_and_clamped() -> nn.Module:
+    """Two names of one memory, before and after a layer: a view of one sees what is changed through the other."""
+    return _Clamped()
+
+
+def _kept(x: Tensor, layer: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
+    """Return what autograd needs as it is, but that it is computed again."""
+    kept: Tensor = checkpoint(layer, x, use_reentrant=False)
+    return kept
+
+
+def checkpoint_changed_behind_it() -> nn.Module:
+    """What a checkpoint has computed is changed in place, though backward needs it: it computes it again."""
+    return Returned(lambda x: _kept(x).add_(1))
+
+
+def checkpoint_changed_within_and_behind() -> nn.Module:
+    """It is changed in place within the checkpoint, and once more behind it."""
+    return Between(lambda x: _kept(x, lambda x: (x * 2).relu_()).mul_(2))
+
+
+def view_of_a_checkpoint_changed() -> nn.Module:
+    """Columns of what a checkpoint has computed are changed in place."""
+    return Between(lambda x: last(y := _kept(x), y[..., 3:9].mul_(2), y))
+
+
+def checkpoint_changed_beside_its_view() -> nn.Module:
+    """What a checkpoint has computed is seen changed through a view that is older than the change."""
+    return Between(lambda x: last(y := _kept(x), z := y[..., ::2], y.mul_(2), torch.cat([y, z], 3)))

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils import _pytree
+from torch.utils.checkpoint import checkpoint
 
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives.workers import Workers
@@ -69,6 +70,19 @@ def test_a_change_through_a_view_is_seen() -> None:
     before = tensors.version_of(one)
     one.data.add_(1)
     assert tensors.version_of(one) == before, "what goes by `.data` is out of autograd's sight"
+
+
+def test_what_a_checkpoint_computes_again_is_told() -> None:
+    inside: list[bool] = []
+
+    def function(one: torch.Tensor) -> torch.Tensor:
+        inside.append(tensors.is_computed_again())
+        return one.tanh()
+
+    made = checkpoint(function, torch.zeros(2, requires_grad=True), use_reentrant=False)
+    assert not tensors.is_computed_again()
+    made.sum().backward()
+    assert inside[0]
 
 
 def test_autograd_tells_views() -> None:

@@ -47,6 +47,14 @@ def version_of(tensor: Tensor) -> int:
     return version
 
 
+def is_computed_again() -> bool:
+    """Whether what autograd would save now is handed to somebody's hooks, as within a checkpoint, which computes it again in backward.
+
+    Why: `saved_tensors_hooks` does not say whether any are in place.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 def is_view(tensor: Tensor) -> bool:
     """Whether autograd takes a tensor for a view of another.
 

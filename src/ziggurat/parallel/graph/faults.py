@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ziggurat.parallel.runtime.frames import line_of_network
 
-Kind = Literal["hook", "hidden", "memory", "state", "outer", "kept", "mode"]
+Kind = Literal["hook", "hidden", "memory", "state", "outer", "kept", "mode", "checkpoint"]
 """What is not in a trace.
 
 hook      a hook on a gradient, or a gradient that is kept: it would be on tensors of the trace
@@ -17,6 +17,7 @@ state     what the network does depends on what it has kept from the call before
 outer     likewise, but what it has kept lies out of its modules' sight, so that the trace itself has changed it
 kept      it keeps a tensor that it has computed, for others to look at
 mode      it puts a layer into training or evaluation mode, which the layer that is called in its place would not know
+checkpoint  it changes in place what a checkpoint has computed, which is not computed again where calls are stages
 """
 
 KINDS: frozenset[Kind] = frozenset(get_args(Kind))
@@ -29,6 +30,7 @@ REMEDIES: dict[Kind, str] = {
     "outer": "give it a tensor in the place of what is another one each time; or run it without pp, lp and tp",
     "kept": "return it; or run it without pp and lp",
     "mode": "set the layer's mode in the network's own train() instead of its forward; or run it without pp and lp",
+    "checkpoint": "change a clone() of it; or run it without pp and lp",
 }
 
 

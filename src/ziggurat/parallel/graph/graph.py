@@ -82,6 +82,7 @@ class Graph:
         starts: Number of the first call in each call of a layer, by ``layer`` or ``layer:2``.
         outputs: What the network returns, with a `Value` in the place of every tensor.
         memory_of: A number for the memory that each value lies in: views share it.
+        copied: Values that are copied where they are made: they are changed in place when autograd may need them as they were.
         num_bytes: Of each value, as far as is known.
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
@@ -93,6 +94,7 @@ class Graph:
     starts: dict[str, int] = field(default_factory=dict)
     outputs: Any = None
     memory_of: dict[Value, int] = field(default_factory=dict)
+    copied: set[Value] = field(default_factory=set)
     num_bytes: dict[Value, int] = field(default_factory=dict)
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
@@ -151,7 +153,10 @@ class Graph:
         return found
 
     def overwritten_ranges(self) -> list[tuple[int, int]]:
-        """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use."""
+        """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use.
+
+        A range begins where the memory is made, not where the view is: values that are sent one by one no longer share it.
+        """
         closed = []
         last_uses = self.last_uses()
         by_memory: dict[int, list[Value]] = {}
@@ -159,13 +164,21 @@ class Graph:
             by_memory.setdefault(memory, []).append(value)
         for number, call in enumerate(self.calls):
             for written in call.writes:
-                others = [
-                    other
-                    for other in by_memory[self.memory_of[written]]
-                    if other != written and other.call < number and last_uses.get(other, -1) > number
-                ]
-                closed += [(other.call, number) for other in others]
+                older = [value for value in by_memory[self.memory_of[written]] if value.call < number]
+                if any(other != written and last_uses.get(other, -1) > number for other in older):
+                    closed.append((min(value.call for value in older), number))
         return closed
+
+    def has_other_views_of_copied(self) -> bool:
+        """Whether other values in the memory of one that is copied are older than the copy, and used after it."""
+        last_uses = self.last_uses()
+        return any(
+            memory == self.memory_of[value]
+            and other != value
+            and other.call <= value.call < last_uses.get(other, -1)
+            for value in self.copied
+            for other, memory in self.memory_of.items()
+        )
 
     def crossing_bytes(self) -> list[int]:
         """Return, for each call, the bytes of the tensors that cross a cut before it: those made before, and used there or later."""

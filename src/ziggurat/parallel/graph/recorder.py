@@ -47,6 +47,7 @@ from ziggurat.torch_internals.tensors import memory_key, version_of
 
 META = torch.device("meta")
 UNLIKELY = 7_389_056_098_930_650
+CHANGES_CHECKPOINT = "changes in place what a checkpoint has computed, through one of several views of it"
 OWN_HOOKS = 2  # of the trace, on each layer
 SILENT = {
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Identity, nn.Flatten,
@@ -153,6 +154,8 @@ class Recorder(FunctionMode):
         self.draws.check("")
         self.graph.outputs = tree_map(self._mark, outputs)
         self.graph.memory_of = {value: self.sharing.root(key) for value, key in self.graph.memory_of.items()}
+        if self.graph.has_other_views_of_copied():
+            self.unrecorded.faults.note("checkpoint", "", CHANGES_CHECKPOINT, has_line=False)
         self.graph.uses = self.watch.uses
         self.unrecorded.end(self.graph, tensors_in(outputs))
         self.graph.faults = self.unrecorded.faults.found
@@ -251,6 +254,13 @@ class Recorder(FunctionMode):
         if func is None:
             states |= dict.fromkeys(names_of_states(self.meta_model.get_submodule(layer))) | self.states
         writes = [self.values[id(tensor)] for tensor in changed if id(tensor) in self.values]
+        for tensor in changed:
+            value = self.values.get(id(tensor))
+            done = self.sharing.written(tensor, value)
+            if done == "copied" and value is not None:
+                self.graph.copied.add(value)
+            elif done:
+                self.unrecorded.faults.note("checkpoint", self.layer, CHANGES_CHECKPOINT)
         written = [*changed, *statistics_changed_by(func, args, kwargs)]
         self.graph.written_states |= {
             name for t in written if (name := self.unrecorded.written_state(t, self.layer))
@@ -276,6 +286,7 @@ class Recorder(FunctionMode):
         self.values[id(tensor)] = value
         tensor.is_traced = True  # type: ignore[attr-defined]  # another trace that meets it asks
         self.kept.append(tensor)
+        self.sharing.name(tensor, value)
         self.graph.memory_of[value] = memory_key(tensor)
         self.graph.num_bytes[value] = tensor.numel() * tensor.element_size()
 

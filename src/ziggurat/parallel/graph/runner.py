@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +88,7 @@ class StageRunner:
         given = {value: self._leaf(value, tensor, held) for value, tensor in received.items()}
 
         def compute() -> dict[Value, Tensor]:
-            return self._compute(stage, given, before_call, after_call)
+            return self._compute(stage, graph.copied, given, before_call, after_call)
 
         if again and torch.is_grad_enabled():
             changed = {n for call in stage.calls for n in call.states} & graph.written_states
@@ -104,6 +104,7 @@ class StageRunner:
     def _compute(
         self,
         stage: Stage,
+        copied: Set[Value],
         given: Mapping[Value, Tensor],
         before_call: Callable[[int], None],
         after_call: Callable[[int, list[Tensor]], None],
@@ -119,7 +120,8 @@ class StageRunner:
             made = [result] if isinstance(result, Tensor) else tensors_in(result)
             after_call(stage.first + place, made)
             for number, tensor in enumerate(made):
-                values[Value(stage.first + place, number)] = tensor
+                value = Value(stage.first + place, number)
+                values[value] = tensor.clone() if value in copied else tensor
             for value in stage.forgets.get(place, ()):
                 values.pop(value, None)
         return values

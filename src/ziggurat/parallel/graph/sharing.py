@@ -10,13 +10,13 @@ and the memory of both counts as one: they are not cut apart where one of them i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from ziggurat.parallel.graph.graph import tensors_in
+from ziggurat.parallel.graph.graph import Value, tensors_in
 from ziggurat.torch_internals.containers import tree_map
-from ziggurat.torch_internals.tensors import memory_key, version_of
+from ziggurat.torch_internals.tensors import is_computed_again, memory_key, version_of
 
 BY_ORDER = {
     "contiguous", "reshape", "reshape_as", "flatten", "ravel", "to", "type", "type_as", "float", "double", "half", "bfloat16",
@@ -31,12 +31,33 @@ class Sharing:
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
         self._kept: list[Tensor] = []  # or a memory's number might come again
+        self._again: set[int] = set()  # memories that a checkpoint has made
+        self._within: set[Value] = set()
 
     def root(self, memory: int) -> int:
         """Return the number that stands for all memories that may be the same one."""
         while memory in self._parents:
             memory = self._parents[memory]
         return memory
+
+    def name(self, tensor: Tensor, value: Value) -> None:
+        """Note the value that stands for a tensor."""
+        if is_computed_again():
+            self._again.add(memory_key(tensor))
+            self._within.add(value)
+
+    def written(self, tensor: Tensor, value: Value | None) -> Literal["", "copied", "lost"]:
+        """Note that a tensor is changed in place, and say what is to be done about it.
+
+        What a checkpoint has computed may be changed behind it, also where autograd needs it: it is computed again. Calls in
+        stages know no checkpoint. There the value is copied where it is made, and the copy is changed.
+
+        Returns:
+            ``copied`` for a value of a checkpoint that is over; ``lost`` for another value of its memory, such as a view.
+        """
+        if memory_key(tensor) not in self._again or is_computed_again():
+            return ""
+        return "copied" if value in self._within else "lost"
 
     def call(self, func: Any, given: Sequence[Tensor], result: Any) -> None:
         """Note a function that may return its first tensor's memory or another."""
