@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ziggurat.config import DataConfig
 from ziggurat.data.dataset import ImageRecord
-from ziggurat.data.views import batch_pixels, make_batches, make_view, share_of
+from ziggurat.data.views import batch_costs, batch_extent, make_batches, make_center_view, make_view, share_of
 
 CONFIG = DataConfig(crop=64, tile_overlap=0.25)
 
@@ -47,7 +47,27 @@ def test_batches_hold_tiles_of_one_padded_shape_and_all_tiles_once():
         places = [k for k, piece in enumerate(pieces) if piece.image == index]
         assert places == list(range(places[0], places[0] + len(one.tiles)))  # an image is decoded in one go
         assert [pieces[k].tile for k in places] == list(one.tiles)
-    assert batch_pixels(batches[0]) == 10 * 64 + 30 * 33
+    sources = [one.height * one.width for one in views]
+    costs = batch_costs(batches[:1], views, sources, 32, 100)
+    assert costs == [100 * 2 * 32 * 64 + 10 * 64 + 30 * 33], "padded to 32 x 64, and read"
+
+
+def test_photographs_beside_thumbnails_are_dealt_out_by_what_they_cost():
+    """40 photographs of 24 megapixels come first, then 400 thumbnails; a classifier sees as many pixels of each."""
+    config, weight = DataConfig(crop=224, resize=256), 128
+    records = [ImageRecord("a.jpg", 1, *size) for size in [(4000, 6000)] * 40 + [(300, 400)] * 400]
+    views = [make_center_view(record, config) for record in records]
+    sources = [record.height * record.width for record in records]
+    batches = make_batches(views, 32, 5)
+    costs = batch_costs(batches, views, sources, 32, weight)
+    computed = [len(batch) * 224 * 224 for batch in batches]
+    assert all(batch_extent(batch, 32) == (224, 224) for batch in batches)
+    for size in (2, 3, 4):
+        by_cost, by_tiles = (
+            [sum(costs[share_of(rank, size, one)]) for rank in range(size)] for one in (costs, computed)
+        )
+        assert max(by_cost) * size / sum(costs) < 1.15, "the slowest worker"
+        assert max(by_tiles) * size / sum(costs) > 1.2, "by pixels that are computed alone"
 
 
 def test_no_images_no_batches():

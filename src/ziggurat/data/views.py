@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ziggurat.config import DataConfig
@@ -142,9 +142,34 @@ def batch_extent(pieces: Sequence[Piece], multiple: int) -> Extent:
     return rounded_up(largest([piece.tile.size for piece in pieces]), multiple)
 
 
-def batch_pixels(pieces: Sequence[Piece]) -> int:
-    """Return the pixels of a batch."""
-    return sum(piece.tile.volume for piece in pieces)
+def batch_costs(
+    batches: Iterable[Sequence[Piece]],
+    views: Sequence[View],
+    sources: Sequence[int],
+    multiple: int,
+    weight: int,
+) -> list[int]:
+    """Return what each batch costs: the pixels that are computed, with padding, and those of the files that are read for it.
+
+    Args:
+        batches: Tiles.
+        views: Of each image.
+        sources: Pixels of each image as it lies in its file; its tiles take equal parts of them.
+        multiple: What tiles are padded to multiples of.
+        weight: Pixels that are read in the time in which one is computed.
+
+    Example:
+        >>> view = make_view(ImageRecord("a.png", 1, height=60, width=100), DataConfig(crop=60))
+        >>> pieces = [Piece(0, tile) for tile in view.tiles]
+        >>> [tile.size for tile in view.tiles], batch_costs([pieces], [view], [60 * 100], multiple=32, weight=2)
+        ([(60, 60), (60, 60)], [22384])
+    """
+    costs = []
+    for pieces in batches:
+        computed = len(pieces) * math.prod(batch_extent(pieces, multiple))
+        read = sum(sources[piece.image] // len(views[piece.image].tiles) for piece in pieces)
+        costs.append(weight * computed + read)
+    return costs
 
 
 def share_of(rank: int, size: int, costs: Sequence[int]) -> slice:

@@ -217,7 +217,7 @@ class _Running:
     def compute_tiles(self, progress: ProgressCallback | None) -> Work:
         """Compute the tiles that the journal does not have, and write what is found in them."""
         predictor, images = self.predictor, self.asked.images
-        work = Work.of(views_of(self.task, images), self.compute, self.begun.numbers(TILES))
+        work = Work.of(images, views_of(self.task, images), self.compute, self.begun.numbers(TILES))
         shares = _megapixels(self.asked, work)
         self.megapixels = sum(shares)
         if isinstance(progress, Meter):

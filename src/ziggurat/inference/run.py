@@ -56,7 +56,7 @@ def run_images(
     Communication:
         One gather of what was found in the tiles of those images that several workers have computed.
     """
-    work = Work.of(views_of(task, images), compute)
+    work = Work.of(images, views_of(task, images), compute)
     joiner = _Joiner(task, images, work, compute, give)
     run_tiles(images, work, task, compute, joiner, spoiled)
     joiner.join_shared(spoiled or {})
