@@ -30,7 +30,7 @@ from ziggurat.cli.running import COMMANDS, build_parser
 from ziggurat.config import RunConfig, override
 from ziggurat.config.fields import settings_of
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.training.plan_change import REQUEST
+from ziggurat.training.plan_requests import REQUEST
 
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
 LANGUAGES = {"bash", "python", "yaml", "toml", "text"}

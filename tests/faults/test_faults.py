@@ -121,6 +121,17 @@ def test_survivors_hand_over_the_last_step(tmp_path, undisturbed, capfd):
     assert attempts(capfd) == 1
 
 
+def test_a_step_that_only_survivors_have_completed_is_in_the_log(tmp_path, undisturbed, capfd):
+    """The first worker writes the log; where it is killed as it changes the weights, another has done the step, and says what it was."""
+    fault = "kill@optimizer rank=0 step=3 attempt=0"
+    result = run(tmp_path / "run", "dp=2", fault, train__checkpoint_every=0)
+    assert result["weights_sha256"] == undisturbed
+    assert attempts(capfd) == 1
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for line in lines if (row := json.loads(line))["kind"] == "train"]
+    assert [row["step"] for row in rows] == list(range(1, 7))
+
+
 def test_without_survivors_the_newest_checkpoint_is_used(tmp_path, undisturbed):
     result = run(tmp_path / "run", "dp=2", "kill@forward step=5 attempt=0")
     assert result["weights_sha256"] == undisturbed

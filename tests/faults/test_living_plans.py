@@ -17,7 +17,7 @@ import pytest
 from faults.test_faults import workers_of
 from ziggurat.commands.train import train as start_training
 from ziggurat.system.forking import fork_context
-from ziggurat.training.plan_change import REQUEST
+from ziggurat.training.plan_requests import REQUEST
 
 SETTINGS = {
     "task": "classify", "model.name": "pnn", "model.pnn.channels": 4, "device": "cpu", "threads": 1, "dtype": "fp32",

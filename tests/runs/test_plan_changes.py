@@ -15,7 +15,7 @@ from faults.runs import SETTINGS, fault_plan
 from ziggurat.commands.train import train as start_training
 from ziggurat.config import load_config
 from ziggurat.errors import Preempted, UserError
-from ziggurat.training.plan_change import REQUEST
+from ziggurat.training.plan_requests import REQUEST
 
 MOVES = {2: "sp=2", 4: "dp=2", 6: "pp=2"}  # after so many steps
 CUT = {"pipeline.cut": "neck", "train.steps": 8, "train.evaluate_every": 0, "train.checkpoint_every": 0}

@@ -30,7 +30,7 @@ from ziggurat.strategies.replicas import Replicas
 from ziggurat.strategies.state import TrainState
 from ziggurat.training.local_sgd import LocalStep
 from ziggurat.training.loop import train
-from ziggurat.training.plan_change import REQUEST, under
+from ziggurat.training.plan_requests import REQUEST, under
 
 OUTER = {"local_sgd.replicas": 4, "local_sgd.sync_every": 2}
 LOCAL = OUTER | {

@@ -48,6 +48,7 @@ from ziggurat.training.callbacks import Callback, Callbacks
 from ziggurat.training.loop import train as train_on_worker
 from ziggurat.training.members import config_of_member
 from ziggurat.training.plan_change import Change, Kept, PlanAsked, at_hand
+from ziggurat.training.plan_requests import asked_by_signal
 from ziggurat.training.snapshot import memory_folder
 
 LAUNCH = "torchrun-id"  # file in the run's folder: the --rdzv-id that it was started with
@@ -195,7 +196,7 @@ def _train_here(
     config: RunConfig, folder: str, resume: bool, family: str, pieces: Pieces
 ) -> dict[str, Any] | None:
     """Train on workers that this process starts, in a folder that it holds."""
-    with memory_folder() as memory:
+    with memory_folder() as memory, asked_by_signal(Path(folder)):
         arguments = (config, folder, resume, family, False, memory, pieces)
         try:
             return launch_plan(

@@ -44,6 +44,7 @@ class RunLog:
         self.text = Lines(folder / LOG)
         rows = _continue_lines(folder / "metrics.jsonl", first_step)
         self.evaluations = {row["step"]: row for row in rows if row["kind"] == "val"}
+        self.last_step = max((row["step"] for row in rows if row["kind"] == "train"), default=0)
         self.metrics = Lines(folder / "metrics.jsonl")
         self.board = Board(folder, first_step + 1)
         self.faults: dict[Path, CannotWrite] = {}  # of files that do not take their lines now
@@ -81,6 +82,10 @@ class RunLog:
         """Keep a line in ``log.txt`` that the user has read already."""
         if self.active:
             self._note(self.text, self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"))
+
+    def lacks(self, step: int) -> bool:
+        """Whether a step before the first one of this log has no line."""
+        return self.active and self.last_step < step
 
     def step(self, values: dict[str, Any]) -> None:
         """Record one step: ``step`` (from 1), ``loss``, ``images_per_second`` and any further numbers.

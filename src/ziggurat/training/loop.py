@@ -51,7 +51,7 @@ from ziggurat.training.patience import Patience
 from ziggurat.training.plan_change import Change, Kept, build_without_values, closed_for_change
 from ziggurat.training.records import StepRecord
 from ziggurat.training.session import Session
-from ziggurat.training.snapshot import Snapshots
+from ziggurat.training.snapshot import Snapshots, row_handed_over
 from ziggurat.training.step import Step
 from ziggurat.training.unequal_workers import Balance
 
@@ -136,7 +136,7 @@ def train(
     session.begin(parallel)
     step = _make_step(parallel, task, config, data.num_steps)
     first_step, samples, result, sent = state.step, 0, None, 0
-    calls = Calls(callbacks, workers)
+    calls, snapshots = Calls(callbacks, workers), Snapshots(memory, run, parallel)
 
     with (
         closed_for_change(parallel, mesh, data),
@@ -144,7 +144,8 @@ def train(
         closing(data.steps(parallel, first_step)) as steps,
         Preemption(STOPPING if workers.is_first else "") as preemption,
         checkpoints,
-        Snapshots(memory, run, parallel).on_loss(),
+        closing(session.requests),
+        snapshots.on_loss(),
         ExitStack() as measuring,
     ):
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
@@ -176,6 +177,9 @@ def train(
         if first_step == 0:
             show_first_batch(data, task, folder, log)
         if survived:
+            if memory is not None and log.lacks(first_step) and (row := row_handed_over(memory, first_step)):
+                log.step(row)  # who was lost had not come to it
+                calls.step(row)
             follow(first_step)
         start = time.perf_counter()
         if change is not None:
@@ -199,6 +203,7 @@ def train(
                 described = [data.describe(piece) for piece in pieces]
                 session.not_finite(nonfinite_faults(result, task.term_names, described, parallel), log)
             row = record.row(result, task.term_names, state.optimizer, parallel.first.norm())
+            snapshots.row = row
             log.step(row)
             calls.step(row)
             state.complete()

@@ -1,4 +1,4 @@
-"""Another plan between two steps of a living run, of as many workers or another number: asked for by a file in its folder, see ``docs/elastic.md``.
+"""Another plan between two steps of a living run, of as many workers or another number (`plan_requests`), see ``docs/elastic.md``.
 
 train under dp=2 ... step 7 | PlanAsked: state to memory, groups closed | train under sp=2, from memory: step 8 ...
 train under dp=2 ... step 7 | PlanAsked, OtherWorkers: in a new world   | train under dp=3, from memory: step 8 ...
@@ -6,7 +6,6 @@ train under dp=2 ... step 7 | PlanAsked, OtherWorkers: in a new world   | train 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -18,26 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziggurat.config import RunConfig, flatten
-from ziggurat.errors import UserError
+from ziggurat.config import RunConfig
 from ziggurat.models.build import build_model
 from ziggurat.models.undrawn import build_undrawn
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.runtime.crew import Line
 from ziggurat.parallel.runtime.preemption import GoesOn
 from ziggurat.runs.checkpoint import Progress
-from ziggurat.strategies.effects import check_effects
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
-from ziggurat.strategies.replica_rules import replica_faults
-from ziggurat.strategies.resolve import batch_faults, resolve_plan
 from ziggurat.training.data import OpenedData, TrainingData, open_data, opens_together
 from ziggurat.training.feed import seed_everything
-
-REQUEST = "plan"  # the file in the run's folder
-MOST_BYTES = 1000  # of a plan; the file may be anything
 
 
 @dataclass
@@ -153,113 +144,6 @@ class PlanAsked(GoesOn):
     def __init__(self, change: Change) -> None:
         super().__init__(change.config.plan)
         self.change = change
-
-
-@dataclass
-class Requests:
-    """The file that asks for another plan.
-
-    Attributes:
-        folder: Of the run.
-        config: Of the run, as it is.
-        line: To what can start other workers; None where their number stays.
-        is_deaf: Whether it is not looked for any more, as it cannot be taken away.
-        found: What `look` has found: the config under the plan that is asked for, or why that cannot be.
-        coming: The plan whose workers are being started.
-    """
-
-    folder: Path
-    config: RunConfig
-    line: Line | None = None
-    is_deaf: bool = False
-    found: RunConfig | str = ""
-    coming: str = ""
-
-    @property
-    def path(self) -> Path:
-        """Where it is looked for."""
-        return self.folder / REQUEST
-
-    @property
-    def is_there(self) -> bool:
-        """Whether another plan is asked for."""
-        return not self.is_deaf and self.path.exists()
-
-    def look(self) -> bool:
-        """Return whether there is an answer to a file that asks for another plan; not yet where it needs workers that are coming."""
-        if not self.is_there:
-            if self.line is not None:
-                self.line.call_off(parse_plan(self.config.plan).num_workers)
-            return False
-        self.found = self._read()
-        if isinstance(self.found, str) or self.line is None:
-            return True
-        plan, now = parse_plan(self.found.plan), parse_plan(self.config.plan).num_workers
-        if plan.num_workers <= now:
-            self.line.call_off(now)
-            return True
-        why = self.line.ready(plan.num_workers)
-        self.coming = str(plan) if why is None else ""
-        if why:
-            self.found = self._refusal(str(plan), why)
-        return why is not None
-
-    def _read(self) -> RunConfig | str:
-        """Return the config of the run under the plan that is asked for, or why it cannot be."""
-        text = ""
-        try:
-            with self.path.open("rb") as file:
-                text = file.read(MOST_BYTES).decode("utf-8", errors="replace").strip()
-            return under(text, self.config, self.line is not None)
-        except OSError as error:
-            why = error.strerror or str(error)
-        except UserError as error:
-            why = "; ".join(error.faults)
-        return self._refusal(text, why)
-
-    def _refusal(self, text: str, why: str) -> str:
-        return f"{self.path} asks for the plan '{text}', which cannot be: {why}; the run goes on under {self.config.plan}"
-
-    def take_away(self) -> str:
-        """Remove the file, and return what is in the way of that; nothing where it is gone."""
-        try:
-            self.path.unlink()
-        except OSError as error:
-            self.is_deaf = True
-            return (
-                f"{self.path} cannot be removed ({error.strerror}): no other plan is looked for in this run"
-            )
-        return ""
-
-
-def under(text: str, config: RunConfig, other_workers: bool) -> RunConfig:
-    """Return a config under another plan.
-
-    Args:
-        text: The plan.
-        config: Of the run, as it is.
-        other_workers: Whether their number can change while the run goes on.
-
-    Raises:
-        UserError: If that cannot be.
-    """
-    plan, now = parse_plan(text), parse_plan(config.plan)
-    if plan == now:
-        raise UserError("it is the plan of the run")
-    if plan.num_workers != now.num_workers and not other_workers:
-        raise UserError(
-            f"it has {plan.num_workers} workers, and the run has {now.num_workers}, whose number stays under torchrun and on GPUs: "
-            f"end it (Ctrl-C), and go on with --resume --plan {plan}"
-        )
-    if other_workers:
-        resolve_plan(text, plan.num_microbatches, config.device, None, config.launch.backend)
-    faults = batch_faults(plan, config.train.batch_size, config.train.microbatches)
-    faults += replica_faults(config, plan, config.train.microbatches)
-    if faults:
-        raise UserError(faults)
-    changed = dataclasses.replace(config, plan=str(plan))
-    check_effects(changed, {"plan": text}, flatten(config))
-    return changed
 
 
 @contextmanager

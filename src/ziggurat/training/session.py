@@ -37,7 +37,8 @@ from ziggurat.training.callbacks import Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
-from ziggurat.training.plan_change import Change, PlanAsked, Requests
+from ziggurat.training.plan_change import Change, PlanAsked
+from ziggurat.training.plan_requests import Requests
 from ziggurat.training.snapshot import hand_over, handed_over
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
@@ -234,12 +235,10 @@ class Session:
         raise PlanAsked(change)
 
     def _look_for_request(self, log: RunLog) -> bool:
-        coming = self.requests.coming
         asks = self.requests.look()
-        if self.requests.coming not in ("", coming):
-            log.say(
-                f"workers for the plan {self.requests.coming} are started; steps go on until they are ready"
-            )
+        for said in self.requests.news:
+            log.say(said)
+        self.requests.news.clear()
         return asks
 
     def _take_request_away(self, log: RunLog) -> None:

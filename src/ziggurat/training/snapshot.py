@@ -14,11 +14,12 @@ Processes are new in each attempt: nothing of a broken process group, loader or 
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from ziggurat.runs.checkpoint import (
 )
 from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.parallel import Parallel
+from ziggurat.system.writing import CannotWrite, write_text
 
 MEMORY = Path("/dev/shm")
 PREFIX = "ziggurat-state-"
@@ -49,11 +51,15 @@ class Snapshots:
         folder: In memory; None hands nothing over.
         run: Names the definition of the run.
         parallel: The state, whole on this worker (`Parallel.survives`).
+
+    Attributes:
+        row: What the log says of the last step: the first worker may be lost between the step and its line.
     """
 
     def __init__(self, folder: Path | None, run: str, parallel: Parallel[Any]) -> None:
         self.folder = folder if parallel.survives else None
         self.run, self.parallel = run, parallel
+        self.row: dict[str, Any] | None = None
 
     @contextmanager
     def on_loss(self) -> Iterator[None]:
@@ -78,6 +84,9 @@ class Snapshots:
             before = published_steps(folder)
             if before and before[-1] >= progress.step:
                 return
+            if self.row is not None and self.row["step"] == progress.step:  # before the state has its name
+                with suppress(CannotWrite):  # if there is no room, the state says so
+                    write_text(_row_file(folder, progress.step), json.dumps(self.row))
             chunks = {name: Chunk.whole(value.detach().cpu()) for name, value in state.tensors().items()}
             fault = write_checkpoint(folder, progress, self.run, chunks, Workers(), is_summed=False)
             if fault is not None:
@@ -89,6 +98,7 @@ class Snapshots:
                 return
             for step in before:
                 remove_checkpoint(folder, step)
+                _row_file(folder, step).unlink(missing_ok=True)
 
 
 def hand_over(folder: Path, run: str, parallel: Parallel[Any]) -> str | None:
@@ -126,6 +136,19 @@ def _written(parallel: Parallel[Any]) -> dict[str, Chunk]:
         if rank == workers.rank:
             mine[name] = Chunk.whole(tensors[name])
     return mine
+
+
+def row_handed_over(folder: Path, step: int) -> dict[str, Any] | None:
+    """Return what survivors would have logged of the step after which they have handed the state over; None if they have not said."""
+    try:
+        row: dict[str, Any] = json.loads(_row_file(folder, step).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return row
+
+
+def _row_file(folder: Path, step: int) -> Path:
+    return folder / f"row-{step}.json"
 
 
 def handed_over(folder: Path | None, run: str) -> Progress | None:
