@@ -124,16 +124,23 @@ def test_under_torchrun_plans_are_named(tmp_path, monkeypatch):
     assert "under torchrun name the plan" in ask.found
 
 
+def answer(search):
+    """Return what a search comes to: of another process, which takes some seconds."""
+    deadline = time.monotonic() + 100
+    while (plans := search.plans()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return plans
+
+
 def test_a_search_says_what_is_wrong_and_leaves_no_process(tmp_path):
     """A process of the real command, which finds no run; and one that is ended before it says anything."""
     before = set(psutil.Process().children())
     cut_short = PlanSearch(tmp_path, 2)
     assert cut_short.plans() is None
     cut_short.close()
-    search, deadline = PlanSearch(tmp_path, 2), time.monotonic() + 100
+    search = PlanSearch(tmp_path, 2)
     with pytest.raises(UserError, match="is not the folder of a run"):
-        while search.plans() is None and time.monotonic() < deadline:
-            time.sleep(0.05)  # what is waited for is another process
+        answer(search)
     search.close()
     assert set(psutil.Process().children()) == before
 
