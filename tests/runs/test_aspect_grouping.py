@@ -12,10 +12,12 @@ from support.promises import BRANCHING
 from support.ranks import run_ranks
 from support.small_runs import SMALL, TASKS, resumed, trained
 from ziggurat.commands.resolving import resolve
+from ziggurat.commands.train import train as start_training
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.training.data import TrainingData
+from ziggurat.training.plan_change import REQUEST
 
 SIZES = [(40, 90), (90, 40), (64, 64), (30, 80)] * 3  # rows and columns
 GROUPED = {
@@ -78,7 +80,9 @@ def test_steps_have_images_of_one_shape(photographs):
     assert run_ranks(shapes, 2, (config,)) == [(found, notes)] * 2
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize(
+    "world", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4]
+)
 def test_the_same_bits_on_any_number_of_workers(photographs, alone, tmp_path, world):
     config = config_of("detect", photographs)
     for (outcome,) in run_ranks(trained, world, (f"dp={world}", tmp_path, [config])):
@@ -98,13 +102,28 @@ def test_a_run_goes_on_in_the_same_bits(alone, tmp_path):
         )
 
 
+@pytest.mark.slow
+def test_a_living_run_takes_another_plan_in_the_same_bits(photographs, tmp_path):
+    """Crops around rare classes, too: what both are made of goes from plan to plan, or is made anew."""
+    more = {"data.rare_crops": 0.5, "data.crop": 64, "train.steps": 6}
+    settings = SMALL | TASKS["detect"] | GROUPED | more | {"task": "detect", "data.path": str(photographs)}
+
+    def ask(row):
+        if row["step"] == 2:
+            (tmp_path / "changed" / REQUEST).write_text("dp=1\n")
+
+    kept = start_training(None, settings | {"plan": "dp=1"}, tmp_path / "kept")
+    changed = start_training(None, settings | {"plan": "dp=2"}, tmp_path / "changed", on_step=ask)
+    assert "dp=1" in (tmp_path / "changed" / "log.txt").read_text()
+    assert changed["weights_sha256"] == kept["weights_sha256"]
+
+
 @pytest.mark.parametrize(
     ("plan", "task"),
     [
-        ("sp=2", "detect"),
         *(
             pytest.param(plan, task, marks=pytest.mark.slow)
-            for plan in ("sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2", "dp=2")
+            for plan in ("sp=2", "sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2", "dp=2")
             for task in ("detect", "segment")
         ),
     ],
