@@ -118,16 +118,9 @@ def test_a_living_run_takes_another_plan_in_the_same_bits(photographs, tmp_path)
     assert changed["weights_sha256"] == kept["weights_sha256"]
 
 
-@pytest.mark.parametrize(
-    ("plan", "task"),
-    [
-        *(
-            pytest.param(plan, task, marks=pytest.mark.slow)
-            for plan in ("sp=2", "sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2", "dp=2")
-            for task in ("detect", "segment")
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
+@pytest.mark.parametrize("plan", ["sp=2", "sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2", "dp=2"])
 def test_other_plans_compute_the_same(photographs, tmp_path, plan, task):
     more = BRANCHING.get(task, {}) if plan == "lp=2" else {}
     more |= {"tensor.min_width": 8, "model.head_depth": 2} if plan == "tp=2" else {}
