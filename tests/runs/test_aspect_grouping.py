@@ -17,7 +17,7 @@ from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.training.data import TrainingData
-from ziggurat.training.plan_change import REQUEST
+from ziggurat.training.plan_requests import REQUEST
 
 SIZES = [(40, 90), (90, 40), (64, 64), (30, 80)] * 3  # rows and columns
 GROUPED = {
