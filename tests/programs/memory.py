@@ -27,6 +27,7 @@ PLANS = {
     "odd_row_slice": "sp=2 sp=3 sp=2x2",
     "copied_into_slice": "sp=2 pp=2",
     "expanded_to_itself_and_clamped": "sp=2 pp=2",
+    "added_to_its_own_view": "sp=2 pp=2",
     "checkpoint_changed_behind_it": "sp=2 pp=2",
     "checkpoint_changed_within_and_behind": "sp=2 pp=2",
     "view_of_a_checkpoint_changed": "sp=2 pp=2",
@@ -402,6 +403,23 @@ class _Clamped(nn.Module):
 def expanded_to_itself_and_clamped() -> nn.Module:
     """Two names of one memory, before and after a layer: a view of one sees what is changed through the other."""
     return _Clamped()
+
+
+class _Added(_Clamped):
+    """A memory to which its own view is added in place; both names are read afterwards."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.first(x)
+        same = made.view(made.shape)
+        same.mul_(-0.7)
+        side = self.second(same.clone())  # here it may be cut
+        made += same
+        return made * 2, same[:, :, 1:] * 3 + side[:, :, 1:]
+
+
+def added_to_its_own_view() -> nn.Module:
+    """Two names of one memory, before and after a layer: one is added to the other, and both are read."""
+    return _Added()
 
 
 def _kept(x: Tensor, layer: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:

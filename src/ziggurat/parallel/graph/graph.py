@@ -165,7 +165,10 @@ class Graph:
         for number, call in enumerate(self.calls):
             for written in call.writes:
                 older = [value for value in by_memory[self.memory_of[written]] if value.call < number]
-                if any(other != written and last_uses.get(other, -1) > number for other in older):
+                if any(
+                    other != written and (other in call.writes or last_uses.get(other, -1) > number)
+                    for other in older
+                ):  # what a call has changed under two names has two new ones, which are one memory still
                     closed.append((min(value.call for value in older), number))
         return closed
 
