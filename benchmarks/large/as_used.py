@@ -116,6 +116,23 @@ def measure(way: str, run: Path, path: Path, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def show_that_it_runs(folder: Path) -> None:
+    """Find what there is by a network of one step, which finds nothing that is right, and judge the truth itself."""
+    settings = {
+        "model.name": "fcos-test_resnet-fpn", "model.levels": "p3-p4", "model.channels": 16, "model.head_depth": 1, "train.steps": 1,
+        "train.batch_size": 1, "data.crop": 64, "data.workers": 0, "train.report": "numbers", "digits.train_scenes": 4, "digits.val_scenes": 4,
+        "threads": 1, "plan": "dp=1", "decode.max_detections": 20,
+    }  # fmt: skip
+    ziggurat.train("digits", settings, out=folder / "run")
+    path = folder / "used.tif"
+    there = write_mosaic(path, TILE)
+    found, seconds = find("ziggurat bf16", folder / "run", path, folder / "used")
+    assert (seconds > 0, found.shape[1]) == (True, 6), found.shape
+    sure = np.concatenate([there, np.ones((len(there), 1), np.float32)], 1)
+    assert score(sure, there) == {"recall": 1.0, "precision": 1.0}, score(sure, there)
+    assert score(sure[1:], there)["recall"] < 1
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Measure all ways in turn, print the rows and write as_used.json."""
     parser = argparse.ArgumentParser(

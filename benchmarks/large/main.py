@@ -219,6 +219,7 @@ def rows_of(kind: str) -> list[tuple[Any, ...]]:
 
 def show_that_it_runs() -> None:
     """Measure small forms in this process."""
+    import as_used
     import peers
 
     with tempfile.TemporaryDirectory() as name:
@@ -229,6 +230,7 @@ def show_that_it_runs() -> None:
         traced, gdal = (row_of_areas(how, 64, folder) for how in ("traced", "gdal"))
         assert (traced["areas"], traced["corners"]) == (gdal["areas"], gdal["corners"]), (traced, gdal)
         peers.show_that_it_runs(folder)
+        as_used.show_that_it_runs(folder)
 
 
 def main(words: Sequence[str] | None = None) -> None:
