@@ -20,7 +20,7 @@ from torch import Tensor
 from ziggurat.config import RunConfig
 from ziggurat.models.build import build_model
 from ziggurat.models.undrawn import build_undrawn
-from ziggurat.models.vision import VisionModel
+from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.preemption import GoesOn
 from ziggurat.runs.checkpoint import Progress
@@ -55,7 +55,9 @@ def at_hand(config: RunConfig) -> Kept:
     if opens_together(config):
         return Kept()
     data = open_data(config, Workers())
-    return Kept(data=data, network=build_without_values(config, data.dataset.classes))
+    network = build_without_values(config, data.dataset.classes)
+    # its memory is that of the CPU: on GPUs no worker comes
+    return Kept(data=data, network=place_model(network, torch.device("cpu"), config.train.channels_last))
 
 
 def build_without_values(config: RunConfig, classes: Sequence[str]) -> VisionModel:
