@@ -116,9 +116,9 @@ def best_scores(scores_P: Tensor, threshold: float, count: int) -> tuple[Tensor,
     index = (scores_P > threshold).nonzero().squeeze(1)
     scores = scores_P[index]
     cut = (0, 0.0)
-    if len(index) > count:
-        cut = (len(index) - count, float(scores.topk(count + 1).values[-1]))
     if len(index) > count:  # find the last one's score first: sorting everything would cost more
-        kept = scores >= scores.topk(count).values[-1]
+        last, best_cut = scores.topk(count + 1).values[-2:]
+        cut = (len(index) - count, float(best_cut))
+        kept = scores >= last
         index, scores = index[kept], scores[kept]
     return index[scores.argsort(descending=True, stable=True)[:count]], cut
