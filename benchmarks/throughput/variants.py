@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.base import Setting
+from ziggurat.strategies.executor import place_for_inference
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.running import Microbatches
@@ -107,7 +109,8 @@ class Ours:
         spec = image_spec((PER_MICROBATCH, 3, size, size), True, mesh)
         parallel = Parallel(self.state, mesh, Setting(spec, config, num_microbatches, self.feed.compute))
         self.step = Step(parallel, self.task, self.feed, config.train.clip_norm)
-        self.executor = parallel.executor
+        # as `ziggurat predict` places it
+        self.executor = place_for_inference(self.model, mesh, Setting(spec, config, 1, self.feed.compute))
         self.num_microbatches = num_microbatches
         mine = parallel.microbatches_of(num_microbatches)
         self.batches = [make_microbatch(index, size).to(workers.device) for index in mine]
@@ -118,10 +121,17 @@ class Ours:
         self.state.complete()
 
     def infer(self) -> None:
-        self.model.eval()
-        with self.executor.context():
+        """Compute a batch; within `inference`, as one of many that a prediction has."""
+        with self.inference():
             self.executor.run(Microbatches(len(self.batches), self._images, self._found, self.feed.compute))
             self.executor.end()
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Let a block be a prediction: what is kept from batch to batch is forgotten at its end."""
+        self.model.eval()
+        with self.executor.context():
+            yield
 
     def _images(self, index: int) -> Tensor:
         return self.feed.images(self.batches[index])

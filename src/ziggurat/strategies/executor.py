@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from ziggurat.strategies.mode import EvaluationMode
 from ziggurat.strategies.placing import Placed, join
 from ziggurat.strategies.running import Microbatches, Runner
 from ziggurat.strategies.state import Model
+from ziggurat.torch_internals.prepacked import PackedConvolutions
 
 
 class Executor(Generic[Model]):
@@ -29,15 +30,18 @@ class Executor(Generic[Model]):
 
     def __init__(self, model: Model, mesh: Mesh, runner: Runner) -> None:
         self.model, self.mesh, self.runner = model, mesh, runner
+        self._packed = PackedConvolutions(model)
 
     @property
     def at_once(self) -> int:
         """Batches that are given to `run` together, so that no worker of the network is idle for long."""
         return self.runner.at_once
 
-    def context(self) -> AbstractContextManager[Any]:
-        """Return the context without gradients in which `run` is called."""
-        return self.runner.inference()
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Let a block call `run`, without gradients; from one run to the next, weights of convolutions stay as oneDNN takes them."""
+        with self.runner.inference(), self._packed.used():
+            yield
 
     def run(self, work: Microbatches) -> list[Any]:
         """Return what ``work.finish`` makes of each batch, on every worker that computes a part of it."""

@@ -22,5 +22,6 @@ files are parted by what they import, so that a model does not load PyTorch's sh
 | sharding | `fully_shard` and `DTensor` beyond their documentation; what else spreads a network by itself |
 | stores | the stores that workers meet at |
 | storage | the safetensors form of `torch.distributed.checkpoint` |
+| prepacked | weights of convolutions as oneDNN takes them, kept from batch to batch |
 | machine | what units the CPU has |
 """

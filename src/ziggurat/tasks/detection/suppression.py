@@ -52,7 +52,9 @@ def _nms_by_class(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, threshol
     order = labels_N.argsort(stable=True)
     counts = torch.unique_consecutive(labels_N[order], return_counts=True)[1].tolist()
     # what a class has lies together: views, where an index of its own for each would cost more than its call
-    apart = zip(*(values[order].split(counts) for values in (boxes_N4, scores_N)), order.split(counts), strict=True)
+    apart = zip(
+        *(values[order].split(counts) for values in (boxes_N4, scores_N)), order.split(counts), strict=True
+    )
     return torch.cat([places[_nms(boxes, scores, threshold)] for boxes, scores, places in apart])
 
 
