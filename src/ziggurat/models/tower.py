@@ -21,7 +21,9 @@ def make_tower(channels: int, depth: int, norm: Literal["group", "none"]) -> nn.
         layers.append(make_predictor(channels, channels))
         if norm == "group":
             layers.append(nn.GroupNorm(num_groups(channels), channels))
-        layers.append(nn.ReLU(inplace=True))  # neither norm nor convolution needs its own output for its gradient
+        layers.append(
+            nn.ReLU(inplace=True)
+        )  # neither norm nor convolution needs its own output for its gradient
     return nn.Sequential(*layers)
 
 
