@@ -4,6 +4,7 @@ import pytest
 
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.config import RunConfig, override
+from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 
@@ -12,7 +13,7 @@ def check(num_samples: int, batch_size: int, microbatches: int, **settings: obje
     defaults = {"model.name": "smp:upernet/resnet10t", "model.channels": 32, "data.crop": 64}
     train = {"train.batch_size": batch_size, "train.microbatches": microbatches}
     config = override(RunConfig(), defaults | train | {k.replace("__", "."): v for k, v in settings.items()})
-    check_smallest_microbatch(build_model(config.model, 2), config, num_samples)
+    check_smallest_microbatch(build_model(config.model, 2), config, num_samples, min(crop_sizes(config.data)))
 
 
 def test_the_message_has_the_numbers_and_what_helps() -> None:

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
-from ziggurat.data.aspect_groups import MULTIPLE, Pixels, bounds, canvas_of, count_pixels, crop_of, group_of
+from ziggurat.data.aspect_groups import (
+    MULTIPLE,
+    Pixels,
+    bounds,
+    canvas_of,
+    count_pixels,
+    crop_of,
+    group_of,
+    smallest_side,
+)
 from ziggurat.data.batch import Objects, Part, SampleId
 from ziggurat.data.crop_sizes import CropShape
 from ziggurat.data.dataset import ImageRecord
@@ -206,3 +215,12 @@ def test_turned_images_are_refused():
     assert fault == (
         "data.aspect_grouping=3 needs images that stay as wide and high as they are: got data.quarter_turns=true; leave one out"
     )
+
+
+def test_the_smallest_side_is_that_of_the_narrowest_image():
+    narrow = replace(CONFIG, scale_min=1.0, scale_max=1.0)
+    assert smallest_side(Photographs(*SIZES), narrow) == 32
+    assert smallest_side(Photographs((64, 64), (70, 90)), narrow) == 64
+    assert smallest_side(Photographs((300, 300)), narrow) == 96
+    assert smallest_side(Photographs((64, 64)), replace(narrow, crops="48,96")) == 32, "scaled along"
+    assert smallest_side(Photographs((1, 1)), replace(narrow, aspect_grouping=0)) == 96

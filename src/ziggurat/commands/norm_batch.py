@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from ziggurat.config import RunConfig, bands_of
-from ziggurat.data.aspect_groups import smallest_side
-from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.data.sampler import smallest_microbatch
 from ziggurat.errors import UserError
 from ziggurat.models.probe import takes_one_image
 from ziggurat.models.vision import VisionModel
 
 
-def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples: int) -> None:
+def check_smallest_microbatch(model: VisionModel, config: RunConfig, num_samples: int, side: int) -> None:
     """Refuse a run that would come upon a microbatch of one image, and stop there.
 
     Args:
         model: On the CPU; only its layers count, not its number of classes.
         config: With its number of microbatches.
         num_samples: Samples of an epoch, at least 1.
+        side: Smallest side of its crops.
 
     Raises:
         UserError: With what would leave no single image.
     """
-    train, side = config.train, smallest_side(min(crop_sizes(config.data)), config.data)
+    train = config.train
     batch, pieces = train.batch_size, train.microbatches
 
     def smallest(batch_size: int, num_microbatches: int) -> int:

@@ -14,6 +14,7 @@ from ziggurat.commands.fitting import check_batch_fits, check_loaders, check_mod
 from ziggurat.commands.norm_batch import check_smallest_microbatch
 from ziggurat.commands.notes import say_notes
 from ziggurat.config import RunConfig, override, range_faults, run_task
+from ziggurat.data.aspect_groups import smallest_side
 from ziggurat.data.bands import as_all_bands, band_faults, first_header, paths_of, resolve_bands
 from ziggurat.data.dataset import Dataset, notes_of
 from ziggurat.data.formats.blocks import divided, dividing_note
@@ -125,7 +126,15 @@ def resolve(
             num_samples = len(TrainingSamples(dataset, kind, config.data, config.seed))
             say_notes(size_notes(resolved, num_samples))
             if config.data.balance == "none":  # else the epochs are known when classes have been counted
-                check(partial(check_smallest_microbatch, model, resolved, num_samples))
+                check(
+                    partial(
+                        check_smallest_microbatch,
+                        model,
+                        resolved,
+                        num_samples,
+                        smallest_side(dataset, config.data),
+                    )
+                )
     weights_fault = None if resume else first_weights_fault(config.model.weights)
     if weights_fault is not None:
         faults.append(weights_fault)

@@ -27,17 +27,13 @@ from dataclasses import dataclass
 
 from ziggurat.config import DataConfig
 from ziggurat.data.batch import SampleId
-from ziggurat.data.crop_sizes import CropShape
+from ziggurat.data.crop_sizes import CropShape, at_crop_size, crop_sizes
+from ziggurat.data.dataset import Dataset
 from ziggurat.data.extents import Extent, largest, rounded_up, volume
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.data.transforms import resize_factors
 
 MULTIPLE = 32  # of rows and columns: what networks pad to themselves, and few sizes in all
-
-
-def smallest_side(side: int, config: DataConfig) -> int:
-    """Return the rows or columns that a crop has at least, of crops of some side."""
-    return min(side, MULTIPLE) if config.aspect_grouping else side
 
 
 def bounds(factor: int) -> list[float]:
@@ -85,6 +81,26 @@ def group_of(extent: Extent, config: DataConfig, spacing: Sequence[float] | None
     return bisect_right(bounds(config.aspect_grouping), width / height)
 
 
+def smallest_side(dataset: Dataset, config: DataConfig) -> int:
+    """Return the rows or columns that a crop has at least, whichever images a step has.
+
+    Args:
+        dataset: The images; the size of each is asked for where crops are not square.
+        config: Of the crops.
+    """
+    smallest = min(crop_sizes(config))
+    if not config.aspect_grouping:
+        return smallest
+    small = at_crop_size(config, smallest)
+    records = (dataset.record(index) for index in range(len(dataset)))
+    return min(min(_canvas([crop_of(one.extent, small, one.spacing)], small)) for one in records)
+
+
+def _canvas(crops: Sequence[Extent], config: DataConfig) -> Extent:
+    """Return the crop that holds some, in multiples of `MULTIPLE`, as far as the square crop would."""
+    return tuple(min(config.crop, side) for side in rounded_up(largest(crops), MULTIPLE))
+
+
 def canvas_of(samples: TrainingSamples, ids: Iterable[SampleId]) -> Extent:
     """Return the rows and columns of the crops of a step: of the largest crop that one of its images needs, in multiples of `MULTIPLE`.
 
@@ -93,8 +109,9 @@ def canvas_of(samples: TrainingSamples, ids: Iterable[SampleId]) -> Extent:
         ids: Of all samples of the step, on every worker.
     """
     records = [samples.dataset.record(samples.image_index(id.sample)) for id in ids]
-    most = largest([crop_of(record.extent, samples.config, record.spacing) for record in records])
-    return tuple(min(samples.config.crop, side) for side in rounded_up(most, MULTIPLE))
+    return _canvas(
+        [crop_of(record.extent, samples.config, record.spacing) for record in records], samples.config
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import torch
 from ziggurat.config import RunConfig, definition_sha256
 from ziggurat.data.aspect_groups import smallest_side
 from ziggurat.data.batch import Microbatch
-from ziggurat.data.crop_sizes import crop_sizes
 from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
@@ -98,9 +97,8 @@ def train(
     data = TrainingData(begun, mesh, kept.data)
     config = data.config
     model, weights_report = _build(mesh.home, config, data.classes, resume, kept)
-    refuse_single_images(
-        model, config, smallest_side(min(crop_sizes(config.data)), config.data), data.sampler, data.num_steps
-    )
+    smallest = smallest_side(data.dataset, config.data)
+    refuse_single_images(model, config, smallest, data.sampler, data.num_steps)
     task = make_task(model, config)
     if data.counts is not None:
         task.take_counts(data.counts)
