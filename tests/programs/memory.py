@@ -28,6 +28,8 @@ PLANS = {
     "copied_into_slice": "sp=2 pp=2",
     "expanded_to_itself_and_clamped": "sp=2 pp=2",
     "added_to_its_own_view": "sp=2 pp=2",
+    "changed_behind_split_layers": "tp=2",
+    "tokens_changed_behind_split_layers": "tp=2",
     "checkpoint_changed_behind_it": "sp=2 pp=2",
     "checkpoint_changed_within_and_behind": "sp=2 pp=2",
     "view_of_a_checkpoint_changed": "sp=2 pp=2",
@@ -420,6 +422,31 @@ class _Added(_Clamped):
 def added_to_its_own_view() -> nn.Module:
     """Two names of one memory, before and after a layer: one is added to the other, and both are read."""
     return _Added()
+
+
+class _Halved(nn.Module):
+    """Layers whose result is changed in place, through a view or not."""
+
+    def __init__(self, layers: nn.Module, view: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self.view = layers, view
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layers(x)
+        self.view(made).mul_(0.5)
+        return made
+
+
+def changed_behind_split_layers() -> nn.Module:
+    """What two convolutions without a bias have computed is changed in place: under tp it is a sum over workers."""
+    layers = nn.Conv2d(8, 256, 1, bias=False), nn.ReLU(), nn.Conv2d(256, 8, 3, padding=1, bias=False)
+    return Between(_Halved(nn.Sequential(*layers), lambda made: made))
+
+
+def tokens_changed_behind_split_layers() -> nn.Module:
+    """Likewise of two linear layers, through a view."""
+    layers = nn.Linear(8, 256, bias=False), nn.GELU(), nn.Linear(256, 8, bias=False)
+    return OnTokens(_Halved(nn.Sequential(*layers), lambda made: made[:, 1:]))
 
 
 def _kept(x: Tensor, layer: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:

@@ -96,8 +96,7 @@ class _CopyIn(torch.autograd.Function):
 class _SumOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, axis: TensorAxis) -> Tensor:
-        total = axis.sum(part)
-        return total.view_as(total)
+        return _own(axis.sum(part), part)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -108,12 +107,16 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, axis: TensorAxis, dim: int) -> Tensor:
         ctx.axis, ctx.dim = axis, dim
-        whole = axis.join(part, dim)
-        return whole.view_as(whole)
+        return _own(axis.join(part, dim), part)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return ctx.axis.part(gradients[0], ctx.dim).contiguous(), None, None
+
+
+def _own(result: Tensor, given: Tensor) -> Tensor:
+    """Return a result that autograd takes for the function's own: no view of what is new, which the network may change in place."""
+    return result.view_as(result) if result is given else result
 
 
 def copy_in(x: Tensor, axis: TensorAxis) -> Tensor:
