@@ -27,7 +27,12 @@ def test_workers_measure_every_kind_of_message_and_agree(world):
     links = links_from_json(first)
     group, places = tuple(range(world)), [0] * world
     assert {kind for _, kind in links.kinds} == set(KINDS)
-    assert set(links.processor) == {"swap", *KINDS}
+    assert set(links.processor) == set(links.begins) == {"swap", *KINDS}
+    swap = Start("swap", (0, 1), sends=((1, 64),), receives=((1, 64),))
+    assert links.begin_seconds(swap) == pytest.approx(
+        2 * links.begin_seconds(swap._replace(receives=()))
+    )  # each way
+    assert links.begin_seconds(swap) > 1e-6
     assert links.processor_seconds(Start("all-gather", group, num_bytes=1 << 23)) > 1e-4  # it copies them
     assert links.processor_seconds(Start("barrier", (0,))) == 0
     for kind in KINDS:

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ziggurat.planning.amounts import is_free
 from ziggurat.planning.kernels import kernel_of
 from ziggurat.planning.overheads import Overheads, Sample, WithOverheads, fit_overheads, sample_of
-from ziggurat.planning.program import Program, Start
+from ziggurat.planning.program import Program, Start, spread_operation
 
 ADD = kernel_of(torch.ops.aten.add.Tensor, (torch.zeros(3), torch.zeros(3)), {})
 VIEW = kernel_of(torch.ops.aten.view.default, (torch.zeros(3), [3]), {})
@@ -82,3 +83,31 @@ def test_each_call_has_what_is_around_it_a_view_too():
 def test_a_sample_counts_what_a_program_has():
     program = Program(0, (ADD, VIEW, Start("barrier", (0, 1)), ADD))
     assert sample_of(program, Costs(), 3.0) == Sample(3, 1, 1.0, 3.0)
+
+
+WINDOW = spread_operation("window", talks=True, with_gradient=False)
+POINTWISE = spread_operation("pointwise", talks=False, with_gradient=False)
+
+
+def test_an_operation_on_spread_tensors_is_no_call_and_needs_no_measuring():
+    program = Program(0, (ADD, WINDOW, VIEW))
+    assert sample_of(program, Costs(), 3.0) == Sample(2, 0, 0.5, 3.0)
+    priced = WithOverheads(Costs(), Overheads(call=0.25), {WINDOW.name: 3.0})
+    assert priced.known(WINDOW)
+    assert not priced.known(ADD)
+    assert priced.seconds(WINDOW) == 3.0
+    assert is_free(WINDOW)
+
+
+def test_operations_that_were_not_measured_take_what_those_take_that_are_alike():
+    measured = {WINDOW.name: 3.0, POINTWISE.name: 1.0, spread_operation("layout", False, False).name: 2.0}
+    priced = WithOverheads(Costs(), Overheads(), measured)
+    assert priced.seconds(spread_operation("gather", True, False)) == 3.0  # those that talk
+    assert priced.seconds(spread_operation("resample", False, False)) == 1.5  # those that do not
+    assert priced.seconds(spread_operation("resample", False, True)) == 2.0  # all
+    assert WithOverheads(Costs(), Overheads()).seconds(WINDOW) == 0.0
+
+
+def test_beginning_a_message_takes_what_was_measured_of_it():
+    priced = WithOverheads(Costs(), Overheads(start=2.0), begins=lambda start: float(start.num_bytes))
+    assert priced.begin(Start("all-reduce", (0, 1), num_bytes=7)) == 7.0

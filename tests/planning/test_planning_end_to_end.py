@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
     file = tmp_path / "cache" / "ziggurat" / "kernels.json"
     file.parent.mkdir(parents=True)
     links = Links({"machine": Link(1e-4, 1e-9)})
-    overheads = f"overheads of calls of {processor_name()}, torch {torch.__version__}"
+    overheads = f"overheads of calls on one worker of {processor_name()}, torch {torch.__version__}"
     file.write_text(
         json.dumps({key_of(2, processor_name()): links_to_json(links), overheads: [5e-6, 1e-4, 0]})
     )

@@ -63,7 +63,7 @@ def test_overheads_are_found_once_and_kept(tmp_path, monkeypatch, capsys):
     assert found == pytest.approx(Overheads(call=0.005), abs=1e-9)
     assert overheads_of_this_machine(Instant(), "a processor", cache, [step]) == found
     assert taken == [step, step]
-    cache.write("overheads of calls of another, torch " + small_steps.torch.__version__, ["x"])
+    cache.write("overheads of calls on one worker of another, torch " + small_steps.torch.__version__, ["x"])
     assert overheads_of_this_machine(Instant(), "another", cache, [step, step]).call > 0
     assert "no usable value" in capsys.readouterr().err
 

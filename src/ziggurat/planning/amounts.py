@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.planning.kernels import call_of, dtype_of, forms_in
-from ziggurat.planning.program import Form, Kernel
+from ziggurat.planning.program import Form, Kernel, is_spread_operation
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.operators import Parameter, computes_nothing, operator_of, parameters_of
 
@@ -55,7 +55,9 @@ def work_of(kernel: Kernel) -> Work:
 
 @functools.lru_cache(maxsize=1 << 17)
 def is_free(kernel: Kernel) -> bool:
-    """Return whether a kernel only gives another view of its tensors."""
+    """Return whether a kernel only gives another view of its tensors, or stands for an operation whose kernels are beside it."""
+    if is_spread_operation(kernel):
+        return True
     try:
         return computes_nothing(operator_of(kernel.name))
     except ValueError:  # of a library that is not loaded here

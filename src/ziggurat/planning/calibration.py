@@ -1,17 +1,18 @@
 """Latency and bandwidth of this machine's own connections, measured in some seconds by the workers that there are.
 
 Each kind of message is sent at five sizes, several times; the fastest third counts, of the slowest worker. The line through the sizes
-gives seconds of a message and of a byte. What the carrier's own threads take of the processor meanwhile is measured, too: gloo copies
-while workers compute. A collective has a line of its own: its algorithm says how many messages follow one another, and
+gives seconds of a message and of a byte. What the worker's own thread and the carrier's threads take of the processor for it is measured, too,
+while the worker computes in between: a message that follows another at once finds all threads awake and all they need in the cache, and takes
+a half or a third. A collective has a line of its own: its algorithm says how many messages follow one another, and
 the calibration what such a message takes within it.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,9 +28,14 @@ from ziggurat.strategies.costs.cache import MeasurementCache
 
 SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # bytes
 REPEATS = 9
-SERIES = 3  # of messages one after the other, whose time of the processor is taken
+SERIES = 5  # of messages with computing in between, whose time of the processor is taken
+COMPUTED = (
+    256,
+    1 << 19,
+)  # rows of matrices, and elements, of what is computed in between: about what a small layer does
 KINDS: tuple[Kind, ...] = ("all-reduce", "all-gather", "all-to-all", "broadcast", "gather", "barrier")
 
+Measured = Callable[[Workers, Kind, int, int], float]  # of a kind and a size of messages, repeated so often
 Send = Callable[[Workers, Tensor, Tensor], None]  # of a tensor, with room for what comes
 
 
@@ -54,20 +60,32 @@ def calibrate(
     if connection != "network":
         places = [0] * workers.size
 
-    def lines(measured: Callable[[Workers, Kind, int, int], float]) -> dict[Kind, Link]:
+    def lines(measured: Measured) -> dict[Kind, Link]:
         return {
             kind: _line(workers, unit, measured, kind, group if kind != "swap" else (0, 1), places, repeats)
             for kind in ("swap", *KINDS)
         }
 
     taken = lines(_seconds)
-    processor = lines(_processor_seconds) if carrier == "gloo" and workers.device.type == "cpu" else {}
     kinds = {(connection, kind): taken[kind] for kind in KINDS}
-    return Links({connection: taken["swap"]}, kinds, carrier, processor)
+    links = Links({connection: taken["swap"]}, kinds, carrier)
+    if carrier != "gloo" or workers.device.type != "cpu":
+        return links
+    known: dict[tuple[Kind, int], tuple[float, float]] = {}
+
+    def of_processor(place: int) -> Measured:
+        def measured(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
+            if (kind, size) not in known:
+                known[kind, size] = _processor_seconds(workers, kind, size, repeats)
+            return known[kind, size][place]
+
+        return measured
+
+    return replace(links, processor=lines(of_processor(1)), begins=lines(of_processor(0)))
 
 
 def _line(
-    workers: Workers, unit: Links, measured: Callable[[Workers, Kind, int, int], float], kind: Kind,
+    workers: Workers, unit: Links, measured: Measured, kind: Kind,
     group: tuple[int, ...], places: list[int], repeats: int,
 ) -> Link:  # fmt: skip
     """Return seconds of a message, and of a byte, within one kind of message or collective."""
@@ -104,20 +122,43 @@ def _seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
     return float(workers.to_host(workers.add_up(slowest, "max")))
 
 
-def _processor_seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> float:
-    """Return what a message takes of the processor in threads of the carrier: of all workers the mean, of some series the least."""
+def _processor_seconds(workers: Workers, kind: Kind, size: int, repeats: int) -> tuple[float, float]:
+    """Return what a message takes of the processor, in the worker's own thread and in those of the carrier.
+
+    Of all workers the mean, of some series the median. The worker computes before each message, which is not counted.
+    """
     send = _SENDS[kind] if kind != "swap" else _exchange
     tensor, room = _tensors(workers, size)
-    least = math.inf
+    compute = computing()
+    mine, carriers = [], []
     for number in range(SERIES + 1):
         workers.barrier()
-        begin = time.process_time() - time.thread_time()
+        own, all_threads, computed = time.thread_time(), time.process_time(), 0.0
         for _ in range(repeats):
+            begin = time.thread_time()
+            compute()
+            computed += time.thread_time() - begin
             send(workers, tensor, room)
+        own, all_threads = time.thread_time() - own, time.process_time() - all_threads
         if number:
-            least = min(least, (time.process_time() - time.thread_time() - begin) / repeats)
-    mean = torch.tensor([max(least, 1e-9) / workers.size], dtype=torch.float64)
-    return float(workers.add_up(mean))
+            mine.append((own - computed) / repeats)
+            carriers.append((all_threads - own) / repeats)
+    members = workers.size if kind != "swap" else 2
+    medians = [max(statistics.median(some), 1e-9) / members for some in (mine, carriers)]
+    found = workers.add_up(torch.tensor(medians, dtype=torch.float64)).tolist()
+    return found[0], found[1]
+
+
+def computing() -> Callable[[], object]:
+    """Return what a worker computes between messages: so much that it finds other things in its cache afterwards."""
+    rows, elements = COMPUTED
+    matrix, values = torch.ones(rows, rows), torch.ones(elements)
+
+    def compute() -> None:
+        torch.mm(matrix, matrix)
+        values.mul_(1.0)
+
+    return compute
 
 
 def _tensors(workers: Workers, size: int) -> tuple[Tensor, Tensor]:
@@ -163,7 +204,7 @@ _SENDS: dict[Kind, Send] = {
 
 def key_of(num_workers: int, processor: str) -> str:
     """Return the key of a calibration in a file of measurements."""
-    return f"links and their processor time of {processor}, torch {torch.__version__}, {num_workers} workers"
+    return f"links, their beginnings and their processor time of {processor}, torch {torch.__version__}, {num_workers} workers"
 
 
 def links_of_this_machine(
@@ -197,6 +238,7 @@ def links_to_json(links: Links) -> dict[str, Any]:
         "links": {name: list(link) for name, link in links.links.items()},
         "kinds": {f"{connection} {kind}": list(link) for (connection, kind), link in links.kinds.items()},
         "processor": {kind: list(link) for kind, link in links.processor.items()},
+        "begins": {kind: list(link) for kind, link in links.begins.items()},
     }
 
 
@@ -212,7 +254,10 @@ def links_from_json(found: Any) -> Links:
             connection, _, kind = name.partition(" ")
             kinds[connection, kind] = Link(*map(float, link))
         links = {name: Link(*map(float, link)) for name, link in found["links"].items()}
-        processor: Any = {kind: Link(*map(float, link)) for kind, link in found["processor"].items()}
-        return Links(links, kinds, found["carrier"], processor)
+        processor, begins = (
+            {kind: Link(*map(float, link)) for kind, link in found[name].items()}
+            for name in ("processor", "begins")
+        )
+        return Links(links, kinds, found["carrier"], processor, begins)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"no costs of messages: {type(error).__name__}: {error}") from error

@@ -88,7 +88,7 @@ class Machine:
     @property
     def key(self) -> str:
         """The key in a file of measurements."""
-        return f"kernels of {self.processor}, torch {self.torch}, {self.threads} threads, {self.workers} workers, without calls"
+        return f"kernels of {self.processor}, torch {self.torch}, {self.threads} threads, {self.workers} workers, without calls, from the heap"
 
 
 @functools.cache

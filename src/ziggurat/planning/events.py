@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
+
+import torch
 
 from ziggurat.parallel.collectives.observer import Talk
-from ziggurat.planning.program import VIEW, Event, Kernel, Mark, Start, Wait
+from ziggurat.planning.program import VIEW, Event, Kernel, Mark, Start, Wait, spread_operation
+
+T = TypeVar("T")
 
 
 class Events:
@@ -40,6 +44,7 @@ class Events:
         self.is_noting = False
         self.in_message = False
         self._starts = 0
+        self._of_operations = 0  # of the starts, those that belong to an operation that was noted
 
     def shared_memory(self, ranks: Sequence[int]) -> Literal["reserved", "promised", "none"]:
         """Return what memory is to workers that want to share it."""
@@ -52,7 +57,7 @@ class Events:
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Note what happens in a block, from nothing."""
-        self.noted, self._starts, self.is_noting = [], 0, True
+        self.noted, self._starts, self._of_operations, self.is_noting = [], 0, 0, True
         try:
             yield
         finally:
@@ -103,6 +108,16 @@ class Events:
             yield lambda: self._waited(number) if is_noted else None
         finally:
             self.in_message = before
+
+    def operation(self, kind: str, run: Callable[[], T]) -> T:
+        """Compute an operation on spread tensors and note it, behind what it is made of; what it sends belongs to the innermost one."""
+        starts, others = self._starts, self._of_operations
+        result = run()
+        own = self._starts - starts - (self._of_operations - others)
+        self._of_operations += own
+        if self.is_noting and not self.in_message:
+            self.noted.append(spread_operation(kind, own > 0, torch.is_grad_enabled()))
+        return result
 
     def _waited(self, number: int) -> None:
         if self.is_noting:

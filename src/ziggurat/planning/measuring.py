@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.runtime.allocator import keep_freed_memory
+from ziggurat.parallel.runtime.allocator import keep_freed_memory, map_nothing
 from ziggurat.planning.amounts import bytes_of, order_of
 from ziggurat.planning.kernels import call_of, dtype_of, form_of, forms_in
 from ziggurat.planning.program import Form, Kernel
@@ -142,6 +142,7 @@ def _measure_here(
     torch.set_num_threads(conditions.threads)
     torch.set_flush_denormal(True)  # what is multiplied pass after pass must not become slow
     keep_freed_memory()
+    map_nothing()
     room = total_memory() // 4 // conditions.workers
     clock = time.thread_time if conditions.threads == 1 else time.perf_counter
     replay = Replay(kernels, room, clock, every=EVERY)

@@ -69,6 +69,7 @@ class Links:
         carrier: Whose algorithms the collectives have.
         processor: Of a message or collective within a machine, what the carrier's own threads take of a worker's processor; nothing
             where it was not measured.
+        begins: Of the same, what the worker's own thread takes to begin it and to find it done, without waiting; likewise.
 
     Example:
         >>> links = Links({"machine": Link(1.0, 0.25)})
@@ -80,6 +81,7 @@ class Links:
     kinds: Mapping[tuple[Connection, Kind], Link] = field(default_factory=dict)
     carrier: Carrier = "gloo"
     processor: Mapping[Kind, Link] = field(default_factory=dict)
+    begins: Mapping[Kind, Link] = field(default_factory=dict)
 
     def alpha(self, connection: Connection) -> float:
         """Return the seconds of a message of no size."""
@@ -118,10 +120,24 @@ class Links:
         Args:
             start: As `seconds` has it.
         """
+        return self._of_processor(self.processor, start)
+
+    def begin_seconds(self, start: Start) -> float:
+        """Return the seconds that a worker's own thread takes to begin a message or collective, and to find it done.
+
+        Args:
+            start: As a program has it.
+        """
+        return self._of_processor(self.begins, start)
+
+    def _of_processor(self, measured: Mapping[Kind, Link], start: Start) -> float:
         kind: Kind = "all-reduce" if start.kind == "reduce-scatter" else start.kind
-        link = self.processor.get(kind)
+        link = measured.get(kind)
         if link is None or len(start.group) < 2:
             return 0.0
+        if kind == "swap":  # each way by itself
+            sizes = [size for _, size in (*start.sends, *start.receives)]
+            return len(sizes) * link.alpha + sum(sizes) * link.beta
         way = self._ring(start, start.group, [0] * (max(start.group) + 1))
         return way.messages * link.alpha + way.num_bytes * link.beta
 

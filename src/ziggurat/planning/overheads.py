@@ -3,7 +3,9 @@
 Kernels are measured by themselves, so this is what is left of real steps. It is found from a few small ones on one worker and on
 two, where it weighs most:
 
-    seconds of a step = seconds of its kernels + calls * call + messages * start + step
+    seconds of a step = seconds of its kernels + calls * call + messages * start + operations on spread tensors + step
+
+What messages and operations on spread tensors take is measured by itself where it can be (`calibration`, `spread`).
 
 Calls are those of all operators that the dispatcher sees: kernels, and what computes nothing (views, new memory), which a step has
 twice as many of.
@@ -14,13 +16,14 @@ On several workers of one machine messages are started by all at once, so each h
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ziggurat.planning.amounts import is_free
-from ziggurat.planning.program import Kernel, Program, Start
+from ziggurat.planning.program import Kernel, Program, Start, is_spread_operation
 
 
 class Overheads(NamedTuple):
@@ -75,14 +78,20 @@ class WithOverheads:
     Args:
         costs: Of kernels by themselves.
         overheads: Beside them.
+        spread: Seconds of operations on spread tensors, by their names in a program; of others of the same kind, or all others, the mean.
+        begins: Seconds that each message takes the worker's own thread; None where `overheads` has them.
     """
 
-    def __init__(self, costs: Costs, overheads: Overheads) -> None:
-        self.costs, self.overheads = costs, overheads
+    def __init__(
+        self, costs: Costs, overheads: Overheads, spread: Mapping[str, float] | None = None,
+        begins: Callable[[Start], float] | None = None,
+    ) -> None:  # fmt: skip
+        self.costs, self.overheads, self.spread = costs, overheads, dict(spread or {})
+        self.begins = begins
 
     def known(self, kernel: Kernel) -> bool:
         """Whether the seconds of a kernel are known."""
-        return self.costs.known(kernel)
+        return is_spread_operation(kernel) or self.costs.known(kernel)
 
     def measure(self, kernels: Iterable[Kernel]) -> None:
         """Find out what kernels take that are not known."""
@@ -90,11 +99,19 @@ class WithOverheads:
 
     def seconds(self, kernel: Kernel) -> float:
         """Return what a kernel takes, with what calls it."""
+        if is_spread_operation(kernel):
+            return self._of_operation(kernel.name)
         return self.costs.seconds(kernel) + self.overheads.call
 
     def begin(self, start: Start) -> float:
         """Return what it takes a worker to begin a message or collective, before it waits for it."""
-        return self.overheads.start
+        return self.overheads.start if self.begins is None else self.begins(start)
+
+    def _of_operation(self, name: str) -> float:
+        if name in self.spread or not self.spread:
+            return self.spread.get(name, 0.0)
+        alike = [s for other, s in self.spread.items() if other.split(",")[1:] == name.split(",")[1:]]
+        return fmean(alike or self.spread.values())
 
 
 def sample_of(program: Program, costs: Costs, seconds: float) -> Sample:
@@ -105,7 +122,7 @@ def sample_of(program: Program, costs: Costs, seconds: float) -> Sample:
         costs: Know its kernels.
         seconds: That it took this worker, without waiting for others.
     """
-    calls = program.kernels
+    calls = {kernel: count for kernel, count in program.kernels.items() if not is_spread_operation(kernel)}
     starts = sum(isinstance(event, Start) for event in program.events)
     taken = sum(count * costs.seconds(kernel) for kernel, count in calls.items() if not is_free(kernel))
     return Sample(sum(calls.values()), starts, taken, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from ziggurat.planning.record import hollow_model, record_step, roughly
 from ziggurat.planning.request import PlanRequest
 from ziggurat.planning.search import Candidate
 from ziggurat.planning.small_steps import ASSUMED, known_overheads, overheads_of_this_machine
+from ziggurat.planning.spread import known_spread_costs, spread_costs_of_this_machine, spread_or_assumed
 from ziggurat.planning.stepping import measure_steps
 from ziggurat.strategies.costs.cache import MeasurementCache
 from ziggurat.strategies.resolve import available_cores
@@ -145,6 +146,7 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
     priced: Costs
     beside: dict[str, Any] | None = None
     before = 0.0  # of a step; a prediction has none
+    overheads = Overheads()
     if device is None:
         table = CostTable.read(cache, Machine.here(threads, at_once))
         if learns and known_overheads(processor_name(), cache) is None:
@@ -152,19 +154,32 @@ def tools_of(request: PlanRequest, begins: Callable[[str], None], learns: bool =
             _learn(table, cache)
         found = known_overheads(processor_name(), cache)
         overheads = found or ASSUMED
-        before = overheads.step
-        beside = {
-            "call_seconds": overheads.call, "message_seconds": overheads.start, "step_seconds": overheads.step,
-            "measured": found is not None,
-        }  # fmt: skip
-        priced = WithOverheads(Prices(table), overheads)
-    else:
-        priced = WithOverheads(DeviceCosts(device), Overheads())
     links = Links({}) if cluster is None else cluster.links
     if cluster is None and request.num_workers > 1:
         begins("messages between workers of this machine are measured")
         count = max(2, min(request.num_workers, available_cores()))
         links = links_of_this_machine(count, processor_name(), cache, request.config.device)
+    spread: Mapping[str, float] = {}
+    if table is not None:
+        before = overheads.step
+        if "swap" in links.begins:
+            overheads = overheads._replace(start=links.begins["swap"].alpha)
+        spread_costs = known_spread_costs(processor_name(), cache)
+        if learns and spread_costs is None and links.begins:
+            begins("operations on spread tensors are measured")
+            spread_costs = spread_costs_of_this_machine(
+                overheads.call, links.begin_seconds, processor_name(), cache
+            )
+        spread = spread_or_assumed(spread_costs)
+        beside = {
+            "call_seconds": overheads.call, "message_seconds": overheads.start, "step_seconds": overheads.step,
+            "measured": found is not None,
+        }  # fmt: skip
+        priced = WithOverheads(
+            Prices(table), overheads, spread, links.begin_seconds if links.begins else None
+        )
+    elif device is not None:
+        priced = WithOverheads(DeviceCosts(device), overheads)
     recorder = Recorder(request, model, priced)
     judge: Judge | LargeJudge
     if request.is_large:

@@ -49,6 +49,33 @@ VIEW = Kernel("aten.alias.default", ())
 """A call that computes nothing: a view, new memory, a number that is read. In a program all of them are this one."""
 
 
+SPREAD = "spread."
+"""How the names of operations on spread tensors begin, which stand among a program's kernels: what they do beside kernels and messages."""
+
+_OPERATIONS: dict[str, Kernel] = {}
+
+
+def spread_operation(kind: str, talks: bool, with_gradient: bool) -> Kernel:
+    """Return an operation on spread tensors: the Python around the kernels and messages that it is made of, forward and backward.
+
+    Args:
+        kind: Of the operation, as the table of `parallel.spatial` has it.
+        talks: Whether it sends something.
+        with_gradient: Whether autograd is at work, so that its backward comes, too.
+
+    Example:
+        >>> spread_operation("window", True, False).name
+        'spread.window, talks'
+    """
+    name = f"{SPREAD}{kind}{', talks' if talks else ''}{', with gradient' if with_gradient else ''}"
+    return _OPERATIONS.setdefault(name, Kernel(name, ()))
+
+
+def is_spread_operation(kernel: Kernel) -> bool:
+    """Return whether a kernel stands for an operation on spread tensors, whose kernels and messages stand beside it."""
+    return kernel.name.startswith(SPREAD)
+
+
 class Start(NamedTuple):
     """A message, or a collective, that begins; it is done when its `Wait` has ended.
 

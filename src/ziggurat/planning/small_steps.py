@@ -23,7 +23,7 @@ from ziggurat.parallel.graph.generators import key_others
 from ziggurat.parallel.runtime.allocator import keep_freed_memory
 from ziggurat.planning.overheads import Costs, Overheads, Sample, fit_overheads, sample_of
 from ziggurat.planning.processes import on_workers
-from ziggurat.planning.program import Kernel, Program
+from ziggurat.planning.program import Kernel, Program, is_spread_operation
 from ziggurat.planning.record import hollow_model, record_step
 from ziggurat.planning.work import Work, sizes_of
 from ziggurat.strategies.base import Setting
@@ -60,8 +60,8 @@ class SmallStep(NamedTuple):
 SMALL_STEPS = (
     SmallStep("timm:resnet18", (1, 3, 64, 64), "dp=1"),
     SmallStep("fcos-resnet18-fpn", (1, 3, 64, 64), "dp=1"),
-    SmallStep("timm:resnet18", (1, 3, 64, 64), "sp=2"),
 )
+"""On one worker: what messages and operations on spread tensors take is measured by itself."""
 
 
 def overheads_of_this_machine(
@@ -100,7 +100,7 @@ def known_overheads(machine: str, cache: MeasurementCache) -> Overheads | None:
 
 
 def _key(machine: str) -> str:
-    return f"overheads of calls of {machine}, torch {torch.__version__}"
+    return f"overheads of calls on one worker of {machine}, torch {torch.__version__}"
 
 
 def seconds_of_a_call() -> float:
@@ -133,7 +133,9 @@ def take_small_step(step: SmallStep, costs: Costs, repeats: int = REPEATS) -> Sa
     if recorded.refused is not None:
         raise ValueError(f"{step.network} under {step.plan} is no step to learn from: {recorded.refused}")
     program: Program = recorded.programs[0]
-    costs.measure(event for event in program.events if isinstance(event, Kernel))
+    costs.measure(
+        event for event in program.events if isinstance(event, Kernel) and not is_spread_operation(event)
+    )
     seconds = on_workers(_take, plan.num_workers, (step, config, repeats))
     return sample_of(program, costs, seconds[0])
 

@@ -356,6 +356,11 @@ class Communicator:
         """Tell somebody of all messages of this world from now on; None tells nobody."""
         self._groups.observer = observer
 
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of the messages of this world; None in a real run."""
+        return self._groups.observer
+
     def time_waits(self, clock: Clock | None) -> Clock | None:
         """Let a clock know how long this thread waits for other workers, in any group of this world, from now on.
 

@@ -1,4 +1,4 @@
-"""Who wants to know what a worker sends and receives, and when it waits for that: a recording of a step.
+"""Who wants to know what a worker sends and receives, when it waits for that, and what it computes on spread tensors: a recording of a step.
 
 with observer.message("swap", ranks, sends, receives) as done:     the message, or collective, is begun inside
     ...
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+T = TypeVar("T")
 
 Talk = Literal[
     "swap", "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "gather", "barrier"
@@ -47,5 +49,14 @@ class Observer(Protocol):
             num_bytes: Of a collective: what this worker gives; of a broadcast what is handed on.
             sends: Of a swap: receivers (numbers in the world) and bytes.
             receives: Of a swap: senders and bytes.
+        """
+        ...
+
+    def operation(self, kind: str, run: Callable[[], T]) -> T:
+        """Compute an operation on spread tensors, and return what it returns.
+
+        Args:
+            kind: Of the operation, as the table of `parallel.spatial` has it.
+            run: Computes it; messages, and operations that it is made of, are begun inside.
         """
         ...

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt(3)
 KEPT_BYTES = 1 << 30  # at most, of what is free at the end of the heap
 LARGE_BYTES = 32 << 20  # what is larger has a mapping of its own, as glibc's own threshold has it in the end
 
@@ -34,6 +34,20 @@ def keep_freed_memory() -> bool:
     # glibc forgets its growing threshold of mappings once either is set
     settings = ((M_MMAP_THRESHOLD, LARGE_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES))
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def map_nothing() -> bool:
+    """Let this process take all memory from its heap, also what is large.
+
+    Within a step most large tensors find room that others have left in the heap; where kernels are called one by one nothing has left any,
+    and each large result would have a mapping of its own, page by page: of 32 MiB these are 8193 page faults, six times what the kernel
+    itself takes.
+
+    Returns:
+        Whether it does: on glibc only.
+    """
+    mallopt = _of_glibc("mallopt")
+    return mallopt is not None and mallopt(M_MMAP_MAX, 0) == 1
 
 
 def give_back_freed_memory() -> bool:

@@ -79,15 +79,22 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     if entry is None:
         raise mesh.unsupported(name, "it has no declared kind")
     call = Call(func, name, args, named, mesh)
+    observer = mesh.observer
+
+    def run() -> Any:
+        return (
+            entry.run(call) if observer is None else observer.operation(entry.kind, lambda: entry.run(call))
+        )
+
     if entry.kind == "question":
-        return entry.run(call)
+        return run()
     for tensor in tensors:
         renew(tensor)
     if call.is_in_place and len(tensors) > 1:
         _refuse_overlap(call, tensors)
     before = [(tensor, tensor.account.memory.changes, _version(tensor)) for tensor in tensors]
     try:
-        result = entry.run(call)
+        result = run()
     except AxisCutsTwice:
         reason = "positions along one axis of the image meet themselves: two dims would be cut over the same workers"
         raise call.unsupported(reason) from None

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
+from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.frames import known_layer, line_of_network
@@ -82,6 +83,11 @@ class SpatialMesh:
         for axis in self.axes:
             count *= axis.size
         return count
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of what these workers do; None in a real run."""
+        return self.axes[0].workers.observer if self.axes else None
 
     def is_cut(self, extent: int, axis: int) -> bool:
         """Whether an extent is cut: a rule of the extent alone, the same for every operation."""
