@@ -30,10 +30,6 @@ EXCEPTIONS = {
     ("torch_internals/sharding.py", "torch.distributed.fsdp._fully_shard"): "sees where weights' memory is freed",
     ("torch_internals/results.py", "torch.distributed"): "the members of a group, of which an operator of its own knows",
     ("torch_internals/sharding.py", "torch.distributed.tensor"): "what fully_shard makes of a parameter",
-    ("torch_internals/storage.py", "torch.distributed.checkpoint.default_planner"): "files of a checkpoint, without a group",
-    ("torch_internals/storage.py", "torch.distributed.checkpoint.hf_storage"): "files of a checkpoint, without a group",
-    ("torch_internals/storage.py", "torch.distributed.checkpoint.metadata"): "files of a checkpoint, without a group",
-    ("torch_internals/storage.py", "torch.distributed.checkpoint.planner"): "files of a checkpoint, without a group",
     ("torch_internals/stores.py", "torch._C._distributed_c10d"): "types of stores",
 }  # fmt: skip
 
