@@ -86,7 +86,7 @@ class _CopyIn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: TensorAxis) -> Tensor:
         ctx.axis = axis
-        return x.view_as(x)
+        return x.detach()  # `view_as` would not keep the strides of dims of one row, by which a convolution chooses its order of memory
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -115,8 +115,8 @@ class _Join(torch.autograd.Function):
 
 
 def _own(result: Tensor, given: Tensor) -> Tensor:
-    """Return a result that autograd takes for the function's own: no view of what is new, which the network may change in place."""
-    return result.view_as(result) if result is given else result
+    """Return a result that autograd takes for the function's own: it is no view, so the network may change it in place."""
+    return result.detach() if result is given else result
 
 
 def copy_in(x: Tensor, axis: TensorAxis) -> Tensor:
