@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +35,12 @@ from ziggurat.tasks.registry import TASKS
 
 torch.set_num_threads(1)  # before any fork: a child must not inherit a pool of threads
 PROCESS = os.getpid()
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has what it runs in the background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # or programs that tests start would not hear Ctrl-C
 
 
 def set_num_threads(number: int, original: Callable[[int], None] = torch.set_num_threads) -> None:

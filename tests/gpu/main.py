@@ -229,6 +229,7 @@ class Walk:
 
 def speed(device: str, is_quick: bool) -> dict[str, Any]:
     """Return images per second and memory of training steps beside torchvision's, by head."""
+    sys.path.insert(0, str(THROUGHPUT.parent))  # its files import each other, as where it is run by itself
     benchmark = runpy.run_path(str(THROUGHPUT))
     size, rounds = (64, 1) if is_quick else (800, 5)
     heads = ["fcos"] if is_quick else ["fcos", "retinanet"]

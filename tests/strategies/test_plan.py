@@ -184,5 +184,5 @@ def test_runs_take_stages():
 def test_settings_of_the_plan():
     pipeline = override(RunConfig(), {"plan.cut": "layer1,layer2", "plan.schedule": "gpipe"}).pipeline
     assert (pipeline.cut, pipeline.schedule) == ("layer1,layer2", "gpipe")
-    with pytest.raises(UserError, match=r"unknown setting 'plan\.cuts': did you mean 'pipeline\.cut'"):
+    with pytest.raises(UserError, match=r"unknown setting 'plan\.cuts': did you mean 'plan\.cut'"):
         override(RunConfig(), {"plan.cuts": "layer1"})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.torch_internals.machine import cpu_has_bf16_units
-from ziggurat.torch_internals.prepacked import PackedConvolutions
+from ziggurat.torch_internals.prepacked import PackedConvolutions, convolve
 
 pytestmark = pytest.mark.skipif(
     not cpu_has_bf16_units(), reason="nothing is packed without units for bfloat16"
@@ -60,6 +60,25 @@ def test_the_bits_are_those_of_pytorch_in_every_geometry(outputs: int) -> None:
                 assert all(map(same, found, expected)), (channels, kernel, stride, dilation)
             num_packed += packed.num_bytes > 0
     assert num_packed == len(CHANNELS) * len(GEOMETRIES), "each was packed for one of the shapes at least"
+
+
+def test_a_processor_on_which_packed_weights_give_other_bits_packs_nothing() -> None:
+    """One unit in the last place of one number is enough; the other layer stays packed."""
+    network, batch = small_network(), images()
+    calls: list[nn.Conv2d] = []
+
+    def other_bits(layer: nn.Conv2d, batch: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(layer)
+        out = convolve(layer, batch, weight, bias)
+        if layer is network[0]:
+            out[0, 0, 0, 0] = torch.nextafter(out[0, 0, 0, 0], torch.tensor(9.0, dtype=out.dtype))
+        return out
+
+    expected = compute(network, batch)
+    packed = PackedConvolutions(network, convolve=other_bits)
+    with packed.used():
+        assert all(same(compute(network, batch), expected) for _ in range(4))
+    assert [calls.count(layer) for layer in (network[0], network[2])] == [1, 3]
 
 
 @torch.no_grad()

@@ -2,14 +2,15 @@
 
 Under autocast every forward pass on a CPU rounds all weights to bfloat16, and every call of oneDNN brings them into blocks, which for the small
 maps of a pyramid costs as much as the convolution. Both give the same numbers as long as weights, shape and number of threads are
-the same. Kept, the operator that takes them (`mkldnn::_convolution_pointwise`, which is Inductor's) returns the bits of ``conv2d``.
+the same. Kept, the operator that takes them (`mkldnn::_convolution_pointwise`, which is Inductor's) returns the bits of ``conv2d`` on the
+processors that were tried; on any other that is seen: each layer computes with both once for each shape, and packs nothing where they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -35,17 +36,32 @@ class _Packed:
         bias: Rounded.
         sources: The layer's own weight and bias, and what shares their memory: so that no others can be taken for them.
         state: Of the sources: how often they were changed, and where they lie.
+        is_new: Whether it is still to be seen that these return the bits of the layer.
     """
 
     weight: Tensor
     bias: Tensor | None
     sources: tuple[Tensor | None, ...]
     state: tuple[int, ...]
+    is_new: bool = True
 
     def is_of(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether a layer's weight and bias are those that these were made of."""
         same = self.sources[0] is weight and self.sources[1] is bias
         return same and self.state == _state(weight, bias)
+
+
+def convolve(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what a layer computes, with its weights packed for images of this shape, and rounded as its bias."""
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            images.to(torch.bfloat16), weight, bias, *_geometry(layer), layer.groups, "none", [], ""
+        )  # fmt: skip
+    return out
+
+
+def _geometry(layer: nn.Conv2d) -> tuple[Any, Any, Any]:
+    return layer.padding, layer.stride, layer.dilation
 
 
 class PackedConvolutions:
@@ -57,18 +73,25 @@ class PackedConvolutions:
     Args:
         model: Whose plain 2-d convolutions without groups these are; others compute as before.
         most_bytes: Of packed weights; where there would be more, those before are forgotten.
+        convolve: Computes with them.
 
     Attributes:
         num_bytes: Of all packed weights.
     """
 
-    def __init__(self, model: nn.Module, most_bytes: int = MOST_BYTES) -> None:
-        self.most_bytes = most_bytes
+    def __init__(
+        self,
+        model: nn.Module,
+        most_bytes: int = MOST_BYTES,
+        convolve: Callable[[nn.Conv2d, Tensor, Tensor, Tensor | None], Tensor] = convolve,
+    ) -> None:
+        self.most_bytes, self.convolve = most_bytes, convolve
         self.layers = [
             layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and _is_plain(layer)
         ]
         self.num_bytes = 0
         self._packed: dict[Key, _Packed | None] = {}  # None: seen once
+        self._others: set[Key] = set()  # whose bits would be others
         self._lock = Lock()
         self._switch = Switch(self._on, self._off)
 
@@ -89,21 +112,32 @@ class PackedConvolutions:
 
     def _forward(self, number: int, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layer = self.layers[number]
+        key = number, images.shape, torch.get_num_threads()
         can_be = _can_be_packed(layer, images, weight) and _tells_changes(weight) and _tells_changes(bias)
-        packed = self._of(number, images, weight, bias) if can_be else None
+        packed = self._of(key, images, weight, bias) if can_be else None
         if packed is None:
             out: Tensor = nn.Conv2d._conv_forward(layer, images, weight, bias)
             return out
-        call = torch.ops.mkldnn._convolution_pointwise
-        with torch.autocast("cpu", enabled=False):
-            out = call(
-                images.to(torch.bfloat16), packed.weight, packed.bias, *_geometry(layer), layer.groups, "none", [], ""
-            )  # fmt: skip
+        out = self.convolve(layer, images, packed.weight, packed.bias)
+        if packed.is_new:
+            plain: Tensor = nn.Conv2d._conv_forward(layer, images, weight, bias)
+            self._decide(key, packed, torch.equal(out, plain))
+            return plain
         return out
 
-    def _of(self, number: int, images: Tensor, weight: Tensor, bias: Tensor | None) -> _Packed | None:
-        key = number, images.shape, torch.get_num_threads()
+    def _decide(self, key: Key, packed: _Packed, is_same: bool) -> None:
+        """Note whether packed weights return the bits of the layer."""
         with self._lock:
+            if not is_same:
+                self._others.add(key)
+            elif self._packed.get(key) is packed:
+                self._packed[key] = replace(packed, is_new=False)
+
+    def _of(self, key: Key, images: Tensor, weight: Tensor, bias: Tensor | None) -> _Packed | None:
+        number = key[0]
+        with self._lock:
+            if key in self._others:
+                return None
             if key not in self._packed:
                 self._packed[key] = None
                 return None
@@ -158,10 +192,6 @@ def _can_be_packed(layer: nn.Conv2d, images: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and cpu_has_bf16_units()
     )
-
-
-def _geometry(layer: nn.Conv2d) -> tuple[Any, Any, Any]:
-    return layer.padding, layer.stride, layer.dilation
 
 
 def _tells_changes(tensor: Tensor | None) -> bool:

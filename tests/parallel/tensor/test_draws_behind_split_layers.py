@@ -131,7 +131,7 @@ def _errors(workers: Workers, plan: str, num_images: int, references: dict[Any, 
 
 
 @pytest.mark.parametrize(
-    ("plan", "world", "num_images", "step"), [("tp=2", 2, 2, 1), ("tp=2", 2, 1, 2), ("sp=2,tp=2", 4, 2, 3)]
+    ("plan", "world", "num_images", "step"), [("tp=2", 2, 2, 1), ("tp=2", 2, 1, 5), ("sp=2,tp=2", 4, 2, 3)]
 )
 def test_draws_are_those_of_one_worker(plan: str, world: int, num_images: int, step: int) -> None:
     """Of one image, too: a dim of one row has any stride, and PyTorch's convolutions look at it."""
