@@ -9,7 +9,7 @@ from ziggurat.config import DecodeConfig, ModelConfig, RunConfig
 from ziggurat.data.detections import Detections
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
-from ziggurat.tasks.detection.graph import GraphBoxes, compare_detections, padded_detections
+from ziggurat.tasks.detection.graph import GraphBoxes, best_by_keys, compare_detections, padded_detections
 from ziggurat.tasks.registry import make_task
 
 HEADS = ("fcos", "retinanet", "atss")
@@ -44,6 +44,25 @@ def outputs_of(model, rows, columns, seed, steps):
         }
         for name, size in model.level_sizes(rows, columns).items()
     }  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(number=st.integers(1, 90), share=st.floats(0, 1), steps=st.integers(1, 40), seed=st.integers(0, 999))
+def test_the_best_by_keys_are_those_of_a_stable_sort(number, share, steps, seed):
+    count = max(1, round(share * number))
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-1, steps, (3, number), generator=generator).float() / steps
+    values, index = best_by_keys(scores, count)
+    sorted_values, order = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values, sorted_values[:, :count])
+    assert torch.equal(index, order[:, :count])
+
+
+def test_more_candidates_than_can_be_ordered_are_refused(networks):
+    decode = DecodeConfig(candidates=16_000)
+    with pytest.raises(UserError, match=r"at most 15446 .* over 3 levels.*or export to pt2"):
+        GraphBoxes(networks["fcos"], decode, "onnx")
+    GraphBoxes(networks["fcos"], decode, "torch")
 
 
 @pytest.mark.parametrize("head", HEADS)

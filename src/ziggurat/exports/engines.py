@@ -134,7 +134,7 @@ def open_engine(path: Path, facts: Facts, engine: EngineName, threads: int, dtyp
             return TorchEngine(names, _pt2_module(path))
         if engine == "onnx":
             return OnnxEngine(names, _onnx_session(path, threads, names))
-        compiled = compile_openvino(str(path), threads, dtype)
+        compiled = compile_openvino(str(path), threads, dtype, facts.has_unique_keys)
         _check_names(compiled.inputs, compiled.outputs, names, lambda one: set(one.get_names()))
         return OpenVinoEngine(names, compiled)
     except UserError:
@@ -175,19 +175,21 @@ def _check_names(
             )
 
 
-def compile_openvino(model: Any, threads: int, dtype: str) -> Any:
+def compile_openvino(model: Any, threads: int, dtype: str, has_unique_keys: bool = True) -> Any:
     """Return a model, or the file of one, compiled for the processor.
 
     Args:
         model: OpenVINO's, or a path.
         threads: That it computes with.
         dtype: ``bf16`` or ``fp32``.
+        has_unique_keys: See `Facts`.
     """
     openvino = extra_package("openvino", EXTRA, "--engine openvino")
     core = openvino.Core()
     if isinstance(model, str):
         model = core.read_model(model)
-    order_equals(model)
+    if not has_unique_keys:
+        order_equals(model)
     hint = {"fp32": "f32", "bf16": "bf16"}[dtype]
     return core.compile_model(
         model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}

@@ -47,6 +47,7 @@ class Facts:
         parity: What the proof has found, in float.
         members: Of several runs whose predictions the graph averages: the name of each network, and what its images are normalized by.
         accuracy: What a file in int8 was measured to be; empty of others.
+        has_unique_keys: Whether its graph orders equal scores by itself, whatever a program's TopK does with them.
     """
 
     format: FormatName
@@ -70,6 +71,7 @@ class Facts:
     parity: dict[str, Any] = field(default_factory=dict)
     members: tuple[dict[str, Any], ...] = ()
     accuracy: dict[str, Any] = field(default_factory=dict)
+    has_unique_keys: bool = False  # in files that do not say so
 
     @classmethod
     def of_run(
@@ -106,6 +108,7 @@ class Facts:
             version=version("ziggurat"),
             config=flat,
             members=run.model.facts() if isinstance(run.model, AveragedModel) else (),
+            has_unique_keys=True,
         )
 
     def run_config(self) -> RunConfig:
@@ -122,6 +125,7 @@ class Facts:
             str: (self.format, self.precision, self.task, self.model, self.licence, self.weights_sha256, *self.classes),
             int: (self.bands, self.multiple, *self.category_ids, *([] if self.only_size is None else [self.only_size])),
             float: (self.white, *self.mean, *self.std),
+            bool: (self.has_unique_keys,),
             dict: (self.config, self.decode, self.parity, self.accuracy, *self.outputs),
         }  # fmt: skip
         for kind, values in kinds.items():

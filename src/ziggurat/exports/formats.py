@@ -18,7 +18,6 @@ from ziggurat.exports.engines import (
     WEIGHTS,
     EngineName,
     digest_of,
-    order_equals,
     weights_beside,
 )
 from ziggurat.exports.facts import KEY, Facts, FormatName
@@ -128,7 +127,6 @@ class OpenVino:
             path.write_bytes(onnx_model.SerializeToString())
             model = openvino.Core().read_model(str(path))
             model = model.clone()  # its weights are of the file, which goes
-        order_equals(model)
         return model
 
     def save(self, converted: Any, facts: Facts, path: Path) -> None:

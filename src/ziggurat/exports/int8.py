@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ziggurat.exports.engines import EXTRA, order_equals
+from ziggurat.exports.engines import EXTRA
 from ziggurat.exports.graph import INPUTS
 from ziggurat.exports.samples import Batch
 from ziggurat.system.packages import extra_package
@@ -158,7 +158,6 @@ def quantized(model: Any, calibration: Sequence[Batch], floats: Sequence[str] = 
         made = nncf.quantize(
             model.clone(), data, subset_size=len(calibration), ignored_scope=nncf.IgnoredScope(names=kept, validate=False)
         )  # fmt: skip
-    order_equals(made)
     return made
 
 
