@@ -202,3 +202,10 @@ def test_two_predictions_are_never_in_one_folder(detector, data, tmp_path):
     with locked(tmp_path / "out"), pytest.raises(UserError, match="is in use by process"):
         ziggurat.predict(detector, data / "val", tmp_path / "out", ONE, resume=True)
     assert ziggurat.predict(detector, data / "val", tmp_path / "out", ONE, resume=True)["images"] == 2
+
+
+@pytest.mark.parametrize(("pictures", "are_said"), [("none", False), ("overview", True)])
+def test_only_pictures_that_are_drawn_are_said(detector, data, tmp_path, capfd, pictures, are_said):
+    words = ["predict", str(detector), str(data / "val" / "b.png"), "--plan", "dp=1", "--threads", "1"]
+    assert main([*words, "--pictures", pictures, "--out", str(tmp_path / "out")]) == 0
+    assert ("pictures: " in capfd.readouterr().out) is are_said

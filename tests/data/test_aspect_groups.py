@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.datasets import Sized
 from ziggurat.config import DataConfig, RunConfig, override, range_faults
 from ziggurat.data.aspect_groups import (
     MULTIPLE,
@@ -24,7 +25,6 @@ from ziggurat.data.aspect_groups import (
 )
 from ziggurat.data.batch import Objects, Part, SampleId
 from ziggurat.data.crop_sizes import CropShape
-from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.extents import Region, cut_out
 from ziggurat.data.rare_crops import RareCrops
 from ziggurat.data.sampler import Sampler, grouped_order
@@ -35,20 +35,11 @@ from ziggurat.tasks.segmentation.targets import MaskKind
 CONFIG = DataConfig(crop=96, aspect_grouping=2, scale_min=0.7, scale_max=1.3, flip="both", color_jitter=0.3)
 
 
-class Photographs:
+class Photographs(Sized):
     """Images of given sizes, with one object and a mask each, in colours of their own."""
 
     classes = ("a", "b")
     category_ids = (1, 2)
-
-    def __init__(self, *sizes: tuple[int, int]) -> None:
-        self.sizes = sizes
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def record(self, index: int) -> ImageRecord:
-        return ImageRecord(f"{index}.png", index + 1, *self.sizes[index])
 
     def image(self, index: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(index)

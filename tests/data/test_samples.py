@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.datasets import Sized
 from support.ranks import run_ranks
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.batch import Objects, Sample, SampleId
-from ziggurat.data.dataset import ImageRecord
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.samples import TrainingSamples
 from ziggurat.parallel.collectives.workers import Workers
@@ -22,20 +22,11 @@ from ziggurat.tasks.detection.targets import ObjectKind
 CONFIG = replace(DataConfig(), crop=64, flip="both", quarter_turns=True, color_jitter=0.4)
 
 
-class Plain:
+class Plain(Sized):
     """Images of given sizes, in one colour each."""
 
     classes = ("a",)
     category_ids = (1,)
-
-    def __init__(self, *sizes: tuple[int, int]) -> None:
-        self.sizes = sizes
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def record(self, index: int) -> ImageRecord:
-        return ImageRecord(f"{index}.png", index + 1, *self.sizes[index])
 
     def objects(self, index: int) -> Objects:
         return Objects(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([0]))

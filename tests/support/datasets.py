@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ziggurat.config import DataConfig, DigitsConfig
-from ziggurat.data.dataset import SegmentationDataset
+from ziggurat.data.dataset import ImageRecord, SegmentationDataset
 from ziggurat.data.file_dataset import FileDataset
 from ziggurat.data.formats import Fault, find_faults
 from ziggurat.data.formats.table import Split
@@ -19,6 +19,19 @@ from ziggurat.data.labels import LabelDataset
 from ziggurat.tasks.opening import open_dataset
 
 CONFIG = DataConfig(max_pixels=1 << 26)
+
+
+class Sized:
+    """A data set of which only the sizes of its images are given: rows and columns."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def record(self, index: int) -> ImageRecord:
+        return ImageRecord(f"{index}.png", index + 1, *self.sizes[index])
 
 
 def write_image(path: Path, width: int = 40, height: int = 30) -> Path:

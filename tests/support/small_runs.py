@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import torch
 from safetensors.torch import load_file
 
+from support.ranks import run_ranks
 from ziggurat.config import DigitsConfig, RunConfig, load_config, override
 from ziggurat.training.loop import train
 
@@ -47,6 +49,15 @@ def resumed(workers, plan, folder):
     return train(
         workers, dataclasses.replace(load_config(folder / "config.yaml"), plan=plan), folder, resume=True
     )
+
+
+def resumed_behind(folder, copy, step, last):
+    """Return what each of two workers says that goes on with a copy of a run behind a step, whose later checkpoints are gone."""
+    shutil.copytree(folder, copy)
+    for later in range(step + 1, last + 1):
+        shutil.rmtree(copy / "checkpoints" / f"step-{later}")
+    results = run_ranks(resumed, 2, ("dp=2", copy))
+    return [(result["weights_sha256"], result["loss"], result["metrics"]) for result in results]
 
 
 def skipped(workers, plan, folder, config):

@@ -94,8 +94,10 @@ def run(options: argparse.Namespace) -> Outcome:
         print(
             f"{result['images']} images in {result['seconds']:.1f} s ({rate}){left}: {result['predictions']}"
         )
-        table = f"table: {result['table']}; " if result["table"] else ""
-        print(f"{table}pictures: {result['pictures']}")
+        written = [f"table: {result['table']}"] if result["table"] else []
+        written += [f"pictures: {result['pictures']}"] if options.pictures != "none" else []
+        if written:
+            print("; ".join(written))
         for file in result["files"]:
             print(f"also: {file}")
     return Outcome(NO if result["skipped"] else DONE, result)
