@@ -14,11 +14,14 @@ from PIL import Image
 
 from support.served import SIZES, png, served
 from ziggurat.commands.predict import predict
+from ziggurat.commands.runs import members_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.data.extents import Region
 from ziggurat.data.views import View
 from ziggurat.serving.exchange import ARRAYS, MASK, PICTURE, ROWS, Answer, Ask, Refused
+from ziggurat.serving.opening import Served
 from ziggurat.serving.replica import Replica
+from ziggurat.torch_internals.machine import cpu_has_bf16_units
 
 ALL = frozenset({ROWS, PICTURE, MASK, ARRAYS})
 FILES = {"picture": PICTURE, "mask": MASK}
@@ -145,6 +148,36 @@ def test_nothing_is_left_on_the_disk(runs):
     assert not list(Path(folder).iterdir())
     replica.close()
     assert not Path(folder).exists()
+
+
+@pytest.mark.skipif(not cpu_has_bf16_units(), reason="nothing is packed without units for bfloat16")
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_weights_are_packed_once_for_all_requests(runs, tmp_path, task):
+    """Each layer by the second request of a shape, and never again; answers are those of `predict`, which packs nothing for one image."""
+    settings = {"plan": "dp=1", "dtype": "bf16"}
+    replica = Replica(Served(task, members_of(str(runs[task]), settings, "predict")), ServeConfig())
+    try:
+        packed = replica._desk._computer.predictor.compute().executor.packed
+        answers, counts = [], []
+        for _ in range(5):
+            answers += replica.answer([ask(0, frozenset({ROWS, PICTURE}))])
+            counts.append(packed.num_packings)
+        num_bytes = packed.num_bytes
+    finally:
+        replica.close()
+    assert counts[0] == 0
+    assert counts[1] > 5
+    assert counts[1:] == [counts[1]] * 4
+    assert num_bytes > 0
+    assert packed.num_bytes == 0, "forgotten with the replica"
+    file = tmp_path / "0.png"
+    file.write_bytes(png(0))
+    predict(str(runs[task]), [str(file)], str(tmp_path / "out"), settings)
+    text = (tmp_path / "out" / "predictions.json").read_text()
+    text = text.replace(f"{file}", "0.png").replace(f"{tmp_path / 'out'}/", "")
+    (picture,) = (tmp_path / "out").glob("0.*")
+    assert all(json.dumps(one.rows) == text for one in answers)
+    assert all(one.picture == picture.read_bytes() for one in answers)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.torch_internals.machine import cpu_has_bf16_units
-from ziggurat.torch_internals.prepacked import PackedConvolutions, convolve
+from ziggurat.torch_internals.prepacked import IN_BLOCKS, PackedConvolutions, convolve
 
 pytestmark = pytest.mark.skipif(
     not cpu_has_bf16_units(), reason="nothing is packed without units for bfloat16"
@@ -75,7 +76,7 @@ def test_a_processor_on_which_packed_weights_give_other_bits_packs_nothing() -> 
         return out
 
     expected = compute(network, batch)
-    packed = PackedConvolutions(network, convolve=other_bits)
+    packed = PackedConvolutions(network, packing=IN_BLOCKS._replace(convolve=other_bits))
     with packed.used():
         assert all(same(compute(network, batch), expected) for _ in range(4))
     assert [calls.count(layer) for layer in (network[0], network[2])] == [1, 3]
@@ -186,3 +187,82 @@ def test_packed_weights_are_bounded() -> None:
             batch = images(rows=rows)
             assert same(compute(network, batch), compute(network, batch))
             assert packed.num_bytes <= 50_000
+
+
+def test_what_has_no_room_is_not_packed_again_and_again() -> None:
+    """A round of shapes that are more than the room: some stay, and none is packed for nothing. A shape that comes anew takes the place of old ones."""
+    network = small_network()
+    packed = PackedConvolutions(network, most_bytes=50_000)
+    round_of_shapes = [images(rows=rows) for rows in (8, 9, 10, 11, 12, 13, 14, 15)]
+    with packed.used():
+        counts = []
+        for _ in range(6):
+            for batch in round_of_shapes:
+                compute(network, batch)
+            counts.append(packed.num_packings)
+        assert counts[0] == 0
+        assert counts[1] > 2
+        assert counts[1:] == [counts[1]] * 5
+        held = packed.num_bytes
+        new = images(rows=20)
+        for _ in range(3):
+            compute(network, new)
+        assert packed.num_packings == counts[1] + 2
+        assert held < packed.num_bytes + 20_000 <= 70_000
+
+
+def test_shapes_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ziggurat.torch_internals.prepacked.MOST_KEYS", 20)
+    network = small_network()
+    packed = PackedConvolutions(network)
+    with packed.used():
+        for rows in range(8, 60):
+            compute(network, images(rows=rows))
+            assert len(packed._seen) <= 20
+
+
+def test_bytes_are_those_that_onednn_has_taken() -> None:
+    """By the C library's count of its memory, with what fills up blocks: 33 outputs take as much as 48."""
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("only glibc counts the bytes that it has given")
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(96, 33, 3, padding=1), nn.Conv2d(33, 300, 5, padding=2), nn.Conv2d(300, 200, 3)]
+    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    batch = images(96, 17, 17)
+    packed = PackedConvolutions(network)
+    with packed.used():
+        for _ in range(3):
+            compute(network, batch)
+        counted, before = packed.num_bytes, bytes_of_malloc()
+    freed = before - bytes_of_malloc()
+    assert packed.num_packings == 3
+    assert counted > 1.1 * sum(layer.weight.numel() * 2 for layer in layers)
+    assert abs(freed - counted) < 0.01 * counted
+
+
+class _Memory(ctypes.Structure):
+    """What ``mallinfo2`` returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def bytes_of_malloc() -> int:
+    """Return the bytes that the C library has given and not got back."""
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = _Memory
+    found = library.mallinfo2()
+    return int(found.uordblks + found.hblkhd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,9 @@ def opened(served: Served, config: ServeConfig, workers: Workers) -> Iterator[tu
     digests = [digest_of_model(run.model) for run in runs] if workers.is_first else []
     digest = workers.broadcast_object(digest_of(digests, served.runs.configs) if digests else "")
     category_ids = runs[0].category_ids or tuple(range(runs[0].model.num_classes))
-    with make_mesh(workers, served.config.plan) as mesh:
-        computer = Computer(Predictor.of_runs(runs, mesh), category_ids, config)
+    with make_mesh(workers, served.config.plan) as mesh, ExitStack() as kept:
+        predictor = Predictor.of_runs(runs, mesh)
+        for member in predictor.compute().members:  # nobody trains what is served
+            kept.enter_context(member.executor.keep_packed())
+        computer = Computer(predictor, category_ids, config)
         yield computer, computer.card(served.name, digest)
