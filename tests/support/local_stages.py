@@ -53,11 +53,11 @@ def run_stages(model, images, cut, loss_of):
     stages = make_stages(graph, find_places(graph, cut))
     runner, made, held = StageRunner(model), {}, []
     for stage in stages:
-        received = {v: _copy(made[v]) for values in stage.receives.values() for v in values}
+        received = {v: _copy(made[n, v]) for n, values in stage.receives.items() for v in values}
         if stage.number == 0:
             received[(-1, 0)] = images
         held.append(runner.forward(stage, graph, received))
-        made |= held[-1].sent
+        made |= {(stage.number, value): tensor for value, tensor in held[-1].sent.items()}
     outputs = held[-1].outputs
     held[-1].loss = loss_of(outputs)
     loss = held[-1].loss.detach()
@@ -65,10 +65,13 @@ def run_stages(model, images, cut, loss_of):
     for stage, one in reversed(list(zip(stages, held, strict=True))):
         wanted = {
             value: sum(
-                gradients[n, value] for n in sorted(stage.sends, reverse=True) if (n, value) in gradients
+                gradients[n, value]
+                for n in sorted(stage.sends, reverse=True)
+                if value in stage.sends[n] and (n, value) in gradients
             )
             for value in one.sent
-            if one.sent[value].requires_grad and any(key[1] == value for key in gradients)
+            if one.sent[value].requires_grad
+            and any((n, value) in gradients for n, values in stage.sends.items() if value in values)
         }
         back = runner.backward(one, wanted)
         gradients |= {(stage.number, value): g for value, g in back.items() if g is not None}

@@ -21,7 +21,8 @@ KINDS = (
     T("aminmax", "low, high = torch.aminmax({map})\n({map} - low) / (1 + high - low)", "map", "", 0.2),
     T("tiled", "{map}.{repeat(1, 1, 2, 1)|tile(1, 1, 1, 2)|repeat(1, 2, 1, 1)}", "map", "", 0.2),
     T("unbind of rows", "torch.stack({map}.unbind(2)[::-1], 2)", "map", "", 0.2),
-    T("kl divergence", 'F.kl_div({map}.log_softmax(1), {like}.softmax(1), reduction="batchmean")', "scalar", "", 0.2),
+    # (half of it: of a map with itself the divergence is 0, and what is computed is rounding alone)
+    T("kl divergence", 'F.kl_div({map}.log_softmax(1), ({like} * 0.5).softmax(1), reduction="batchmean")', "scalar", "", 0.2),
     T("gumbel softmax", "F.gumbel_softmax({map}, tau=1.0, hard=False, dim=1)", "map", "", 0.2),
     T("one hot", "{map} * F.one_hot({map}.argmax(1), {C}).permute(0, 3, 1, 2)", "map", "", 0.2),
     T("embedding", "self.{new}({map}.argmax(1)).permute(0, 3, 1, 2) + {map}", "map", "self.{new} = nn.Embedding({C}, {C})", 0.2),

@@ -57,7 +57,23 @@ def set_rows(first: Tensor, second: Tensor) -> None:
     second[:, :1] = 0.25
 
 
-CHANGES = (halve, halve_second, add_second, add_first, set_rows)
+class Changes(nn.Module):
+    """A layer that is one call, and changes what it is given: it returns nothing, or a part of it."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], None], returns: bool) -> None:
+        super().__init__()
+        self.change, self.returns = change, returns
+        self.__name__ = f"layer {change.__name__}{' returns' if returns else ''}"
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor | None:
+        self.change(first, second)
+        return first[:, :, 1:] if self.returns else None
+
+
+CHANGES = (
+    halve, halve_second, add_second, add_first, set_rows,
+    Changes(halve, False), Changes(set_rows, False), Changes(halve, True), Changes(set_rows, True),
+)  # fmt: skip
 
 
 class Named(nn.Module):
@@ -67,6 +83,7 @@ class Named(nn.Module):
         super().__init__()
         self.first, self.side = nn.Conv2d(2, 4, 1).to(memory_format=torch.channels_last), nn.Conv2d(4, 4, 1)
         self.second, self.changes, self.last = NAMES[name], changes, last
+        self.layers = nn.ModuleList(one for one in changes if isinstance(one, nn.Module))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         first = self.first(x)
@@ -82,18 +99,19 @@ class Named(nn.Module):
 
 def cuts(graph: Graph) -> list[int]:
     """Return the numbers of all calls before which nothing forbids a cut."""
-    closed = graph.overwritten_ranges()
+    closed = graph.parted_ranges()
     return [n for n in range(1, len(graph.calls)) if not any(first < n <= last for first, last in closed)]
 
 
 def in_stages(model: nn.Module, graph: Graph, places: list[int], images: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs of stages, each of which is handed copies."""
-    known, runner = {Value(-1, 0): images}, StageRunner(model)
+    runner = StageRunner(model)
+    known: dict[tuple[int, Value], Tensor] = {}
     for stage in make_stages(graph, places):
-        wanted = {value for values in stage.receives.values() for value in values}
-        wanted |= {Value(-1, 0)} if stage.number == 0 else set()
-        held = runner.forward(stage, graph, {value: known[value].detach().clone() for value in wanted})
-        known |= {value: tensor.detach() for value, tensor in held.sent.items()}
+        wanted = {v: known[n, v].detach().clone() for n, values in stage.receives.items() for v in values}
+        wanted |= {Value(-1, 0): images} if stage.number == 0 else {}
+        held = runner.forward(stage, graph, wanted)
+        known |= {(stage.number, value): tensor.detach() for value, tensor in held.sent.items()}
     assert isinstance(held.outputs, tuple)
     return held.outputs
 
@@ -124,14 +142,24 @@ def test_a_memory_of_two_names_is_whole_wherever_it_may_be_cut(
     except UserError:  # by name: what a checkpoint has computed, changed through a view of it
         assert name == "checkpoint"
         return
-    for place in cuts(graph):
+    for places in [list(some) for n in (1, 2, 3) for some in itertools.combinations(cuts(graph), n)]:
         with torch.no_grad():
-            found = in_stages(model, graph, [place], images)
+            found = in_stages(model, graph, places, images)
         for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12, msg=f"cut before call {place}")
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12, msg=f"cut before calls {places}")
 
 
 def test_copies_may_be_cut_apart() -> None:
     model = Named("clone", (halve, add_first), True)
     graph = Tracer(model, torch.device("cpu")).trace(spec_of(torch.zeros(1, 2, 3, 5)))
     assert len(cuts(graph)) >= 3
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_what_a_layer_changes_is_with_it_where_calls_are_in_no_order(returns: bool) -> None:
+    """Under lp what a worker has made it sends from there, and not from where a layer has changed it."""
+    model = Named("clone", (Changes(set_rows, returns), halve), True)
+    graph = Tracer(model, torch.device("cpu")).trace(spec_of(torch.zeros(1, 2, 3, 5)))
+    layer = next(n for n, call in enumerate(graph.calls) if call.layer == "layers.0")
+    made = graph.calls[layer].writes[0].call
+    assert (made, layer) in graph.overwritten_ranges()

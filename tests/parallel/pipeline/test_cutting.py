@@ -122,6 +122,47 @@ def test_an_overwritten_memory_stays_with_its_views():
     compare_with_whole(model, images, ["last"])
 
 
+class ChangedLater(nn.Module):
+    """A memory that is changed under another name than it is read by, each in a stage of its own."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.conv, self.act, self.act_too = nn.Conv2d(3, 4, 1), nn.Dropout(0.3, inplace=True), Halves()
+        self.one, self.two, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.way = way
+
+    def forward(self, x):
+        y = self.conv(x).tanh() * 1.5
+        z = self.one(y.clone())
+        if self.way == "view":
+            y[:, :2].mul_(z.mean())
+        elif self.way == "layer":
+            self.act(y[:, :2])
+        else:
+            self.act_too(y)
+        w = self.two(z + 1)
+        y[:, 1:].add_(w[:, 1:])
+        return self.last(w) + y, y
+
+
+class Halves(nn.Module):
+    """One call, which returns a part of what it has changed."""
+
+    def forward(self, y):
+        return y[:, :, 1:].mul_(0.5)
+
+
+@pytest.mark.parametrize("way", ["view", "layer", "part of a layer"])
+def test_a_memory_that_is_sent_as_one_may_be_changed_in_any_stage(way):
+    model = ChangedLater(way).double()
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    places = list(Tracer(model).trace(spec_of(images)).places())
+    assert {"one", "two", "last"} <= set(places)
+    for cut in (["one"], ["two"], ["last"], ["one", "two"], ["one", "last"], ["one", "two", "last"]):
+        compare_with_whole(model, images, cut)
+        model.zero_grad(set_to_none=True)
+
+
 class Doubled(torch.autograd.Function):
     """Its gradient is not that of its forward."""
 

@@ -83,6 +83,7 @@ class Graph:
         outputs: What the network returns, with a `Value` in the place of every tensor.
         memory_of: A number for the memory that each value lies in: views share it.
         copied: Values that are copied where they are made: they are changed in place when autograd may need them as they were.
+        roots: Values that are the whole of a memory which their call has made: who has them has all of it, in its order.
         num_bytes: Of each value, as far as is known.
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
@@ -95,6 +96,7 @@ class Graph:
     outputs: Any = None
     memory_of: dict[Value, int] = field(default_factory=dict)
     copied: set[Value] = field(default_factory=set)
+    roots: set[Value] = field(default_factory=set)
     num_bytes: dict[Value, int] = field(default_factory=dict)
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
@@ -124,7 +126,7 @@ class Graph:
         Left out are places that would part what must stay together: the uses of a buffer that changes (running
         statistics of a batch norm that is used twice), and an overwritten tensor from other views of its memory.
         """
-        closed = self._closed()
+        closed = self._closed() + self.parted_ranges()
         return {
             name: place
             for name, place in self.starts.items()
@@ -139,7 +141,7 @@ class Graph:
             for name in call.states:
                 users.setdefault(name, []).append(number)
         closed += [(users[name][0], users[name][-1]) for name in self.written_states if name in users]
-        return closed + self.overwritten_ranges() + self.hooked_ranges()
+        return closed + self.hooked_ranges()
 
     def hooked_ranges(self) -> list[tuple[int, int]]:
         """Return ranges of calls from that which makes a tensor to that which registers a hook on it.
@@ -153,24 +155,54 @@ class Graph:
         return found
 
     def overwritten_ranges(self) -> list[tuple[int, int]]:
-        """Return ranges of calls in which a tensor is overwritten while other views of its memory are in use.
+        """Return ranges of calls in which a tensor is overwritten while its memory is in use under the names that it had before.
 
         A range begins where the memory is made, not where the view is: values that are sent one by one no longer share it.
         """
-        closed = []
+        return [(first, last) for first, last, _ in self._overwritten()]
+
+    def parted_ranges(self) -> list[tuple[int, int]]:
+        """Return those ranges without the places at which all that is sent of the memory is its root, for stages in their order.
+
+        There whoever goes on with it makes the views anew, and has the memory as it was left (see `stages.make_stages`)::
+
+            y = conv(x)          made: y is its memory's root
+            z = last(y.tanh())   a cut before this sends y alone, though y is overwritten under another name, and read, later
+            part = y[:, :2]
+            y.mul_(2)            a cut before this would send y and part, which would be two memories
+            return z + part
+        """
         last_uses = self.last_uses()
-        by_memory: dict[int, list[Value]] = {}
-        for value, memory in self.memory_of.items():
-            by_memory.setdefault(memory, []).append(value)
+        by_memory = self._by_memory()
+        closed = []
+        for first, last, memory in self._overwritten():
+            values = by_memory[memory]
+            for place in range(first + 1, last + 1):
+                sent = [value for value in values if value.call < place <= last_uses.get(value, -1)]
+                if len(sent) > 1 or not self.roots.issuperset(sent) or not self.copied.isdisjoint(values):
+                    closed.append((place - 1, place))
+        return closed
+
+    def _overwritten(self) -> list[tuple[int, int, int]]:
+        """Return the ranges of `overwritten_ranges`, each with its memory."""
+        found = []
+        last_uses, by_memory = self.last_uses(), self._by_memory()
         for number, call in enumerate(self.calls):
             for written in call.writes:
-                older = [value for value in by_memory[self.memory_of[written]] if value.call < number]
+                memory = self.memory_of[written]
+                older = [value for value in by_memory[memory] if value.call < number]
                 if any(
-                    other != written and (other in call.writes or last_uses.get(other, -1) > number)
+                    (other != written and other in call.writes) or last_uses.get(other, -1) > number
                     for other in older
                 ):  # what a call has changed under two names has two new ones, which are one memory still
-                    closed.append((min(value.call for value in older), number))
-        return closed
+                    found.append((min(value.call for value in older), number, memory))
+        return found
+
+    def _by_memory(self) -> dict[int, list[Value]]:
+        found: dict[int, list[Value]] = {}
+        for value, memory in self.memory_of.items():
+            found.setdefault(memory, []).append(value)
+        return found
 
     def has_other_views_of_copied(self) -> bool:
         """Whether other values in the memory of one that is copied are older than the copy, and used after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
@@ -238,7 +238,8 @@ class Recorder(FunctionMode):
                     partial(_call_and_keep, func, unreturned),
                     [*made, *(versions[n][0] for n in unreturned)],
                 )
-            self._note(self.layer, func, args, kwargs, made, [versions[n][0] for n in changed])
+            roots = self.sharing.roots(func, made, used)
+            self._note(self.layer, func, args, kwargs, made, [versions[n][0] for n in changed], roots)
 
     def _note(
         self,
@@ -248,7 +249,19 @@ class Recorder(FunctionMode):
         kwargs: Any,
         made: list[Tensor],
         changed: list[Tensor],
+        roots: Sequence[Tensor] = (),
     ) -> None:
+        """Add a call.
+
+        Args:
+            layer: That is called, or calls.
+            func: None where the layer itself is called.
+            args: With what.
+            kwargs: The same.
+            made: The tensors that it returns, or has changed.
+            changed: Of its arguments, those that it has changed.
+            roots: Of `made`, those that are the whole of a memory that it has made.
+        """
         marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
         states = {name: None for t in tensors_in((args, kwargs)) if (name := self.name_of(t))}
         if func is None:
@@ -279,8 +292,12 @@ class Recorder(FunctionMode):
                 tuple(writes),
             )
         )
+        new = set(map(id, roots))
         for place, tensor in enumerate(made):
-            self._name(tensor, Value(number, place))
+            value = Value(number, place)
+            if id(tensor) in new or self.values.get(id(tensor)) in self.graph.roots:  # under another name
+                self.graph.roots.add(value)
+            self._name(tensor, value)
 
     def _name(self, tensor: Tensor, value: Value) -> None:
         self.values[id(tensor)] = value
@@ -364,7 +381,11 @@ class Recorder(FunctionMode):
         made = tensors_in(result)
         for tensor in made:
             self.origins.give(tensor)
-        self._note(name, None, args, kwargs, made, changed)
+        roots = []
+        if type(module).__module__.startswith("torch.nn."):  # another may return what it holds
+            used = tensors_in((args, kwargs, list(module.buffers()), list(module.parameters())))
+            roots = self.sharing.roots(None, made, used)
+        self._note(name, None, args, kwargs, made, changed, roots)
 
     def _see_apply(self, cls: Any, args: Any, kwargs: Any, apply: Callable[..., Any]) -> Any:
         """Take a custom autograd function as one call: what its forward does is not what is differentiated."""

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ziggurat.parallel.graph.graph import Value, tensors_in
+from ziggurat.parallel.spatial.strides import is_dense
 from ziggurat.torch_internals.containers import tree_map
-from ziggurat.torch_internals.tensors import is_computed_again, memory_key, version_of
+from ziggurat.torch_internals.tensors import is_computed_again, is_view, memory_key, version_of
 
 BY_ORDER = {
     "contiguous", "reshape", "reshape_as", "flatten", "ravel", "to", "type", "type_as", "float", "double", "half", "bfloat16",
@@ -67,6 +68,26 @@ class Sharing:
         for made in tensors_in(result):
             if made.dtype == source.dtype and made.numel() == source.numel():
                 self._join(source, made)
+
+    @staticmethod
+    def roots(
+        func: Callable[..., Any] | None, made: Sequence[Tensor], used: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return those of the tensors which a call returns that are the whole of a memory which it has made.
+
+        Args:
+            func: None for a layer.
+            made: What it returns.
+            used: What its memory might be instead: its arguments, and what a layer has.
+        """
+        if getattr(func, "__name__", "") in BY_ORDER:
+            return []
+        old = set(map(memory_key, used))
+        return [
+            one
+            for one in made
+            if memory_key(one) not in old and not is_view(one) and is_dense(one.shape, one.stride())
+        ]
 
     def apart(
         self,

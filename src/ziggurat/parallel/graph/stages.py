@@ -3,6 +3,7 @@
 calls     0 1 2 3 | 4 5 6 | 7 8 9         two cuts, three stages
 value of 1 is used by 3, 5 and 8:          stage 0 sends it to stage 1 and to stage 2, each its own copy
 value of 4 is used by 6:                   it stays in stage 1, and is forgotten after 6
+memory of 1 is overwritten by 4 (a view):  stage 2 is sent the value of 1 by stage 1, as it was left there
 """
 
 from __future__ import annotations
@@ -103,9 +104,14 @@ def make_stages(graph: Graph, places: Sequence[int]) -> list[Stage]:
     users = {value: {stage_of(number) for number in numbers} for value, numbers in graph.users().items()}
     for value in graph.output_values():
         users.setdefault(value, set()).add(len(places))
+    changes: dict[int, set[int]] = {}
+    for number, call in enumerate(graph.calls):
+        for value in call.writes:
+            changes.setdefault(graph.memory_of[value], set()).add(stage_of(number))
     for value in sorted(users):
-        source = 0 if value.call == INPUT else stage_of(value.call)
-        for user in sorted(users[value] - {source}):
+        maker = 0 if value.call == INPUT else stage_of(value.call)
+        changers = changes.get(graph.memory_of.get(value, -1), set())
+        for user, source in _hops(maker, users[value], changers):
             stages[source].sends.setdefault(user, []).append(value)
             stages[user].receives.setdefault(source, []).append(value)
     for stage in stages:
@@ -115,6 +121,29 @@ def make_stages(graph: Graph, places: Sequence[int]) -> list[Stage]:
         received += [Value(INPUT, 0)] if stage.number == 0 else []
         stage.overwrites = {value for value in received if graph.memory_of.get(value) in memories - {None}}
     return stages
+
+
+def _hops(maker: int, users: set[int], changers: set[int]) -> list[tuple[int, int]]:
+    """Return each stage that needs a value with the one that it has it from, in order: the last before it that has made or changed it.
+
+    Args:
+        maker: The stage that makes it.
+        users: Those that use it.
+        changers: Those that overwrite its memory.
+
+    Example:
+        >>> _hops(0, {0, 1, 4}, set())
+        [(1, 0), (4, 0)]
+        >>> _hops(0, {0, 1, 4}, {0, 2})  # 2 overwrites it by another name
+        [(1, 0), (2, 0), (4, 2)]
+    """
+    found, wanted = [], set(users)
+    for user in range(max(wanted), maker, -1):
+        if user in wanted:
+            source = max((one for one in changers if maker < one < user), default=maker)
+            wanted.add(source)
+            found.append((user, source))
+    return found[::-1]
 
 
 def _find_forgets(stage: Stage, outputs: set[Value]) -> None:

@@ -7,6 +7,7 @@ body   each tensor's memory, without gaps; nothing of an empty one, nor of None
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
 from ziggurat.parallel.spatial.layout import Dims
+from ziggurat.parallel.spatial.strides import is_dense
 
 HEAD_BYTES = 4096
 LENGTH_BYTES = 8
@@ -41,14 +43,14 @@ class Placed:
 
     Attributes:
         shape: Of the sender's own part.
-        order: Its dims, the slowest in memory first.
+        strides: How the receiver has it: as the sender, also of dims of one row, but without gaps.
         dtype: Its type.
         requires_grad: Whether the receiver sends a gradient back.
         dims: Its layout over the workers that share images; None for a plain tensor.
     """
 
     shape: tuple[int, ...]
-    order: tuple[int, ...]
+    strides: tuple[int, ...]
     dtype: torch.dtype
     requires_grad: bool
     dims: Dims | None = None
@@ -76,9 +78,9 @@ def pack(message: Message, device: torch.device) -> Parcel:
         placed[name] = None
         if tensor is not None:
             local = tensor.local if isinstance(tensor, SpatialTensor) else tensor
-            dense, order = _dense(local.detach())
+            dense, strides = _dense(local.detach())
             dims = tensor.dims if isinstance(tensor, SpatialTensor) else None
-            placed[name] = Placed(tuple(local.shape), order, local.dtype, local.requires_grad, dims)
+            placed[name] = Placed(tuple(local.shape), strides, local.dtype, local.requires_grad, dims)
             if dense.numel():
                 body.append(dense)
     content = pickle.dumps((placed, message.note))
@@ -125,9 +127,10 @@ class Arrival:
         self._placed, self._note = pickle.loads(data[LENGTH_BYTES:end])  # noqa: S301 - this run's own worker
         for name, place in self._placed.items():
             if place is not None:
-                sizes = [place.shape[dim] for dim in place.order]
-                self._memory[name] = torch.empty(sizes, dtype=place.dtype, device=self.device)
-        return [memory.view(-1) for memory in self._memory.values() if memory.numel()]
+                self._memory[name] = torch.empty(
+                    math.prod(place.shape), dtype=place.dtype, device=self.device
+                )
+        return [memory for memory in self._memory.values() if memory.numel()]
 
     def message(self) -> Message:
         """Return the message, after the body has come."""
@@ -136,7 +139,7 @@ class Arrival:
     def _tensor(self, name: Any, place: Placed | None) -> Tensor | None:
         if place is None:
             return None
-        local = self._memory[name].permute([place.order.index(dim) for dim in range(len(place.order))])
+        local = self._memory[name].as_strided(place.shape, place.strides)
         local.requires_grad_(place.requires_grad)
         if place.dims is None:
             return local
@@ -145,15 +148,19 @@ class Arrival:
 
 
 def _dense(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Return a tensor's memory without gaps as one dim, and its dims, the slowest in memory first.
+    """Return a tensor's memory without gaps as one dim, and the strides of the tensor in it.
+
+    Whether a network's ``reshape`` or ``contiguous`` copies depends on strides, and so does what sees a change in place.
 
     Example:
-        >>> flat, order = _dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
-        >>> flat.shape, order
-        (torch.Size([120]), (0, 2, 3, 1))
+        >>> flat, strides = _dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
+        >>> flat.shape, strides
+        (torch.Size([120]), (60, 1, 15, 3))
+        >>> _dense(torch.zeros(2, 3, 4)[:, 1:])[1]
+        (8, 4, 1)
     """
-    order = tuple(
-        sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.shape[d]), reverse=True)
-    )
-    turned = tensor.permute(order)
-    return turned.contiguous().view(-1), order
+    if is_dense(tensor.shape, tensor.stride()):
+        return tensor.as_strided((tensor.numel(),), (1,)), tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.shape[d]), reverse=True)
+    turned = tensor.permute(order).contiguous()
+    return turned.view(-1), turned.permute([order.index(dim) for dim in range(len(order))]).stride()
