@@ -18,16 +18,24 @@ from ziggurat.parallel.runtime.crew import Line
 from ziggurat.strategies.resolve import available_cores
 from ziggurat.training.plan_requests import AUTO, REQUEST, Requests, asked_by_signal
 from ziggurat.training.plan_search import PlanSearch
+from ziggurat.training.replanning import Replanning
 
 CONFIG = override(
     RunConfig(),
     {"plan": "dp=2", "threads": 1, "device": "cpu", "train.batch_size": 8, "train.microbatches": 4},
 )
-ROWS = [
-    {"plan": "pp=2", "settings": {"pipeline.schedule": "gpipe"}},  # the run has 1f1b, and keeps it
-    {"plan": "sp=2", "settings": {}},
-    {"plan": "dp=2", "settings": {}},
-]
+
+
+def row(plan, seconds, **settings):
+    return {
+        "plan": plan,
+        "settings": {f"pipeline.{name}": value for name, value in settings.items()},
+        "step_seconds": seconds,
+    }
+
+
+# the run has 1f1b, and keeps it
+ROWS = [row("pp=2", 1.0, schedule="gpipe"), row("sp=2", 2.0), row("dp=2", 3.0)]
 
 
 class Looking:
@@ -36,17 +44,17 @@ class Looking:
     def __init__(self, answer):
         self.answer, self.asked, self.closed = answer, 0, 0
 
-    def __call__(self, folder, num_workers):
-        self.folder, self.num_workers = folder, num_workers
+    def __call__(self, folder, num_workers, shape):
+        self.folder, self.num_workers, self.shape = folder, num_workers, shape
         return self
 
-    def plans(self):
+    def found(self):
         self.asked += 1
         if self.asked < 3:
             return None
         if isinstance(self.answer, str):
             raise UserError(self.answer)
-        return self.answer
+        return {"plans": self.answer, "left": []}
 
     def close(self):
         self.closed += 1
@@ -63,8 +71,14 @@ def two_cores():
     os.sched_setaffinity(0, before)
 
 
+def asked(folder, search, config=CONFIG, line=None, **more):
+    return Requests(
+        folder, config, Replanning.of(config), lambda step: (64, 64), line, start_search=search, **more
+    )
+
+
 def requests(folder, search, config=CONFIG, line=True):
-    ask = Requests(folder, config, Line(None) if line else None, start_search=search)
+    ask = asked(folder, search, config, Line(None) if line else None)
     ask.path.write_text(f"{AUTO}\n")
     return ask
 
@@ -73,7 +87,7 @@ def requests(folder, search, config=CONFIG, line=True):
 def test_the_best_plan_that_goes_with_the_settings_of_the_run_is_taken(tmp_path, two_cores, line):
     search = Looking(ROWS)
     ask = requests(tmp_path, search, line=line)
-    assert [ask.look() for _ in range(4)] == [False, False, True, True]
+    assert [ask.look(0) for _ in range(4)] == [False, False, True, True]
     assert ask.found == dataclasses.replace(CONFIG, plan="sp=2")
     assert (search.folder, search.num_workers) == (tmp_path, 2)
     assert [said for said in ask.news if "best plan of 2 workers is looked for" in said] == ask.news[:1]
@@ -89,12 +103,12 @@ def test_the_best_plan_that_goes_with_the_settings_of_the_run_is_taken(tmp_path,
         (ROWS[:1], "no plan that was found goes with the settings of the run"),
         ([], "no plan that was found"),
         ("a kernel has no price", "a kernel has no price"),
-        ([{"plan": "dp=8", "settings": {}}], "each worker of the dp axis needs a microbatch"),
+        ([row("dp=8", 1.0)], "each worker of the dp axis needs a microbatch"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, two_cores, answer, why):
     ask = requests(tmp_path, Looking(answer))
-    assert [ask.look() for _ in range(3)] == [False, False, True]
+    assert [ask.look(0) for _ in range(3)] == [False, False, True]
     assert ask.found.startswith(f"{tmp_path / REQUEST} asks for the best plan: ")
     assert why in ask.found
     assert ask.found.endswith("; the run goes on under dp=2")
@@ -104,39 +118,51 @@ def test_what_cannot_be_is_one_sentence(tmp_path, two_cores, answer, why):
 def test_who_takes_the_question_back_gets_no_answer(tmp_path, two_cores):
     search = Looking(ROWS)
     ask = requests(tmp_path, search)
-    assert not ask.look()
+    assert not ask.look(0)
     ask.path.unlink()
-    assert not ask.look()
+    assert not ask.look(0)
     assert (search.closed, ask.search) == (1, None)
     ask.path.write_text(AUTO)
-    assert not ask.look()
+    assert not ask.look(0)
     ask.path.write_text("sp=2")  # or asks another one
-    assert ask.look()
+    assert ask.look(0)
     assert ask.found.plan == "sp=2"
     assert search.closed == 2
+
+
+def test_an_empty_file_asks_for_nothing_yet(tmp_path, two_cores):
+    """A shell makes the file before `echo` writes into it, and a run may look in between."""
+    ask = asked(tmp_path, Looking(ROWS), line=Line(None))
+    ask.path.write_text("")
+    assert not ask.look(0)
+    assert ask.path.exists()
+    assert ask.news == []
+    ask.path.write_text("sp=2\n")
+    assert ask.look(1)
+    assert ask.found.plan == "sp=2"
 
 
 def test_under_torchrun_plans_are_named(tmp_path, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.setenv(name, "1")
     ask = requests(tmp_path, Looking(ROWS), line=False)
-    assert ask.look()
+    assert ask.look(0)
     assert "under torchrun name the plan" in ask.found
 
 
 def answer(search):
     """Return what a search comes to: of another process, which takes some seconds."""
     deadline = time.monotonic() + 100
-    while (plans := search.plans()) is None and time.monotonic() < deadline:
+    while (found := search.found()) is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    return plans
+    return found
 
 
 def test_a_search_says_what_is_wrong_and_leaves_no_process(tmp_path):
     """A process of the real command, which finds no run; and one that is ended before it says anything."""
     before = set(psutil.Process().children())
     cut_short = PlanSearch(tmp_path, 2)
-    assert cut_short.plans() is None
+    assert cut_short.found() is None
     cut_short.close()
     search = PlanSearch(tmp_path, 2)
     with pytest.raises(UserError, match="is not the folder of a run"):

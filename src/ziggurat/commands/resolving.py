@@ -34,6 +34,7 @@ from ziggurat.tasks.registry import TASKS, find_task, model_task
 from ziggurat.training.data import open_validation
 from ziggurat.training.freezing import freeze, freezing_notes
 from ziggurat.training.members import of_member
+from ziggurat.training.replanning import replan_fault
 
 T = TypeVar("T")
 
@@ -91,6 +92,8 @@ def resolve(
             config = check(partial(_resolve_bands, config, dataset)) or all_bands
     placed = check(lambda: resolve_place(config, world))
     resolved = check(lambda: resolve_batch(placed or config, world)) if not bad & {"train"} else None
+    if placed and (fault := replan_fault(placed, world)) is not None:
+        faults.append(fault)
     if config.task not in TASKS:  # a fault of its own; the data may have others
         if not bad & {"data", "digits"}:
             check(lambda: _natural_task(config))

@@ -406,6 +406,7 @@ def _train_under_plans(
                     f"the plan {config.plan} cannot be: {'; '.join(error.faults)}; the run goes on under {change.before.plan}"
                 )
             config = change.before
+            change.why = ""
         num_workers = parse_plan(config.plan).num_workers
         if num_workers != workers.size:
             change.leave_out(num_workers)

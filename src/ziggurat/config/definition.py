@@ -14,7 +14,7 @@ FREE_ON_RESUME = {
     "plan", "device", "data.path", "data.val", "data.workers", "data.cache_bytes", "data.shown", "data.stretch",
     "train.checkpoint_every", "train.evaluate_every", "train.patience", "train.report",
     "pipeline.cut", "pipeline.schedule", "pipeline.max_bytes", "pipeline.checkpoint", "pipeline.unit_bytes",
-    "pipeline.shard_optimizer", "pipeline.shares", "tensor.min_width",
+    "pipeline.shard_optimizer", "pipeline.shares", "pipeline.replan", "pipeline.replan_every", "tensor.min_width",
     "checkpoint.keep", "checkpoint.keep_best", "checkpoint.keep_every",
     "launch.max_restarts", "launch.setup_seconds", "launch.step_seconds", "launch.checkpoint_seconds",
     "launch.evaluation_seconds", "launch.backend", "launch.hierarchy",

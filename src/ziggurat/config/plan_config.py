@@ -55,6 +55,14 @@ class PipelineConfig:
         "each, rounded by chance) about a quarter. Part of what defines a run: sums are rounded so on one worker, too, and have the same "
         "bits on any number of them. Pays over slow links; not under fsdp.",
     )
+    replan: Literal["never", "changes"] = setting(
+        "never",
+        "``changes``: a run asks the planner by itself where the cores that it may use, or the size of its images, have become others, and goes "
+        "on under the plan that it finds if that is forecast to be better by 15 %. ``never`` waits to be asked. Not under torchrun, nor on GPUs.",
+    )
+    replan_every: int = setting(
+        100, "With ``replan=changes``: in so many steps the planner is asked once at most.", between(1, 10**9)
+    )
 
 
 @dataclass(frozen=True)

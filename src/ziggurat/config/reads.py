@@ -20,10 +20,11 @@ BLOCKS = (
     "data.block",
     "data.split_seed",
 )  # other ones than the run's would be evaluated on
+REPLANNING = ("pipeline.replan", "pipeline.replan_every")  # between two steps of a run
 TRAINING = (
     "seed", "data.val", *BLOCKS, *AUGMENTATION, "data.workers", "data.cache_bytes", "digits.train_scenes", "digits.imbalance", "loss.", "train.",
     "members.", "local_sgd.", "checkpoint.", "launch.max_restarts", "launch.step_seconds", "launch.checkpoint_seconds", "launch.hierarchy", "pipeline.shares",
-    "pipeline.wire",
+    "pipeline.wire", *REPLANNING,
 )  # fmt: skip
 SCALES = ("data.gsd", "data.mpp", "data.unscaled")
 READING = (
@@ -46,14 +47,14 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "dtype", "data.", "digits.", "decode.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps",
         "train.batch_size", "train.warmup", "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.freeze", "train.checkpoint_every", "train.evaluate_every",
         "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds", "launch.evaluation_seconds",
-        "pipeline.wire",
+        "pipeline.wire", *REPLANNING,
     ),
     "plan": (
         "plan", "pipeline.shares", "data.", "digits.", "members.", "local_sgd.", "checkpoint.", "model.name", "model.weights", "train.epochs", "train.steps", "train.lr",
         "train.backbone_lr", "train.momentum", "train.beta2", "train.weight_decay", "train.warmup",
         "train.final_lr", "train.schedule", "train.drops", "train.drop_factor", "train.patience", "train.checkpoint_every", "train.freeze",
         "train.evaluate_every", "train.on_nonfinite", "train.report", "launch.max_restarts", "launch.checkpoint_seconds",
-        "launch.evaluation_seconds",
+        "launch.evaluation_seconds", *REPLANNING,
     ),
 }  # fmt: skip
 READ_STILL = {

@@ -111,6 +111,11 @@ NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool], str]] = {
         key: ("local_sgd.replicas", lambda c: c.local_sgd.replicas > 0, "local_sgd.replicas")
         for key in ("local_sgd.sync_every", "local_sgd.outer_lr", "local_sgd.outer_momentum")
     },
+    "pipeline.replan_every": (
+        "pipeline.replan",
+        lambda c: c.pipeline.replan != "never",
+        "plan.replan=changes",
+    ),
     "checkpoint.keep_best": (
         "train.evaluate_every",
         lambda c: c.train.evaluate_every > 0,

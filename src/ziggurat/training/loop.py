@@ -49,6 +49,7 @@ from ziggurat.training.optimization import learning_rate, make_optimizer, set_le
 from ziggurat.training.patience import Patience
 from ziggurat.training.plan_change import Change, Kept, build_without_values, closed_for_change
 from ziggurat.training.records import StepRecord
+from ziggurat.training.replanning import Replanning
 from ziggurat.training.session import Session
 from ziggurat.training.snapshot import Snapshots, row_handed_over
 from ziggurat.training.step import Step
@@ -115,7 +116,11 @@ def train(
     checkpoints = Checkpoints(
         folder / "checkpoints", mesh.workers.background(), config.checkpoint, run, earlier
     )
-    session = Session(workers, config, folder, state, checkpoints, memory=memory)
+    asked = None if change is None else change.replanning
+    session = Session(
+        workers, config, folder, state, checkpoints, lambda number: data.shape(number).extent,
+        asked or Replanning.of(config), memory=memory,
+    )  # fmt: skip
     survived, extension = False, None
     if change is None:
         session.start_folder(data.dataset, resume)

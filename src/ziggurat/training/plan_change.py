@@ -29,6 +29,7 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.training.data import OpenedData, TrainingData, open_data, opens_together
 from ziggurat.training.feed import seed_everything
+from ziggurat.training.replanning import Replanning
 
 
 @dataclass
@@ -77,6 +78,8 @@ class Change:
         progress: How far the run is.
         known: The metrics of its checkpoints, by step.
         has_no_history: Whether its network was found to keep nothing of its own from call to call.
+        replanning: When the planner is asked next; the first worker's counts.
+        why: Why the planner finds it better, where the run has asked by itself; as the first worker has it.
         place: Where the state is, for whoever has not got it at hand.
         kept: What this worker has at hand; other processes are not told of it.
         marks: What the first worker has done since, with the machine's clock (`time.perf_counter`) and the processor seconds of its process afterwards.
@@ -87,6 +90,8 @@ class Change:
     progress: Progress
     known: dict[int, float | None] = field(default_factory=dict)
     has_no_history: bool = False
+    replanning: Replanning | None = None
+    why: str = ""
     place: Path = field(default_factory=Path)
     kept: Kept = field(default_factory=Kept, compare=False, repr=False)
     marks: list[tuple[str, float, float]] = field(
@@ -134,6 +139,7 @@ class Change:
             "step": self.progress.step,
             "plan_before": self.before.plan,
             "plan": self.config.plan,
+            "why": self.why,
             "seconds": self.marks[-1][1] - self.marks[0][1],
             "seconds_of": seconds,
             "processor_seconds_of": processor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any
 from ziggurat.config import RunConfig
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.dataset import Dataset
+from ziggurat.data.extents import Extent
 from ziggurat.data.faults import Fault, count_left_out
 from ziggurat.errors import Preempted, UserError
 from ziggurat.models.vision import VisionModel
@@ -39,6 +40,7 @@ from ziggurat.training.extension import extension_of
 from ziggurat.training.nonfinite import bad_weights
 from ziggurat.training.plan_change import Change, PlanAsked
 from ziggurat.training.plan_requests import Requests
+from ziggurat.training.replanning import Replanning
 from ziggurat.training.snapshot import hand_over, handed_over
 
 REMEDY = "lower train.lr, lengthen train.warmup, or use --dtype fp32"
@@ -55,6 +57,8 @@ class Session:
         state: As this worker has it.
         checkpoints: Of the run.
         parallel: How the state is spread over workers, once it is.
+        crop_of: Returns rows and columns of the images of a step.
+        replanning: When the planner is asked without anybody asking for it.
         memory: Where the state goes when the plan changes; None takes a checkpoint on the disk.
         missing: The faults of files that must be there and are not (the first worker's).
         unbounded: Buffers that the network itself fills with infinity, such as the mask of an attention.
@@ -65,6 +69,8 @@ class Session:
     folder: Path
     state: TrainState[VisionModel]
     checkpoints: Checkpoints
+    crop_of: Callable[[int], Extent]
+    replanning: Replanning
     parallel: Parallel[VisionModel] | None = None
     memory: Path | None = None
     missing: list[CannotWrite] = field(default_factory=list)
@@ -73,7 +79,7 @@ class Session:
     @cached_property
     def requests(self) -> Requests:
         """Who asks for another plan."""
-        return Requests(self.folder, self.config, self.workers.line)
+        return Requests(self.folder, self.config, self.replanning, self.crop_of, self.workers.line)
 
     @property
     def spread(self) -> Parallel[VisionModel]:
@@ -174,7 +180,7 @@ class Session:
             Preempted: If a signal has asked any worker to stop; the state is in a checkpoint, if it could be written.
         """
         replaced, notices = happened
-        asks = self.workers.is_first and (self.requests.is_there if is_last else self._look_for_request(log))
+        asks = self.workers.is_first and self._look_for_request(done, log, is_last)
         mine = [
             preemption.requested,
             preemption.by_user,
@@ -211,7 +217,8 @@ class Session:
         state, kept_in = self.state, self.memory or self.checkpoints.folder
         progress = Progress(done, counters=dict(state.counters), decisions=state.decisions.to_json())
         knows = self.spread.setting.has_no_history
-        change = Change(self.config, found, progress, has_no_history=knows)
+        requests = self.requests
+        change = Change(self.config, found, progress, {}, knows, requests.replanning, requests.why)
         log.say(f"after step {done} the plan {self.config.plan} becomes {found.plan}")
         fault = "there is no memory for it"
         if self.memory is not None:
@@ -234,8 +241,9 @@ class Session:
         change.mark("state to memory")
         raise PlanAsked(change)
 
-    def _look_for_request(self, log: RunLog) -> bool:
-        asks = self.requests.look()
+    def _look_for_request(self, done: int, log: RunLog, is_last: bool) -> bool:
+        requests = self.requests
+        asks = requests.look_late() if is_last else requests.look(done)
         for said in self.requests.news:
             log.say(said)
         self.requests.news.clear()
