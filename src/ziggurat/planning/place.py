@@ -71,6 +71,7 @@ class Recorder:
         return record_step(
             self.model, config, candidate.plan, request.recorded_shape, count, request.purpose, seconds=seconds,
             workers_per_machine=request.machines[1] if request.machines[0] > 1 else 0, shares_memory=request.shares_memory,
+            packs=request.packs(candidate.plan),
         )  # fmt: skip
 
     def of_first(self, candidate: Candidate, count: int) -> Recorded:

@@ -19,7 +19,6 @@ import copy
 import gc
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -36,6 +35,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import key_others
 from ziggurat.planning.events import Events
 from ziggurat.planning.hollow import Hollow, Noting
+from ziggurat.planning.packed_weights import NOTED
 from ziggurat.planning.processes import on_workers
 from ziggurat.planning.program import Form, Kernel, Program
 from ziggurat.planning.work import Marked, Work, decoding, inference_images, sizes_of
@@ -94,6 +94,7 @@ class Order:
             computed, so this is a premise; ``decode.candidates`` is the most that there are after the limit.
         is_hollow: Whether computing is left out.
         shares_memory: Whether workers of a machine exchange through its memory.
+        packs: For ``predict``: whether weights of convolutions are packed, as a prediction of more than one batch does on a processor.
     """
 
     config: RunConfig
@@ -107,6 +108,7 @@ class Order:
     chosen: int
     is_hollow: bool
     shares_memory: bool = True
+    packs: bool = False
 
 
 def roughly(kernel: Kernel) -> float:
@@ -133,6 +135,7 @@ def record_step(
     hollow: bool = True,
     shares_memory: bool = True,
     only_first: bool = False,
+    packs: bool = False,
 ) -> Recorded:
     """Return what every worker of a plan does in a step, or those of the first replica.
 
@@ -149,6 +152,7 @@ def record_step(
         hollow: Whether computing is left out.
         shares_memory: See `Order`.
         only_first: Whether the workers that compute the first microbatches together are there alone; the others do as they do.
+        packs: See `Order`.
 
     Raises:
         RuntimeError: If a worker fails otherwise than by refusing the plan.
@@ -156,7 +160,7 @@ def record_step(
     """
     order = Order(
         config, plan, tuple(shape), num_microbatches, purpose, decisions or Decisions(), seconds, workers_per_machine,
-        config.decode.candidates, hollow, shares_memory,
+        config.decode.candidates, hollow, shares_memory, packs and config.dtype == "bf16",
     )  # fmt: skip
     if only_first and (fault := alike_fault(plan, num_microbatches)) is not None:
         raise ValueError(fault)
@@ -313,7 +317,7 @@ def _predict(
 ) -> tuple[Program, Decisions]:
     config = order.config
     setting = _setting(order, mesh, order.shape, 1, events)
-    executor = place_for_inference(model, mesh, setting)
+    executor = place_for_inference(model, mesh, setting, NOTED)
     count = order.num_microbatches or executor.at_once
     finish = decoding(model, config, order.shape)
 
@@ -328,14 +332,19 @@ def _predict(
     held = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.is_meta]
     for tensor in held:
         ledger.count(tensor)
-    with EvaluationMode(model), executor.context():
-        for noting in (nullcontext, events.noting):
-            ledger.peak = ledger.now
-            with noting():
-                executor.run(Microbatches(count, images, finish, setting.compute, seed))
-            executor.end()
-    program = Program(
-        mesh.workers.rank, tuple(events.noted), ledger.peak, {"weights": sum(t.nbytes for t in held)}
-    )
+
+    def run(batches: int) -> None:
+        executor.run(Microbatches(batches, images, finish, setting.compute, seed))
+        executor.end()
+
+    with EvaluationMode(model), executor.context() if order.packs else executor.runner.inference():
+        run(1 if order.packs else count)
+        ledger.peak = ledger.now
+        if order.packs:
+            run(count)  # weights are packed, beside those that are rounded for this batch
+        with events.noting():
+            run(count)
+        held_bytes = {"weights": sum(t.nbytes for t in held), "packed": executor.packed.num_bytes}
+    program = Program(mesh.workers.rank, tuple(events.noted), ledger.peak, held_bytes)
     mesh.close()
     return program, order.decisions

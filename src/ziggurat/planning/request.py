@@ -160,6 +160,11 @@ class PlanRequest:
         looked_at = min(each, IN_FLIGHT * plan.num_of_one if plan.has_timeline else FEW)
         return Amount(looked_at, each / looked_at)
 
+    def packs(self, plan: Plan) -> bool:
+        """Whether a worker packs weights of convolutions: with the second batch of a prediction, on a processor."""
+        is_processor = self.cluster is None or self.cluster.device is None
+        return self.purpose == "predict" and is_processor and self.pieces > plan.num_data
+
     def check(self, plan: Plan) -> None:
         """Raise if a run of this batch refuses a plan.
 

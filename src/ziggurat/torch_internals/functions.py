@@ -31,6 +31,15 @@ def unseen() -> AbstractContextManager[Any]:
     return context
 
 
+def without_dispatch_modes() -> AbstractContextManager[Any]:
+    """Return a context in which no dispatch mode of this thread sees operators.
+
+    Why: what is computed to know how large something is belongs to no count; modes have no public switch.
+    """
+    context: AbstractContextManager[Any] = torch.utils._python_dispatch._disable_current_modes()
+    return context
+
+
 def is_primitive(func: Callable[..., Any]) -> bool:
     """Whether a function is an operator of PyTorch's own decompositions, which no network calls by itself.
 

@@ -174,7 +174,13 @@ def is_made_of_others(operator: Any) -> bool:
 
 
 def decomposed(operator: Any) -> Callable[..., Any]:
-    """Return what calls the others that an operator is made of."""
+    """Return what calls the others that an operator is made of, as PyTorch does when it computes.
+
+    Why: ``decompose`` prefers decompositions for tracing, by which enlarging a map is indexing and copying it.
+    """
+    composite = torch.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), composite):
+        return functools.partial(operator._op_dk, composite)
     call: Callable[..., Any] = operator.decompose
     return call
 
