@@ -4,12 +4,22 @@ import dataclasses
 import typing
 
 import pytest
+import yaml
 
 from ziggurat.cli.main import main
 from ziggurat.cli.options import WRONG_INPUT
-from ziggurat.config import RunConfig, TrainConfig, full_names, known_keys, override, range_faults
+from ziggurat.config import (
+    RunConfig,
+    TrainConfig,
+    check_command,
+    full_names,
+    known_keys,
+    load_config,
+    override,
+    range_faults,
+)
 from ziggurat.config.fields import settings_of
-from ziggurat.config.names import as_typed
+from ziggurat.config.names import as_typed, shown_name
 from ziggurat.errors import UserError
 
 ABSURD = ["1e300", "-1e300", "-1", "1" + "0" * 30, "", "nan", "x", "1e-300"]
@@ -32,7 +42,7 @@ def test_no_number_is_without_bounds(key):
         assert faults or 0 <= float(value) <= 1, value
         for fault in faults:
             assert "\n" not in fault
-            assert key in fault or key.partition(".")[0] in fault
+            assert shown_name(key) in fault or key.partition(".")[0] in fault
     assert len(faults_of(key, "1e300")) == 1
     assert len(faults_of(key, "-1")) == 1
 
@@ -41,7 +51,7 @@ def test_no_number_is_without_bounds(key):
 @pytest.mark.parametrize("value", [None, [1], {"a": 1}, object(), "a\nb", "\0", "x" * 5000])
 def test_what_is_no_value_is_refused_without_words_of_python(key, value):
     (fault,) = faults_of(key, value)
-    assert fault.startswith(f"{key} must be ")
+    assert fault.startswith(f"{shown_name(key)} must be ")
     assert len(fault) < 200 + 10 * len(key)
     assert not any(word in fault for word in ("None", "object", "{", "\n", "\0", "ValueError"))
 
@@ -104,6 +114,7 @@ def test_every_kind_of_setting_is_known():
 
 WRONG = {  # settings of a plan, by what `plan.` is before: a value that each refuses, whatever the plan is
     "cut": "a\nb", "schedule": "x", "max_bytes": "-1", "checkpoint": "x", "unit_bytes": "few", "shard_optimizer": "maybe", "shares": "1,x", "wire": "int4",
+    "replan": "x", "replan_every": "0",
 }  # fmt: skip
 OF_PLANS = sorted(key.removeprefix("pipeline.") for key in known_keys() if key.startswith("pipeline."))
 
@@ -123,10 +134,52 @@ def test_a_setting_of_a_plan_is_called_as_the_user_has_called_it(name, section, 
     assert f"'{typed}'" in str(caught.value)
 
 
+OTHERWISE = [key for key in known_keys() if shown_name(key) != key]
+OUT_OF_RANGE = {"cut": "a\nb", "schedule": 3, "max_bytes": -1, "checkpoint": "x", "unit_bytes": 1.5, "shard_optimizer": "maybe", "shares": "1,x", "wire": "int4", "replan": 0, "replan_every": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_a_setting_whose_name_is_not_its_field_is_called_by_its_name(key, tmp_path):
+    """From a file, in each way in which it can be written there; by a call; in a record that Python has made; where it stands twice."""
+    name, section, last = shown_name(key), *key.split(".")
+    value = OUT_OF_RANGE[last]
+    said = {}
+    for number, tree in enumerate(
+        ({section: {last: value}}, {"plan": {last: value}}, {name: value}, {key: value})
+    ):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(tree))
+        said[f"file {tree}"] = faults_in(lambda file=file: range_faults(load_config(file)))
+    said["call"] = faults_in(lambda: range_faults(override(RunConfig(), {name: value})))
+    part = dataclasses.replace(getattr(RunConfig(), section), **{last: value})
+    said["record"] = range_faults(dataclasses.replace(RunConfig(), **{section: part}))
+    file.write_text(yaml.safe_dump({name: value, section: {last: value}}))
+    said["twice"] = faults_in(lambda: load_config(file))
+    said["a command that does not read it"] = faults_in(lambda: check_command("export", {name: value}))
+    for how, faults in said.items():
+        assert len(faults) == 1, how
+        assert name in faults[0], how
+        assert key not in faults[0], how
+
+
+def faults_in(call):
+    try:
+        return call()
+    except UserError as error:
+        return error.faults
+
+
+def test_names_are_those_of_plans_alone():
+    assert [key for key in known_keys() if key.startswith("pipeline.")] == OTHERWISE
+    assert len({shown_name(key) for key in known_keys()}) == len(known_keys())
+    assert all(full_names({shown_name(key): 1}) == {key: 1} for key in known_keys())
+
+
 def test_what_is_called_otherwise_stays():
     assert as_typed("pipeline.cuts pipeline.cut.x a.pipeline.cut", ["plan.cut"]) == (
         "pipeline.cuts pipeline.cut.x a.pipeline.cut"
     )
-    assert as_typed("pipeline.cut, pipeline.wire=x.", ["pipeline.cut", " plan.wire "]) == (
+    assert as_typed("plan.cut, pipeline.wire=x.", ["pipeline.cut", " plan.wire "]) == (
         "pipeline.cut, plan.wire=x."
     )
+    assert as_typed("plan.cuts plan.cut.x a.plan.cut", ["pipeline.cut"]) == "plan.cuts plan.cut.x a.plan.cut"

@@ -12,7 +12,7 @@ WRONG = [
         "'train' is given twice, in line 1 and here (line 4, column 1)",
     ),
     ("train.lr: 0.1\ntrain: {lr: 0.2}", "names train.lr twice"),
-    ("pipeline: {cut: a}\nplan: {cut: b}", "names pipeline.cut twice"),
+    ("pipeline: {cut: a}\nplan: {cut: b}", "names plan.cut twice"),
     ("lr: 0.1", "unknown setting 'lr': did you mean 'train.lr'?"),
     ("model: {lr: 0.1}", "unknown setting 'model.lr': did you mean 'train.lr'?"),
     ("train: {learning_rate: 0.1}", "unknown setting 'train.learning_rate'"),

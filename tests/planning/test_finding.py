@@ -93,7 +93,7 @@ def test_plans_come_with_what_they_cost(request_of_two):
     assert result["left"] == []
     assert json.loads(json.dumps(result)) == result
     assert said[0] == "the step of one worker"
-    assert "pp=2 pipeline.schedule=gpipe" in said
+    assert "pp=2 plan.schedule=gpipe" in said
     assert [str(one.candidate.plan) for one in found.best][:2] == ["dp=2", "sp=2"]
 
 

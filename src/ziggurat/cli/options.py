@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig
 from ziggurat.config.fields import settings_of
-from ziggurat.config.names import full_name
+from ziggurat.config.names import full_name, shown_name
 from ziggurat.config.values import shown
 from ziggurat.errors import UserError
 
@@ -116,7 +116,7 @@ def settings_from(options: argparse.Namespace) -> dict[str, Any]:
     given = {name.removeprefix("setting:"): value for name, value in vars(options).items() if ":" in name}
     flags = {name: value for name, value in given.items() if value is not None}
     faults += [
-        f"{name} is given by a flag, {shown(flags[name])}, and by --set, {shown(settings[name])}: give one of them"
+        f"{shown_name(name)} is given by a flag, {shown(flags[name])}, and by --set, {shown(settings[name])}: give one of them"
         for name in settings
         if name in flags and settings[name] != flags[name]
     ]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ziggurat.commands.auto import check_auto, choose_plan, is_auto, of_plans
 from ziggurat.config import RunConfig, bands_of, check_command, flatten, override
+from ziggurat.config.names import shown_name
 from ziggurat.data.bands import band_faults, shown_as
 from ziggurat.data.readers.layout import Reading
 from ziggurat.errors import UserError
@@ -163,7 +164,7 @@ def _config_of_export(path: Path, settings: Mapping[str, Any], command: str, eng
         config = replace(config, data=shown_as(config.data, base.data))
     was, now = flatten(base), flatten(config)
     faults = [
-        f"{key} has no effect: the graph of {path} has {was[key]}, and cannot have {now[key]}; export the run with it, or leave it out"
+        f"{shown_name(key)} has no effect: the graph of {path} has {was[key]}, and cannot have {now[key]}; export the run with it, or leave it out"
         for key in was
         if key.startswith(("model.", "decode.")) and was[key] != now[key]
     ]
@@ -196,7 +197,7 @@ def _of_the_run(run: str | os.PathLike[str], base: RunConfig, config: RunConfig)
     """Return a fault for each setting of the network that is not that of the run."""
     was, now = flatten(base), flatten(config)
     return [
-        f"{key} has no effect: the network of {run} has {was[key]}, and cannot have {now[key]}; leave it out"
+        f"{shown_name(key)} has no effect: the network of {run} has {was[key]}, and cannot have {now[key]}; leave it out"
         for key in was
         if key.startswith("model.") and key != "model.name" and was[key] != now[key]
     ]

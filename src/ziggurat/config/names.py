@@ -25,7 +25,8 @@ ELSEWHERE = {
     "amp": "dtype", "precision": "dtype", "backbone": "model.name", "arch": "model.name", "label_smoothing": "loss.smoothing",
     "random_seed": "seed", "accumulate": "train.microbatches", "num_classes": "data.classes", "names": "data.classes",
 }  # fmt: skip
-PLAN = "plan."  # plan.cut is another name of pipeline.cut: the plan itself is a word
+PLAN = "plan."  # plan.cut is the field pipeline.cut: the plan itself is a word
+_SECTION = "pipeline."
 
 
 def field_types(record: type[Any]) -> dict[str, Any]:
@@ -101,8 +102,18 @@ def full_name(given: str) -> str:
     raise UserError(unknown_setting(str(given)))
 
 
+def shown_name(key: str) -> str:
+    """Return how messages call a setting: one of a plan as users do, and not by its section of the config.
+
+    Example:
+        >>> shown_name("pipeline.cut"), shown_name("train.lr")
+        ('plan.cut', 'train.lr')
+    """
+    return f"{PLAN}{key[len(_SECTION) :]}" if key.startswith(_SECTION) else key
+
+
 def as_typed(text: str, typed: Iterable[str]) -> str:
-    """Return a message in which settings of a plan are called as the user has called them, and not by their section of the config.
+    """Return a message in which settings of a plan are called as the user has typed them: by this name, or by their section of the config.
 
     Args:
         text: The message.
@@ -112,15 +123,16 @@ def as_typed(text: str, typed: Iterable[str]) -> str:
         >>> as_typed("pipeline.wire must be one of fp32, bf16, int8: got 'int4'", ["lr", "plan.wire"])
         "plan.wire must be one of fp32, bf16, int8: got 'int4'"
     """
-    for name in {one.strip() for one in typed if one.strip().startswith(PLAN)}:
-        section = re.escape(_section_of_plan(name))
-        text = re.sub(rf"(?<![\w.]){section}(?![\w.]*\w)", name, text)
+    for name in {one.strip() for one in typed if one.strip().startswith((PLAN, _SECTION))}:
+        shown, section = shown_name(name), _section_of_plan(name)
+        other = re.escape(section if name == shown else shown)
+        text = re.sub(rf"(?<![\w.]){other}(?![\w.]*\w)", name, text)
     return text
 
 
 def _section_of_plan(name: str) -> str:
     """Return the dotted name of a setting that is called as ``plan.cut``; any other name as it is."""
-    return f"pipeline.{name[len(PLAN) :]}" if name.startswith(PLAN) else name
+    return f"{_SECTION}{name[len(PLAN) :]}" if name.startswith(PLAN) else name
 
 
 def unknown_setting(given: str) -> str:
@@ -134,7 +146,7 @@ def unknown_setting(given: str) -> str:
     section = [key for key in known if key.startswith(f"{given}.")]
     called = _called(given.rpartition(".")[2]) or _called(given.rpartition(".")[2].lower())
     if section:
-        hint = f"it is a section; give one of its settings, such as {section[0]}"
+        hint = f"it is a section; give one of its settings, such as {shown_name(section[0])}"
     elif given.lower() in ELSEWHERE:
         hint = f"here it is '{ELSEWHERE[given.lower()]}'"
     elif called:
@@ -146,8 +158,8 @@ def unknown_setting(given: str) -> str:
         )
         if last:  # a slip in the last part counts more than the section's name
             hint = f"did you mean {_either(_called(last[0]))}?"
-    if given.startswith(PLAN):  # then its neighbours are called so, too
-        hint = hint.replace("'pipeline.", f"'{PLAN}")
+    if not given.startswith(_SECTION):  # else its neighbours are called so, too
+        hint = hint.replace(f"'{_SECTION}", f"'{PLAN}")
     return f"unknown setting {shown(given)}: {hint}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ziggurat.config.fields import about
-from ziggurat.config.names import field_types
+from ziggurat.config.names import field_types, shown_name
 from ziggurat.config.reading import flatten
 from ziggurat.config.records import RunConfig
 from ziggurat.config.values import read_value, shown
@@ -81,11 +81,11 @@ def _faults_of(record: Any, prefix: str) -> Iterator[tuple[str, str]]:
             continue
         try:
             value = read_value(
-                types[item.name], value, key
+                types[item.name], value, shown_name(key)
             )  # a record that Python has made may hold anything
         except UserError as error:
             yield key, error.faults[0]
             continue
         rule = about(item).rule
         if rule is not None and not rule.holds(value):
-            yield key, f"{key} must {rule.words}: got {shown(value)}"
+            yield key, f"{shown_name(key)} must {rule.words}: got {shown(value)}"

@@ -9,7 +9,14 @@ from typing import Any
 
 import yaml
 
-from ziggurat.config.names import PLAN, as_typed, field_types, full_name, known_keys, unknown_setting
+from ziggurat.config.names import (
+    PLAN,
+    field_types,
+    full_name,
+    known_keys,
+    shown_name,
+    unknown_setting,
+)
 from ziggurat.config.records import RunConfig
 from ziggurat.config.values import read_value
 from ziggurat.config.yaml_files import read_yaml
@@ -37,7 +44,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
             key = full_name(given)
             config = _replace(config, key, key.split("."), value)
         except UserError as error:
-            faults += [as_typed(fault, [str(given)]) for fault in error.faults]
+            faults += error.faults
     if faults:
         raise UserError(faults)
     return config
@@ -47,7 +54,9 @@ def _replace(record: Any, key: str, path: list[str], value: Any) -> Any:
     name, *rest = path
     if rest:
         return dataclasses.replace(record, **{name: _replace(getattr(record, name), key, rest, value)})
-    return dataclasses.replace(record, **{name: read_value(field_types(type(record))[name], value, key)})
+    return dataclasses.replace(
+        record, **{name: read_value(field_types(type(record))[name], value, shown_name(key))}
+    )
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -89,7 +98,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if full not in known_keys():  # a last part is not enough here: sections say what is meant
             faults.append(unknown_setting(key))
         elif full in settings:
-            faults.append(f"the config {path} names {full} twice: remove one")
+            faults.append(f"the config {path} names {shown_name(full)} twice: remove one")
         settings[full] = value
     if faults:
         raise UserError(faults)

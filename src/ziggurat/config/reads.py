@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ziggurat.config.names import full_names
+from ziggurat.config.names import full_names, shown_name
 from ziggurat.config.ranges import range_faults
 from ziggurat.config.reading import override
 from ziggurat.config.records import RunConfig
@@ -82,7 +82,7 @@ def check_command(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if not reads_setting(command, key):
             others = [name for name in UNREAD if reads_setting(name, key)]
             faults.append(
-                f"{key} has no effect in `ziggurat {command}`: it is a setting of {listed(others)}; leave it out"
+                f"{shown_name(key)} has no effect in `ziggurat {command}`: it is a setting of {listed(others)}; leave it out"
             )
     if faults:
         raise UserError(faults)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from ziggurat.config import RunConfig, flatten
+from ziggurat.config.names import shown_name
 from ziggurat.config.reads import TRAINING, matches
 from ziggurat.errors import UserError
 from ziggurat.runs.folder import Run
@@ -39,7 +40,7 @@ def check_configs(names: Sequence[str], configs: Sequence[RunConfig]) -> None:
             if matches(_COMMON, key) and not matches(_OWN, key) and other[key] != value:
                 remedy = "" if key == "task" else f"; give one for all: --set {key}=..."
                 faults.append(
-                    f"runs that are averaged must have the same {key}: {names[0]} has {value or 'none'}, {name} has "
+                    f"runs that are averaged must have the same {shown_name(key)}: {names[0]} has {value or 'none'}, {name} has "
                     f"{other[key] or 'none'}{remedy}"
                 )
     if faults:

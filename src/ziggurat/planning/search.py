@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ziggurat.config.names import shown_name
 from ziggurat.errors import UserError
 from ziggurat.planning.simulate import Simulated
 from ziggurat.strategies.plan import Plan, parse_plan
@@ -44,7 +45,7 @@ class Candidate:
         return self.plan, frozenset(self.settings)
 
     def __str__(self) -> str:
-        return " ".join([str(self.plan), *(f"{key}={value}" for key, value in self.settings)])
+        return " ".join([str(self.plan), *(f"{shown_name(key)}={value}" for key, value in self.settings)])
 
 
 class Refused(NamedTuple):
@@ -154,7 +155,7 @@ def savers_of(candidate: Candidate, fixed: Mapping[str, Any]) -> Iterator[Candid
 
     Example:
         >>> [str(one) for one in savers_of(Candidate(Plan(dp=2, pp=2)), {"pipeline.checkpoint": "none"})]
-        ['dp=2,pp=2 pipeline.shard_optimizer=True']
+        ['dp=2,pp=2 plan.shard_optimizer=True']
     """
     for axis in candidate.plan.degrees:
         for key, value in STRATEGIES[axis].savers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ziggurat.config.names import shown_name
 from ziggurat.planning.noise import format_noise
 
 LITTLE = 0.005  # of the seconds that are guessed
@@ -105,7 +106,7 @@ def _refused(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _named(row: dict[str, Any]) -> str:
-    return " ".join([row["plan"], *(f"{key}={value}" for key, value in row["settings"].items())])
+    return " ".join([row["plan"], *(f"{shown_name(key)}={value}" for key, value in row["settings"].items())])
 
 
 def _short(reason: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ziggurat.config import RunConfig, flatten, listed, matches
+from ziggurat.config.names import shown_name
 from ziggurat.errors import UserError
 from ziggurat.models.build import family_of
 from ziggurat.models.families import FAMILIES
@@ -188,10 +189,14 @@ def _by_task(config: RunConfig, key: str) -> Idle | None:
     task = find_task(config.task)
     readers = [name for name, one in TASKS.items() if one.settings is not None and matches(one.settings, key)]
     if task.settings is not None and readers and task.name not in readers:
-        sentence = f"{key} has no effect on a run to {task.name}: it is for {listed(readers)}"
+        sentence = f"{shown_name(key)} has no effect on a run to {task.name}: it is for {listed(readers)}"
         return Idle(key, "task", sentence)
     need = task.idle_settings(config).get(key)
-    return None if need is None else Idle(key, need.partition("=")[0], f"{key} has no effect without {need}")
+    return (
+        None
+        if need is None
+        else Idle(key, need.partition("=")[0], f"{shown_name(key)} has no effect without {need}")
+    )
 
 
 def _by_model(config: RunConfig, key: str) -> Idle | None:
@@ -209,7 +214,11 @@ def _by_model(config: RunConfig, key: str) -> Idle | None:
     found = [example for example in examples if example is not None]
     if not found:  # of all models: name and weights
         return None
-    return Idle(key, "model.name", f"{key} has no effect on {name}: it is for models such as {listed(found)}")
+    return Idle(
+        key,
+        "model.name",
+        f"{shown_name(key)} has no effect on {name}: it is for models such as {listed(found)}",
+    )
 
 
 def _by_plan(config: RunConfig, key: str) -> Idle | None:
@@ -227,7 +236,7 @@ def _by_plan(config: RunConfig, key: str) -> Idle | None:
     return Idle(
         key,
         "plan",
-        f"{key} has no effect under the plan {config.plan}: it is for plans with {listed(readers)}",
+        f"{shown_name(key)} has no effect under the plan {config.plan}: it is for plans with {listed(readers)}",
     )
 
 
@@ -251,11 +260,13 @@ def _by_shares(config: RunConfig, key: str, plan: Plan) -> Idle | None:
 def _by_data(config: RunConfig, key: str) -> Idle | None:
     paths = (config.data.path, config.data.val)
     if key.startswith("digits.") and "digits" not in paths:
-        sentence = f"{key} has no effect on {config.data.path}: it is for the data set digits"
+        sentence = f"{shown_name(key)} has no effect on {config.data.path}: it is for the data set digits"
         return Idle(key, "data.path", sentence, is_fault=False)
     of_files = ("data.images", "data.label_column", "data.range", "data.gsd", "data.mpp", "data.unscaled")
     if key in of_files and set(paths) <= {"digits", ""}:
-        return Idle(key, "data.path", f"{key} has no effect on the data set digits: it is for image files")
+        return Idle(
+            key, "data.path", f"{shown_name(key)} has no effect on the data set digits: it is for image files"
+        )
     return None
 
 
@@ -263,4 +274,4 @@ def _by_others(config: RunConfig, key: str) -> Idle | None:
     if key not in NEEDS:
         return None
     other, holds, words = NEEDS[key]
-    return None if holds(config) else Idle(key, other, f"{key} has no effect without {words}")
+    return None if holds(config) else Idle(key, other, f"{shown_name(key)} has no effect without {words}")

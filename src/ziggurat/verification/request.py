@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ziggurat.config import RunConfig, check_command, override, range_faults
+from ziggurat.config.names import shown_name
 from ziggurat.config.values import shown
 from ziggurat.errors import Faults, UserError
 from ziggurat.models.build import task_of
@@ -99,7 +100,7 @@ def read_request(
     known = {"plan": str(parsed), "train.microbatches": pieces, **_task_and_model(name, config.task)}
     check_effects(override(config, known), given or {})
     without = [
-        f"{key} has no effect on {name}, which has a loss and settings of its own; leave it out"
+        f"{shown_name(key)} has no effect on {name}, which has a loss and settings of its own; leave it out"
         for key in given or {}
         if (key.startswith("loss.") and not _has_own_loss(name))
         or (key.startswith("model.") and is_foreign(name))
