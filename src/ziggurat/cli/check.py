@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from ziggurat.cli.options import DATA_HELP, DONE, NO, Outcome, add_settings, settings_from
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> Outcome:
         for part, counts in (result.get("parts") or {}).items():
             print(f"data.split=blocks, {part}: {_listed(counts)}")
         print(
-            f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; classes: {', '.join(result['classes'])}; "
+            f"{result['format']} (to {', '.join(result['tasks'])}); {splits}; {_classes(result['classes'])}; "
             f"{len(result['faults'])} faults{_skipping(result)}"
         )
     return Outcome(DONE if result["ok"] else NO, result)
@@ -63,6 +64,11 @@ def _balance(found: dict[str, Any] | None) -> list[str]:
         f"the most frequent class is in {found['ratio']:,.1f} times as many images as the rarest that occurs"
         + ("" if not found["is_unequal"] else ": docs/balance.md says what helps rare classes"),
     ]
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Say which classes there are."""
+    return f"classes: {', '.join(names)}" if names else "no classes"
 
 
 def _skipping(result: dict[str, Any]) -> str:

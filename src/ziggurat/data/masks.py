@@ -273,11 +273,16 @@ def unknown_faults(unknown: dict[str, int], palette: Palette) -> list[str]:
 
 def mask_faults(path: Path, palette: Palette, max_pixels: int) -> list[str]:
     """Decode a mask and return what is wrong with it."""
+    return judge_mask(path, palette, max_pixels)[0]
+
+
+def judge_mask(path: Path, palette: Palette, max_pixels: int) -> tuple[list[str], bool]:
+    """Decode a mask, and return what is wrong with it, and whether a pixel of it takes part in training."""
     try:
-        _, unknown = palette.read(path, max_pixels)
+        labels, unknown = palette.read(path, max_pixels)
     except UserError as error:
-        return [f"undecodable mask: {error}"]
-    return unknown_faults(unknown, palette)
+        return [f"undecodable mask: {error}"], False
+    return unknown_faults(unknown, palette), bool((labels != IGNORED_PIXEL).any())
 
 
 def size_fault(mask: tuple[int, ...], image: tuple[int, int], image_path: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 
 import ziggurat
 from support.datasets import coco, write_image, write_mask
+from ziggurat.cli.main import main
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.batch import Objects
 from ziggurat.data.dataset import Dataset, ImageRecord
@@ -135,6 +136,50 @@ def test_check_says_it_too(tmp_path: Path, make: Callable[[Path], None]) -> None
     faults, summary = find_faults(str(tmp_path), DataConfig())
     assert faults == []  # it may be measured on, and written in other formats
     assert [note for note in summary.notes if note.startswith("nothing to tell apart")]
+
+
+@pytest.mark.parametrize("ignore", [255, 7])
+def test_check_tells_of_masks_without_a_pixel_that_takes_part(
+    tmp_path: Path, ignore: int, capsys: Any
+) -> None:
+    """All of them are a fault, by the words of a run; some are noted, as a run takes them."""
+    config = DataConfig(ignore=ignore)
+    masks(ignore, "a\nb\n", tmp_path)
+    faults, _ = find_faults(str(tmp_path), config)
+    with pytest.raises(UserError) as caught:
+        check_learnable(
+            open_dataset(str(tmp_path), "train", "segment", config, DigitsConfig()), ("masks",), str(tmp_path)
+        )
+    assert [fault.fault for fault in faults] == caught.value.faults
+    assert main(["check", str(tmp_path), "--set", f"data.ignore={ignore}"]) == 1
+    assert "no pixel of the 2 images" in capsys.readouterr().out
+    write_mask(tmp_path / "masks" / "train" / "b.png", np.eye(30, 40, dtype=np.uint8))
+    faults, summary = find_faults(str(tmp_path), config)
+    assert faults == []
+    (note,) = summary.notes
+    assert note.startswith("a mask of which no pixel takes part")
+    assert note.endswith(f"({tmp_path / 'masks' / 'train' / 'a.png'})")
+
+
+def test_masks_of_validation_may_be_of_no_class(tmp_path: Path) -> None:
+    masks(0, "a\nb\n", tmp_path)
+    write_image(tmp_path / "images" / "val" / "c.png")
+    write_mask(tmp_path / "masks" / "val" / "c.png", np.full((30, 40), 255, np.uint8))
+    faults, summary = find_faults(str(tmp_path), DataConfig())
+    assert faults == []
+    assert [note for note in summary.notes if "c.png" in note]
+
+
+def test_classes_are_said_only_where_there_are_some(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "masks"
+    write_image(tmp_path / "images" / "a.png")
+    write_mask(folder / "a.png", np.eye(30, 40, dtype=np.uint8))
+    assert main(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "no classes; " in said
+    assert "classes: ;" not in said
+    assert main(["check", str(tmp_path), "--set", "data.classes=a,b"]) == 0
+    assert "classes: a, b; " in capsys.readouterr().out
 
 
 def test_a_run_is_refused_before_it_begins(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import torch
 
 from ziggurat.config import DataConfig, DigitsConfig
 from ziggurat.data.bands import as_all_bands, first_header, resolve_bands
+from ziggurat.data.batch import IGNORED_PIXEL
 from ziggurat.data.digits import DigitScenes
 from ziggurat.data.faults import Fault
 from ziggurat.data.formats.classes import declare, note_absent_classes, validate_classes
 from ziggurat.data.formats.joining import mask_header_faults
 from ziggurat.data.formats.kinds import KINDS
-from ziggurat.data.formats.learnable import class_fault
+from ziggurat.data.formats.learnable import class_fault, nothing_fault
 from ziggurat.data.formats.opening import DIGITS, as_configured, read_table
 from ziggurat.data.formats.palette import all_ignored_fault, find_palette
 from ziggurat.data.formats.recognise import recognise
@@ -32,7 +33,7 @@ from ziggurat.data.formats.validate import (
     validate_boxes,
     validate_outlines,
 )
-from ziggurat.data.masks import INEXACT, Palette, mask_faults
+from ziggurat.data.masks import INEXACT, Palette, judge_mask
 from ziggurat.data.readers.layout import Reading
 from ziggurat.data.readers.seen import Seen, SeenImages, look_at, look_at_header
 from ziggurat.errors import UserError
@@ -98,7 +99,7 @@ def _judge(
     classes = tuple(declare(first, config))
     if first.source.masks:
         classes = ()
-        for table in tables.values():
+        for split, table in tables.items():
             try:
                 palette = find_palette(table, config, None)
             except UserError as error:
@@ -109,7 +110,7 @@ def _judge(
                 classes = classes or palette.names
                 faults += [
                     *_table_faults(table, (), config, seen, progress),
-                    *_pixel_faults(table, palette, config, progress),
+                    *_pixel_faults(table, palette, config, split == "train", progress),
                 ]
         return classes, list(dict.fromkeys(faults))
     for split, table in tables.items():
@@ -180,15 +181,24 @@ def _table_faults(
     return examined.faults.all + ([] if stopped or is_unlabelled_test else emptiness(examined))
 
 
-def _pixel_faults(table: Table, palette: Palette, config: DataConfig, progress: Progress) -> list[Fault]:
-    """Decode every mask and return what is wrong with its pixels."""
+def _pixel_faults(
+    table: Table, palette: Palette, config: DataConfig, is_trained_on: bool, progress: Progress
+) -> list[Fault]:
+    """Decode every mask and return what is wrong with its pixels, and with those of all; masks without a pixel that takes part are noted."""
     paths = [row.path for row in table.masks if row.path.suffix.lower() not in INEXACT]
-    judge = partial(mask_faults, palette=palette, max_pixels=config.max_pixels)
+    judge = partial(judge_mask, palette=palette, max_pixels=config.max_pixels)
+    judged = list(_spread(judge, paths, progress))
     faults = [
         Fault(str(path), None, fault, "image")
-        for path, found in zip(paths, _spread(judge, paths, progress), strict=True)
+        for path, (found, _) in zip(paths, judged, strict=True)
         for fault in found
     ]
+    idle = [path for path, (found, teaches) in zip(paths, judged, strict=True) if not (found or teaches)]
+    if idle and len(idle) == len(table.masks) and is_trained_on:
+        place = str(table.source.masks[0])
+        return [*faults, Fault(place, None, nothing_fault("masks", len(idle), str(table.source.root)))]
+    for path in idle:
+        table.note(f"a mask of which no pixel takes part: all are {IGNORED_PIXEL}, or data.ignore", str(path))
     ignored = all_ignored_fault(table, palette, config)
     return faults if ignored is None else [*faults, ignored]
 

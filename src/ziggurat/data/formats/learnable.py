@@ -30,11 +30,16 @@ def check_learnable(dataset: Any, annotations: Sequence[str], name: str) -> None
         return  # of a kind of somebody else
     fault = class_fault(kind, tuple(dataset.classes), name)
     if fault is None and not any(_teaches(dataset, kind, index) for index in range(len(dataset))):
-        what = "object" if kind == "boxes" else "pixel"
-        why = f" (all are {IGNORED_PIXEL}, or data.ignore)" if what == "pixel" else ""
-        fault = f"nothing to train on: no {what} of the {len(dataset)} images of {name} takes part{why}"
+        fault = nothing_fault(kind, len(dataset), name)
     if fault is not None:
         raise UserError(fault)
+
+
+def nothing_fault(kind: str, num_images: int, name: str) -> str:
+    """Return what is wrong with a data set in which nothing takes part in training."""
+    what = "object" if kind == "boxes" else "pixel"
+    why = f" (all are {IGNORED_PIXEL}, or data.ignore)" if what == "pixel" else ""
+    return f"nothing to train on: no {what} of the {num_images} images of {name} takes part{why}"
 
 
 def class_fault(kind: str, classes: tuple[str, ...], name: str) -> str | None:
