@@ -20,10 +20,11 @@ from ziggurat.strategies.plan import parse_plan
 from ziggurat.verification.networks import build_network
 
 MODEL = "timm:test_resnet"
+SHARDED = {"plan.shard_optimizer": True}
 
 
-def recorded(wire: str, hollow: bool) -> list[Program]:
-    config = override(RunConfig(), {"model.name": MODEL, "dtype": "fp32", "plan.wire": wire})
+def recorded(wire: str, hollow: bool, **settings: Any) -> list[Program]:
+    config = override(RunConfig(), {"model.name": MODEL, "dtype": "fp32", "plan.wire": wire, **settings})
     torch.manual_seed(0)
     if hollow:
         model = hollow_model(lambda: build_network(MODEL, config.model), config)
@@ -51,6 +52,13 @@ def test_a_recorded_step_sends_what_the_real_one_does():
             # what statistics of batch norm send stays; parameters of less than a block are filled up
             assert share <= narrow / wide < share + 0.06
     assert found == [exchanged(program) for program in recorded("int8", hollow=False)]
+
+
+def test_a_recorded_step_of_a_sharded_optimizer_sends_what_the_real_one_does():
+    found = recorded("int8", hollow=True, **SHARDED)
+    assert [exchanged(program) for program in found] == [
+        exchanged(program) for program in recorded("int8", hollow=False, **SHARDED)
+    ]
 
 
 # -- what a search says, by fakes -------------------------------------------------------------------------------------------

@@ -62,21 +62,40 @@ def test_the_formats_differ_in_what_they_make(tmp_path):
     assert len({digest for digest, *_ in found}) == 4
 
 
-def test_a_sharded_optimizer_has_the_bits_of_whole_ones(tmp_path):
-    config = runs_of("bf16", "classify", **EMA)
+SHARDED = {"pipeline.shard_optimizer": True}
+
+
+@pytest.mark.parametrize(
+    ("wire", "task", "ways"),
+    [("bf16", "classify", ["uneven"]), ("int8", "classify", ["even", "uneven", "tiers"]), ("int8", "detect", ["tiers"])],
+)  # fmt: skip
+def test_a_sharded_optimizer_has_the_bits_of_whole_ones(tmp_path, wire, task, ways):
+    """Rows are cut between the blocks that `int8` rounds together."""
+    config = runs_of(wire, task, **EMA)
     (expected,) = run_ranks(outcome, 1, ("dp=1", tmp_path / "one", config))
-    sharded = override(config, {"pipeline.shard_optimizer": True})
-    assert run_ranks(outcome, 3, ("dp=3", tmp_path / "rows", sharded)) == [expected] * 3
+    for way in ways:
+        world, free = WAYS[way]
+        sharded = override(config, SHARDED | free)
+        assert run_ranks(outcome, world, (f"dp={world}", tmp_path / way, sharded)) == [expected] * world, way
 
 
-@pytest.mark.parametrize("wire", NARROW)
-def test_a_run_goes_on_with_another_number_of_workers(tmp_path, wire):
+def test_a_sharded_optimizer_beside_bands_has_their_bits(tmp_path):
+    config = runs_of("int8", "detect")
+    ((expected, *_), *_) = run_ranks(outcome, 2, ("sp=2", tmp_path / "narrow", config))
+    for digest, *_ in run_ranks(outcome, 4, ("dp=2,sp=2", tmp_path / "wide", override(config, SHARDED))):
+        assert digest == expected
+
+
+@pytest.mark.parametrize(
+    ("wire", "first", "then"), [("bf16", {}, {}), ("int8", {}, {}), ("int8", SHARDED, SHARDED), ("int8", SHARDED, {})]
+)  # fmt: skip
+def test_a_run_goes_on_with_another_number_of_workers(tmp_path, wire, first, then):
     config = runs_of(wire, "classify", **EMA, **{"train.schedule": "constant", "train.evaluate_every": 0})
     ((expected, *_),) = run_ranks(outcome, 1, ("dp=1", tmp_path / "whole", config))
     folder = tmp_path / "parts"
-    half = dataclasses.replace(override(config, {"train.steps": 2}), plan="dp=2")
+    half = dataclasses.replace(override(config, first | {"train.steps": 2}), plan="dp=2")
     run_ranks(train, 2, (half, folder))
-    longer = dataclasses.replace(config, plan="dp=3")
+    longer = dataclasses.replace(override(config, then), plan="dp=3")
     results = run_ranks(train, 3, (longer, folder, True))
     assert [result["weights_sha256"] for result in results] == [expected] * 3
 
@@ -102,11 +121,7 @@ def test_dp_in_a_product_does_not_change_the_bits(tmp_path, wire, plan, wider, s
     ("plan", "settings", "rule"),
     [
         ("fsdp=2", {"pipeline.wire": "bf16"}, "in which fsdp does not add up gradients"),
-        (
-            "dp=2",
-            {"pipeline.wire": "int8", "pipeline.shard_optimizer": True},
-            "rows of plan.shard_optimizer would cut",
-        ),
+        ("fsdp=2", {"pipeline.wire": "int8"}, "in which fsdp does not add up gradients"),
     ],
 )
 def test_what_does_not_go_with_a_wire_is_refused(plan, settings, rule):

@@ -124,10 +124,10 @@ def _wires(
     if request.machines[0] == 1 and request.shares_memory:
         return []
     rows = []
-    plan, settings = best.candidate.plan, dict(best.candidate.settings)
+    plan = best.candidate.plan
     for name, wire in WIRES.items():
         narrow = Candidate(plan, (*best.candidate.settings, ("pipeline.wire", name)))
-        fault = wire_fault(name, plan, bool(settings.get("pipeline.shard_optimizer")))
+        fault = wire_fault(name, plan)
         is_late = time.monotonic() - begin + judge.cost(narrow) > request.seconds
         if not wire.is_narrow or fault is not None or is_late:
             continue

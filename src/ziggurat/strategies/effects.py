@@ -223,7 +223,7 @@ def _by_model(config: RunConfig, key: str) -> Idle | None:
 
 def _by_plan(config: RunConfig, key: str) -> Idle | None:
     if key == "pipeline.wire":
-        fault = wire_fault(config.pipeline.wire, parse_plan(config.plan), config.pipeline.shard_optimizer)
+        fault = wire_fault(config.pipeline.wire, parse_plan(config.plan))
         return None if fault is None else Idle(key, "plan", fault)
     readers = [axis for axis, one in STRATEGIES.items() if matches(one.settings, key)]
     if not readers:

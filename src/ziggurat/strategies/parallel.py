@@ -116,7 +116,9 @@ class Parallel(Generic[Model]):
             return None
         if (fault := sharding_fault(self.mesh.plan)) is not None:
             raise UserError(f"{fault}; leave it out")
-        return OptimizerRows(self.names, self.mesh.data) if self.mesh.data.size > 1 else None
+        if self.mesh.data.size == 1:
+            return None
+        return OptimizerRows(self.names, self.mesh.data, WIRES[self.setting.config.pipeline.wire].block)
 
     def _make_sums(self) -> Sums:
         model, mesh = self.state.model, self.mesh
@@ -126,7 +128,7 @@ class Parallel(Generic[Model]):
         parts = PartSum(mesh.parts) if mesh.parts.size > 1 else None
         config = self.setting.config.pipeline
         trained = (parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
-        if (fault := wire_fault(config.wire, mesh.plan, config.shard_optimizer, trained)) is not None:
+        if (fault := wire_fault(config.wire, mesh.plan, trained)) is not None:
             raise UserError(fault)
         wire = WIRES[config.wire]
         if self.rows is not None:

@@ -10,6 +10,7 @@ bytes of dp, and its bits, as an optimizer changes each element by itself.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,17 +59,27 @@ class Rows:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, parameter: Tensor, size: int) -> Rows:
+    def of(cls, parameter: Tensor, size: int, block: int = 1) -> Rows:
         """Return the rows of a parameter without gaps in memory, as even as possible over workers.
 
+        Args:
+            parameter: Whose rows.
+            size: Workers.
+            block: So many neighbours in memory have one worker: pieces begin at multiples of it.
+
         Example:
-            >>> Rows.of(torch.empty(5, 3), 2).counts
-            (3, 2)
+            >>> Rows.of(torch.empty(5, 3), 2).counts, Rows.of(torch.empty(100, 8), 3, block=32).counts
+            ((3, 2), (36, 32, 32))
         """
         shape = tuple(parameter.shape)
         dims = [dim for dim, extent in enumerate(shape) if extent > 1] or range(min(1, len(shape)))
         dim = max(dims, key=parameter.stride, default=None)
-        counts = [len(part) for part in partition(1 if dim is None else shape[dim], size)]
+        count = 1 if dim is None else shape[dim]
+        together = block // math.gcd(
+            block, torch.Size(shape).numel() // max(1, count)
+        )  # rows that are whole blocks
+        parts = partition(-(-count // together), size)
+        counts = [min(count, part.stop * together) - min(count, part.start * together) for part in parts]
         return cls(shape, dim, tuple(counts))
 
     def sizes(self) -> list[int]:
@@ -94,13 +105,14 @@ class OptimizerRows:
     Args:
         parameters: All of a model's, by name, whole; made to have no gaps in memory.
         data: The workers of dp, several.
+        block: Neighbours in memory that are one worker's, as gradients travel together.
 
     Attributes:
         parts: Of each trained parameter this worker's rows, in its memory; without memory where there are none.
         layout: Where gradients and moments lie.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], data: Workers) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], data: Workers, block: int = 1) -> None:
         self.data = data
         self.rows: dict[int, Rows] = {}
         self.parts: dict[str, nn.Parameter] = {}
@@ -111,7 +123,7 @@ class OptimizerRows:
                 placements[name] = Placement(shape, ((Box.of(shape),),) * data.size)
                 continue
             parameter.data = torch.empty_like(parameter).copy_(parameter.detach())
-            rows = self.rows[id(parameter)] = Rows.of(parameter, data.size)
+            rows = self.rows[id(parameter)] = Rows.of(parameter, data.size, block)
             placements[name] = Placement(shape, rows.boxes())
             boxes = rows.boxes()[data.rank]
             mine = boxes[0].of_tensor(parameter.detach()) if boxes else torch.empty(0, device="meta")
@@ -127,7 +139,7 @@ class RowSums(Sums):
         data: The workers that take other microbatches.
         parts: As `Sums` has them.
         rows: Which rows.
-        wire: What gradients travel as, one by one.
+        wire: What gradients travel as; rows are cut between its blocks.
     """
 
     def __init__(

@@ -17,20 +17,17 @@ from ziggurat.strategies.registry import STRATEGIES
 SETTING = "plan.wire"
 
 
-def wire_fault(
-    name: str, plan: Plan, shards_optimizer: bool, dtypes: Iterable[torch.dtype] = ()
-) -> str | None:
+def wire_fault(name: str, plan: Plan, dtypes: Iterable[torch.dtype] = ()) -> str | None:
     """Return why a plan does not go with a wire; None if it does.
 
     Args:
         name: Of the wire.
         plan: The workers.
-        shards_optimizer: Whether ``plan.shard_optimizer`` is set.
         dtypes: Of the trained parameters, where they are known.
 
     Example:
         >>> from ziggurat.strategies.plan import parse_plan
-        >>> wire_fault("bf16", parse_plan("dp=2,sp=2"), True) is None
+        >>> wire_fault("bf16", parse_plan("dp=2,sp=2")) is None
         True
     """
     wire = WIRES[name]
@@ -41,11 +38,6 @@ def wire_fault(
         return (
             f"{SETTING}={name} rounds the nodes of the canonical sum, in which {' and '.join(others)} does not add up gradients: "
             f"got the plan {plan}; take dp in its place, or a run with {SETTING}=fp32"
-        )
-    if shards_optimizer and plan.num_data > 1 and wire.block > 1:
-        return (
-            f"{SETTING}={name} rounds blocks of {wire.block} neighbours, which the rows of plan.shard_optimizer would cut: take "
-            f"{SETTING}=bf16, or leave plan.shard_optimizer out"
         )
     wide = sorted({str(dtype)[6:] for dtype in dtypes} - {"float32"})
     if wide:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from support.ranks import run_ranks
 from ziggurat.parallel.collectives import gradients
 from ziggurat.parallel.collectives.gradients import GradientSum
 from ziggurat.parallel.collectives.sliced import SlicedSum
+from ziggurat.parallel.collectives.wire import WIRES
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.rows import Rows
 
@@ -31,9 +37,10 @@ def loss(net, index):
     return (net(images) * net.scale).square().sum() + (net.shift * index).sin().sum()
 
 
-def whole_sum(net):
-    sums = GradientSum(net.parameters(), Workers())
-    sums.start(LEAVES)
+def whole_sum(net, wire="fp32"):
+    """Return the gradients of one worker, in the third of three steps."""
+    sums = GradientSum(net.parameters(), Workers(), wire=WIRES[wire])
+    sums.start(LEAVES, key=(7, 2))
     for index in range(LEAVES):
         with sums.leaf(index):
             loss(net, index).backward()
@@ -41,18 +48,18 @@ def whole_sum(net):
     return {name: parameter.grad for name, parameter in net.named_parameters()}
 
 
-def sliced(workers, bucket_bytes, by_messages, tiers):
+def sliced(workers, bucket_bytes, by_messages, tiers, wire="fp32"):
     """Return of two steps this worker's boxes with their gradients, and the parameters that all have shared."""
     if by_messages:
         gradients.share_memory = lambda workers, size: None  # in this process alone
     if tiers:
         workers.arrange(tiers)
     net = network()
-    rows = {id(p): Rows.of(p, workers.size) for p in net.parameters()}
+    rows = {id(p): Rows.of(p, workers.size, WIRES[wire].block) for p in net.parameters()}
     names = {id(p): name for name, p in net.named_parameters()}
-    sums = SlicedSum(net.parameters(), workers, lambda p: rows[id(p)].sizes(), bucket_bytes)
+    sums = SlicedSum(net.parameters(), workers, lambda p: rows[id(p)].sizes(), bucket_bytes, wire=WIRES[wire])
     for step in range(3):
-        sums.start(LEAVES)
+        sums.start(LEAVES, key=(7, step))
         for index in sums.mine:
             with sums.leaf(index):
                 loss(net, index).backward()
@@ -73,28 +80,49 @@ def sliced(workers, bucket_bytes, by_messages, tiers):
     return found, {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
 
 
+WAYS = [
+    (2, 1 << 20, False, ()),
+    (3, 300, True, ()),
+    (4, 300, False, ()),
+    (4, 300, True, (2, 2)),
+    (4, 300, False, (2, 2)),
+]
+
+
 @pytest.mark.parametrize(
-    ("world", "bucket_bytes", "by_messages", "tiers"),
-    [
-        (2, 1 << 20, False, ()),
-        (3, 300, True, ()),
-        (4, 300, False, ()),
-        (4, 300, True, (2, 2)),
-        (4, 300, False, (2, 2)),
-    ],
+    ("world", "bucket_bytes", "by_messages", "tiers", "wire"),
+    [(*way, wire) for way in WAYS for wire in WIRES if wire != "bf16" or way is WAYS[3]],
 )
-def test_pieces_are_those_of_the_whole_sum(world, bucket_bytes, by_messages, tiers):
+def test_pieces_are_those_of_the_whole_sum(world, bucket_bytes, by_messages, tiers, wire):
     net = network()
-    expected = whole_sum(net)
+    expected = whole_sum(net, wire)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     held = {name: torch.zeros(p.shape, dtype=torch.int64) for name, p in net.named_parameters()}
-    for found, after in run_ranks(sliced, world, (bucket_bytes, by_messages, tiers)):
+    for found, after in run_ranks(sliced, world, (bucket_bytes, by_messages, tiers, wire)):
         for name, (box, gradient) in found.items():
             assert torch.equal(gradient, box.of_tensor(expected[name])), name
             box.of_tensor(held[name]).add_(1)
         for name, value in after.items():
             assert torch.equal(value, before[name] + expected[name]), name
     assert all((count == 1).all() for count in held.values()), "each element is one worker's"
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@given(
+    shape=st.lists(st.integers(0, 70), max_size=3).map(tuple), size=st.integers(1, 5), block=st.sampled_from([1, 2, 32])
+)  # fmt: skip
+def test_pieces_begin_with_blocks(memory_format, shape, size, block):
+    """Also where the outermost dim in memory is not the first one; together they are all, and no worker has a block more than its share."""
+    whole = torch.empty(shape, device="meta")
+    if len(shape) == 3:
+        whole = torch.empty((2, *shape), device="meta").to(memory_format=memory_format)
+    rows = Rows.of(whole, size, block)
+    sizes = rows.sizes()
+    assert sum(sizes) == whole.numel()
+    starts = list(itertools.accumulate(sizes, initial=0))
+    assert all(start % block == 0 or start == whole.numel() for start in starts)
+    row = max(1, whole.numel() // max(1, sum(rows.counts)))
+    assert max(sizes) - min(sizes) <= 2 * math.lcm(row, block)
 
 
 @pytest.mark.parametrize(

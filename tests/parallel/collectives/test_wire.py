@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from support.ranks import run_ranks
-from ziggurat.parallel.collectives.canonical import Span, children, consecutive
+from ziggurat.parallel.collectives.canonical import Span, children, consecutive, partition
 from ziggurat.parallel.collectives.gradients import GradientSum
 from ziggurat.parallel.collectives.pieces import PartSum
 from ziggurat.parallel.collectives.sliced import SlicedSum
@@ -248,13 +248,15 @@ def with_parts(workers, wire, num_parts, sliced):
         return found
 
     def sizes(parameter):
-        return [len(one) for one in torch.arange(parameter.numel()).tensor_split(data.size)]
+        """Return pieces of whole blocks, of which the last one may not be full."""
+        blocks = torch.arange(parameter.numel()).split(WIRES[wire].block)
+        return [sum(map(len, blocks[part.start : part.stop])) for part in partition(len(blocks), data.size)]
 
     gradients = SlicedSum(net.parameters(), data, sizes, 3000, **arguments)
     take(gradients, net, 5, None, 0, part)
     for parameter, piece in gradients.pieces():
         flat = parameter.data.as_strided((parameter.numel(),), (1,))
-        flat.tensor_split(data.size)[data.rank].copy_(piece)
+        flat.split(sizes(parameter))[data.rank].copy_(piece)
     gradients.share()  # the gradient itself: float32, which no wire may change
     gradients.close()
     return {name: p.detach().flatten().numpy().copy() for name, p in net.named_parameters()}
@@ -264,22 +266,32 @@ def with_parts(workers, wire, num_parts, sliced):
 def test_parts_are_rounded_apart_and_together_and_a_sharded_optimizer_has_the_same_bits(wire):
     expected = run_ranks(with_parts, 2, (wire, 2, False))
     assert all((expected[0][name] == value).all() for name, value in expected[1].items())
-    ways = [(4, False), (6, False)] + ([(4, True)] if wire == "bf16" else [])
-    for world, sliced in ways:
+    for world, sliced in [(4, False), (6, False), (4, True), (6, True)]:
         for found in run_ranks(with_parts, world, (wire, 2, sliced)):
             assert all((found[name] == value).all() for name, value in expected[0].items()), (world, sliced)
 
 
-def sent(workers, wire):
+def sent(workers, wire, sliced=False):
     net = nn.Linear(256, 256)
     gradients = GradientSum(net.parameters(), workers, wire=WIRES[wire])
+    if sliced:
+        gradients.close()
+
+        def sizes(parameter):
+            return [parameter.numel() // workers.size] * workers.size
+
+        gradients = SlicedSum(net.parameters(), workers, sizes, wire=WIRES[wire])
     gradients.shared_roots = None
     before = workers.sent.copy()
     gradients.start(8)
     for leaf in gradients.mine:
         with gradients.leaf(leaf):
             net(torch.full((1, 256), leaf + 1.0)).square().sum().backward()
-    gradients.finish()
+    if isinstance(gradients, SlicedSum):
+        assert sum(piece.numel() for _, piece in gradients.pieces()) == 256 * 257 // workers.size
+        gradients.share()
+    else:
+        gradients.finish()
     gradients.close()
     return (workers.sent - before).bytes
 
@@ -291,9 +303,19 @@ def test_bytes_are_a_half_and_about_a_quarter(wire, share):
         assert narrow == wide * share
 
 
+@pytest.mark.parametrize(("wire", "share"), [("bf16", 1 / 2), ("int8", 33 / 128)])
+def test_of_a_sharded_optimizer_the_half_that_carries_gradients_is_narrow(wire, share):
+    """The other half carries weights."""
+    whole = run_ranks(sent, 4, ("fp32", True))
+    assert whole == run_ranks(sent, 4, ("fp32",)), "as many bytes as without it"
+    for narrow, wide in zip(run_ranks(sent, 4, (wire, True)), whole, strict=True):
+        assert narrow == wide * (share + 1) / 2
+
+
 def test_what_no_wire_can_carry_is_refused():
     wide = nn.Linear(2, 2).double()
     with pytest.raises(ValueError, match="travel as bf16 where they are float32: got float64"):
         GradientSum(wide.parameters(), Workers(), wire=WIRES["bf16"])
-    with pytest.raises(ValueError, match="would cut the blocks of int8"):
-        SlicedSum([], Workers(), lambda parameter: [], wire=WIRES["int8"])
+    halves = nn.Linear(4, 8, bias=False).parameters()
+    with pytest.raises(ValueError, match="must not cut blocks of 32 neighbours"):
+        SlicedSum(halves, Workers(), lambda parameter: [16, 16], wire=WIRES["int8"])

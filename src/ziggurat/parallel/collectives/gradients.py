@@ -108,6 +108,7 @@ class GradientSum:
         self._share_memory()
         for bucket in self.buckets:
             bucket.rounding = self._make_rounding(bucket, key)
+            bucket.travelling = self.rounding_of_slices(bucket)
             made = None if bucket.rounding is None else partial(_round_leaf, bucket.rounding)
             bucket.sum = Accumulator(self.mine, num_leaves, made=made)
             for parameter in bucket.parameters:
@@ -203,6 +204,10 @@ class GradientSum:
         """Return the elements of a bucket's leaf as they are cut into slices."""
         return leaf.flat()
 
+    def rounding_of_slices(self, bucket: Bucket) -> Rounding | None:
+        """Return what rounds the nodes of a bucket as they are cut into slices, see `flat`; None where nothing is rounded."""
+        return bucket.rounding
+
     def close(self) -> None:
         """Remove the hooks from the parameters."""
         for hook in self.hooks:
@@ -267,8 +272,8 @@ class GradientSum:
         if self.parts is None:
             return mine
         total = self.parts(mine)
-        if bucket.rounding is not None:
-            bucket.rounding.total(Span(0, self.num_leaves), total, bucket.start)
+        if bucket.travelling is not None:
+            bucket.travelling.total(Span(0, self.num_leaves), total, bucket.start)
         return total
 
     def _make_rounding(self, bucket: Bucket, key: tuple[int, ...]) -> Rounding | None:
@@ -292,11 +297,11 @@ class GradientSum:
         tiers = [self._tier(bucket, meeting) for meeting in met]
         bucket.start = met[-1].start if met else 0
         return Exchange(
-            roots, node, tiers, bucket.length, self.stops, made=_made_at(bucket.rounding, bucket.start)
+            roots, node, tiers, bucket.length, self.stops, made=_made_at(bucket.travelling, bucket.start)
         )
 
     def _tier(self, bucket: Bucket, meeting: Meeting) -> Tier:
-        made = _made_at(bucket.rounding, meeting.start)
+        made = _made_at(bucket.travelling, meeting.start)
         if bucket.room is not None and meeting.workers is self.workers.tiers[0]:
             return SharedTier(meeting, bucket.room, made=made)
         return MessageTier(meeting, bucket.parameters[0], made=made, wire=self.wire, back=self.back)
@@ -351,7 +356,8 @@ class Bucket:
         *self.starts, self.length = itertools.accumulate(sizes, initial=0)
         self.dtype = parameters[0].dtype
         self.room: Room | None = None
-        self.rounding: Rounding | None = None
+        self.rounding: Rounding | None = None  # of what is computed here
+        self.travelling: Rounding | None = None  # of slices
         self.states: Tensor | None = None  # of its blocks' generators
         self.start = 0  # of this worker's slice
         self.sum: Accumulator[Leaf] | None = None
