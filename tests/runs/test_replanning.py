@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ PLANNER = """#!/bin/sh
 # answers as `ziggurat plan RUN --workers N --json` does: who has one core left is faster alone
 row() { printf '{"plan": "%s", "settings": {}, "step_seconds": %s}' "$1" "$2"; }
 cores=$(nproc)
+echo "$*" >> "$0.asked"
 case "$*" in
   *"--workers 1 "*) printf '{"plans": [%s], "left": []}\\n' "$(row dp=1 2.0)" ;;
   *"--workers 2 "*) if [ "$cores" = 1 ]; then seconds=3.0; else seconds=1.0; fi
@@ -132,6 +134,21 @@ def test_a_run_that_does_not_ask_keeps_its_plan(tmp_path, two_cores, planner, un
     result = start_training("digits", given, str(folder), on_step=changing({3: two_cores[:1]}, planner))
     assert (result["weights_sha256"], result["plan"]) == (undisturbed, "dp=2")
     assert rows(folder, "plan") == []
+
+
+def test_other_images_change_the_plan_and_no_bit(tmp_path, two_cores, planner):
+    """The crops of the steps are four times those that the plan is taken to be chosen for, which is seen after 64 of them."""
+    given = SETTINGS | LONG | {"plan": "dp=1", "data.crops": "64", "train.steps": 80}
+    expected = start_training("digits", given, str(tmp_path / "undisturbed"))["weights_sha256"]
+    folder = tmp_path / "run"
+    result = start_training("digits", given | ASKING, str(folder), on_step=changing({}, planner))
+    assert (result["weights_sha256"], result["plan"]) == (expected, "dp=2")
+    (change,) = rows(folder, "plan")
+    assert 64 <= change["step"] < 80
+    assert "images are 64x64 pixels on average (before: 32x32)" in said(folder)
+    asked = Path(f"{planner}.asked").read_text().splitlines()
+    assert [re.search(r"--workers (\d)", one)[1] for one in asked] == ["2", "1"]
+    assert all(one.endswith("--input 8x3x64x64") for one in asked)
 
 
 def test_under_torchrun_it_is_refused_before_anything_starts(tmp_path, monkeypatch):
