@@ -15,12 +15,11 @@ import ziggurat
 from support.ranks import run_ranks
 from support.small_runs import config_of, weights_of
 from ziggurat.cli.main import main
-from ziggurat.config import load_config, override, save_config
+from ziggurat.config import load_config, override
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.runs.checkpoint.manifest import MANIFEST, FileFacts, Manifest
 from ziggurat.runs.first_weights import class_note, load_first_weights
-from ziggurat.runs.folder import load_run
 from ziggurat.runs.reference import find_reference, load_reference
 from ziggurat.training.loop import train
 
@@ -347,25 +346,3 @@ def test_a_run_by_epochs_is_made_longer_by_epochs_or_steps(tmp_path):
 
 def by_epochs(workers, folder):
     return extended(workers, folder, **{"train.epochs": 2})["steps"]
-
-
-def test_data_are_found_from_where_the_run_was_started(folder, tmp_path, monkeypatch, capfd):
-    """Its config has paths of the folder that it was started in; it goes on from anywhere."""
-    home = tmp_path / "home"
-    data = home / "data"
-    for split in ("train", "val"):
-        (data / split).mkdir(parents=True)
-        for name in "ab":
-            Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(data / split / f"{name}.png")
-        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 30, 30]}
-        images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("ab", start=1)]
-        content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "tree"}]}
-        (data / f"{split}.json").write_text(json.dumps(content))
-    save_config(config_of("detect", **{"data.path": "data"}), home / "own.yaml")
-    words = ["--plan", "dp=1", "--threads", "1"]
-    monkeypatch.chdir(home)
-    assert main(["train", "--config", "own.yaml", "--out", "run", *words]) == 0
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--resume", "--out", "home/run", "--steps", "3", *words]) == 0
-    assert "is taken from the folder that the run was started in" in capfd.readouterr().err
-    assert load_run(home / "run").classes == ("tree",)

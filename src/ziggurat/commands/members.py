@@ -14,7 +14,7 @@ from ziggurat.config import RunConfig, load_config, override, range_faults, run_
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.failures import WorkerFailed
 from ziggurat.parallel.runtime.launch import world_from_environment
-from ziggurat.runs.folder import CONFIG, make_run_folder, resume_command
+from ziggurat.runs.folder import CONFIG, make_run_folder, resume_command, with_places
 from ziggurat.runs.lock import locked
 from ziggurat.runs.members import MEMBERS, is_of_members, member_folder
 from ziggurat.system.writing import write_text
@@ -75,7 +75,7 @@ def train_members(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run's folder: {error}; choose another --out") from None
-        save_config(common, folder / MEMBERS)
+        save_config(with_places(common), folder / MEMBERS)
         return _train_each(train_one, common, folder, {})
 
 

@@ -36,7 +36,16 @@ from ziggurat.parallel.runtime.guard import leave_if_imported
 from ziggurat.parallel.runtime.launch import Restart, restart_count, world_from_environment
 from ziggurat.runs.checkpoint import published_steps
 from ziggurat.runs.first_weights import first_weights_fault
-from ziggurat.runs.folder import CONFIG, SOUP, WEIGHTS, data_as_begun, make_run_folder, resume_command
+from ziggurat.runs.folder import (
+    CONFIG,
+    SOUP,
+    WEIGHTS,
+    absolute,
+    data_as_begun,
+    lost_places,
+    make_run_folder,
+    resume_command,
+)
 from ziggurat.runs.lock import locked
 from ziggurat.runs.members import is_of_members
 from ziggurat.runs.reference import find_reference
@@ -153,6 +162,8 @@ def _train_run(
             if data is None and "data.path" not in settings:
                 config, notes = data_as_begun(config, Path(out or ""))
                 say(*notes)
+            if faults := lost_places(config, settings if data is None else {**settings, "data.path": data}):
+                raise UserError(faults)
         settings = _with_data(settings, data)
         config = override(config, settings)
         if not resume and config.members.count > config.members.number >= 0 and not config.members.seed:
@@ -160,6 +171,7 @@ def _train_run(
         check_auto(config.plan, world)
         if not resume:
             config = _with_model_of_weights(config, settings)
+            config = override(config, {"data.images": absolute(config.data.images)})
         if world is not None:
             config = _follow_world(config, world)
         config = resolve(config, world, resume, settings, from_file)

@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from ziggurat.config import RunConfig, flatten, load_config, override, save_conf
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.dataset import Dataset
 from ziggurat.data.faults import Fault, listing
+from ziggurat.data.formats.own import PREFIX as OWN
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel
@@ -36,6 +37,8 @@ COUNTS = "class_counts.json"
 SKIPPED = "skipped.jsonl"
 SOUP = "soup.json"  # in the folder of a run whose weights are an average
 ENVIRONMENT = "environment.json"
+FREE_PLACES = ("data.path", "data.val")
+PLACES = (*FREE_PLACES, "data.images")  # the last one is part of what defines a run
 
 
 def make_run_folder(parent: Path, family: str) -> Path:
@@ -97,12 +100,12 @@ def list_skipped(folder: Path, by_split: Mapping[str, Sequence[Fault]]) -> None:
 
 
 def declare_run(folder: Path, config: RunConfig) -> None:
-    """Write the resolved config, by which a folder is known as that of a run.
+    """Write the resolved config, by which a folder is known as that of a run; paths of data are absolute in it.
 
     Raises:
         UserError: If it cannot be written.
     """
-    save_config(config, folder / CONFIG)
+    save_config(with_places(config), folder / CONFIG)
 
 
 def resume_command(folder: Path) -> str:
@@ -126,29 +129,69 @@ def environment() -> dict[str, Any]:
     }
 
 
-def data_as_begun(config: RunConfig, folder: Path) -> tuple[RunConfig, list[str]]:
-    """Return the config of a run with its data where they were when it began, and what there is to say of it.
+def with_places(config: RunConfig) -> RunConfig:
+    """Return a config whose data are found from any folder: paths that there are become absolute; names of data sets stay.
 
-    Relative paths of data that are not found from the present folder are taken from the one that the run was started in.
+    Example:
+        >>> with_places(override(RunConfig(), {"data.path": "digits", "data.val": "/"})).data.path
+        'digits'
+    """
+    return override(config, {name: absolute(flatten(config)[name]) for name in FREE_PLACES})
+
+
+def absolute(value: str) -> str:
+    """Return a path of data from the root, if there is something; a name of a data set as it is."""
+    return str(Path(value).absolute()) if _is_path(value) and Path(value).exists() else value
+
+
+def data_as_begun(config: RunConfig, folder: Path) -> tuple[RunConfig, list[str]]:
+    """Return the config of a run with its data where they were when it began, or moved to, and what there is to say of it.
+
+    A relative path, of a run of an earlier version, is taken from the folder that the run was started in, if there is something. An absolute
+    one at which there is nothing any more, and that lay in the folder that the run was started in, is taken from the present folder, if there
+    is something: folders of data and runs may be moved together.
 
     Args:
         config: Of the run.
         folder: Of the run.
     """
     try:
-        began = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["folder"]
+        began = Path(str(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["folder"]))
     except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or removed
         return config, []
     found, notes = {}, []
-    for name in ("data.path", "data.val", "data.images"):
+    for name in PLACES:
         value = flatten(config)[name]
-        there = Path(str(began)) / value
-        if value and not Path(value).exists() and there.exists():
-            found[name] = str(there)
+        if not _is_path(value):
+            continue
+        before, now = began / value, Path(value).absolute()
+        if not Path(value).is_absolute() and before.exists() and before != now:
+            found[name] = before
             notes.append(
-                f"note: {name}={value} is taken from the folder that the run was started in: {there}"
+                f"note: {name}={value} is taken from the folder that the run was started in: {before}"
             )
-    return override(config, found), notes
+        elif not before.exists() and before.is_relative_to(began):
+            moved = Path(before.relative_to(began)).absolute()
+            if moved.exists():
+                found[name] = moved
+                notes.append(
+                    f"note: {name}={value} is not there any more: it is taken from the present folder, {moved}"
+                )
+    return override(config, {name: str(place) for name, place in found.items()}), notes
+
+
+def lost_places(config: RunConfig, given: Container[str] = ()) -> list[str]:
+    """Return a fault for each path of data at which there is nothing, but for settings that are given anew."""
+    return [
+        f"{name}={value} is not there any more: say where the data are now, by {name}=... beside --resume"
+        for name in FREE_PLACES
+        if name not in given and _is_path(value := flatten(config)[name]) and not Path(value).exists()
+    ]
+
+
+def _is_path(value: str) -> bool:
+    """Whether a place of data is one of files: not empty, and no name of a data set."""
+    return bool(value) and value != "digits" and not value.startswith(OWN)
 
 
 def _commit() -> str | None:
