@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.clock import Clock
 from ziggurat.parallel.collectives.groups import Groups
+from ziggurat.parallel.collectives.local_messages import SMALL_BYTES, LocalMessages, Waited
 from ziggurat.parallel.collectives.observer import Observer, Talk
 from ziggurat.parallel.collectives.requests import DONE, Request, converted
 from ziggurat.parallel.collectives.sent import Sent
@@ -57,6 +58,7 @@ class Communicator:
             )
         self.rank, self.size, self.device = rank, size, device
         self._group, self._groups, self._through_host = group, groups, through_host
+        self._connected = None if group is None else groups.local(group, rank, size)
         self.sent = Sent()
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
@@ -74,7 +76,10 @@ class Communicator:
             if self.rank == 0:
                 self.sent.add(self.size - 1, (self.size - 1) * tensor.nbytes)
             with self._collective("broadcast", there):
-                dist.broadcast(there, group=self._open_group, group_src=0)
+                if self._local is not None and there.is_contiguous():
+                    self._local.broadcast(there).wait()
+                else:
+                    dist.broadcast(there, group=self._open_group, group_src=0)
             if there is not tensor:
                 tensor.copy_(there)
 
@@ -97,6 +102,9 @@ class Communicator:
         self._require_contiguous(tensor)
         there = self._reached(tensor)
         self.sent.add(2 * (self.size - 1), 2 * (self.size - 1) * tensor.nbytes // self.size)
+        local = self._local
+        if local is not None and tensor.nbytes <= SMALL_BYTES:
+            return self._start("all-reduce", tensor, lambda: local.add_up(there, operation), (tensor, there))
         return self._start(
             "all-reduce",
             tensor,
@@ -151,6 +159,9 @@ class Communicator:
         flat = whole.view(-1)
         mine, there = self._reached(part.reshape(-1)), self._reached(flat)
         self.sent.add(self.size - 1, (self.size - 1) * part.nbytes)
+        local = self._local
+        if local is not None:
+            return self._start("all-gather", part, lambda: local.all_gather(there, mine), (flat, there))
         return self._start(
             "all-gather",
             part,
@@ -182,7 +193,10 @@ class Communicator:
         if self.rank != owner:
             self.sent.add(1, part.nbytes)
         with self._collective("gather", mine):
-            dist.gather(mine, parts, group=self._open_group, group_dst=owner)
+            if self._local is not None:
+                self._local.gather(mine, parts, owner).wait()
+            else:
+                dist.gather(mine, parts, group=self._open_group, group_dst=owner)
         return parts and [one.to(self.device) for one in parts]
 
     def start_all_to_all(
@@ -208,6 +222,14 @@ class Communicator:
         mine, there = self._reached(sent), self._reached(received)
         to_others = [size for rank, size in enumerate(sent_sizes) if size and rank != self.rank]
         self.sent.add(len(to_others), sum(to_others) * sent.element_size())
+        local = self._local
+        if local is not None:
+            return self._start(
+                "all-to-all",
+                sent,
+                lambda: local.all_to_all(there, mine, received_sizes, sent_sizes),
+                (received, there),
+            )
         return self._start(
             "all-to-all",
             sent,
@@ -232,6 +254,9 @@ class Communicator:
         if self.size == 1:
             return DONE
         self.sent.add((self.size - 1).bit_length(), 0)
+        local = self._local
+        if local is not None:
+            return self._start("barrier", None, local.barrier)
         return self._start("barrier", None, lambda: dist.barrier(group=self._open_group, async_op=True))
 
     def start_send(self, tensor: Tensor, to: int) -> Request:
@@ -290,9 +315,11 @@ class Communicator:
 
     def _begin_batch(
         self, incoming: Sequence[tuple[int, Tensor]], outgoing: Sequence[tuple[int, Tensor]]
-    ) -> list[dist.Work]:
+    ) -> Sequence[Waited]:
         """Begin to receive and to send; return a work for each, or under NCCL one for all."""
-        group = self._open_group
+        group, connected = self._open_group, self._reached_by_sockets
+        if connected is not None and all(peer in connected.peers for peer, _ in (*incoming, *outgoing)):
+            return connected.swap(outgoing, incoming)
         if self._through_host or self.device.type == "cpu":
             # gloo knows no batches: PyTorch's would look the group up again for each message
             works = [group.recv([tensor], peer, 0) for peer, tensor in incoming]
@@ -334,6 +361,17 @@ class Communicator:
             with waiting():
                 torch.cuda.synchronize(self.device)
         self._groups.check()
+
+    @property
+    def _reached_by_sockets(self) -> LocalMessages | None:
+        """What connects this worker to others of its machine; nothing while somebody is told of all messages, and sees PyTorch's own."""
+        return self._connected if self._groups.observer is None else None
+
+    @property
+    def _local(self) -> LocalMessages | None:
+        """The same, where it reaches all of the group."""
+        found = self._reached_by_sockets
+        return found if found is not None and found.reach_all else None
 
     @property
     def _world_ranks(self) -> list[int]:
@@ -413,7 +451,7 @@ class Communicator:
         self,
         name: Talk,
         given: Tensor | None,
-        begin: Callable[[], dist.Work | None],
+        begin: Callable[[], Waited | None],
         *results: tuple[Tensor, Tensor],
     ) -> Request:
         self._groups.check()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.clock import Clock
+from ziggurat.parallel.collectives.local_messages import LocalMessages, connect
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
@@ -39,6 +40,7 @@ class Groups:
         self.timeout = timeout
         self.lost = ""
         self._open = [] if world is None else [world]
+        self._local: dict[dist.ProcessGroup, LocalMessages | None] = {}
 
     def make(self, ranks: Sequence[int], backend: str | None = None) -> dist.ProcessGroup:
         """Return a new group; its members call this, the same number of times each and in the same order.
@@ -65,14 +67,39 @@ class Groups:
         self._open.append(group)
         return group
 
+    def local(self, group: dist.ProcessGroup, rank: int, size: int) -> LocalMessages | None:
+        """Return what connects this worker to members of a group that are on its machine; None where there are none, or gloo is not used.
+
+        Args:
+            group: One of these; where it is asked for the first time, its members all ask.
+            rank: This worker's number in it.
+            size: How many members there are.
+        """
+        if group not in self._local:
+            found = None
+            if dist.get_backend(group) == "gloo":
+                seconds = None if self.timeout is None else self.timeout.total_seconds()
+                with waiting(), converted(lambda: "one of the workers did not connect"):
+                    found = connect(group, rank, size, seconds)
+            self._local[group] = found
+        return self._local[group]
+
     def destroy(self, group: dist.ProcessGroup) -> None:
         """Close a group in which nobody waits any more."""
         self._open.remove(group)
+        self._disconnect(group)
         dist.destroy_process_group(group)
 
     def forget(self) -> None:
         """Hold none of them any more; they are destroyed already."""
+        for group in list(self._local):
+            self._disconnect(group)
         self._open = []
+
+    def _disconnect(self, group: dist.ProcessGroup) -> None:
+        messages = self._local.pop(group, None)
+        if messages is not None:
+            messages.close()
 
     def check(self) -> None:
         """Do nothing while all is well.
@@ -95,12 +122,15 @@ class Groups:
         Under NCCL a worker that waits for one that has died does not come back by itself: its kernels spin, and whoever
         waits for the stream waits with them. Aborting the communicators ends the kernels, without a result; as `lost` is
         set before, whoever comes back from such a wait finds it (`check`) before it believes what it has got. gloo raises by
-        itself when a connection closes, and does nothing here.
+        itself when a connection closes, and does nothing here. Connections within a machine are closed.
 
         Args:
             lost: Which worker, and how.
         """
         self.lost = lost
+        for messages in list(self._local.values()):
+            if messages is not None:
+                messages.end()
         # each in a thread of its own: the abort of one communicator may wait for the kernels of another
         threads = [
             threading.Thread(target=group.abort, name="abort", daemon=True)

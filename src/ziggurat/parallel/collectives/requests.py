@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.clock import Clock
+from ziggurat.parallel.collectives.local_messages import Waited
 from ziggurat.parallel.runtime.heartbeat import waiting
 
 # They are this worker's own, though they may come up in the middle of a collective.
@@ -57,7 +57,7 @@ class Request:
 
     def __init__(
         self,
-        works: Sequence[tuple[dist.Work, Callable[[], str]]],
+        works: Sequence[tuple[Waited, Callable[[], str]]],
         check: Callable[[], None],
         device: torch.device,
         memory: Sequence[torch.Tensor] = (),

@@ -44,6 +44,7 @@ class Workers(Communicator):
         group: The process group, or None for one worker. Who gives it destroys it.
         timeout: Of groups that are made from this one; by default the backend's own.
         through_host: Whether tensors pass through the CPU's memory: gloo cannot reach a GPU's.
+        groups: Of the world that these were made from; by default these are one.
 
     Attributes:
         rank: This worker's number, from 0.
@@ -63,8 +64,9 @@ class Workers(Communicator):
         group: dist.ProcessGroup | None = None,
         timeout: timedelta | None = None,
         through_host: bool = False,
+        groups: Groups | None = None,
     ) -> None:
-        groups = Groups(group, timeout)
+        groups = groups or Groups(group, timeout)
         super().__init__(rank, size, device or torch.device("cpu"), group, groups, through_host)
         self._owns_group = False
         self._made: list[Workers] = []
@@ -228,8 +230,8 @@ class Workers(Communicator):
         self, rank: int, size: int, device: torch.device, group: dist.ProcessGroup | None, owned: bool
     ) -> Workers:
         through_host = self._through_host and device == self.device
-        child = Workers(rank, size, device, group, through_host=through_host)
-        child._groups, child._owns_group = self._groups, owned
+        child = Workers(rank, size, device, group, through_host=through_host, groups=self._groups)
+        child._owns_group = owned
         self._made.append(child)
         return child
 
