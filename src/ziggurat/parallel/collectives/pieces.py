@@ -16,6 +16,7 @@ from ziggurat.parallel.collectives.tiers import Meeting, MessageTier, Room, Shar
 from ziggurat.parallel.collectives.workers import Workers
 
 PIECE_BYTES = 8 << 20
+LEAST_ROOM = 1 << 16  # bytes of shared memory for each worker
 
 
 def add_up_in_pieces(
@@ -63,7 +64,7 @@ class PartSum:
 
     Args:
         workers: Of one axis.
-        room_bytes: Shared memory for each worker, which is mapped at the first sum.
+        room_bytes: Shared memory for each worker, at most: it is mapped at the first sum, and again where a longer tensor comes.
 
     Placement:
         Before, each worker has a part; after, every worker has the same sum.
@@ -75,18 +76,20 @@ class PartSum:
 
     def __init__(self, workers: Workers, room_bytes: int = PIECE_BYTES) -> None:
         self.workers = workers
-        self.room_bytes = room_bytes
+        self.most_bytes = room_bytes
+        self.room_bytes = 0
         self.memory: Tensor | None = None
-        self.is_mapped = workers.size == 1 or workers.device.type != "cpu"  # then there is nothing to map
+        self.can_share = workers.size > 1 and workers.device.type == "cpu"
         self.parts = [range(number, number + 1) for number in range(workers.size)]
 
     def __call__(self, part: Tensor) -> Tensor:
         """Return the sum, of a part that is flat and contiguous, and may be overwritten."""
         if self.workers.size == 1:
             return part
-        if not self.is_mapped:
-            self.memory = share_memory(self.workers, (self.workers.size + 1) * self.room_bytes)
-            self.is_mapped = True
+        wanted = min(self.most_bytes, max(LEAST_ROOM, 1 << (part.nbytes - 1).bit_length()))
+        if self.can_share and wanted > self.room_bytes:
+            self.memory = share_memory(self.workers, (self.workers.size + 1) * wanted)
+            self.room_bytes, self.can_share = wanted, self.memory is not None
         if self.memory is None:
             return self._exchange(part, partial(MessageTier, like=part))
         for piece in part.split(self._room(part.dtype)):
