@@ -317,13 +317,19 @@ class Communicator:
         self, incoming: Sequence[tuple[int, Tensor]], outgoing: Sequence[tuple[int, Tensor]]
     ) -> Sequence[Waited]:
         """Begin to receive and to send; return a work for each, or under NCCL one for all."""
-        group, connected = self._open_group, self._reached_by_sockets
-        if connected is not None and all(peer in connected.peers for peer, _ in (*incoming, *outgoing)):
-            return connected.swap(outgoing, incoming)
+        group = self._open_group
         if self._through_host or self.device.type == "cpu":
-            # gloo knows no batches: PyTorch's would look the group up again for each message
-            works = [group.recv([tensor], peer, 0) for peer, tensor in incoming]
-            return works + [group.send([tensor], peer, 0) for peer, tensor in outgoing]
+            connected = self._reached_by_sockets
+            near = {} if connected is None else connected.peers
+            works: list[Waited] = []
+            for (
+                peer,
+                tensor,
+            ) in incoming:  # gloo knows no batches: PyTorch's would look the group up again for each message
+                works.append(near[peer].receive(tensor) if peer in near else group.recv([tensor], peer, 0))
+            for peer, tensor in outgoing:
+                works.append(near[peer].send(tensor) if peer in near else group.send([tensor], peer, 0))
+            return works
         operations = [dist.P2POp(dist.irecv, t, group=group, group_peer=peer) for peer, t in incoming]
         operations += [dist.P2POp(dist.isend, t, group=group, group_peer=peer) for peer, t in outgoing]
         return dist.batch_isend_irecv(operations)

@@ -10,7 +10,7 @@ Measured on two cores with two workers that swap a message (processor seconds of
 
 A message begins with its kind and its length, so that workers that do not do the same find out instead of taking bytes for others. It is
 written at once as far as the kernel takes it; the rest of a large one is written by a thread, so that nobody waits for a receiver who
-computes. Whoever wants a message reads it; from one worker messages come in the order in which they were sent.
+computes, or who waits for a send of its own. Whoever wants a message reads it; from one worker messages come in the order in which they were sent.
 
 The sockets have no name in any folder and end with their workers: a read from one that has died fails at once.
 """
@@ -40,6 +40,7 @@ from ziggurat.parallel.collectives.observer import Talk
 SMALL_BYTES = (
     1 << 16
 )  # an all-reduce of at most so much goes to everybody at once; a longer one along gloo's ring
+PIECE_BYTES = 1 << 18  # of a message that a thread writes
 BUFFER_BYTES = 1 << 20  # that the kernel is asked to take of a message that nobody reads yet
 DEFAULT_SECONDS = 1800.0  # as gloo waits
 MEETING_SECONDS = 60.0  # for a worker that has connected to say who it is
@@ -77,25 +78,37 @@ class Several:
 
 
 class _Sending:
-    """What is left of a message that a thread writes."""
+    """What is left of a message that a thread writes, a piece at a time.
 
-    def __init__(self, tensor: Tensor, pieces: list[memoryview], seconds: float) -> None:
+    Args:
+        tensor: Whose memory it is.
+        left: Of that memory, what is not written yet.
+        head: Written before.
+    """
+
+    def __init__(self, tensor: Tensor, left: memoryview, head: bytes) -> None:
         self.tensor: Tensor | None = tensor
-        self.pieces, self.seconds = pieces, seconds
-        self.done = threading.Event()
-        self.fault = ""
+        self.left, self.head = left, head
+        self.lock = threading.Lock()
+
+    def next_piece(self) -> bytes:
+        """Return a copy of what is written next; nothing at the end."""
+        with self.lock:
+            piece = self.head + bytes(self.left[: PIECE_BYTES - len(self.head)])
+            self.left, self.head = self.left[len(piece) - len(self.head) :], b""
+            return piece
 
     def wait(self) -> None:
-        if not self.done.wait(self.seconds):
-            raise RuntimeError(f"Timed out after {self.seconds:.0f} s of sending")
-        if self.fault:
-            raise RuntimeError(self.fault)
+        """Return when the tensor may be changed: at once, with a copy of what is left. Two that wait for each other's sends would wait for ever."""
+        with self.lock:
+            if self.tensor is not None:
+                self.left, self.tensor = memoryview(bytes(self.left)), None
 
 
 class _Receiving:
     """A message that is to come."""
 
-    def __init__(self, peer: _Peer, kind: int, tensor: Tensor) -> None:
+    def __init__(self, peer: Peer, kind: int, tensor: Tensor) -> None:
         self.peer, self.kind, self.tensor = peer, kind, tensor
         self.place = _memory_of(tensor)
         self.is_done = False
@@ -115,7 +128,7 @@ class _Sent:
 _SENT = _Sent()
 
 
-class _Peer:
+class Peer:
     """The connection to one other worker.
 
     Args:
@@ -139,8 +152,8 @@ class _Peer:
         self.header = bytearray(_HEADER.size)
         self.fault = ""
 
-    def send(self, kind: int, tensor: Tensor) -> Waited:
-        """Begin to send."""
+    def send(self, tensor: Tensor, kind: int = 0) -> Waited:
+        """Begin to send, as part of a swap or of another kind."""
         payload = _memory_of(tensor)
         header = _HEADER.pack(kind << _LENGTH_BITS | payload.nbytes)
         with self.writing:
@@ -154,20 +167,17 @@ class _Peer:
                     raise RuntimeError(f"Connection closed by peer: {error}") from error
                 if written == len(header) + payload.nbytes:
                     return _SENT
-            sending = _Sending(tensor, _rest([memoryview(header), payload], written), self.seconds)
+            begun = max(0, written - len(header))
+            sending = _Sending(tensor, payload[begun:], header[written:])
             self.unsent += 1
             if not self.has_thread:
                 self.has_thread = True
-                threading.Thread(
-                    target=_write_all,
-                    args=(weakref.ref(self), self.connection, self.outgoing),
-                    name="messages",
-                    daemon=True,
-                ).start()
+                given = weakref.ref(self), self.connection, self.outgoing
+                threading.Thread(target=_write_all, args=given, name="messages", daemon=True).start()
             self.outgoing.put(sending)
         return sending
 
-    def receive(self, kind: int, tensor: Tensor) -> Waited:
+    def receive(self, tensor: Tensor, kind: int = 0) -> Waited:
         """Begin to receive; the tensor is overwritten."""
         receiving = _Receiving(self, kind, tensor)
         self.incoming.append(receiving)
@@ -218,28 +228,26 @@ class _Peer:
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close the connection."""
         self.end()
         self.connection.close()
 
 
 def _write_all(
-    peer: weakref.ref[_Peer], connection: socket.socket, outgoing: queue.SimpleQueue[_Sending | None]
+    peer: weakref.ref[Peer], connection: socket.socket, outgoing: queue.SimpleQueue[_Sending | None]
 ) -> None:
     """Write what is left of messages, in order, until there is a None."""
     while (sending := outgoing.get()) is not None:
-        try:
-            for piece in sending.pieces:
+        with suppress(
+            OSError
+        ):  # the receiver has ended: whoever sends to it next, or receives from it, finds out
+            while piece := sending.next_piece():
                 connection.sendall(piece)
-        except OSError as error:
-            sending.fault = f"Connection closed by peer: {error}"
         owner = peer()
         if owner is not None:
             with owner.writing:
                 owner.unsent -= 1
-        del owner
-        sending.pieces, sending.tensor = [], None
-        sending.done.set()
-        del sending
+        del owner, sending
 
 
 class LocalMessages:
@@ -254,17 +262,10 @@ class LocalMessages:
 
     def __init__(self, rank: int, size: int, connections: dict[int, socket.socket], seconds: float) -> None:
         self.rank, self.size = rank, size
-        self.peers = {peer: _Peer(connection, seconds) for peer, connection in connections.items()}
+        self.peers = {peer: Peer(connection, seconds) for peer, connection in connections.items()}
         self.reach_all = len(self.peers) == size - 1
         self._others = [(rank + step) % size for step in range(1, size)]
         _OPEN.add(self)
-
-    def swap(
-        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
-    ) -> list[Waited]:
-        """Begin to receive and to send, from and to workers that are reached."""
-        works = [self.peers[peer].receive(0, tensor) for peer, tensor in receives]
-        return works + [self.peers[peer].send(0, tensor) for peer, tensor in sends]
 
     def all_gather(self, whole: Tensor, part: Tensor, kind: Talk = "all-gather") -> Waited:
         """Begin to gather flat tensors of one length; as all collectives here for groups whose members are all reached."""
@@ -313,8 +314,8 @@ class LocalMessages:
 
     def _exchange(self, kind: Talk, sends: dict[int, Tensor], receives: dict[int, Tensor]) -> Waited:
         number = KINDS.index(kind)
-        works = [self.peers[peer].receive(number, tensor) for peer, tensor in receives.items()]
-        return Several(works + [self.peers[peer].send(number, tensor) for peer, tensor in sends.items()])
+        works = [self.peers[peer].receive(tensor, number) for peer, tensor in receives.items()]
+        return Several(works + [self.peers[peer].send(tensor, number) for peer, tensor in sends.items()])
 
     def end(self) -> None:
         """Let all that wait for a message fail, here and there; may be called from another thread."""
