@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
@@ -77,6 +78,11 @@ class Flat(nn.Module):
         lambda flat: flat - torch.sum(flat, (2, 3), keepdim=True) / 35,
         lambda flat: flat.std(),
         lambda flat: flat - torch.var_mean(flat, 3, keepdim=True)[1],
+        lambda flat: (flat > flat.mean()).to(flat.dtype) * flat,
+        lambda flat: functional.instance_norm(flat),
+        lambda flat: functional.group_norm(flat, 1),
+        lambda flat: functional.layer_norm(flat, flat.shape[2:]),
+        lambda flat: functional.batch_norm(flat, None, None, training=True),
     ],
 )
 def test_what_is_left_of_sums_of_equal_values_is_told_to_be_rounding(

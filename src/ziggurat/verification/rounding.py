@@ -3,7 +3,7 @@
 A bound that is broken has one of two causes. Either the plan computes something else, or the network amplifies rounding:
 batch norms over a few values do, and each in a row does it again. Here no plan takes part, so what differs is rounding:
 
-- last bits of the input, of what each layer returns, and of what a network adds up itself (`x.mean`, `x.std`): of equal values
+- last bits of the input, of what each layer returns, and of what is added up (`x.mean`, `x.std`, norms): of equal values
   even these last bits may be all that there is of the result;
 - the moments of batch norms, which PyTorch adds up value by value on the CPU: of 74 000 values that costs some hundred times
   the last bit. Added up pairwise they are nearer to the truth, and so are those of bands, which are shorter sums.
@@ -74,12 +74,18 @@ SUMS = frozenset(
         "nansum",
         "nanmean",
         "logsumexp",
+        "batch_norm",
+        "instance_norm",
+        "group_norm",
+        "layer_norm",
+        "rms_norm",
     }
 )
+"""Functions by name; of a map of one value a norm leaves nothing but the last bits of its mean."""
 
 
 class OtherSums(FunctionMode):
-    """While it is active, what functions add up has other last bits.
+    """While it is active, what functions add up, norms among them, has other last bits.
 
     Args:
         generator: Says which.
@@ -94,7 +100,9 @@ class OtherSums(FunctionMode):
     ) -> Any:
         given = args[0] if args else None
         if getattr(func, "__name__", "") in SUMS and isinstance(given, Tensor) and given.is_floating_point():
-            args = (with_other_last_bits(given, self.generator), *args[1:])
+            total = func(with_other_last_bits(given, self.generator), *args[1:], **(kwargs or {}))
+            # of many values each moves too little for their mean, which may be compared with one of them
+            return with_other_last_bits(total, self.generator) if isinstance(total, Tensor) else total
         return func(*args, **(kwargs or {}))
 
 
