@@ -204,7 +204,7 @@ _SENDS: dict[Kind, Send] = {
 
 def key_of(num_workers: int, processor: str) -> str:
     """Return the key of a calibration in a file of measurements."""
-    return f"links, their beginnings and their processor time of {processor}, torch {torch.__version__}, {num_workers} workers"
+    return f"links by local sockets, their beginnings and their processor time of {processor}, torch {torch.__version__}, {num_workers} workers"
 
 
 def links_of_this_machine(

@@ -1,7 +1,7 @@
 """How long messages take: latency and bandwidth by the kind of connection, and how a collective is made of messages.
 
     memory    a barrier between workers of one machine that exchange through shared memory; what they copy are kernels
-    machine   messages between workers of one machine: gloo over the loopback interface, NCCL over NVLink or PCIe
+    machine   messages between workers of one machine: local sockets, NCCL over NVLink or PCIe
     network   messages between machines
 
 A message of ``n`` bytes takes ``alpha + beta * n``. A collective of ``W`` workers is carried so, by gloo and by NCCL (ring):
@@ -15,6 +15,9 @@ A message of ``n`` bytes takes ``alpha + beta * n``. A collective of ``W`` worke
     barrier      log2 W rounds                                                 gloo/barrier.cc; NCCL all-reduces a number
 
 NCCL may also all-reduce along two trees, 2 log2 W messages deep, each byte up and down once: the faster way counts.
+
+Local sockets send to everybody at once, where gloo's algorithms take several messages in turn; how long a message of each kind takes within them
+is calibrated, so the table serves both.
 
 Between machines a message takes its machine's cable, which it shares with what the same collective sends from there at the same time.
 What several collectives send at once is the simulation's.

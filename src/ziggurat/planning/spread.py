@@ -88,7 +88,7 @@ def known_spread_costs(machine: str, cache: MeasurementCache) -> dict[str, float
 
 
 def _key(machine: str) -> str:
-    return f"operations on spread tensors of {machine}, torch {torch.__version__}"
+    return f"operations on spread tensors, by local sockets, of {machine}, torch {torch.__version__}"
 
 
 def costs_of(seen: Sequence[Seen], call: float, begin: Callable[[Start], float]) -> dict[str, float]:
