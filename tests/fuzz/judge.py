@@ -41,7 +41,7 @@ from ziggurat.verification.compare import BOUNDS, compare_steps, held_of
 from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.precision import KeepFloat64
 from ziggurat.verification.request import DEFAULTS
-from ziggurat.verification.rounding import WAYS, OtherSums, PairwiseMoments
+from ziggurat.verification.rounding import WAYS, OtherRoundings, OtherSums, PairwiseMoments
 from ziggurat.verification.step import Outcome, Trial, run_step
 
 Verdict = Literal["exact", "refused", "wrong", "crashed", "hung", "invalid"]
@@ -53,6 +53,7 @@ Decision = dict[str, Any] | str  # fields of a trial, or why there are none
 BOUND = BOUNDS[torch.float64]
 NUDGE = 1e-14  # relative, of the images
 MOST_MOVED = 1e-11  # by that nudge: of a step that moves further, rounding cannot be told from a fault
+MOST_TIMES = 1e3  # of what rounding moves it: a larger error is none of rounding
 SETTINGS = {
     "train.ema": 0.0,
     "train.optimizer": "sgd",
@@ -136,7 +137,7 @@ class Judge:
         if errors.largest <= BOUND:
             return Finding("exact", error=errors.largest)
         doubt = self.workers.broadcast_object(
-            self._doubt(program, trial, reference) if self.workers.is_first else ""
+            self._doubt(program, trial, reference, errors.largest) if self.workers.is_first else ""
         )
         if doubt:
             return Finding("invalid", doubt)
@@ -212,7 +213,7 @@ class Judge:
         costs = {name: replace(cost, seconds=rng.uniform(0.005, 0.02)) for name, cost in measured.items()}
         return {"decisions": Decisions({BRANCH_COSTS: to_json(costs)})}
 
-    def _doubt(self, program: Program, trial: Trial, reference: Outcome) -> str:
+    def _doubt(self, program: Program, trial: Trial, reference: Outcome, error: float) -> str:
         """Return why the step on one worker is no reference; empty if it is one."""
         again = compare_steps(self._alone(program, trial), reference).largest
         if again:
@@ -229,6 +230,10 @@ class Judge:
                 sums = compare_steps(self._alone(program, trial), reference).largest
             if sums > MOST_MOVED:
                 return "ill-conditioned: last bits of what it adds up move it too far"
+            with OtherRoundings(torch.Generator().manual_seed(way)):
+                moved = compare_steps(self._alone(program, trial), reference).largest
+            if moved > MOST_MOVED and error < MOST_TIMES * moved:
+                return "ill-conditioned: last bits of what its functions return move it as far"
         with PairwiseMoments():
             norms = compare_steps(self._alone(program, trial), reference).largest
         return (

@@ -307,6 +307,7 @@ def test_hung(fault) -> None:
         ("v1.view(3, 5)", "does not run"),
         ("v1 * float(np.random.default_rng().random())", "not repeatable"),
         ("torch.sin(v1.mean((2, 3), keepdim=True) * 1e9) + v1", "ill-conditioned"),
+        ("F.kl_div(v1.log_softmax(1), v1.softmax(1), reduction='batchmean') * v1", "ill-conditioned"),
     ],
 )
 def test_invalid(code: str, why: str) -> None:

@@ -94,6 +94,8 @@ def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch, capsys):
     assert found == {"spread.question": pytest.approx(3e-6)}
     assert spread_costs_of_this_machine(0.0, lambda start: 0.0, "a processor", cache) == found
     assert asked == [(see_operations, 2)]
-    cache.write(f"operations on spread tensors of another, torch {torch.__version__}", ["x"])
+    cache.write(
+        f"operations on spread tensors, by local sockets, of another, torch {torch.__version__}", ["x"]
+    )
     assert known_spread_costs("another", cache) is None
     assert "no usable value" in capsys.readouterr().err

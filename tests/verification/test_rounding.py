@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verification.rounding import OtherSums, PairwiseMoments, measure_rounding
+from ziggurat.verification.rounding import OtherRoundings, OtherSums, PairwiseMoments, measure_rounding
 from ziggurat.verification.step import Trial, run_step
 
 
@@ -102,3 +102,32 @@ def test_only_sums_of_numbers_with_a_point_have_other_last_bits() -> None:
     assert 0 < (found[0] - expected[0]).abs().max() < 1e-14
     assert torch.equal(found[1], expected[1])
     assert torch.equal(found[2], expected[2])
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x: functional.kl_div(x.log_softmax(1), x.softmax(1), reduction="batchmean"),
+        lambda x: (x + 1) / 3 - x / 3 - 1 / 3,
+        lambda x: (x.square().sqrt() > x.abs()).to(x.dtype),
+        lambda x: functional.mse_loss(x * 3 / 3, x),
+    ],
+)
+def test_other_roundings_move_what_is_nothing_but_rounding(network: Callable[[Tensor], Tensor]) -> None:
+    x = torch.rand(2, 3, 7, 5, dtype=torch.float64) + 1
+    with OtherRoundings(torch.Generator().manual_seed(0)):
+        moved = network(x)
+    assert (moved - network(x)).abs().max() > 0.5 * network(x).abs().max()
+
+
+def test_other_roundings_leave_views_and_what_is_changed_in_place() -> None:
+    x = torch.rand(3, 4, dtype=torch.float64)
+    expected = x.clone()
+    with OtherRoundings(torch.Generator().manual_seed(0)):
+        view = x.t()[1:].view(3, 3)
+        same = x.mul_(2)
+        doubled = x * 1
+    assert torch.equal(view, 2 * expected.t()[1:])
+    assert same is x
+    assert torch.equal(x, 2 * expected)
+    assert 0 < (doubled - x).abs().max() < 1e-15

@@ -22,8 +22,10 @@ from torch.nn import functional
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.functions import FunctionMode
 from ziggurat.torch_internals.norm_calls import add_statistics
+from ziggurat.torch_internals.tensors import memory_key
 from ziggurat.verification.compare import compare_steps
 from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.step import Outcome, Trial, run_step
@@ -104,6 +106,30 @@ class OtherSums(FunctionMode):
             # of many values each moves too little for their mean, which may be compared with one of them
             return with_other_last_bits(total, self.generator) if isinstance(total, Tensor) else total
         return func(*args, **(kwargs or {}))
+
+
+class OtherRoundings(FunctionMode):
+    """While it is active, every function's new result has other last bits; what is a view, or was changed in place, stays.
+
+    Args:
+        generator: Says which.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        memory = memory_key(result)
+        if any(isinstance(one, Tensor) and memory_key(one) == memory for one in tree_leaves((args, named))):
+            return result
+        return with_other_last_bits(result, self.generator)
 
 
 class PairwiseMoments(FunctionMode):
