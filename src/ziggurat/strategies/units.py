@@ -137,7 +137,7 @@ def _traced(model: nn.Module, shape: Sequence[int]) -> Graph | None:
         raise
     except CannotCut:
         return None
-    if graph.draws_numbers:
+    if graph.draws_numbers or graph.numbers:
         raise DrawsNumbers(f"{type(model).__name__} draws numbers while it runs")
     return graph
 

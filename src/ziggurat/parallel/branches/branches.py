@@ -10,8 +10,9 @@ reverse order; a piece needs only pieces before it, and sends never wait, so no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,10 +125,15 @@ class Branches:
 
     def pieces_of(self, spec: ImageSpec) -> Pieces:
         """Return the pieces of images of a size."""
-        graph = self.tracer.trace(spec)
+        graph = self.tracer.trace(spec, allow=("numbers",))
         return self.known.get(
             graph, lambda: cut_to_pieces(graph, place(graph, self.costs, self.workers.size))
         )
+
+    def _pieces_of_microbatch(self, spec: ImageSpec, begin: Callable[[], None]) -> Pieces:
+        pieces = self.pieces_of(spec)
+        own = self.tracer.trace_microbatch(spec, pieces.graph, begin)
+        return pieces if own is pieces.graph else cut_to_pieces(own, pieces.placement)
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches, one after the other.
@@ -155,7 +161,7 @@ class Branches:
         losses: dict[int, Tensor] = {}
         for index, spec in enumerate(specs):
             with work.compute():
-                self.newest = self.pieces_of(spec)
+                self.newest = self._pieces_of_microbatch(spec, partial(work.begin, index))
             state = _Pass(self.newest)
             work.begin(index)
             for piece in self._turns(state, backward=False):

@@ -126,7 +126,8 @@ def together(graph: Graph, costs: Sequence[CallCost]) -> list[int]:
     first_user: dict[str, int] = {}
     for number, (call, cost) in enumerate(zip(graph.calls, costs, strict=True)):
         shared = [name for name in call.states if name in graph.written_states]
-        for name in [*shared, *(["random numbers"] if cost.draws else [])]:
+        draws = cost.draws or number in graph.numbers  # which the worker that draws goes on from
+        for name in [*shared, *(["random numbers"] if draws else [])]:
             parent[root(number)] = root(first_user.setdefault(name, number))
     for first, last in graph.overwritten_ranges() + graph.hooked_ranges():
         for number in range(max(first, 0), last):

@@ -3,6 +3,9 @@
 A tensor that PyTorch draws is a call of the trace, and drawn anew each time. A number is not: one of NumPy's or Python's generator, or a
 tensor that becomes a number (``if torch.rand(()) < p``). Nor are keys that a network gives to PyTorch's generator, or a generator that
 it makes.
+
+Numbers of NumPy and Python are drawn while a network is traced, too. So where these alone are drawn each microbatch has a trace of its own,
+made with the states that the generators have before it (see `numbers`). All else is refused.
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ REMEDY = (
 )
 
 
+def said_of(used: Generators) -> str:
+    """Return what a network does that has used generators."""
+    return f"draws from {' and '.join(used.names)}, or keys it, while it is traced"
+
+
 class DrawWatch:
     """Looks for draws between the calls of a trace.
 
@@ -56,19 +64,31 @@ class DrawWatch:
         with unseen():
             self.before = Generators.now()
 
-    def check(self, layer: str) -> None:
-        """Raise if a generator was used since the last look.
+    def check(self, layer: str) -> Generators | None:
+        """Look whether a generator was used since the last look.
 
         Args:
             layer: Where the network is; empty for its own forward.
 
+        Returns:
+            The states of NumPy's and Python's that were used; None where none was.
+
         Raises:
-            DrawsNumbers: Naming the generator and the layer.
+            DrawsNumbers: Naming the generator and the layer, if it is one of PyTorch's.
         """
         with unseen():
-            names = Generators.now().changed_since(self.before).names
-        if names:
-            self._refuse(layer, f"draws from {' and '.join(names)}, or keys it, while it is traced")
+            used = Generators.now().changed_since(self.before)
+        if not used.names:
+            return None
+        if used.host is not None or used.device is not None:
+            self._refuse(layer, said_of(used))
+        self.forget()
+        return used
+
+    def uses(self) -> bool:
+        """Whether a generator was used since the last look."""
+        with unseen():
+            return bool(Generators.now().changed_since(self.before).names)
 
     def before_call(
         self, func: Callable[..., Any], values: Sequence[Any], given: Sequence[Tensor], layer: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Literal, get_args
 
+from ziggurat.parallel.graph.draws import REMEDY
 from ziggurat.parallel.runtime.frames import line_of_network
 
-Kind = Literal["hook", "hidden", "memory", "state", "outer", "kept", "mode", "checkpoint"]
+Kind = Literal["hook", "hidden", "memory", "state", "outer", "kept", "mode", "checkpoint", "numbers"]
 """What is not in a trace.
 
 hook      a hook on a gradient, or a gradient that is kept: it would be on tensors of the trace
@@ -18,6 +19,7 @@ outer     likewise, but what it has kept lies out of its modules' sight, so that
 kept      it keeps a tensor that it has computed, for others to look at
 mode      it puts a layer into training or evaluation mode, which the layer that is called in its place would not know
 checkpoint  it changes in place what a checkpoint has computed, which is not computed again where calls are stages
+numbers   it draws numbers of NumPy's or Python's between its calls: a trace has them once and for all
 """
 
 KINDS: frozenset[Kind] = frozenset(get_args(Kind))
@@ -31,6 +33,7 @@ REMEDIES: dict[Kind, str] = {
     "kept": "return it; or run it without pp and lp",
     "mode": "set the layer's mode in the network's own train() instead of its forward; or run it without pp and lp",
     "checkpoint": "change a clone() of it; or run it without pp and lp",
+    "numbers": REMEDY,
 }
 
 

@@ -58,6 +58,10 @@ class Generators(NamedTuple):
         pairs = zip(self, before, strict=True)
         return Generators(*(None if _same(state, other) else state for state, other in pairs))
 
+    def then(self, later: Generators) -> Generators:
+        """Return these states, and later ones in their places where there are some."""
+        return Generators(*(new if new is not None else old for old, new in zip(self, later, strict=True)))
+
     @property
     def names(self) -> list[str]:
         """Whose states these are, in words."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ziggurat.parallel.graph.faults import Kind
+from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.uses import Uses
 from ziggurat.torch_internals.containers import tree_flatten, tree_leaves, tree_unflatten
 
@@ -88,6 +89,7 @@ class Graph:
         written_states: Buffers that a forward pass changes.
         uses: Which modules ran, and within which each weight is used; None where layers were taken without a look inside.
         draws_numbers: Whether layers draw numbers, by which they may choose what they compute.
+        numbers: States of NumPy's and Python's generators as the network has left them between calls, by the number of the next call.
         faults: What the network does that is not among the calls, by kind.
     """
 
@@ -101,6 +103,7 @@ class Graph:
     written_states: set[str] = field(default_factory=set)
     uses: Uses | None = None
     draws_numbers: bool = False
+    numbers: dict[int, Generators] = field(default_factory=dict)
     faults: dict[Kind, str] = field(default_factory=dict)
 
     def output_values(self) -> list[Value]:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from ziggurat.parallel.graph.cannot_cut import CannotCut
-from ziggurat.parallel.graph.draws import DrawWatch
+from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
+from ziggurat.parallel.graph.draws import REMEDY, DrawWatch, said_of
 from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
+from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import (
     INPUT,
     Call,
@@ -27,6 +28,8 @@ from ziggurat.parallel.graph.graph import (
     tensors_in,
     values_in,
 )
+from ziggurat.parallel.graph.keeping import kept_by
+from ziggurat.parallel.graph.numbers import has_same_calls
 from ziggurat.parallel.graph.sharing import Sharing
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
@@ -113,6 +116,7 @@ class Recorder(FunctionMode):
         self.inside = 0  # of a layer that is one call
         self.what, self.name_of = what, name_of
         self.draws = DrawWatch(what)
+        self.drawing: set[str] = set()  # layers that are one call, and draw
         self.unrecorded: Unrecorded = Unrecorded(
             meta_model, name_of, self.values, before.unrecorded if before else None
         )
@@ -151,7 +155,7 @@ class Recorder(FunctionMode):
         finally:
             for hook in hooks:
                 hook.remove()
-        self.draws.check("")
+        self._look_for_draws("")
         self.graph.outputs = tree_map(self._mark, outputs)
         self.graph.memory_of = {value: self.sharing.root(key) for value, key in self.graph.memory_of.items()}
         if self.graph.has_other_views_of_copied():
@@ -165,11 +169,30 @@ class Recorder(FunctionMode):
 
     def run_again(self, images: Tensor) -> None:
         """Call the network a second time, and compare: it must do the same each time."""
-        if self.graph.faults.keys() - {"kept"}:
+        if self.graph.faults.keys() - {"kept", "numbers"}:
             return
         again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made, self)
         again.run(torch.empty_like(images))
         self.unrecorded.compare(again.unrecorded)
+
+    def run_with_other_numbers(self, images: Tensor) -> None:
+        """Call the network again, with generators in other states: it must make the same calls, and show its layers no number but as an argument.
+
+        Raises:
+            DrawsNumbers: If what it calls, keeps in an attribute, or lets a layer see by itself, depends on what it draws.
+        """
+        held = kept_by(self.meta_model)
+        again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made)
+        graph = again.run(torch.empty_like(images))
+        whole = {call.layer for call in graph.calls if call.function is None} - self.drawing - again.drawing
+        seen, seen_again = (
+            [one for one in other.unrecorded.origins.seen if one[0] in whole] for other in (self, again)
+        )
+        if not has_same_calls(self.graph, graph) or kept_by(self.meta_model) != held or seen != seen_again:
+            said = self.graph.faults.get("numbers") or graph.faults.get("numbers", "it draws numbers")
+            raise DrawsNumbers(
+                f"{self.what} cannot be cut into stages: {said}, and what it computes depends on it otherwise than by a number in a call; {REMEDY}"
+            )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -332,7 +355,7 @@ class Recorder(FunctionMode):
             self.inside += 1
             return None
         if not is_silent(module):
-            self.draws.check(self.layer)
+            self._look_for_draws(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1
         self.graph.starts[name if count == 1 else f"{name}:{count}"] = len(self.graph.calls)
         self.unrecorded.enter(name, module, self.layer)
@@ -358,9 +381,10 @@ class Recorder(FunctionMode):
             self.inside -= 1
             return apart
         if not self.inside:
-            self.draws.check(name)
+            self._look_for_draws(name)
         else:
             if not is_silent(module):
+                self.drawing |= {name} if self.draws.uses() else set()
                 self.draws.forget()  # what a layer draws that is one call, it draws anew each time
             assert self.pending is not None
             args, kwargs, versions = self.pending
@@ -399,7 +423,7 @@ class Recorder(FunctionMode):
                 f"{cls.__name__} in '{self.layer}' is a custom autograd function that is given a function or a layer, whose weights "
                 "cannot be followed: give it tensors only, or run it without pp, lp and tp"
             )
-        self.draws.check(self.layer)
+        self._look_for_draws(self.layer)
         self.inside = 1
         with unseen():
             self.given = set(map(id, tensors_in((args, kwargs))))
@@ -413,6 +437,16 @@ class Recorder(FunctionMode):
             self.origins.call(self.layer, cls, (args, kwargs), given, made)
             self._note(self.layer, _Apply(cls), args, kwargs, made, [])
         return result
+
+    def _look_for_draws(self, layer: str) -> None:
+        """Take note of numbers that were drawn since the last call."""
+        used = self.draws.check(layer)
+        if used is not None:
+            number = len(self.graph.calls)
+            self.graph.numbers[number] = self.graph.numbers.get(number, Generators()).then(used)
+            self.unrecorded.faults.note(
+                "numbers", layer, f"{said_of(used)}: a trace has it once and for all", has_line=False
+            )
 
     def _call_inside(self, func: Callable[..., Any], args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         """Run a function within a layer that is one call: it is not noted, as the layer runs it each time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +88,7 @@ class StageRunner:
         given = {value: self._leaf(value, tensor, held) for value, tensor in received.items()}
 
         def compute() -> dict[Value, Tensor]:
-            return self._compute(stage, graph.copied, given, before_call, after_call)
+            return self._compute(stage, graph, given, before_call, after_call)
 
         if again and torch.is_grad_enabled():
             changed = {n for call in stage.calls for n in call.states} & graph.written_states
@@ -104,7 +104,7 @@ class StageRunner:
     def _compute(
         self,
         stage: Stage,
-        copied: Set[Value],
+        graph: Graph,
         given: Mapping[Value, Tensor],
         before_call: Callable[[int], None],
         after_call: Callable[[int, list[Tensor]], None],
@@ -115,15 +115,20 @@ class StageRunner:
             values[value] = like(given[value], local_of(given[value]).clone())
         for place, (call, arguments) in enumerate(zip(stage.calls, stage.arguments, strict=True)):
             filled = arguments.filled(values, self.states.__getitem__)
+            if stage.first + place in graph.numbers:
+                graph.numbers[stage.first + place].set()
             before_call(stage.first + place)
             result = self._run(call, *filled)
             made = [result] if isinstance(result, Tensor) else tensors_in(result)
             after_call(stage.first + place, made)
             for number, tensor in enumerate(made):
                 value = Value(stage.first + place, number)
-                values[value] = tensor.clone() if value in copied else tensor
+                values[value] = tensor.clone() if value in graph.copied else tensor
             for value in stage.forgets.get(place, ()):
                 values.pop(value, None)
+        end = stage.first + len(stage.calls)
+        if end == len(graph.calls) and end in graph.numbers:  # drawn after the last call
+            graph.numbers[end].set()
         return values
 
     @staticmethod

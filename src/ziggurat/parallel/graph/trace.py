@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
@@ -30,6 +30,7 @@ from ziggurat.parallel.graph.faults import REMEDIES
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value, hook_gradient, tensors_in
 from ziggurat.parallel.graph.meta import meta_copy
+from ziggurat.parallel.graph.numbers import OTHER_KEYS, has_same_calls, is_keyed, key_otherwise
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.recorder import META, Recorder, Unseen, named, names_of_states, state_name
 from ziggurat.torch_internals.modules import is_batch_norm
@@ -89,7 +90,8 @@ class Tracer:
 
         Args:
             spec: The size.
-            allow: Kinds of faults (`faults.Kind`) that do not matter, as the graph is looked at, and not run.
+            allow: Kinds of faults (`faults.Kind`) that do not matter: of a graph that is looked at, and not run; ``numbers`` where each
+                microbatch has its own, see `trace_microbatch`.
 
         Raises:
             CannotCut: If it depends on values, or returns what holds tensors out of sight; or if the trace does not hold
@@ -103,8 +105,37 @@ class Tracer:
         what = f"{type(self.model).__name__} cannot be cut into stages"
         found = [(kind, said) for kind, said in graph.faults.items() if kind not in allow]
         if found:
-            raise CannotCut([f"{what}: {said}; {REMEDIES[kind]}" for kind, said in found])
+            kind_of_error = DrawsNumbers if any(kind == "numbers" for kind, _ in found) else CannotCut
+            raise kind_of_error([f"{what}: {said}; {REMEDIES[kind]}" for kind, said in found])
         return graph
+
+    def trace_microbatch(self, spec: ImageSpec, graph: Graph, begin: Callable[[], None]) -> Graph:
+        """Return the graph of a microbatch: that of its size, or where the network draws numbers between its calls one with the numbers of it.
+
+        Args:
+            spec: The size.
+            graph: What `trace` has returned for it, with numbers allowed.
+            begin: Keys the generators for the microbatch.
+
+        Raises:
+            DrawsNumbers: If the network computes something else by what it draws, or `begin` keys no generators.
+        """
+        if not graph.numbers:
+            return graph
+        what, said = f"{type(self.model).__name__} cannot be cut into stages", graph.faults["numbers"]
+        if not is_keyed(begin):
+            raise DrawsNumbers(
+                f"{what}: {said}, and images are not keyed where nothing is trained; {REMEDIES['numbers']}"
+            )
+        modes = tuple(module.training for module in self.model.modules())
+        with self.lock, generators_as_before():
+            begin()
+            own = self._record(spec, modes)
+        if own.faults.keys() - graph.faults.keys() or not has_same_calls(own, graph):
+            raise DrawsNumbers(
+                f"{what}: {said}, and what it computes depends on it otherwise than by a number in a call; {REMEDIES['numbers']}"
+            )
+        return own
 
     def _record(self, spec: ImageSpec, modes: tuple[bool, ...]) -> Graph:
         made: list[weakref.ref[Tensor]] = []
@@ -131,7 +162,10 @@ class Tracer:
                 self._copy(modes), self.device, self.opaque, type(self.model).__name__, self._name_of, made
             )
             try:
-                return self._run(recorder, spec, modes)
+                graph = self._run(recorder, spec, modes)
+                if graph.numbers and type(self.model) is nn.Sequential:
+                    return replace(_chain(self.model, self.meta_model), draws_numbers=True)
+                return graph
             except DrawsNumbers:
                 if type(self.model) is nn.Sequential:
                     return replace(_chain(self.model, self.meta_model), draws_numbers=True)
@@ -173,7 +207,11 @@ class Tracer:
             if modes not in self.compared:
                 with generators_as_before():  # the same numbers: a layer that is one call may draw some
                     recorder.run_again(images)
-                self.compared |= {modes} if not graph.faults else set()
+                for key in OTHER_KEYS if graph.numbers else ():
+                    with generators_as_before():
+                        key_otherwise(key)
+                        recorder.run_with_other_numbers(images)
+                self.compared |= {modes} if not graph.faults.keys() - {"numbers"} else set()
         return graph
 
     def _name_of(self, tensor: Tensor) -> str:

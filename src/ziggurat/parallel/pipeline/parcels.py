@@ -43,7 +43,7 @@ class Placed:
 
     Attributes:
         shape: Of the sender's own part.
-        strides: How the receiver has it: as the sender, also of dims of one row, but without gaps.
+        strides: How the receiver has it: as the sender, also of dims of one row and of expanded ones, but without gaps.
         dtype: Its type.
         requires_grad: Whether the receiver sends a gradient back.
         dims: Its layout over the workers that share images; None for a plain tensor.
@@ -127,9 +127,7 @@ class Arrival:
         self._placed, self._note = pickle.loads(data[LENGTH_BYTES:end])  # noqa: S301 - this run's own worker
         for name, place in self._placed.items():
             if place is not None:
-                self._memory[name] = torch.empty(
-                    math.prod(place.shape), dtype=place.dtype, device=self.device
-                )
+                self._memory[name] = torch.empty(_length(place), dtype=place.dtype, device=self.device)
         return [memory for memory in self._memory.values() if memory.numel()]
 
     def message(self) -> Message:
@@ -150,17 +148,33 @@ class Arrival:
 def _dense(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """Return a tensor's memory without gaps as one dim, and the strides of the tensor in it.
 
-    Whether a network's ``reshape`` or ``contiguous`` copies depends on strides, and so does what sees a change in place.
+    Whether a network's ``reshape`` or ``contiguous`` copies depends on strides, and so does what sees a change in place; and the order in
+    which random numbers are drawn. What is expanded is sent once.
 
     Example:
         >>> flat, strides = _dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
         >>> flat.shape, strides
         (torch.Size([120]), (60, 1, 15, 3))
-        >>> _dense(torch.zeros(2, 3, 4)[:, 1:])[1]
-        (8, 4, 1)
+        >>> flat, strides = _dense(torch.zeros(2, 1, 4)[:, :, 1:].expand(2, 3, 3))
+        >>> flat.shape, strides
+        (torch.Size([6]), (3, 0, 1))
     """
-    if is_dense(tensor.shape, tensor.stride()):
-        return tensor.as_strided((tensor.numel(),), (1,)), tensor.stride()
-    order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.shape[d]), reverse=True)
-    turned = tensor.permute(order).contiguous()
-    return turned.view(-1), turned.permute([order.index(dim) for dim in range(len(order))]).stride()
+    shape = [1 if stride == 0 else size for stride, size in zip(tensor.stride(), tensor.shape, strict=True)]
+    once = tensor.as_strided(shape, tensor.stride()) if tensor.numel() else tensor
+    if is_dense(once.shape, once.stride()):
+        return once.as_strided((once.numel(),), (1,)), once.stride()
+    order = sorted(range(once.dim()), key=lambda d: (once.stride(d), once.shape[d]), reverse=True)
+    turned = once.permute(order).contiguous()
+    strides = turned.permute([order.index(dim) for dim in range(len(order))]).stride()
+    return turned.view(-1), tuple(
+        0 if old == 0 else new for old, new in zip(tensor.stride(), strides, strict=True)
+    )
+
+
+def _length(place: Placed) -> int:
+    """Return how many elements are sent of a tensor."""
+    if 0 in place.shape:
+        return 0
+    return math.prod(
+        1 if stride == 0 else size for size, stride in zip(place.shape, place.strides, strict=True)
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,8 +128,19 @@ class Pipeline:
 
     def stages_of(self, spec: ImageSpec) -> tuple[Graph, list[Stage]]:
         """Return the graph of images of a size, and its stages."""
-        graph = self.tracer.trace(spec)
+        graph = self.tracer.trace(spec, allow=("numbers",))
         return graph, self.stages.get(graph, lambda: make_stages(graph, find_places(graph, self.cut)))
+
+    def _stages_of_each(self, specs: Sequence[ImageSpec], work: Work) -> list[tuple[Graph, list[Stage]]]:
+        """Return the graph of each microbatch, and its stages."""
+        of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
+        found = []
+        for index, spec in enumerate(specs):
+            graph, stages = of_spec[spec]
+            own = self.tracer.trace_microbatch(spec, graph, partial(work.begin, index))
+            places = [stage.first for stage in stages[1:]]
+            found.append((own, stages if own is graph else make_stages(own, places)))
+        return found
 
     def step(self, work: Work) -> tuple[dict[int, Any], dict[int, Tensor]]:
         """Run forward and backward of all microbatches.
@@ -160,8 +172,8 @@ class Pipeline:
         images = [work.images(index) for index in range(work.count)] if 0 in self.mine else []
         specs = self.workers.broadcast_object([spec_of(one) for one in images])
         with work.compute():
-            of_spec = {spec: self.stages_of(spec) for spec in dict.fromkeys(specs)}
-        graphs, stages = [of_spec[s][0] for s in specs], [of_spec[s][1] for s in specs]
+            of_each = self._stages_of_each(specs, work)
+        graphs, stages = [graph for graph, _ in of_each], [stages for _, stages in of_each]
         step = _Step(
             work,
             graphs,
