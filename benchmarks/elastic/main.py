@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import torch
 import ziggurat
 from ziggurat.errors import Preempted
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.system.platform import processor_name
 
 SETTINGS = {
     "task": "detect", "model.name": "fcos-resnet50-fpn", "device": "cpu", "threads": 1, "dtype": "fp32", "data.crop": 64, "data.workers": 0,
@@ -125,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> None:
             checkpoint = max((folder / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime)
             results["state_bytes"] = sum(file.stat().st_size for file in checkpoint.iterdir())
             results["end_and_resume"] = end_and_resume(folder)
-            results |= {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+            results |= {"torch": torch.__version__, "processor": processor_name()}
             results["load_average"] = os.getloadavg()
             options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in results.items() if name != "changes"}, indent=1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -22,6 +21,7 @@ from steps import Steps, noise
 
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.system.platform import processor_name
 
 LOCAL = 2
 PLAN = "dp=4"
@@ -97,14 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in figures:
         print(json.dumps(one))
     if not quick:
-        results = {"torch": torch.__version__, "processor": _processor(), "figures": figures}
+        results = {"torch": torch.__version__, "processor": processor_name(), "figures": figures}
         Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(names)} cores"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ round. Random weights: speed does not ask what is found, but how many candidates
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from ziggurat.exports.int8 import quantized
 from ziggurat.exports.samples import Batch
 from ziggurat.models.images import Normalization
 from ziggurat.runs.folder import Run
+from ziggurat.system.platform import processor_facts, processor_name
 from ziggurat.tasks.registry import make_task
 
 BATCH, CALIBRATION = 2, 8
@@ -56,13 +56,8 @@ def measure(
 
 def processor() -> dict[str, Any]:
     """Return the processor's name, and which of the units it has that compute in few bits."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    lines = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())
-    }
-    flags = lines.get("flags", "").split()
-    name = lines.get("model name") or platform.processor() or platform.machine()
-    return {"name": name, "units": [one for one in UNITS if one in flags]}
+    flags = processor_facts().get("flags", "").split()
+    return {"name": processor_name(), "units": [one for one in UNITS if one in flags]}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import resource
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from scipy import stats
 from ziggurat.commands.train import train
 from ziggurat.config import DigitsConfig
 from ziggurat.data.digits import DigitScenes
+from ziggurat.system.platform import processor_name
 
 THIRDS = {"rare": "789", "common": "3456", "frequent": "012"}  # digits
 FIXED = {
@@ -177,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
             print(table(found), flush=True)
         return
     file = Path(__file__).with_name("results.jsonl")
-    versions = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    versions = {"torch": torch.__version__, "processor": processor_name()}
     for task in options.tasks:
         chosen = options.remedies or list(REMEDIES[task])
         for seed, name in itertools.product(options.seeds, () if options.tables else chosen):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ziggurat.config import DataConfig, DecodeConfig, RunConfig, override
 from ziggurat.models.build import build_model
+from ziggurat.system.platform import processor_facts, processor_name
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
 
@@ -300,10 +301,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def processor() -> str:
     """Return the processor's name, family and model."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    return f"{facts.get('model name', platform.processor())}, family {facts.get('cpu family')}, model {facts.get('model')}"
+    facts = processor_facts()
+    return f"{processor_name()}, family {facts.get('cpu family')}, model {facts.get('model')}"
 
 
 if __name__ == "__main__":

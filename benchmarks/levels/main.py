@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -33,6 +32,7 @@ from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.state import TrainState
+from ziggurat.system.platform import processor_name
 
 WORLD = 2
 
@@ -177,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
     measure({name: CASES[name] for name in options.cases}, options.warm_up, options.rounds, results)
     result = {
         "torch": torch.__version__,
-        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "warm_up": options.warm_up,
         "results": results,
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from scipy import stats
 from ziggurat.commands.evaluate import evaluate
 from ziggurat.commands.soup import soup
 from ziggurat.commands.train import train
+from ziggurat.system.platform import processor_name
 
 FIXED: dict[str, Any] = {
     "task": "classify", "model.name": "pnn", "model.pnn.channels": 12, "model.pnn.levels": 2, "data.crop": 24, "data.resize": 24,
@@ -228,7 +228,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(table([measure(name, work) for name in QUICK_WAYS]), flush=True)
         return
     file = Path(__file__).with_name("results.jsonl")
-    versions = {"torch": torch.__version__, "processor": processor()}
+    versions = {"torch": torch.__version__, "processor": processor_name()}
     for seed, name in itertools.product(options.seeds, () if options.table else options.ways):
         if not any((line["way"], line["seed"]) == (name, seed) for line in measured(file)):
             line = measure(name, Work(seed))  # what is measured stays; several processes may share the work
@@ -240,14 +240,6 @@ def main(words: Sequence[str] | None = None) -> None:
 def measured(file: Path) -> list[dict[str, Any]]:
     """Return the lines of a file, if it is there."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

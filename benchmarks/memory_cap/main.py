@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from ziggurat.parallel.runtime.launch import WorkerFailed, WorkerSettings, launc
 from ziggurat.parallel.spatial import SpatialTensor, cut
 from ziggurat.strategies.spread import spread
 from ziggurat.system.forking import fork_context
+from ziggurat.system.platform import processor_name
 
 MULTIPLE = 64  # sides that are tried
 TOO_LARGE = 3
@@ -140,7 +140,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{world} workers: {side} x {side}, {side**2 / base**2:.2f} times the pixels", flush=True)
     result = {
         "megabytes": options.megabytes, "model": "smp U-Net, resnet18, float32, batch 1",
-        "largest_side": sides, "torch": torch.__version__, "processor": platform.processor(),
+        "largest_side": sides, "torch": torch.__version__, "processor": processor_name(),
     }  # fmt: skip
     Path(__file__).with_name("results.json").write_text(json.dumps(result, indent=2) + "\n")
 

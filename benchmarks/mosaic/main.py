@@ -27,6 +27,8 @@ import torch
 from pyogrio.raw import read, write
 from scipy.spatial import cKDTree
 
+from ziggurat.system.platform import processor_name
+
 FOLDER = Path(__file__).parent
 CELL, SQUARE = 160, 24  # pixels: one square in each cell
 TILE, BANDS = 256, 4
@@ -196,13 +198,8 @@ def main(words: Sequence[str] | None = None) -> None:
             return
         row = measure(options.side, options.steps, Path(name), "dp=2", {})
     print(row)
-    facts = {"torch": torch.__version__, "python": platform.python_version(), "processor": _processor()}
+    facts = {"torch": torch.__version__, "python": platform.python_version(), "processor": processor_name()}
     (FOLDER / "results.json").write_text(json.dumps(facts | row, indent=1) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from turns import Turns, summary
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.runtime.launch import WorkerSettings, launch
+from ziggurat.system.platform import processor_name
 
 WORLD = 2
 
@@ -91,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> None:
         show(name, found)
     result = {
         "torch": torch.__version__,
-        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "warm_up": options.warm_up,
         "seconds": time.perf_counter() - begin,
         "results": results,

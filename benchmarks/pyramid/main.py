@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 from collections import Counter
@@ -35,6 +34,7 @@ from ziggurat.models.build import build_model
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.folder import Run, load_run
 from ziggurat.strategies.mesh import make_mesh
+from ziggurat.system.platform import processor_name
 from ziggurat.tasks.detection.metric import ground_truth
 from ziggurat.tasks.opening import open_dataset
 from ziggurat.tasks.registry import TASKS, make_task
@@ -188,7 +188,7 @@ def main(words: Sequence[str] | None = None) -> None:
             seeds = range(options.seeds)
             runs = [measure(task, variants[name], seed, options.steps, options.plan) for seed in seeds]
             tables.setdefault(task, {})[name] = runs
-            versions = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+            versions = {"torch": torch.__version__, "processor": processor_name()}
             file.write_text(
                 json.dumps(versions | {"tables": tables}, indent=2) + "\n"
             )  # what is measured stays

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import re
 import signal
@@ -28,6 +27,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from ziggurat.system.platform import processor_name
 
 MODULE = [sys.executable, "-m", "ziggurat"]
 BARE = [sys.executable, __file__, "--bare"]
@@ -205,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> None:
             show_that_it_runs(Path(place))
         return
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    results |= {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    results |= {"torch": torch.__version__, "processor": processor_name()}
     for part in options.part or ["pause", "overhead", "recovery"]:
         with tempfile.TemporaryDirectory() as place:
             if part == "pause":

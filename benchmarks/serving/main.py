@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import math
-import platform
 import random
 import socket
 import subprocess
@@ -41,6 +40,7 @@ from ziggurat.runs.folder import WEIGHTS, declare_run, start_run_folder
 from ziggurat.serving.app import Door
 from ziggurat.serving.exchange import Answer, Ask, Card, Refused
 from ziggurat.serving.replica import Replica
+from ziggurat.system.platform import processor_name
 from ziggurat.tasks.opening import open_dataset
 
 FOLDER = Path(__file__).parent
@@ -362,7 +362,7 @@ def compare(run: str, options: argparse.Namespace) -> dict[str, Any]:
         "/dev/null",
     ]
     results: dict[str, Any] = {
-        "torch": torch.__version__, "processor": platform.processor() or platform.machine(), "cores": psutil.cpu_count(), "side": options.side,
+        "torch": torch.__version__, "processor": processor_name(), "cores": psutil.cpu_count(), "side": options.side,
         "replicas": options.replicas,
     }  # fmt: skip
     with started(ours, url) as process:

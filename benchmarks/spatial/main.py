@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -32,6 +31,7 @@ from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.setting import image_spec
 from ziggurat.strategies.state import TrainState
+from ziggurat.system.platform import processor_name
 from ziggurat.tasks.detection.targets import ObjectTargets
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.feed import SampleFeed
@@ -208,7 +208,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "size": options.size,
         "warm_up": options.warm_up,
         "torch": torch.__version__,
-        "processor": platform.processor(),
+        "processor": processor_name(),
         "results": results,
     }
     Path(__file__).with_name("results.json").write_text(json.dumps(result, indent=2) + "\n")

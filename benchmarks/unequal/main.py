@@ -14,7 +14,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from ziggurat.strategies.mesh import make_mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.running import Microbatches
 from ziggurat.strategies.state import TrainState
+from ziggurat.system.platform import processor_name
 from ziggurat.training.unequal_workers import Balance
 
 MICROBATCHES = 16
@@ -176,14 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures.append(compare(*case))
         print(json.dumps(figures[-1]), flush=True)
     if not quick:
-        results = {"torch": torch.__version__, "processor": _processor(), "figures": figures}
+        results = {"torch": torch.__version__, "processor": processor_name(), "figures": figures}
         Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(names)} cores"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -25,6 +24,7 @@ from accuracy import measure as train_once
 
 from ziggurat.config import RunConfig, override
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.system.platform import processor_name
 
 PLAN = "dp=2"
 
@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     if options.part != "accuracy":
         figures = over_cables([("timm:resnet18", 64, 7, rate) for rate in (0, 200)])
-        results = {"torch": torch.__version__, "processor": _processor(), "figures": figures}
+        results = {"torch": torch.__version__, "processor": processor_name(), "figures": figures}
         (here / "cable.json").write_text(json.dumps(results, indent=2) + "\n")
     if options.part != "cable":
         file = here / "accuracy.jsonl"
@@ -152,12 +152,6 @@ def main(words: Sequence[str] | None = None) -> None:
 def _lines(file: Path) -> list[dict[str, Any]]:
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return [json.loads(line) for line in text.splitlines()]
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(names)} cores"
 
 
 if __name__ == "__main__":

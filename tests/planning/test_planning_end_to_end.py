@@ -10,9 +10,9 @@ from support.commands import TINY
 from ziggurat.cli.main import main
 from ziggurat.config import load_config
 from ziggurat.planning.calibration import key_of, links_to_json
-from ziggurat.planning.costs import processor_name
 from ziggurat.planning.network import Link, Links
 from ziggurat.strategies.plan import parse_plan
+from ziggurat.system.platform import processor_name
 
 MODEL = "timm:test_resnet"
 

@@ -11,12 +11,8 @@ kernels it says what those that are alike tell, and how far off it may be:
 
 from __future__ import annotations
 
-import functools
-import os
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,6 +22,7 @@ from ziggurat.planning.fits import Line, Point, fit_line
 from ziggurat.planning.measuring import Conditions, Measured, measure_kernels
 from ziggurat.planning.program import Kernel
 from ziggurat.strategies.costs.cache import MeasurementCache
+from ziggurat.system.platform import processor_name
 
 FILE = "kernels.json"
 UNKNOWN = 1.0  # the residual of what nothing tells
@@ -89,20 +86,6 @@ class Machine:
     def key(self) -> str:
         """The key in a file of measurements."""
         return f"kernels of {self.processor}, torch {self.torch}, {self.threads} threads, {self.workers} workers, without calls, from the heap"
-
-
-@functools.cache
-def processor_name() -> str:
-    """Return the name of this machine's processor with the number of its cores."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name} x {os.cpu_count()}"
 
 
 class CostTable:

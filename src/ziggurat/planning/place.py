@@ -13,7 +13,7 @@ from torch import nn
 
 from ziggurat.config import RunConfig, override
 from ziggurat.planning.calibration import links_of_this_machine
-from ziggurat.planning.costs import CostTable, Machine, processor_name
+from ziggurat.planning.costs import CostTable, Machine
 from ziggurat.planning.devices import DeviceCosts
 from ziggurat.planning.judging import Costs, Judge, Recorded
 from ziggurat.planning.large import LargeJudge
@@ -29,6 +29,7 @@ from ziggurat.planning.spread import known_spread_costs, spread_costs_of_this_ma
 from ziggurat.planning.stepping import measure_steps
 from ziggurat.strategies.costs.cache import MeasurementCache
 from ziggurat.strategies.resolve import available_cores
+from ziggurat.system.platform import processor_name
 
 FILE = "kernels.json"
 QUICK = Conditions(passes=2, enough_seconds=5.0)

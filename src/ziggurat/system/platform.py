@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -26,6 +27,21 @@ def require_linux(system: str | None = None) -> None:
             f"Ziggurat runs on Linux only: this is {system or 'unknown'}; use WSL 2 on Windows, and a container or a "
             "virtual machine (Docker, Podman, Lima) on macOS"
         )
+
+
+@functools.cache
+def processor_facts() -> dict[str, str]:
+    """Return what Linux says of the first processor, by its own words (``model name``, ``flags`` ...); nothing where it says nothing."""
+    file = Path("/proc/cpuinfo")
+    first = file.read_text(encoding="utf-8").partition("\n\n")[0] if file.is_file() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def processor_name() -> str:
+    """Return the name of this machine's processor with the number of its cores."""
+    name = processor_facts().get("model name") or platform.processor() or platform.machine()
+    return f"{name} x {os.cpu_count()}"
 
 
 def machine_name() -> str:
