@@ -2,8 +2,10 @@
 
 import pytest
 
+from support.exported import images_of, in_folder, spread_run
 from support.served import LocalEngine, listening, make_run, served
 from ziggurat.config.serve_config import ServeConfig
+from ziggurat.exports.exporting import Request, export_run
 from ziggurat.serving.replica import Replica
 from ziggurat.tasks.registry import TASKS
 
@@ -13,6 +15,17 @@ def runs(tmp_path_factory):
     """The folder of a run of each task."""
     root = tmp_path_factory.mktemp("served")
     return {task: make_run(root / task, task) for task in ("detect", "classify", "segment")}
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A run of a classifier with its export to ONNX, ``exports/model.onnx``."""
+    run = spread_run("classify", **{"model.name": "timm:test_resnet"})
+    folder = in_folder(run, tmp_path_factory.mktemp("runs") / "digits")
+    names, tiles = images_of(run, 1)
+    found = export_run(run, Request("onnx", folder / "exports" / "model.onnx", names, tiles, 1, ""))
+    assert found.ok
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from support.served import png, served
+from ziggurat.commands.predict import predict
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.serving.exchange import Ask
 from ziggurat.serving.replica import Replica
 
 pytestmark = pytest.mark.timeout(900)
-PATIENCE = 240  # seconds, on a machine with other work
+PATIENCE = 420  # seconds, on a machine with other work
 REPLICA, DOOR, PROXY = (
     "ray::ServeReplica:ziggurat:detect",
     "ray::ServeReplica:ziggurat:door",
@@ -68,7 +69,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(runs, tmp_path_factory):
+def server(runs, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -76,6 +77,7 @@ def server(runs, tmp_path_factory):
     words = [
         "serve",
         str(runs["detect"]),
+        f"numbers={exported / 'exports' / 'model.onnx'}",
         "--replicas",
         "2",
         "--port",
@@ -119,6 +121,33 @@ def test_answers_have_the_bits_of_a_replica_alone_and_together(server, alone):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(server.post, [number % 4 for number in range(24)]))
     assert found == [alone[number % 4] for number in range(24)]
+
+
+def test_answers_of_an_export_are_those_of_predict(server, exported, tmp_path):
+    """To the byte, rows and pictures, alone and together."""
+    asked = {"name": "x.png", "model": "numbers"}
+
+    def post(place, output):
+        answer = httpx.post(
+            f"{server.url}/predict", params=asked | {"output": output}, content=png(place), timeout=60
+        )
+        assert answer.status_code == 200
+        return answer
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda number: post(number % 4, "json").json(), range(12)))
+    for place in range(4):
+        file, out = tmp_path / "x.png", tmp_path / f"out-{place}"
+        file.write_bytes(png(place))
+        model = str(exported / "exports" / "model.onnx")
+        predict(model, [str(file)], str(out), {"plan": "dp=1"}, engine="onnx")
+        text = (out / "predictions.json").read_text().replace(f"{tmp_path.as_posix()}/", "")
+        rows = post(place, "json").json()
+        assert rows
+        assert json.dumps(rows) == text
+        (picture,) = out.glob("x.*")
+        assert post(place, "picture").content == picture.read_bytes()
+        assert all(one == rows for one in together[place::4])
 
 
 def test_requests_are_grouped_logged_and_bounded(server):
@@ -177,6 +206,6 @@ def test_sigterm_ends_it_and_all_that_it_has_started(server):
     server.process.send_signal(signal.SIGTERM)
     output, _ = server.process.communicate(timeout=PATIENCE)
     assert server.process.returncode == 0
-    assert json.loads(output.strip().splitlines()[-1])["models"] == ["detect"]
+    assert json.loads(output.strip().splitlines()[-1])["models"] == ["detect", "numbers"]
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]

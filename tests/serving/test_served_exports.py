@@ -4,14 +4,12 @@ import json
 
 import pytest
 
-from support.exported import images_of, in_folder, spread_run
 from support.served import png
 from ziggurat.cli.main import main
 from ziggurat.commands.predict import predict
 from ziggurat.commands.serve import models_of
 from ziggurat.config.serve_config import ServeConfig
 from ziggurat.errors import UserError
-from ziggurat.exports.exporting import Request, export_run
 from ziggurat.serving.exchange import PICTURE, ROWS, Ask
 from ziggurat.serving.replica import Replica
 
@@ -19,20 +17,9 @@ HERE = {"plan": "dp=1", "threads": 1}
 PLACES = (0, 1, 3)  # two images of one size, and one of several tiles
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A run of a classifier with its export."""
-    run = spread_run("classify", **{"model.name": "timm:test_resnet"})
-    folder = in_folder(run, tmp_path_factory.mktemp("runs") / "digits")
-    names, tiles = images_of(run, 1)
-    exported = export_run(run, Request("onnx", folder / "exports" / "model.onnx", names, tiles, 1, ""))
-    assert exported.ok
-    return folder
-
-
 @pytest.mark.parametrize(("by", "engine"), [("file", None), ("run", "openvino")])
-def test_answers_are_those_of_predict(folder, tmp_path, by, engine):
-    name = str(folder / "exports" / "model.onnx" if by == "file" else folder)
+def test_answers_are_those_of_predict(exported, tmp_path, by, engine):
+    name = str(exported / "exports" / "model.onnx" if by == "file" else exported)
     (model,) = models_of([f"numbers={name}"], HERE, engine)
     replica = Replica(model, ServeConfig())
     try:
@@ -52,16 +39,16 @@ def test_answers_are_those_of_predict(folder, tmp_path, by, engine):
         assert answer.picture == picture.read_bytes()
 
 
-def test_what_cannot_be_served_is_refused_by_name(folder, tmp_path, capsys):
-    file = folder / "exports" / "model.onnx"
+def test_what_cannot_be_served_is_refused_by_name(exported, tmp_path, capsys):
+    file = exported / "exports" / "model.onnx"
     with pytest.raises(UserError) as error:
-        models_of([f"a={file}", f"b={folder}"], HERE, "torch")
+        models_of([f"a={file}", f"b={exported}"], HERE, "torch")
     assert [str(file) in fault for fault in error.value.faults] == [True]
     assert "--engine torch cannot run" in error.value.faults[0]
     with pytest.raises(UserError, match="its plan is dp=N: got sp=2"):
         models_of([str(file)], {**HERE, "plan": "sp=2"})
     with pytest.raises(UserError, match="an export is no part of an average"):
-        models_of([f"{file},{folder}"], HERE)
+        models_of([f"{file},{exported}"], HERE)
     other = tmp_path / "other.onnx"
     other.write_bytes(file.read_bytes()[:1000])
     assert main(["serve", str(other)]) == 2
