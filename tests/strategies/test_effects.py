@@ -8,6 +8,7 @@ import pytest
 
 import ziggurat
 from ziggurat.config import RunConfig, check_command, flatten, known_keys, override
+from ziggurat.config.names import shown_name
 from ziggurat.config.reads import READ_STILL, UNREAD, matches
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
@@ -94,7 +95,7 @@ def test_it_is_refused_with_where_it_would_have_one(base, given, message):
     assert not notes
     assert message in faults[0]
     assert faults[0].endswith("; leave it out")
-    (key,) = [key for key in given if faults[0].startswith(f"{key} ")]
+    (key,) = [key for key in given if faults[0].startswith(f"{shown_name(key)} ")]
     from_a_file = {name: value for name, value in given.items() if value != flatten(RunConfig())[name]}
     if key in from_a_file:  # a file is refused as the command line is
         assert judge(base, {}, from_a_file)[0] == faults
@@ -103,7 +104,7 @@ def test_it_is_refused_with_where_it_would_have_one(base, given, message):
 def test_what_a_file_was_written_for_is_said_where_something_else_is_chosen_now():
     held = {"pipeline.cut": "layer2", "plan": "pp=2"}
     assert judge(DETECT, {"plan": "dp=2"}, held) == (
-        [], ["pipeline.cut has no effect under the plan dp=2: it is for plans with pp"]
+        [], ["plan.cut has no effect under the plan dp=2: it is for plans with pp"]
     )  # fmt: skip
     assert judge(DETECT, {"plan": "pp=2"}, held) == ([], [])
     held = {"decode.candidates": 7, "task": "detect"}

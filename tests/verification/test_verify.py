@@ -268,7 +268,7 @@ def test_all_faults_at_once() -> None:
         (
             "pnn",
             {"plan.cut": "trunk"},
-            r"pipeline\.cut has no effect under the plan sp=2: it is for plans with pp",
+            r"plan\.cut has no effect under the plan sp=2: it is for plans with pp",
         ),
         (
             "pnn",
