@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.planning.costs import processor_name
 from ziggurat.planning.processes import on_workers
+from ziggurat.system.platform import processor_name
 
 SIZES = (8, 1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22)  # bytes
 RESULTS = Path(__file__).with_name("results.json")

@@ -37,9 +37,7 @@ from torch import Tensor
 
 from ziggurat.parallel.collectives.observer import Talk
 
-SMALL_BYTES = (
-    1 << 16
-)  # an all-reduce of at most so much goes to everybody at once; a longer one along gloo's ring
+SMALL_BYTES = 1 << 16  # an all-reduce of so much goes to all at once; a longer one by gloo, along a ring
 PIECE_BYTES = 1 << 18  # of a message that a thread writes
 BUFFER_BYTES = 1 << 20  # that the kernel is asked to take of a message that nobody reads yet
 DEFAULT_SECONDS = 1800.0  # as gloo waits
