@@ -16,14 +16,15 @@ from __future__ import annotations
 import random
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from fuzz.program import Program, forget_sources
 from ziggurat.config import RunConfig, override
@@ -41,13 +42,14 @@ from ziggurat.verification.compare import BOUNDS, compare_steps, held_of
 from ziggurat.verification.errors import Errors, join_errors
 from ziggurat.verification.precision import KeepFloat64
 from ziggurat.verification.request import DEFAULTS
-from ziggurat.verification.rounding import WAYS, OtherRoundings, OtherSums, PairwiseMoments
+from ziggurat.verification.rounding import WAYS, OtherSums, PairwiseMoments, other_functions
 from ziggurat.verification.step import Outcome, Trial, run_step
 
 Verdict = Literal["exact", "refused", "wrong", "crashed", "hung", "invalid"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "refused", "wrong", "crashed", "hung", "invalid")
 FAULTS = ("wrong", "crashed", "hung")
 
+Rounding = Callable[[nn.Module], AbstractContextManager[object]]  # of a network, while the block runs
 Decision = dict[str, Any] | str  # fields of a trial, or why there are none
 
 BOUND = BOUNDS[torch.float64]
@@ -150,10 +152,14 @@ class Judge:
         images = replace(program, shape=(count, *program.shape[1:])).images()
         return Trial(images, program.seed, pieces, self.config)
 
-    def _alone(self, program: Program, trial: Trial) -> Outcome:
-        """Take the step on one worker."""
+    def _alone(
+        self, program: Program, trial: Trial, rounded: Rounding = lambda model: nullcontext()
+    ) -> Outcome:
+        """Take the step on one worker, rounded in another way if that is given."""
         with drawing_from(program.seed):
-            return run_step(program.build(), trial, make_mesh(Workers()))
+            model = program.build()
+            with rounded(model):
+                return run_step(model, trial, make_mesh(Workers()))
 
     def _spread(self, program: Program, trial: Trial) -> Outcome:
         """Take the step under the plan; what NumPy and Python would draw is another on each worker before it begins."""
@@ -226,16 +232,16 @@ class Judge:
         if moved > MOST_MOVED:
             return "ill-conditioned: last bits of the images move it too far"
         for way in range(WAYS):  # a single one moves little by chance
-            with OtherSums(torch.Generator().manual_seed(way)):
-                sums = compare_steps(self._alone(program, trial), reference).largest
-            if sums > MOST_MOVED:
+            generator = torch.Generator().manual_seed(way)
+            other = self._alone(program, trial, lambda model, g=generator: OtherSums(g))
+            if compare_steps(other, reference).largest > MOST_MOVED:
                 return "ill-conditioned: last bits of what it adds up move it too far"
-            with OtherRoundings(torch.Generator().manual_seed(way)):
-                moved = compare_steps(self._alone(program, trial), reference).largest
+            other = self._alone(program, trial, lambda model, g=generator: other_functions(model, g))
+            moved = compare_steps(other, reference).largest
             if moved > MOST_MOVED and error < MOST_TIMES * moved:
                 return "ill-conditioned: last bits of what its functions return move it as far"
-        with PairwiseMoments():
-            norms = compare_steps(self._alone(program, trial), reference).largest
+        other = self._alone(program, trial, lambda model: PairwiseMoments())
+        norms = compare_steps(other, reference).largest
         return (
             "its batch norm gives another gradient where its moments are written out" if norms > BOUND else ""
         )

@@ -10,7 +10,13 @@ from torch.nn import functional
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verification.rounding import OtherRoundings, OtherSums, PairwiseMoments, measure_rounding
+from ziggurat.verification.rounding import (
+    OtherRoundings,
+    OtherSums,
+    PairwiseMoments,
+    measure_rounding,
+    other_functions,
+)
 from ziggurat.verification.step import Trial, run_step
 
 
@@ -131,3 +137,17 @@ def test_other_roundings_leave_views_and_what_is_changed_in_place() -> None:
     assert same is x
     assert torch.equal(x, 2 * expected)
     assert 0 < (doubled - x).abs().max() < 1e-15
+
+
+def test_functions_of_a_network_alone_have_other_roundings() -> None:
+    network, x = nn.Sequential(nn.Linear(5, 5), nn.Tanh()).double(), torch.rand(3, 5, dtype=torch.float64)
+    expected = network(x)
+    with other_functions(network, torch.Generator().manual_seed(0)):
+        moved, beside = network(x), x * 1
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            network(x[:, 1:])
+        after = x * 1
+    assert 0 < (moved - expected).abs().max() < 1e-14
+    assert torch.equal(beside, x)
+    assert torch.equal(after, x)
+    assert torch.equal(network(x), expected)

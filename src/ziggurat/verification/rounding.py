@@ -132,6 +132,21 @@ class OtherRoundings(FunctionMode):
         return with_other_last_bits(result, self.generator)
 
 
+@contextmanager
+def other_functions(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Change the last bits of what each function within a network returns."""
+    mode = OtherRoundings(generator)
+    hooks = (
+        model.register_forward_pre_hook(lambda network, given: mode.__enter__() and None),
+        model.register_forward_hook(lambda network, given, output: mode.__exit__(None, None, None), always_call=True),
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class PairwiseMoments(FunctionMode):
     """While it is active, batch norms in training add up their moments pairwise.
 
