@@ -176,11 +176,36 @@ def swap_of(size):
     return swap
 
 
+def swap_around_a_collective(workers):
+    """A worker begins its swaps before what all do together, the other one after it: what comes early is kept, in order."""
+    other, rooms = 1 - workers.rank, [torch.empty(300_000), torch.empty(3), torch.empty(0)]
+
+    def swaps():
+        return [
+            workers.start_swap([(other, torch.full_like(room, number))], [(other, room)])
+            for number, room in enumerate(rooms, 1)
+        ]
+
+    found = []
+    for first in (0, 1):
+        begun = swaps() if workers.rank == first else []
+        found.append(workers.add_up(torch.full((5,), 1.0 + workers.rank)).tolist())
+        workers.barrier()
+        for request in reversed(begun or swaps()):
+            request.wait()
+        found.append([room.unique().tolist() for room in rooms])
+    return found
+
+
+def test_a_swap_and_a_collective_are_begun_in_any_order():
+    assert run_ranks(swap_around_a_collective, 2) == [[[3.0] * 5, [[1.0], [2.0], []]] * 2] * 2
+
+
 @pytest.mark.parametrize(
     ("ways", "said"),
     [
         ((swap_of(3), swap_of(4)), ("16 bytes as part of its swap where this one wants 12 of its swap", "12 bytes")),
-        ((swap_of(3), lambda w: w.add_up(torch.zeros(3))), ("12 bytes as part of its all-reduce where", "as part of its swap")),
+        ((lambda w: w.add_up(torch.zeros(3)), lambda w: w.add_up(torch.zeros(5))), ("20 bytes as part of its all-reduce", "12 bytes")),
         ((lambda w: w.barrier(), lambda w: w.all_gather(torch.zeros(2))), ("8 bytes as part of its all-gather", "0 bytes as part of its barrier")),
     ],
 )  # fmt: skip

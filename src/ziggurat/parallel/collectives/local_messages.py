@@ -10,7 +10,8 @@ Measured on two cores with two workers that swap a message (processor seconds of
 
 A message begins with its kind and its length, so that workers that do not do the same find out instead of taking bytes for others. It is
 written at once as far as the kernel takes it; the rest of a large one is written by a thread, so that nobody waits for a receiver who
-computes, or who waits for a send of its own. Whoever wants a message reads it; from one worker messages come in the order in which they were sent.
+computes, or who waits for a send of its own. Whoever wants a message reads it. Swaps between two workers meet in their order, and so do
+collectives; but a swap and a collective may be begun in another order by each worker, as under gloo: what comes before it is wanted is kept.
 
 The sockets have no name in any folder and end with their workers: a read from one that has died fails at once.
 """
@@ -29,7 +30,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -48,6 +49,7 @@ KINDS: tuple[Talk, ...] = (
 )  # fmt: skip
 _HEADER = struct.Struct("<Q")  # the kind in the highest byte, the length in the others
 _LENGTH_BITS = 56
+_LENGTHS = (1 << _LENGTH_BITS) - 1
 _HELLO = struct.Struct(f"<{NAME_BYTES}sI")
 
 
@@ -108,12 +110,19 @@ class _Receiving:
 
     def __init__(self, peer: Peer, kind: int, tensor: Tensor) -> None:
         self.peer, self.kind, self.tensor = peer, kind, tensor
-        self.place = _memory_of(tensor)
+        self.place, self.stream = _memory_of(tensor), _stream_of(kind)
         self.is_done = False
 
     def wait(self) -> None:
         if not self.is_done:
             self.peer.read_until(self)
+
+
+class _Early(NamedTuple):
+    """A message that nobody wanted when it came."""
+
+    head: int
+    data: bytearray
 
 
 class _Sent:
@@ -145,7 +154,8 @@ class Peer:
         self.outgoing: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
         self.unsent = 0  # messages that the thread has not written yet
         self.has_thread = False
-        self.incoming: deque[_Receiving] = deque()
+        self.incoming: tuple[deque[_Receiving], ...] = (deque(), deque())
+        self.early: tuple[deque[_Early], ...] = (deque(), deque())
         self.writing, self.reading = threading.Lock(), threading.Lock()
         self.header = bytearray(_HEADER.size)
         self.fault = ""
@@ -178,46 +188,66 @@ class Peer:
     def receive(self, tensor: Tensor, kind: int = 0) -> Waited:
         """Begin to receive; the tensor is overwritten."""
         receiving = _Receiving(self, kind, tensor)
-        self.incoming.append(receiving)
+        self.incoming[receiving.stream].append(receiving)
         return receiving
 
     def read_until(self, wanted: _Receiving) -> None:
-        """Read messages up to one."""
+        """Read messages until one has come."""
         with self.reading:
-            while not wanted.is_done:
-                if self.fault:
-                    raise RuntimeError(self.fault)
-                try:
-                    self._read(self.incoming[0])
-                except OSError as error:
-                    late = isinstance(error, BlockingIOError)
-                    self.fault = (
-                        f"Timed out after {self.seconds:.0f} s of waiting"
-                        if late
-                        else f"Connection closed by peer: {error}"
-                    )
-                    raise RuntimeError(self.fault) from error
-                self.incoming.popleft().is_done = True
+            try:
+                self._give_early(wanted.stream)
+                while not wanted.is_done:
+                    if self.fault:
+                        raise RuntimeError(self.fault)
+                    self._read()
+            except OSError as error:
+                late = isinstance(error, BlockingIOError)
+                self.fault = (
+                    f"Timed out after {self.seconds:.0f} s of waiting"
+                    if late
+                    else f"Connection closed by peer: {error}"
+                )
+                raise RuntimeError(self.fault) from error
 
-    def _read(self, wanted: _Receiving) -> None:
-        header, place = memoryview(self.header), wanted.place
-        read = self._some([header, place])
-        while read < len(header):
-            read += self._some(_rest([header, place], read))
-        (found,) = _HEADER.unpack(self.header)
-        if found != wanted.kind << _LENGTH_BITS | place.nbytes:
-            there, length = KINDS[found >> _LENGTH_BITS], found & (1 << _LENGTH_BITS) - 1
-            self.fault = f"a worker sent {length} bytes as part of its {there} where this one wants {place.nbytes} of its {KINDS[wanted.kind]}"
+    def _give_early(self, stream: int) -> None:
+        """Give messages that nobody wanted when they came to who wants them now."""
+        early, incoming = self.early[stream], self.incoming[stream]
+        while early and incoming:
+            wanted, message = incoming.popleft(), early.popleft()
+            self._check(wanted, message.head)
+            wanted.place[:] = message.data
+            wanted.is_done = True
+
+    def _read(self) -> None:
+        """Read a message."""
+        self._fill(memoryview(self.header))
+        (head,) = _HEADER.unpack(self.header)
+        stream, length = _stream_of(head >> _LENGTH_BITS), head & _LENGTHS
+        self._give_early(stream)  # another thread may have begun to want one
+        if incoming := self.incoming[stream]:
+            self._check(incoming[0], head)
+            self._fill(incoming[0].place)
+            incoming.popleft().is_done = True
+        else:
+            message = _Early(head, bytearray(length))
+            self._fill(memoryview(message.data))
+            self.early[stream].append(message)
+
+    def _check(self, wanted: _Receiving, head: int) -> None:
+        if head != wanted.kind << _LENGTH_BITS | wanted.place.nbytes:
+            self.fault = (
+                f"a worker sent {head & _LENGTHS} bytes as part of its {KINDS[head >> _LENGTH_BITS]} where this one wants "
+                f"{wanted.place.nbytes} of its {KINDS[wanted.kind]}"
+            )
             raise RuntimeError(self.fault)
-        read -= len(header)
-        while read < place.nbytes:
-            read += self._some([place[read:]])
 
-    def _some(self, places: list[memoryview]) -> int:
-        read = self.connection.recvmsg_into(places)[0]
-        if not read:
-            raise ConnectionResetError("it has ended")
-        return read
+    def _fill(self, place: memoryview) -> None:
+        read, size = 0, place.nbytes
+        while read < size:
+            some = self.connection.recv_into(place[read:] if read else place)
+            if not some:
+                raise ConnectionResetError("it has ended")
+            read += some
 
     def end(self) -> None:
         """Let all that wait for a message fail, here and there."""
@@ -441,10 +471,17 @@ def _gathered(group: dist.ProcessGroup, size: int, mine: bytes) -> list[bytes]:
     return [row.numpy().tobytes() for row in whole.view(size, -1)]
 
 
+def _stream_of(kind: int) -> int:
+    """Return to which of two streams a kind of message belongs: swaps, or collectives."""
+    return int(kind != 0)
+
+
 def _memory_of(tensor: Tensor) -> memoryview:
     """Return the memory of a contiguous tensor on the CPU, which must live meanwhile; nothing of PyTorch is called that modes see."""
     size = tensor.nbytes
-    return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr()) if size else bytearray())
+    if not size:
+        return memoryview(bytearray())
+    return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")
 
 
 def _rest(pieces: list[memoryview], done: int) -> list[memoryview]:
