@@ -151,6 +151,7 @@ def train(
         snapshots.on_loss(),
         ExitStack() as measuring,
     ):
+        workers.barrier()  # all note signals before one takes a step: in a worker that sets up one ends the run at once
         log.say(f"training on {data}, plan {config.plan}, {config.dtype}, into {folder}")
         log.say(weights_report)
         for note in data.notes:
