@@ -116,5 +116,6 @@ def _main(
     pipe.send_bytes(message)
     pipe.close()
     if dist.is_initialized() and message and pickle.loads(message)[0] is None:  # noqa: S301 - our own bytes
+        workers.let_go()  # what it has sent is on its way then
         dist.destroy_process_group()
     os._exit(0)

@@ -131,6 +131,7 @@ def _be_worker(
         workers.barrier()
         message = pickle.dumps((None, "", function(workers, *args)))
         workers.barrier()  # nobody leaves while another one talks
+        workers.let_go()
     except BaseException as error:  # noqa: BLE001 - it is the parent's to raise
         message = _told(error)
     pipe.send_bytes(message)

@@ -159,6 +159,20 @@ def test_a_send_never_waits_for_its_receiver():
     assert run_ranks(send_before_anybody_reads, 2) == [[[0.0], [1.0], [2.0], [3.0]]] * 2
 
 
+def send_and_end(workers):
+    """The second worker sends what the kernel does not take at once, and ends before anybody reads."""
+    if workers.rank == 1:
+        workers.start_send(torch.ones(16 * MEBIBYTE), 0).wait()
+        return 0.0
+    room = torch.zeros(16 * MEBIBYTE)
+    workers.start_receive(room, 1).wait()
+    return float(room.sum())
+
+
+def test_what_was_sent_arrives_though_its_sender_ends():
+    assert run_ranks(send_and_end, 2) == [16.0 * MEBIBYTE, 0.0]
+
+
 def disagree(workers, ways):
     """Each worker does something else; say what comes of it."""
     try:

@@ -153,7 +153,7 @@ class Peer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.outgoing: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
         self.unsent = 0  # messages that the thread has not written yet
-        self.has_thread = False
+        self.thread: threading.Thread | None = None
         self.incoming: tuple[deque[_Receiving], ...] = (deque(), deque())
         self.early: tuple[deque[_Early], ...] = (deque(), deque())
         self.writing, self.reading = threading.Lock(), threading.Lock()
@@ -178,10 +178,10 @@ class Peer:
             begun = max(0, written - len(header))
             sending = _Sending(tensor, payload[begun:], header[written:])
             self.unsent += 1
-            if not self.has_thread:
-                self.has_thread = True
+            if self.thread is None:
                 given = weakref.ref(self), self.connection, self.outgoing
-                threading.Thread(target=_write_all, args=given, name="messages", daemon=True).start()
+                self.thread = threading.Thread(target=_write_all, args=given, name="messages", daemon=True)
+                self.thread.start()
             self.outgoing.put(sending)
         return sending
 
@@ -256,7 +256,10 @@ class Peer:
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, when all that was sent is on its way: its receiver may come later."""
+        self.outgoing.put(None)
+        if self.thread is not None:
+            self.thread.join(self.seconds)
         self.end()
         self.connection.close()
 
@@ -351,7 +354,7 @@ class LocalMessages:
             peer.end()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, when all that was sent is on its way."""
         for peer in self.peers.values():
             peer.close()
 
