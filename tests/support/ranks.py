@@ -5,6 +5,7 @@ A failure on any worker fails the test with that worker's traceback; a worker th
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -94,6 +95,9 @@ def _main(
     seconds: float,
 ) -> None:
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(
+        max(0.9 * seconds, seconds - 5)
+    )  # where it hangs, among what the test prints
     try:
         if world > 1:
             with yielding_threads():
