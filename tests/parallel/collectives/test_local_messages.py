@@ -173,6 +173,30 @@ def test_what_was_sent_arrives_though_its_sender_ends():
     assert run_ranks(send_and_end, 2) == [16.0 * MEBIBYTE, 0.0]
 
 
+def begin_after_the_end_of_another(workers, pipe):
+    """The second worker begins a barrier, and ends; the first begins it later, and may or may not wait for it."""
+    if workers.rank == 1:
+        workers.start_barrier()
+        workers.let_go()
+        pipe[1].send("ended")
+        return []
+    assert pipe[0].recv() == "ended"
+    begun = workers.start_barrier()
+    sent = workers.start_send(torch.ones(3), 1)
+    said = []
+    for request in (begun, sent):
+        try:
+            request.wait()
+        except CollectiveFailed as error:
+            said.append("did not answer" in str(error))
+    return said
+
+
+def test_what_is_begun_with_a_worker_that_has_ended_fails_where_one_waits():
+    pipe = multiprocessing.Pipe(duplex=False)
+    assert run_ranks(begin_after_the_end_of_another, 2, (pipe,)) == [[True, True], []]
+
+
 def disagree(workers, ways):
     """Each worker does something else; say what comes of it."""
     try:

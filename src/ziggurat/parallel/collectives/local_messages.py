@@ -135,6 +135,16 @@ class _Sent:
 _SENT = _Sent()
 
 
+class _Unsent:
+    """A message to a worker that has ended."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def wait(self) -> None:
+        raise RuntimeError(f"Connection closed by peer: {self.error}") from self.error
+
+
 class Peer:
     """The connection to one other worker.
 
@@ -171,8 +181,8 @@ class Peer:
                     written = self.connection.sendmsg([header, payload], [], socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     pass  # the kernel takes nothing now
-                except OSError as error:
-                    raise RuntimeError(f"Connection closed by peer: {error}") from error
+                except OSError as error:  # told where one waits: who never does has no need of it
+                    return _Unsent(error)
                 if written == len(header) + payload.nbytes:
                     return _SENT
             begun = max(0, written - len(header))
