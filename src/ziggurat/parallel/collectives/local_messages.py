@@ -5,8 +5,8 @@
                            ─── bytes ──>
     a local socket  worker ─── bytes ──>  worker      one call writes, one call reads
 
-Measured on two cores with two workers that swap a message (processor seconds of a worker): 8 bytes 10 microseconds, gloo 120; 128 KiB
-20 to 50, gloo 1,650; 4 MiB 850, gloo 2,000.
+A swap takes a third of the processor's time that it takes by gloo, up to 1 MiB (`benchmarks/messages`); and it does not wait for the
+turn of a thread where other programs want the processor.
 
 A message begins with its kind and its length, so that workers that do not do the same find out instead of taking bytes for others. It is
 written at once as far as the kernel takes it; the rest of a large one is written by a thread, so that nobody waits for a receiver who
