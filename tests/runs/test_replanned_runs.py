@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from faults.runs import SETTINGS, fault_plan
+from support.cores import on_two_cores
 from ziggurat.commands.train import train as start_training
 from ziggurat.config import load_config
 from ziggurat.errors import UserError
-from ziggurat.strategies.resolve import available_cores
 from ziggurat.training.plan_requests import REQUEST
 
 ASKING = {"pipeline.replan": "changes", "pipeline.replan_every": 4}
@@ -48,12 +48,8 @@ def planner(tmp_path, monkeypatch):
 @pytest.fixture
 def two_cores():
     """This process may use two cores, or the test has nothing to say; some of its runs take one away."""
-    before = os.sched_getaffinity(0)
-    if len(before) < 2 or available_cores() < 2:
-        pytest.skip("one core: none can be taken away")
-    os.sched_setaffinity(0, sorted(before)[:2])
-    yield sorted(before)[:2]
-    os.sched_setaffinity(0, before)
+    with on_two_cores("none can be taken away") as cores:
+        yield cores
 
 
 def changing(cores, planner):

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from faults.runs import SETTINGS
+from support.cores import on_two_cores
 from ziggurat.commands.train import train as start_training
 from ziggurat.config import RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.parallel.runtime.crew import Line
-from ziggurat.strategies.resolve import available_cores
 from ziggurat.training.plan_requests import AUTO, BETTER, REQUEST, Requests, asked_by_signal
 from ziggurat.training.plan_search import PlanSearch
 from ziggurat.training.replanning import Replanning
@@ -63,12 +63,8 @@ class Looking:
 @pytest.fixture
 def two_cores():
     """This process may use two cores, or the test has nothing to say."""
-    before = os.sched_getaffinity(0)
-    if len(before) < 2 or available_cores() < 2:
-        pytest.skip("one core: dp=1 is the only plan")
-    os.sched_setaffinity(0, sorted(before)[:2])
-    yield
-    os.sched_setaffinity(0, before)
+    with on_two_cores("dp=1 is the only plan") as cores:
+        yield cores
 
 
 def asked(folder, search, config=CONFIG, line=None, **more):

@@ -86,8 +86,8 @@ SUMS = frozenset(
 """Functions by name; of a map of one value a norm leaves nothing but the last bits of its mean."""
 
 
-class OtherSums(FunctionMode):
-    """While it is active, what functions add up, norms among them, has other last bits.
+class _OtherLastBits(FunctionMode):
+    """While it is active, some numbers have other last bits.
 
     Args:
         generator: Says which.
@@ -96,6 +96,10 @@ class OtherSums(FunctionMode):
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         self.generator = generator
+
+
+class OtherSums(_OtherLastBits):
+    """While it is active, what functions add up, norms among them, has other last bits."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -108,16 +112,8 @@ class OtherSums(FunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class OtherRoundings(FunctionMode):
-    """While it is active, every function's new result has other last bits; what is a view, or was changed in place, stays.
-
-    Args:
-        generator: Says which.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.generator = generator
+class OtherRoundings(_OtherLastBits):
+    """While it is active, every function's new result has other last bits; what is a view, or was changed in place, stays."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -354,3 +354,24 @@ def test_workers_of_two_machines_talk_by_gloo_between_them():
 
 def test_one_machine_is_connected():
     assert run_ranks(lambda workers: sockets_and_threads()[0] >= 2, 3) == [True] * 3
+
+
+def talk_of_what_requires_grad(workers):
+    """What a collective gives has no history, whatever it was given, as under gloo."""
+    given = torch.ones(4, requires_grad=True)
+    part, other = given * (1 + workers.rank), 1 - workers.rank
+    room = torch.empty(4)
+    workers.start_all_to_all(room, part, [2, 2], [2, 2]).wait()
+    gathered, total = workers.all_gather(part), workers.add_up(part.detach().clone())
+    swapped = torch.empty(4)
+    workers.start_swap([(other, part)], [(other, swapped)]).wait()
+    return [(one.requires_grad, one.tolist()) for one in (gathered, room, total, swapped)]
+
+
+def test_what_comes_of_messages_has_no_history():
+    found = run_ranks(talk_of_what_requires_grad, 2)
+    for rank, (gathered, room, total, swapped) in enumerate(found):
+        assert gathered == (False, [1.0] * 4 + [2.0] * 4)
+        assert room == (False, [1.0, 1.0, 2.0, 2.0])
+        assert total == (False, [3.0] * 4)
+        assert swapped == (False, [2.0 - rank] * 4)

@@ -12,7 +12,7 @@ HERE = {
     "parallel/collectives/workers.py",
     "parallel/collectives/communicator.py",
     "parallel/collectives/groups.py",
-    "parallel/collectives/local_messages.py",
+    "parallel/collectives/local_connections.py",
     "parallel/collectives/requests.py",
     "parallel/runtime/launch.py",
     "parallel/runtime/joining.py",
@@ -97,6 +97,6 @@ def test_who_waits_says_so_in_one_place():
     }
     silent = {
         "parallel/collectives/workers.py",
-        "parallel/collectives/local_messages.py",
+        "parallel/collectives/local_connections.py",
     }  # others wait for them
     assert users == {name for name in HERE if "collectives" in name} - silent | others

@@ -322,10 +322,8 @@ class Communicator:
             connected = self._reached_by_sockets
             near = {} if connected is None else connected.peers
             works: list[Waited] = []
-            for (
-                peer,
-                tensor,
-            ) in incoming:  # gloo knows no batches: PyTorch's would look the group up again for each message
+            # gloo knows no batches: PyTorch's would look the group up again for each message
+            for peer, tensor in incoming:
                 works.append(near[peer].receive(tensor) if peer in near else group.recv([tensor], peer, 0))
             for peer, tensor in outgoing:
                 works.append(near[peer].send(tensor) if peer in near else group.send([tensor], peer, 0))

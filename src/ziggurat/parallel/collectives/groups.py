@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from ziggurat.errors import CollectiveFailed
 from ziggurat.parallel.collectives.clock import Clock
-from ziggurat.parallel.collectives.local_messages import LocalMessages, connect
+from ziggurat.parallel.collectives.local_connections import connect
+from ziggurat.parallel.collectives.local_messages import LocalMessages
 from ziggurat.parallel.collectives.observer import Observer
 from ziggurat.parallel.collectives.requests import converted
 from ziggurat.parallel.runtime.heartbeat import waiting
@@ -76,12 +77,12 @@ class Groups:
             size: How many members there are.
         """
         if group not in self._local:
-            found = None
+            connections = {}
             if dist.get_backend(group) == "gloo":
-                seconds = None if self.timeout is None else self.timeout.total_seconds()
                 with waiting(), converted(lambda: "one of the workers did not connect"):
-                    found = connect(group, rank, size, seconds)
-            self._local[group] = found
+                    connections = connect(group, rank, size)
+            seconds = None if self.timeout is None else self.timeout.total_seconds()
+            self._local[group] = LocalMessages(rank, size, connections, seconds) if connections else None
         return self._local[group]
 
     def destroy(self, group: dist.ProcessGroup) -> None:

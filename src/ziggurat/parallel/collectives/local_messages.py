@@ -21,10 +21,8 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
-import secrets
 import socket
 import struct
-import sys
 import threading
 import weakref
 from collections import deque
@@ -33,7 +31,6 @@ from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ziggurat.parallel.collectives.observer import Talk
@@ -42,15 +39,12 @@ SMALL_BYTES = 1 << 16  # an all-reduce of so much goes to all at once; a longer 
 PIECE_BYTES = 1 << 18  # of a message that a thread writes
 BUFFER_BYTES = 1 << 20  # that the kernel is asked to take of a message that nobody reads yet
 DEFAULT_SECONDS = 1800.0  # as gloo waits
-MEETING_SECONDS = 60.0  # for a worker that has connected to say who it is
-NAME_BYTES = 16
 KINDS: tuple[Talk, ...] = (
     "swap", "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast", "gather", "barrier",
 )  # fmt: skip
 _HEADER = struct.Struct("<Q")  # the kind in the highest byte, the length in the others
 _LENGTH_BITS = 56
 _LENGTHS = (1 << _LENGTH_BITS) - 1
-_HELLO = struct.Struct(f"<{NAME_BYTES}sI")
 
 
 class Waited(Protocol):
@@ -298,16 +292,21 @@ class LocalMessages:
         rank: This worker's number in the group.
         size: How many workers the group has.
         connections: To others, by their number.
-        seconds: After which waiting for one fails.
+        seconds: After which waiting for one fails; by default `DEFAULT_SECONDS`.
     """
 
-    def __init__(self, rank: int, size: int, connections: dict[int, socket.socket], seconds: float) -> None:
+    def __init__(
+        self, rank: int, size: int, connections: dict[int, socket.socket], seconds: float | None
+    ) -> None:
         self.rank, self.size = rank, size
-        self.peers = {peer: Peer(connection, seconds) for peer, connection in connections.items()}
+        self.peers = {
+            peer: Peer(connection, seconds or DEFAULT_SECONDS) for peer, connection in connections.items()
+        }
         self.reach_all = len(self.peers) == size - 1
         self._others = [(rank + step) % size for step in range(1, size)]
         _OPEN.add(self)
 
+    @torch.no_grad()
     def all_gather(self, whole: Tensor, part: Tensor, kind: Talk = "all-gather") -> Waited:
         """Begin to gather flat tensors of one length; as all collectives here for groups whose members are all reached."""
         places = whole.view(self.size, -1) if part.numel() else [whole] * self.size
@@ -322,6 +321,7 @@ class LocalMessages:
             return self._exchange("broadcast", {}, {0: tensor})
         return self._exchange("broadcast", dict.fromkeys(self._others, tensor), {})
 
+    @torch.no_grad()
     def gather(self, part: Tensor, parts: Sequence[Tensor] | None, owner: int) -> Waited:
         """Begin to send all parts to one worker, who gives room for them."""
         if parts is None:
@@ -329,6 +329,7 @@ class LocalMessages:
         parts[owner].copy_(part)
         return self._exchange("gather", {}, {peer: parts[peer] for peer in self._others})
 
+    @torch.no_grad()
     def all_to_all(
         self, received: Tensor, sent: Tensor, received_sizes: Sequence[int], sent_sizes: Sequence[int]
     ) -> Waited:
@@ -341,6 +342,7 @@ class LocalMessages:
             {peer: places[peer] for peer in self._others if received_sizes[peer]},
         )
 
+    @torch.no_grad()
     def add_up(self, tensor: Tensor, operation: Literal["sum", "max"]) -> Waited:
         """Begin to add up a small tensor: each worker adds all of them, in order of rank."""
         rows = tensor.new_empty((self.size, tensor.numel()))
@@ -377,111 +379,13 @@ class _Sum:
     ) -> None:
         self.gathered, self.rows, self.total, self.operation = gathered, rows, total, operation
 
+    @torch.no_grad()
     def wait(self) -> None:
         self.gathered.wait()
         first, *others = self.rows
         flat = self.total.view(-1).copy_(first)
         for row in others:
             flat.add_(row) if self.operation == "sum" else torch.maximum(flat, row, out=flat)
-
-
-def connect(group: dist.ProcessGroup, rank: int, size: int, seconds: float | None) -> LocalMessages | None:
-    """Return connections to those members of a group that are on this machine; None where there are none.
-
-    Args:
-        group: Of gloo; all members call this.
-        rank: This worker's number in it.
-        size: How many members there are.
-        seconds: After which waiting fails; by default `DEFAULT_SECONDS`.
-
-    Raises:
-        RuntimeError: If another worker does not come.
-
-    Communication: two all-gathers of some bytes by gloo, and a message over each connection.
-    """
-    name = secrets.token_bytes(NAME_BYTES)
-    listener = _listen(name, size)
-    names = _gathered(group, size, name if listener is not None else bytes(NAME_BYTES))
-    connections: dict[int, socket.socket] = {}
-    try:
-        for peer, there in enumerate(names[:rank]):  # who comes later calls who came before
-            if listener is not None and any(there) and (connection := _call(there, rank)) is not None:
-                connections[peer] = connection
-        reached = _gathered(group, size, bytes(peer in connections for peer in range(size)))
-        callers = {peer for peer in range(rank + 1, size) if reached[peer][rank]}
-        if listener is not None:
-            connections |= _answer(listener, name, callers)
-    except BaseException:
-        for connection in connections.values():
-            connection.close()
-        raise
-    finally:
-        if listener is not None:
-            listener.close()
-    return LocalMessages(rank, size, connections, seconds or DEFAULT_SECONDS) if connections else None
-
-
-def _listen(name: bytes, size: int) -> socket.socket | None:
-    """Return a socket that others of this machine can call, or None where there is no such thing."""
-    if sys.platform != "linux":  # names that are in no folder are Linux's
-        return None
-    try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError:
-        return None
-    try:
-        listener.bind(_address(name))
-        listener.listen(size)
-        listener.settimeout(MEETING_SECONDS)
-    except OSError:
-        listener.close()
-        return None
-    return listener
-
-
-def _address(name: bytes) -> str:
-    return f"\0ziggurat-{name.hex()}"
-
-
-def _call(name: bytes, rank: int) -> socket.socket | None:
-    """Return a connection to a worker; None where it is on another machine, or in a container that is as one."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(MEETING_SECONDS)
-        connection.connect(_address(name))
-        connection.sendall(_HELLO.pack(name, rank))
-    except OSError:
-        connection.close()
-        return None
-    return connection
-
-
-def _answer(listener: socket.socket, name: bytes, callers: set[int]) -> dict[int, socket.socket]:
-    """Return the connections of workers that have called; anybody else is turned away."""
-    found: dict[int, socket.socket] = {}
-    try:
-        while callers - found.keys():
-            connection, _ = listener.accept()
-            connection.settimeout(MEETING_SECONDS)
-            hello = connection.recv(_HELLO.size, socket.MSG_WAITALL)
-            said, rank = _HELLO.unpack(hello) if len(hello) == _HELLO.size else (b"", -1)
-            if said == name and rank in callers - found.keys():
-                found[rank] = connection
-            else:
-                connection.close()
-    except OSError as error:
-        for connection in found.values():
-            connection.close()
-        raise RuntimeError(f"a worker of this machine that had called did not speak: {error}") from error
-    return found
-
-
-def _gathered(group: dist.ProcessGroup, size: int, mine: bytes) -> list[bytes]:
-    """Return some bytes of each member of a group."""
-    part = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
-    whole = torch.empty(size * len(mine), dtype=torch.uint8)
-    dist.all_gather_single(whole, part, group=group)
-    return [row.numpy().tobytes() for row in whole.view(size, -1)]
 
 
 def _stream_of(kind: int) -> int:

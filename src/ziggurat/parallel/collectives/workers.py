@@ -213,7 +213,7 @@ class Workers(Communicator):
         self._made = []
         if self._owns_group and self._group is not None:
             self._groups.destroy(self._group)
-            self._owns_group, self._group = False, None
+            self._owns_group, self._group, self._connected = False, None, None
 
     def let_go(self) -> None:
         """Hold no group any more, after all were destroyed: it ends, and gloo's threads with it, where nobody holds it.
@@ -223,7 +223,7 @@ class Workers(Communicator):
         """
         for one in self._made:
             one.let_go()
-        self._owns_group, self._group = False, None
+        self._owns_group, self._group, self._connected = False, None, None
         self._groups.forget()
 
     def _child(

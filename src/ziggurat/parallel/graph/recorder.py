@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from ziggurat.parallel.graph.called import Applied, call_and_keep
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import REMEDY, DrawWatch, said_of
 from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
@@ -31,6 +31,7 @@ from ziggurat.parallel.graph.graph import (
 from ziggurat.parallel.graph.keeping import kept_by
 from ziggurat.parallel.graph.numbers import has_same_calls
 from ziggurat.parallel.graph.sharing import Sharing
+from ziggurat.parallel.graph.state_names import names_of_states
 from ziggurat.parallel.graph.unrecorded import Unrecorded
 from ziggurat.parallel.graph.uses import UseWatch
 from ziggurat.torch_internals.containers import tree_map
@@ -258,7 +259,7 @@ class Recorder(FunctionMode):
             unreturned = [n for n in changed if id(versions[n][0]) not in known]
             if unreturned:
                 func, made = (
-                    partial(_call_and_keep, func, unreturned),
+                    partial(call_and_keep, func, unreturned),
                     [*made, *(versions[n][0] for n in unreturned)],
                 )
             roots = self.sharing.roots(func, made, used)
@@ -435,7 +436,7 @@ class Recorder(FunctionMode):
         with unseen():
             given, made = tensors_in((args, kwargs)), tensors_in(result)
             self.origins.call(self.layer, cls, (args, kwargs), given, made)
-            self._note(self.layer, _Apply(cls), args, kwargs, made, [])
+            self._note(self.layer, Applied(cls), args, kwargs, made, [])
         return result
 
     def _look_for_draws(self, layer: str) -> None:
@@ -478,16 +479,6 @@ class Recorder(FunctionMode):
         return handle
 
 
-@dataclass(frozen=True)
-class _Apply:
-    """A custom autograd function."""
-
-    function: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function.apply(*args, **kwargs)
-
-
 def _not_seeing(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a hook of the trace's own, which must not see itself."""
 
@@ -496,14 +487,6 @@ def _not_seeing(hook: Callable[..., Any]) -> Callable[..., Any]:
             return hook(*args)
 
     return call
-
-
-def _call_and_keep(
-    func: Callable[..., Any], which: list[int], *args: Any, **kwargs: Any
-) -> tuple[Any, list[Tensor]]:
-    """Call a function that overwrites arguments, and return these, too."""
-    given = tensors_in((args, kwargs))
-    return func(*args, **kwargs), [given[number] for number in which]
 
 
 def _on_meta(leaf: Any) -> Any:
@@ -515,20 +498,3 @@ def _on_meta(leaf: Any) -> Any:
     if isinstance(leaf, Tensor) and leaf.device != META:
         return leaf.to(META)
     return leaf
-
-
-def names_of_states(meta_model: nn.Module) -> tuple[str, ...]:
-    """Return the names of a layer's parameters and buffers; of what layers share, the first name."""
-    return tuple(state_name(t) for t in (*meta_model.parameters(), *meta_model.buffers()))
-
-
-def named(tensor: Tensor, name: str) -> Tensor:
-    """Return a parameter or buffer of a tracer, which says its name."""
-    tensor.state_name = name  # type: ignore[attr-defined]  # the recorder asks for it
-    return tensor
-
-
-def state_name(tensor: Tensor) -> str:
-    """Return the name of a parameter or buffer of a tracer; empty for other tensors."""
-    name: str = getattr(tensor, "state_name", "")
-    return name

@@ -32,7 +32,8 @@ from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value, hook_gradie
 from ziggurat.parallel.graph.meta import meta_copy
 from ziggurat.parallel.graph.numbers import OTHER_KEYS, has_same_calls, is_keyed, key_otherwise
 from ziggurat.parallel.graph.recent import Recent
-from ziggurat.parallel.graph.recorder import META, Recorder, Unseen, named, names_of_states, state_name
+from ziggurat.parallel.graph.recorder import META, Recorder, Unseen
+from ziggurat.parallel.graph.state_names import named, names_of_states, state_name
 from ziggurat.torch_internals.modules import is_batch_norm
 
 
