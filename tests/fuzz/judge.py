@@ -1,4 +1,4 @@
-"""What one worker does with a program: the step alone, the same step under the plan, and a verdict.
+"""What one worker does with a program: the same step as the first worker took alone, under the plan, and a verdict.
 
 The step, and the comparison, are those of `ziggurat verify`: what is proved here is what it proves.
 
@@ -117,14 +117,11 @@ class Judge:
 
     def _judge(self, program: Program) -> Finding:
         trial = self.trial(program)
-        try:
-            reference = self._alone(program, trial)
-        except UserError as error:
-            return Finding("refused", f"on one worker, too: {reason_of(error)}")
-        except Exception as error:  # noqa: BLE001 - whatever PyTorch raises on one worker
-            return Finding("invalid", f"does not run on one worker: {first_line(error)}")
-        if not is_finite(reference):
-            return Finding("invalid", "not finite on one worker")
+        mine = self._reference(program, trial) if self.workers.is_first else None
+        reference = self.workers.broadcast_object(mine)
+        assert reference is not None
+        if isinstance(reference, Finding):
+            return reference
         try:
             step = self._spread(program, trial)
         except UserError as error:
@@ -144,6 +141,16 @@ class Judge:
         if doubt:
             return Finding("invalid", doubt)
         return Finding("wrong", where(errors), errors.largest)
+
+    def _reference(self, program: Program, trial: Trial) -> Outcome | Finding:
+        """Take the step on one worker; returns what it leaves behind, or why it is no reference."""
+        try:
+            reference = self._alone(program, trial)
+        except UserError as error:
+            return Finding("refused", f"on one worker, too: {reason_of(error)}")
+        except Exception as error:  # noqa: BLE001 - whatever PyTorch raises on one worker
+            return Finding("invalid", f"does not run on one worker: {first_line(error)}")
+        return reference if is_finite(reference) else Finding("invalid", "not finite on one worker")
 
     def trial(self, program: Program) -> Trial:
         """Return the step: of as many images as the plan's microbatches need at least."""

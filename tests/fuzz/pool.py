@@ -7,6 +7,7 @@ of them have raised the same error they go on; but a fault that is found later i
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -225,6 +226,7 @@ def _main(
 ) -> None:
     """Be a worker until the pipe is closed."""
     die_with_parent(parent)
+    gc.freeze()  # what was imported is never garbage: a walk through all objects, as each trace takes one, passes it over
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     file = os.open(f"{folder}/stderr{rank}", os.O_WRONLY | os.O_CREAT)
