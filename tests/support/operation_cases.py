@@ -249,6 +249,30 @@ LAYOUTS = {
     "repeat": Case(lambda x: x.repeat(1, 2, 1, 1)),
     "reshape of heads": Case(lambda x: x.reshape(2, 2, 2, 13, 11).transpose(1, 2).reshape(2, 4, 13, 11)),
 }  # fmt: skip
+UNCHANGED = {
+    name: Case(lambda x, function=function: F.conv2d(function(x) * 2 + function(x).mean(), x.new_ones(2, x.shape[1], 3, 3), padding=1))
+    for name, function in {
+        "view": lambda x: x.view(x.shape), "view_as": lambda x: x.view_as(x), "reshape": lambda x: x.reshape(x.shape),
+        "reshape_as": lambda x: x.reshape_as(x), "flatten": lambda x: x.flatten(1, 1), "unflatten": lambda x: x.unflatten(1, (x.shape[1],)),
+        "permute": lambda x: x.permute(0, 1, 2, 3), "transpose": lambda x: x.transpose(2, 2), "swapaxes": lambda x: x.swapaxes(1, 1),
+        "movedim": lambda x: x.movedim(1, 1), "expand": lambda x: x.expand(x.shape), "expand -1": lambda x: x.expand(-1, -1, -1, -1),
+        "expand_as": lambda x: x.expand_as(x), "broadcast_to": lambda x: torch.broadcast_to(x, x.shape),
+        "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x)[0], "squeeze": lambda x: x[..., :2, :2].squeeze(2), "narrow": lambda x: x.narrow(2, 0, x.shape[2]),
+        "slice": lambda x: x[:], "ellipsis": lambda x: x[...], "slices": lambda x: x[:, :, 0:], "contiguous": lambda x: x.contiguous(),
+        "to": lambda x: x.to(x.dtype), "double": lambda x: x.double(), "type_as": lambda x: x.type_as(x), "clone": lambda x: x.clone(),
+        "chunk": lambda x: x.chunk(1, 2)[0], "split": lambda x: x.split(x.shape[2], 2)[0], "rot90": lambda x: x.rot90(0, (2, 3)),
+        "flip": lambda x: x.flip(()), "roll": lambda x: x.roll(0, 2), "tile": lambda x: x.tile(1), "repeat": lambda x: x.repeat(1, 1, 1, 1),
+        "pad": lambda x: F.pad(x, (0, 0, 0, 0)), "crop": lambda x: F.pad(x, (0, -1, 0, 0)), "pad by reflection": lambda x: F.pad(x, (0, 0, 0, 0), mode="reflect"), "interpolate": lambda x: F.interpolate(x, x.shape[2:]),
+        "adaptive": lambda x: F.adaptive_avg_pool2d(x, tuple(x.shape[2:])), "max_pool": lambda x: F.max_pool2d(x, 1), "avg_pool": lambda x: F.avg_pool2d(x, 1),
+        "dropout": lambda x: F.dropout(x, 0.5, training=False), "dropout2d": lambda x: F.dropout2d(x, 0.5, training=False), "positive": lambda x: +x,
+        "real": lambda x: x.real, "conj": lambda x: x.conj(), "cat": lambda x: torch.cat([x], 1), "alias": lambda x: torch.ops.aten.alias(x),
+        "tril": lambda x: x.tril(99), "pixel_shuffle": lambda x: F.pixel_shuffle(x, 1), "where": lambda x: torch.where(x == x, x, x),
+        "clamp": lambda x: x.clamp(-1e9, 1e9), "nan_to_num": lambda x: x.nan_to_num(), "sum": lambda x: x.sum(()) if False else x.sum((), keepdim=True) * 0 + x,
+        "resolve_conj": lambda x: x.resolve_conj(), "atleast_3d": lambda x: torch.atleast_3d(x), "relu": lambda x: F.relu(x.abs()), "identity": lambda x: nn.Identity()(x),
+        "masked_fill": lambda x: x.masked_fill(x != x, 0), "index": lambda x: x[torch.arange(x.shape[0])], "gather": lambda x: x[:, list(range(x.shape[1]))],
+    }.items()
+}  # fmt: skip
+"""What leaves a tensor as it is: the tensor itself, a view of it or a copy, and PyTorch decides which."""
 DIMS = {
     "conv1d": Case(conv(4, 6, 5, stride=2, padding=2, dims=1), (2, 4, 37)),
     "pools 1d": Case(lambda x: F.max_pool1d(x, 3, 2, 1) + F.avg_pool1d(x, 3, 2, 1), (2, 4, 37)),
@@ -262,7 +286,7 @@ DIMS = {
 }
 GROUPS = {
     "convolution": CONVOLUTIONS, "pool": POOLS, "scale": SCALES, "pad": PADS, "norm": NORMS, "moments": MOMENTS,
-    "layout": LAYOUTS,
+    "layout": LAYOUTS, "unchanged": UNCHANGED,
 }  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from support.whole_and_bands import Case, assert_exact, compare
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.spatial import SpatialTensor, UnsupportedOperation, cut, spatial_mesh
 from ziggurat.parallel.spatial.layout import Factor, one_dim_an_axis, plain
-from ziggurat.parallel.spatial.memory import make_meta, put, share_memory
-from ziggurat.parallel.spatial.strides import same_strides
-from ziggurat.torch_internals.tensors import as_plain_tensors
+from ziggurat.parallel.spatial.memory import MAYBE_VIEWS, make_meta, put, share_memory
+from ziggurat.parallel.spatial.strides import same_strides, suggests_channels_last
+from ziggurat.parallel.spatial.table import name_of
+from ziggurat.torch_internals.tensors import as_plain_tensors, is_view
 
 CASES = {
     f"{group}: {name}": case
@@ -31,7 +32,7 @@ CASES = {
 
 
 class Record(TorchFunctionMode):
-    """Notes of each call how arguments and results lie in memory."""
+    """Notes of each call how arguments and results lie in memory, and which results are views or arguments themselves."""
 
     def __init__(self):
         super().__init__()
@@ -40,11 +41,24 @@ class Record(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         with as_plain_tensors():
-            given, made = ([one.meta if isinstance(one, SpatialTensor) else one for one in tree_leaves(values)
-                            if isinstance(one, torch.Tensor)] for values in ((args, kwargs), result))  # fmt: skip
-            shared = [[share_memory(one, other) for other in given] for one in made]
+            tensors = [
+                [one for one in tree_leaves(some) if isinstance(one, torch.Tensor)]
+                for some in ((args, kwargs), result)
+            ]
+            given, made = (
+                [one.meta if isinstance(one, SpatialTensor) else one for one in some] for some in tensors
+            )
+            shared = [
+                [
+                    (share_memory(one, other), whole is itself)
+                    for other, itself in zip(given, tensors[0], strict=True)
+                ]
+                for one, whole in zip(made, tensors[1], strict=True)
+            ]
             sizes = [[(tuple(one.shape), one.stride(), one.dtype) for one in some] for some in (given, made)]
-        self.calls.append((getattr(func, "__name__", str(func)), *sizes, shared))
+            parts = [one.local if isinstance(one, SpatialTensor) else one for one in tensors[1]]
+            views = [part.grad_fn is not None and is_view(part) for part in parts]
+        self.calls.append((name_of(func), *sizes, shared, views))
         return result
 
 
@@ -64,14 +78,14 @@ def laid_out(case, order):
 
 
 def recorded(case, image):
-    """Return what a case calls; None where PyTorch cannot compute it of an image in this order of memory."""
+    """Return what a case calls; None where PyTorch cannot compute it of an image of this size in this order of memory."""
     torch.manual_seed(0)
     function = case.function() if isinstance(case.function, type) else case.function
     function = function.double() if isinstance(function, nn.Module) else function
     with Record() as record:
         try:
             function(image)
-        except RuntimeError:
+        except (RuntimeError, ValueError, IndexError, AssertionError):
             if isinstance(image, SpatialTensor):
                 raise
             return None
@@ -80,21 +94,43 @@ def recorded(case, image):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.filterwarnings("ignore:.*is in beta", "ignore:.*value tensor is non-contiguous")
-@pytest.mark.parametrize("order", ["contiguous", "channels last", "turned", "transposed"])
-def test_every_result_lies_where_pytorch_would_put_it(order):
-    """Also whose memory it shares. On one worker, so that the whole is there to be compared with."""
+@pytest.mark.filterwarnings(
+    "ignore:Using a target size",
+    "ignore:std.*degrees of freedom",
+    "ignore:input's size at dim=1 does not match",
+)
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize(
+    ("order", "dim_of_one"),
+    [
+        *itertools.product(["contiguous", "channels last"], [None, 0, 1, 2, 3]),
+        *itertools.product(["turned", "transposed"], [None, 0]),
+    ],
+)
+def test_every_result_lies_where_pytorch_would_put_it(order, dim_of_one, with_gradient):
+    """Also whose memory it shares, whether it is an argument, and whether autograd takes it for a view; of maps of one image, channel, row or column, too.
+
+    On one worker, so that the whole is there to be compared with.
+    """
+    if with_gradient and dim_of_one not in (None, 0):
+        pytest.skip("gradients decide on few orders: with one image they are tried")
     mesh = spatial_mesh(Workers(), (1,))
     compared, wrong = 0, []
     for name, case in CASES.items():
         image = laid_out(case, order)
-        if image is None:
+        if image is None or image.dim() <= (dim_of_one or 0):
             continue
+        image = image if dim_of_one is None else image.narrow(dim_of_one, 0, 1)
+        image.requires_grad_(with_gradient)
         spread = SpatialTensor(image, tuple(plain(size) for size in image.shape), mesh)
         put(spread, make_meta(tuple(image.shape), image.stride(), image.dtype))
         calls = [recorded(case, image)]
         if calls[0] is None:
-            continue  # a view that this order does not allow
-        calls.append(recorded(case, spread))
+            continue  # a view that this order does not allow, a pooling of one row
+        try:
+            calls.append(recorded(case, spread))
+        except UnsupportedOperation:
+            continue
         assert [call[0] for call in calls[0]] == [call[0] for call in calls[1]]
         for whole, account in zip(*calls, strict=True):
             if whole[1] != account[1]:
@@ -104,10 +140,16 @@ def test_every_result_lies_where_pytorch_would_put_it(order):
             ):
                 compared += 1
                 same = shape == found_shape and dtype == found_dtype and same_strides(shape, strides, found)
-                if not same or whole[3] != account[3]:
+                same &= suggests_channels_last(shape, strides) == suggests_channels_last(shape, found)
+                if not same or whole[3] != account[3] or not same_views(whole, account):
                     wrong.append((name, whole, account))
     assert not wrong, wrong[:3]
     assert compared > 1000
+
+
+def same_views(whole, account):
+    """Whether results are views as on one worker: those of some operations may be, and what they do to hooks is refused."""
+    return whole[4] == account[4] or whole[0] in MAYBE_VIEWS
 
 
 SLICES = {

@@ -18,6 +18,7 @@ from ziggurat.parallel.spatial import operations
 from ziggurat.parallel.spatial import strides as orders
 from ziggurat.parallel.spatial.layout import AxisCutsTwice, shape_of
 from ziggurat.parallel.spatial.memory import (
+    MAYBE_VIEWS,
     View,
     WayBack,
     make_meta,
@@ -30,7 +31,7 @@ from ziggurat.parallel.spatial.memory import (
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor
-from ziggurat.torch_internals.tensors import as_plain_tensors, version_of
+from ziggurat.torch_internals.tensors import as_plain_tensors, is_view, version_of
 
 __all__ = ["operations", "run_operation", "tensors_in"]
 
@@ -50,6 +51,13 @@ IN_SHAPE = frozenset(
     ]
 )
 """Views that reshaping undoes."""
+
+WITH_NUMBERS = frozenset([
+    "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "floor_divide",
+    "remainder", "fmod", "eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or", "bitwise_xor",
+    "xlogy",
+])  # fmt: skip
+"""Operations of two tensors, of which one may be a number."""
 
 
 def tensors_in(values: Iterable[Any]) -> list[SpatialTensor]:
@@ -148,17 +156,25 @@ def _with_account(
     for place, (x, meta) in enumerate(zip(made, metas, strict=True)):
         base = None if meta is None else next((t for t in tensors if share_memory(t.meta, meta)), None)
         if meta is not None and base is not None:
+            if x is base and meta is not base.meta:  # nothing to do, and yet another tensor: with other hooks
+                kept[id(x)] = x = SpatialTensor(x.local.view_as(x.local), x.dims, x.mesh)
             if x is not base:
                 _take_for_view(call, x, meta, base, place)
             continue
-        if any(share_memory(t.local, x.local) for t in tensors):
+        if any(share_memory(t.local, x.local) for t in tensors) or _is_hidden_view(call, x.local):
             kept[id(x)] = x = SpatialTensor(x.local.clone(), x.dims, x.mesh)
+        x.made_by = call.name
         put(x, meta if meta is not None else _fresh(call, entry, x))
     if not kept:
         return result
     if isinstance(result, SpatialTensor):
         return kept[id(result)]
     return type(result)([kept.get(id(x), x) for x in result])
+
+
+def _is_hidden_view(call: Call, local: Tensor) -> bool:
+    """Whether a worker's part of what PyTorch makes anew is a view of what else was computed: changed in place it forgets its hooks."""
+    return local.grad_fn is not None and is_view(local) and call.name not in MAYBE_VIEWS
 
 
 def _take_for_view(call: Call, x: SpatialTensor, meta: Tensor, base: SpatialTensor, place: int) -> None:
@@ -185,21 +201,28 @@ def _fresh(call: Call, entry: Operation, x: SpatialTensor) -> Tensor:
     asked_for = call.named.get("memory_format")
     if asked_for not in (None, torch.preserve_format):
         return make_meta(shape, orders.in_format(shape, asked_for), x.local.dtype)
-    operands = [a for a in (*call.args, *call.named.values()) if isinstance(a, Tensor)]
+    given = (*call.args, *call.named.values())
+    operands = [a for a in given if isinstance(a, Tensor)]
     if entry.order == "elementwise":
-        operands = operands[::-1] if call.name == "rsub" else operands
-        return make_meta(shape, orders.elementwise(shape, [place_of(o) for o in operands]), x.local.dtype)
+        places = [place_of(o) for o in (operands[::-1] if call.name == "rsub" else operands)]
+        if _is_of_two_shapes(call, given):
+            places.append(((), ()))
+        return make_meta(shape, orders.elementwise(shape, places), x.local.dtype)
     if entry.order == "first" and "1d" in call.name:  # PyTorch computes these as maps of one row
-        asked = orders.suggests_channels_last(*place_of(operands[0].unsqueeze(-2)))
-        rows = (*shape[:-1], 1, shape[-1])
-        found = orders.channels_last(rows) if asked else orders.contiguous(rows)
-        return make_meta(shape, (*found[:-2], found[-1]), x.local.dtype)
+        return make_meta(shape, orders.as_map_of_one_row(shape, place_of(operands[0])), x.local.dtype)
     deciding = {"first": operands[:1], "channels": operands[:2]}.get(entry.order, [])
     if entry.order == "channels" and (len(shape), x.dtype, x.device.type) == (5, torch.float64, "cpu"):
         deciding = []  # the kernel of volumes that is left for float64
     is_last = any(orders.suggests_channels_last(*place_of(operand)) for operand in deciding)
     found = orders.channels_last(shape) if is_last else orders.contiguous(shape)
     return make_meta(shape, found, x.local.dtype)
+
+
+def _is_of_two_shapes(call: Call, given: Iterable[Any]) -> bool:
+    """Whether PyTorch computes an operation as one of tensors of several shapes, though one tensor is all that it is given: a number is another."""
+    if call.name in WITH_NUMBERS:
+        return any(isinstance(one, (int, float, complex)) for one in given)
+    return call.name == "normalize" or (call.name in ("abs", "absolute") and call.args[0].is_complex())
 
 
 def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:

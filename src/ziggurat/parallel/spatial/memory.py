@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 LOST = -1  # the changes of a tensor of whose memory a part was changed elsewhere, without a way back
 WayBack = Literal["index", "shape", "none"]
+MAYBE_VIEWS = frozenset([
+    "avg_pool1d", "bilinear", "cdist", "einsum", "fft_ihfft", "gru", "inner", "instance_norm",
+    "linalg_multi_dot", "linear", "lstm", "matmul", "max_pool1d", "max_pool1d_with_indices", "max_unpool1d",
+    "multi_head_attention_forward", "ravel", "repeat_interleave", "rnn_relu", "rnn_tanh",
+    "scaled_dot_product_attention", "tensordot",
+])  # fmt: skip
+"""Operations whose new results PyTorch returns as views of what it has computed, in some cases."""
 
 
 @dataclass(eq=False)
@@ -159,6 +166,12 @@ def renew(x: SpatialTensor) -> None:
         UnsupportedOperation: If there is no way to.
     """
     account = x.account
+    if x.watched_since is not None and account.memory.changes != x.watched_since and _forgets_hooks(x):
+        raise x.mesh.unsupported(
+            "an operation in place",
+            "it changed the memory of a view that has a hook, or keeps its gradient: PyTorch calls the hook no more",
+            "register the hook, or call retain_grad(), after the change",
+        )
     if account.changes == account.memory.changes:
         return
     view = account.view
@@ -168,16 +181,18 @@ def renew(x: SpatialTensor) -> None:
             "it changed a view of a tensor that is used afterwards, and the view's rows have moved between workers",
             "change the tensor itself, or take a clone() of the view",
         )
-    if x.is_watched:
-        raise x.mesh.unsupported(
-            "an operation in place",
-            "it changed the memory of a view that has a hook, or keeps its gradient",
-            "register the hook, or call retain_grad(), after the change",
-        )
     renew(view.base)
     with torch.set_grad_enabled(view.with_gradient):
         fresh = view.again()
     x.raw, x.dims, account.changes = fresh.local, fresh.dims, account.memory.changes
+
+
+def _forgets_hooks(x: SpatialTensor) -> bool:
+    """Whether a hook on a tensor is forgotten, on one worker, when its memory is changed: it is a view, if only of what nobody else has.
+
+    A worker's part may be otherwise: a copy, or one of which nothing is changed.
+    """
+    return x.account.view is not None or x.made_by in MAYBE_VIEWS
 
 
 def note_change(x: SpatialTensor) -> None:

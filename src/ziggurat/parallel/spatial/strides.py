@@ -78,6 +78,25 @@ def suggests_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool
     return True
 
 
+def as_map_of_one_row(shape: Sequence[int], operand: tuple[Shape, Strides]) -> Strides:
+    """Return the strides of what PyTorch computes of a series as of a map with one row.
+
+    Args:
+        shape: Of the result.
+        operand: Shape and strides of the series.
+
+    Example:
+        >>> as_map_of_one_row((2, 4, 10), ((2, 4, 20), (80, 1, 4))), as_map_of_one_row((2, 4, 10), ((2, 4, 20), (80, 20, 1)))
+        ((40, 1, 4), (40, 10, 1))
+    """
+    own, strides = operand
+    row = own[-1] * strides[-1]
+    is_last = suggests_channels_last((*own[:-1], 1, own[-1]), (*strides[:-1], row, strides[-1]))
+    wide = (*shape[:-1], 1, shape[-1])
+    found = channels_last(wide) if is_last else contiguous(wide)
+    return (*found[:-2], found[-1])
+
+
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether a tensor fills its memory, without gaps and without two elements in one place.
 
@@ -122,7 +141,9 @@ def _elementwise(shape: Shape, operands: tuple[tuple[Shape, Strides], ...]) -> S
     if len(whole) == len(operands) and whole:
         if all(same_strides(shape, strides, contiguous(shape)) for strides in whole):
             return contiguous(shape)
-        if is_dense(shape, whole[0]) and all(same_strides(shape, whole[0], other) for other in whole[1:]):
+        if len(shape) == 4 and all(same_strides(shape, strides, channels_last(shape)) for strides in whole):
+            return channels_last(shape)
+        if is_dense(shape, whole[0]) and all(other == whole[0] for other in whole[1:]):
             return whole[0]
     seen = [_broadcast(shape, own, strides) for own, strides in operands]
     order = list(range(len(shape) - 1, -1, -1))

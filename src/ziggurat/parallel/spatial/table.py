@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import REMEDY, SpatialMesh, UnsupportedOperation
+from ziggurat.parallel.spatial.strides import elementwise
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.hollow_results import on_meta
@@ -135,6 +136,12 @@ def views_on_meta(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor 
 def its_input(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
     """Let a result be the input itself, if it is."""
     return [x.meta if any(x is argument for argument in call.args) else None for x in made]
+
+
+def like_its_first(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Let results lie as a dense copy of the first argument does."""
+    shape, strides = place_of(call.args[0])
+    return [make_meta(shape, elementwise(shape, [(shape, strides)]), x.raw.dtype) for x in made]
 
 
 def as_made(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:

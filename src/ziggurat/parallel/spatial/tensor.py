@@ -46,14 +46,16 @@ class SpatialTensor(torch.Tensor):
         mesh: As the argument.
         account: Where the whole lies in memory.
         raw: As `local`, whether or not its memory was changed since by way of others.
-        is_watched: Whether the network has asked for its gradient: by a hook, or to be kept.
+        watched_since: If the network has asked for its gradient, by a hook or to be kept: how often its memory had been changed by then.
+        made_by: The operation that it is new memory of; empty for views, and for what came from outside.
     """
 
     dims: Dims
     mesh: SpatialMesh
     account: Account
     raw: Tensor
-    is_watched: bool = False
+    watched_since: int | None = None
+    made_by: str = ""
     dispatch: ClassVar[
         Dispatch
     ]  # set once, by `ziggurat.parallel.spatial.dispatch`, which lies above the operations

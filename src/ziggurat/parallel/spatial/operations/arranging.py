@@ -56,7 +56,8 @@ def _unsafe_split(call: Call) -> Any:
 def _broadcast(call: Call) -> Any:
     tensors = call.args[0] if isinstance(call.args[0], (tuple, list)) else call.args
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
-    return tuple(spread(t, call.mesh).expand(shape) for t in tensors)
+    made = [spread(t, call.mesh) for t in tensors]
+    return tuple(t if tuple(t.shape) == tuple(shape) else t.expand(shape) for t in made)
 
 
 @operation("layout", "meshgrid")

@@ -46,6 +46,7 @@ ALONG: dict[str, tuple[str, int | None]] = {
     "sort": ("input dim", -1),
     "topk": ("input k dim", -1),
 }
+SORTED = ("argsort", "msort", "sort")
 
 
 def along(
@@ -159,7 +160,16 @@ def run_whole(call: Call) -> Any:
     return put_back(call, of_each(with_locals(call, put), laid_out))
 
 
-@operation("gather", *ALONG)
+def _order_of_sorted(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Let what is sorted lie as the input does, if that is dense: also dims of one element, of which the meta device says otherwise."""
+    x, shape = call.args[0] if call.args else call.named["input"], tuple(made[0].shape)
+    own, strides = place_of(x)
+    found = strides if orders.is_dense(own, strides) else orders.elementwise(own, [(own, strides)])
+    return [make_meta(shape, found, one.raw.dtype) for one in made]
+
+
+@operation("gather", *(name for name in ALONG if name not in SORTED))
+@operation("gather", *SORTED, views=_order_of_sorted)
 def _along(call: Call) -> Any:
     names, default = ALONG[call.name]
     bound = call.bind(names, dim=default)
@@ -208,9 +218,10 @@ def _max(call: Call) -> Any:
 
 @operation(
     "gather", "unique", "unique_consecutive", "bincount", "histc", "histogram", "corrcoef", "cov", "equal", "allclose",
-    "renorm", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "block_diag", "cartesian_prod", "combinations", "istft", "stft", "pdist",
+    "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nms", "block_diag", "cartesian_prod", "combinations", "istft", "stft", "pdist",
     "pad_sequence",
 )  # fmt: skip
+@operation("gather", "renorm", order="contiguous")
 def _whole(call: Call) -> Any:
     return run_whole(call)
 

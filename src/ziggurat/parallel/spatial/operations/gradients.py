@@ -56,7 +56,8 @@ def _watched(call: Call, x: SpatialTensor) -> Tensor:
     if x.account.memory.is_written_back:
         reason = "a view of it was changed in place, whose rows lie apart from it: gradients go past it"
         raise call.unsupported(reason, "ask before the change, or of a clone(); or run the model without sp")
-    x.is_watched = True
+    if x.watched_since is None:
+        x.watched_since = x.account.memory.changes
     return local
 
 
@@ -73,7 +74,7 @@ def _grad(call: Call) -> Any:
         All-reduces over the axes that do not cut the tensor; all workers read it.
     """
     x = call.args[0]
-    found = x.local.grad if x.is_watched or x.local.is_leaf else None
+    found = x.local.grad if x.watched_since is not None or x.local.is_leaf else None
     if found is None:
         return None
     return SpatialTensor(add_up(found.detach(), x.mesh, uncut_axes(x)), x.dims, x.mesh)

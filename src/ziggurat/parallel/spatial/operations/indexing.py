@@ -60,11 +60,12 @@ def _meta_of_choice(source: Tensor, chosen: dict[int, Tensor], made: SpatialTens
     left = [source.stride(d) for d in range(source.dim()) if d not in dims]
     shape, num_dims = tuple(made.shape), made.dim() - len(left)
     operands = [(shape, (*left[:lies], *[0] * num_dims, *left[lies:]))]
-    after = [1] * (len(left) - lies)
+    before, after = [1] * lies, [1] * (len(left) - lies)
     for item in chosen.values():
         count = shape[lies + num_dims - 1]  # places of a mask: one after the other
         own, strides = ((count,), (1,)) if item.dtype == torch.bool else place_of(item)
-        operands.append(((*own, *after), (*strides, *after)))
+        index = make_meta(own, strides, torch.int64).reshape(*before, *own, *after)
+        operands.append((tuple(index.shape), index.stride()))
     return make_meta(shape, elementwise(shape, operands), made.raw.dtype)
 
 

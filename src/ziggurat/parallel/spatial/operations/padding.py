@@ -14,16 +14,19 @@ from ziggurat.parallel.spatial.layout import size_of
 from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.operations.rows import replace_dim, rows_by_index, select
 from ziggurat.parallel.spatial.operations.windows import simple_dims
-from ziggurat.parallel.spatial.strides import channels_last, contiguous, suggests_channels_last
+from ziggurat.parallel.spatial.strides import channels_last, contiguous, elementwise, suggests_channels_last
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 
 
 def _views(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
-    """Say how padded maps lie in memory: PyTorch makes circular ones anew, the others in the order of the input."""
+    """Say how padded maps lie in memory: PyTorch makes circular ones anew, the others in the order of the input, and copies what it only crops."""
     (x,) = made
     bound, shape = call.bind("input pad mode", mode="constant"), tuple(x.shape)
     given = bound["input"].meta
+    is_constant = call.name == "constant_pad_nd" or bound["mode"] == "constant"
+    if is_constant and all(width <= 0 for width in bound["pad"]):
+        return [make_meta(shape, elementwise(shape, [(shape, given.stride())]), x.local.dtype)]
     is_last = bound["mode"] != "circular" and suggests_channels_last(tuple(given.shape), given.stride())
     return [make_meta(shape, channels_last(shape) if is_last else contiguous(shape), x.local.dtype)]
 

@@ -19,6 +19,7 @@ from ziggurat.parallel.spatial.geometry import (
     window_input,
 )
 from ziggurat.parallel.spatial.layout import Factor, plain
+from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.windows import (
     Rows,
@@ -29,7 +30,14 @@ from ziggurat.parallel.spatial.operations.windows import (
     simple_dims,
     widen,
 )
-from ziggurat.parallel.spatial.table import Call, operation, views_on_meta
+from ziggurat.parallel.spatial.strides import (
+    as_map_of_one_row,
+    channels_last,
+    contiguous,
+    elementwise,
+    suggests_channels_last,
+)
+from ziggurat.parallel.spatial.table import Call, operation, place_of, views_on_meta
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, move
 from ziggurat.torch_internals.kernels import max_pool2d, max_pool2d_gradient
 
@@ -87,7 +95,15 @@ class _MaxPool2d(torch.autograd.Function):
         return ctx.rows.give_back(of_rows, owned=True), None, None, None
 
 
-@operation("window", "max_pool1d")
+def _order_for_gradients(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Lay the largest of a series as PyTorch does: where a gradient is wanted it computes them as of a map with one row."""
+    x, shape = call.args[0] if call.args else call.named["input"], tuple(made[0].shape)
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    strides = as_map_of_one_row(shape, place_of(x)) if wanted else contiguous(shape)
+    return [make_meta(shape, strides, made[0].raw.dtype)]
+
+
+@operation("window", "max_pool1d", views=_order_for_gradients)
 @operation("window", "max_pool2d", "max_pool3d", order="first")
 def _max_pool(call: Call) -> Any:
     bound = call.bind(
@@ -162,8 +178,20 @@ def _divisors(
     return product
 
 
+def _order_of_powers(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Lay means as PyTorch does that it takes of powers: these lie as what is computed element by element."""
+    x, shape = call.args[0] if call.args else call.named["input"], tuple(made[0].shape)
+    own, strides = place_of(x)
+    powers = elementwise(own, [(own, strides)])
+    if call.name == "lp_pool1d":
+        found = as_map_of_one_row(shape, (own, powers))
+    else:
+        found = channels_last(shape) if suggests_channels_last(own, powers) else contiguous(shape)
+    return [make_meta(shape, found, made[0].raw.dtype)]
+
+
 @operation("window", "lp_pool3d")
-@operation("window", "lp_pool1d", "lp_pool2d", order="first")
+@operation("window", "lp_pool1d", "lp_pool2d", views=_order_of_powers)
 def _lp_pool(call: Call) -> Any:
     bound = call.bind("input norm_type kernel_size stride ceil_mode", stride=None, ceil_mode=False)
     x, power, n = bound["input"], float(bound["norm_type"]), int(call.name[-2])

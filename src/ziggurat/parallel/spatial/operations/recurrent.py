@@ -39,7 +39,7 @@ def _recurrent(call: Call) -> Any:
     return own_part(outputs, dims, call.mesh, changed), *spread_state
 
 
-@operation("pointwise", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+@operation("pointwise", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", order="contiguous")
 def _cell(call: Call) -> Any:
     """Take one step, each sequence of ``(batch, channels)`` for itself."""
     x, state, *weights = call.args

@@ -26,7 +26,7 @@ from ziggurat.parallel.spatial.operations.selecting import (
     put_items,
 )
 from ziggurat.parallel.spatial.strides import in_order
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, like_its_first, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, as_whole, gather
 
 
@@ -158,10 +158,19 @@ def _nonzero(call: Call) -> Any:
     return tuple(each) if bound["as_tuple"] else torch.stack(each, 1)
 
 
-@operation("pointwise", "where")
+def _views_of_where(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor | None]:
+    """Say where places lie; what is chosen between two lies as what is computed element by element."""
+    return _dim_by_dim(call, made) if _is_alone(call) else [None] * len(made)
+
+
+def _is_alone(call: Call) -> bool:
+    return len(call.args) + len(call.named) == 1
+
+
+@operation("pointwise", "where", views=_views_of_where)
 def _where(call: Call) -> Any:
     """Choose between two, element by element; with a condition alone, return where it is true."""
-    if len(call.args) + len(call.named) == 1:
+    if _is_alone(call):
         condition = call.bind("condition")["condition"]
         return condition.nonzero(as_tuple=True)
     return run_pointwise(call)
@@ -190,7 +199,7 @@ def _as_large(x: SpatialTensor, shape: Sequence[int]) -> SpatialTensor:
     return x
 
 
-@operation("gather", "index_add", "index_copy", "index_reduce")
+@operation("gather", "index_add", "index_copy", "index_reduce", order="contiguous")
 def _index_add(call: Call) -> Any:
     bound = call.bind("input dim index source reduce")
     given, index, source = bound.pop("input"), bound.pop("index"), spread(bound.pop("source"), call.mesh)
@@ -200,7 +209,7 @@ def _index_add(call: Call) -> Any:
     return _into(call, x, d, [source], lambda local, values: call.func(local, d, numbers, values, **bound))
 
 
-@operation("gather", "index_fill")
+@operation("gather", "index_fill", views=like_its_first)
 def _index_fill(call: Call) -> Any:
     bound = call.bind("input dim index value")
     x, value = _lead(call, bound["input"], None, 0), bound["value"]

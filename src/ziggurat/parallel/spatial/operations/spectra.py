@@ -31,15 +31,15 @@ def _order_by_example(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Ten
     given = bound.pop("input")
     shape, strides = place_of(given)
     small = tuple(min(size, SMALL) for size in shape)
-    dense = orders.elementwise(shape, [(shape, strides)])
-    order = sorted(range(len(shape)), key=lambda d: (dense[d], -d))
-    example = torch.zeros(small, dtype=given.dtype, device=given.device)
-    example = example.as_strided(small, orders.in_order(small, order))
+    order = sorted(range(len(shape)), key=lambda d: (strides[d], -d))
+    wide = tuple(max(size, 2) for size in small)  # a dim of one element has its place in the order, too
+    example = torch.zeros(wide, dtype=given.dtype, device=given.device)
+    example = example.as_strided(small, orders.in_order(wide, order))
     for name in ("n", "s"):
         if bound.get(name) is not None:
             bound[name] = _sizes_of_example(call, shape, small, bound[name], bound.get("dim"))
     found = call.func(example, **bound)
-    slowest_last = sorted(range(x.dim()), key=lambda d: (found.stride(d), -d))
+    slowest_last = sorted(range(x.dim()), key=lambda d: (found.stride(d), found.shape[d] > 1, -d))
     return [make_meta(tuple(x.shape), orders.in_order(x.shape, slowest_last), x.raw.dtype)]
 
 
