@@ -25,14 +25,19 @@ MOST_DEPTH = 4  # of lists and tuples in a dict's value
 
 @contextmanager
 def caches_as_before(model: nn.Module) -> Iterator[None]:
-    """Empty the caches of the methods of all layers first; afterwards every cache that has grown, whosoever it is."""
-    own = list(_caches_of_methods({type(module) for module in model.modules()}))
+    """Empty the caches of the methods of all layers first; afterwards every cache of a layer, a class or a module that has grown.
+
+    What else holds a tensor of the trace `forget_hollow` finds: to look for it costs as much as a trace, and nearly always there is nothing.
+    """
+    layers = {type(module) for module in model.modules()}
+    own = list(_caches_of_methods(layers))
     for cache in own:
         cache.cache_clear()
-    before = [
-        (cache, cache.cache_info().misses)
-        for cache in {id(one): one for one in (*own, *_all_caches())}.values()
+    held = [
+        cache for module in model.modules() for value in vars(module).values() for cache in _caches_in(value)
     ]
+    known = (*own, *held, *_of_modules.caches({layer.__module__ for layer in layers}))
+    before = [(cache, cache.cache_info().misses) for cache in {id(one): one for one in known}.values()]
     try:
         yield
     finally:
@@ -44,9 +49,9 @@ def caches_as_before(model: nn.Module) -> Iterator[None]:
 def forget_hollow(
     made: list[weakref.ref[Tensor]], error: BaseException | None = None, known: Sequence[Tensor] = ()
 ) -> list[Tensor]:
-    """Take the tensors of a trace that is over out of every dict which holds one still, whosoever it is.
+    """Take the tensors of a trace that is over out of every dict and cache which holds one still, whosoever it is.
 
-    A dict with such a value is a cache: whoever does not find its key computes the value anew.
+    A dict with such a value is a cache, too: whoever does not find its key computes the value anew.
 
     Args:
         made: All that the trace has made; who recorded them is gone.
@@ -77,12 +82,14 @@ def _alive(made: list[weakref.ref[Tensor]], known: Sequence[Tensor]) -> list[Ten
 
 
 def _forget_each(tensors: list[Tensor]) -> None:
-    """Delete tensors, or the lists and tuples that hold them, from the dicts that hold these."""
+    """Delete tensors, or the lists and tuples that hold them, from the dicts that hold these, and empty the caches that do."""
     values: list[Any] = list(tensors)
     for _ in range(MOST_DEPTH):
         known = set(map(id, values))
         holders = gc.get_referrers(*values)  # one walk through all objects
         for holder in holders:
+            if type(holder) is Cache:
+                holder.cache_clear()
             if isinstance(holder, dict):
                 keys = [key for key, one in holder.items() if id(one) in known]
                 if keys and not _is_namespace(holder):
@@ -102,37 +109,43 @@ def _is_namespace(holder: dict[Any, Any]) -> bool:
     )
 
 
-def _all_caches() -> list[Any]:
-    """Return all caches that are tracked as garbage, and those of modules that a `gc.freeze` may have put out of sight."""
-    tracked = [one for one in gc.get_objects() if type(one) is Cache]
-    return tracked + _frozen.caches_beside(tracked)
+class _OfModules:
+    """The caches of all modules but PyTorch's and Python's own: of their functions, and of the methods of their classes.
 
-
-class _Frozen:
-    """The caches of all modules but PyTorch's and Python's own, as they were when a freeze was last noticed.
-
-    What is made after a freeze is tracked. So is a mark that is made here, until there is another freeze.
+    A module is looked through once, and again when it has more or fewer names.
     """
 
     def __init__(self) -> None:
-        self.mark: Any = None
-        self.caches: list[Any] = []
+        self.known: dict[str, tuple[int, int, list[Any]]] = {}
 
-    def caches_beside(self, tracked: list[Any]) -> list[Any]:
-        """Return them; they are looked for the first time, and when the mark is not among what is tracked."""
-        if all(one is not self.mark for one in tracked):
-            self.mark = functools.lru_cache(maxsize=1)(len)
-            modules = [
-                module
-                for name, module in list(sys.modules.items())
-                if name.partition(".")[0] not in KNOWN and isinstance(module, ModuleType)
-            ]
-            values = [value for module in modules for value in list(vars(module).values())]
-            self.caches = [cache for value in values for cache in _caches_in(value)]
-        return self.caches
+    def caches(self, changing: set[str]) -> list[Any]:
+        """Return them.
+
+        Args:
+            changing: Names of modules that are looked through each time.
+        """
+        found: list[Any] = []
+        for name, module in list(sys.modules.items()):
+            if not isinstance(module, ModuleType) or name.partition(".")[0] in KNOWN:
+                continue
+            mark, known = (id(module), len(vars(module))), self.known.get(name)
+            if known is None or known[:2] != mark or name in changing or name == "__main__":
+                known = self.known[name] = (*mark, list(_caches_of_module(module)))
+            found += known[2]
+        return found
 
 
-_frozen = _Frozen()
+_of_modules = _OfModules()
+
+
+def _caches_of_module(module: ModuleType) -> Iterator[Any]:
+    """Yield the caches of a module's functions, and of the methods of the classes that it defines."""
+    for value in list(vars(module).values()):
+        if isinstance(value, type):
+            if value.__module__ == module.__name__:
+                yield from _caches_of_methods({value})
+        else:
+            yield from _caches_in(value)
 
 
 def _caches_of_methods(classes: set[type]) -> Iterator[Any]:

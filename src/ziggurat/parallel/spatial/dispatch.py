@@ -25,10 +25,12 @@ from ziggurat.parallel.spatial.memory import (
     note_change,
     overlap,
     put,
+    refuse_elements_of_several,
     renew,
     share_memory,
 )
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.operations.gathering import run_whole
 from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 from ziggurat.torch_internals.tensors import as_plain_tensors, is_view, version_of
@@ -51,6 +53,9 @@ IN_SHAPE = frozenset(
     ]
 )
 """Views that reshaping undoes."""
+
+FIRST = ("input", "self", "tensors", "tensor", "matrices", "condition", "obj")
+"""Names of first parameters: where one is given by its name, operations find it in its place all the same."""
 
 WITH_NUMBERS = frozenset([
     "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "floor_divide",
@@ -86,18 +91,21 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
     entry = TABLE.get(name)
     if entry is None:
         raise mesh.unsupported(name, "it has no declared kind")
+    if not args and (first := next((one for one in FIRST if one in named), None)) is not None:
+        named = dict(named)
+        args = (named.pop(first),)
     call = Call(func, name, args, named, mesh)
-    observer = mesh.observer
+    observer, compute = mesh.observer, run_whole if _is_of_a_number(call, entry) else entry.run
 
     def run() -> Any:
-        return (
-            entry.run(call) if observer is None else observer.operation(entry.kind, lambda: entry.run(call))
-        )
+        return compute(call) if observer is None else observer.operation(entry.kind, lambda: compute(call))
 
     if entry.kind == "question":
         return run()
     for tensor in tensors:
         renew(tensor)
+    if call.is_in_place and isinstance(args[0], SpatialTensor):
+        refuse_elements_of_several(args[0])
     if call.is_in_place and len(tensors) > 1:
         _refuse_overlap(call, tensors)
     before = [(tensor, tensor.account.memory.changes, _version(tensor)) for tensor in tensors]
@@ -118,6 +126,14 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
             raise call.unsupported("it gives a tensor another shape in place")
         return result
     return _with_account(call, entry, tensors, changed, result)
+
+
+def _is_of_a_number(call: Call, entry: Operation) -> bool:
+    """Whether a tensor without dims, of which nothing is cut, is to be computed along dims: PyTorch takes 0 and -1 for one of it."""
+    if call.is_in_place or entry.kind not in ("window", "moments", "layout", "gather"):
+        return False
+    first = call.args[0] if call.args else None
+    return isinstance(first, SpatialTensor) and not first.dims
 
 
 def _refuse_overlap(call: Call, tensors: list[SpatialTensor]) -> None:

@@ -20,7 +20,7 @@ gradient of a sum over workers is the sum of theirs, and parameters are summed o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -302,6 +302,9 @@ def fetch(band: Tensor, plan: Fetch, axis: Axis) -> Tensor:
     """
     if plan.is_local():
         return band
+    if band.is_complex() and plan.fill:
+        band = band.resolve_conj()
+        return torch.complex(fetch(band.real, plan, axis), fetch(band.imag, replace(plan, fill=0.0), axis))
     if band.is_complex():  # no backend sends complex numbers
         return torch.view_as_complex(fetch(torch.view_as_real(band.resolve_conj()), plan, axis).contiguous())
     rows: Tensor = _FetchRows.apply(band, plan, axis)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ziggurat.parallel.spatial import strides as orders
+from ziggurat.parallel.spatial.layout import is_cut
 from ziggurat.torch_internals.tensors import memory_key
 
 if TYPE_CHECKING:
@@ -195,8 +196,28 @@ def _forgets_hooks(x: SpatialTensor) -> bool:
     return x.account.view is not None or x.made_by in MAYBE_VIEWS
 
 
+def refuse_elements_of_several(x: SpatialTensor) -> None:
+    """Raise if an element of a tensor that is to be changed, or of what it is a view of, is one of several workers: the others would not see it.
+
+    Such is what was expanded along the rows: one row in memory, of which each worker has a copy.
+    """
+    one: SpatialTensor | None = x
+    while one is not None:
+        kept = [d for d in range(one.dim()) if one.meta.stride(d) or is_cut(one.dims[d])]
+        if any(is_cut(one.dims[d]) for d in kept):
+            shape, strides = ([f(d) for d in kept] for f in (one.meta.size, one.meta.stride))
+            if orders.may_overlap(shape, strides):
+                raise x.mesh.unsupported(
+                    "an operation in place",
+                    "it changes memory that rows of several workers share, as expand and unfold leave it",
+                    "change a clone(), or what was expanded",
+                )
+        one = one.account.view.base if one.account.view is not None else None
+
+
 def note_change(x: SpatialTensor) -> None:
     """Let all that lies in a tensor's memory know that the tensor was changed in place."""
+    refuse_elements_of_several(x)
     memory = x.account.memory
     current, above = _that_hold_the_same(x), []
     copy, one = None, x

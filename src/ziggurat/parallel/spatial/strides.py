@@ -116,6 +116,25 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def may_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether two elements may lie in one place; False is certain.
+
+    Example:
+        >>> may_overlap((2, 3), (3, 1)), may_overlap((2, 3), (0, 1)), may_overlap((3, 4), (2, 1))
+        (False, True, True)
+    """
+    if 0 in shape:
+        return False
+    end = 0  # the last place that the dims of smaller strides reach
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1
+    ):
+        if stride <= end:
+            return True
+        end += stride * (size - 1)
+    return False
+
+
 def same_strides(shape: Sequence[int], first: Sequence[int], second: Sequence[int]) -> bool:
     """Whether strides are the same wherever it matters: where a dim has more than one element."""
     return 0 in shape or all(size == 1 or a == b for size, a, b in zip(shape, first, second, strict=True))

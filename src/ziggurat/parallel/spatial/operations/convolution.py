@@ -112,6 +112,10 @@ def _conv(call: Call) -> Any:
         call.weight(bound["bias"]),
     )
     n = weight.dim() - 2
+    if x.is_complex():
+        raise call.unsupported(
+            "it convolves complex numbers", "convolve x.real and x.imag, and put them together"
+        )
     if len(x.dims) == n + 1:
         return call.func(x.unsqueeze(0), *call.args[1:], **call.named).squeeze(0)
     stride, dilation = per_dim(bound["stride"], n), per_dim(bound["dilation"], n)

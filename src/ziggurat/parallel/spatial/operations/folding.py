@@ -24,7 +24,7 @@ from ziggurat.parallel.spatial.operations.pointwise import align
 from ziggurat.parallel.spatial.operations.pooling import POOLS, pool_plan
 from ziggurat.parallel.spatial.operations.selecting import has_empty_band
 from ziggurat.parallel.spatial.operations.shapes import reshape
-from ziggurat.parallel.spatial.operations.windows import WindowPlan, per_dim, simple_dims, widen
+from ziggurat.parallel.spatial.operations.windows import WindowPlan, lowest, per_dim, simple_dims, widen
 from ziggurat.parallel.spatial.table import Call, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, gather
 
@@ -94,7 +94,7 @@ def _max_pool_with_indices(call: Call) -> Any:
     first = len(plan.x.dims) - n
     banded = {step.dim - first for step in plan.steps}
     inner = tuple(0 if i in banded else padding[i] for i in range(n))
-    rows = widen(plan, -math.inf)
+    rows = widen(plan, lowest(plan.x.dtype))
     pool = POOLS[n][0]
     local, index = pool(rows, kernel, stride, inner, dilation, bound["ceil_mode"], return_indices=True)
     return plan.finish(local), plan.finish(_of_whole(index, rows.shape[first:], plan, first))

@@ -20,9 +20,9 @@ from ziggurat.parallel.spatial.exchange import memory_format_of
 from ziggurat.parallel.spatial.layout import Dim, Dims, plain, size_of
 from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
-from ziggurat.parallel.spatial.operations.moments import largest, normal_dims, reduced
+from ziggurat.parallel.spatial.operations.moments import largest, normal_dims, reduced, smallest
 from ziggurat.parallel.spatial.operations.pointwise import run_pointwise
-from ziggurat.parallel.spatial.table import Call, operation, place_of, wrap
+from ziggurat.parallel.spatial.table import Call, operation, place_of
 from ziggurat.parallel.spatial.tensor import SpatialTensor, as_whole, gather, slice_local
 
 # Parameters in their order, and the dim that is meant where none is given (None: all of them).
@@ -211,7 +211,7 @@ def _max(call: Call) -> Any:
     x = call.args[0] if call.args else call.named["input"]
     if second is None:
         dims = tuple(range(len(x.dims)))
-        return largest(x, dims, False) if call.name == "max" else -largest(wrap(-x.local, x), dims, False)
+        return (largest if call.name == "max" else smallest)(x, dims, False)
     dims = normal_dims(second, len(x.dims))
     return along(call, x, dims, lambda local: with_locals(call, lambda value: local))
 

@@ -222,6 +222,8 @@ def _views_of_roll(call: Call, made: Sequence[SpatialTensor]) -> Sequence[Tensor
     """Say how rolled maps lie in memory: as PyTorch joins a tail and a head, of which one may be empty."""
     (x,) = made
     bound, shape = call.bind("input shifts dims", dims=None), tuple(x.shape)
+    if not shape:
+        return [None]
     dims = [bound["dims"]] if isinstance(bound["dims"], int) else list(bound["dims"] or [])
     moved = all(s % shape[d] for s, d in zip(per_dim(bound["shifts"], 1), dims, strict=True) if shape[d])
     given = bound["input"].meta

@@ -17,7 +17,7 @@ from ziggurat.parallel.spatial.layout import Dim, plain, size_of
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.gathering import spread
 from ziggurat.parallel.spatial.operations.pointwise import align
-from ziggurat.parallel.spatial.table import Call, operation
+from ziggurat.parallel.spatial.table import Call, operation, wrap
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, gather, slice_local
 
 
@@ -92,6 +92,7 @@ def _linear(call: Call) -> Any:
         call.weight(bound["weight"]),
         call.weight(bound["bias"]),
     )
+    x = kept_apart(x)
     if not any(f.is_cut for f in x.dims[-1]):
         local = functional.linear(x.local, weight, bias)
         return SpatialTensor(local, (*x.dims[:-1], *map(plain, weight.shape[:-1])), x.mesh)
@@ -115,4 +116,17 @@ def _matmul(call: Call) -> Any:
         [f"b{i}" for i in range(heads - max(second - 2, 0), heads)] + ["k"] + (["n"] if second > 1 else [])
     )
     result = [f"b{i}" for i in range(heads)] + (["m"] if first > 1 else []) + (["n"] if second > 1 else [])
-    return contract([one, other], [left, right], result, torch.matmul, call.mesh, call.name)
+    return contract(
+        [kept_apart(one), kept_apart(other)], [left, right], result, torch.matmul, call.mesh, call.name
+    )
+
+
+def kept_apart(x: Any) -> Any:
+    """Return a copy of a part of what PyTorch copies before it is multiplied: a view of more than two dims whose elements lie apart on one worker.
+
+    The copy is kept for backward, so that the view may be changed in place afterwards.
+    """
+    if not isinstance(x, SpatialTensor) or x.account.view is None or x.dim() < 3:
+        return x
+    is_copied = not x.meta.is_contiguous() and x.local.is_contiguous() and torch.is_grad_enabled()
+    return wrap(x.local.clone(), x) if is_copied else x

@@ -136,8 +136,16 @@ def _amax(call: Call) -> Any:
 @operation("moments", "amin")
 def _amin(call: Call) -> Any:
     x, dims, keepdim, _ = _arguments(call)
-    smallest = largest(wrap(-x.local, x), dims, keepdim)
-    return wrap(-smallest.local, smallest)
+    return smallest(x, dims, keepdim)
+
+
+def smallest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
+    """Return the smallest value over dims: what is the largest where the order is turned round."""
+    turn = (
+        torch.neg if x.is_floating_point() else torch.bitwise_not
+    )  # of whole numbers without a sign there is no negative
+    found = largest(wrap(turn(x.local), x), dims, keepdim)
+    return wrap(turn(found.local), found)
 
 
 def largest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
@@ -213,8 +221,14 @@ def _softmax(call: Call) -> Any:
 @operation("moments", "logsumexp")
 def _logsumexp(call: Call) -> Any:
     x, dims, keepdim, _ = _arguments(call)
+    if not (x.is_floating_point() or x.is_complex()):
+        x = wrap(x.local.to(torch.get_default_dtype()), x)
     if not axes_of(x, dims):
         return SpatialTensor(x.local.logsumexp(dims, keepdim), reduced(x, dims, keepdim), x.mesh)
+    if x.is_complex():
+        raise call.unsupported(
+            "it adds up the exponentials of complex numbers", "write x.exp().sum(...).log()"
+        )
     largest = x.detach().amax(dims, keepdim=True)
     logs = (x - largest).exp().sum(dims, keepdim=True).log() + largest
     return logs if keepdim else logs.squeeze(dims)

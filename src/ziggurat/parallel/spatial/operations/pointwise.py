@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ziggurat.parallel.spatial.layout import Dim, Dims, Factor, cuts, plain, shape_of, size_of
-from ziggurat.parallel.spatial.memory import empty_whole, make_meta
+from ziggurat.parallel.spatial.memory import empty_whole, make_meta, share_memory
 from ziggurat.parallel.spatial.mesh import SpatialMesh
 from ziggurat.parallel.spatial.operations.adopting import adopt, belongs_to_network
 from ziggurat.parallel.spatial.table import Call, its_input, operation, wrap
@@ -163,7 +163,11 @@ def run_pointwise(call: Call) -> Any:
     dims = broadcast_dims(operands, call.mesh, lead)
 
     def part(value: Any) -> Any:
-        return local_part(value, dims, call.mesh, call.name)
+        found = local_part(value, dims, call.mesh, call.name)
+        if lead is None or value is lead or not isinstance(found, Tensor):
+            return found
+        # the same elements, or it were refused; PyTorch refuses other strides, also of dims of which a worker has one element
+        return found.clone() if share_memory(found, lead.local) else found
 
     local = call.func(*map(part, args), **{name: part(value) for name, value in named.items()})
     if lead is not None and local is lead.local:

@@ -21,10 +21,12 @@ from ziggurat.parallel.spatial.geometry import (
 from ziggurat.parallel.spatial.layout import Factor, plain
 from ziggurat.parallel.spatial.memory import make_meta
 from ziggurat.parallel.spatial.mesh import SpatialMesh
+from ziggurat.parallel.spatial.operations.gathering import run_whole
 from ziggurat.parallel.spatial.operations.windows import (
     Rows,
     Step,
     WindowPlan,
+    lowest,
     per_dim,
     plan_windows,
     simple_dims,
@@ -75,7 +77,7 @@ class _MaxPool2d(torch.autograd.Function):
     def forward(
         ctx: Any, band: Tensor, sizes: tuple[Any, ...], steps: tuple[Step, ...], mesh: SpatialMesh
     ) -> Tensor:
-        rows, widened = Rows.exchange(band, steps, mesh, -math.inf)
+        rows, widened = Rows.exchange(band, steps, mesh, lowest(band.dtype))
         out, indices = max_pool2d(widened, *sizes)
         received = [tensor for of_step in rows.received for tensor in of_step]
         ctx.counts = [len(of_step) for of_step in rows.received]
@@ -121,7 +123,7 @@ def _max_pool(call: Call) -> Any:
     sizes = (kernel, stride, inner, dilation, bound["ceil_mode"])
     if n == 2 and not plan.is_local and len(plan.x.dims) == 4:
         return plan.finish(_MaxPool2d.apply(plan.x.local, sizes, plan.steps, plan.x.mesh))
-    return plan.finish(POOLS[n][0](widen(plan, -math.inf), *sizes))
+    return plan.finish(POOLS[n][0](widen(plan, lowest(x.dtype)), *sizes))
 
 
 @operation("window", "avg_pool3d")
@@ -208,6 +210,8 @@ def _lp_pool(call: Call) -> Any:
 def _adaptive_avg_pool(call: Call) -> Any:
     """Average rows by a small matrix, dim by dim: a bin's mean over rows and columns is a mean of means."""
     x, extents, first = _adaptive(call)
+    if 0 in x.shape:
+        return run_whole(call)
     for i, extent in enumerate(extents):
         x = _average_bins(x, first + i, extent)
     return x

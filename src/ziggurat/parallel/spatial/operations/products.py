@@ -131,7 +131,7 @@ def _inner(call: Call) -> Any:
 
 @operation("moments", "outer", "ger")
 def _outer(call: Call) -> Any:
-    one, other = call.args[:2] if len(call.args) > 1 else (call.args[0], *call.named.values())
+    one, other = call.bind("input vec2").values()
     return one.unsqueeze(1) * other.unsqueeze(0)
 
 
@@ -171,11 +171,14 @@ def _addmm(call: Call) -> Any:
     bound = call.bind("input one other", beta=1, alpha=1)
     added, *pair = (value for name, value in bound.items() if name not in ("beta", "alpha"))
     product = torch.outer(*pair) if call.name == "addr" else torch.matmul(*pair)
-    product = product.sum(0) if call.name == "addbmm" else product
-    product = product if bound["alpha"] == 1 else bound["alpha"] * product
-    if bound["beta"] == 0:
+    product = product.sum(0, dtype=product.dtype) if call.name == "addbmm" else product
+    alpha, beta = bound["alpha"], bound["beta"]
+    if not (product.is_floating_point() or product.is_complex()):
+        alpha, beta = int(alpha), int(beta)  # whole numbers stay such
+    product = product if alpha == 1 else alpha * product
+    if beta == 0:
         return product
-    return product + (added if bound["beta"] == 1 else bound["beta"] * added)
+    return product + (added if beta == 1 else beta * added)
 
 
 @operation("moments", "bilinear")

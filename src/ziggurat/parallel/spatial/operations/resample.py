@@ -152,6 +152,8 @@ def _interpolate(call: Call) -> Any:
         antialias=False,
     )  # fmt: skip
     x, mode = bound["input"], bound["mode"]
+    if not x.is_floating_point() and "nearest" not in mode:
+        raise call.unsupported("what it computes of whole numbers is rounded", "call x.float() before")
     n = len(x.dims) - 2
     x = simple_dims(x, range(2, 2 + n), call.name)
     extents = [x.shape[2 + i] for i in range(n)]

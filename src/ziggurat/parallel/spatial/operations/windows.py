@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -278,6 +279,11 @@ class _Widen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return ctx.rows.give_back(gradients[0]), None, None, None
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """Return what is no larger than any number of a type: what pads a map of which the largest are taken."""
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 def widen(plan: WindowPlan, fill: float) -> Tensor:
