@@ -208,3 +208,31 @@ def test_a_cache_of_a_module_forgets_what_a_trace_has_put_into_it(
     Tracer(Remembers()).trace(spec)
     assert cached.cache_info().currsize == 0
     assert Remembers()(torch.ones(1)).item() == 1
+
+
+def test_caches_are_looked_for_in_classes_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the name of a class's module is no text, and in methods of what is no layer."""
+
+    class Odd:
+        __slots__ = ("place",)
+
+    Odd.__module__ = vars(Odd)["place"]
+
+    class Helper:
+        cached = staticmethod(functools.lru_cache(lambda: torch.ones(1)))
+
+    Helper.__module__ = __name__
+    monkeypatch.setitem(globals(), "Odd", Odd)
+    monkeypatch.setitem(globals(), "Helper", Helper)
+    monkeypatch.setitem(globals(), "remember", lambda: Helper.cached())
+    Tracer(Remembers()).trace(spec_of(torch.empty(1, 3, 4, 4)))
+    assert Helper.cached.cache_info().currsize == 0
+
+
+def test_what_nobody_sees_forgets_a_trace_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that lies in no module, class or layer: it holds a tensor of the trace, and is found by that."""
+    holder = [functools.lru_cache(maxsize=4)(lambda key: torch.ones(1))]
+    monkeypatch.setitem(globals(), "remember", lambda: holder[0](1))
+    Tracer(Remembers()).trace(spec_of(torch.empty(1, 3, 4, 4)))
+    assert holder[0].cache_info().currsize == 0
+    assert Remembers()(torch.ones(1)).item() == 1

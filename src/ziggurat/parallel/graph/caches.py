@@ -150,10 +150,12 @@ def _caches_of_module(module: ModuleType) -> Iterator[Any]:
 
 def _caches_of_methods(classes: set[type]) -> Iterator[Any]:
     """Yield the caches of the classes' own methods."""
-    for own in {
-        base for made in classes for base in made.__mro__ if not base.__module__.startswith("torch.")
-    }:
-        for value in vars(own).values():
+    bases = {base for made in classes for base in made.__mro__}
+    for own in bases:
+        module = own.__module__
+        if not isinstance(module, str) or module.startswith("torch."):  # a class may have a slot of this name
+            continue
+        for value in list(vars(own).values()):
             yield from _caches_in(getattr(value, "__func__", value))  # of a static or class method
 
 
