@@ -216,13 +216,16 @@ def test_caches_are_looked_for_in_classes_of_any_kind(monkeypatch: pytest.Monkey
     class Odd:
         __slots__ = ("place",)
 
-    Odd.__module__ = vars(Odd)["place"]
+    class OfOdd(Odd):
+        pass
+
+    Odd.__module__, OfOdd.__module__ = vars(Odd)["place"], __name__
 
     class Helper:
         cached = staticmethod(functools.lru_cache(lambda: torch.ones(1)))
 
     Helper.__module__ = __name__
-    monkeypatch.setitem(globals(), "Odd", Odd)
+    monkeypatch.setitem(globals(), "OfOdd", OfOdd)
     monkeypatch.setitem(globals(), "Helper", Helper)
     monkeypatch.setitem(globals(), "remember", lambda: Helper.cached())
     Tracer(Remembers()).trace(spec_of(torch.empty(1, 3, 4, 4)))
