@@ -101,6 +101,7 @@ EXPRESSIONS = [
     "s.gather(0, torch.tensor(0))",
     "s.unfold(0, 1, 1)",
     "s.item() * s",
+    "float(f'{s:.3f}') * s",
     "s.numel() * s",
     "s.size() and s or s * 2",
     "s.dim() + s",

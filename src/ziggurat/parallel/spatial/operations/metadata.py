@@ -85,7 +85,9 @@ def _local_answer(call: Call) -> Any:
     return call.func(call.args[0].local, *call.args[1:], **call.named)
 
 
-@operation("question", "is_contiguous", "stride", "storage_offset", "dim_order", "is_set_to")
+@operation(
+    "question", "is_contiguous", "stride", "storage_offset", "dim_order", "is_set_to", "is_same_size", "result_type", "get nbytes",
+)  # fmt: skip
 def _answer_of_the_whole(call: Call) -> Any:
     """Say how the whole lies in memory."""
     return call.func(*as_meta(call.args), **as_meta(call.named))
@@ -122,10 +124,16 @@ def _iter(call: Call) -> Any:
     return iter(call.args[0].unbind(0))
 
 
-@operation("question", "format", "repr", "str")
+@operation("question", "repr", "str")
 def _text(call: Call) -> str:
     x = call.args[0]
     return str(x.local.item()) if not x.dims else SpatialTensor.__repr__(x)
+
+
+@operation("question", "format")
+def _format(call: Call) -> str:
+    x, how = call.args
+    return format(SpatialTensor.__repr__(x) if x.dims else x.local.item(), how)
 
 
 @operation("question", "set data")

@@ -26,7 +26,7 @@ from ziggurat.parallel.spatial.operations.selecting import (
     put_items,
 )
 from ziggurat.parallel.spatial.strides import in_order
-from ziggurat.parallel.spatial.table import Call, like_its_first, operation
+from ziggurat.parallel.spatial.table import Call, as_made, like_its_first, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, as_whole, gather
 
 
@@ -207,6 +207,20 @@ def _index_add(call: Call) -> Any:
     numbers = gather(index, call.name).local if isinstance(index, SpatialTensor) else index
     x = _lead(call, given, source, d)
     return _into(call, x, d, [source], lambda local, values: call.func(local, d, numbers, values, **bound))
+
+
+@operation("layout", "select_scatter", "slice_scatter", views=as_made)
+def _scatter_into_a_copy(call: Call) -> Any:
+    """Copy a tensor, and put another one into a slice of the copy."""
+    if call.name == "select_scatter":
+        bound = call.bind("input src dim index")
+        chosen: Any = bound["index"]
+    else:
+        bound = call.bind("input src dim start end step", dim=0, start=None, end=None, step=1)
+        chosen = slice(bound["start"], bound["end"], bound["step"])
+    out = spread(bound["input"], call.mesh).clone()
+    out[(slice(None),) * (bound["dim"] % out.dim()) + (chosen,)] = bound["src"]
+    return out
 
 
 @operation("gather", "index_fill", views=like_its_first)
