@@ -26,7 +26,7 @@ from ziggurat.parallel.spatial.operations.selecting import (
     put_items,
 )
 from ziggurat.parallel.spatial.strides import in_order
-from ziggurat.parallel.spatial.table import Call, as_made, like_its_first, operation
+from ziggurat.parallel.spatial.table import Call, like_its_first, operation
 from ziggurat.parallel.spatial.tensor import SpatialTensor, add_up, as_whole, gather
 
 
@@ -209,7 +209,7 @@ def _index_add(call: Call) -> Any:
     return _into(call, x, d, [source], lambda local, values: call.func(local, d, numbers, values, **bound))
 
 
-@operation("layout", "select_scatter", "slice_scatter", views=as_made)
+@operation("layout", "select_scatter", "slice_scatter")
 def _scatter_into_a_copy(call: Call) -> Any:
     """Copy a tensor, and put another one into a slice of the copy."""
     if call.name == "select_scatter":
