@@ -140,10 +140,11 @@ def _amin(call: Call) -> Any:
 
 
 def smallest(x: SpatialTensor, dims: Sequence[int], keepdim: bool) -> SpatialTensor:
-    """Return the smallest value over dims: what is the largest where the order is turned round."""
-    turn = (
-        torch.neg if x.is_floating_point() else torch.bitwise_not
-    )  # of whole numbers without a sign there is no negative
+    """Return the smallest value over dims: what is the largest where the order is turned round.
+
+    Whole numbers without a sign have no negative: their bits are turned round.
+    """
+    turn = torch.neg if x.is_floating_point() else torch.bitwise_not
     found = largest(wrap(turn(x.local), x), dims, keepdim)
     return wrap(turn(found.local), found)
 
