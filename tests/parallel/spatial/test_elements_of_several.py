@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from support.conformance import is_fit
 from support.whole_and_bands import Case, assert_exact, compare
 
 WIDE = {
@@ -39,16 +40,6 @@ def changed(wide, part, change):
         )
 
     return function
-
-
-def is_fit(function, shape):
-    """Whether PyTorch changes it at all: of several elements in one place it changes none."""
-    x = torch.randn(shape, dtype=torch.float64).requires_grad_()
-    try:
-        function(x).sum().backward()
-    except RuntimeError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("degrees", [(2,), (2, 2)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own habit
 
+from support.conformance import is_fit
 from support.whole_and_bands import Case, assert_exact, compare
 
 MAKERS = {
@@ -43,16 +44,6 @@ def hooked(make, change, use_before):
         return v * v.detach() + b.detach().mean() + before
 
     return function
-
-
-def is_fit(function, shape):
-    """Whether PyTorch computes it on one worker: of what it has saved for backward, and of several views, nothing may be changed."""
-    x = torch.randn(shape, dtype=torch.float64).requires_grad_()
-    try:
-        function(x).sum().backward()
-    except RuntimeError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, get_testing_overrides
 
-from support import index_cases, operation_cases, other_cases, product_cases, sampling_cases
+from support.conformance import CASES as ALL
 from support.ranks import run_ranks
 from support.whole_and_bands import Case
 from ziggurat.parallel.spatial import SpatialTensor, UnsupportedOperation, cut, spatial_mesh, whole_tensor
 
-CASES = {
-    f"{group}: {name}": case
-    for module in (operation_cases, index_cases, sampling_cases, product_cases, other_cases)
-    for group, cases in vars(module).items()
-    if isinstance(cases, dict) and all(isinstance(case, Case) for case in cases.values())
-    for name, case in cases.items()
-    if len(case.shape) > 3  # of maps
-}
+CASES = {name: case for name, case in ALL.items() if len(case.shape) > 3}  # of maps
 SIGNATURES = get_testing_overrides()
 PRIVATE = (
     "lstm",

@@ -120,6 +120,8 @@ def run_operation(func: Callable[..., Any], args: tuple[Any, ...], named: dict[s
         if changes == x.account.memory.changes and (version != _version(x) or call.changes_untold(x))
     ]
     for tensor in changed:
+        if not call.is_in_place:  # an argument says so: ``inplace=True``
+            refuse_elements_of_several(tensor)
         note_change(tensor)
     if call.is_in_place:
         if isinstance(args[0], SpatialTensor) and result is not None and result is not args[0]:

@@ -217,7 +217,6 @@ def refuse_elements_of_several(x: SpatialTensor) -> None:
 
 def note_change(x: SpatialTensor) -> None:
     """Let all that lies in a tensor's memory know that the tensor was changed in place."""
-    refuse_elements_of_several(x)
     memory = x.account.memory
     current, above = _that_hold_the_same(x), []
     copy, one = None, x
