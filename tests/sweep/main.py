@@ -1,7 +1,7 @@
 """Verify many networks under spatial plans, or in stages, and write what came of it: ``make sweep``.
 
     python tests/sweep/main.py [--kind space|stages|axes|third-party] [--only TEXT ...] [--plan PLAN ...] [--again VERDICT ...]
-                               [--every-pair] [--limit SECONDS] [--out FILE]
+                               [--every-pair] [--limit SECONDS] [--jobs NUMBER] [--out FILE]
 
 Results are kept after each network: a sweep that is stopped goes on where it was. Delete the results to begin anew.
 
@@ -22,6 +22,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ import torch
 import torch._dynamo  # before any fork
 
 from sweep.cases import Case, every_pair
-from sweep.run import NetworkResult, run_network
+from sweep.run import NetworkResult, Task, run_networks
 from sweep.table import KINDS, SPACE, Kind, format_page
 
 WORSE = ("exact", "rounding", "unclear", "raised", "failed", "wrong", "nondeterministic", "not built")
@@ -52,21 +53,23 @@ def main() -> None:
     begin = time.monotonic()
     numbers = {row: number for number, row in enumerate(kind.networks)}
     preload(kind)
-    for family, name in in_rounds(kind.networks):
-        wanted = any(text in name or text in family for text in options.only)
-        if not wanted or not kind.is_there(family):
-            continue
-        known = results.get(name)
-        if known is not None and known.verdict in options.again:
-            known = None
-        missing = [
-            case
-            for case in cases(numbers[family, name])
-            if (not options.plan or case.plan in options.plan) and not is_known(case, known)
-        ]
-        if not missing:
-            continue
-        outcome = results[name] = joined(known, run_network(family, name, missing, options.limit))
+    again = {name for name, known in results.items() if known.verdict in options.again}
+
+    def tasks() -> Iterator[Task]:
+        for family, name in in_rounds(kind.networks):
+            known = None if name in again else results.get(name)
+            missing = [
+                case
+                for case in cases(numbers[family, name])
+                if (not options.plan or case.plan in options.plan) and not is_known(case, known)
+            ]
+            wanted = any(text in name or text in family for text in options.only)
+            if missing and wanted and kind.is_there(family):
+                yield family, name, missing
+
+    for outcome in run_networks(tasks(), options.limit, options.jobs):
+        name = outcome.name
+        results[name] = outcome = joined(None if name in again else results.get(name), outcome)
         write(out, results, kind)
         seconds = time.monotonic() - begin
         print(
@@ -87,6 +90,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--again", nargs="*", default=[], help="verdicts of networks that are run again")
     parser.add_argument("--every-pair", action="store_true", help="each spatial plan at each size")
     parser.add_argument("--limit", type=float, default=150, help="seconds for each network")
+    parser.add_argument("--jobs", type=int, default=1, help="networks that are verified at a time")
     parser.add_argument("--out", type=Path, help="the results; the page stands beside them")
     return parser.parse_args()
 

@@ -6,13 +6,14 @@ Everything happens in a process of its own, with a time limit: a network that fa
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -73,28 +74,73 @@ class NetworkResult:
     seconds: float = 0.0
 
 
-def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> NetworkResult:
-    """Verify one network in a process of its own; the process and its workers are ended after `limit` seconds."""
-    context = fork_context()
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(send, family, name, cases, limit))
-    begin = time.monotonic()
-    process.start()
-    send.close()
-    outcome = NetworkResult(family, name, "failed", f"no answer in {limit:.0f} s")
+class Attempt:
+    """One network that is verified in a process of its own, which ends with its workers after a limit of time.
+
+    Attributes:
+        pipe: Ready where there is something to `hear`.
+        deadline: By `time.monotonic`; nothing is heard of it later.
+    """
+
+    def __init__(self, family: str, name: str, cases: Sequence[Case], limit: float) -> None:
+        self._outcome = NetworkResult(family, name, "failed", f"no answer in {limit:.0f} s")
+        self._cases, self._limit = cases, limit
+        self._begin = time.monotonic()
+        self.deadline = self._begin + limit
+        context = fork_context()
+        self.pipe, send = context.Pipe(duplex=False)
+        self._process = context.Process(target=_main, args=(send, family, name, cases, limit))
+        self._process.start()
+        send.close()
+
+    def hear(self) -> bool:
+        """Take in what it has found so far; say whether more may come."""
+        try:
+            self._outcome = self.pipe.recv()
+        except EOFError:  # it has ended
+            return False
+        return True
+
+    def end(self) -> NetworkResult:
+        """End the process and its workers, and return what came of the network."""
+        _end_group(self._process.pid)
+        self._process.join()
+        self.pipe.close()
+        outcome, cases = self._outcome, self._cases
+        outcome.seconds = round(time.monotonic() - self._begin, 1)
+        if len(outcome.cases) < len(cases) and outcome.verdict not in ENDED:
+            outcome.verdict = "failed"
+            outcome.why = f"it ended after {len(outcome.cases)} of {len(cases)} plans, {outcome.seconds:.0f} of {self._limit:.0f} s"
+        return outcome
+
+
+Task = tuple[str, str, Sequence[Case]]
+
+
+def run_networks(tasks: Iterable[Task], limit: float, jobs: int) -> Iterator[NetworkResult]:
+    """Verify networks, up to `jobs` at a time, and yield what came of each as it ends; each may take `limit` seconds."""
+    running: list[Attempt] = []
+    waiting = iter(tasks)
     try:
-        while receive.poll(max(0.0, begin + limit - time.monotonic())):
-            outcome = receive.recv()
-    except EOFError:  # it has ended
-        pass
+        while True:
+            running += [Attempt(*task, limit) for task in itertools.islice(waiting, jobs - len(running))]
+            if not running:
+                return
+            soonest = min(attempt.deadline for attempt in running)
+            ready = wait([attempt.pipe for attempt in running], max(0.0, soonest - time.monotonic()))
+            for attempt in list(running):
+                heard = attempt.pipe in ready and attempt.hear()
+                if not heard and (attempt.pipe in ready or time.monotonic() >= attempt.deadline):
+                    running.remove(attempt)
+                    yield attempt.end()
     finally:
-        _end_group(process.pid)
-        process.join()
-        receive.close()
-    outcome.seconds = round(time.monotonic() - begin, 1)
-    if len(outcome.cases) < len(cases) and outcome.verdict not in ENDED:
-        outcome.verdict = "failed"
-        outcome.why = f"it ended after {len(outcome.cases)} of {len(cases)} plans, {outcome.seconds:.0f} of {limit:.0f} s"
+        for attempt in running:
+            attempt.end()
+
+
+def run_network(family: str, name: str, cases: Sequence[Case], limit: float = 120) -> NetworkResult:
+    """Verify one network."""
+    (outcome,) = run_networks([(family, name, cases)], limit, jobs=1)
     return outcome
 
 
