@@ -180,6 +180,8 @@ class Shuffle(nn.Module):
 
     orders: ClassVar[dict[int, list[tuple[Tensor, int]]]] = {}
 
+    of_class: ClassVar[Tensor | None] = None
+
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
@@ -229,6 +231,11 @@ class Shuffle(nn.Module):
             HOLDER.order = torch.arange(channels).flip(0)
         return HOLDER.order
 
+    def in_class(self, channels: int) -> Tensor:
+        if Shuffle.of_class is None:
+            Shuffle.of_class = torch.arange(channels).flip(0)
+        return Shuffle.of_class
+
     def forward(self, x: Tensor) -> Tensor:
         return x[:, getattr(self, self.kind)(x.shape[1])]
 
@@ -254,9 +261,9 @@ def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, pla
     assert run_alone_and(model, plan, trial) == "exact"
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
-@pytest.mark.parametrize("kind", ["in_global", "in_list", "in_object"])
+@pytest.mark.parametrize("kind", ["in_global", "in_list", "in_object", "in_class"])
 def test_tensors_without_values_that_cannot_be_taken_back_are_refused(kind: str, plan: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*three()[:1], Shuffle(kind), nn.Tanh(), nn.Conv2d(8, 8, 3), Shuffle(kind)).double()

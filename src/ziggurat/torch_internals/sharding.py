@@ -157,8 +157,9 @@ def talks_by_itself(module: nn.Module) -> bool:
 
 
 def held_groups(module: nn.Module) -> list[str]:
-    """Return the names of a module's own attributes that are process groups, or meshes of them."""
-    return [name for name, value in vars(module).items() if isinstance(value, (ProcessGroup, DeviceMesh))]
+    """Return the names of a module's own attributes that are process groups, or meshes of them; none is asked what it is."""
+    kinds = (ProcessGroup, DeviceMesh)
+    return [name for name, value in vars(module).items() if issubclass(type(value), kinds)]
 
 
 def gathered_places(args: Sequence[Any]) -> tuple[Tensor, Tensor]:

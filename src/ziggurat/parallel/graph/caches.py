@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ziggurat.system.unasked import attributes_of, is_a
+
 Cache = type(functools.lru_cache(maxsize=1)(len))
 KNOWN = {"torch", "numpy", *sys.stdlib_module_names}
 """Packages whose functions keep no tensors of a network."""
@@ -90,7 +92,7 @@ def _forget_each(tensors: list[Tensor]) -> None:
         for holder in holders:
             if type(holder) is Cache:
                 holder.cache_clear()
-            if isinstance(holder, dict):
+            if is_a(holder, dict):
                 keys = [key for key, one in holder.items() if id(one) in known]
                 if keys and not _is_namespace(holder):
                     for key in keys:
@@ -103,10 +105,16 @@ def _forget_each(tensors: list[Tensor]) -> None:
 
 
 def _is_namespace(holder: dict[Any, Any]) -> bool:
-    """Whether a dict has the variables of a module, or the attributes of an object: these are no cache."""
+    """Whether a dict has the variables of a module, or the attributes of an object or a class: these are no cache."""
     return "__builtins__" in holder or any(
-        getattr(one, "__dict__", None) is holder for one in gc.get_referrers(holder)
+        attributes_of(one) is holder or (is_a(one, type) and _of_class(one) is holder)
+        for one in gc.get_referrers(holder)
     )
+
+
+def _of_class(owner: type) -> Any:
+    """Return the dict behind what a class shows of its own."""
+    return gc.get_referents(vars(owner))[0]
 
 
 class _OfModules:
@@ -126,7 +134,7 @@ class _OfModules:
         """
         found: list[Any] = []
         for name, module in list(sys.modules.items()):
-            if not isinstance(module, ModuleType) or name.partition(".")[0] in KNOWN:
+            if not is_a(module, ModuleType) or name.partition(".")[0] in KNOWN:
                 continue
             mark, known = (id(module), len(vars(module))), self.known.get(name)
             if known is None or known[:2] != mark or name in changing or name == "__main__":
@@ -141,7 +149,7 @@ _of_modules = _OfModules()
 def _caches_of_module(module: ModuleType) -> Iterator[Any]:
     """Yield the caches of a module's functions, and of the methods of the classes that it defines."""
     for value in list(vars(module).values()):
-        if isinstance(value, type):
+        if is_a(value, type):
             if value.__module__ == module.__name__:
                 yield from _caches_of_methods({value})
         else:
@@ -156,7 +164,7 @@ def _caches_of_methods(classes: set[type]) -> Iterator[Any]:
         if not isinstance(module, str) or module.startswith("torch."):  # a class may have a slot of this name
             continue
         for value in list(vars(own).values()):
-            yield from _caches_in(getattr(value, "__func__", value))  # of a static or class method
+            yield from _caches_in(value.__func__ if is_a(value, staticmethod, classmethod) else value)
 
 
 def _caches_in(value: Any) -> Iterator[Any]:

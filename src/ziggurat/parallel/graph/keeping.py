@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.graph.caches import closed_over
 from ziggurat.parallel.graph.draws import DRAWING
+from ziggurat.system.unasked import attributes_of, is_a
 from ziggurat.torch_internals.containers import tree_leaves
 from ziggurat.torch_internals.tensors import version_of
 
@@ -124,35 +125,36 @@ class Origins:
                 self.add(tensor, False, inner)
 
     def _word(self, leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
+        if is_a(leaf, Tensor):
             if name := self.name_of(leaf):
                 return name
             number = 0 if self.is_constant(leaf) else self.made.get(id(leaf), (leaf, -1))[1]
             return number, tuple(leaf.shape), leaf.dtype
-        return repr(leaf) if isinstance(leaf, (*PLAIN, tuple, list)) else name_of_function(leaf)
+        return repr(leaf) if is_a(leaf, *PLAIN, tuple, list) else name_of_function(leaf)
 
 
 def name_of_function(func: Any) -> str:
     """Return a name of a function or another object, the same in each trace."""
-    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
+    try:
+        name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
+    except Exception:  # noqa: BLE001 - another's object may raise anything whatever it is asked
+        name = None
     return str(name or type(func).__qualname__)
 
 
 def is_plain_function(value: Any) -> bool:
     """Whether a function has nothing of its surroundings but numbers, words, and functions that have nothing else."""
-    if isinstance(value, functools.partial):
+    if is_a(value, functools.partial):
         return all(map(_is_plain, (value.func, *value.args, *value.keywords.values())))
-    if isinstance(value, types.FunctionType):
+    if is_a(value, types.FunctionType):
         cells = closed_over(value)
         named = (value.__kwdefaults__ or {}).values()
         return all(map(_is_plain, (*cells, *(value.__defaults__ or ()), *named)))
-    return isinstance(value, types.BuiltinFunctionType) and isinstance(
-        value.__self__, (type(None), type, types.ModuleType)
-    )
+    return is_a(value, types.BuiltinFunctionType) and is_a(value.__self__, type(None), type, types.ModuleType)
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, (*PLAIN, types.ModuleType)) or is_plain_function(value)
+    return is_a(value, *PLAIN, types.ModuleType) or is_plain_function(value)
 
 
 Snapshot = dict[tuple[str, str], Any]
@@ -187,12 +189,12 @@ def tensors_kept_by(model: nn.Module) -> list[tuple[str, str, Tensor]]:
         if key not in OF_MODULES
         for leaf in (
             [value]
-            if isinstance(value, Tensor)
+            if is_a(value, Tensor)
             else tree_leaves(value)
             if type(value) in (list, tuple, dict)
             else ()
         )
-        if isinstance(leaf, Tensor)
+        if is_a(leaf, Tensor)
     ]
 
 
@@ -205,43 +207,41 @@ class _Words:
 
     def of(self, value: Any, depth: int) -> Any:
         self.items += 1
-        if isinstance(value, PLAIN):
+        if is_a(value, *PLAIN):
             return repr(value)
-        if isinstance(value, Tensor):
+        if is_a(value, Tensor):
             return "tensor", tuple(value.shape), str(value.dtype), 0 if value.is_meta else version_of(value)
         kind = type(value).__qualname__
         if (
-            isinstance(value, (nn.Module, type, types.ModuleType))
+            is_a(value, nn.Module, type, types.ModuleType)
             or depth >= MOST_DEPTH
             or self.items > MOST_ITEMS
+            or id(value) in self.open
         ):
-            return kind
-        if id(value) in self.open:
             return kind
         self.open.add(id(value))
         try:
             return kind, self._inside(value, depth + 1)
+        except Exception:  # noqa: BLE001 - another's object may raise anything whatever it is asked
+            return kind
         finally:
             self.open.discard(id(value))
 
     def _inside(self, value: Any, depth: int) -> Any:
-        if isinstance(value, Mapping):
+        if is_a(value, Mapping):
             return tuple((self.of(key, depth), self.of(one, depth)) for key, one in list(value.items()))
-        if isinstance(value, (set, frozenset)):
+        if is_a(value, set, frozenset):
             return tuple(sorted(repr(self.of(one, depth)) for one in value))
-        if isinstance(value, Sequence):
+        if is_a(value, Sequence):
             return tuple(self.of(one, depth) for one in value)
-        if isinstance(value, types.FunctionType):
+        if is_a(value, types.FunctionType):
             return value.__qualname__, tuple(self.of(held, depth) for held in closed_over(value))
-        if isinstance(value, functools.partial):
+        if is_a(value, functools.partial):
             return tuple(self.of(one, depth) for one in (value.func, value.args, value.keywords))
-        if isinstance(value, types.MethodType):
+        if is_a(value, types.MethodType):
             return value.__func__.__qualname__
-        held = getattr(value, "__dict__", None)
-        return self.of(held, depth) if isinstance(held, dict) else repr(value) if _says_all(value) else ""
-
-
-def _says_all(value: Any) -> bool:
-    """Whether an object's ``repr`` says what it holds, and not where it lies."""
-    said = repr(value)
-    return " at 0x" not in said
+        held = attributes_of(value)
+        if held is not None:
+            return self.of(held, depth)
+        said = repr(value)
+        return "" if " at 0x" in said else said  # where it lies, and not what it holds
