@@ -59,6 +59,16 @@ def reference_of(model: nn.Module, trial: Trial) -> Outcome:
     return run_step(copy.deepcopy(model), trial, make_mesh(Workers()))
 
 
+def reference_in_a_process(model: nn.Module, trial: Trial) -> Outcome:
+    """Return the step on one worker, of the network itself: a copy would lack the hooks on its parameters."""
+    outcome: Outcome = run_ranks(_step_alone, 1, (model, trial), 60)[0]
+    return outcome
+
+
+def _step_alone(workers: Workers, model: nn.Module, trial: Trial) -> Outcome:
+    return run_step(model, trial, make_mesh(workers))
+
+
 def verdict_of(model: nn.Module, plan: str, trial: Trial, reference: Outcome | None = None) -> Verdict:
     """Return what becomes of a network of float64 under a plan; of one that cannot be copied, build it in the workers."""
     reference = reference_of(model, trial) if reference is None else reference

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ziggurat.parallel.spatial import SpatialTensor, gather, whole_tensor
+from ziggurat.parallel.spatial import SpatialTensor, band_of, gather, whole_tensor
 from ziggurat.parallel.spatial.geometry import Range, partition, ranges
 from ziggurat.parallel.spatial.tensor import recut
 
@@ -70,7 +70,7 @@ def own_part(map_BCHW: Tensor) -> Tensor:
         bounds = partition(x.shape[dim], axis.size)
         if x.dims[dim][0].is_cut:
             x = recut(x, dim, 0, bounds)
-    local = x.local
+    local = band_of(x)
     for axis in x.mesh.axes:
         dim = 2 + axis.place
         if not x.dims[dim][0].is_cut:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -85,6 +86,16 @@ def seeing_apply(see: SeesApply) -> AbstractContextManager[None]:
         see: Is called instead, and has to call what calls the original.
     """
     return _calls.by(see)
+
+
+def is_of_custom_function(tensor: Tensor) -> bool:
+    """Whether a custom autograd function has made a tensor.
+
+    Why: who has bound ``Function.apply`` before (``swish = Swish.apply``) calls it unseen. The property is asked as PyTorch has it, as
+    others may watch who asks.
+    """
+    grad_fn: Any = torch._C.TensorBase.grad_fn
+    return isinstance(grad_fn.__get__(tensor), BackwardCFunction)
 
 
 def checkpoint_by_hooks(function: Callable[..., Any], keeps_generators: bool, *args: Any) -> Any:

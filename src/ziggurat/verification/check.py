@@ -65,11 +65,16 @@ def check_step(
 
     Returns:
         The same on every worker.
+
+    Raises:
+        UnsupportedOperation: In a layer that other workers do not compute, which wait for what this one would send.
     """
     mesh = make_mesh(workers, plan, trial.config.launch.hierarchy)
     try:
         step = run_step(model, trial, mesh, count_bytes=measure, timed=measure)
     except UnsupportedOperation as error:
+        if any(one.takes_turns for one in mesh.strategies):
+            raise
         mesh.close()
         names = ("operation", "layer", "line", "reason", "remedy")
         return Check(None, [{name: getattr(error, name) for name in names}])

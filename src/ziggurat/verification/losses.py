@@ -14,7 +14,7 @@ from ziggurat.config import RunConfig
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, SampleId
 from ziggurat.models.vision import VisionModel
-from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.parallel.spatial import SpatialTensor, band_of
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.tasks.base import Task
 from ziggurat.tasks.registry import make_task
@@ -81,7 +81,7 @@ class RandomWeighting:
                 scale = max(1, weights.numel()) ** -0.5
                 terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
         loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
-        return {"outputs": loss.local / loss.mesh.num_workers if isinstance(loss, SpatialTensor) else loss}
+        return {"outputs": band_of(loss) / loss.mesh.num_workers if isinstance(loss, SpatialTensor) else loss}
 
     def typical_size(self, outputs: list[Tensor]) -> float:
         """Return the deviation of the loss over random weights: it may come out near 0 by chance."""

@@ -23,13 +23,13 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.costs import Costs
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.recent import Recent
-from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
+from ziggurat.parallel.graph.runner import Held, StageRunner, like
 from ziggurat.parallel.graph.stages import Stage, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
 from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.pipeline import Work
 from ziggurat.parallel.pipeline.slots import Slot, timetable
-from ziggurat.parallel.spatial import SpatialMesh
+from ziggurat.parallel.spatial import SpatialMesh, band_of
 
 Address = tuple[int, int]  # of a message: the piece that sends, the piece that receives
 
@@ -245,5 +245,5 @@ class Branches:
 
 def _own_leaf(tensor: Tensor) -> Tensor:
     """Return a tensor as a piece on the same worker receives it: its own leaf, the same memory."""
-    local = local_of(tensor)
+    local = band_of(tensor)
     return like(tensor, local.detach().requires_grad_(local.requires_grad))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+META = torch.device("meta")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -30,3 +31,14 @@ def meta_copy(model: Model, mark: Callable[[Tensor, str], Tensor] = lambda tenso
     for name, buffer in model.named_buffers():
         hollow[id(buffer)] = mark(torch.empty_like(buffer, device="meta"), name)
     return copy.deepcopy(model, hollow)
+
+
+def as_on_meta(leaf: Any) -> Any:
+    """Return an argument as it is where nothing has memory."""
+    if isinstance(leaf, torch.device):
+        return META
+    if isinstance(leaf, str) and leaf.partition(":")[0] in ("cpu", "cuda"):
+        return "meta"
+    if isinstance(leaf, Tensor) and leaf.device != META:
+        return leaf.to(META)
+    return leaf

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from ziggurat.parallel.graph.called import Applied, call_and_keep
+from ziggurat.parallel.graph.called import Applied, call_and_keep, is_called_unseen
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import REMEDY, DrawWatch, said_of
 from ziggurat.parallel.graph.finite import FiniteWatch, answered_as_traced
@@ -29,6 +29,7 @@ from ziggurat.parallel.graph.graph import (
     values_in,
 )
 from ziggurat.parallel.graph.keeping import kept_by
+from ziggurat.parallel.graph.meta import META, as_on_meta
 from ziggurat.parallel.graph.numbers import has_same_calls
 from ziggurat.parallel.graph.sharing import Sharing
 from ziggurat.parallel.graph.state_names import names_of_states
@@ -49,7 +50,6 @@ from ziggurat.torch_internals.modules import NORMS
 from ziggurat.torch_internals.norm_calls import as_seen, statistics_changed_by
 from ziggurat.torch_internals.tensors import memory_key, version_of
 
-META = torch.device("meta")
 UNLIKELY = 7_389_056_098_930_650
 CHANGES_CHECKPOINT = "changes in place what a checkpoint has computed, through one of several views of it"
 OWN_HOOKS = 2  # of the trace, on each layer
@@ -227,7 +227,7 @@ class Recorder(FunctionMode):
             return answer
         with unseen():
             versions = [(tensor, version_of(tensor)) for tensor in given]
-            hollow, hollow_named = tree_map(_on_meta, (args, kwargs))
+            hollow, hollow_named = tree_map(as_on_meta, (args, kwargs))
         result = on_meta(func, hollow, hollow_named)
         with unseen():
             result = self.sharing.apart(func, result, versions, tensors_in((hollow, hollow_named)))
@@ -334,8 +334,12 @@ class Recorder(FunctionMode):
     def _mark(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        if id(leaf) in self.values:
-            return self.values[id(leaf)]
+        if (value := self.values.get(id(leaf))) is not None:
+            if value.call != INPUT and is_called_unseen(
+                leaf, (call := self.graph.calls[value.call]).function
+            ):
+                raise Unseen(call.layer)
+            return value
         if name := self.name_of(leaf):
             return State(name)
         if not leaf.is_meta or self.origins.is_stale(
@@ -371,7 +375,7 @@ class Recorder(FunctionMode):
             args, kwargs = tree_map(lambda leaf: leaf, (args, kwargs))  # a layer may append to a list
             self.pending = (args, kwargs, [(tensor, version_of(tensor)) for tensor in states])
             if any(isinstance(value, torch.device) for value in (*args, *kwargs.values())):
-                return tree_map(_on_meta, (args, kwargs))
+                return tree_map(as_on_meta, (args, kwargs))
         return None
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
@@ -487,14 +491,3 @@ def _not_seeing(hook: Callable[..., Any]) -> Callable[..., Any]:
             return hook(*args)
 
     return call
-
-
-def _on_meta(leaf: Any) -> Any:
-    """Return an argument as it is where nothing has memory."""
-    if isinstance(leaf, torch.device):
-        return META
-    if isinstance(leaf, str) and leaf.partition(":")[0] in ("cpu", "cuda"):
-        return "meta"
-    if isinstance(leaf, Tensor) and leaf.device != META:
-        return leaf.to(META)
-    return leaf

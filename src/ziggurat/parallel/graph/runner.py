@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ziggurat.parallel.graph.cannot_cut import CannotCut
+from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import Call, Graph, Value, fill, tensors_in
 from ziggurat.parallel.graph.recompute import recomputed
 from ziggurat.parallel.graph.stages import Stage
-from ziggurat.parallel.spatial import SpatialTensor
-
-
-def local_of(tensor: Tensor) -> Tensor:
-    """Return what this worker has of a tensor: what autograd works on."""
-    return tensor.local if isinstance(tensor, SpatialTensor) else tensor
+from ziggurat.parallel.spatial import SpatialTensor, band_of
 
 
 def like(tensor: Tensor, local: Tensor) -> Tensor:
@@ -93,7 +90,7 @@ class StageRunner:
         if again and torch.is_grad_enabled():
             changed = {n for call in stage.calls for n in call.states} & graph.written_states
             buffers = [self.states[name] for name in sorted(changed)]
-            values = recomputed(compute, buffers, [local_of(tensor) for tensor in given.values()])
+            values = recomputed(compute, buffers, [band_of(tensor) for tensor in given.values()])
         else:
             values = compute()
         held.sent = {value: values[value] for value in stage.sent()}
@@ -112,7 +109,7 @@ class StageRunner:
         """Return the values that are left after the calls of a stage."""
         values = dict(given)
         for value in stage.overwrites & given.keys():
-            values[value] = like(given[value], local_of(given[value]).clone())
+            values[value] = like(given[value], band_of(given[value]).clone())
         for place, (call, arguments) in enumerate(zip(stage.calls, stage.arguments, strict=True)):
             filled = arguments.filled(values, self.states.__getitem__)
             if stage.first + place in graph.numbers:
@@ -141,20 +138,32 @@ class StageRunner:
 
         Returns:
             The gradients of the received values: None where the stage does not depend on one.
+
+        Raises:
+            CannotCut: If random numbers are drawn: on one worker, those that other stages draw would come before.
         """
-        roots = [local_of(held.sent[value]) for value in gradients]
+        roots = [band_of(held.sent[value]) for value in gradients]
         given = list(gradients.values())
         leaves, loss = held.leaves, held.loss
         held.sent, held.leaves, held.outputs, held.loss = {}, {}, None, None
+        device = (roots[0] if loss is None else loss).device if roots or loss is not None else None
+        before = Generators.now(device)
         if roots:
             torch.autograd.backward(roots, given, retain_graph=loss is not None)
         if loss is not None:
             loss.backward()
+        drawn = Generators.now(device).changed_since(before)
+        if drawn.names:
+            raise CannotCut(
+                f"random numbers are drawn in the backward pass (from {' and '.join(drawn.names)}), by a hook on a gradient or a custom "
+                "autograd function: where workers compute other layers, they would not be those of one worker; draw them in the "
+                "forward pass, or run it without pp and lp"
+            )
         return {value: leaf.grad for value, leaf in leaves.items()}
 
     def _leaf(self, value: Value, tensor: Tensor, held: Held) -> Tensor:
         """Return a received value as autograd has it."""
-        local = local_of(tensor)
+        local = band_of(tensor)
         if torch.is_grad_enabled() and local.requires_grad:
             leaf = local if local.is_leaf else local.detach().requires_grad_()
             held.leaves[value] = leaf

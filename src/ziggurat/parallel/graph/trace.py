@@ -29,10 +29,10 @@ from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.faults import REMEDIES
 from ziggurat.parallel.graph.generators import generators_as_before
 from ziggurat.parallel.graph.graph import INPUT, Call, Graph, Value, hook_gradient, tensors_in
-from ziggurat.parallel.graph.meta import meta_copy
+from ziggurat.parallel.graph.meta import META, meta_copy
 from ziggurat.parallel.graph.numbers import OTHER_KEYS, has_same_calls, is_keyed, key_otherwise
 from ziggurat.parallel.graph.recent import Recent
-from ziggurat.parallel.graph.recorder import META, Recorder, Unseen
+from ziggurat.parallel.graph.recorder import Recorder, Unseen
 from ziggurat.parallel.graph.state_names import named, names_of_states, state_name
 from ziggurat.torch_internals.modules import is_batch_norm
 
@@ -175,7 +175,8 @@ class Tracer:
                 if error.layer in self.opaque or not error.layer:
                     raise CannotCut(
                         f"{type(self.model).__name__} cannot be cut into stages: '{error.layer or 'its forward'}' "
-                        "computes tensors in code that cannot be recorded (scripted or compiled); run it without pp, lp and tp"
+                        "computes tensors in code that cannot be recorded (scripted, compiled, or a custom autograd function by a name that "
+                        "was given to its `apply` before: call `apply` of its class there); run it without pp, lp and tp"
                     ) from None
                 self.opaque.add(error.layer)
             # what PyTorch and a network's own code raise on tensors without values

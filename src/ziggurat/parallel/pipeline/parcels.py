@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor
+from ziggurat.parallel.spatial import SpatialMesh, SpatialTensor, band_of
 from ziggurat.parallel.spatial.layout import Dims
 from ziggurat.parallel.spatial.strides import is_dense
 
@@ -77,7 +77,7 @@ def pack(message: Message, device: torch.device) -> Parcel:
     for name, tensor in message.tensors.items():
         placed[name] = None
         if tensor is not None:
-            local = tensor.local if isinstance(tensor, SpatialTensor) else tensor
+            local = band_of(tensor)
             dense, strides = _dense(local.detach())
             dims = tensor.dims if isinstance(tensor, SpatialTensor) else None
             placed[name] = Placed(tuple(local.shape), strides, local.dtype, local.requires_grad, dims)

@@ -21,7 +21,7 @@ from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.recent import Recent
-from ziggurat.parallel.graph.runner import Held, StageRunner, like, local_of
+from ziggurat.parallel.graph.runner import Held, StageRunner, like
 from ziggurat.parallel.graph.stages import Stage, find_places, make_stages
 from ziggurat.parallel.graph.trace import ImageSpec, Tracer, spec_of
 from ziggurat.parallel.pipeline.crossings import Address, Crossings, Name
@@ -29,7 +29,7 @@ from ziggurat.parallel.pipeline.messages import Channel, Message
 from ziggurat.parallel.pipeline.recompute import kept_whole
 from ziggurat.parallel.pipeline.schedules import Action, Order, forward_only, make_schedule, num_stages
 from ziggurat.parallel.pipeline.timing import Trace, noted
-from ziggurat.parallel.spatial import SpatialMesh
+from ziggurat.parallel.spatial import SpatialMesh, band_of
 
 
 def _no_context(*args: int) -> AbstractContextManager[None]:
@@ -292,5 +292,5 @@ class Pipeline:
 
 def _arrived(tensor: Tensor) -> Tensor:
     """Return a tensor as a stage on the same worker receives it: its own leaf, the same memory."""
-    local = local_of(tensor)
+    local = band_of(tensor)
     return like(tensor, local.detach().requires_grad_(local.requires_grad))

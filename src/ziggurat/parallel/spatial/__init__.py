@@ -5,7 +5,9 @@ neighbours; `exchange` moves rows; `geometry` says which.
 """
 
 from ziggurat.parallel.spatial.custom import custom_functions_seen, declare
-from ziggurat.parallel.spatial.dispatch import operations  # fills the table, and lets tensors ask it
+
+# the first fills the table, and lets tensors ask it
+from ziggurat.parallel.spatial.dispatch import band_of, operations
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation, spatial_mesh
 from ziggurat.parallel.spatial.tensor import SpatialTensor, cut, gather, whole_tensor
 
@@ -13,6 +15,7 @@ __all__ = [
     "SpatialMesh",
     "SpatialTensor",
     "UnsupportedOperation",
+    "band_of",
     "custom_functions_seen",
     "cut",
     "declare",

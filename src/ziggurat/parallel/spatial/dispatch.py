@@ -35,7 +35,7 @@ from ziggurat.parallel.spatial.table import TABLE, Call, Operation, name_of, pla
 from ziggurat.parallel.spatial.tensor import SpatialTensor
 from ziggurat.torch_internals.tensors import as_plain_tensors, is_view, version_of
 
-__all__ = ["operations", "run_operation", "tensors_in"]
+__all__ = ["band_of", "operations", "run_operation", "tensors_in"]
 
 IN_SHAPE = frozenset(
     [
@@ -243,13 +243,27 @@ def _is_of_two_shapes(call: Call, given: Iterable[Any]) -> bool:
     return call.name == "normalize" or (call.name in ("abs", "absolute") and call.args[0].is_complex())
 
 
+def band_of(tensor: Tensor) -> Tensor:
+    """Return what this worker has of a tensor: of a spatial one its band, of another all.
+
+    Raises:
+        UnsupportedOperation: If the band has not the gradient of the tensor.
+    """
+    if not isinstance(tensor, SpatialTensor):
+        return tensor
+    _refuse_foreign_autograd([tensor], tensor.mesh)
+    return tensor.local
+
+
 def _refuse_foreign_autograd(tensors: list[SpatialTensor], mesh: SpatialMesh) -> None:
     """Raise if a tensor came out of an autograd function written for plain tensors: its gradient would be lost."""
     with as_plain_tensors():
         for tensor in tensors:
             if tensor.grad_fn is not None:
                 raise mesh.unsupported(
-                    tensor.grad_fn.name(), "a custom autograd function computes its gradient on plain tensors"
+                    tensor.grad_fn.name(),
+                    "a custom autograd function computes its gradient on plain tensors, called by a name that was given to its `apply` before",
+                    "call `apply` of its class where it is used, or run the model without sp",
                 )
 
 

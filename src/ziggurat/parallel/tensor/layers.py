@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ziggurat.parallel.spatial import SpatialTensor
+from ziggurat.parallel.spatial import SpatialTensor, band_of
 from ziggurat.parallel.spatial.memory import put
 from ziggurat.parallel.spatial.strides import in_order
 from ziggurat.parallel.tensor.operators import TensorAxis, copy_in, sum_out
@@ -109,7 +109,7 @@ def _of_part(function: Callable[[Tensor, TensorAxis], Tensor], x: Tensor, axis: 
     """Apply a function of the axis to what this worker has of an image: all of it, or its band (which all of the axis share)."""
     if not isinstance(x, SpatialTensor):
         return function(x, axis)
-    result = SpatialTensor(function(x.local, axis), x.dims, x.mesh)
+    result = SpatialTensor(function(band_of(x), axis), x.dims, x.mesh)
     put(result, torch.empty_like(x.meta))
     return result
 
