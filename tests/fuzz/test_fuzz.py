@@ -336,7 +336,7 @@ def test_workers_go_on_after_each_verdict() -> None:
     [
         (halo_is_one_row_short, range(60)),
         (dropout_is_drawn_for_the_band, range(60)),
-        (two_dims_of_one_axis, range(20031, 20091)),
+        (two_dims_of_one_axis, range(20080, 20140)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

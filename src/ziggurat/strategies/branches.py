@@ -214,7 +214,7 @@ class BranchRunner(Runner):
             sums.take_pieces(mine[index])
 
         self.branches.step(Work(work.count, work.images, loss, begin, leaf=leaf, compute=work.compute))
-        return collect(self.workers, terms)
+        return collect(self.workers, terms, self.branches.drawn_backwards)
 
     def infer(self, work: Microbatches) -> list[Any]:
         """Run forward alone.

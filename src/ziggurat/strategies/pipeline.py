@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.pieces import add_up_in_pieces
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.cannot_cut import CannotCut
 from ziggurat.parallel.graph.stages import state_names
 from ziggurat.parallel.pipeline.pipeline import Pipeline, Work
 from ziggurat.parallel.pipeline.timing import Trace
@@ -245,7 +246,7 @@ class PipelineRunner(Runner):
             work.seed(index)
 
         self.pipeline.step(Work(work.count, work.images, loss, begin, after_forward, leaf, work.compute))
-        return collect(self.workers, terms)
+        return collect(self.workers, terms, self.pipeline.drawn_backwards)
 
     def trace_to(self, trace: Trace | None) -> None:
         """Note in a trace what this worker does from now on; in none at all."""
@@ -262,12 +263,16 @@ class PipelineRunner(Runner):
             return collect(self.workers, {index: work.finish(one, index) for index, one in outputs.items()})
 
 
-def collect(workers: Workers, mine: dict[int, T]) -> list[T]:
+def collect(workers: Workers, mine: dict[int, T], drawn: Set[str] = frozenset()) -> list[T]:
     """Return what some of the workers have made of each microbatch, on all of them.
 
     Args:
         workers: Those that compute the network together.
         mine: By the number of the microbatch; tensors come back on the worker's device.
+        drawn: Names of generators of which this worker has drawn in backward passes.
+
+    Raises:
+        CannotCut: On all workers, if one has drawn: on one worker other numbers would have been drawn before.
 
     Communication:
         One gather.
@@ -278,8 +283,16 @@ def collect(workers: Workers, mine: dict[int, T]) -> list[T]:
 
     cpu = torch.device("cpu")
     found: dict[int, T] = {}
-    for part in workers.gather({index: moved(value, cpu) for index, value in mine.items()}):
+    names: set[str] = set()
+    for part, of_part in workers.gather(({index: moved(value, cpu) for index, value in mine.items()}, drawn)):
         found |= part
+        names |= of_part
+    if names:
+        raise CannotCut(
+            f"random numbers are drawn in the backward pass (from {' and '.join(sorted(names))}), by a hook on a gradient or a custom "
+            "autograd function: where workers compute other layers, they would not be those of one worker; draw them in the forward "
+            "pass, or run it without pp and lp"
+        )
     return [moved(found[index], workers.device) for index in sorted(found)]
 
 

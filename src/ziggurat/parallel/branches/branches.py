@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ziggurat.parallel.branches.placement import Placement, place
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.parallel.graph.costs import Costs
+from ziggurat.parallel.graph.generators import noting_draws
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like
@@ -107,6 +108,7 @@ class Branches:
     Attributes:
         channel: Counts what was sent.
         newest: The pieces of the microbatch that was computed last.
+        drawn_backwards: Names of generators of which a backward pass of this worker's has drawn.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Branches:
         self.runner, self.channel = StageRunner(model), Channel(workers, spatial, in_slots)
         self.known = Recent[Graph, Pieces]()
         self.newest: Pieces | None = None
+        self.drawn_backwards: set[str] = set()
 
     def pieces_of(self, spec: ImageSpec) -> Pieces:
         """Return the pieces of images of a size."""
@@ -222,7 +225,8 @@ class Branches:
             for value, gradient in self._receive(state, (user, piece.number)).tensors.items():
                 if gradient is not None:
                     gradients[value] = gradients[value] + gradient if value in gradients else gradient
-        back = self.runner.backward(state.held.pop(piece.number), gradients)
+        with noting_draws(self.drawn_backwards, self.workers.device):
+            back = self.runner.backward(state.held.pop(piece.number), gradients)
         for source, values in piece.receives.items():
             found = {value: back[value] for value in values if value in back}
             self._send(state, (piece.number, source), found)

@@ -107,6 +107,14 @@ def key_others() -> None:
 
 
 @contextmanager
+def noting_draws(found: set[str], device: torch.device) -> Iterator[None]:
+    """Add to a set the names of the generators of which a block has drawn."""
+    before = Generators.now(device)
+    yield
+    found.update(Generators.now(device).changed_since(before).names)
+
+
+@contextmanager
 def others_as_before() -> Iterator[None]:
     """Leave NumPy's global generator and Python's as they were; also where the block raises."""
     before = Generators(numpy=np.random.get_state(), python=random.getstate())

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ziggurat.parallel.graph.cannot_cut import CannotCut
-from ziggurat.parallel.graph.generators import Generators
 from ziggurat.parallel.graph.graph import Call, Graph, Value, fill, tensors_in
 from ziggurat.parallel.graph.recompute import recomputed
 from ziggurat.parallel.graph.stages import Stage
@@ -138,27 +136,15 @@ class StageRunner:
 
         Returns:
             The gradients of the received values: None where the stage does not depend on one.
-
-        Raises:
-            CannotCut: If random numbers are drawn: on one worker, those that other stages draw would come before.
         """
         roots = [band_of(held.sent[value]) for value in gradients]
         given = list(gradients.values())
         leaves, loss = held.leaves, held.loss
         held.sent, held.leaves, held.outputs, held.loss = {}, {}, None, None
-        device = (roots[0] if loss is None else loss).device if roots or loss is not None else None
-        before = Generators.now(device)
         if roots:
             torch.autograd.backward(roots, given, retain_graph=loss is not None)
         if loss is not None:
             loss.backward()
-        drawn = Generators.now(device).changed_since(before)
-        if drawn.names:
-            raise CannotCut(
-                f"random numbers are drawn in the backward pass (from {' and '.join(drawn.names)}), by a hook on a gradient or a custom "
-                "autograd function: where workers compute other layers, they would not be those of one worker; draw them in the "
-                "forward pass, or run it without pp and lp"
-            )
         return {value: leaf.grad for value, leaf in leaves.items()}
 
     def _leaf(self, value: Value, tensor: Tensor, held: Held) -> Tensor:

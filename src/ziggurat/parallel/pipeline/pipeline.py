@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
-from ziggurat.parallel.graph.generators import Generators
+from ziggurat.parallel.graph.generators import Generators, noting_draws
 from ziggurat.parallel.graph.graph import INPUT, Graph, Value
 from ziggurat.parallel.graph.recent import Recent
 from ziggurat.parallel.graph.runner import Held, StageRunner, like
@@ -95,6 +95,7 @@ class Pipeline:
         mine: Numbers of this worker's stages.
         channel: Counts what was sent.
         peak_alive: Most microbatches of all this worker's stages that were alive at once in the last step.
+        drawn_backwards: Names of generators of which a backward pass of this worker's has drawn.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Pipeline:
         self.recompute = recompute
         self.stages = Recent[Graph, list[Stage]]()
         self.peak_alive = 0
+        self.drawn_backwards: set[str] = set()
         self.trace: Trace | None = None
 
     def trace_to(self, trace: Trace | None) -> None:
@@ -251,7 +253,11 @@ class Pipeline:
             for value, gradient in message.tensors.items():
                 if gradient is not None:
                     gradients[value] = gradients[value] + gradient if value in gradients else gradient
-        with step.work.leaf(number, index), noted(self.trace, "backward", str(action)):
+        with (
+            step.work.leaf(number, index),
+            noted(self.trace, "backward", str(action)),
+            noting_draws(self.drawn_backwards, self.workers.device),
+        ):
             back = self.runner.backward(held, gradients)
         for source, values in stage.receives.items():
             tensors = {value: back[value] for value in values if value in back}

@@ -107,6 +107,10 @@ def _matmul(call: Call) -> Any:
     one, other = call.args[:2] if len(call.args) > 1 else (call.args[0], *call.named.values())
     if call.name == "rmatmul":
         one, other = other, one
+    if not isinstance(one, Tensor) or not isinstance(
+        other, Tensor
+    ):  # PyTorch's own answer: an error, or that it asks the other
+        return call.func(*(x.local if isinstance(x, SpatialTensor) else x for x in call.args), **call.named)
     first, second = one.dim(), other.dim()
     if first < 1 or second < 1:
         raise RuntimeError(f"both arguments of {call.name} need a dim at least: got {first} and {second}")

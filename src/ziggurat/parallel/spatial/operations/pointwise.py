@@ -156,7 +156,7 @@ def run_pointwise(call: Call) -> Any:
             *(x.local if a is x else a for a in args),
             **{n: x.local if a is x else a for n, a in named.items()},
         )
-        return wrap(local, x)
+        return local if local is NotImplemented else wrap(local, x)  # then the other operand is asked
     lead = args[0] if call.is_in_place and isinstance(args[0], SpatialTensor) else None
     if lead is None and call.is_in_place and isinstance(args[0], Tensor):
         return _change_plain(call)
