@@ -21,6 +21,10 @@ def torchs(gradient: Tensor) -> Tensor:
     return gradient * torch.rand_like(gradient)
 
 
+def by_shape(gradient: Tensor) -> Tensor:
+    return gradient * torch.rand(gradient.shape, dtype=gradient.dtype)
+
+
 def numpys(gradient: Tensor) -> Tensor:
     return gradient * float(np.random.rand())
 
@@ -103,6 +107,8 @@ def on_a_parameter(name: str) -> Network:
 WAYS: dict[str, Callable[[], Network]] = {
     "a hook on the first map": lambda: on_a_map(torchs, 0),
     "a hook on the second map": lambda: on_a_map(torchs, 1),
+    "by shape in a hook on the first map": lambda: on_a_map(by_shape, 0),
+    "by shape in a hook on the second map": lambda: on_a_map(by_shape, 1),
     "NumPy's in a hook on the first map": lambda: on_a_map(numpys, 0),
     "NumPy's in a hook on the second map": lambda: on_a_map(numpys, 1),
     "Python's in a hook on the first map": lambda: on_a_map(pythons, 0),
@@ -127,7 +133,7 @@ def test_exact_or_refused(way: str, plan: str) -> None:
     network, trial = WAYS[way]().double(), make_trial()
     verdict = verdict_of(network, plan, trial, reference_in_a_process(network, trial))
     assert verdict.word in ("exact", "refused"), verdict
-    if plan == "dp=2":
+    if plan == "dp=2" or (plan == "sp=2" and "by shape" in way):
         assert verdict.word == "exact", verdict.why
 
 

@@ -17,7 +17,8 @@ def takes_hooks(variable: Variable) -> bool:
 KINDS = (
     T("hook of a tensor", "{any}.register_hook(lambda gradient: gradient * {factor})", "", "", 1, takes_hooks),
     T("hook that looks at neighbours", "{map}.register_hook(lambda gradient: gradient - gradient.mean((2, 3), keepdim=True))", "", "", 0.4, takes_hooks),
-    T("hook that draws", "{any}.register_hook(lambda gradient: gradient * torch.rand_like(gradient))", "", "", 0.15, takes_hooks),
+    T("hook that draws", "{any}.register_hook(lambda gradient: gradient * torch.rand_like(gradient))", "", "", 0.05, takes_hooks),
+    T("hook that draws by shape", "{any}.register_hook(lambda gradient: gradient * torch.rand(gradient.shape, dtype=gradient.dtype))", "", "", 0.1, takes_hooks),
     T("hook on the gradients of a layer", "self.{new}({map})", "map",
       "self.{new} = nn.Conv2d({C}, {C}, 1)\nself.{new}.register_full_backward_hook(lambda layer, inner, outer: tuple(one * 2 for one in inner))", 0.05),
     T("custom function", "OwnSwish.apply({map})", "map", "", 0.2),

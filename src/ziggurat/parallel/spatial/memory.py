@@ -122,7 +122,16 @@ def empty_whole(x: SpatialTensor, dtype: torch.dtype | None = None, like: bool =
         x: A part of it.
         dtype: By default that of `x`.
         like: Whether it is dense, as PyTorch makes what is ``like`` another; otherwise it has the gaps of the whole.
+
+    Raises:
+        UnsupportedOperation: In a hook on a gradient, whose order on one worker is not known.
     """
+    if x.mesh.in_hook:
+        raise x.mesh.unsupported(
+            "drawing numbers in a hook",
+            "they are drawn in the order in which the gradient lies in memory, and that is not known of one worker",
+            "draw by its shape alone (torch.rand(gradient.shape, device=gradient.device)) or in the forward pass; or run the model without sp",
+        )
     meta, shape = x.meta, tuple(x.meta.shape)
     found = orders.elementwise(shape, [(shape, meta.stride())]) if like else meta.stride()
     return torch.empty_strided(shape, found, dtype=dtype or x.local.dtype, device=x.local.device)

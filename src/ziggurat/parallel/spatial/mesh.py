@@ -61,6 +61,7 @@ class SpatialMesh:
         gathers: Bytes that this worker has received for each layer and operation that had to gather.
         apex: The same, for levels that are too small to cut.
         running: The context in which backward runs.
+        in_hook: Whether a hook on a gradient is being called.
     """
 
     axes: tuple[Axis, ...]
@@ -70,6 +71,7 @@ class SpatialMesh:
     gathers: Counter[tuple[str, str]] = field(default_factory=Counter)
     apex: Counter[tuple[str, str]] = field(default_factory=Counter)
     running: Callable[[], AbstractContextManager[Any]] = default_group_hidden
+    in_hook: bool = False
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -37,7 +37,12 @@ def _register_hook(call: Call) -> Any:
     dims, mesh, uncut = x.dims, call.mesh, uncut_axes(x)
 
     def see(part: Tensor) -> Tensor | None:
-        found = hook(SpatialTensor(add_up(part.detach(), mesh, uncut), dims, mesh))
+        whole = SpatialTensor(add_up(part.detach(), mesh, uncut), dims, mesh)
+        mesh.in_hook = True
+        try:
+            found = hook(whole)
+        finally:
+            mesh.in_hook = False
         if found is None:
             return None
         if not isinstance(found, SpatialTensor) or tuple(found.shape) != tuple(map(size_of, dims)):
