@@ -191,7 +191,8 @@ PLANS = ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2", "sp=2,pp=2", "sp=2,tp
 def test_exact_or_refused(function: Any, place: str, plan: str) -> None:
     torch.manual_seed(0)
     network = PLACES[place](function).double()
-    if function is InPlace and plan.startswith("sp"):
+    is_refused_before = place == "the end" and plan in ("sp=2,pp=2", "sp=2,tp=2")
+    if function is InPlace and plan.startswith("sp") and not is_refused_before:
         with pytest.raises(RuntimeError, match="in an in-place operation"):  # PyTorch's own
             verdict_of(network, plan, make_trial())
         return

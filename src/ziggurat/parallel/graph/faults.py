@@ -17,7 +17,8 @@ memory    the network asks how a tensor lies in memory, which a trace need not k
 state     what the network does depends on what it has kept from the call before, or may do so
 outer     likewise, but what it has kept lies out of its modules' sight, so that the trace itself has changed it
 kept      it keeps a tensor that it has computed, for others to look at
-mode      it puts a layer into training or evaluation mode, which the layer that is called in its place would not know
+mode      it puts a layer into training or evaluation mode, which the layer that is called in its place would not know; or says which
+          parameters have gradients, or of which type new tensors are
 checkpoint  it changes in place what a checkpoint has computed, which is not computed again where calls are stages
 numbers   it draws numbers of NumPy's or Python's between its calls: a trace has them once and for all
 """
@@ -31,7 +32,7 @@ REMEDIES: dict[Kind, str] = {
     "state": "return what is to be kept, and keep it outside of the network; or run it without pp and lp",
     "outer": "give it a tensor in the place of what is another one each time; or run it without pp, lp and tp",
     "kept": "return it; or run it without pp and lp",
-    "mode": "set the layer's mode in the network's own train() instead of its forward; or run it without pp and lp",
+    "mode": "do so before the forward pass (a layer's mode: in the network's own train()); or run it without pp and lp",
     "checkpoint": "change a clone() of it; or run it without pp and lp",
     "numbers": REMEDY,
 }

@@ -51,6 +51,7 @@ from ziggurat.torch_internals.norm_calls import as_seen, statistics_changed_by
 from ziggurat.torch_internals.tensors import memory_key, version_of
 
 UNLIKELY = 7_389_056_098_930_650
+GRADIENT_CALLS = (torch.autograd.grad, torch.Tensor.backward)
 CHANGES_CHECKPOINT = "changes in place what a checkpoint has computed, through one of several views of it"
 OWN_HOOKS = 2  # of the trace, on each layer
 SILENT = {
@@ -109,6 +110,7 @@ class Recorder(FunctionMode):
     ) -> None:
         super().__init__()
         self.meta_model, self.device, self.opaque = meta_model, device, opaque
+        self.modules = dict(meta_model.named_modules())
         self.graph, self.made = Graph(), made
         self.values: dict[int, Value] = {}
         self.kept: list[Tensor] = []  # or an id might come again
@@ -122,9 +124,8 @@ class Recorder(FunctionMode):
             meta_model, name_of, self.values, before.unrecorded if before else None
         )
         self.origins = self.unrecorded.origins
-        self.given: set[int] = set()  # to the layer that is one call, or made in it
-        self.states: dict[str, None] = {}  # that it uses
-        self.finite = FiniteWatch()
+        self.given, self.states = set[int](), dict[str, None]()  # of the layer that is one call
+        self.finite, self.default_dtype = FiniteWatch(), torch.get_default_dtype()
         self.watch, self.sharing = UseWatch(name_of), Sharing()
         self.pending: tuple[Any, Any, list[tuple[Tensor, int]]] | None = None
 
@@ -207,8 +208,10 @@ class Recorder(FunctionMode):
             result = self._call_inside(func, args, kwargs, given)
         elif func == torch.Tensor.device.__get__:
             return self.device
-        elif is_primitive(func):
-            raise Unseen(self.layer)  # from within an operator that scripted code has called
+        elif is_primitive(func) or func in GRADIENT_CALLS:
+            raise Unseen(
+                self.layer
+            )  # from within an operator that scripted code has called; or what has no result of its own
         elif getattr(func, "__name__", "") in ASKED:
             return self._ask_for_gradient(func, args, kwargs)
         else:
@@ -286,6 +289,8 @@ class Recorder(FunctionMode):
             changed: Of its arguments, those that it has changed.
             roots: Of `made`, those that are the whole of a memory that it has made.
         """
+        if torch.get_default_dtype() is not self.default_dtype:
+            self.unrecorded.faults.note("mode", layer, "gives new tensors another type (set_default_dtype)")
         marked_args, marked_kwargs = tree_map(self._mark, (args, kwargs))
         states = {name: None for t in tensors_in((args, kwargs)) if (name := self.name_of(t))}
         if func is None:
@@ -359,6 +364,8 @@ class Recorder(FunctionMode):
         if self.inside:
             self.inside += 1
             return None
+        if module is not self.modules[name]:
+            raise Unseen(self.layer)  # a copy of the layer, with the trace's hooks
         if not is_silent(module):
             self._look_for_draws(self.layer)
         count = self.counts[name] = self.counts.get(name, 0) + 1

@@ -11,12 +11,12 @@ def names_of_states(meta_model: nn.Module) -> tuple[str, ...]:
 
 
 def named(tensor: Tensor, name: str) -> Tensor:
-    """Return a parameter or buffer of a tracer, which says its name."""
-    tensor.state_name = name  # type: ignore[attr-defined]  # the recorder asks for it
+    """Return a parameter or buffer of a tracer, which says its name; a copy of it that the network makes does not."""
+    tensor.state_name = name, id(tensor)  # type: ignore[attr-defined]  # the recorder asks for it
     return tensor
 
 
 def state_name(tensor: Tensor) -> str:
     """Return the name of a parameter or buffer of a tracer; empty for other tensors."""
-    name: str = getattr(tensor, "state_name", "")
-    return name
+    name, own = getattr(tensor, "state_name", ("", 0))
+    return name if own == id(tensor) else ""

@@ -175,8 +175,8 @@ class Tracer:
                 if error.layer in self.opaque or not error.layer:
                     raise CannotCut(
                         f"{type(self.model).__name__} cannot be cut into stages: '{error.layer or 'its forward'}' "
-                        "computes tensors in code that cannot be recorded (scripted, compiled, or a custom autograd function by a name that "
-                        "was given to its `apply` before: call `apply` of its class there); run it without pp, lp and tp"
+                        "computes tensors in code that cannot be recorded (scripted, compiled, gradients that it asks for itself, or a custom "
+                        "autograd function by a name that was given to its `apply` before: call `apply` of its class there); run it without pp, lp and tp"
                     ) from None
                 self.opaque.add(error.layer)
             # what PyTorch and a network's own code raise on tensors without values

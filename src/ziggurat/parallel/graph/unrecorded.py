@@ -86,7 +86,9 @@ class Unrecorded:
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None:
             return
-        if name == "__set__" and asked != "requires_grad":
+        if asked in ("requires_grad", "requires_grad_") and name != "__get__" and self.name_of(first):
+            self.faults.note("mode", layer, f"says whether a parameter has a gradient ({asked})")
+        elif name == "__set__" and asked != "requires_grad":
             self.faults.note("state", layer, f"assigns to the {asked} of a tensor (.{asked} = x)")
         elif asked == "grad_fn" and id(first) in self.values and not _is_called_by_torch():
             self.faults.note("hook", layer, "asks how a tensor was made (.grad_fn)")

@@ -116,6 +116,9 @@ def _backward(call: Call) -> None:
         raise call.unsupported(
             "backward starts from one number that every worker has: call sum() or mean() first"
         )
+    if bound.get("inputs") is not None or bound["create_graph"]:
+        reason = "it gives all tensors their gradients, once (without inputs, without create_graph)"
+        raise call.unsupported(reason, "call backward() alone, or run the model without sp")
     x.mesh.start_backward(x.local, bound["retain_graph"])
 
 
