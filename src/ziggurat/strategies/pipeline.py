@@ -101,6 +101,8 @@ class Stages(Joined):
         with setting.alone():
             _, self.stages = self._pipeline(model).stages_of(setting.spec)
         names = state_names(self.stages, model)
+        called = [{call.layer for call in stage.calls if call.function is None} for stage in self.stages]
+        _give_norms(model, called, names)
         size, rank = self.workers.size, self.workers.rank
         self.mine = range(rank, len(self.stages), size)
         self.loss_place = (len(self.stages) - 1) % size
@@ -109,8 +111,6 @@ class Stages(Joined):
         of_worker = [set().union(*names[worker::size]) for worker in range(size)]
         parameters = {name for name, _ in model.named_parameters()}
         self.shared = sorted({n for a, b in itertools.combinations(of_worker, 2) for n in a & b & parameters})
-        called = [{call.layer for call in stage.calls if call.function is None} for stage in self.stages]
-        called[-1] |= _norms_not_called(model, set().union(*called))
         self.layers = {number: called[number] for number in self.mine}
         uses = Counter(name for of_stage in names for name in of_stage)
         self.in_several = {name for name, count in uses.items() if count > 1}
@@ -304,6 +304,27 @@ def _norms_not_called(model: nn.Module, called: set[str]) -> set[str]:
         for name, module in model.named_modules()
         if isinstance(module, NORMS) and name not in called and not name.startswith(inside)
     }
+
+
+def _give_norms(model: nn.Module, called: list[set[str]], names: list[set[str]]) -> None:
+    """Give the norms that no stage calls, with all their buffers, to the stages that use their statistics, or else to the last.
+
+    Args:
+        model: The network.
+        called: The layers that each stage calls; changed.
+        names: The states of each stage, of which those that none uses are the last's; changed.
+    """
+    for norm in _norms_not_called(model, set().union(*called)):
+        buffers = {f"{norm}.{name}" for name, _ in model.get_submodule(norm).named_buffers()}
+        users = [place for place, states in enumerate(names) if f"{norm}.running_mean" in states]
+        for place, states in enumerate(names):
+            if place in users:
+                states |= buffers
+                called[place].add(norm)
+            elif users:
+                states -= buffers
+        if not users:
+            called[-1].add(norm)
 
 
 def _container(model: nn.Module, names: set[str]) -> nn.Module:

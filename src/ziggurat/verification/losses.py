@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ziggurat.config import RunConfig
 from ziggurat.data.balance import ClassCounts
 from ziggurat.data.batch import Microbatch, SampleId
+from ziggurat.errors import UserError
 from ziggurat.models.vision import VisionModel
 from ziggurat.parallel.spatial import SpatialTensor, band_of
 from ziggurat.strategies.mesh import Mesh
@@ -80,6 +81,11 @@ class RandomWeighting:
                 weights = torch.randn(tuple(output.shape), generator=generator, dtype=torch.float64)
                 scale = max(1, weights.numel()) ** -0.5
                 terms.append((output * (weights * scale).to(output.device, output.dtype)).sum())
+        if not terms:
+            raise UserError(
+                f"the network returns {type(outputs).__name__}, in which no tensors of floating point are found: return tensors, or tuples, "
+                "lists, dicts or dataclasses of them"
+            )
         loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
         return {"outputs": band_of(loss) / loss.mesh.num_workers if isinstance(loss, SpatialTensor) else loss}
 

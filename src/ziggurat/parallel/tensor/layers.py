@@ -45,9 +45,9 @@ class ColumnLayer(nn.Module):
         self.operation, self.axis, self.is_last = _operation_of(layer), axis, is_last
         self.channel_dim = -1 if type(layer) is nn.Linear else 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return this worker's outputs."""
-        outputs = self.operation(_of_part(copy_in, x, self.axis), self.weight, self.bias)
+        outputs = self.operation(_of_part(copy_in, input, self.axis), self.weight, self.bias)
         return SplitTensor(outputs, self.axis, self.channel_dim) if self.is_last else outputs
 
 
@@ -64,9 +64,9 @@ class RowLayer(nn.Module):
         self.operation, self.axis = _operation_of(layer), axis
         self.after = 0 if type(layer) is nn.Linear else self.weight.dim() - 2  # dims after the channels
 
-    def forward(self, x_part: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the whole outputs."""
-        total = _of_part(sum_out, self.operation(x_part, self.weight, None), self.axis)
+        total = _of_part(sum_out, self.operation(input, self.weight, None), self.axis)
         if self.bias is None:
             return total
         bias: Tensor = self.bias.to(total.dtype)  # under autocast it is wider
@@ -86,12 +86,12 @@ class PartDropout(nn.Module):
         super().__init__()
         self.p, self.axis, self.channel_dim = layer.p, axis, channel_dim
 
-    def forward(self, x_part: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Drop the features that one worker would drop."""
         if not self.training or self.p == 0:
-            return x_part
-        kept = functional.dropout(_ones_of_all(x_part, self.channel_dim, self.axis), self.p)
-        return x_part * self.axis.part(kept, self.channel_dim)
+            return input
+        kept = functional.dropout(_ones_of_all(input, self.channel_dim, self.axis), self.p)
+        return input * self.axis.part(kept, self.channel_dim)
 
 
 def _ones_of_all(x_part: Tensor, channel_dim: int, axis: TensorAxis) -> Tensor:
