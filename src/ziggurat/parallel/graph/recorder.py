@@ -209,9 +209,7 @@ class Recorder(FunctionMode):
         elif func == torch.Tensor.device.__get__:
             return self.device
         elif is_primitive(func) or func in GRADIENT_CALLS:
-            raise Unseen(
-                self.layer
-            )  # from within an operator that scripted code has called; or what has no result of its own
+            raise Unseen(self.layer)  # from within what scripted code has called, or autograd itself
         elif getattr(func, "__name__", "") in ASKED:
             return self._ask_for_gradient(func, args, kwargs)
         else:
@@ -340,9 +338,8 @@ class Recorder(FunctionMode):
         if not isinstance(leaf, Tensor):
             return leaf
         if (value := self.values.get(id(leaf))) is not None:
-            if value.call != INPUT and is_called_unseen(
-                leaf, (call := self.graph.calls[value.call]).function
-            ):
+            call = None if value.call == INPUT else self.graph.calls[value.call]
+            if call is not None and is_called_unseen(leaf, call.function):
                 raise Unseen(call.layer)
             return value
         if name := self.name_of(leaf):
