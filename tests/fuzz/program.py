@@ -31,6 +31,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that the printed source
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from support.own_swish import OwnSwish
 from ziggurat.parallel.spatial import declare
 
 INPUT = "x"
@@ -51,20 +52,6 @@ class Layer(nn.Module):
     def forward(self, *given: Any) -> Any:
         """Call the function."""
         return self.compute(self.layers, *given)
-
-
-class OwnSwish(torch.autograd.Function):
-    """A function with a gradient of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # it has one result
-        (x,) = ctx.saved_tensors
-        return gradient * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
 
 
 declare("OwnSwish", "pointwise")

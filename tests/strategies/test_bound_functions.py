@@ -10,24 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.own_swish import OwnSwish
 from support.verdicts import make_trial, verdict_of
 
 Context = Any
-
-
-class Swish(torch.autograd.Function):
-    """Computes its gradient itself."""
-
-    @staticmethod
-    def forward(ctx: Context, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Context, gradient: Tensor) -> Tensor:  # type: ignore[override] - of one
-        (x,) = ctx.saved_tensors
-        inner = x.sigmoid()
-        return gradient * inner * (1 + x * (1 - inner))
 
 
 class SetUp(torch.autograd.Function):
@@ -96,7 +82,7 @@ class Two(torch.autograd.Function):
         return one * 5 + other
 
 
-FUNCTIONS = (Swish, SetUp, Rounded, Reversed, InPlace, Two)
+FUNCTIONS = (OwnSwish, SetUp, Rounded, Reversed, InPlace, Two)
 NAMES: dict[type, Any] = {function: function.apply for function in FUNCTIONS}  # bound as this is imported
 
 
@@ -203,7 +189,7 @@ def test_exact_or_refused(function: Any, place: str, plan: str) -> None:
 
 
 def test_the_refusal_says_what_to_do() -> None:
-    verdict = verdict_of(AtTheEnd(Swish).double(), "pp=2", make_trial())
+    verdict = verdict_of(AtTheEnd(OwnSwish).double(), "pp=2", make_trial())
     assert "call `apply` of its class there" in verdict.why
-    verdict = verdict_of(PLACES["a layer"](Swish).double(), "sp=2", make_trial())
+    verdict = verdict_of(PLACES["a layer"](OwnSwish).double(), "sp=2", make_trial())
     assert "call `apply` of its class where it is used" in verdict.why

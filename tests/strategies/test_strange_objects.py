@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from support.verdicts import make_trial, verdict_of
+from ziggurat.parallel.graph.keeping import kept_by
 
 
 class Copied:
@@ -177,6 +178,43 @@ def as_before() -> Iterator[None]:
     yield
     of_the_class(None)
     of_the_module(None)
+
+
+class Counting(Sequence[int]):
+    """A sequence that cannot be gone through, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __len__(self) -> int:
+        raise RuntimeError("not now")
+
+    def __getitem__(self, place: Any) -> Any:
+        raise RuntimeError("not now")
+
+
+class UsesIt(Network):
+    """Multiplies by how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counting = Counting()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counting.count += 1
+        return super().forward(x * self.counting.count)
+
+
+def test_what_they_hold_is_compared_all_the_same() -> None:
+    verdict = verdict_of(UsesIt().double(), "pp=2", make_trial())
+    assert verdict.word == "refused", verdict
+
+
+def test_an_object_that_cannot_be_gone_through_is_compared_by_its_attributes() -> None:
+    network = UsesIt()
+    before = kept_by(network)
+    network.counting.count += 1
+    assert kept_by(network) != before
 
 
 @pytest.mark.sampled(36)

@@ -179,7 +179,7 @@ class Branches:
                 held.outputs = None
             work.after_forward(0, index)
             if torch.is_grad_enabled():
-                with work.leaf(0, index):
+                with work.leaf(0, index), noting_draws(self.drawn_backwards, self.workers.device):
                     for piece in self._turns(state, backward=True):
                         self._backward(state, piece)
             self.channel.flush()
@@ -225,8 +225,7 @@ class Branches:
             for value, gradient in self._receive(state, (user, piece.number)).tensors.items():
                 if gradient is not None:
                     gradients[value] = gradients[value] + gradient if value in gradients else gradient
-        with noting_draws(self.drawn_backwards, self.workers.device):
-            back = self.runner.backward(state.held.pop(piece.number), gradients)
+        back = self.runner.backward(state.held.pop(piece.number), gradients)
         for source, values in piece.receives.items():
             found = {value: back[value] for value in values if value in back}
             self._send(state, (piece.number, source), found)

@@ -222,8 +222,9 @@ class _Words:
         self.open.add(id(value))
         try:
             return kind, self._inside(value, depth + 1)
-        except Exception:  # noqa: BLE001 - another's object may raise anything whatever it is asked
-            return kind
+        except Exception:  # noqa: BLE001 - another's object may raise anything whatever it is asked; its attributes need no asking
+            held = attributes_of(value)
+            return kind, "" if held is None else self.of(held, depth + 1)
         finally:
             self.open.discard(id(value))
 
