@@ -172,7 +172,7 @@ class Judge:
         """Take the step under the plan; what NumPy and Python would draw is another on each worker before it begins."""
         with drawing_from(program.seed + 1000 * self.workers.rank):
             trial = self._decided(program, trial)
-            return run_step(program.build(), trial, self._mesh(), count_bytes=False)
+            return run_step(program.build(), trial, self._mesh())
 
     def _mesh(self) -> Mesh:
         """Return the mesh, as new: made anew from time to time, since groups of processes take their time."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.strategies.mesh import make_mesh
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial, as_it_is, watch_step
 
 
 def take_reference(workers: Workers, model: nn.Module, trial: Trial) -> tuple[Outcome, str]:
@@ -27,15 +27,20 @@ def take_reference(workers: Workers, model: nn.Module, trial: Trial) -> tuple[Ou
     Placement:
         In a process of its own, whose memory is free again before a plan's workers need it.
     """
-    again = run_step(copy.deepcopy(model), trial, make_mesh(workers))
-    outcome = run_step(model, trial, make_mesh(workers))
+    outcome, _ = watch_step(copy.deepcopy(model), trial, make_mesh(workers), as_it_is)
     norm = float(outcome.norm)
     if not math.isfinite(norm) or norm == 0:
         raise ArithmeticError(f"the gradient's norm is {norm}")
+    unlike, _ = watch_step(model, trial, make_mesh(workers), lambda again: _first_unlike(outcome, again))
+    return outcome, unlike and f"two equal steps on one worker differ in {unlike}"
+
+
+def _first_unlike(outcome: Outcome, again: Outcome) -> str:
+    """Return the name of the first tensor that has other bits; empty if there is none."""
     for (name, first), (_, second) in zip(_tensors(outcome), _tensors(again), strict=True):
         if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
-            return outcome, f"two equal steps on one worker differ in {name}"
-    return outcome, ""
+            return name
+    return ""
 
 
 def _tensors(outcome: Outcome) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -18,16 +17,15 @@ from ziggurat.cli.main import main
 from ziggurat.errors import UserError
 from ziggurat.parallel.collectives.workers import Workers
 from ziggurat.runs.progress import Stages
-from ziggurat.strategies.layout import Chunk
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.compare import compare_steps, relative_error
-from ziggurat.verification.errors import Errors
+from ziggurat.verification.handing import hand_out
 from ziggurat.verification.losses import RandomWeighting, tensors_of
 from ziggurat.verification.memory import PeakBytes
 from ziggurat.verification.networks import build_network, check_name, torchvision_names
 from ziggurat.verification.request import read_request
 from ziggurat.verification.step import Outcome, Seen, Trial, run_step
-from ziggurat.verification.verify import Single, verify_on_worker
+from ziggurat.verification.verify import verify_on_worker
 
 FIELDS = {
     "ok", "plan", "loss_error", "output_error", "gradient_error", "worst_parameter", "input_error", "buffer_error",
@@ -379,7 +377,7 @@ def test_a_loss_that_cancels_has_the_scale_of_its_terms() -> None:
     assert RandomWeighting(0).typical_size(outputs) == 5
     gradient = torch.ones(1)
     step, alone = (
-        Outcome({0: Seen(outputs, gradient, typical)}, torch.tensor([loss]), torch.ones(()), {}, {}, {}, 0.0)
+        Outcome({0: Seen(outputs, gradient, typical)}, torch.tensor([loss]), torch.ones(()), {}, {}, {})
         for typical, loss in ((0.0, 5e-6), (5.0, 1e-8))
     )
     assert 0.5e-6 < compare_steps(step, alone).loss < 2e-6
@@ -397,14 +395,31 @@ def test_a_missing_gradient_is_an_error() -> None:
     assert errors.worst_parameter.startswith("0.")
 
 
-def test_pieces_of_a_bucket_travel_once() -> None:
+def hand_out_views(workers: Workers) -> tuple[bool, int]:
+    bucket = torch.arange(1000, dtype=torch.float64)
+    given = (
+        {"columns": (bucket.view(10, 100).t(),), "one": bucket[7:8], "word": "state"}
+        if workers.is_first
+        else None
+    )
+    before = workers.sent.bytes
+    got = hand_out(workers, given)
+    (columns,) = got["columns"]
+    equal = (
+        torch.equal(columns, bucket.view(10, 100).t())
+        and got["one"].tolist() == [7]
+        and got["word"] == "state"
+    )
+    return equal, workers.sent.bytes - before
+
+
+def test_what_is_handed_out_is_each_tensor_once() -> None:
     """Gradients are views of large buckets; pickled one by one, each would take its whole bucket along."""
-    bucket = torch.zeros(1000, dtype=torch.float64)
-    gradients = {f"{n}": Chunk.whole(bucket[n : n + 1]) for n in range(100)}
-    step = Outcome({}, torch.zeros(0), torch.ones(()), gradients, {}, {}, 0.0)
-    buffer = io.BytesIO()
-    torch.save(Single(step, Errors({}), 0.0), buffer)
-    assert buffer.getbuffer().nbytes < 100_000
+    assert run_ranks(hand_out_views, 3) == [
+        (True, pytest.approx(2 * 1001 * 8, rel=0.1)),
+        (True, 0),
+        (True, 0),
+    ]
 
 
 def test_float64_stays() -> None:

@@ -15,7 +15,7 @@ from ziggurat.parallel.spatial import UnsupportedOperation
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.verification.compare import compare_steps, held_of
 from ziggurat.verification.errors import Errors, join_errors
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial, watch_step
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,22 @@ def check_step(
     """
     mesh = make_mesh(workers, plan, trial.config.launch.hierarchy)
     try:
-        step = run_step(model, trial, mesh, count_bytes=measure, timed=measure)
+        (errors, held), cost = watch_step(
+            model, trial, mesh, lambda step: (compare_steps(step, reference), held_of(step)), measure, measure
+        )
     except UnsupportedOperation as error:
         if any(one.takes_turns for one in mesh.strategies):
             raise
         mesh.close()
         names = ("operation", "layer", "line", "reason", "remedy")
         return Check(None, [{name: getattr(error, name) for name in names}])
-    of_all = workers.gather(
-        (compare_steps(step, reference), step.seconds, step.peak_bytes, step.bytes_sent, step.gathers)
-    )
-    exchanges = workers.gather(step.exchange)
-    missing = held_of(reference).difference(*workers.gather(held_of(step)))
+    of_all = workers.gather((errors, cost.seconds, cost.peak_bytes, cost.bytes_sent, cost.gathers))
+    exchanges = workers.gather(cost.exchange)
+    missing = held_of(reference).difference(*workers.gather(held))
     if missing:
         raise RuntimeError(f"no worker holds {sorted(map(str, missing))} of the step under {plan}")
-    weight_bytes = tuple(workers.gather(step.weight_bytes))
-    spans = tuple(workers.gather(step.spans))
+    weight_bytes = tuple(workers.gather(cost.weight_bytes))
+    spans = tuple(workers.gather(cost.spans))
     labels = tuple(map(mesh.topology.label, range(workers.size)))
     mesh.close()
     return Check(
@@ -97,7 +97,7 @@ def check_step(
         communication_bytes=sum(sent for *_, sent, _ in of_all) if mesh.plan.num_data == 1 else None,
         exchange=max(exchanges, key=lambda tiers: sum((sent for _, sent in tiers), Sent())),
         gathers=max((gathers for *_, gathers in of_all), key=lambda g: sum(g.values())),
-        facts=step.facts,
+        facts=cost.facts,
         spans=spans if any(spans) else (),
         labels=labels,
     )

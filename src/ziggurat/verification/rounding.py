@@ -28,7 +28,7 @@ from ziggurat.torch_internals.norm_calls import add_statistics
 from ziggurat.torch_internals.tensors import memory_key
 from ziggurat.verification.compare import compare_steps
 from ziggurat.verification.errors import Errors, join_errors
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Outcome, Trial, watch_step
 
 WAYS = 3  # of rounding; a single one moves some tensors little by chance
 
@@ -208,5 +208,5 @@ def measure_rounding(
         generator = torch.Generator().manual_seed(trial.seed + way)
         other, model = replace(trial, images=with_other_last_bits(trial.images, generator)), build()
         with other_roundings(model, generator), OtherSums(generator), PairwiseMoments():
-            found.append(compare_steps(run_step(model, other, mesh), reference))
+            found.append(watch_step(model, other, mesh, lambda step: compare_steps(step, reference))[0])
     return join_errors(found)

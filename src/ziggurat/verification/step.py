@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ from ziggurat.training.step import Loss, Step
 from ziggurat.verification.losses import Objective, Piece, make_objective, tensors_of
 from ziggurat.verification.memory import PeakBytes
 from ziggurat.verification.precision import KeepFloat64
+
+Found = TypeVar("Found")
 
 WIDTH = 12**0.5  # of a uniform distribution of variance 1, which is drawn in a quarter of a normal one's time
 
@@ -93,6 +95,32 @@ class Outcome:
         gradients: By the parameter's name; after clipping.
         buffers: By name.
         state: Weights, moving average and the optimizer's moments after the step, as `TrainState.tensors` names them.
+    """
+
+    seen: dict[int, Seen]
+    losses: Tensor
+    norm: Tensor
+    gradients: dict[str, Chunk]
+    buffers: dict[str, Chunk]
+    state: dict[str, Chunk]
+
+    def copied(self) -> Outcome:
+        """Return copies of the tensors that another step would change."""
+        return replace(
+            self,
+            losses=self.losses.clone(),
+            norm=self.norm.clone(),
+            gradients=_copied(self.gradients),
+            buffers=_copied(self.buffers),
+            state=_copied(self.state),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step costs this worker.
+
+    Attributes:
         seconds: Of the step.
         peak_bytes: Most bytes of tensors that were alive at once; 0 if they were not counted (under plans which free the memory of
             tensors that live on).
@@ -104,12 +132,6 @@ class Outcome:
         spans: What this worker did, where a trace was asked for.
     """
 
-    seen: dict[int, Seen]
-    losses: Tensor
-    norm: Tensor
-    gradients: dict[str, Chunk]
-    buffers: dict[str, Chunk]
-    state: dict[str, Chunk]
     seconds: float
     peak_bytes: int = 0
     weight_bytes: int = 0
@@ -244,15 +266,32 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def run_step(
-    model: nn.Module, trial: Trial, mesh: Mesh, count_bytes: bool = False, timed: bool = False
-) -> Outcome:
-    """Take one step.
+def run_step(model: nn.Module, trial: Trial, mesh: Mesh) -> Outcome:
+    """Take one step, and return copies of what it leaves behind; see `watch_step`."""
+    return watch_step(model, trial, mesh, Outcome.copied)[0]
+
+
+def as_it_is(outcome: Outcome) -> Outcome:
+    """Return what a step leaves behind: of a network that nobody changes afterwards."""
+    return outcome
+
+
+def watch_step(
+    model: nn.Module,
+    trial: Trial,
+    mesh: Mesh,
+    look: Callable[[Outcome], Found],
+    count_bytes: bool = False,
+    timed: bool = False,
+) -> tuple[Found, Cost]:
+    """Take one step, and look at what it leaves behind.
 
     Args:
         model: Changed; what is others' under the plan is dropped.
         trial: The step.
         mesh: The workers; of one worker for the reference. All of them call this.
+        look: Called once after the step, on this worker; what it returns is returned. Tensors that it is given are the model's and
+            the optimizer's own, not copies, which large networks have no memory for.
         count_bytes: Whether to count the bytes of tensors, which slows the step.
         timed: Whether to take another step for the time, and where the plan has stages for a trace.
 
@@ -287,7 +326,7 @@ def run_step(
                 result = step(mine, len(pieces))
             _finish(mesh)
             seconds, sent = time.perf_counter() - begin, parallel.bytes_sent
-            found = _found(parallel, result.norm, result.terms.sum(1), watch, pieces)
+            found = look(_outcome(parallel, result.norm, result.terms.sum(1), watch))
             trace = Trace(mesh.workers.device)
             if timed:
                 parallel.trace_to(trace)
@@ -301,8 +340,7 @@ def run_step(
             exchange = [
                 (size, now - then) for (size, now), (_, then) in zip(parallel.sent(), before, strict=True)
             ]
-    return Outcome(
-        **found,
+    return found, Cost(
         seconds=seconds,
         peak_bytes=memory.peak if isinstance(memory, PeakBytes) else 0,
         weight_bytes=shard_bytes(model),
@@ -321,16 +359,14 @@ def _finish(mesh: Mesh) -> None:
         torch.cuda.synchronize(device)
 
 
-def _found(
-    parallel: Parallel[nn.Module], norm: Tensor, losses: Tensor, watch: Watch, pieces: Sequence[Piece]
-) -> dict[str, Any]:
-    """Return what this worker has of what a step leaves behind: copies, as another step may follow."""
+def _outcome(parallel: Parallel[nn.Module], norm: Tensor, losses: Tensor, watch: Watch) -> Outcome:
+    """Return what this worker has of what a step leaves behind."""
     state, layout, moments = parallel.state, parallel.layout, parallel.moments
 
     def chunk(owner: str, tensor: Tensor, layout: Layout = layout) -> Chunk:
         boxes = layout.mine(owner)
         same = bool(boxes) and tensor.shape == boxes[0].shape
-        return Chunk(copied(tensor), boxes[0].start if same else (0,) * tensor.dim())
+        return Chunk(noted(tensor), boxes[0].start if same else (0,) * tensor.dim())
 
     names = {name: p for name, p in parallel.trained.items() if moments.mine(name)}
     gradients = {n: torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for n, p in names.items()}
@@ -342,28 +378,27 @@ def _found(
         typical = watch.objective.typical_size(outputs or []) if alone else 0.0
         gradient = watch.input_gradient(index)
         seen[index] = Seen(outputs, None if gradient is None else noted(gradient), typical)
-    return {
-        "seen": seen,
-        "losses": copied(losses),
-        "norm": copied(norm),
-        "gradients": {name: chunk(name, value, moments) for name, value in gradients.items()},
-        "buffers": {name: chunk(name, value) for name, value in buffers.items()},
-        "state": {
+    return Outcome(
+        seen=seen,
+        losses=noted(losses),
+        norm=noted(norm),
+        gradients={name: chunk(name, value, moments) for name, value in gradients.items()},
+        buffers={name: chunk(name, value) for name, value in buffers.items()},
+        state={
             name: chunk(owner_of(name), value, moments if name.startswith("optimizer.") else layout)
             for name, value in state.tensors().items()
             if name != ACCUMULATED and layout.mine(owner_of(name))
         }
-        | {name: Chunk.whole(copied(value)) for name, value in state.of_the_loss().items()},
-    }
+        | {name: Chunk.whole(noted(value)) for name, value in state.of_the_loss().items()},
+    )
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor in the CPU's memory, without its history."""
-    return tensor.detach().to("cpu", copy=True)
+def _copied(chunks: Mapping[str, Chunk]) -> dict[str, Chunk]:
+    return {name: chunk._replace(tensor=chunk.tensor.clone()) for name, chunk in chunks.items()}
 
 
 def noted(tensor: Tensor) -> Tensor:
-    """Return a tensor that nobody changes, without its history, in the CPU's memory; where it is cut, it stays so."""
+    """Return a tensor without its history, in the CPU's memory; where it is cut, it stays so."""
     if isinstance(tensor, SpatialTensor):
         return SpatialTensor(tensor.local.detach().cpu(), tensor.dims, tensor.mesh)
     return tensor.detach().cpu()

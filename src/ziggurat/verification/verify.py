@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,11 +25,12 @@ from ziggurat.strategies.shares import Shares
 from ziggurat.verification.check import Check, check_step
 from ziggurat.verification.compare import BOUNDS, compare_steps
 from ziggurat.verification.errors import Errors, name_of
+from ziggurat.verification.handing import hand_out
 from ziggurat.verification.judgement import Judgement, judge
 from ziggurat.verification.networks import build_network
 from ziggurat.verification.request import DEFAULT_INPUT, Request, read_request
 from ziggurat.verification.rounding import measure_rounding
-from ziggurat.verification.step import Outcome, Trial, run_step
+from ziggurat.verification.step import Cost, Outcome, Trial, as_it_is, watch_step
 from ziggurat.verification.timeline import measure_bubble, write_timeline
 
 
@@ -72,11 +72,13 @@ class Single:
 
     Attributes:
         step: What is compared.
+        cost: Its cost.
         repeated: Errors of the same step again: what is not zero there is not deterministic.
         seconds: Of the repeated step, in which no bytes are counted.
     """
 
     step: Outcome
+    cost: Cost
     repeated: Errors
     seconds: float
 
@@ -100,7 +102,7 @@ def verify_on_worker(
     with progress(f"verify {request.name}", workers.is_first) as stages:
         phase("reference")
         single = _measure_single(trial, request, workers.device, stages) if workers.is_first else None
-        single = _from_first(workers, single)
+        single = hand_out(workers, single)
         phase("step under the plan")
         stages(f"the step under {request.plan}")
         check = check_step(workers, str(request.plan), build(request), trial, single.step, measure=True)
@@ -140,27 +142,6 @@ def _write_timeline(path: Path, request: Request, check: Check, result: dict[str
     result["timeline"] = [str(path), str(write_timeline(path, check.spans, check.labels, title))]
 
 
-def _from_first(workers: Workers, single: Single | None) -> Single:
-    """Return what the first worker has measured, on every worker.
-
-    Communication:
-        One broadcast of its bytes (as a tensor: `Workers.broadcast_object` is slow with hundreds of megabytes).
-    """
-    buffer = io.BytesIO()
-    if single is not None:
-        torch.save(single, buffer)
-    size = workers.broadcast_object(buffer.getbuffer().nbytes)
-    data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8) if single is not None else None
-    received = torch.empty(size, dtype=torch.uint8) if data is None else data
-    workers.broadcast([received])
-    if single is None:
-        single = torch.load(
-            io.BytesIO(received.numpy().tobytes()), weights_only=False
-        )  # from this run's own worker
-    assert single is not None
-    return single
-
-
 def build(request: Request) -> nn.Module:
     """Build the network from the request's seed."""
     torch.manual_seed(request.config.seed)
@@ -191,7 +172,7 @@ def _measure_single(
     mesh = make_mesh(Workers(device=device))
     begins("the step on one worker")
     try:
-        step = run_step(build(request), trial, mesh, count_bytes=True)
+        step, cost = watch_step(build(request), trial, mesh, as_it_is, count_bytes=True)
     except TIMM_ERRORS as error:
         if isinstance(error, UserError):
             raise
@@ -201,8 +182,8 @@ def _measure_single(
         ) from error
     _check_finite(step, request.name)
     begins("the same step again")
-    again = run_step(build(request), trial, mesh)
-    return Single(step, compare_steps(again, step), again.seconds)
+    repeated, again = watch_step(build(request), trial, mesh, lambda other: compare_steps(other, step))
+    return Single(step, cost, repeated, again.seconds)
 
 
 def _check_finite(step: Outcome, name: str) -> None:
@@ -222,10 +203,10 @@ def estimate(request: Request, single: Single) -> dict[str, float]:
     step = single.step
     state = sum(chunk.tensor.nbytes for chunk in step.state.values())
     gradients = sum(chunk.tensor.nbytes for chunk in step.gradients.values())
-    kept = state - step.weight_bytes + gradients
+    kept = state - single.cost.weight_bytes + gradients
     alone = StepCost(
-        single.seconds, request.num_microbatches, step.weight_bytes, kept,
-        max(0, step.peak_bytes - step.weight_bytes - kept),
+        single.seconds, request.num_microbatches, single.cost.weight_bytes, kept,
+        max(0, single.cost.peak_bytes - single.cost.weight_bytes - kept),
     )  # fmt: skip
     cost = request.plan.estimate(alone)
     return {"step_seconds": cost.seconds, "peak_bytes": round(cost.peak_bytes)}
@@ -274,7 +255,7 @@ def describe(
         "nondeterministic": [
             {"tensor": name_of(key), "error": error} for key, error in single.repeated.above(0.0).items()
         ],
-        "single": {"step_seconds": single.seconds, "peak_bytes": single.step.peak_bytes},
+        "single": {"step_seconds": single.seconds, "peak_bytes": single.cost.peak_bytes},
         "workers": None
         if errors is None
         else {"step_seconds": check.seconds, "peak_bytes": check.peak_bytes},
