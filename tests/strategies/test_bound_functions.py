@@ -139,6 +139,30 @@ class AtTheEnd(nn.Module):
         return one_of(self.function(self.body(x)))
 
 
+class AtTheBeginning(nn.Module):
+    """Gives the images to it before anything else."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.body, self.function = body(nn.Identity()), NAMES[function]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(one_of(self.function(x * 1.0)))
+        return result
+
+
+class FirstOfALayer(nn.Module):
+    """Gives what it is given to it, and that to a layer of its own."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.inner, self.function = nn.Conv2d(3, 3, 1), NAMES[function]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(one_of(self.function(x * 1.0)))
+        return result
+
+
 class Body(nn.Module):
     """A pyramid of two levels, of which one goes through a layer."""
 
@@ -166,6 +190,8 @@ PLACES: dict[str, Callable[[Any], nn.Module]] = {
     "a list in a layer": lambda function: body(Listed(function)),
     "a layer with a layer": lambda function: body(Deeper(function)),
     "the end": AtTheEnd,
+    "the beginning": AtTheBeginning,
+    "the first layer": lambda function: nn.Sequential(FirstOfALayer(function), body(nn.Identity())),
 }
 PLANS = ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2", "sp=2,pp=2", "sp=2,tp=2")
 
@@ -177,7 +203,7 @@ PLANS = ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2", "sp=2,pp=2", "sp=2,tp
 def test_exact_or_refused(function: Any, place: str, plan: str) -> None:
     torch.manual_seed(0)
     network = PLACES[place](function).double()
-    is_refused_before = place == "the end" and plan in ("sp=2,pp=2", "sp=2,tp=2")
+    is_refused_before = place in ("the end", "the beginning") and plan in ("sp=2,pp=2", "sp=2,tp=2")
     if function is InPlace and plan.startswith("sp") and not is_refused_before:
         with pytest.raises(RuntimeError, match="in an in-place operation"):  # PyTorch's own
             verdict_of(network, plan, make_trial())

@@ -48,7 +48,6 @@ class Setting:
         compute: A context in which the model computes: autocast.
         decisions: What was measured and fixes bits: of a run that goes on, as it was; what is decided now is added.
         cache: Where measurements are kept, so that they need not be taken again; None keeps nothing.
-        input_gradient: Whether the gradient of the images is computed, too.
         measure: Measures what calls of the network cost, where that decides.
         device: Where the model computes.
         data: The workers that take other microbatches.
@@ -63,7 +62,6 @@ class Setting:
     compute: Compute
     decisions: Decisions = field(default_factory=Decisions)
     cache: Path | None = None
-    input_gradient: bool = False
     measure: Measure = measure_calls
     data: Workers = field(default_factory=Workers)
     spatial: SpatialMesh | None = None
@@ -89,11 +87,11 @@ class Setting:
         shape, strides = self.spec.shape, self.spec.strides
         if self.spatial is None:
             whole = torch.empty_strided(shape, strides, dtype=self.spec.dtype, device=self.device).zero_()
-            return whole.requires_grad_(self.input_gradient)
+            return whole.requires_grad_(self.spec.requires_grad)
         dims = band_dims(shape, self.spatial)
         sizes = [local_size(dim, self.spatial.ranks) for dim in dims]
         local = torch.zeros(sizes, dtype=self.spec.dtype, device=self.device)
-        return SpatialTensor(local.requires_grad_(self.input_gradient), dims, self.spatial)
+        return SpatialTensor(local.requires_grad_(self.spec.requires_grad), dims, self.spatial)
 
 
 class Joined:

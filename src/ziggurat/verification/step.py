@@ -309,8 +309,8 @@ def watch_step(
     accumulate_for(state, objective, trial.seed)
     watch = Watch(trial, objective, mesh)
     setting = Setting(
-        spec_of(pieces[0].images), trial.config, len(pieces), watch.compute, copy.deepcopy(trial.decisions),
-        input_gradient=True,
+        replace(spec_of(pieces[0].images), requires_grad=True), trial.config, len(pieces), watch.compute,
+        copy.deepcopy(trial.decisions),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own, once for each worker

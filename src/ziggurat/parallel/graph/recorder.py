@@ -174,7 +174,7 @@ class Recorder(FunctionMode):
         if self.graph.faults.keys() - {"kept", "numbers"}:
             return
         again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made, self)
-        again.run(torch.empty_like(images))
+        again.run(torch.empty_like(images, requires_grad=images.requires_grad))
         self.unrecorded.compare(again.unrecorded)
 
     def run_with_other_numbers(self, images: Tensor) -> None:
@@ -185,7 +185,7 @@ class Recorder(FunctionMode):
         """
         held = kept_by(self.meta_model)
         again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made)
-        graph = again.run(torch.empty_like(images))
+        graph = again.run(torch.empty_like(images, requires_grad=images.requires_grad))
         whole = {call.layer for call in graph.calls if call.function is None} - self.drawing - again.drawing
         seen, seen_again = (
             [one for one in other.unrecorded.origins.seen if one[0] in whole] for other in (self, again)

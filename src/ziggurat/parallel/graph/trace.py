@@ -45,18 +45,20 @@ class ImageSpec:
         shape: Of the whole images.
         strides: Likewise.
         dtype: Their type.
+        requires_grad: Whether their gradient is asked for: a custom function is then seen where it is the first that they go through.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
+    requires_grad: bool = False
 
 
 def spec_of(images: Tensor) -> ImageSpec:
     """Return what a record depends on; of images that are cut over workers, of the whole."""
     shape = tuple(images.shape)
     strides = torch.empty(shape, device=META).stride() if type(images) is not Tensor else images.stride()
-    return ImageSpec(shape, tuple(strides), images.dtype)
+    return ImageSpec(shape, tuple(strides), images.dtype, images.requires_grad)
 
 
 class Tracer:
@@ -202,7 +204,9 @@ class Tracer:
         return copied
 
     def _run(self, recorder: Recorder, spec: ImageSpec, modes: tuple[bool, ...]) -> Graph:
-        images = torch.empty_strided(spec.shape, spec.strides, dtype=spec.dtype, device=META)
+        images = torch.empty_strided(
+            spec.shape, spec.strides, dtype=spec.dtype, device=META, requires_grad=spec.requires_grad
+        )
         with caches_as_before(self.meta_model):
             with generators_as_before():
                 graph = recorder.run(images)
