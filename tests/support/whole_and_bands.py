@@ -44,12 +44,14 @@ def relative(value: Tensor, reference: Tensor) -> float:
     return float((value.detach().double() - reference.detach().double()).abs().max() / scale)
 
 
-def errors(workers, cases: dict[str, Case], degrees: Sequence[int], min_rows: int) -> dict[str, dict | str]:
+def errors(
+    workers, cases: dict[str, Case], degrees: Sequence[int], min_rows: int, in_inference: bool
+) -> dict[str, dict | str]:
     mesh = spatial_mesh(workers, tuple(degrees), min_rows)
     found: dict[str, dict | str] = {}
     for name, case in cases.items():
         try:
-            found[name] = _errors(case, mesh)
+            found[name] = _errors_in_inference(case, mesh) if in_inference else _errors(case, mesh)
         except Exception:  # noqa: BLE001 - one case's failure is that case's result
             found[name] = traceback.format_exc(limit=-4)
     return found
@@ -90,15 +92,31 @@ def _errors(case: Case, mesh) -> dict[str, float]:
     return found
 
 
+def _errors_in_inference(case: Case, mesh) -> dict[str, float]:
+    """Return the errors of the output alone, in inference mode: of what is changed there, PyTorch counts no versions."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(case.shape, generator=generator, dtype=torch.float64).to(case.dtype)
+    results = []
+    for give in (lambda: whole.clone(), lambda: cut(whole.clone(), mesh)):
+        torch.manual_seed(1)
+        function = case.function() if isinstance(case.function, type) else case.function
+        function = function.to(case.dtype) if isinstance(function, nn.Module) else function
+        torch.manual_seed(2)
+        with torch.inference_mode():
+            results.append(function(give()))
+    expected, result = results
+    return {"output": relative(whole_tensor(result), expected)}
+
+
 def compare(
-    cases: dict[str, Case], degrees: Sequence[int] = (2,), min_rows: int = 1
+    cases: dict[str, Case], degrees: Sequence[int] = (2,), min_rows: int = 1, in_inference: bool = False
 ) -> dict[str, dict | str]:
     """Return for each case the largest errors over all workers, or what was raised."""
     world = 1
     for degree in degrees:
         world *= degree
     merged: dict[str, dict | str] = {}
-    for of_rank in run_ranks(errors, world, (cases, tuple(degrees), min_rows)):
+    for of_rank in run_ranks(errors, world, (cases, tuple(degrees), min_rows, in_inference)):
         for name, found in of_rank.items():
             before = merged.setdefault(name, found)
             if isinstance(found, dict) and isinstance(before, dict):

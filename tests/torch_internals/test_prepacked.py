@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ziggurat.torch_internals.convolutions import right_convolution_gradients
 from ziggurat.torch_internals.machine import cpu_has_bf16_units
 from ziggurat.torch_internals.prepacked import IN_BLOCKS, PackedConvolutions, convolve
 
@@ -35,7 +36,7 @@ def images(channels: int = 16, rows: int = 20, columns: int = 24) -> Tensor:
 
 
 def compute(network: nn.Module, batch: Tensor) -> Tensor:
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), right_convolution_gradients():
         result: Tensor = network(batch)
         return result
 

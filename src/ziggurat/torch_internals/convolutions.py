@@ -1,8 +1,8 @@
-"""Convolutions of small maps in bfloat16 on the CPU, of whose weights PyTorch 2.14 returns gradients that nobody has written.
+"""Convolutions in bfloat16 on the CPU of which PyTorch 2.14 returns what nobody has written: some shapes are computed in float32 here.
 
-oneDNN leaves parts of the gradient of a weight as they were in memory, in conditions that shapes tell only in part: mostly of taps that
-meet no pixel of the map. ``docs/upstream/convolution_bf16_cpu.md`` has it with a script. A map on which a kernel may hang over at
-both ends is computed in float32 here, and the result rounded; it is the coarsest level of a pyramid, and costs nothing.
+oneDNN leaves parts of a gradient, and on processors with AMX of the result itself, as they were in memory, or writes beside them, in conditions
+that shapes tell only in part: `goes_wrong` has those that were met, and ``docs/upstream/convolution_bf16_cpu.md`` with scripts. Most
+are maps on which a kernel may hang over at both ends, or of one column: the coarsest level of a pyramid, which costs nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from torch.nn import functional
 
 from ziggurat.torch_internals.switches import Switch
 
-NAMES = ("conv1d", "conv2d", "conv3d")
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+OF_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+NAMES = {f"conv{dims}d": ARGUMENTS for dims in (1, 2, 3)} | {
+    f"conv_transpose{dims}d": OF_TRANSPOSED for dims in (1, 2, 3)
+}
 PLAIN = (Tensor, nn.Parameter)
 
 _originals: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in NAMES}
@@ -35,6 +38,7 @@ class _Mended:
 
     def __init__(self, original: Callable[..., Any]) -> None:
         self.original, self.__name__ = original, original.__name__
+        self.arguments = NAMES[self.__name__]
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         given: Any = args[0] if args else named.get("input")
@@ -42,9 +46,16 @@ class _Mended:
             is_autocast = torch.is_autocast_enabled("cpu")
             dtype = torch.get_autocast_dtype("cpu") if is_autocast else given.dtype
             if dtype == torch.bfloat16 and given.device.type == "cpu":
-                bound = dict(zip(ARGUMENTS, args, strict=False)) | named
-                weight, stride = bound["weight"], bound.get("stride", 1)
-                if type(weight) in PLAIN and is_small(given, weight, stride, bound.get("dilation", 1)):
+                bound = dict(zip(self.arguments, args, strict=False)) | named
+                stride, padding, dilation = (
+                    bound.get("stride", 1),
+                    bound.get("padding", 0),
+                    bound.get("dilation", 1),
+                )
+                transposed = self.arguments is OF_TRANSPOSED
+                if type(bound["weight"]) in PLAIN and goes_wrong(
+                    given, bound["weight"], stride, padding, dilation, transposed
+                ):
                     return self._in_float32(bound)
         return self.original(*args, **named)
 
@@ -71,7 +82,7 @@ _switch = Switch(
 
 
 def right_convolution_gradients() -> AbstractContextManager[None]:
-    """While a block runs, no convolution on the CPU is computed in bfloat16 where its gradient would be wrong.
+    """While a block runs, no convolution on the CPU is computed in bfloat16 where its result or its gradient would be wrong.
 
     Passes without gradients are computed so, too: they return what those with gradients do. Those of scripted and compiled code are not seen. It is for the whole process, where it does no harm. Why so: as
     `ziggurat.torch_internals.norm_calls.keeping_statistics`.
@@ -79,23 +90,50 @@ def right_convolution_gradients() -> AbstractContextManager[None]:
     return _switch.held()
 
 
-def is_small(
-    images: Tensor, weight: Tensor, stride: int | Sequence[int], dilation: int | Sequence[int]
+def goes_wrong(
+    images: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int],
+    padding: int | str | Sequence[int],
+    dilation: int | Sequence[int],
+    transposed: bool = False,
 ) -> bool:
-    """Whether a kernel may hang over a map at both ends along some dim: then some of its taps may meet no pixel.
+    """Whether a convolution in bfloat16 on the CPU may return what nobody has written, in its result or in a gradient.
 
     Args:
         images: Whose last dims are the map's.
-        weight: Shape ``(outputs, inputs, *kernel)``.
+        weight: Shape ``(outputs, inputs, *kernel)``; of a transposed convolution the first two are exchanged.
         stride: Of the convolution.
+        padding: Likewise; as a word it goes with a stride of 1, or is none.
         dilation: Likewise.
+        transposed: Whether it is a transposed one.
+
+    Example:
+        >>> weight = torch.empty(8, 8, 3, 3)
+        >>> [goes_wrong(torch.empty(1, 8, 9, columns), weight, 2, 1, 1) for columns in (2, 3, 9)]
+        [True, True, False]
+        >>> goes_wrong(torch.empty(1, 8, 9, 3), weight, 1, 1, 1)
+        False
     """
-    kernel = weight.shape[2:]
-    strides, dilations = (
-        (one,) * len(kernel) if isinstance(one, int) else tuple(one) * (len(kernel) if len(one) == 1 else 1)
-        for one in (stride, dilation)
+    kernel, rows = weight.shape[2:], images.shape[images.dim() - weight.dim() + 2 :]
+    strides, paddings, dilations = (_each(one, len(kernel)) for one in (stride, padding, dilation))
+    dims = list(zip(rows, kernel, strides, paddings, dilations, strict=True))
+    is_volume = len(dims) == 3
+    if transposed:
+        one_column = rows[-1] == 1 and strides[-1] > 1
+        return one_column or (is_volume and any(s > k or d > 1 or n == 1 for n, k, s, _, d in dims))
+    n, k, s, p, d = dims[-1]
+    one_column = s > 1 and n + 2 * p < (k - 1) * d + 1 + s
+    return (
+        one_column
+        or any(k > 1 and n < (k - 1) * d + s for n, k, s, _, d in dims)
+        or (is_volume and any(s > k for _, k, s, _, _ in dims))
     )
-    rows = images.shape[images.dim() - len(kernel) :]
-    return any(
-        k > 1 and n < (k - 1) * d + s for n, k, s, d in zip(rows, kernel, strides, dilations, strict=True)
-    )
+
+
+def _each(value: int | str | Sequence[int], count: int) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return (0,) * count
+    if isinstance(value, int):
+        return (value,) * count
+    return tuple(value) * (count if len(value) == 1 else 1)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ziggurat.torch_internals.convolutions import is_small
+from ziggurat.torch_internals.convolutions import goes_wrong
 from ziggurat.torch_internals.machine import cpu_has_bf16_units
 from ziggurat.torch_internals.switches import Switch
 
@@ -268,7 +268,7 @@ def _can_be_packed(layer: nn.Conv2d, images: Tensor, weight: Tensor) -> bool:
         and images.numel() > 0
         and not torch._C._len_torch_function_stack()  # who records calls shall see PyTorch's
         and images.is_contiguous(memory_format=torch.channels_last)
-        and not is_small(images, weight, layer.stride, layer.dilation)
+        and not goes_wrong(images, weight, layer.stride, layer.padding, layer.dilation)
         and torch.backends.mkldnn.is_available()
         and cpu_has_bf16_units()
     )

@@ -1,5 +1,6 @@
 """Where spread tensors lie in memory: as PyTorch would lay the whole out, and whoever shares it sees what is changed in place."""
 
+import inspect
 import itertools
 import random
 
@@ -225,6 +226,37 @@ SHARED = {
 }
 
 
+def told_to(function, *args, **named):
+    """A slice is taken before a function is told by an argument to change the whole."""
+
+    def computed(x):
+        y = x * 1
+        part = y[:, :, 3:9]
+        function(y, *args, **named)
+        return part * 3
+
+    return computed
+
+
+BEFORE_INPLACE = {
+    "alpha_dropout": (0.5, False), "celu": (0.5,), "dropout": (0.5, True), "dropout2d": (0.5, True), "elu": (0.5,),
+    "feature_alpha_dropout": (0.5, False), "hardtanh": (-1.0, 1.0), "leaky_relu": (0.5,), "rrelu": (0.1, 0.3, False),
+    "threshold": (0.1, 0.2),
+}  # fmt: skip
+OF_OTHER_DIMS = ("dropout1d", "dropout3d")
+TOLD = {
+    name: function
+    for name, function in sorted(vars(F).items())
+    if inspect.isfunction(function) and "inplace" in inspect.signature(function).parameters
+    if not name.startswith("_") and name not in OF_OTHER_DIMS
+}
+SHARED |= {
+    f"{name} told by {how}": Case(told_to(function, *BEFORE_INPLACE.get(name, ()), *args, **named))
+    for name, function in TOLD.items()
+    for how, args, named in (("a name", (), {"inplace": True}), ("its place", (True,), {}))
+}
+
+
 @pytest.fixture(scope="module")
 def shared():
     return {degrees: compare(SHARED, degrees) for degrees in ((2,), (3,), (2, 2))}
@@ -238,6 +270,17 @@ def test_what_is_changed_in_place_is_seen_by_all_that_share_it(shared, name, deg
         assert "UnsupportedOperation: setitem" in found
         return
     assert_exact(found)
+
+
+@pytest.fixture(scope="module")
+def shared_in_inference():
+    return compare(SHARED, in_inference=True)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_is_changed_in_place_is_seen_in_inference_too(shared_in_inference, name):
+    """There PyTorch counts no versions of what is changed."""
+    assert_exact(shared_in_inference[name])
 
 
 def without_a_way_back(x):

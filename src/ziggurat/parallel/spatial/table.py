@@ -17,8 +17,10 @@ apart ``torch.relu``, ``Tensor.relu``, ``Tensor.relu_`` and ``torch.nn.functiona
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -66,7 +68,18 @@ class Call:
 
     def changes_untold(self, x: SpatialTensor) -> bool:
         """Whether it changes a tensor of which PyTorch counts no changes."""
-        return self.is_in_place and bool(self.args) and self.args[0] is x and x.local.is_inference()
+        if not x.local.is_inference():
+            return False
+        given = (*self.args[:1], *(value for name, value in self.named.items() if name == "input"))
+        return any(one is x for one in given) and (self.is_in_place or self._is_told_to)
+
+    @property
+    def _is_told_to(self) -> bool:
+        """Whether its argument ``inplace`` is true."""
+        if "inplace" in self.named:
+            return bool(self.named["inplace"])
+        place = _place_of_inplace(self.func)
+        return place is not None and place < len(self.args) and bool(self.args[place])
 
     def on_meta(self) -> list[Tensor | None]:
         """Return what PyTorch returns for tensors that lie in memory as the whole would: in order, whatever holds them."""
@@ -96,6 +109,13 @@ class Call:
     def unsupported(self, reason: str, remedy: str = REMEDY) -> UnsupportedOperation:
         """Return the error that says why this call cannot be computed, and what to do about it."""
         return self.mesh.unsupported(self.name, reason, remedy)
+
+
+@functools.cache
+def _place_of_inplace(func: Callable[..., Any]) -> int | None:
+    """Return the place of a function's argument ``inplace``; None where it has no such, as all that are not written in Python."""
+    names = list(inspect.signature(func).parameters) if isinstance(func, FunctionType) else []
+    return names.index("inplace") if "inplace" in names else None
 
 
 def as_meta(value: Any) -> Any:

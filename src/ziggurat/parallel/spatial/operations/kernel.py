@@ -11,7 +11,7 @@ from torch.nn import functional
 from ziggurat.parallel.spatial.exchange import crop
 from ziggurat.parallel.spatial.geometry import Range, transposed_extent
 from ziggurat.parallel.spatial.operations.windows import Step
-from ziggurat.torch_internals.convolutions import is_small
+from ziggurat.torch_internals.convolutions import goes_wrong
 from ziggurat.torch_internals.kernels import convolution_gradients
 
 
@@ -43,10 +43,13 @@ class ConvolutionKind:
         """Return the worker's rows of the output."""
         if 0 in self.shape:
             return rows.new_empty(self.shape)
+        dtype = rows.dtype
+        if self._goes_wrong(rows, weight):
+            rows, weight, bias = rows.float(), weight.float(), None if bias is None else bias.float()
         out = torch.convolution(
             rows, weight, bias, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups,
-        )  # fmt: skip
+        ).to(dtype)  # fmt: skip
         for step, (start, count) in zip(steps, self.crop, strict=False):
             out = crop(out, step.dim, start, count)
         return out
@@ -56,14 +59,20 @@ class ConvolutionKind:
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, weight and bias that the mask asks for."""
         sizes = [weight.shape[1] * self.groups if self.transposed else weight.shape[0]] if has_bias else None
-        dtype, is_cpu = rows.dtype, rows.device.type == "cpu"
-        if dtype == torch.bfloat16 and is_cpu and is_small(rows, weight, self.stride, self.dilation):
+        dtype = rows.dtype
+        if self._goes_wrong(rows, weight):
             gradient, rows, weight = (one.float() for one in (gradient, rows, weight))
         found: tuple[Tensor | None, ...] = convolution_gradients(
             gradient, rows, weight, sizes, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups, mask,
         )  # fmt: skip
         return found if rows.dtype == dtype else tuple(one if one is None else one.to(dtype) for one in found)
+
+    def _goes_wrong(self, rows: Tensor, weight: Tensor) -> bool:
+        """Whether PyTorch would return what nobody has written."""
+        if rows.dtype != torch.bfloat16 or rows.device.type != "cpu":
+            return False
+        return goes_wrong(rows, weight, self.stride, self.padding, self.dilation, self.transposed)
 
     def uncrop(
         self, gradient: Tensor, steps: tuple[Step, ...], rows: Tensor, kernel: tuple[int, ...]
