@@ -10,7 +10,7 @@ from ziggurat.cli.main import main
 from ziggurat.config import ModelConfig, RunConfig, override
 from ziggurat.errors import UserError
 from ziggurat.models.build import build_model
-from ziggurat.training.feed import seed_everything
+from ziggurat.parallel.graph.generators import seed_everything
 from ziggurat.training.freezing import freeze, freezing_notes
 from ziggurat.training.optimization import make_optimizer
 

@@ -2,7 +2,8 @@
 
 1. An image that is larger than the crop, after the resizing that training does, is cut into overlapping tiles.
 2. The tiles of all images form *batches* of one shape, in an order that depends on the images only. A batch is the
-   unit of computation, as a microbatch is in training: hence the same bits on any number of workers.
+   unit of computation, as a microbatch is in training: hence the same bits on any number of workers. What a network draws at random in
+   evaluation, too (Monte Carlo dropout), is keyed by the number of the batch.
 3. Each worker takes a run of consecutive batches that costs about as much as any other's: pixels that are computed, and pixels of the
    files that are read for them. So a worker decodes few images, and one large image is spread over all workers.
    Workers of one place of the data axis take the same batches; how they share a batch is their strategies' (`Executor`).
@@ -31,6 +32,7 @@ from ziggurat.errors import UserError
 from ziggurat.inference.reading import Images, read_tiles
 from ziggurat.models.images import AsSamples, Normalization
 from ziggurat.models.vision import VisionModel, takes_samples
+from ziggurat.parallel.graph.generators import generators_as_before_on, seed_everything
 from ziggurat.strategies.base import Setting
 from ziggurat.strategies.executor import Executor, place_for_inference
 from ziggurat.strategies.mesh import Mesh
@@ -202,6 +204,7 @@ def run_tiles(
     forward = _Forward(task, compute)
     most = max(len(work.share(rank)) for rank in range(workers.size))
     with ExitStack() as modes:
+        modes.enter_context(generators_as_before_on(compute.mesh.workers.device))
         for one in compute.members:
             modes.enter_context(one.mode)
         run = _Run(forward, images, work, compute, take, spoiled is not None)
@@ -262,7 +265,10 @@ class _Forward(Generic[T]):
         def finish(outputs: Any, index: int) -> list[Any]:
             return decode(outputs, _sizes(group[index].batch))
 
-        return model.executor.run(Microbatches(len(group), images, finish, self.autocast))
+        def seed(index: int) -> None:
+            seed_everything(group[index].number)
+
+        return model.executor.run(Microbatches(len(group), images, finish, self.autocast, seed))
 
     def keep_company(self, batch: Sequence[Piece], runs: int) -> None:
         """Take part in the runs of other workers, on a black tile of a batch's size."""

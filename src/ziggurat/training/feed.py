@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,25 +12,9 @@ from ziggurat.config import RunConfig
 from ziggurat.data.batch import Microbatch
 from ziggurat.models.images import Normalization
 from ziggurat.models.vision import VisionModel
+from ziggurat.parallel.graph.generators import seed_everything
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.strategies.mesh import Mesh
-
-
-def seed_everything(*key: int | tuple[int, ...]) -> None:
-    """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
-
-    Example:
-        >>> seed_everything(7, (0, 3))
-        >>> first = torch.rand(1)
-        >>> seed_everything(7, (0, 3))
-        >>> bool(first == torch.rand(1))
-        True
-    """
-    words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
-    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    torch.manual_seed(state)
-    random.seed(state)
-    np.random.seed(state % (1 << 32))
 
 
 def autocast(device: torch.device, config: RunConfig) -> torch.autocast:

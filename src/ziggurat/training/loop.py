@@ -19,6 +19,7 @@ from ziggurat.inference.evaluate import Evaluation, evaluate_model
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import seed_everything
 from ziggurat.parallel.runtime.heartbeat import phase
 from ziggurat.parallel.runtime.preemption import Preemption
 from ziggurat.report import write_report
@@ -39,7 +40,7 @@ from ziggurat.training.balancing import refuse_single_images
 from ziggurat.training.callbacks import NO_CALLBACKS, Callbacks, Calls
 from ziggurat.training.data import TrainingData
 from ziggurat.training.extension import earlier_definitions
-from ziggurat.training.feed import SampleFeed, autocast, seed_everything
+from ziggurat.training.feed import SampleFeed, autocast
 from ziggurat.training.first_batch import show_first_batch
 from ziggurat.training.freezing import freeze
 from ziggurat.training.local_sgd import LocalStep

@@ -22,13 +22,13 @@ from ziggurat.models.build import build_model
 from ziggurat.models.undrawn import build_undrawn
 from ziggurat.models.vision import VisionModel, place_model
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import seed_everything
 from ziggurat.parallel.runtime.preemption import GoesOn
 from ziggurat.runs.checkpoint import Progress
 from ziggurat.strategies.mesh import Mesh
 from ziggurat.strategies.parallel import Parallel
 from ziggurat.strategies.plan import parse_plan
 from ziggurat.training.data import OpenedData, TrainingData, open_data, opens_together
-from ziggurat.training.feed import seed_everything
 from ziggurat.training.replanning import Replanning
 
 

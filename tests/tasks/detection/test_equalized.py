@@ -17,6 +17,7 @@ from ziggurat.config import LossConfig, RunConfig, override, range_faults
 from ziggurat.models.build import build_model
 from ziggurat.models.vision import place_model
 from ziggurat.parallel.collectives.workers import Workers
+from ziggurat.parallel.graph.generators import seed_everything
 from ziggurat.strategies.mesh import make_mesh
 from ziggurat.tasks.detection.assignment import Assignment, LevelTargets
 from ziggurat.tasks.detection.equalized import equalized
@@ -24,7 +25,7 @@ from ziggurat.tasks.detection.focal import ByClass, focal_sums, focal_sums_by_cl
 from ziggurat.tasks.detection.loss import DetectionLoss
 from ziggurat.tasks.registry import make_task
 from ziggurat.training.data import TrainingData
-from ziggurat.training.feed import SampleFeed, seed_everything
+from ziggurat.training.feed import SampleFeed
 from ziggurat.training.optimization import learning_rate, make_optimizer, set_learning_rate
 
 ALPHA, GAMMA, SCALE = 0.25, 2.0, 8.0

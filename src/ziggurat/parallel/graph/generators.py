@@ -106,6 +106,23 @@ def key_others() -> None:
     np.random.seed(int.from_bytes(digest[8:], "little"))
 
 
+def seed_everything(*key: int | tuple[int, ...]) -> None:
+    """Key every random choice of the model (dropout, drop path) and of libraries by `key`.
+
+    Example:
+        >>> seed_everything(7, (0, 3))
+        >>> first = torch.rand(1)
+        >>> seed_everything(7, (0, 3))
+        >>> bool(first == torch.rand(1))
+        True
+    """
+    words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
+    state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state % (1 << 32))
+
+
 @contextmanager
 def noting_draws(found: set[str], device: torch.device) -> Iterator[None]:
     """Add to a set the names of the generators of which a block has drawn."""
@@ -122,6 +139,16 @@ def others_as_before() -> Iterator[None]:
         yield
     finally:
         before.set()
+
+
+@contextmanager
+def generators_as_before_on(device: torch.device) -> Iterator[None]:
+    """Leave all generators that a network on a device may draw of as they were; also where the block raises."""
+    before = Generators.now(device)
+    try:
+        yield
+    finally:
+        before.set(device)
 
 
 @contextmanager
