@@ -118,7 +118,10 @@ def seed_everything(*key: int | tuple[int, ...]) -> None:
     """
     words = [word for part in key for word in (part if isinstance(part, tuple) else (part,))]
     state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    torch.manual_seed(state)
+    if torch.accelerator.is_available():
+        torch.manual_seed(state)
+    else:  # which would note the stack for devices that are not there: half a millisecond for each batch
+        torch.default_generator.manual_seed(state)
     random.seed(state)
     np.random.seed(state % (1 << 32))
 
