@@ -50,13 +50,13 @@ def test_machines_of_several_workers_send_less_where_these_meet_first():
 
 
 def test_shares_follow_a_slow_worker_and_make_steps_shorter():
-    """The quick form of benchmarks/unequal: sleeps of 12 and 24 ms in each of 16 microbatches."""
+    """The quick form of benchmarks/unequal: sleeps of 30 and 60 ms in each of 16 microbatches, until shares have changed."""
     (printed,) = run_ranks(quick, 1, (FOLDER / "unequal" / "main.py",))
     figures = json.loads(printed)
     assert figures["same_bits"]
     step, counts = figures["measured"]["changes"][0]
     first, second = map(int, counts.split(","))
-    assert step in (11, 19, 27), (
+    assert step in range(11, 99, 8), (
         "after two steps that do not count, eight that do, and more where these were noisy"
     )
     assert first > second

@@ -51,8 +51,18 @@ class Silent:
         """Record nothing."""
 
 
-def run(workers: Workers, shares: str, num_steps: int, milliseconds: int) -> dict[str, Any]:
-    """Take steps of a small network, and return their seconds, the shares of each, and a hash of the weights."""
+def run(
+    workers: Workers, shares: str, num_steps: int, milliseconds: int, after_change: int | None
+) -> dict[str, Any]:
+    """Take steps of a small network, and return their seconds, the shares of each, and a hash of the weights.
+
+    Args:
+        workers: Who take them.
+        shares: As ``plan.shares`` has it.
+        num_steps: At most.
+        milliseconds: Of sleep in a microbatch; 0 to multiply matrices.
+        after_change: Steps to the end after the first change of shares; None for all.
+    """
     torch.manual_seed(0)
     if not milliseconds:
         os.sched_setaffinity(0, {workers.rank})
@@ -80,6 +90,9 @@ def run(workers: Workers, shares: str, num_steps: int, milliseconds: int) -> dic
             counts.append(",".join(str(len(part)) for part in parallel.parts))
             state.complete()
             balance.after_step(step + 1, 0.0, seconds[-1])
+            changed = len(counts) - counts.count(counts[0])  # steps with other shares than the first
+            if after_change is not None and changed >= after_change:
+                break
     facts = balance.facts()
     parallel.close()
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in net.parameters())).hexdigest()
@@ -125,14 +138,24 @@ def _compete(core: int) -> None:
         pass
 
 
-def compare(num_workers: int, num_steps: int, milliseconds: int) -> dict[str, Any]:
-    """Return the figures of so many workers; without milliseconds a competitor is on the last one's core."""
+def compare(
+    num_workers: int, num_steps: int, milliseconds: int, after_change: int | None = None
+) -> dict[str, Any]:
+    """Return the figures of so many workers; without milliseconds a competitor is on the last one's core.
+
+    Args:
+        num_workers: Who take the steps.
+        num_steps: At most.
+        milliseconds: Of sleep in a microbatch.
+        after_change: Steps to the end after the first change of shares; None for all.
+    """
     found = {}
-    for shares in ("even", "measured"):
+    for shares in ("measured", "even"):
         place = WorkerSettings(1, "cpu", RunConfig().launch)
         with nullcontext() if milliseconds else competitor(num_workers - 1):
-            result = launch(run, (shares, num_steps, milliseconds), num_workers, place)
+            result = launch(run, (shares, num_steps, milliseconds, after_change), num_workers, place)
         assert result is not None
+        num_steps, after_change = len(result["seconds"]), None  # even shares: as many steps
         late, counts = sorted(result["seconds"][num_steps // 2 :]), result["counts"]
         found[shares] = {
             "step_seconds": statistics.median(late),
@@ -170,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a form of seconds, which writes nothing")
     quick = parser.parse_args(arguments).quick
-    cases = [(2, 27, 12)] if quick else [(2, 500, 20), (3, 60, 20), (4, 60, 20), (2, 100, 0)]
+    cases = [(2, 99, 30, 6)] if quick else [(2, 500, 20), (3, 60, 20), (4, 60, 20), (2, 100, 0)]
     figures = []
     for case in cases:
         figures.append(compare(*case))

@@ -1,6 +1,7 @@
 """Attention in all its forms, and products of matrices, in bands, as cases."""
 
 import functools
+import itertools
 
 import torch
 from torch import nn
@@ -115,6 +116,20 @@ def drop(**named):
     return attend
 
 
+def in_orders(orders):
+    """Attention whose queries, keys and values lie in memory by rows (r) or by columns (c): fused kernels take rows alone."""
+
+    def attend(x):
+        t = tokens_of(x)
+        found = [
+            (t * k).contiguous() if order == "r" else (t * k).transpose(1, 2).contiguous().transpose(1, 2)
+            for k, order in enumerate(orders, 1)
+        ]
+        return F.scaled_dot_product_attention(*found)
+
+    return attend
+
+
 MASK = functools.partial(lambda x: torch.ones(143, 143, dtype=torch.bool).triu(3))
 PADDING = functools.partial(lambda x: (torch.arange(143) > 100).expand(2, -1))
 ATTENTION = {
@@ -148,6 +163,10 @@ ATTENTION = {
         lambda x: F.scaled_dot_product_attention(heads_of(x, 4), heads_of(x)[..., :1], heads_of(x), enable_gqa=True)
     ),
     "heads in channels": Case(lambda x: F.scaled_dot_product_attention(x.flatten(2), x.flatten(2), x.flatten(2))),
+    **{
+        f"query, key and value in {orders}": Case(in_orders(orders))
+        for orders in map("".join, itertools.product("rc", repeat=3))
+    },
     "dropout": Case(drop()),
     "dropout, causal": Case(drop(is_causal=True)),
     "dropout and a mask": Case(drop(attn_mask=torch.ones(143, 143, dtype=torch.bool).tril(3))),

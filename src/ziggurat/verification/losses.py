@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -179,8 +180,9 @@ def _draw_targets(
 
 def unequal_counts(num_classes: int) -> ClassCounts:
     """Return how often classes occur in training data that there are none of: each once more than the one before it."""
-    images = [{label: 1} for label in range(num_classes) for _ in range(label + 1)]
-    return ClassCounts.of(images, num_classes)
+    labels = np.arange(num_classes).repeat(np.arange(1, num_classes + 1))  # one image for each
+    images = np.arange(len(labels))
+    return ClassCounts(len(labels), num_classes, "objects", images, labels, np.ones_like(labels))
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:

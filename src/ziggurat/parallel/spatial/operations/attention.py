@@ -80,11 +80,12 @@ def _attention(call: Call) -> Any:
         mask = (
             mask if mask.dtype == torch.bool else mask.to(query.dtype)
         )  # 2.14 misreads another type on the CPU
+    # a fused kernel keeps queries, keys and what it gives; where one worker has none, these may be changed in place
+    q, k = (query.local, key.local) if may_be_fused else (query.local.clone(), key.local.clone())
     local = functional.scaled_dot_product_attention(
-        query.local, key.local, value.local, mask, float(bound["dropout_p"]), scale=scale
+        q, k, value.local, mask, float(bound["dropout_p"]), scale=scale
     )
-    if not may_be_fused:  # a fused kernel keeps what it gives; that of one worker may be changed in place
-        local = local.clone()
+    local = local if may_be_fused else local.clone()
     return SpatialTensor(local, (*query.dims[:-1], value.dims[-1]), mesh)
 
 

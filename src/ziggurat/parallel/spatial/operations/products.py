@@ -192,15 +192,16 @@ def _bilinear(call: Call) -> Any:
 def _cdist(call: Call) -> Any:
     """Compute the distances of pairs: the first's rows stay where they are, all of the other's are needed."""
     bound = call.bind("x1 x2 p compute_mode", p=2.0, compute_mode="use_mm_for_euclid_dist_if_necessary")
-    pair = [
-        gather(t, call.name, only=[t.dim() - 1]) if isinstance(t, SpatialTensor) else t
-        for t in (bound["x1"], bound["x2"])
-    ]
+    points = [bound["x1"], bound["x2"]]
+    compute = _keeping_as_one_worker(
+        points, lambda a, b: torch.cdist(a, b, bound["p"], bound["compute_mode"])
+    )
+    pair = [gather(t, call.name, only=[t.dim() - 1]) if isinstance(t, SpatialTensor) else t for t in points]
     heads = max(t.dim() for t in pair) - 2
     left, right = ([f"b{i}" for i in range(heads - t.dim() + 2, heads)] for t in pair)
     return contract(
         pair, [[*left, "m", "k"], [*right, "n", "k"]], [*(f"b{i}" for i in range(heads)), "m", "n"],
-        lambda a, b: torch.cdist(a, b, bound["p"], bound["compute_mode"]), call.mesh, call.name,
+        compute, call.mesh, call.name,
     )  # fmt: skip
 
 
