@@ -93,6 +93,7 @@ def test_a_setting_that_fails_is_said(table, tmp_path):
     assert len(broken) == 3
 
 
+@pytest.mark.sampled(0)
 def test_a_command_that_does_not_end_well_says_why():
     with pytest.raises(RuntimeError, match="ended with 2:\nziggurat: there is no data set nowhere"):
         bits.command("train", "nowhere")

@@ -140,6 +140,7 @@ def test_a_task_of_ones_own_is_resumed_evaluated_verified_and_predicts(tmp_path)
     assert predicted["images"] == 1
 
 
+@pytest.mark.sampled(0)
 def test_spawned_workers_know_what_a_script_registers(tmp_path):
     """With several threads workers are not forked: they import the script again."""
     words = [

@@ -23,7 +23,7 @@ def train_and_evaluate(workers, plan, folder):
     return counts, {thread.name for thread in threading.enumerate()} - threads
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2"])
 def test_no_group_is_left_after_a_run(tmp_path, plan):
     for counts, threads in run_ranks(train_and_evaluate, 2, (plan, tmp_path / "run")):

@@ -118,6 +118,7 @@ def test_weights_that_are_not_finite_end_the_run_under_either_policy(tmp_path):
     assert f"({PARAMETER}" in faults[-1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("step", "kind"), [(6, "weights"), (6, "average"), (3, "average")])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, step, kind):
     """By the last step, which no later one judges; or in the average alone, which no loss shows."""

@@ -40,3 +40,8 @@ def test_what_is_not_selected_is_slow(request, letter, number):
     }
     is_slow = request.node.get_closest_marker("slow") is not None
     assert is_slow == (request.node.nodeid not in selected(cases, 3))
+
+
+@pytest.mark.sampled(0)
+def test_one_case_may_be_left_to_test_all(request):
+    assert request.node.get_closest_marker("slow") is not None

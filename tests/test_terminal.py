@@ -94,6 +94,7 @@ def test_names_of_other_alphabets_under_few_characters(data):
     assert rb"\udce4.png" in out
 
 
+@pytest.mark.sampled(0)
 def test_the_language_c(data):
     """Python then takes UTF-8; a whole process, as the encoding of names is settled when it starts."""
     words = [sys.executable, "-m", "ziggurat", "check", str(data)]

@@ -46,6 +46,7 @@ def test_the_list_needs_no_pytorch():
     assert "fcos-pnn" in ran.stdout
 
 
+@pytest.mark.sampled(0)
 def test_models_of_a_script_are_listed_too():
     code = (
         "from ziggurat import Family, main, register_family\n"

@@ -237,6 +237,7 @@ def test_with_several_workers_the_first_is_told(tmp_path):
     assert writes.file.read_text().split() == ["1", "2", "3"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["dp=1", "dp=2"])
 def test_what_a_callback_raises_ends_the_run_with_a_checkpoint(tmp_path, plan):
     settings = SETTINGS | DETECTOR | {"plan": plan}

@@ -34,6 +34,7 @@ def folds(tmp_path_factory):
     return out, several(out, "folds", 3)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("how", "more"), [("disjoint", {"members.stratify": "classes"}), ("bootstrap", {})])
 def test_members_have_the_same_bits_on_any_number_of_workers(how, more, tmp_path):
     alone = several(tmp_path / "1", how, **more)

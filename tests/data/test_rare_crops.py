@@ -83,6 +83,7 @@ def near(share, expected):
     return abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / DRAWS) + 1e-9
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_rare_objects_are_seen_as_often_as_computed(probability):
     """Of the crops that are placed three in four hold the rare object, as it weighs 3 : 1, and the others do not reach it."""

@@ -32,6 +32,7 @@ def several(task, **settings):
     return one, other._replace(config=dataclasses.replace(other.config, data=data))
 
 
+@pytest.mark.sampled(0)
 def test_masks_are_those_of_the_mean_of_the_logits(tmp_path):
     runs = several("segment")
     run = averaged(["one", "other"], runs)

@@ -56,6 +56,7 @@ def detections_of(rows):
     return Detections(boxes, scores, labels)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("task", "name", "engine"), [("detect", "onnx", "onnx"), ("detect", "onnx", "openvino"), ("segment", "onnx", "onnx")]
 )  # fmt: skip
@@ -80,6 +81,7 @@ def test_predictions_are_the_same(folders, images, task, name, engine, tmp_path)
             assert (tmp_path / "theirs" / "masks" / mask.name).read_bytes() == mask.read_bytes()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("task", "name", "engine"), [("detect", "onnx", "onnx"), ("classify", "openvino", "openvino")]
 )

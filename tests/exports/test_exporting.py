@@ -28,6 +28,7 @@ KINDS = [("detect", "onnx"), ("detect", "pt2"), ("classify", "openvino"), ("segm
 READER = Path(__file__).parents[2] / "examples" / "read_export.py"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("task", "name"), KINDS)
 def test_the_file_finds_what_the_network_finds(exports, task, name):
     made = exports(task, name)

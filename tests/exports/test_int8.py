@@ -72,6 +72,7 @@ def float_weights(file):
     return len(layers_of(model)) - len(int8_layers(model))
 
 
+@pytest.mark.sampled(0)
 def test_the_layer_that_loses_most_goes_back_to_float(tmp_path):
     made, values = exported(network(3000.0), tmp_path, 2, 20.0, likeness)
     assert len(values) == 2
@@ -88,6 +89,7 @@ def test_the_layer_that_loses_most_goes_back_to_float(tmp_path):
     assert {one.name for one in tmp_path.iterdir()} == {"model-int8.xml", "model-int8.bin"}
 
 
+@pytest.mark.sampled(0)
 def test_what_loses_too_much_gets_no_name(tmp_path):
     old = tmp_path / "model-int8.xml"
     old.write_text("of before")

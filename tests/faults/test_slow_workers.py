@@ -42,6 +42,7 @@ def undisturbed(tmp_path_factory):
     return result["weights_sha256"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["dp=2", "dp=3"])
 def test_shares_follow_a_slow_worker_and_the_bits_stay(tmp_path, undisturbed, plan):
     result = run(tmp_path / "run", plan, SLOW.format(slow=1, ms=160), pipeline__shares="measured")
@@ -62,6 +63,7 @@ def test_shares_follow_a_slow_worker_and_the_bits_stay(tmp_path, undisturbed, pl
     assert "| 1 |" in (tmp_path / "run" / "report" / "workers.md").read_text()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "kill",
     [
@@ -79,6 +81,7 @@ def test_a_kill_in_the_middle_of_a_change_loses_nothing(tmp_path, undisturbed, k
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, CHANGE + 5))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "slow"), [("dp=2,pp=2", 2), ("dp=2,sp=2", 3)])
 def test_products_follow_the_slowest_worker_of_a_place(tmp_path, plan, slow):
     """A slow stage, or a slow band, makes its whole pipeline or image late."""
@@ -102,6 +105,7 @@ def test_a_run_goes_on_with_fewer_workers_than_it_has_counts_for(tmp_path, undis
     assert "plan.shares=7,1 is for 2 workers that take other samples: those of 1 are even" in text
 
 
+@pytest.mark.sampled(0)
 def test_a_run_is_resumed_with_other_counts(tmp_path, undisturbed):
     with pytest.raises(WorkerLost):
         run(

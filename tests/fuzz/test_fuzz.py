@@ -368,6 +368,7 @@ def children_of(pid: int) -> list[int]:
     return [int(one) for one in found.split()]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_is_stopped_by_a_signal(tmp_path, number: int, status: int) -> None:
     """No process is left, and what was judged is written, though no block of programs was finished; the run goes on from there."""

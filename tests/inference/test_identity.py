@@ -107,6 +107,7 @@ CATEGORIES = {
 }
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("ids", "categories"),
     [*((name, "from 1") for name in IDS), *(("from 1", name) for name in CATEGORIES), ("in quotes", "in quotes")],

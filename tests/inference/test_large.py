@@ -57,6 +57,7 @@ def predict(workers, images, out, crop, resize=0, **options):
     return predict_asked(predictor, Asked(images, names, (1, 2)), out, None, Options(**options))
 
 
+@pytest.mark.sampled(0)
 def test_ten_thousand_objects_in_one_image_are_all_found(tmp_path):
     """The limit is of a tile; a hundred of them are in the most crowded one."""
     images = Planted(10_240, plant(10_240, 10_000))
@@ -81,6 +82,7 @@ def peak_of(workers, side, count, folder, crop, smaller=0):
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("small", "large", "smaller"),
     [((3072, 1), (6144, 1), 0), ((4096, 1), (8192, 1), 4), ((128, 5), (128, 600), 0)],

@@ -112,6 +112,7 @@ def test_a_mask_is_of_the_mean_of_logits_with_a_map_of_disagreement(runs, images
         np.testing.assert_allclose(raster.read() / 254, mean.softmax(dim=0).numpy(), atol=0.003)
 
 
+@pytest.mark.sampled(0)
 def test_a_large_masks_map_is_that_of_its_tiles(runs, images, tmp_path):
     """Where an image is resized and tiled, the map goes the way of the mask: each pixel is that of its tile's core."""
     predict(runs["segment"], [str(images)], tmp_path / "several")
@@ -192,6 +193,7 @@ def test_detectors_of_several_heads_are_fused(runs, images, tmp_path):
     assert [row["score"] for row in of_image] == pytest.approx(expected.scores.tolist(), abs=1e-6)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("task", ["detect", "classify", "segment"])
 def test_metrics_and_files_are_the_same_on_several_workers(runs, images, tmp_path, task):
     names, plans = runs[task], ["dp=1", "dp=2", {"detect": "pp=2"}.get(task, "sp=2")]

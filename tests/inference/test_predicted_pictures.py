@@ -25,7 +25,7 @@ class InParts(Squares):
         return cut_out(super()._scene(index)[0], region)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("band", [1, 3 * 650, 1 << 22])
 @pytest.mark.parametrize("side", [60, 100, 325, 649])
 def test_an_overview_is_made_of_means(side, band, monkeypatch):

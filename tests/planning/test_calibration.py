@@ -20,6 +20,7 @@ def _calibrated(workers):
     return links_to_json(calibrate(workers, repeats=2))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("world", [2, 3])
 def test_workers_measure_every_kind_of_message_and_agree(world):
     first, *others = run_ranks(_calibrated, world)

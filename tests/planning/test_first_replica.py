@@ -76,6 +76,7 @@ def unmarked(program: Program) -> list[Event]:
     return [event for event in program.events if not isinstance(event, Mark)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)], ids=str
 )
@@ -107,6 +108,7 @@ def messages(program: Program) -> int:
     )
 
 
+@pytest.mark.sampled(0)
 def test_messages_grow_with_the_sum_of_the_tiers_and_not_with_the_workers() -> None:
     """A worker of 512 sends as many messages as three tiers of eight have others: 7 times as many as one of four, not 170 times."""
     by_tiers = {"launch.hierarchy": "8x8x8"}

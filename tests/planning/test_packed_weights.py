@@ -73,6 +73,7 @@ def program_of(name: str, packs: bool) -> Any:
     return program
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bytes_of_packed_weights_are_those_of_a_prediction(name: str) -> None:
     predictor, images = predictor_of(name), Noise(3, 3, (SIDE, SIDE))
@@ -88,6 +89,7 @@ def test_bytes_of_packed_weights_are_those_of_a_prediction(name: str) -> None:
     assert program.peak_bytes > plain.peak_bytes + 0.4 * num_bytes
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_peak_is_that_of_a_prediction(name: str) -> None:
     """Of one that is watched by a mode which lets weights be packed: pictures, rows and the loading of images are no part of a plan's memory."""

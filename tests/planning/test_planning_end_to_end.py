@@ -40,6 +40,7 @@ def two_cores():
     os.sched_setaffinity(0, cores)
 
 
+@pytest.mark.sampled(0)
 def test_plan_tells_costs_and_why_not(capfd, cache, tmp_path):
     timeline = tmp_path / "step.json"
     words = [

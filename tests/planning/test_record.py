@@ -42,7 +42,7 @@ MORE: list[tuple[str, str, tuple[int, ...], int, Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)])
 def test_a_hollow_step_is_the_real_one(
     case: tuple[str, str, tuple[int, ...], int, Any, dict[str, Any]],

@@ -31,6 +31,7 @@ class Instant:
         return 0.0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["dp=1", "sp=2"])
 def test_a_small_step_is_taken_and_its_kernels_are_measured_in_their_order(plan):
     costs = Instant()

@@ -44,6 +44,7 @@ def exchanged(program: Program) -> int:
     )
 
 
+@pytest.mark.sampled(0)
 def test_a_recorded_step_sends_what_the_real_one_does():
     whole = [exchanged(program) for program in recorded("fp32", hollow=True)]
     for wire, share in (("bf16", 1 / 2), ("int8", 33 / 128)):
@@ -54,6 +55,7 @@ def test_a_recorded_step_sends_what_the_real_one_does():
     assert found == [exchanged(program) for program in recorded("int8", hollow=False)]
 
 
+@pytest.mark.sampled(0)
 def test_a_recorded_step_of_a_sharded_optimizer_sends_what_the_real_one_does():
     found = recorded("int8", hollow=True, **SHARDED)
     assert [exchanged(program) for program in found] == [

@@ -47,6 +47,7 @@ DETECT = ON_COMMAND_LINE | {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("shows", "blind"),
     [
@@ -73,6 +74,7 @@ def data_for(task, folder):
     return {"data.path": str(write(folder, NEAR_INFRARED, 4, 1) if task == "segment" else write(folder, 2))}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_one_equals_many_for_every_task(task, tmp_path):
     settings = (
@@ -142,6 +144,7 @@ def test_a_run_is_evaluated_and_predicted_in_its_bands(tmp_path, monkeypatch):
         predict(tmp_path / "run", [write_bands(tmp_path / "few.tif", samples[:2])], tmp_path / "other")
 
 
+@pytest.mark.sampled(0)
 def test_weights_of_a_run_bring_their_normalization_where_that_is_asked_for(tmp_path):
     data = write_masks(tmp_path / "data", NEAR_INFRARED, 4, 1)
     settings = SEGMENT | {"train.steps": 1}

@@ -68,7 +68,7 @@ INSTANTS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_at_an_instant_of_two_workers(tmp_path, instant):
     comes = INSTANTS[instant]

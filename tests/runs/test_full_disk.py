@@ -39,6 +39,7 @@ def test_what_a_run_begins_with(tmp_path, name):
     assert not (folder / "config.yaml").exists(), "the same command starts it again"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("plan", "name", "file"),
     [

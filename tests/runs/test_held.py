@@ -43,6 +43,7 @@ def facts(folder):
     return states, sum(p.numel() for p in parameters), len(parameters)
 
 
+@pytest.mark.sampled(0)
 def test_a_worker_of_pp_holds_its_own_stages(tmp_path):
     first, second = run_ranks(held, 2, ("pp=2", tmp_path / "run", config_of("detect", **EMA)))
     states, parameters, _ = facts(tmp_path / "run")
@@ -55,6 +56,7 @@ def test_a_worker_of_pp_holds_its_own_stages(tmp_path):
     assert min(first["elements"]["model"], second["elements"]["model"]) > 0
 
 
+@pytest.mark.sampled(0)
 def test_a_worker_of_lp_holds_all_weights(tmp_path):
     first, second = run_ranks(held, 2, ("lp=2", tmp_path / "run", config_of("detect", **EMA)))
     states, _, _ = facts(tmp_path / "run")
@@ -84,6 +86,7 @@ def called(workers, plan, folder, config):
     return seen
 
 
+@pytest.mark.sampled(0)
 def test_a_worker_of_lp_computes_its_branches(tmp_path):
     config = config_of("classify", **{"train.evaluate_every": 0})
     (alone,) = run_ranks(called, 1, ("dp=1", tmp_path / "one", config))
@@ -157,6 +160,7 @@ def of_common(found, whole):
     }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "task", "settings"), COMMON)
 def test_what_is_not_split_has_the_same_bits(tmp_path, plan, task, settings):
     config = config_of(task, **NARROW | {"train.evaluate_every": 0} | settings)
@@ -200,6 +204,7 @@ def gradients(workers, plan, folder, config):
     return found
 
 
+@pytest.mark.sampled(0)
 def test_the_norm_is_that_of_the_whole_gradient(tmp_path):
     """What is split counts once from each worker, what is common once."""
     config = config_of("segment", **NARROW | {"train.clip_norm": 0})
@@ -240,6 +245,7 @@ SPLIT_OUTPUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("network", SPLIT_OUTPUTS)
 def test_training_gathers_no_logits(tmp_path, network):
     """An evaluation between two steps does, where the network's classes are spread over the workers."""

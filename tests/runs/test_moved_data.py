@@ -60,6 +60,7 @@ def as_earlier(run, settings):
     save_config(override(config, settings), run / "config.yaml")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", GIVEN)
 @pytest.mark.parametrize("version", ["now", "earlier"])
 def test_a_run_goes_on_from_any_folder(homes, tmp_path, monkeypatch, capfd, case, version):

@@ -76,6 +76,7 @@ def test_the_parts_of_tp_are_written_by_several_workers(tmp_path):
     assert len({path.name.partition("-model")[0] for path in files}) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "name"), [("pp=2", "cuts.json"), ("lp=2", "costs.json")])
 def test_what_was_measured_is_said_and_kept_in_the_checkpoint(tmp_path, plan, name):
     first = run_ranks(trained, 2, (plan, tmp_path, [config_of("detect", **{"train.checkpoint_every": 1})]))

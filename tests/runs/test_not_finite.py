@@ -62,6 +62,7 @@ def test_branches_skip_a_step_as_one_worker_does(tmp_path, how):
     assert all(torch.equal(before[name], after[name]) for name in before), "it changes nothing"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_branches_name_a_number_that_is_not_finite(tmp_path, how):
     first, second = run_ranks(spoiled, 2, ("lp=2", tmp_path / "run", how, "stop"))

@@ -76,6 +76,7 @@ def resumed(tmp_path_factory):
                 return start_training(None, given, str(folder), resume=True)["weights_sha256"]
 
 
+@pytest.mark.sampled(0)
 def test_the_bits_are_those_of_a_run_that_is_resumed(tmp_path, resumed):
     result = run(tmp_path / "run", "pp=2", MOVES, **CUT)
     assert result["weights_sha256"] == resumed
@@ -97,6 +98,7 @@ def undisturbed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("undisturbed") / "run", "dp=1", {})["weights_sha256"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("kill", "goes_on_under"),
     [
@@ -190,6 +192,7 @@ def test_more_and_fewer_workers_end_in_the_same_bits(tmp_path, capfd, longer):
     assert not (tmp_path / "run" / REQUEST).exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("faults", "goes_on_under"),
     [
@@ -215,6 +218,7 @@ def test_a_new_worker_that_cannot_come_is_said(tmp_path, capfd, longer):
     assert attempts(capfd) == 0
 
 
+@pytest.mark.sampled(0)
 def test_bands_take_other_numbers_of_workers(tmp_path, longer):
     """The numbers are those of one worker to what a sum of bands may differ by in float32."""
     plans = {1: "sp=2", 4: "dp=2,sp=2"}

@@ -280,6 +280,7 @@ def longer(workers, folder, steps):
         return str(error)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_longer_run_has_the_same_bits_on_any_number_of_workers(folder, tmp_path, world):
     shutil.copytree(folder, tmp_path / "run")

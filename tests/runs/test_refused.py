@@ -26,6 +26,7 @@ def cut_short(path):
     return path
 
 
+@pytest.mark.sampled(0)
 def test_what_cannot_be_read_is_left_out_alike_under_every_plan(tmp_path):
     """Found before a sample is drawn, each image by one of the workers; of validation images when they are evaluated."""
     names = ["one/0.png", "one/1.png", "one/3.png", "two/2.png", "two/4.png"]
@@ -67,6 +68,7 @@ def test_a_plan_that_splits_nothing(tmp_path):
         assert text in first[0]
 
 
+@pytest.mark.sampled(0)
 def test_a_network_without_branches(tmp_path, capfd):
     """In one message; no run has begun, so that the same folder can be given with a plan that fits."""
     out = tmp_path / "run"

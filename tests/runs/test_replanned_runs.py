@@ -109,6 +109,7 @@ def test_cores_that_come_and_go_change_the_plan_and_no_bit(tmp_path, two_cores, 
     assert not (folder / REQUEST).exists()
 
 
+@pytest.mark.sampled(0)
 def test_who_is_started_again_goes_on_asking(tmp_path, two_cores, planner, undisturbed):
     """A worker is killed when the planner has been asked, and has not answered."""
     folder, cores = tmp_path / "run", {3: two_cores[:1]}
@@ -124,6 +125,7 @@ def test_who_is_started_again_goes_on_asking(tmp_path, two_cores, planner, undis
     assert not (folder / REQUEST).exists()
 
 
+@pytest.mark.sampled(0)
 def test_a_run_that_does_not_ask_keeps_its_plan(tmp_path, two_cores, planner, undisturbed):
     folder = tmp_path / "run"
     given = SETTINGS | LONG | {"plan": "dp=2"}
@@ -132,6 +134,7 @@ def test_a_run_that_does_not_ask_keeps_its_plan(tmp_path, two_cores, planner, un
     assert rows(folder, "plan") == []
 
 
+@pytest.mark.sampled(0)
 def test_other_images_change_the_plan_and_no_bit(tmp_path, two_cores, planner):
     """The crops of the steps are four times those that the plan is taken to be chosen for, which is seen after 64 of them."""
     given = SETTINGS | LONG | {"plan": "dp=1", "data.crops": "64", "train.steps": 80}

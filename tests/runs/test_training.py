@@ -39,7 +39,7 @@ def compare(case, found, expected):
                 assert found.metrics[name] == pytest.approx(value, abs=bounds.metrics), name
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [case.param() for case in training_cases()])
 def test_a_run_is_that_of_one_worker(run_under, case):
     config = config_for(case)
@@ -67,6 +67,7 @@ BF16 = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "task", "settings"), BF16)
 def test_bf16(run_under, plan, task, settings):
     """Losses as near as 8 bits allow."""

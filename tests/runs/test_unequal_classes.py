@@ -87,6 +87,7 @@ def test_the_same_bits_on_any_number_of_workers(alone, tmp_path, name):
             assert torch.equal(value, tensors[1][key]), key
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", first_of(CASES))
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_goes_on_in_the_same_bits(alone, tmp_path, name, step):
@@ -120,6 +121,7 @@ PLANS = {
 LONG = ("dp=2,sp=2", "dp=2,pp=2", "fsdp=2")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG)) for p in PLANS])
 def test_other_plans_accumulate_the_same(tmp_path, plan):
     settings, tolerance = PLANS[plan]

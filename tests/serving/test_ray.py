@@ -200,6 +200,7 @@ def test_what_is_killed_is_started_again_and_nobody_hangs(server, alone, name):
     assert server.post(1) == alone[1]
 
 
+@pytest.mark.sampled(0)
 def test_sigterm_ends_it_and_all_that_it_has_started(server):
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert len(children) > 4

@@ -46,6 +46,7 @@ def alone(replicas):
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("task", ["detect", "classify", "segment"])
 def test_an_answer_is_what_predict_writes(runs, alone, tmp_path, task):
     for index, answer in enumerate(alone[task]):

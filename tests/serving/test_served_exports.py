@@ -17,6 +17,7 @@ HERE = {"plan": "dp=1", "threads": 1}
 PLACES = (0, 1, 3)  # two images of one size, and one of several tiles
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("by", "engine"), [("file", None), ("run", "openvino")])
 def test_answers_are_those_of_predict(exported, tmp_path, by, engine):
     name = str(exported / "exports" / "model.onnx" if by == "file" else exported)

@@ -20,6 +20,7 @@ def place(tmp_path_factory):
     return make_place(tmp_path_factory.mktemp("fuzz") / "place")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_case_ends_in_one_message_or_a_run_that_is_right(part, place, tmp_path):
     wrong = []

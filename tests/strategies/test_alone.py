@@ -85,6 +85,7 @@ def built(kind: type[nn.Module]) -> nn.Module:
     return kind().double()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [Talks, Synchronized])
 def test_it_finds_no_other_process(kind: type[nn.Module]) -> None:
     model, trial = built(kind), make_trial(cut="1" if kind is Synchronized else "last")

@@ -196,7 +196,7 @@ PLACES: dict[str, Callable[[Any], nn.Module]] = {
 PLANS = ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2", "sp=2,pp=2", "sp=2,tp=2")
 
 
-@pytest.mark.sampled(32)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -125,7 +125,7 @@ WAYS: dict[str, Callable[[], Network]] = {
 PLANS = ("dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2", "sp=2,pp=2", "dp=2,pp=2", "sp=2,tp=2")
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("way", WAYS)
 def test_exact_or_refused(way: str, plan: str) -> None:

@@ -198,7 +198,7 @@ def inferred(layer: Inner, x: Tensor) -> Tensor:
     return made
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(6)
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("does", DOES)

@@ -108,7 +108,7 @@ def built(kind: type[nn.Module], draw: Callable[[], float | Tensor]) -> nn.Modul
     return kind(draw).double()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("draw", [from_numpy, from_python, from_torch, as_tensor, with_a_key, from_its_own])
 def test_whoever_runs_the_network_itself_draws_the_same(draw: Callable[[], float | Tensor]) -> None:
     model, trial = built(Scaled, draw), make_trial()
@@ -165,7 +165,7 @@ class Numbers(nn.Module):
         return x
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("draw", [from_numpy, from_python])
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "recomputed"])
 @pytest.mark.parametrize("cut", ["branches.0", "branches.1", "drops.2", "last"])
@@ -184,6 +184,7 @@ def test_numbers_in_every_place_are_those_of_one_worker(
     assert verdict.is_exact, verdict
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("draw", [from_numpy, from_python])
 @pytest.mark.parametrize("plan", ["lp=2", "tp=2", "dp=2,pp=2"])
 def test_numbers_in_every_place_under_other_plans(draw: Callable[[], float], plan: str) -> None:
@@ -262,6 +263,7 @@ class Finds(nn.Module):
         return x * HIDDEN["factor"]
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("draw", [from_numpy, from_python])
 @pytest.mark.parametrize("kind", [ChoosesByNumber, TellsByAttribute, TellsByTheWay])
 @pytest.mark.parametrize("plan", ["pp=2", "lp=2", "tp=2"])

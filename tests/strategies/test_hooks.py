@@ -107,7 +107,7 @@ def references() -> dict[str, Outcome]:
     return steps
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", PLANS)
 def test_hooks_on_parameters(plan: str, references: dict[str, Outcome]) -> None:
     size = parse_plan(plan).num_workers
@@ -155,7 +155,7 @@ REGISTERED_INSIDE: dict[str, tuple[Callable[[Levels, Tensor], object], set[str]]
 }
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", REGISTERED_INSIDE)
 @pytest.mark.parametrize("plan", ["dp=2", "fsdp=2", "sp=2"])
 def test_hooks_that_forward_registers(name: str, plan: str) -> None:

@@ -222,7 +222,7 @@ def _of_each(
     return found
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", PLANS)
 def test_what_is_kept(plan: str, references: dict[tuple[str, bool], Outcome]) -> None:
     size = parse_plan(plan).num_workers

@@ -26,6 +26,7 @@ def outcome(workers, plan, folder, config):
     return digest, steps, metrics
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("case", "worlds"),
     [
@@ -50,6 +51,7 @@ def test_the_same_bits_as_one_worker(tmp_path, case, worlds):
         assert all(torch.equal(value, state[name]) for name, value in stored.items()), "the whole state"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("unit_bytes", [1 << 16, 1 << 20])
 def test_the_same_bits_by_units_of_any_size(tmp_path, unit_bytes):
     """A stage begins with two branches, and what it begins with goes to the neck, too."""

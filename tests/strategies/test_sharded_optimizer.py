@@ -39,6 +39,7 @@ def outcome(workers, plan, folder, config):
     return digest, steps, metrics
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_bits_as_dp_and_as_one_worker(tmp_path, case):
     task, settings = CASES[case]
@@ -55,6 +56,7 @@ def test_the_same_bits_as_dp_and_as_one_worker(tmp_path, case):
     assert all(torch.equal(value, two[name]) for name, value in one.items()), "the whole state"
 
 
+@pytest.mark.sampled(0)
 def test_bands_of_images_besides(tmp_path):
     config = config_of("classify", **CLIPPED, **{"train.evaluate_every": 0})
     (expected, *_) = run_ranks(outcome, 4, ("dp=2,sp=2", tmp_path / "whole", config))
@@ -70,6 +72,7 @@ def goes_on(workers, folder, shard):
     return train(workers, config, folder, resume=True)["weights_sha256"]
 
 
+@pytest.mark.sampled(0)
 def test_a_run_goes_on_with_any_number_of_workers_sharded_or_not(tmp_path):
     settings = EMA | CLIPPED | {"train.steps": 2, "train.schedule": "constant", "train.evaluate_every": 0}
     config = config_of("classify", **settings)

@@ -107,6 +107,7 @@ RUNS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", RUNS)
 def test_a_run_has_the_bits_of_one_worker(tmp_path, case):
     task, shares, settings = RUNS[case]
@@ -119,6 +120,7 @@ def test_a_run_has_the_bits_of_one_worker(tmp_path, case):
         assert found == expected * world, counts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("plan", "task", "counts"),
     [("dp=2,sp=2", "classify", "5,1"), ("dp=2,pp=2", "detect", "2,4"), ("dp=2,pp=2", "detect", "6,0")],

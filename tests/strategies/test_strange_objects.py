@@ -217,7 +217,7 @@ def test_an_object_that_cannot_be_gone_through_is_compared_by_its_attributes() -
     assert kept_by(network) != before
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("plan", ["dp=2", "sp=2", "pp=2", "lp=2", "tp=2", "fsdp=2"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("strange", STRANGE)

@@ -45,7 +45,7 @@ class Asking(nn.Module):
         return x
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("plan", ["pp=2", "sp=2,pp=2", "fsdp=2"])
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_questions_whether_numbers_are_finite(question: str, plan: str) -> None:
@@ -148,6 +148,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exact_in_stages(name: str) -> None:
     torch.manual_seed(0)
@@ -245,7 +246,7 @@ def order_of(channels: int) -> Tensor:
     return torch.arange(channels).flip(0)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
 @pytest.mark.parametrize(
     "kind",
@@ -261,7 +262,7 @@ def test_a_layer_that_is_one_call_finds_no_tensors_without_values(kind: str, pla
     assert run_alone_and(model, plan, trial) == "exact"
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", ["pp=2", "fsdp=2"])
 @pytest.mark.parametrize("kind", ["in_global", "in_list", "in_object", "in_class"])
 def test_tensors_without_values_that_cannot_be_taken_back_are_refused(kind: str, plan: str) -> None:

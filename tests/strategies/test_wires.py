@@ -37,6 +37,7 @@ WAYS = {  # workers, and what is free to differ
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("wire", "task", "settings", "ways"),
     [
@@ -65,6 +66,7 @@ def test_the_formats_differ_in_what_they_make(tmp_path):
 SHARDED = {"pipeline.shard_optimizer": True}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("wire", "task", "ways"),
     [("bf16", "classify", ["uneven"]), ("int8", "classify", ["even", "uneven", "tiers"]), ("int8", "detect", ["tiers"])],
@@ -79,6 +81,7 @@ def test_a_sharded_optimizer_has_the_bits_of_whole_ones(tmp_path, wire, task, wa
         assert run_ranks(outcome, world, (f"dp={world}", tmp_path / way, sharded)) == [expected] * world, way
 
 
+@pytest.mark.sampled(0)
 def test_a_sharded_optimizer_beside_bands_has_their_bits(tmp_path):
     config = runs_of("int8", "detect")
     ((expected, *_), *_) = run_ranks(outcome, 2, ("sp=2", tmp_path / "narrow", config))
@@ -86,6 +89,7 @@ def test_a_sharded_optimizer_beside_bands_has_their_bits(tmp_path):
         assert digest == expected
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("wire", "first", "then"), [("bf16", {}, {}), ("int8", {}, {}), ("int8", SHARDED, SHARDED), ("int8", SHARDED, {})]
 )  # fmt: skip
@@ -100,6 +104,7 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path, wire, first, the
     assert [result["weights_sha256"] for result in results] == [expected] * 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("wire", "plan", "wider", "settings"),
     [

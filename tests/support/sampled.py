@@ -1,7 +1,9 @@
 """Long tables of cases: ``make test`` takes a selection, the same each time, in which every value of every parameter occurs.
 
 @pytest.mark.sampled(12)                        make test: 12 of the cases
-@pytest.mark.parametrize(...)                   make sweep: all of them
+@pytest.mark.parametrize(...)                   make test-all: all of them
+
+@pytest.mark.sampled(0)                         a long test that make test-all alone takes, of what shorter ones show in part
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def leave_to_the_sweep(items: Iterable[pytest.Item]) -> None:
     tables: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("sampled"):
-            tables[item.nodeid.removesuffix(f"[{item.callspec.id}]")].append(item)
+            tables[item.nodeid.partition("[")[0]].append(item)
     for table in tables.values():
         _leave(table)
 
@@ -46,7 +48,7 @@ def _leave(table: Sequence[pytest.Function]) -> None:
     assert marker is not None
     (number,) = marker.args
     cases = {
-        item.nodeid: dict(_values(item.callspec.params))
+        item.nodeid: dict(_values(item.callspec.params if hasattr(item, "callspec") else {}))
         for item in table
         if not item.get_closest_marker("slow")
     }

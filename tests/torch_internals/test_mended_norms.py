@@ -116,7 +116,7 @@ def test_norms_are_mended_exactly_where_pytorch_is_wrong(name: str, dims: int) -
     assert num_wrong, "PyTorch is right by itself: ziggurat.torch_internals.norms can go"
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", OTHERS)
 def test_no_other_operation_has_the_fault(name: str) -> None:
     operation = OTHERS[name]

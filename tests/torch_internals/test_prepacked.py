@@ -45,6 +45,7 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.stride() == other.stride() and one.dtype == other.dtype and torch.equal(one, other)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("outputs", [1, 17, 64])
 def test_the_bits_are_those_of_pytorch_in_every_geometry(outputs: int) -> None:
     torch.manual_seed(outputs)

@@ -49,6 +49,7 @@ def shown(workers, folder, config, plan):
     return log.shown, expected
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_plan_shows_the_samples_of_one_worker(tmp_path, task):
     config = config_of(task, **{"train.report": "pictures"})

@@ -187,6 +187,7 @@ def test_the_same_bits_on_any_number_of_workers(alone, world, tmp_path):
         assert any(name.startswith("replicas.3.model.") for name in one) == (step == 3)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "step"), [("dp=3", 3), ("dp=2", 4), ("dp=1", 1)])
 def test_a_run_goes_on_from_any_step_on_another_number_of_workers(alone, plan, step, tmp_path):
     folder, ((digest, steps, metrics),) = alone
@@ -259,6 +260,7 @@ def exchanged(workers, folder, every):
     return train(workers, config, folder / str(every))["exchanged_bytes"]
 
 
+@pytest.mark.sampled(0)
 def test_workers_exchange_by_the_share_of_outer_steps(tmp_path):
     """Each step exchanges some hundred bytes besides: the terms of the loss."""
     one, four = (run_ranks(exchanged, 2, (tmp_path, every))[0] for every in (1, 4))
@@ -280,6 +282,7 @@ def spoiled(workers, plan, folder, how, policy):
     return result["skipped_steps"], result["weights_sha256"]
 
 
+@pytest.mark.sampled(0)
 def test_a_replica_whose_numbers_are_not_finite_keeps_all_from_the_step(tmp_path):
     (one,) = run_ranks(spoiled, 1, ("dp=1", tmp_path / "one", "gradient", "skip"))
     pair = run_ranks(spoiled, 2, ("dp=2", tmp_path / "two", "gradient", "skip"))
@@ -290,6 +293,7 @@ def test_a_replica_whose_numbers_are_not_finite_keeps_all_from_the_step(tmp_path
     assert all(torch.equal(before[name], after[name]) for name in before), "no replica has changed"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_the_replica_whose_numbers_are_not_finite_is_named(how, tmp_path):
     first, second = run_ranks(spoiled, 2, ("dp=2", tmp_path / "stop", how, "stop"))

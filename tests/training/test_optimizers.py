@@ -45,7 +45,7 @@ def after(make, weight, gradients):
     }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_bits_do_not_depend_on_where_an_element_lies(kind, dtype):

@@ -154,6 +154,7 @@ def answer(search):
     return found
 
 
+@pytest.mark.sampled(0)
 def test_a_search_says_what_is_wrong_and_leaves_no_process(tmp_path):
     """A process of the real command, which finds no run; and one that is ended before it says anything."""
     before = set(psutil.Process().children())

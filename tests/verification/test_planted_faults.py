@@ -41,6 +41,7 @@ def checked(workers, plan, taken, fault=None):
     return check_step(workers, plan, *taken).errors
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("plan", sorted(set(FAULTS.values())))
 def test_without_a_fault_the_step_is_exact(taken, plan):
     for errors in run_ranks(checked, 2, (plan, taken)):
@@ -69,6 +70,7 @@ def test_a_sharded_optimizer_has_the_bits_of_one_worker(sharded):
             assert set(exact.values()) == {0.0}, errors
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "fault",
     [*FAULTS_OF_ROWS, norm_forgets_a_slice, one_worker_does_not_step],

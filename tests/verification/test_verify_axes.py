@@ -38,6 +38,7 @@ def test_products_of_axes(name: str) -> None:
         assert len(check.facts["stages"]) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["fcos-test_resnet-fpn", "smp:fpn/tu-test_resnet"])
 def test_products_with_split_layers(name: str) -> None:
     """Each axis has its file and knows nothing of the others: what is exact alone is exact together."""

@@ -88,7 +88,7 @@ def _errors(workers: Workers, plan: str, references: dict[Case, Any]) -> list[An
     return [(case, check.errors or check.unsupported) for case, check in checks]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("plan", "world"), [("pp=2", 2), ("tp=2", 2), ("sp=2", 2), ("dp=2,sp=2", 4), ("sp=2x2", 4)]
 )

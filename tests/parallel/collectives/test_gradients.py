@@ -77,7 +77,7 @@ def summed_by_tiers(workers, tiers, shared):
     return found
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("tiers", [(2, 2), (3, 2), (2, 2, 2), (4, 2), (1, 2, 1, 3)])
 def test_the_same_bits_by_any_tiers(tiers, shared):
@@ -108,6 +108,7 @@ def sent_in_a_step(workers, tiers, shared):
     return bucket.length * 4, [group.sent - sent for group, sent in zip(workers.tiers, before, strict=True)]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("tiers", [(2,), (4,), (2, 2), (8,), (4, 2), (2, 2, 2)])
 def test_messages_grow_with_the_sum_of_the_tiers_and_bytes_shrink_outwards(tiers):
     for num_bytes, sent in run_ranks(sent_in_a_step, math.prod(tiers), (tiers, False)):
@@ -163,6 +164,7 @@ def summed_parts(workers, num_leaves, num_parts, shared, ends_with_slices=False)
     return found, added, [bucket.length for bucket in gradients.buckets]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shared", [True, False])
 def test_parts_are_added_on_slices_with_the_same_bits_on_any_number_of_workers(shared):
     (expected,), added, lengths = run_ranks(summed_parts, 3, (3, 3, True))[0]

@@ -113,6 +113,7 @@ def converse(workers, seeds):
     return True
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_random_conversations(world):
     assert run_ranks(converse, world, (range(10),)) == [True] * world

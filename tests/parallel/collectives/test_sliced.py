@@ -89,6 +89,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("world", "bucket_bytes", "by_messages", "tiers", "wire"),
     [(*way, wire) for way in WAYS for wire in WIRES if wire != "bf16" or way is WAYS[3]],

@@ -187,7 +187,7 @@ LEAVES = (1, 2, 5, 8)
 UNEVEN = {2: (7, 1), 3: (0, 5, 3), 4: (3, 0, 3, 2)}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("wire", NARROW)
 @pytest.mark.parametrize("tiers", [(), (2, 2), (3, 2)])
@@ -262,6 +262,7 @@ def with_parts(workers, wire, num_parts, sliced):
     return {name: p.detach().flatten().numpy().copy() for name, p in net.named_parameters()}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wire", NARROW)
 def test_parts_are_rounded_apart_and_together_and_a_sharded_optimizer_has_the_same_bits(wire):
     expected = run_ranks(with_parts, 2, (wire, 2, False))

@@ -124,7 +124,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(120)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize(
     "case", CASES, ids=[f"{n}-{'-'.join(c.__name__ for c in cs)}-{last}" for n, cs, last in CASES]
 )

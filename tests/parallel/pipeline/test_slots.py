@@ -140,6 +140,7 @@ def assert_same_bits(one, other):
             assert all(torch.equal(named[key], wanted[key]) for key in named)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("schedule", "workers", "cut"),
     [

@@ -16,6 +16,7 @@ assert torch.relu(as_whole(torch.tensor([-1.0, 2.0]), SpatialMesh(()))).local.to
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("first", FIRST)
 def test_any_module_may_be_imported_first(first: str) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(first=first)], capture_output=True, text=True)

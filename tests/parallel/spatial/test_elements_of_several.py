@@ -42,6 +42,7 @@ def changed(wide, part, change):
     return function
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("degrees", [(2,), (2, 2)])
 def test_changed_as_on_one_worker_or_refused(degrees):
     shape = (2, 3, 8, 6)

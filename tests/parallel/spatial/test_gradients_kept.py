@@ -96,6 +96,7 @@ def _hooked(workers: Workers, plan: str) -> dict[tuple[str, str], Tensor]:
     return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("plan", "world"), [("sp=2", 2), ("sp=1x2", 2), ("sp=2x2", 4)])
 def test_hooks_see_the_gradient_of_the_whole(plan: str, world: int) -> None:
     expected = _hooked(Workers(), "sp=1")

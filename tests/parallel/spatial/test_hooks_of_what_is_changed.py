@@ -46,6 +46,7 @@ def hooked(make, change, use_before):
     return function
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("shape", "degrees"),
     [((2, 2, 5, 6), (2,)), ((1, 2, 3, 1), (2,)), ((2, 2, 4, 6), (3,)), ((2, 2, 5, 5), (2, 2))],

@@ -72,6 +72,7 @@ def _counts(workers: Workers, shape: tuple[int, ...], skipped: set[int]) -> tupl
     return counts_of(x, skipped), x.local.numel() // width, torch.zeros(shape).numel() // width
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("skipped", [{1}, {0, 1}])
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (1, 2, 13, 4), (2, 2, 4, 3), (2, 3, 3, 8)])
 def test_counts_are_those_of_the_bands(shape: tuple[int, ...], skipped: set[int]) -> None:

@@ -85,6 +85,7 @@ def recorded(case, image):
     return record.calls
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.filterwarnings("ignore:.*is in beta", "ignore:.*value tensor is non-contiguous")
 @pytest.mark.filterwarnings(
@@ -418,6 +419,7 @@ def drawn(form, draw):
     return lambda x: form(x) * draw(form(x).detach() * 0.1 + 1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("degrees", [(2,), (3,), (2, 2)], ids=str)
 def test_random_numbers_of_dims_that_are_merged(degrees):
     cases = {
@@ -506,6 +508,7 @@ def pieces_of(seed):
     return function
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("degrees", [(2,), (2, 2)], ids=str)
 def test_random_chains_of_views(degrees):
     cases = {str(seed): Case(pieces_of(seed), (2, 4, 17, 19)) for seed in range(40)}

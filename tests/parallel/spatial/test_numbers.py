@@ -168,6 +168,7 @@ def of_a_number(expression, number):
     return Case(lambda x: eval(code, {"torch": torch, "F": F, "s": number(x)}), (2, 2, 6, 5))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("degrees", [(2,), (2, 2)])
 @pytest.mark.parametrize("name", NUMBERS)
 def test_what_is_computed_along_a_dim_of_a_number(name, degrees):

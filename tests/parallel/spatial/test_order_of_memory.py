@@ -104,6 +104,7 @@ def functions_of_the_table():
                 yield name, f"{space}.{name}({text})", function, given
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.complex128], ids=str)
 def test_every_entry(dtype):
     other = image("contiguous", dtype).flip(3)
@@ -217,6 +218,7 @@ def behind(order, function, given, draw):
     return Case(compute, (2, 3, 9, 5))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("degrees", [(2,), (2, 2)], ids=str)
 def test_random_draws_behind_a_format_of_memory(degrees):
     cases = {

@@ -84,6 +84,7 @@ def found(workers, dtype, by_name, degrees):
     return verdicts
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what is computed of whole numbers
 @pytest.mark.parametrize(
     ("dtype", "by_name"),

@@ -130,6 +130,7 @@ def _errors(workers: Workers, plan: str, num_images: int, references: dict[Any, 
     return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("plan", "world", "num_images", "step"), [("tp=2", 2, 2, 1), ("tp=2", 2, 1, 5), ("sp=2,tp=2", 4, 2, 3)]
 )
