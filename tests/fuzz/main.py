@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch._dynamo  # before any fork
 
+from fuzz.forward import ForwardJudge
 from fuzz.generate import Form, generate
-from fuzz.judge import Finding
+from fuzz.judge import Finding, Judge
 from fuzz.planted import find_all
 from fuzz.pool import LIMIT_SECONDS, Pool, judge_one, run_all
 from fuzz.program import Program
@@ -59,6 +60,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, help="one program")
     parser.add_argument(
+        "--forward", action="store_true", help="forward alone, in evaluation, instead of steps"
+    )
+    parser.add_argument(
         "--skip",
         nargs="*",
         default=[],
@@ -74,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.planted:
             return int(not find_all(limit=options.limit))
         if options.seed is not None:
-            return max(show(plan, options.seed, options.limit) for plan in options.plan)
+            return max(show(plan, options.seed, options) for plan in options.plan)
         return fuzz(options)
     except KeyboardInterrupt:
         return 130
@@ -82,10 +86,15 @@ def main(words: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def show(plan: str, seed: int, limit: float) -> int:
+def pool_of(plan: str, options: argparse.Namespace) -> Pool:
+    """Return workers that judge as is asked for."""
+    return Pool(plan, options.limit, judge=ForwardJudge if options.forward else Judge)
+
+
+def show(plan: str, seed: int, options: argparse.Namespace) -> int:
     """Print a program, what comes of it, and the few lines that fail in the same way; returns 1 where it fails."""
     program = generate(seed, form_of(plan))
-    pool = Pool(plan, limit)
+    pool = pool_of(plan, options)
     try:
         finding = judge_one(pool, program)
         print(f"{program.describe()}\n{plan}: {finding.verdict} {finding.error:.1e} {finding.why}")
@@ -102,7 +111,8 @@ def shrunk(pool: Pool, program: Program, finding: Finding) -> tuple[Program, Fin
     is_same, found = same_way(finding), finding
     if finding.verdict == "hung":
         pool.close()
-        pool = Pool(pool.plan, QUICK_LIMIT, start_seconds=QUICK_LIMIT, follow_seconds=QUICK_LIMIT / 2)
+        quick = {"start_seconds": QUICK_LIMIT, "follow_seconds": QUICK_LIMIT / 2}
+        pool = Pool(pool.plan, QUICK_LIMIT, judge=pool.judge, **quick)
 
     def fails(candidate: Program) -> bool:
         nonlocal found
@@ -121,17 +131,23 @@ def fuzz(options: argparse.Namespace) -> int:
     """Judge programs of consecutive seeds under each plan."""
     tallies = load(options.out) if options.out else {}
     for plan in options.plan:
-        tally = tallies.setdefault(plan, Tally(plan, options.first_seed))
+        tally = tallies.setdefault(name_of(plan, options), Tally(plan, options.first_seed))
         run(tally, options, lambda: options.out and save(options.out, tallies))
         print(tally.line(), flush=True)
-    print(json.dumps({plan: tallies[plan].to_json() | {"kinds": {}, "faults": []} for plan in options.plan}))
-    return int(any(tallies[plan].has_faults for plan in options.plan))
+    asked = [name_of(plan, options) for plan in options.plan]
+    print(json.dumps({name: tallies[name].to_json() | {"kinds": {}, "faults": []} for name in asked}))
+    return int(any(tallies[name].has_faults for name in asked))
+
+
+def name_of(plan: str, options: argparse.Namespace) -> str:
+    """Return by which name what came of a plan is kept."""
+    return f"{plan} forward" if options.forward else plan
 
 
 def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -> None:
     """Bring a tally to as many programs as are asked for."""
     form, last = form_of(tally.plan), tally.first_seed + options.programs
-    pools = [Pool(tally.plan, options.limit) for _ in range(options.pools)]
+    pools = [pool_of(tally.plan, options) for _ in range(options.pools)]
     try:
         while tally.num_programs < options.programs:
             begin = time.monotonic()
@@ -154,7 +170,7 @@ def run(tally: Tally, options: argparse.Namespace, keep: Callable[[], object]) -
             for finding in found:
                 if finding.is_fault and tally.num_shrunk < options.shrink:
                     tally.num_shrunk += 1
-                    print(report(finding, tally.plan, options.limit), flush=True)
+                    print(report(finding, tally.plan, options), flush=True)
     finally:
         for pool in pools:
             pool.close()
@@ -185,9 +201,9 @@ def wanted(
             yield program
 
 
-def report(finding: Finding, plan: str, limit: float) -> str:
+def report(finding: Finding, plan: str, options: argparse.Namespace) -> str:
     """Return what is left of a program that fails when it is shrunk."""
-    pool = Pool(plan, limit)
+    pool = pool_of(plan, options)
     try:
         small, found = shrunk(pool, generate(finding.seed, form_of(plan)), finding)
     finally:

@@ -48,6 +48,7 @@ class Pool:
         fault: Called by each worker before it begins.
         start_seconds: More for the first program of new workers.
         follow_seconds: For the others, after the first worker's answer.
+        judge: What each worker is.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class Pool:
         fault: Fault | None = None,
         start_seconds: float = START_SECONDS,
         follow_seconds: float = FOLLOW_SECONDS,
+        judge: type[Judge] = Judge,
     ) -> None:
-        self.plan, self.limit, self.fault = plan, limit, fault
+        self.plan, self.limit, self.fault, self.judge = plan, limit, fault, judge
         self.start_seconds, self.follow_seconds = start_seconds, follow_seconds
         self.size = parse_plan(plan).num_workers
         self.processes: list[Any] = []
@@ -163,7 +165,7 @@ class Pool:
         self.is_tainted = False
         for rank in range(self.size):
             here, there = context.Pipe()
-            given = (there, rank, self.size, self.folder.name, self.plan, self.fault, os.getpid())
+            given = (there, rank, self.size, self.folder.name, self.plan, self.fault, self.judge, os.getpid())
             process = context.Process(target=_main, args=given, daemon=True)
             process.start()
             there.close()
@@ -222,7 +224,14 @@ def _ignore(seed: int) -> None:
 
 
 def _main(
-    pipe: Connection, rank: int, size: int, folder: str, plan: str, fault: Fault | None, parent: int
+    pipe: Connection,
+    rank: int,
+    size: int,
+    folder: str,
+    plan: str,
+    fault: Fault | None,
+    kind: type[Judge],
+    parent: int,
 ) -> None:
     """Be a worker until the pipe is closed."""
     die_with_parent(parent)
@@ -251,7 +260,7 @@ def _main(
     )
     if fault is not None:
         fault()
-    judge = Judge(Workers(rank, size, group=dist.group.WORLD), plan)
+    judge = kind(Workers(rank, size, group=dist.group.WORLD), plan)
     while True:
         try:
             program = pipe.recv()

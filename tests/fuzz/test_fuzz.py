@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from fuzz.forward import ForwardJudge
 from fuzz.generate import MAKERS, STEM, generate
-from fuzz.judge import Finding, drawing_from
+from fuzz.judge import Finding, Judge, drawing_from
 from fuzz.kinds import KINDS
 from fuzz.main import PLANS, form_of, main, wanted
 from fuzz.overlap import NothingReadAndWritten
@@ -58,9 +59,19 @@ def test_short_form_takes_300_programs_under_all_plans() -> None:
 
 @pytest.mark.parametrize("plan", SHORT)
 def test_nothing_is_silently_wrong(plan: str) -> None:
-    programs = wanted(range(SHORT[plan]), form_of(plan), (), {})
+    judge_programs(plan, SHORT[plan], Judge)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("plan", SHORT)
+def test_nothing_is_silently_wrong_in_evaluation(plan: str) -> None:
+    judge_programs(plan, SHORT[plan] // 2, ForwardJudge)
+
+
+def judge_programs(plan: str, number: int, judge: type[Judge]) -> None:
+    programs = wanted(range(number), form_of(plan), (), {})
     tally, faults = Tally(plan), []
-    pools = [Pool(plan)]
+    pools = [Pool(plan, judge=judge)]
     try:
         for finding in run_all(pools, programs):
             tally.add(finding)
