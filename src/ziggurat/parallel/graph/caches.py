@@ -78,6 +78,22 @@ def forget_hollow(
     return _alive(made, known)
 
 
+@contextmanager
+def emptied_on_error(recorder: Any) -> Iterator[None]:
+    """Take everything but its layers from whoever records, where a block raises.
+
+    A traceback keeps the functions that were being called, also when its frames are cleared, and these what they close over: the
+    recorder, which has all tensors of its trace.
+    """
+    try:
+        yield
+    except BaseException:
+        layers = recorder.layers
+        vars(recorder).clear()
+        recorder.layers = layers
+        raise
+
+
 def _alive(made: list[weakref.ref[Tensor]], known: Sequence[Tensor]) -> list[Tensor]:
     found = {id(one): one for ref in made if (one := ref()) is not None}
     return [one for key, one in found.items() if all(one is not other for other in known)]
@@ -89,14 +105,16 @@ def _forget_each(tensors: list[Tensor]) -> None:
     for _ in range(MOST_DEPTH):
         known = set(map(id, values))
         holders = gc.get_referrers(*values)  # one walk through all objects
+        found = {}
         for holder in holders:
             if type(holder) is Cache:
                 holder.cache_clear()
-            if is_a(holder, dict):
-                keys = [key for key, one in holder.items() if id(one) in known]
-                if keys and not _is_namespace(holder):
-                    for key in keys:
-                        del holder[key]
+            if is_a(holder, dict) and (keys := [key for key, one in holder.items() if id(one) in known]):
+                found[id(holder)] = holder, keys
+        namespaces = _namespaces([holder for holder, _ in found.values()])
+        for number, (holder, keys) in found.items():
+            for key in keys if number not in namespaces else ():
+                del holder[key]
         values = [
             one for one in holders if type(one) in (list, tuple) and one is not values and one is not tensors
         ]
@@ -104,12 +122,14 @@ def _forget_each(tensors: list[Tensor]) -> None:
             return
 
 
-def _is_namespace(holder: dict[Any, Any]) -> bool:
-    """Whether a dict has the variables of a module, or the attributes of an object or a class: these are no cache."""
-    return "__builtins__" in holder or any(
-        attributes_of(one) is holder or (is_a(one, type) and _of_class(one) is holder)
-        for one in gc.get_referrers(holder)
-    )
+def _namespaces(holders: list[dict[Any, Any]]) -> set[int]:
+    """Return the ``id`` of dicts that have the variables of a module, or the attributes of an object or a class: these are no cache."""
+    found = {id(holder) for holder in holders if "__builtins__" in holder}
+    for one in gc.get_referrers(*holders) if holders else ():  # another walk
+        found.add(id(attributes_of(one)))
+        if is_a(one, type):
+            found.add(id(_of_class(one)))
+    return found
 
 
 def _of_class(owner: type) -> Any:

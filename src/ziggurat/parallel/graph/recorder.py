@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from ziggurat.parallel.graph.caches import emptied_on_error
 from ziggurat.parallel.graph.called import Applied, call_and_keep, is_called_unseen
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.draws import REMEDY, DrawWatch, said_of
@@ -174,7 +175,8 @@ class Recorder(FunctionMode):
         if self.graph.faults.keys() - {"kept", "numbers"}:
             return
         again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made, self)
-        again.run(torch.empty_like(images, requires_grad=images.requires_grad))
+        with emptied_on_error(again):
+            again.run(torch.empty_like(images, requires_grad=images.requires_grad))
         self.unrecorded.compare(again.unrecorded)
 
     def run_with_other_numbers(self, images: Tensor) -> None:
@@ -185,7 +187,8 @@ class Recorder(FunctionMode):
         """
         held = kept_by(self.meta_model)
         again = Recorder(self.meta_model, self.device, self.opaque, self.what, self.name_of, self.made)
-        graph = again.run(torch.empty_like(images, requires_grad=images.requires_grad))
+        with emptied_on_error(again):
+            graph = again.run(torch.empty_like(images, requires_grad=images.requires_grad))
         whole = {call.layer for call in graph.calls if call.function is None} - self.drawing - again.drawing
         seen, seen_again = (
             [one for one in other.unrecorded.origins.seen if one[0] in whole] for other in (self, again)

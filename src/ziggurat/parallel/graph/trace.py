@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ziggurat.errors import UserError
-from ziggurat.parallel.graph.caches import caches_as_before, closed_over, forget_hollow
+from ziggurat.parallel.graph.caches import caches_as_before, closed_over, emptied_on_error, forget_hollow
 from ziggurat.parallel.graph.cannot_cut import CannotCut, DrawsNumbers
 from ziggurat.parallel.graph.faults import REMEDIES
 from ziggurat.parallel.graph.generators import generators_as_before
@@ -207,7 +207,7 @@ class Tracer:
         images = torch.empty_strided(
             spec.shape, spec.strides, dtype=spec.dtype, device=META, requires_grad=spec.requires_grad
         )
-        with caches_as_before(self.meta_model):
+        with caches_as_before(self.meta_model), emptied_on_error(recorder):
             with generators_as_before():
                 graph = recorder.run(images)
             if modes not in self.compared:
