@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque, namedtuple
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -162,6 +162,24 @@ def test_a_subclass_has_a_shape_without_memory_and_can_be_passed_by() -> None:
     assert _Hollow.asked == []
     assert one.shape[0] == 2
     assert len(_Hollow.asked) == 1
+
+
+class _Asked(_Hollow):
+    """Notes the operation that it is asked for."""
+
+    by: ClassVar[list[Any]] = []
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.by.append(func)
+        return True
+
+
+def test_whose_data_is_set_in_inference_mode_is_asked_by_one_operation() -> None:
+    one = tensors.hollow_subclass(_Asked, (2,), torch.float64, torch.device("cpu"), requires_grad=False)
+    with torch.inference_mode():
+        torch.zeros(3).data = one
+    assert _Asked.by == [tensors.SETS_DATA]
 
 
 def test_many_tensors_are_changed_at_once() -> None:

@@ -13,6 +13,11 @@ T = TypeVar("T", bound=Tensor)
 
 NO_MEMORY = "this tensor has a shape and no memory of its own"
 """What the RuntimeError says that reading the memory of a hollow subclass raises."""
+SETS_DATA = torch.ops.aten._has_compatible_shallow_copy_type.default
+"""What a subclass is asked by ``tensor.data = it`` in inference mode.
+
+Why: in inference mode the assignment asks the subclass before it reads its memory, by this operation alone; a refusal is to name what was written.
+"""
 
 
 def memory_key(tensor: Tensor) -> int:

@@ -44,6 +44,17 @@ def test_its_shape_is_the_wholes():
     assert run_ranks(facts, 3) == [4, 4, 5]
 
 
+def refused_data(workers):
+    _, bands, _ = spread(workers)
+    with torch.inference_mode():
+        torch.zeros(2).data = bands.mean((2, 3))
+
+
+def test_data_set_to_it_in_inference_mode_is_refused_with_a_remedy():
+    with pytest.raises(RuntimeError, match=r"Tensor\.data .* use `buffer\.copy_\(x\)`"):
+        run_ranks(refused_data)
+
+
 class Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

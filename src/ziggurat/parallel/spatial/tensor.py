@@ -26,7 +26,7 @@ from ziggurat.parallel.spatial.layout import (
 from ziggurat.parallel.spatial.memory import Account, default_meta, make_meta, put, renew
 from ziggurat.parallel.spatial.mesh import SpatialMesh, UnsupportedOperation
 from ziggurat.parallel.spatial.sums import sum_over
-from ziggurat.torch_internals.tensors import NO_MEMORY, hollow_subclass
+from ziggurat.torch_internals.tensors import NO_MEMORY, SETS_DATA, hollow_subclass
 
 # From a function of PyTorch, its positional and its named arguments to its result.
 Dispatch = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -108,10 +108,15 @@ class SpatialTensor(torch.Tensor):
             raise UnsupportedOperation(
                 str(func), "?", "its arguments hide a tensor that is spread over workers"
             )
+        if func is SETS_DATA:
+            raise first.mesh.unsupported("Tensor.data", OF_MEMORY)
         raise first.mesh.unsupported(str(func), "it is called from compiled code, out of the engine's sight")
 
     def __repr__(self) -> str:  # type: ignore[override]  # PyTorch's takes contents
         return f"SpatialTensor(shape={shape_of(self.dims)}, dims={self.dims})"
+
+
+OF_MEMORY = "the memory of a tensor that is spread over workers was asked for, as by `buffer.data = x`: use `buffer.copy_(x)`"
 
 
 @contextmanager
@@ -121,10 +126,7 @@ def memory_refused(images: Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(images, SpatialTensor) and NO_MEMORY in str(error):
-            raise images.mesh.unsupported(
-                "Tensor.data",
-                "the memory of a tensor that is spread over workers was asked for, as by `buffer.data = x`: use `buffer.copy_(x)`",
-            ) from error
+            raise images.mesh.unsupported("Tensor.data", OF_MEMORY) from error
         raise
 
 
