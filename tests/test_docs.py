@@ -98,6 +98,7 @@ def test_settings_in_the_text_are_settings(page):
     } <= known
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.values[0])])
 def test_every_block_does_what_it_shows(page, files, tmp_path, monkeypatch, capfd):
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)

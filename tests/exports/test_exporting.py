@@ -42,6 +42,7 @@ def test_the_file_finds_what_the_network_finds(exports, task, name):
     assert {file.suffix for file in exported.path.parent.iterdir()} <= {FORMATS[name].suffix, ".bin"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("task", "name"), KINDS)
 def test_the_file_says_what_it_is(exports, task, name):
     made = exports(task, name)

@@ -54,7 +54,7 @@ def copied(file, folder):
     return folder / file.name
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FORMS)
 def test_damaged_files(files, tmp_path, name):
     whole = files[name].read_bytes()

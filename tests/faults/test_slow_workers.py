@@ -81,7 +81,7 @@ def test_a_kill_in_the_middle_of_a_change_loses_nothing(tmp_path, undisturbed, k
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, CHANGE + 5))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(0)
 @pytest.mark.parametrize(("plan", "slow"), [("dp=2,pp=2", 2), ("dp=2,sp=2", 3)])
 def test_products_follow_the_slowest_worker_of_a_place(tmp_path, plan, slow):
     """A slow stage, or a slow band, makes its whole pipeline or image late."""

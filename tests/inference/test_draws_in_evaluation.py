@@ -74,6 +74,7 @@ def probabilities(workers: Workers, plan: str, way: str) -> tuple[Tensor, list[s
     return torch.stack(found), Generators.now().changed_since(before).names
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_predictions_are_those_of_one_worker(way: str) -> None:
     ((alone, changed),) = run_ranks(probabilities, 1, ("", way))

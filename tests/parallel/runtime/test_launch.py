@@ -172,7 +172,7 @@ UNGUARDED_TRAINING = """
 """
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(0)
 @pytest.mark.parametrize(
     ("program", "guard"),
     [(UNGUARDED_PROGRAM, True), (UNGUARDED_TRAINING, False)],
