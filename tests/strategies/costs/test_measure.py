@@ -68,3 +68,24 @@ def test_one_run_is_enough_where_no_more_are_asked_for() -> None:
 def test_the_type_is_that_in_which_is_computed() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert measured(runs=1)["one"].operation.dtype == "bfloat16"
+
+
+class Untrainable(nn.Module):
+    """Predicts, and cannot be trained: what the gradient of the first change needs is changed by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x).sigmoid_().clamp_(min=0)
+
+
+def test_forward_is_measured_where_there_is_no_way_back() -> None:
+    model, images = Untrainable(), torch.zeros(2, 3, 8, 8)
+    graph = Tracer(model).trace(spec_of(images))
+    costs = measure_calls(model, graph, spec_of(images), torch.device("cpu"))
+    assert len(costs) == 3
+    assert all(cost.seconds > 0 for cost in costs.values())
+    assert {(cost.backward_seconds, cost.kept_bytes) for cost in costs.values()} == {(None, None)}
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -60,7 +60,9 @@ def measure_calls(
         graph: Of the model and images of this size.
         spec: Of the images of a microbatch.
         device: Where the model is.
-        backward: Whether to go back, too; without, nothing is kept for it, and what concerns it stays unknown.
+        backward: Whether to go back, too; without, nothing is kept for it, and what concerns it stays unknown. So it does of a network
+            through which PyTorch cannot go back (it changes in place what a gradient needs): it can predict, and who trains it is
+            told by PyTorch.
         runs: Most runs, one at least; the first is counted where it is the only one. By default `RUNS`, or `FORWARD_RUNS` without
             backward.
         enough_seconds: No run begins later, but for the second.
@@ -70,10 +72,18 @@ def measure_calls(
     done: list[_Run] = []
     begin = time.perf_counter()
     gradients = torch.enable_grad() if backward else torch.no_grad()
-    with as_before(model), gradients:
-        while len(done) < min(most, 2) or (len(done) < most and time.perf_counter() - begin < enough_seconds):
-            done.append(_Run(model, graph, spec, device, backward, not done, now))
-    model.zero_grad(set_to_none=True)
+    try:
+        with as_before(model), gradients:
+            while len(done) < min(most, 2) or (
+                len(done) < most and time.perf_counter() - begin < enough_seconds
+            ):
+                done.append(_Run(model, graph, spec, device, backward, not done, now))
+    except _NoWayBackError:
+        return measure_calls(
+            model, graph, spec, device, backward=False, runs=runs, enough_seconds=enough_seconds, now=now
+        )
+    finally:
+        model.zero_grad(set_to_none=True)
     first, counted = done[0], done[1:] or done
     sizes = state_bytes(model)
     return {
@@ -93,6 +103,10 @@ def measure_calls(
 def state_bytes(model: nn.Module) -> dict[str, int]:
     """Return the bytes of each parameter and buffer of a model that is saved, by its name."""
     return {name: t.numel() * t.element_size() for name, t in model.state_dict(keep_vars=True).items()}
+
+
+class _NoWayBackError(Exception):
+    """PyTorch cannot go back through the network."""
 
 
 class _Run:
@@ -177,7 +191,12 @@ class _Run:
 
     def _backward(self, held: Held) -> None:
         begin = self._now()
-        StageRunner.backward(held, {})
+        try:
+            StageRunner.backward(held, {})
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise _NoWayBackError from error
         self.arrivals.append((self._now(), 0))
         call = len(self.graph.calls) - 1
         for now, following in self.arrivals:
