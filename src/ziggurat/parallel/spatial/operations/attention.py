@@ -81,7 +81,9 @@ def _attention(call: Call) -> Any:
             mask if mask.dtype == torch.bool else mask.to(query.dtype)
         )  # 2.14 misreads another type on the CPU
     # a fused kernel keeps queries, keys and what it gives; where one worker has none, these may be changed in place
-    q, k = (query.local, key.local) if may_be_fused else (query.local.clone(), key.local.clone())
+    q, k = query.local, key.local
+    if not may_be_fused and torch.is_grad_enabled():
+        q, k = q.clone(), k.clone()
     local = functional.scaled_dot_product_attention(
         q, k, value.local, mask, float(bound["dropout_p"]), scale=scale
     )
