@@ -31,6 +31,8 @@ from fuzz.pool import LIMIT_SECONDS, Pool, judge_one, run_all
 from fuzz.program import Program
 from fuzz.shrink import MOST_TRIES, same_way, shrink
 from fuzz.tally import Tally, load, save
+from ziggurat.errors import UserError
+from ziggurat.strategies.plan import parse_plan
 
 PLANS = ("sp=2", "sp=3", "sp=2x2", "pp=2", "lp=2", "tp=2", "dp=2,sp=2")
 FEWER_TRIES = 40  # to shrink a program that hangs
@@ -44,16 +46,32 @@ def form_of(plan: str) -> Form:
     return next((form for axis, form in forms.items() if axis in plan), "any")
 
 
+def natural(word: str) -> int:
+    """Return a number of things, one at least."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"one or more: got {word}")
+    return int(word)
+
+
+def plan_of(word: str) -> str:
+    """Return a plan that there is."""
+    try:
+        parse_plan(word)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return word
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--plan", nargs="*", default=PLANS, help="by default all")
-    parser.add_argument("--programs", type=int, default=1000, help="under each plan")
+    parser.add_argument("--plan", nargs="*", type=plan_of, default=PLANS, help="by default all")
+    parser.add_argument("--programs", type=natural, default=1000, help="under each plan")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the results; by default they are not kept")
-    parser.add_argument("--pools", type=int, default=1, help="programs that are judged at a time")
+    parser.add_argument("--pools", type=natural, default=1, help="programs that are judged at a time")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds for each program")
     parser.add_argument(
         "--shrink", type=int, default=20, help="so many programs that fail, of each plan, are shrunk"

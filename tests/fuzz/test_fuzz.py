@@ -83,6 +83,22 @@ def judge_programs(plan: str, number: int, judge: type[Judge]) -> None:
     assert tally.to_json()["share_exact"] >= FEWEST_EXACT, tally.line()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--plan", "zz=2"], "unknown axis 'zz'"),
+        (["--plan", "sp=x"], "sp=x"),
+        (["--programs", "0"], "one or more: got 0"),
+        (["--pools", "-1"], "one or more: got -1"),
+        (["--pools", "two"], "one or more: got two"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_message(words, said, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 # -- the generator ----------------------------------------------------------------------------------------------------------
 
 

@@ -193,7 +193,7 @@ class _Run:
         begin = self._now()
         try:
             StageRunner.backward(held, {})
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # the device's, not the network's
             raise
         except RuntimeError as error:
             raise _NoWayBackError from error
